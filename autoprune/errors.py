@@ -1,0 +1,80 @@
+"""The errors that autoprune raises on purpose.
+
+`UserError` and what descends from it mean that the input is at fault: the command line prints the message alone and
+ends with exit code 2. Any other `AutopruneError` ends with exit code 1.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class AutopruneError(Exception):
+    """Something went wrong that the message explains; no traceback helps."""
+
+    exit_code = 1
+
+
+class LedgerWriteError(AutopruneError):
+    """A record could not be written; what was written before is whole and the run can be resumed."""
+
+
+class AllTrialsFailed(AutopruneError):
+    """Not one candidate could be scored."""
+
+
+class UserError(AutopruneError, ValueError):
+    """The user's input is at fault."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """An experiment, option or search space is not valid; the message lists every fault found."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(self.faults))
+
+
+class UnknownName(UserError):
+    """A name that is in no table, with the nearest one that is."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        names = sorted(known)
+        super().__init__(f"unknown {kind} {name!r}{did_you_mean(name, names)}; known: {', '.join(names)}{hint}")
+
+
+class BudgetError(UserError):
+    """A budget that cannot be read."""
+
+
+class BudgetInfeasible(BudgetError):
+    """A budget below what the search space can reach."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be loaded, or does not fit the network."""
+
+
+class DataError(UserError):
+    """Data that is missing, truncated or not in the layout expected."""
+
+
+class TaskError(UserError):
+    """The user's task or network cannot be built or used."""
+
+
+class RunFolderError(UserError):
+    """A folder that is no run, already holds one, or is in use."""
+
+
+class Interrupted(AutopruneError):
+    """Somebody stopped a run that can be resumed."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the nearest known name, or nothing when none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
