@@ -1,0 +1,1 @@
+"""Floor 0: plain values and arithmetic, without torch."""

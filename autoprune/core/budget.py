@@ -1,0 +1,145 @@
+"""Limits on what the thinned network may cost, and the projection of any allocation onto them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.kinds import COST_KINDS, CostKind
+from autoprune.errors import BudgetError, BudgetInfeasible, did_you_mean
+
+if TYPE_CHECKING:
+    from autoprune.core.costs import CostTable
+    from autoprune.core.space import SearchSpace
+
+Limits = Mapping[CostKind, int]
+
+_UNITS: Mapping[CostKind, Mapping[str, float]] = {
+    "flops": {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12},
+    "params": {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9},
+    "size": {"B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9},
+}
+_NUMBER = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)")
+_EXAMPLE = "for example flops=0.5 (a fraction of the dense network) or flops=20M,params=0.6"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most `value` of one cost: a fraction in (0, 1] of the dense network, or an absolute number if `absolute`."""
+
+    kind: CostKind
+    value: float
+    absolute: bool = False
+    text: str = ""
+
+    def resolve(self, dense: int) -> int:
+        """The limit as a whole number of FLOPs, parameters or bytes."""
+        return math.floor((self.value if self.absolute else self.value * dense) + 1e-6)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One or more limits, all of which hold."""
+
+    limits: tuple[Limit, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """The budget written as `flops=0.5`, `flops=20M` or `flops=0.5,params=0.6`.
+
+        Raises:
+            BudgetError: what is written is no budget; the message says which part and what was expected.
+        """
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        if not parts:
+            raise BudgetError(f"the budget is empty; expected {_EXAMPLE}")
+        limits = [_parse_limit(part) for part in parts]
+        kinds = [limit.kind for limit in limits]
+        twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
+        if twice:
+            raise BudgetError(f"budget {text!r} limits {', '.join(twice)} twice; give each cost once")
+        return cls(tuple(limits))
+
+    @classmethod
+    def of(cls, value: str | Budget | Mapping[str, float | str]) -> Budget:
+        """A budget from text, from `{"flops": 0.5}`, or itself."""
+        if isinstance(value, Budget):
+            return value
+        if isinstance(value, str):
+            return cls.parse(value)
+        if not value:
+            raise BudgetError(f"the budget is empty; expected {_EXAMPLE}")
+        limits = [_parse_limit(f"{kind}={limit}") for kind, limit in value.items()]
+        return cls(tuple(limits))
+
+    def __str__(self) -> str:
+        return ",".join(limit.text for limit in self.limits)
+
+    def resolve(self, costs: CostTable) -> dict[CostKind, int]:
+        """The limits as whole numbers for one network."""
+        dense = costs.dense()
+        return {limit.kind: limit.resolve(dense[limit.kind]) for limit in self.limits}
+
+
+def _parse_limit(part: str) -> Limit:
+    kind, equals, value = (piece.strip() for piece in part.partition("="))
+    if not equals:
+        raise BudgetError(f"budget {part!r} should read COST=LIMIT; expected {_EXAMPLE}")
+    if kind not in COST_KINDS:
+        raise BudgetError(
+            f"unknown cost {kind!r} in budget {part!r}{did_you_mean(kind, COST_KINDS)}; known: {', '.join(COST_KINDS)}"
+        )
+    match = _NUMBER.fullmatch(value)
+    if match is None:
+        raise BudgetError(f"budget {part!r}: {value!r} is not a number; expected {_EXAMPLE}")
+    number, unit = float(match[1]), match[2]
+    return Limit(kind, _checked(number, unit, kind, part), absolute=bool(unit), text=f"{kind}={value}")
+
+
+def _checked(number: float, unit: str, kind: CostKind, part: str) -> float:
+    """The limit's value: a fraction without a unit, the absolute number with one."""
+    units = _UNITS[kind]
+    if unit and unit not in units:
+        raise BudgetError(f"budget {part!r}: unknown unit {unit!r}; {kind} takes {', '.join(units)}")
+    if unit and not 0 < number * units[unit] < math.inf:
+        raise BudgetError(f"budget {part!r} should be above 0 and finite")
+    if not unit and not 0 < number <= 1:
+        raise BudgetError(
+            f"budget {part!r}: without a unit a limit is a fraction of the dense network, above 0 and at most 1; "
+            f"for an absolute limit add a unit ({', '.join(units)})"
+        )
+    return number * units[unit] if unit else number
+
+
+def within(allocation: Mapping[str, int], costs: CostTable, limits: Limits) -> bool:
+    """Whether an allocation keeps every limit."""
+    spent = costs.costs(allocation)
+    return all(spent[kind] <= limit for kind, limit in limits.items())
+
+
+def check_feasible(space: SearchSpace, costs: CostTable, limits: Limits) -> None:
+    """Nothing, if the narrowest allocation of the space keeps every limit.
+
+    Raises:
+        BudgetInfeasible: it does not; the message holds the least reachable values.
+    """
+    dense, least = costs.dense(), costs.costs(space.narrowest())
+    missed = [
+        f"{kind} at most {limit:,} ({limit / dense[kind]:.3f} of the dense network) cannot be met: with every group at "
+        f"its narrowest {least[kind]:,} remain ({least[kind] / dense[kind]:.3f})"
+        for kind, limit in limits.items()
+        if least[kind] > limit
+    ]
+    if missed:
+        raise BudgetInfeasible("; ".join(missed) + f"; raise the budget or allow narrower groups in {space.source}")
+
+
+def project(allocation: Mapping[str, int], space: SearchSpace, costs: CostTable, limits: Limits) -> Allocation:
+    """The allocation moved inside the space and onto the limits; see `autoprune.core.projection`."""
+    from autoprune.core.projection import project as project_onto  # numpy, which reading a budget does not need
+
+    return project_onto(allocation, space, costs, limits)

@@ -1,0 +1,162 @@
+"""What an allocation costs, exactly and without building it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.kinds import COST_KINDS as COST_KINDS
+from autoprune.core.kinds import CostKind as CostKind
+from autoprune.errors import UserError
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Count:
+    """A number of channels as a function of the widths: `fixed + Σ per_width[group] · width[group]`."""
+
+    fixed: int = 0
+    per_width: Mapping[str, int] = field(default_factory=dict)
+
+    def at(self, widths: Mapping[str, int]) -> int:
+        return self.fixed + sum(times * widths[group] for group, times in self.per_width.items())
+
+
+ONE = Count(1)
+
+
+@dataclass(frozen=True)
+class CostTerm:
+    """One layer's part in one cost: `factor · left · right`, bilinear in the widths of neighbouring groups."""
+
+    kind: CostKind
+    layer: str
+    factor: int
+    left: Count = ONE
+    right: Count = ONE
+
+
+class CostTable:
+    """FLOPs, parameters and bytes of every allocation of one network, counted as on the thinned network.
+
+    FLOPs are two per multiply-add of convolutions, linear layers and matrix products, for one sample, as
+    `torch.utils.flop_counter` counts them; `params` are parameters; `size` is bytes of parameters and buffers.
+
+    Args:
+        terms: what each layer adds.
+        widths: dense width of every group that a term names.
+    """
+
+    def __init__(self, terms: Sequence[CostTerm], widths: Mapping[str, int]) -> None:
+        unknown = {g for t in terms for c in (t.left, t.right) for g in c.per_width} - set(widths)
+        if unknown:
+            raise ValueError(f"cost terms name groups without a width: {sorted(unknown)}")
+        self.terms = tuple(terms)
+        self.widths = Allocation(widths)
+        self._index = {group: i for i, group in enumerate(self.widths)}
+        self._dense = list(self.widths.values())
+        # Terms of several costs share their counts (a layer's FLOPs and parameters), so each product is made once.
+        products = {_product_key(term): term for term in self.terms}
+        rows = {key: row for row, key in enumerate(products)}
+        self._left, self._left_fixed = self._matrix([term.left for term in products.values()])
+        self._right, self._right_fixed = self._matrix([term.right for term in products.values()])
+        self._factors = np.zeros((len(COST_KINDS), len(rows)), dtype=np.int64)
+        for term in self.terms:
+            self._factors[COST_KINDS.index(term.kind), rows[_product_key(term)]] += term.factor
+
+    def _matrix(self, counts: Sequence[Count]) -> tuple[Ints, Ints]:
+        matrix = np.zeros((len(counts), len(self._index)), dtype=np.int64)
+        for row, count in enumerate(counts):
+            for group, times in count.per_width.items():
+                matrix[row, self._index[group]] = times
+        return matrix, np.array([count.fixed for count in counts], dtype=np.int64)
+
+    def vector(self, allocation: Mapping[str, int]) -> Ints:
+        """`[group]` widths in the order of `widths`; groups that the allocation does not name are dense.
+
+        Raises:
+            UserError: the allocation names a group that the network does not have.
+        """
+        values = self._dense.copy()
+        for group, width in allocation.items():
+            if group not in self._index:
+                raise UserError(f"the network has no group {group!r}; it has {', '.join(self._index)}")
+            values[self._index[group]] = width
+        return np.array(values, dtype=np.int64)
+
+    def tally(self, widths: Ints) -> Tally:
+        """What `[group]` widths cost, in a form that knows quickly what a step of one group adds."""
+        left = self._left @ widths + self._left_fixed
+        right = self._right @ widths + self._right_fixed
+        return Tally(left, right, self._left, self._right, self._factors)
+
+    def costs(self, allocation: Mapping[str, int]) -> dict[CostKind, int]:
+        """Every cost of an allocation; groups that it does not name are dense."""
+        spent = self.tally(self.vector(allocation)).spent()
+        return dict(zip(COST_KINDS, spent.tolist(), strict=True))
+
+    def cost(self, allocation: Mapping[str, int], kind: CostKind) -> int:
+        """One cost of an allocation; groups that it does not name are dense."""
+        return self.costs(allocation)[kind]
+
+    def dense(self) -> dict[CostKind, int]:
+        """Every cost of the dense network."""
+        return self.costs({})
+
+    def slopes(self, allocation: Mapping[str, int], kind: CostKind) -> dict[str, int]:
+        """Per group, what one more structure costs at these widths (the partial derivative of a bilinear sum)."""
+        tally = self.tally(self.vector(allocation))
+        factors = self._factors[COST_KINDS.index(kind)]
+        gradient = (factors * tally.right) @ self._left + (factors * tally.left) @ self._right
+        return dict(zip(self.widths, gradient.tolist(), strict=True))
+
+    def by_layer(self, kind: CostKind) -> dict[str, int]:
+        """What each layer of the dense network costs."""
+        shares: dict[str, int] = {}
+        for term in self.terms:
+            if term.kind == kind:
+                share = term.factor * term.left.at(self.widths) * term.right.at(self.widths)
+                shares[term.layer] = shares.get(term.layer, 0) + share
+        return shares
+
+
+@dataclass
+class Tally:
+    """The products of a cost table at some widths, kept up to date step by step.
+
+    Attributes:
+        left, right: `[product]` both sides of each product at these widths.
+        left_per_width, right_per_width: `[product, group]` how much each side grows with each group.
+        factors: `[cost, product]`, costs in the order of `COST_KINDS`.
+    """
+
+    left: Ints
+    right: Ints
+    left_per_width: Ints
+    right_per_width: Ints
+    factors: Ints
+
+    def spent(self) -> Ints:
+        """`[cost]` at these widths."""
+        return self.factors @ (self.left * self.right)
+
+    def rise(self, group: int, by: int) -> Ints:
+        """`[cost]` added if the group at this index were `by` wider."""
+        left = by * self.left_per_width[:, group]
+        right = by * self.right_per_width[:, group]
+        return self.factors @ (left * self.right + (self.left + left) * right)
+
+    def widen(self, group: int, by: int) -> None:
+        """Makes the group at this index `by` wider."""
+        self.left = self.left + by * self.left_per_width[:, group]
+        self.right = self.right + by * self.right_per_width[:, group]
+
+
+def _product_key(term: CostTerm) -> tuple[object, ...]:
+    sides = (term.left, term.right)
+    return tuple((side.fixed, frozenset(side.per_width.items())) for side in sides)

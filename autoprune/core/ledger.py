@@ -1,0 +1,170 @@
+"""The append-only record of a run, from which everything else is rebuilt."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from autoprune.core.trial import Candidate, Trial
+from autoprune.errors import LedgerWriteError, RunFolderError, UserError
+
+VERSION = 1
+NAME = "ledger.jsonl"
+
+
+class Ledger:
+    """A file of JSON objects, one a line, each with `event` and `time`; written by one process at a time.
+
+    A record counts once it is flushed and synced to disk. A last line torn by a crash is dropped when the file is
+    opened for writing, and ignored when it is read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens the ledger for writing, makes it if it is not there, and takes its lock.
+
+        Raises:
+            RunFolderError: another process writes to it.
+            LedgerWriteError: the file cannot be opened.
+        """
+        self.path = path
+        self._lock = FileLock(path.with_suffix(".lock"))
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise RunFolderError(f"{path.parent} is being written by another process; wait for it or stop it") from None
+        except OSError as fault:
+            raise LedgerWriteError(f"{path.parent} cannot be written: {fault}") from fault
+        try:
+            self._repair()
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - stays open as long as the ledger
+        except OSError as fault:
+            self._lock.release()
+            raise LedgerWriteError(f"{path} cannot be opened: {fault}") from fault
+
+    def _repair(self) -> None:
+        if not self.path.exists():
+            return
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with open(self.path, "r+b") as file:
+                file.truncate(whole)
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Appends one record and syncs it.
+
+        Raises:
+            LedgerWriteError: it could not be written whole; nothing of it is left in the file.
+        """
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **fields}, allow_nan=False) + "\n"
+        before = self._file.seek(0, os.SEEK_END)
+        data = line.encode()
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+            os.fsync(self._file.fileno())
+        except OSError as fault:
+            with contextlib.suppress(OSError):  # what cannot be cut now is a torn line, dropped at the next opening
+                os.ftruncate(self._file.fileno(), before)
+            raise LedgerWriteError(
+                f"the ledger {self.path} could not be written ({fault.strerror}); what was finished before is kept: "
+                f"make room, then continue with --resume {self.path.parent}"
+            ) from fault
+
+    def asked(self, candidate: Candidate) -> None:
+        self.write("asked", **candidate.to_json())
+
+    def told(self, trial: Trial) -> None:
+        self.write("told", **trial.to_json())
+
+    def close(self) -> None:
+        self._file.close()
+        self._lock.release()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class History:
+    """What a ledger says, in order."""
+
+    records: Sequence[dict[str, Any]]
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        """The records of one kind, in order."""
+        return [record for record in self.records if record["event"] == event]
+
+    def last(self, event: str) -> dict[str, Any] | None:
+        """The newest record of one kind, or None."""
+        found = self.of(event)
+        return found[-1] if found else None
+
+    def steps(self) -> Iterator[Candidate | Trial]:
+        """Every candidate asked and every trial told, in the order in which it happened.
+
+        A candidate that was asked again after a crash appears once; a trial counts once, the first time it was told.
+
+        Raises:
+            RunFolderError: a record lacks what it must hold, or tells a trial of a candidate that was never asked.
+        """
+        candidates: dict[int, Candidate] = {}
+        told: set[int] = set()
+        for line, record in enumerate(self.records, start=1):
+            try:
+                if record["event"] == "asked" and record["number"] not in candidates:
+                    candidates[record["number"]] = Candidate.from_json(record)
+                    yield candidates[record["number"]]
+                elif record["event"] == "told" and record["number"] not in told:
+                    told.add(record["number"])
+                    yield Trial.from_json(record, candidates[record["number"]])
+            except (KeyError, TypeError, AttributeError, UserError) as fault:
+                raise RunFolderError(
+                    f"record {line} of the ledger ({record['event']}) is not what this release writes: {fault!r}"
+                ) from fault
+
+    def trials(self) -> list[Trial]:
+        """Every finished trial, in the order told."""
+        return [step for step in self.steps() if isinstance(step, Trial)]
+
+    def open_candidates(self) -> list[Candidate]:
+        """Candidates asked and not told, in the order asked."""
+        done = {trial.number for trial in self.trials()}
+        return [step for step in self.steps() if isinstance(step, Candidate) and step.number not in done]
+
+
+def read_history(folder: Path) -> History:
+    """What the ledger in a run's folder says; a torn last line is ignored.
+
+    Raises:
+        RunFolderError: there is no ledger, it is damaged before its last line, or a newer release wrote it.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        raise RunFolderError(f"{folder} is no run of autoprune: it has no {NAME}")
+    lines = path.read_bytes().split(b"\n")[:-1]
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            record["event"]
+        except (ValueError, TypeError, KeyError):
+            raise RunFolderError(
+                f"{path}, line {number} is damaged; cut the file there to keep what comes before"
+            ) from None
+        records.append(record)
+    version = records[0].get("version", VERSION) if records else VERSION
+    if not isinstance(version, int) or version > VERSION:
+        raise RunFolderError(f"{path} has version {version!r}; this release reads up to {VERSION}")
+    return History(records)

@@ -1,0 +1,228 @@
+"""Which groups may be pruned, how far, and in which steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from autoprune.core.allocation import Allocation
+from autoprune.errors import ConfigError, UserError, did_you_mean
+
+if TYPE_CHECKING:  # rules are read without numpy, so that a fault in them answers at once
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Group:
+    """What a search has to know of a group of channels; the network itself stays outside.
+
+    Attributes:
+        name: qualified name of the first module, in forward order, that produces its channels.
+        width: number of structures in the dense network.
+        producers: the layers that produce its channels, in forward order; more than one if an addition ties them.
+        types: class names of the producers, in the same order.
+        first, last: whether a producer is the network's first or last layer with weights.
+    """
+
+    name: str
+    width: int
+    producers: tuple[str, ...]
+    types: tuple[str, ...]
+    first: bool = False
+    last: bool = False
+
+    @property
+    def coupled(self) -> bool:
+        """Whether several layers share the channels, as on a residual stream."""
+        return len(self.producers) > 1
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Limits on the kept width of one group: `floor` ≤ width ≤ `ceiling`, in multiples of `step`.
+
+    The ceiling itself is always allowed, whether or not it is a multiple: the dense width stays reachable.
+    """
+
+    floor: int
+    ceiling: int
+    step: int = 1
+
+    @property
+    def lowest(self) -> int:
+        """The narrowest width allowed: the first multiple of the step at or above the floor, or the ceiling."""
+        return min(-(-self.floor // self.step) * self.step, self.ceiling)
+
+    def levels(self) -> list[int]:
+        """Every width allowed, ascending."""
+        steps = range(self.lowest, self.ceiling + 1, self.step)
+        return [*steps, *([] if steps and steps[-1] == self.ceiling else [self.ceiling])]
+
+    def below(self, width: float) -> int:
+        """The widest allowed width of at most `width`, or the narrowest of all."""
+        if width >= self.ceiling:
+            return self.ceiling
+        return max(math.floor(width + 1e-9) // self.step * self.step, self.lowest)
+
+    def after(self, width: int) -> int:
+        """The next wider width allowed, or the ceiling."""
+        return min((width // self.step + 1) * self.step, self.ceiling)
+
+
+@dataclass(frozen=True)
+class GroupRule:
+    """How far the groups that match may be pruned; what is None is left to the rule of the whole space."""
+
+    min_keep: float | None = None
+    max_keep: float | None = None
+    multiple_of: int | None = None
+    pin: bool = False
+
+
+@dataclass(frozen=True)
+class SpaceRules:
+    """A search space before it meets a network: what `search_spaces/*.yaml` says.
+
+    Patterns are shell patterns (`layer1.*`) matched against a group's name and the names of its producers.
+    A group is prunable if a pattern of `include` matches, none of `exclude` does, one of its producers is of a type in
+    `types` (where given), it is not protected, and, with `coupled` False, it has a single producer.
+    `groups` maps a pattern to a rule of its own; later entries win.
+    """
+
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    types: tuple[str, ...] | None = None
+    protect: tuple[str, ...] = ("first", "last")
+    coupled: bool = True
+    min_keep: float = 0.1
+    max_keep: float = 1.0
+    multiple_of: int = 1
+    groups: Mapping[str, GroupRule] = field(default_factory=dict)
+    source: str = "the default search space"
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The prunable groups of one network with their bounds, and why the others are pinned to their dense width."""
+
+    groups: tuple[Group, ...]
+    bounds: Mapping[str, Bounds]
+    pinned: Mapping[str, str] = field(default_factory=dict)
+    source: str = "the default search space"
+
+    def __post_init__(self) -> None:
+        for group in self.groups:
+            bounds = self.bounds[group.name]
+            if not 0 < bounds.floor <= bounds.ceiling <= group.width:
+                raise UserError(
+                    f"bounds of group {group.name!r} should lie within 1 and {group.width} but are {bounds}"
+                )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(group.name for group in self.groups)
+
+    def dense(self) -> Allocation:
+        """Every group at its full width, even where the ceiling is lower."""
+        return Allocation({group.name: group.width for group in self.groups})
+
+    def widest(self) -> Allocation:
+        return Allocation({name: self.bounds[name].ceiling for name in self.names})
+
+    def narrowest(self) -> Allocation:
+        return Allocation({name: self.bounds[name].lowest for name in self.names})
+
+    def __contains__(self, allocation: object) -> bool:
+        """Whether an allocation names just the prunable groups, each at a width allowed."""
+        if not isinstance(allocation, Allocation) or set(allocation) != set(self.names):
+            return False
+        return all(
+            self.bounds[name].below(width) == width and width >= self.bounds[name].floor
+            for name, width in allocation.items()
+        )
+
+    def round_down(self, widths: NDArray[np.float64]) -> Allocation:
+        """The allowed widths at or below `[group]` real-valued ones."""
+        return Allocation({name: self.bounds[name].below(float(w)) for name, w in zip(self.names, widths, strict=True)})
+
+    def size(self) -> int:
+        """How many allocations there are, budget apart."""
+        return math.prod(len(self.bounds[name].levels()) for name in self.names)
+
+
+def build_space(rules: SpaceRules, groups: Sequence[Group]) -> SearchSpace:
+    """The search space that `rules` describe over the groups of a network.
+
+    Raises:
+        ConfigError: a pattern matches nothing, or no group is left to prune.
+    """
+    faults = _patterns_without_match(rules, groups)
+    if faults:
+        raise ConfigError([f"{rules.source}: {fault}" for fault in faults])
+    pinned = {group.name: reason for group in groups if (reason := _why_pinned(rules, group))}
+    free = tuple(group for group in groups if group.name not in pinned)
+    if not free:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in pinned.items()) or "the network has no group"
+        raise ConfigError([f"{rules.source}: no group is left to prune ({reasons})"])
+    return SearchSpace(free, {group.name: _bounds(rules, group) for group in free}, pinned, rules.source)
+
+
+def _names(group: Group) -> tuple[str, ...]:
+    return (group.name, *group.producers)
+
+
+def _matches(pattern: str, group: Group) -> bool:
+    return any(fnmatchcase(name, pattern) for name in _names(group))
+
+
+def _patterns_without_match(rules: SpaceRules, groups: Sequence[Group]) -> list[str]:
+    names = sorted({name for group in groups for name in _names(group)})
+    patterns = [("include", p) for p in rules.include] + [("exclude", p) for p in rules.exclude]
+    patterns += [("groups", p) for p in rules.groups]
+    return [
+        f"{place}: {pattern!r} matches no group{did_you_mean(pattern, names)}; `autoprune inspect` lists them"
+        for place, pattern in patterns
+        if not any(_matches(pattern, group) for group in groups)
+    ]
+
+
+def _rules_for(rules: SpaceRules, group: Group) -> list[GroupRule]:
+    return [rule for pattern, rule in rules.groups.items() if _matches(pattern, group)]
+
+
+def _why_pinned(rules: SpaceRules, group: Group) -> str | None:
+    if not any(_matches(pattern, group) for pattern in rules.include):
+        return "not included"
+    if any(_matches(pattern, group) for pattern in rules.exclude):
+        return "excluded"
+    if rules.types is not None and not set(rules.types) & set(group.types):
+        return f"type {group.types[0]} is not among {', '.join(rules.types)}"
+    if group.first and "first" in rules.protect:
+        return "holds the first layer (protect: first)"
+    if group.last and "last" in rules.protect:
+        return "holds the last layer (protect: last)"
+    if group.coupled and not rules.coupled:
+        return "shared by several layers (coupled: false)"
+    if any(rule.pin for rule in _rules_for(rules, group)):
+        return "pinned"
+    return None
+
+
+def _bounds(rules: SpaceRules, group: Group) -> Bounds:
+    def last_of(values: list[Any], default: Any) -> Any:
+        return next((value for value in reversed(values) if value is not None), default)
+
+    own = _rules_for(rules, group)
+    min_keep = last_of([rule.min_keep for rule in own], rules.min_keep)
+    max_keep = last_of([rule.max_keep for rule in own], rules.max_keep)
+    step = last_of([rule.multiple_of for rule in own], rules.multiple_of)
+    step = min(step, group.width)
+    ceiling = max(1, math.floor(group.width * max_keep + 1e-9))
+    if step <= ceiling < group.width:  # only the dense width may be no multiple
+        ceiling = ceiling // step * step
+    floor = min(max(1, math.ceil(group.width * min_keep - 1e-9)), ceiling)
+    return Bounds(floor, ceiling, step)

@@ -1,0 +1,54 @@
+"""Random networks for property tests: groups, bilinear costs, search spaces and limits."""
+
+from dataclasses import dataclass
+
+from hypothesis import strategies as st
+
+from autoprune.core.costs import COST_KINDS, CostTable, CostTerm, Count
+from autoprune.core.space import Bounds, Group, SearchSpace
+
+
+@dataclass(frozen=True)
+class Network:
+    space: SearchSpace
+    costs: CostTable
+    limits: dict
+    proposal: dict
+
+
+def group(name, width, **kwargs):
+    producers = kwargs.pop("producers", (name,))
+    return Group(name, width, producers, tuple("Conv2d" for _ in producers), **kwargs)
+
+
+def space_of(bounds, widths=None):
+    groups = tuple(group(name, (widths or {}).get(name, b.ceiling)) for name, b in bounds.items())
+    return SearchSpace(groups, bounds)
+
+
+@st.composite
+def tables(draw, most=7):
+    widths = {f"g{i}": draw(st.integers(1, 40)) for i in range(draw(st.integers(1, most)))}
+    names = st.sampled_from(sorted(widths))
+    counts = st.builds(Count, st.integers(0, 5), st.dictionaries(names, st.integers(1, 4), max_size=3))
+    kinds = st.sampled_from(COST_KINDS)
+    terms = draw(st.lists(st.builds(CostTerm, kinds, names, st.integers(1, 30), counts, counts), max_size=14))
+    return CostTable(terms, widths)
+
+
+@st.composite
+def bounds_within(draw, width):
+    ceiling = draw(st.integers(1, width))
+    return Bounds(draw(st.integers(1, ceiling)), ceiling, draw(st.sampled_from([1, 1, 2, 3, 8])))
+
+
+@st.composite
+def networks(draw):
+    """A network whose last group may be pinned, with limits anywhere from below the narrowest to above the dense."""
+    costs = draw(tables())
+    free = list(costs.widths)[: max(1, len(costs.widths) - draw(st.integers(0, 1)))]
+    space = space_of({name: draw(bounds_within(costs.widths[name])) for name in free}, costs.widths)
+    low, dense = costs.costs(space.narrowest()), costs.dense()
+    kinds = draw(st.sets(st.sampled_from(COST_KINDS), min_size=1))
+    limits = {kind: draw(st.integers(max(0, low[kind] - 2), dense[kind])) for kind in sorted(kinds)}
+    return Network(space, costs, limits, {name: draw(st.integers(0, 50)) for name in free})

@@ -1,0 +1,113 @@
+import pytest
+
+from autoprune.core.budget import Budget, check_feasible, project, within
+from autoprune.core.costs import CostTable, CostTerm, Count
+from autoprune.core.space import Bounds
+from autoprune.errors import BudgetError, BudgetInfeasible
+from tests.core.networks import space_of
+
+
+def table():
+    """1,000 FLOPs, 100 parameters and 400 bytes a channel, 10 channels."""
+    a = Count(0, {"a": 1})
+    return CostTable(
+        [CostTerm("flops", "x", 1000, a), CostTerm("params", "x", 100, a), CostTerm("size", "x", 400, a)], {"a": 10}
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    [
+        ("flops=0.5", {"flops": 5000}),
+        ("flops=1", {"flops": 10_000}),
+        ("flops=1.", {"flops": 10_000}),
+        ("flops=.25", {"flops": 2500}),
+        ("flops=5e-1", {"flops": 5000}),
+        (" flops = 0.5 , params = 0.6 ,", {"flops": 5000, "params": 600}),
+        ("flops=4k", {"flops": 4000}),
+        ("flops=0.02M", {"flops": 20_000}),
+        ("params=200", None),
+        ("params=0.5k", {"params": 500}),
+        ("size=3kB", {"size": 3000}),
+        ("size=3 KB", {"size": 3000}),
+        ("size=123B", {"size": 123}),
+        ("flops=0.29999", {"flops": 2999}),
+    ],
+)
+def test_budgets_are_read_into_whole_numbers(text, limits):
+    if limits is None:
+        with pytest.raises(BudgetError, match="add a unit"):
+            Budget.parse(text)
+    else:
+        assert Budget.parse(text).resolve(table()) == limits
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        (" , ", "is empty"),
+        ("flops", "should read COST=LIMIT"),
+        ("0.5", "should read COST=LIMIT"),
+        ("flops=", "is not a number"),
+        ("flops=abc", "'abc' is not a number"),
+        ("flops=50%", "is not a number"),
+        ("flops=nan", "is not a number"),
+        ("flops=inf", "is not a number"),
+        ("flops=0", "above 0 and at most 1"),
+        ("flops=-0.5", "above 0 and at most 1"),
+        ("flops=1.5", "at most 1; for an absolute limit add a unit"),
+        ("flops=1e6", "at most 1; for an absolute limit add a unit"),
+        ("flops=1e400M", "above 0 and finite"),
+        ("flops=0M", "above 0 and finite"),
+        ("flops=-3M", "above 0 and finite"),
+        ("flops=20MB", "unknown unit 'MB'; flops takes k, K, M, G, T"),
+        ("size=20M", "unknown unit 'M'; size takes B, kB, KB, MB, GB"),
+        ("watts=1", "unknown cost 'watts'.*known: flops, params, size"),
+        ("flop=0.5", "did you mean 'flops'"),
+        ("flops=0.5,flops=0.6", "limits flops twice"),
+        ("flops=0.5;params=0.6", "is not a number"),
+    ],
+)
+def test_what_is_no_budget_is_explained(text, message):
+    with pytest.raises(BudgetError, match=message):
+        Budget.parse(text)
+
+
+def test_a_budget_may_be_a_mapping_or_a_budget():
+    budget = Budget.of({"flops": 0.5, "params": "200k"})
+    assert str(budget) == "flops=0.5,params=200k"
+    assert Budget.of(budget) is budget
+    assert Budget.of("flops=0.5,params=200k") == budget
+
+
+@pytest.mark.parametrize("value", [{}, {"flops": None}, {"flops": True}, {"flops": "0.5,params=0.6"}])
+def test_a_mapping_that_is_no_budget_is_refused(value):
+    with pytest.raises(BudgetError):
+        Budget.of(value)
+
+
+def test_a_budget_written_as_text_reads_back():
+    for text in ("flops=0.5", "flops=20M,params=0.6", "size=3.5 MB"):
+        assert Budget.parse(str(Budget.parse(text))) == Budget.parse(text)
+
+
+def test_within_holds_up_to_the_limit_itself():
+    assert within({"a": 5}, table(), {"flops": 5000, "params": 500})
+    assert not within({"a": 5}, table(), {"flops": 5000, "params": 499})
+
+
+def test_an_unreachable_budget_names_every_limit_missed_with_its_least_value():
+    space = space_of({"a": Bounds(4, 10)})
+    check_feasible(space, table(), {"flops": 4000})
+    with pytest.raises(BudgetInfeasible) as caught:
+        check_feasible(space, table(), {"flops": 3999, "params": 10, "size": 9999})
+    assert "flops at most 3,999 (0.400 of the dense network)" in str(caught.value)
+    assert "4,000 remain (0.400)" in str(caught.value)
+    assert "params at most 10" in str(caught.value)
+    assert "size" not in str(caught.value)
+    assert "raise the budget or allow narrower groups" in str(caught.value)
+
+
+def test_projection_is_offered_beside_the_budget():
+    assert project({"a": 10}, space_of({"a": Bounds(1, 10)}), table(), {"flops": 7500}) == {"a": 7}

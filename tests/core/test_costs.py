@@ -1,0 +1,97 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoprune.core.costs import COST_KINDS, CostTable, CostTerm, Count
+from autoprune.errors import UserError
+from tests.core.networks import tables
+
+
+def slow_costs(table, widths):
+    """The definition, term by term."""
+    total = dict.fromkeys(COST_KINDS, 0)
+    for term in table.terms:
+        sides = [c.fixed + sum(n * widths[g] for g, n in c.per_width.items()) for c in (term.left, term.right)]
+        total[term.kind] += term.factor * sides[0] * sides[1]
+    return total
+
+
+def drawn_widths(table, data):
+    return {name: data.draw(st.integers(0, width)) for name, width in table.widths.items()}
+
+
+@given(tables(), st.data())
+@settings(max_examples=150, deadline=None)
+def test_costs_equal_a_slow_loop_over_the_terms(table, data):
+    widths = drawn_widths(table, data)
+    assert table.costs(widths) == slow_costs(table, widths)
+    assert table.dense() == slow_costs(table, table.widths)
+
+
+@given(tables(), st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_tally_knows_what_a_step_adds_before_and_after_it_is_taken(table, data):
+    widths = drawn_widths(table, data)
+    name, by = data.draw(st.sampled_from(sorted(widths))), data.draw(st.integers(0, 9))
+    column = list(table.widths).index(name)
+    tally = table.tally(table.vector(widths))
+    expected = list(slow_costs(table, {**widths, name: widths[name] + by}).values())
+    assert (tally.spent() + tally.rise(column, by)).tolist() == expected
+    tally.widen(column, by)
+    assert tally.spent().tolist() == expected
+
+
+@given(tables(), st.data())
+@settings(max_examples=60, deadline=None)
+def test_slopes_are_the_central_difference_which_is_exact_for_a_quadratic(table, data):
+    widths = drawn_widths(table, data)
+    for kind in COST_KINDS:
+        for name, slope in table.slopes(widths, kind).items():
+            wider = slow_costs(table, {**widths, name: widths[name] + 1})[kind]
+            narrower = slow_costs(table, {**widths, name: widths[name] - 1})[kind]
+            assert 2 * slope == wider - narrower
+
+
+def conv_pair():
+    """Two 3x3 convolutions on 4x4 pixels, 3 -> a -> b channels, with bias in the second; counted by hand below."""
+    a, b = Count(0, {"a": 1}), Count(0, {"b": 1})
+    terms = [
+        CostTerm("flops", "one", 2 * 9 * 16 * 3, a),
+        CostTerm("flops", "two", 2 * 9 * 16, a, b),
+        CostTerm("params", "one", 9 * 3, a),
+        CostTerm("params", "two", 9, a, b),
+        CostTerm("params", "two", 1, b),
+    ]
+    return CostTable(terms, {"a": 4, "b": 6})
+
+
+def test_costs_of_two_convolutions_worked_by_hand():
+    table = conv_pair()
+    assert table.dense() == {"flops": 3456 + 6912, "params": 108 + 216 + 6, "size": 0}
+    assert table.costs({"a": 2}) == {"flops": 1728 + 3456, "params": 54 + 108 + 6, "size": 0}
+    assert table.cost({"a": 2, "b": 3}, "params") == 54 + 54 + 3
+
+
+def test_layers_that_share_counts_still_both_count():
+    shared = Count(0, {"a": 1})
+    table = CostTable([CostTerm("flops", "one", 5, shared), CostTerm("flops", "two", 7, shared)], {"a": 3})
+    assert table.dense()["flops"] == 36
+    assert table.by_layer("flops") == {"one": 15, "two": 21}
+
+
+def test_shares_of_the_layers_add_up_to_the_dense_cost():
+    assert conv_pair().by_layer("params") == {"one": 108, "two": 222}
+
+
+def test_a_table_without_terms_costs_nothing():
+    assert CostTable([], {"a": 3}).dense() == {"flops": 0, "params": 0, "size": 0}
+
+
+def test_a_group_that_the_network_lacks_is_named():
+    with pytest.raises(UserError, match=r"no group 'c'; it has a, b"):
+        conv_pair().costs({"c": 1})
+
+
+def test_a_term_over_an_unknown_group_is_refused():
+    with pytest.raises(ValueError, match="without a width"):
+        CostTable([CostTerm("flops", "one", 1, Count(0, {"x": 1}))], {"a": 1})

@@ -1,0 +1,161 @@
+import random
+import time
+from collections import Counter
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.budget import within
+from autoprune.core.costs import CostTable, CostTerm, Count
+from autoprune.core.projection import project
+from autoprune.core.space import Bounds
+from autoprune.errors import BudgetInfeasible
+from tests.core.networks import networks, space_of
+
+
+def feasible(network):
+    return within(network.space.narrowest(), network.costs, network.limits)
+
+
+def projected(network, proposal=None):
+    return project(proposal or network.proposal, network.space, network.costs, network.limits)
+
+
+def single_steps(allocation, space):
+    """Every allocation with one group one level wider, by the list of levels."""
+    for name, width in allocation.items():
+        wider = [level for level in space.bounds[name].levels() if level > width]
+        if wider:
+            yield Allocation({**allocation, name: wider[0]})
+
+
+@given(networks())
+@settings(max_examples=300, deadline=None)
+def test_a_projection_keeps_every_limit_and_lies_in_the_space(network):
+    assume(feasible(network))
+    result = projected(network)
+    assert within(result, network.costs, network.limits)
+    assert all(width in network.space.bounds[name].levels() for name, width in result.items())
+    assert set(result) == set(network.space.names)
+
+
+@given(networks())
+@settings(max_examples=300, deadline=None)
+def test_no_single_step_of_a_projection_still_fits(network):
+    assume(feasible(network))
+    result = projected(network)
+    assert not [step for step in single_steps(result, network.space) if within(step, network.costs, network.limits)]
+
+
+@given(networks())
+@settings(max_examples=150, deadline=None)
+def test_projecting_twice_is_projecting_once(network):
+    assume(feasible(network))
+    assert projected(network, projected(network)) == projected(network)
+
+
+@given(networks(), st.randoms(use_true_random=False))
+@settings(max_examples=200, deadline=None)
+def test_a_maximal_allocation_that_fits_is_left_alone(network, rng):
+    assume(feasible(network))
+    allocation = network.space.narrowest()
+    while steps := [s for s in single_steps(allocation, network.space) if within(s, network.costs, network.limits)]:
+        allocation = rng.choice(steps)
+    assert projected(network, allocation) == allocation
+
+
+@given(networks())
+@settings(max_examples=200, deadline=None)
+def test_a_budget_is_infeasible_exactly_if_the_narrowest_allocation_is_above_it(network):
+    if feasible(network):
+        projected(network)
+    else:
+        with pytest.raises(BudgetInfeasible):
+            projected(network)
+
+
+def chain(widths, factor=18):
+    """Convolutions in a row."""
+    names = list(widths)
+    sides = [Count(3), *(Count(0, {name: 1}) for name in names)]
+    pairs = list(zip(names, sides, sides[1:], strict=False))
+    flops = [CostTerm("flops", name, factor, left, right) for name, left, right in pairs]
+    params = [CostTerm("params", name, 9, left, right) for name, left, right in pairs]
+    return CostTable([*flops, *params], widths)
+
+
+def test_projection_keeps_pinned_groups_dense():
+    costs = chain({"a": 16, "b": 16, "c": 16})
+    space = space_of({"a": Bounds(1, 16), "c": Bounds(1, 16)})
+    limits = {"flops": costs.dense()["flops"] // 2}
+    result = project({"a": 16, "b": 1, "c": 16}, space, costs, limits)
+    assert set(result) == {"a", "c"}
+    assert within({**result, "b": 16}, costs, limits)
+    assert not within({**result, "a": result["a"] + 1}, costs, limits)
+
+
+def test_repair_keeps_the_proportions_of_a_proposal():
+    costs = chain({f"g{i}": 100 for i in range(6)})
+    space = space_of({name: Bounds(1, 100) for name in costs.widths})
+    wanted = {name: 100 if i % 2 else 50 for i, name in enumerate(space.names)}
+    result = project(wanted, space, costs, {"flops": costs.dense()["flops"] // 6})
+    for wide, narrow in zip(space.names[1::2], space.names[0::2], strict=True):
+        assert result[wide] / result[narrow] == pytest.approx(2, rel=0.08)
+
+
+def test_a_limit_that_does_not_bind_changes_nothing():
+    costs = chain({f"g{i}": 30 for i in range(5)})
+    space = space_of({name: Bounds(3, 30) for name in costs.widths})
+    dense, wanted = costs.dense(), {name: 5 + 5 * i for i, name in enumerate(space.names)}
+    alone = project(wanted, space, costs, {"flops": dense["flops"] // 3})
+    assert project(wanted, space, costs, {"flops": dense["flops"] // 3, "params": dense["params"]}) == alone
+
+
+def test_proposals_that_differ_stay_different():
+    costs = chain({f"g{i}": 64 for i in range(12)})
+    limits = {"flops": costs.dense()["flops"] // 2}
+    rng = random.Random(0)
+    for step in (1, 8):
+        space = space_of({name: Bounds(6, 64, step) for name in costs.widths})
+        for most in (64, 24):  # far above the budget, and far below
+            results = {
+                project({name: rng.randint(6, most) for name in space.names}, space, costs, limits) for _ in range(100)
+            }
+            assert len(results) >= (98 if step == 1 else 90)
+
+
+def test_coarse_steps_do_not_favour_the_early_groups():
+    """Two levels a group: what is left after repair decides alone who is wide, so ties must fall on all alike."""
+    names = [f"layer{i}" for i in range(10)]
+    costs = CostTable([CostTerm("flops", name, 1, Count(0, {name: 1})) for name in names], dict.fromkeys(names, 16))
+    space = space_of({name: Bounds(8, 16, 8) for name in names})
+    rng, wide = random.Random(1), Counter()
+    for _ in range(600):
+        result = project({name: rng.choice([8, 16]) for name in names}, space, costs, {"flops": 8 * 13})
+        assert sum(width == 16 for width in result.values()) == 3
+        wide.update(name for name, width in result.items() if width == 16)
+    assert min(wide.values()) > 130
+    assert max(wide.values()) < 230
+
+
+def test_a_group_without_cost_is_filled_to_its_ceiling():
+    costs = CostTable([CostTerm("flops", "a", 10, Count(0, {"a": 1}))], {"a": 10, "free": 5000})
+    space = space_of({"a": Bounds(1, 10), "free": Bounds(1, 5000)})
+    assert project({"a": 10, "free": 1}, space, costs, {"flops": 50}) == {"a": 5, "free": 5000}
+
+
+@pytest.mark.parametrize(("groups", "seconds"), [(12, 0.002), (300, 0.030)])
+def test_projection_is_fast(groups, seconds):
+    rng = random.Random(0)
+    costs = chain({f"g{i}": rng.choice([16, 64, 256]) for i in range(groups)})
+    space = space_of({name: Bounds(1, width) for name, width in costs.widths.items()})
+    limits = {"flops": costs.dense()["flops"] // 2, "params": int(costs.dense()["params"] * 0.6)}
+    wanted = {name: rng.randint(1, width) for name, width in costs.widths.items()}
+    times = []
+    for _ in range(15):
+        begin = time.process_time()
+        project(wanted, space, costs, limits)
+        times.append(time.process_time() - begin)
+    assert min(times) < seconds

@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.space import Bounds, GroupRule, SearchSpace, SpaceRules, build_space
+from autoprune.errors import ConfigError, UserError
+from tests.core.networks import bounds_within, group, space_of
+
+
+def resnet():
+    """The groups of a small residual network."""
+    return [
+        group("conv1", 16, first=True, producers=("conv1", "layer1.0.conv2", "layer1.1.conv2")),
+        group("layer1.0.conv1", 16),
+        group("layer1.1.conv1", 16),
+        group("layer2.0.conv1", 32),
+        group("layer2.0.conv2", 32, producers=("layer2.0.conv2", "layer2.1.conv2")),
+        group("fc", 10, last=True),
+    ]
+
+
+def slow_levels(bounds):
+    """The definition: multiples of the step within the bounds, and the ceiling."""
+    return [w for w in range(bounds.floor, bounds.ceiling + 1) if w % bounds.step == 0 or w == bounds.ceiling]
+
+
+@given(st.integers(1, 60).flatmap(bounds_within), st.floats(0, 70))
+@settings(max_examples=300)
+def test_levels_and_their_neighbours_follow_the_definition(bounds, width):
+    levels = slow_levels(bounds)
+    assert bounds.levels() == levels
+    assert bounds.lowest == levels[0]
+    assert bounds.below(width) == max([level for level in levels if level <= width + 1e-9], default=levels[0])
+    for here, wider in zip(levels, [*levels[1:], levels[-1]], strict=True):
+        assert bounds.after(here) == wider
+
+
+def test_the_ceiling_is_a_level_even_if_no_multiple():
+    assert Bounds(3, 20, 8).levels() == [8, 16, 20]
+    assert Bounds(5, 7, 8).levels() == [7]
+
+
+def test_a_space_knows_its_narrowest_widest_and_dense_allocation():
+    space = space_of({"a": Bounds(3, 18, 4), "b": Bounds(2, 2)}, {"a": 20, "b": 4})
+    assert space.narrowest() == {"a": 4, "b": 2}
+    assert space.widest() == {"a": 18, "b": 2}
+    assert space.dense() == {"a": 20, "b": 4}
+    assert space.size() == 5
+
+
+def test_membership_asks_for_every_group_at_an_allowed_width():
+    space = space_of({"a": Bounds(4, 18, 4), "b": Bounds(1, 3)})
+    assert Allocation({"a": 18, "b": 1}) in space
+    for widths in ({"a": 4}, {"a": 4, "b": 1, "c": 1}, {"a": 5, "b": 1}, {"a": 4, "b": 4}, {"a": 0, "b": 1}):
+        assert Allocation(widths) not in space
+
+
+def test_real_widths_are_rounded_down_to_levels():
+    space = space_of({"a": Bounds(4, 18, 4), "b": Bounds(1, 3)})
+    assert space.round_down(np.array([15.9, 0.2])) == {"a": 12, "b": 1}
+
+
+@pytest.mark.parametrize("bounds", [Bounds(0, 4), Bounds(5, 4), Bounds(1, 11)])
+def test_bounds_outside_a_group_are_refused(bounds):
+    with pytest.raises(UserError, match="should lie within 1 and 10"):
+        SearchSpace((group("a", 10),), {"a": bounds})
+
+
+def test_the_default_rules_protect_the_first_and_last_layer():
+    space = build_space(SpaceRules(), resnet())
+    assert space.names == ("layer1.0.conv1", "layer1.1.conv1", "layer2.0.conv1", "layer2.0.conv2")
+    assert space.pinned == {
+        "conv1": "holds the first layer (protect: first)",
+        "fc": "holds the last layer (protect: last)",
+    }
+    assert space.bounds["layer1.0.conv1"] == Bounds(2, 16)
+
+
+@pytest.mark.parametrize(
+    ("rules", "free"),
+    [
+        (SpaceRules(coupled=False), {"layer1.0.conv1", "layer1.1.conv1", "layer2.0.conv1"}),
+        (SpaceRules(include=("layer1.*",)), {"layer1.0.conv1", "layer1.1.conv1"}),
+        (SpaceRules(include=("layer1.*",), protect=()), {"conv1", "layer1.0.conv1", "layer1.1.conv1"}),
+        (SpaceRules(exclude=("layer2.1.conv2", "*.0.conv1")), {"layer1.1.conv1"}),
+        (SpaceRules(protect=("last",), include=("conv1",)), {"conv1"}),
+        (SpaceRules(groups={"layer*": GroupRule(pin=True), "layer1.0.*": GroupRule()}, protect=("last",)), set()),
+    ],
+)
+def test_rules_choose_the_groups(rules, free):
+    if free:
+        assert set(build_space(rules, resnet()).names) == free
+    else:
+        with pytest.raises(ConfigError, match="no group is left to prune"):
+            build_space(rules, resnet())
+
+
+def test_types_choose_by_class_name():
+    with pytest.raises(ConfigError, match="type Conv2d is not among Linear"):
+        build_space(SpaceRules(types=("Linear",)), resnet())
+
+
+def test_of_the_rules_that_match_a_group_the_later_wins():
+    groups = {"layer2.*": GroupRule(min_keep=0.5, multiple_of=8), "layer2.0.conv1": GroupRule(min_keep=0.25)}
+    space = build_space(SpaceRules(groups=groups, max_keep=0.9), resnet())
+    assert space.bounds["layer2.0.conv1"] == Bounds(8, 24, 8)
+    assert space.bounds["layer2.0.conv2"] == Bounds(16, 24, 8)
+    assert space.bounds["layer1.0.conv1"] == Bounds(2, 14, 1)
+
+
+def test_only_the_dense_width_may_be_no_multiple():
+    rules = SpaceRules(multiple_of=8, protect=())
+    odd = [group("a", 20)]
+    assert build_space(rules, odd).bounds["a"].levels() == [8, 16, 20]
+    assert build_space(SpaceRules(multiple_of=8, max_keep=0.95, protect=()), odd).bounds["a"].levels() == [8, 16]
+
+
+def test_a_group_narrower_than_the_step_keeps_its_width():
+    assert build_space(SpaceRules(multiple_of=16, protect=()), [group("a", 6)]).bounds["a"].levels() == [6]
+
+
+def test_at_least_one_channel_stays():
+    assert build_space(SpaceRules(min_keep=0.01, protect=()), [group("a", 6)]).bounds["a"] == Bounds(1, 6)
+    assert build_space(SpaceRules(min_keep=0.01, max_keep=0.1, protect=()), [group("a", 6)]).bounds["a"] == Bounds(1, 1)
+
+
+def test_fractions_of_a_width_do_not_suffer_from_binary_rounding():
+    assert build_space(SpaceRules(min_keep=0.7, max_keep=0.7, protect=()), [group("a", 10)]).bounds["a"] == Bounds(7, 7)
+
+
+def test_every_pattern_without_a_match_is_reported_with_the_nearest_name():
+    rules = SpaceRules(
+        include=("layer9.*", "*"), exclude=("layer2.0.convv1",), groups={"fx": GroupRule()}, source="my.yaml"
+    )
+    with pytest.raises(ConfigError) as caught:
+        build_space(rules, resnet())
+    assert len(caught.value.faults) == 3
+    assert caught.value.faults[0].startswith("my.yaml: include: 'layer9.*' matches no group")
+    assert "exclude: 'layer2.0.convv1' matches no group; did you mean 'layer2.0.conv1'?" in caught.value.faults[1]
+    assert "groups: 'fx' matches no group" in caught.value.faults[2]

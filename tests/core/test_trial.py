@@ -1,0 +1,63 @@
+import json
+import math
+
+import pytest
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.trial import Candidate, Failure, Recipe, Score, Trial, value
+
+CANDIDATE = Candidate(
+    3,
+    Allocation({"a": 1, "b": 2}),
+    Recipe(64, False),
+    {"criterion": "l1", "rate": 0.1},
+    1,
+    "intermediate",
+    {"flops": 10},
+)
+
+
+def through_json(data):
+    return json.loads(json.dumps(data, allow_nan=False))
+
+
+@pytest.mark.parametrize("candidate", [CANDIDATE, Candidate(0, Allocation({}))])
+def test_a_candidate_survives_json(candidate):
+    assert Candidate.from_json(through_json(candidate.to_json())) == candidate
+
+
+@pytest.mark.parametrize("outcome", [Score(0.123456789012345, 0.5, 5000), Failure("nan", "loss is nan")])
+def test_a_trial_survives_json(outcome):
+    trial = Trial(CANDIDATE, outcome, {"flops": 10, "params": 3}, 1.25, "worker-2")
+    assert Trial.from_json(through_json(trial.to_json()), CANDIDATE) == trial
+
+
+def test_candidates_that_differ_only_in_number_role_and_limits_have_one_key():
+    other = Candidate(9, Allocation({"b": 2, "a": 1}), Recipe(64, False), dict(CANDIDATE.settings), 1, "final", {})
+    assert other.key == CANDIDATE.key
+    assert hash(other.key) == hash(CANDIDATE.key)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Candidate(3, Allocation({"a": 1, "b": 3}), Recipe(64, False), CANDIDATE.settings, 1),
+        Candidate(3, CANDIDATE.allocation, Recipe(64, True), CANDIDATE.settings, 1),
+        Candidate(3, CANDIDATE.allocation, Recipe(64, False), {"criterion": "l2", "rate": 0.1}, 1),
+        Candidate(3, CANDIDATE.allocation, Recipe(64, False), CANDIDATE.settings, None),
+    ],
+)
+def test_candidates_that_differ_in_what_is_evaluated_have_different_keys(other):
+    assert other.key != CANDIDATE.key
+
+
+def test_only_a_scored_trial_has_a_score():
+    score = Score(0.5, 0.9, 10)
+    assert Trial(CANDIDATE, score).score == score
+    assert Trial(CANDIDATE, Failure("timeout", "30 s")).score is None
+
+
+def test_a_search_minimises_the_loss_or_the_missing_accuracy():
+    score = Score(0.5, 0.9, 10)
+    assert value(score, "loss") == 0.5
+    assert math.isclose(value(score, "accuracy"), 0.1)
