@@ -1,0 +1,168 @@
+"""Reads YAML and remembers where each key and value stands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from autoprune.config.paths import existing
+
+Keys = tuple[str | int, ...]
+Where = Callable[[yaml.Mark | None], str]
+
+_MERGE = "tag:yaml.org,2002:merge"
+
+FLOAT = re.compile(
+    r"[-+]?(?:[0-9][0-9_]*\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN)"
+)
+
+# What the scanner says, and what it means to a reader who does not know YAML's grammar.
+_PLAIN_WORDS = (
+    (
+        "mapping values are not allowed",
+        "a ':' that cannot stand here: wrong indentation, or a text needs quotes",
+    ),
+    ("found character '\\t'", "a tab; indent with spaces"),
+    ("expected <block end>", "wrong indentation: keys of one mapping begin in the same column"),
+    ("could not find expected ':'", "a key without ':' (is it indented wrongly, or does a text need quotes?)"),
+    ("unindent does not match", "wrong indentation"),
+    ("found unexpected end of stream", "a quote that is never closed"),
+    ("expected the node content", "a value that is missing, or a '{' or '[' that is never closed"),
+    ("expected the node content", "a value that is missing, or a '{' or '[' that is never closed"),
+    ("expected ',' or", "a '{' or '[' that is never closed, or a ',' that is missing"),
+    ("found undefined alias", "a text that begins with '*' needs quotes"),
+    ("expected alphabetic or numeric character", "a text that begins with '*' or '&' needs quotes"),
+    ("could not determine a constructor", "a tag ('!…'), which autoprune does not read"),
+    ("but found another document", "a second document ('---'); an experiment is one"),
+)
+
+
+class Loader(yaml.SafeLoader):
+    """YAML 1.2's plain scalars: `1e-3` is a number; `yes`, `010`, `1:30` and dates are text."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - as in the base class
+
+
+def _resolve(tag: str, pattern: str, first: Sequence[str]) -> None:
+    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})\\Z"), list(first))
+
+
+_resolve("bool", "true|True|TRUE|false|False|FALSE", "tTfF")
+_resolve("int", "[-+]?(?:0|[1-9][0-9_]*)", "-+0123456789")
+_resolve("float", FLOAT.pattern, "-+.0123456789")
+_resolve("null", "~|null|Null|NULL|", [*"~nN", ""])
+_resolve("merge", "<<", "<")
+
+
+@dataclass(frozen=True)
+class Document:
+    """Plain values with the place of each, and what is wrong with the document itself.
+
+    Attributes:
+        keys, values: the path of keys to a value, and `file:line:column` where its last key, or it itself, stands.
+    """
+
+    value: Any = None
+    keys: Mapping[Keys, str] = field(default_factory=dict)
+    values: Mapping[Keys, str] = field(default_factory=dict)
+    faults: tuple[str, ...] = ()
+
+
+def read_document(path: Path) -> Document:
+    """A file's YAML; a file that cannot be read is a document with a fault."""
+    try:
+        text = existing(path, "file").read_text(encoding="utf-8")
+    except UnicodeDecodeError as fault:
+        return Document(faults=(f"{path}: is no text in UTF-8 ({fault.reason} at byte {fault.start})",))
+    except OSError as fault:
+        return Document(faults=(f"{path}: cannot be read: {fault.strerror}",))
+    except ValueError as fault:
+        return Document(faults=(str(fault),))
+    return parse_document(text, in_file(path))
+
+
+def in_file(path: Path) -> Where:
+    """Names places of a file as `file:line:column`, both counted from 1."""
+    return lambda mark: f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+
+
+def parse_document(text: str, where: Where) -> Document:
+    """Text as YAML; keys are always text, as a layer may be called `0.1`."""
+    try:
+        loader = Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return Document(values={(): where(None)})
+        broken = tuple(_unreadable(node, where))
+        if broken:
+            return Document(faults=broken)
+        twice = tuple(_given_twice(node, where))
+        value = loader.construct_document(node)
+    except yaml.MarkedYAMLError as fault:
+        return Document(faults=(_syntax_fault(fault, where),))
+    except yaml.YAMLError as fault:
+        return Document(faults=(f"{where(None)}: {' '.join(str(fault).split())}",))
+    keys: dict[Keys, str] = {}
+    values: dict[Keys, str] = {}
+    for path, key, inner in _walk(node):
+        keys[path], values[path] = where(key.start_mark), where(inner.start_mark)
+    return Document(value, keys, values, twice)
+
+
+def _syntax_fault(fault: yaml.MarkedYAMLError, where: Where) -> str:
+    said = fault.problem or fault.context or "not YAML"
+    plain = next((words for found, words in _PLAIN_WORDS if found in said), said)
+    place = where(fault.problem_mark or fault.context_mark)
+    return f"{place}: {plain}" + ("" if plain == said else f" [{said}]")
+
+
+def _unreadable(node: yaml.Node, where: Where, above: tuple[int, ...] = ()) -> Iterator[str]:
+    """Keys that are no text, and values that hold themselves; makes every other key text."""
+    if id(node) in above:
+        yield f"{where(node.start_mark)}: holds itself (an alias to what is around it)"
+        return
+    for key in _key_nodes(node):
+        if not isinstance(key, yaml.ScalarNode):
+            yield f"{where(key.start_mark)}: a key should be text, not a list or mapping"
+        elif key.tag != _MERGE:
+            key.tag = "tag:yaml.org,2002:str"
+    for inner in _inner(node):
+        yield from _unreadable(inner, where, (*above, id(node)))
+
+
+def _given_twice(node: yaml.Node, where: Where) -> Iterator[str]:
+    first: dict[str, int] = {}
+    for key in _key_nodes(node):
+        if key.value in first and key.tag != _MERGE:
+            yield f"{where(key.start_mark)}: {key.value!r} is given twice (first in line {first[key.value]})"
+        first.setdefault(key.value, key.start_mark.line + 1)
+    for inner in _inner(node):
+        yield from _given_twice(inner, where)
+
+
+def _key_nodes(node: yaml.Node) -> list[yaml.Node]:
+    return [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+
+
+def _inner(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [value for _, value in node.value]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+
+
+def _walk(node: yaml.Node, path: Keys = ()) -> Iterator[tuple[Keys, yaml.Node, yaml.Node]]:
+    """Path, key and value of everything below a node that has been constructed (so merge keys are resolved)."""
+    yield from [(path, node, node)] if not path else []
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield (*path, key.value), key, value
+            yield from _walk(value, (*path, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for place, value in enumerate(node.value):
+            yield (*path, place), value, value
+            yield from _walk(value, (*path, place))

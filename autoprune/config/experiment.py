@@ -1,0 +1,212 @@
+"""What an experiment says: every key with its type, range and default."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic_core.core_schema import ValidationInfo
+
+from autoprune import registry
+from autoprune.config import credentials, paths
+from autoprune.core.budget import Budget
+from autoprune.core.space import GroupRule, SpaceRules
+from autoprune.core.trial import Objective, Recipe
+from autoprune.errors import UserError
+
+_OWN_TASK = "; or your own as package.module:attribute"
+_OWN_MODEL = "; or your own as package.module:callable"
+
+
+def _task_name(name: str) -> str:
+    return name if ":" in name else registry.check("task", name, _OWN_TASK)
+
+
+def _model_name(name: str) -> str:
+    return name if ":" in name else registry.check("model", name, _OWN_MODEL)
+
+
+def _searcher_name(name: str) -> str:
+    return registry.check("searcher", name)
+
+
+def _pruner_name(name: str) -> str:
+    return registry.check("pruner", name)
+
+
+def _file(path: Path) -> Path:
+    return paths.existing(path, "file")
+
+
+def _file_or_folder(path: Path) -> Path:
+    return paths.existing(path, "file or folder")
+
+
+def _budget_text(value: Any) -> Any:
+    if not isinstance(value, (str, Mapping, Budget)):
+        raise ValueError(f"should be a text such as flops=0.5 or a mapping such as {{flops: 0.5}} but is {value!r}")
+    return str(Budget.of(value))
+
+
+Typed = BeforeValidator(paths.typed)
+Texts = Annotated[tuple[str, ...], Field(strict=False)]
+Ends = Annotated[tuple[Literal["first", "last"], ...], Field(strict=False)]
+Keep = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+BudgetText = Annotated[str, BeforeValidator(_budget_text)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+
+class TaskSection(Section):
+    """Network, weights and data; None leaves the choice to the task."""
+
+    name: Annotated[str, AfterValidator(_task_name)] = "digits"
+    data: Annotated[Path, Typed, AfterValidator(_file_or_folder)] | None = None
+    model: Annotated[str, AfterValidator(_model_name)] | None = None
+    checkpoint: Annotated[Path, Typed, AfterValidator(_file)] | None = None
+
+
+class GroupSection(Section):
+    """The rule of some groups; what is None is left to the whole space."""
+
+    min_keep: Keep | None = None
+    max_keep: Keep | None = None
+    multiple_of: Positive | None = None
+    pin: bool = False
+
+
+class SpaceSection(Section):
+    """See `autoprune.core.space.SpaceRules`."""
+
+    source: str = "the space of the experiment"
+    include: Texts = ("*",)
+    exclude: Texts = ()
+    types: Texts | None = None
+    protect: Ends = ("first", "last")
+    coupled: bool = True
+    min_keep: Keep = 0.1
+    max_keep: Keep = 1.0
+    multiple_of: Positive = 1
+    groups: dict[str, GroupSection] = Field(default_factory=dict)
+
+    @field_validator("max_keep")
+    @classmethod
+    def _in_order(cls, most: float, info: ValidationInfo) -> float:
+        least = info.data.get("min_keep", 0.0)
+        if least > most:
+            raise ValueError(f"max_keep {most} is below min_keep {least}")
+        return most
+
+    @field_validator("groups")
+    @classmethod
+    def _groups_in_order(cls, groups: dict[str, GroupSection], info: ValidationInfo) -> dict[str, GroupSection]:
+        for pattern, rule in groups.items():
+            least = info.data.get("min_keep", 0.0) if rule.min_keep is None else rule.min_keep
+            most = info.data.get("max_keep", 1.0) if rule.max_keep is None else rule.max_keep
+            if least > most:
+                raise ValueError(f"for {pattern!r} max_keep {most} is below min_keep {least}")
+        return groups
+
+
+class SearchSection(Section):
+    searcher: Annotated[str, AfterValidator(_searcher_name)] = "tpe"
+    trials: Positive = 50
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+
+
+class RecalibrateSection(Section):
+    """Batch norm re-estimation; 0 images leave the statistics as they are."""
+
+    images: Annotated[int, Field(ge=0)] = 512
+    augment: bool = True
+
+
+class EvaluationSection(Section):
+    objective: Objective = "loss"
+    images: Positive = 5000
+    batch: Positive = 250
+    recalibrate: RecalibrateSection = RecalibrateSection()
+
+
+class SensitivitySection(Section):
+    """The sweep: a file of curves to use instead, or how to make them."""
+
+    file: Annotated[Path, Typed, AfterValidator(_file)] | None = None
+    images: Positive = 1000
+    levels: Positive = 8
+
+
+class RunSection(Section):
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Positive | None = None
+
+
+class TrackSection(Section):
+    uri: Annotated[str, Field(min_length=1)] | None = Field(default=None, repr=False)  # may hold a password
+    experiment: Annotated[str, Field(min_length=1)] = "autoprune"
+    enabled: bool = True
+
+
+class Experiment(Section):
+    """One run's settings, complete and checked."""
+
+    task: TaskSection = TaskSection()
+    space: SpaceSection = SpaceSection()
+    pruner: Annotated[str, AfterValidator(_pruner_name)] = "l1_filter"
+    budget: BudgetText | None = None
+    search: SearchSection = SearchSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    sensitivity: SensitivitySection = SensitivitySection()
+    run: RunSection = RunSection()
+    track: TrackSection = TrackSection()
+    output: Annotated[Path, Typed] | None = None
+
+    def space_rules(self) -> SpaceRules:
+        """The search space before it meets a network."""
+        fields = self.space.model_dump(exclude={"groups"})
+        groups = {pattern: GroupRule(**rule.model_dump()) for pattern, rule in self.space.groups.items()}
+        return SpaceRules(**fields, groups=groups)
+
+    def recipe(self) -> Recipe:
+        """What is done to every candidate besides pruning."""
+        recalibrate = self.evaluation.recalibrate
+        return Recipe(recalibrate=recalibrate.images, augment=recalibrate.augment)
+
+    def require_budget(self) -> None:
+        """Nothing, if there is a budget.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.budget is None:
+            raise UserError("--budget is needed, for example --budget flops=0.5")
+
+    def budget_value(self) -> Budget:
+        """The budget.
+
+        Raises:
+            UserError: there is none.
+        """
+        self.require_budget()
+        return Budget.parse(self.budget or "")
+
+    def tracking_uri(self) -> str | None:
+        """Where to track, or None to leave it to MLflow (`MLFLOW_TRACKING_URI`, else its default).
+
+        Raises:
+            UserError: the experiment was written with credentials, which are not stored, and none are given now.
+        """
+        if self.track.uri is None or not credentials.are_masked(self.track.uri):
+            return self.track.uri
+        if os.environ.get("MLFLOW_TRACKING_URI"):
+            return None
+        raise UserError(
+            f"the credentials of the tracking URI {self.track.uri} are not stored with a run; "
+            "give it again with --tracking-uri or set MLFLOW_TRACKING_URI"
+        )

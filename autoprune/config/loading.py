@@ -1,0 +1,197 @@
+"""Joins a file, options and `--set` into one experiment, and reports every fault of all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from autoprune.config.documents import Document, Keys, parse_document, read_document
+from autoprune.config.experiment import Experiment, Section, SpaceSection
+from autoprune.config.messages import explain, shown
+from autoprune.config.spaces import DEFAULT, read_space
+from autoprune.errors import ConfigError
+
+_OPTIONS = {
+    "search.searcher": "--searcher",
+    "search.trials": "--trials",
+    "search.seed": "--seed",
+    "task.name": "--task",
+    "task.model": "--model",
+    "task.checkpoint": "--checkpoint",
+    "task.data": "--data",
+    "run.device": "--device",
+    "track.uri": "--tracking-uri",
+    "space": "--space",
+    "pruner": "--pruner",
+    "budget": "--budget",
+    "output": "--output",
+}
+
+
+def load_experiment(
+    file: Path | None = None, overrides: Mapping[str, Any] | None = None, sets: Sequence[str] = ()
+) -> Experiment:
+    """The experiment that a file and options describe, complete with defaults.
+
+    Args:
+        file: YAML; None for defaults alone.
+        overrides: dotted key to value (`{"search.trials": 60}`), as options give them; None is an option not given.
+        sets: texts `key=value`, the value being YAML; they win over options, options over the file.
+
+    Raises:
+        ConfigError: something is wrong; every fault is listed with its place.
+    """
+    draft = _Draft()
+    if file is not None:
+        draft.take(read_document(file), (), 0, str(file))
+    for key, value in (overrides or {}).items():
+        if value is not None:
+            draft.put(_split(key), value, _OPTIONS.get(key, key))
+    pairs = [pair for text in sets if (pair := draft.parse_set(text))]
+    for keys, value in pairs:
+        if keys[0] != "space" or keys == ("space",):
+            draft.put(keys, value, f"--set {'.'.join(map(str, keys))}")
+    draft.read_space()
+    for keys, value in pairs:
+        if keys[0] == "space" and keys != ("space",):
+            draft.put(keys, value, f"--set {'.'.join(map(str, keys))}")
+    return draft.experiment()
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where a value comes from: what to print for a fault in its key and in itself, and how many keys that says."""
+
+    key: str
+    value: str
+    said: int
+
+
+@dataclass
+class _Draft:
+    """Plain values on their way to an experiment, each with its origin."""
+
+    tree: dict[str, Any] = field(default_factory=dict)
+    origins: dict[Keys, _Origin] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    def take(self, document: Document, below: Keys, said: int, source: str) -> None:
+        """Puts a document's mapping at a place of the tree."""
+        self.faults += document.faults
+        value = {} if document.value is None else document.value
+        if not isinstance(value, dict):
+            where, known = document.values[()], ", ".join((SpaceSection if below else Experiment).model_fields)
+            self.faults.append(f"{where}: should be a mapping (key: value) but is {shown(value)}; keys: {known}")
+            value = {}
+        self._forget(below)
+        if below:
+            self.tree[str(below[0])] = value
+        else:
+            self.tree = value
+        self.origins[below] = _Origin(source, source, said)
+        for path, place in document.keys.items():
+            if path:
+                self.origins[(*below, *path)] = _Origin(place, document.values[path], said)
+
+    def put(self, keys: Keys, value: Any, label: str) -> None:
+        """Sets one value, whatever was there before."""
+        node = self.tree
+        for depth, key in enumerate(keys[:-1], start=1):
+            inner = node.get(str(key))
+            if inner is None:
+                inner = node[str(key)] = {}
+            if not isinstance(inner, dict):
+                above = ".".join(map(str, keys[:depth]))
+                self.faults.append(f"{label}: {above} is {shown(inner)}, which has no keys; set {above} as a whole")
+                return
+            node = inner
+        self._forget(keys)
+        node[str(keys[-1])] = value
+        self.origins[keys] = _Origin(label, label, len(keys))
+
+    def _forget(self, keys: Keys) -> None:
+        self.origins = {path: origin for path, origin in self.origins.items() if path[: len(keys)] != keys}
+
+    def parse_set(self, text: str) -> tuple[Keys, Any] | None:
+        """Keys and value of `key=value`, or None after noting a fault."""
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not equals or not all(key.split(".")):
+            self.faults.append(f"--set {text}: should read KEY=VALUE, for example --set evaluation.images=1000")
+            return None
+        document = parse_document(value, lambda _: f"--set {key}")
+        self.faults += document.faults
+        return None if document.faults else (_split(key), document.value)
+
+    def read_space(self) -> None:
+        """Replaces the name of a search space by what its file says."""
+        name = DEFAULT if self.tree.get("space") is None else self.tree["space"]
+        if isinstance(name, dict):
+            return
+        if not isinstance(name, (str, Path)):
+            self.fault(("space",), f"should be a file, a shipped name or a mapping but is {shown(name)}")
+            self.tree["space"] = {}
+            return
+        try:
+            document, source = read_space(str(name))
+        except ValueError as fault:
+            self.fault(("space",), str(fault))
+            self.tree["space"] = {}
+            return
+        self.take(document, ("space",), 1, source)
+        self.tree["space"].setdefault("source", source)
+
+    def fault(self, keys: Keys, message: str, in_key: bool = False) -> None:
+        """Notes a fault with its place."""
+        origin = self._origin(keys)
+        label = origin.key if in_key else origin.value
+        rest = ".".join(map(str, keys[origin.said :]))
+        self.faults.append(f"{label}: {rest}: {message}" if rest else f"{label}: {message}")
+
+    def _origin(self, keys: Keys) -> _Origin:
+        """Where a value comes from: itself, else (a section made by options) something in it, else what it is in."""
+        inside = [path for path in self.origins if path[: len(keys)] == keys]
+        around = [keys[:n] for n in range(len(keys) - 1, -1, -1) if keys[:n] in self.origins]
+        nearest = [keys] if keys in self.origins else inside + around
+        return self.origins[nearest[0]] if nearest else _Origin("experiment", "experiment", 0)
+
+    def experiment(self) -> Experiment:
+        """The experiment.
+
+        Raises:
+            ConfigError: a fault was noted, or is found now.
+        """
+        try:
+            experiment = Experiment.model_validate(_without_empty_sections(self.tree, Experiment))
+        except ValidationError as invalid:
+            for error in invalid.errors(include_url=False):
+                self.fault(error["loc"], explain(error, Experiment), error["type"] == "extra_forbidden")
+            raise ConfigError(self.faults) from None
+        if self.faults:
+            raise ConfigError(self.faults)
+        return experiment
+
+
+def _split(key: str) -> Keys:
+    """A dotted key as keys; the pattern in `space.groups.PATTERN.KEY` may itself hold dots."""
+    parts = key.split(".")
+    if parts[:2] == ["space", "groups"] and len(parts) > 4:
+        return ("space", "groups", ".".join(parts[2:-1]), parts[-1])
+    return tuple(parts)
+
+
+def _without_empty_sections(tree: Mapping[str, Any], section: type[Section]) -> dict[str, Any]:
+    """The tree without sections left empty (`search:` with nothing below it), which mean their defaults."""
+    kept = dict(tree)
+    for name, field_info in section.model_fields.items():
+        inner = field_info.annotation
+        if isinstance(inner, type) and issubclass(inner, Section) and name in kept:
+            if kept[name] is None:
+                del kept[name]
+            elif isinstance(kept[name], dict):
+                kept[name] = _without_empty_sections(kept[name], inner)
+    return kept

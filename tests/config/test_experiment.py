@@ -1,0 +1,91 @@
+import pytest
+from pydantic import ValidationError
+
+from autoprune.config import load_experiment
+from autoprune.config.credentials import are_masked, mask
+from autoprune.core.budget import Budget
+from autoprune.core.space import GroupRule, SpaceRules
+from autoprune.core.trial import Recipe
+from autoprune.errors import UserError
+
+
+def test_an_experiment_is_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        load_experiment().search.trials = 3
+
+
+def test_the_default_experiment_has_the_values_of_the_core():
+    experiment = load_experiment()
+    assert experiment.recipe() == Recipe()
+    rules = experiment.space_rules()
+    assert rules == SpaceRules(source="search_spaces/filters.yaml")
+    assert (experiment.search.searcher, experiment.search.trials, experiment.pruner) == ("tpe", 50, "l1_filter")
+    assert (experiment.evaluation.images, experiment.evaluation.batch) == (5000, 250)
+    assert (experiment.sensitivity.images, experiment.sensitivity.levels) == (1000, 8)
+
+
+def test_rules_recipe_and_budget_are_values_of_the_core():
+    experiment = load_experiment(
+        overrides={"budget": {"flops": 0.5, "params": "200k"}},
+        sets=[
+            "space={groups: {'a.*': {min_keep: 0.5, pin: true}}, types: [Conv2d], protect: []}",
+            "evaluation.recalibrate={images: 7, augment: false}",
+        ],
+    )
+    assert experiment.space_rules() == SpaceRules(
+        types=("Conv2d",),
+        protect=(),
+        groups={"a.*": GroupRule(min_keep=0.5, pin=True)},
+        source="the space of the experiment",
+    )
+    assert experiment.recipe() == Recipe(7, False)
+    assert experiment.budget_value() == Budget.parse("flops=0.5,params=200k")
+
+
+def test_a_budget_may_be_given_as_a_budget():
+    assert load_experiment(overrides={"budget": Budget.parse("flops=0.5")}).budget == "flops=0.5"
+
+
+def test_a_command_that_needs_a_budget_says_how_to_give_it():
+    experiment = load_experiment()
+    for need in (experiment.require_budget, experiment.budget_value):
+        with pytest.raises(UserError, match=r"--budget is needed, for example --budget flops=0\.5"):
+            need()
+    load_experiment(overrides={"budget": "flops=0.5"}).require_budget()
+
+
+@pytest.mark.parametrize(
+    ("uri", "masked"),
+    [
+        ("https://me:secret@host:5000/x", "https://***@host:5000/x"),
+        ("https://secret@host", "https://***@host"),
+        ("https://me:se/cr@et@host", "https://***@host"),
+        (
+            "postgresql+psycopg://me:secret@host/db?password=secret&x=1",
+            "postgresql+psycopg://***@host/db?password=***&x=1",
+        ),
+        ("https://host/?access_token=secret", "https://host/?access_token=***"),
+        ("https://host:5000", "https://host:5000"),
+        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_credentials_are_masked_and_nothing_else(uri, masked):
+    assert mask(uri) == masked
+    assert mask(masked) == masked
+    assert are_masked(masked) == (uri != masked)
+
+
+def test_a_masked_tracking_uri_asks_for_its_credentials(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    experiment = load_experiment(overrides={"track.uri": "https://***@host"})
+    with pytest.raises(UserError, match="--tracking-uri or set MLFLOW_TRACKING_URI"):
+        experiment.tracking_uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@host")
+    assert experiment.tracking_uri() is None
+    assert load_experiment(overrides={"track.uri": "https://me:pw@host"}).tracking_uri() == "https://me:pw@host"
+    assert load_experiment().tracking_uri() is None
+
+
+def test_a_password_does_not_show_when_an_experiment_is_printed():
+    assert "secret" not in repr(load_experiment(overrides={"track.uri": "https://me:secret@host"}))
