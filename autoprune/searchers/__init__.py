@@ -1,0 +1,1 @@
+"""Floor 1: who proposes what to try next; knows nothing of torch, files or processes."""

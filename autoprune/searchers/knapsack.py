@@ -1,0 +1,217 @@
+"""The optimum of the additive model: the least sum of the groups' degradations that the limits allow.
+
+Source: a multiple-choice knapsack by Lagrange multipliers (Everett 1963, "Generalized Lagrange Multiplier Method",
+Operations Research 11); for pruning, HALP (Shen et al. 2021, arXiv:2110.10811) packs neurons by saliency and latency.
+Here whole groups are packed by their measured curves. Costs are bilinear in neighbouring widths, so they are linearised
+at the current widths, solved, and linearised anew; every solution met on the way is repaired against the exact table,
+the best is improved by exchanges, and what is left is filled. Several limits take one multiplier each. An exponent
+bends the curves: above 1 it spares the groups that would lose much, below 1 it prefers few losers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.budget import check_feasible
+from autoprune.core.sensitivity import SensitivityCurves
+from autoprune.core.trial import Candidate, Trial
+from autoprune.searchers.base import Given, SearchProblem, measured_curves
+from autoprune.searchers.threshold import level_losses
+
+EXPONENTS = (1.0, 2.0, 0.5)
+_LINEARISATIONS = 6
+_BISECTIONS = 14
+_REWEIGHTINGS = 12
+_EXCHANGES = 300
+
+Choice = NDArray[np.int64]
+"""`[group]` indices of levels."""
+
+
+class AdditiveModel:
+    """Levels, losses and costs of one problem as arrays; rows are groups, padded to the most levels.
+
+    Args:
+        exponent: of the degradations, each divided by the greatest.
+    """
+
+    def __init__(self, problem: SearchProblem, curves: SensitivityCurves, exponent: float = 1.0) -> None:
+        self.problem, self.names = problem, problem.space.names
+        self.kinds = tuple(problem.limits)
+        self.limits = np.array([problem.limits[kind] for kind in self.kinds], dtype=np.float64)
+        tables = level_losses(problem, curves)
+        self.count = np.array([len(tables[name][0]) for name in self.names])
+        shape = (len(self.names), int(self.count.max()))
+        self.widths, self.losses = np.zeros(shape, dtype=np.int64), np.full(shape, np.inf)
+        greatest = max(float(worse.max()) for _, worse in tables.values()) or 1.0
+        for row, name in enumerate(self.names):
+            levels, worse = tables[name]
+            self.widths[row, : len(levels)] = levels
+            self.losses[row, : len(levels)] = (worse / greatest) ** exponent
+        self._rows = np.arange(len(self.names))
+
+    def allocation(self, choice: Choice) -> Allocation:
+        return Allocation(dict(zip(self.names, self.widths[self._rows, choice].tolist(), strict=True)))
+
+    def loss(self, choice: Choice) -> float:
+        return float(self.losses[self._rows, choice].sum())
+
+    def spent(self, choice: Choice) -> NDArray[np.float64]:
+        """`[limit]` exact costs as shares of their limits; above 1 is too much."""
+        costs = self.problem.costs.costs(self.allocation(choice))
+        return np.array([costs[kind] for kind in self.kinds], dtype=np.float64) / self.limits
+
+    def fits(self, choice: Choice) -> bool:
+        return bool((self.spent(choice) <= 1.0).all())
+
+    def slopes(self, choice: Choice) -> NDArray[np.float64]:
+        """`[limit, group]` what one more structure costs at these widths, as shares of the limits."""
+        allocation = self.allocation(choice)
+        slopes = [self.problem.costs.slopes(allocation, kind) for kind in self.kinds]
+        return (
+            np.array([[each[name] for name in self.names] for each in slopes], dtype=np.float64) / self.limits[:, None]
+        )
+
+    def cheapest(self, prices: NDArray[np.float64]) -> Choice:
+        """Per group the level of least loss plus price times width; ties go to the narrower."""
+        return np.asarray(np.argmin(self.losses + prices[:, None] * self.widths, axis=1))
+
+    def narrowings(self, choice: Choice, weights: NDArray[np.float64]) -> list[tuple[int, int]]:
+        """(group, narrower level), for each group that of least loss added per cost saved, the best group first."""
+        rate = self._rates(choice, weights @ self.slopes(choice), np.arange(self.losses.shape[1]) < choice[:, None])
+        return self._in_order(np.where(np.isnan(rate), np.inf, rate))
+
+    def widenings(self, choice: Choice, weights: NDArray[np.float64]) -> list[tuple[int, int]]:
+        """(group, wider level), for each group that of most loss saved per cost, the best group first.
+
+        Only those that save loss and whose linearised costs fit: costs are sums of products of widths, so what
+        widening really costs is never less.
+        """
+        slopes, left = self.slopes(choice), 1.0 - self.spent(choice) + 1e-12
+        more = self.widths - self.widths[self._rows, choice][:, None]
+        room = np.divide(left[:, None], slopes, out=np.full(slopes.shape, np.inf), where=slopes > 0).min(axis=0)
+        columns = np.arange(self.losses.shape[1])
+        open_ = (columns > choice[:, None]) & (columns < self.count[:, None]) & (more <= room[:, None])
+        rate = self._rates(choice, weights @ slopes, open_)
+        return self._in_order(np.where(rate > 0, -rate, np.inf))
+
+    def _rates(self, choice: Choice, prices: NDArray[np.float64], open_: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """`[group, level]` loss saved per cost of going to a level, NaN where it is not open."""
+        saved = self.losses[self._rows, choice][:, None] - np.where(open_, self.losses, 0.0)
+        cost = np.maximum(prices, 1e-15)[:, None] * (self.widths - self.widths[self._rows, choice][:, None])
+        return np.asarray(np.divide(saved, cost, out=np.full(cost.shape, np.nan), where=open_))
+
+    def _in_order(self, score: NDArray[np.float64]) -> list[tuple[int, int]]:
+        """(group, its level of least score), by score; ties: the earlier group. Infinite ones are left out."""
+        levels = score.argmin(axis=1)
+        least = score[self._rows, levels]
+        order = np.argsort(least, kind="stable")[: int(np.isfinite(least).sum())]
+        return [(int(group), int(levels[group])) for group in order]
+
+
+def knapsack_allocation(problem: SearchProblem, curves: SensitivityCurves, exponent: float = 1.0) -> Allocation:
+    """The least sum of degradations to the power of `exponent` within the limits, with what is left filled.
+
+    Raises:
+        BudgetInfeasible: even the narrowest allocation is above a limit.
+    """
+    check_feasible(problem.space, problem.costs, problem.limits)
+    model = AdditiveModel(problem, curves, exponent)
+    weights = np.full(len(model.kinds), 1.0 / len(model.kinds))
+    best, best_weights = _settle(model, weights), weights
+    for _ in range(_REWEIGHTINGS if len(model.kinds) > 1 else 0):
+        weights = weights * np.exp(2.0 * (model.spent(best) - 1.0) / max(float(np.ptp(model.spent(best))), 1e-9))
+        weights /= weights.sum()
+        choice = _settle(model, weights)
+        if model.loss(choice) < model.loss(best):
+            best, best_weights = choice, weights
+    return problem.project(model.allocation(_exchange(model, best, best_weights)))
+
+
+def _settle(model: AdditiveModel, weights: NDArray[np.float64]) -> Choice:
+    """The best choice that fits among those of a few rounds, each with costs linearised at the one before."""
+    current = model.count - 1
+    found: list[Choice] = []
+    for _ in range(_LINEARISATIONS):
+        choice = _least_multiplier(model, weights @ model.slopes(current))
+        found.append(_fill(model, _repair(model, choice, weights), weights))
+        if (found[-1] == current).all():
+            break
+        current = found[-1]
+    return min(found, key=model.loss)
+
+
+def _least_multiplier(model: AdditiveModel, slopes: NDArray[np.float64]) -> Choice:
+    """The choice under the least multiplier whose exact costs fit, or of the greatest tried."""
+    low, high = -12.0, 12.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if model.fits(model.cheapest(10.0**middle * slopes)) else (middle, high)
+    return model.cheapest(10.0**high * slopes)
+
+
+def _repair(model: AdditiveModel, choice: Choice, weights: NDArray[np.float64]) -> Choice:
+    """`choice` narrowed where that adds the least loss per cost saved, until it fits."""
+    choice = choice.copy()
+    while not model.fits(choice):
+        group, level = model.narrowings(choice, weights)[0]
+        choice[group] = level
+    return choice
+
+
+def _fill(model: AdditiveModel, choice: Choice, weights: NDArray[np.float64], barred: int = -1) -> Choice:
+    """`choice` with all but the barred group widened, most loss saved per cost first, until nothing that helps fits."""
+    while (wider := _widened(model, choice, weights, barred)) is not None:
+        choice = wider
+    return choice
+
+
+def _widened(model: AdditiveModel, choice: Choice, weights: NDArray[np.float64], barred: int) -> Choice | None:
+    for group, level in model.widenings(choice, weights):
+        wider = choice.copy()
+        wider[group] = level
+        if group != barred and model.fits(wider):  # it may not where a layer reads and writes the same group
+            return wider
+    return None
+
+
+def _exchange(model: AdditiveModel, choice: Choice, weights: NDArray[np.float64]) -> Choice:
+    """`choice` after narrowing one group and filling with others, repeated as long as the loss falls."""
+    tries, improved = 0, True
+    while improved and tries < _EXCHANGES:
+        improved = False
+        for group, level in _short_narrowings(model, choice):
+            tries += 1
+            moved = choice.copy()
+            moved[group] = level
+            moved = _fill(model, _fill(model, moved, weights, barred=group), weights)
+            if model.loss(moved) < model.loss(choice) - 1e-12:
+                choice, improved = moved, True
+                break
+            if tries >= _EXCHANGES:
+                break
+    return choice
+
+
+def _short_narrowings(model: AdditiveModel, choice: Choice) -> list[tuple[int, int]]:
+    """(group, level) of one to three levels narrower, those that lose least first."""
+    moves = [(g, int(choice[g]) - by) for g in range(len(choice)) for by in (1, 2, 3) if choice[g] >= by]
+    return sorted(moves, key=lambda move: model.losses[move] - model.losses[move[0], choice[move[0]]])
+
+
+class Knapsack:
+    """Proposes the knapsack of each criterion's curves under each exponent, those that differ."""
+
+    def __init__(self, problem: SearchProblem) -> None:
+        curves = measured_curves(problem, "knapsack")
+        self._given = Given(problem, [knapsack_allocation(problem, c, e) for c in curves for e in EXPONENTS])
+
+    def ask(self, limit: int) -> Sequence[Candidate]:
+        return self._given.ask(limit)
+
+    def tell(self, trial: Trial) -> None:
+        self._given.tell(trial)

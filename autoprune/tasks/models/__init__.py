@@ -1,0 +1,1 @@
+"""The networks that autoprune bundles, so that it needs neither torchvision nor timm."""

@@ -1,0 +1,76 @@
+"""A network together with the name that identifies it in records and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import nn
+
+from autoprune.errors import TaskError
+from autoprune.registry import MODELS, check, resolve
+from autoprune.tasks.attributes import call, load_attribute
+
+ModelChoice = str | Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """What builds a dense network, and its name: of the registry, or `package.module:callable`."""
+
+    name: str
+    builder: Callable[[], nn.Module]
+
+    @property
+    def bundled(self) -> bool:
+        return self.name in MODELS
+
+    def build(self) -> nn.Module:
+        """The network, its weights not yet loaded.
+
+        Raises:
+            TaskError: the user's function fails or returns no network.
+        """
+        if self.bundled:
+            return self.builder()
+        network = call(self.builder, self.name)
+        if not isinstance(network, nn.Module):
+            raise TaskError(
+                f"model {self.name!r} should return a torch.nn.Module but returned a {type(network).__name__}"
+            )
+        return network
+
+
+def named_model(choice: ModelChoice, fitting: Collection[str] | None = None, task: str = "") -> NamedModel:
+    """The model of a registry name, of `package.module:callable` or of a function.
+
+    Args:
+        fitting: registry names that fit the task; None allows all.
+
+    Raises:
+        UnknownName: no such registry name.
+        TaskError: a registry model that does not fit, or nothing that can be called.
+    """
+    if not isinstance(choice, str):
+        return NamedModel(qualified_name(choice), choice)
+    if ":" in choice:
+        return NamedModel(choice, _callable(load_attribute(choice), choice))
+    check("model", choice, hint="; or your own as package.module:callable")
+    if fitting is not None and choice not in fitting:
+        raise TaskError(f"model {choice!r} does not fit task {task!r}; it takes {', '.join(sorted(fitting))}")
+    return NamedModel(choice, resolve("model", choice))
+
+
+def _callable(found: Any, text: str) -> Callable[[], nn.Module]:
+    if isinstance(found, nn.Module):
+        raise TaskError(f"{text!r} is a network; expected a function or class that builds one anew at each call")
+    if not callable(found):
+        raise TaskError(f"{text!r} is a {type(found).__name__}; expected a function or class that builds a network")
+    return cast(Callable[[], nn.Module], found)  # what it returns is checked when it is called
+
+
+def qualified_name(found: object) -> str:
+    """`package.module:name` of a function or class, or of the class of anything else."""
+    named = found if hasattr(found, "__qualname__") else type(found)
+    return f"{named.__module__}:{named.__qualname__}"
