@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from autoprune.core.costs import CostTable
     from autoprune.core.space import SearchSpace
 
-Limits = Mapping[CostKind, int]
+Limits = Mapping[str, int]
+"""Cost to the most that is allowed of it, as whole numbers."""
 
 _UNITS: Mapping[CostKind, Mapping[str, float]] = {
     "flops": {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12},
@@ -79,7 +80,7 @@ class Budget:
     def __str__(self) -> str:
         return ",".join(limit.text for limit in self.limits)
 
-    def resolve(self, costs: CostTable) -> dict[CostKind, int]:
+    def resolve(self, costs: CostTable) -> dict[str, int]:
         """The limits as whole numbers for one network."""
         dense = costs.dense()
         return {limit.kind: limit.resolve(dense[limit.kind]) for limit in self.limits}

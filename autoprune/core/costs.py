@@ -95,27 +95,27 @@ class CostTable:
         right = self._right @ widths + self._right_fixed
         return Tally(left, right, self._left, self._right, self._factors)
 
-    def costs(self, allocation: Mapping[str, int]) -> dict[CostKind, int]:
+    def costs(self, allocation: Mapping[str, int]) -> dict[str, int]:
         """Every cost of an allocation; groups that it does not name are dense."""
         spent = self.tally(self.vector(allocation)).spent()
         return dict(zip(COST_KINDS, spent.tolist(), strict=True))
 
-    def cost(self, allocation: Mapping[str, int], kind: CostKind) -> int:
+    def cost(self, allocation: Mapping[str, int], kind: str) -> int:
         """One cost of an allocation; groups that it does not name are dense."""
         return self.costs(allocation)[kind]
 
-    def dense(self) -> dict[CostKind, int]:
+    def dense(self) -> dict[str, int]:
         """Every cost of the dense network."""
         return self.costs({})
 
-    def slopes(self, allocation: Mapping[str, int], kind: CostKind) -> dict[str, int]:
+    def slopes(self, allocation: Mapping[str, int], kind: str) -> dict[str, int]:
         """Per group, what one more structure costs at these widths (the partial derivative of a bilinear sum)."""
         tally = self.tally(self.vector(allocation))
         factors = self._factors[COST_KINDS.index(kind)]
         gradient = (factors * tally.right) @ self._left + (factors * tally.left) @ self._right
         return dict(zip(self.widths, gradient.tolist(), strict=True))
 
-    def by_layer(self, kind: CostKind) -> dict[str, int]:
+    def by_layer(self, kind: str) -> dict[str, int]:
         """What each layer of the dense network costs."""
         shares: dict[str, int] = {}
         for term in self.terms:

@@ -1,0 +1,1 @@
+"""Floor 3: judges candidates and writes what became of them."""

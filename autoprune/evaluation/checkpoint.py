@@ -1,0 +1,199 @@
+"""Pruned checkpoints: what is written of a thinned network, and how it is built again from it."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune import registry
+from autoprune.errors import CheckpointError
+from autoprune.evaluation.subject import Subject
+from autoprune.graph.groups import ChannelGraph, Kept, find_groups
+from autoprune.pruning.thinning import thin
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class PrunedCheckpoint:
+    """A thinned network as tensors and plain values; the file is a dictionary of these fields.
+
+    Attributes:
+        state_dict: parameters and buffers of the thinned network.
+        widths: group to kept width.
+        kept: layer to the output channels of the dense layer that stayed; layers that lost none are absent.
+        model: name of the dense network; empty for one that only its owner can build.
+        inputs: shape of one sample and its data type, which the network is traced with to be rebuilt.
+        metrics: what was measured of it.
+    """
+
+    state_dict: Mapping[str, Tensor]
+    widths: Mapping[str, int]
+    kept: Mapping[str, Sequence[int]]
+    model: str
+    inputs: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    task: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        network: nn.Module,
+        subject: Subject,
+        allocation: Mapping[str, int],
+        kept: Kept,
+        metrics: Mapping[str, Any],
+        identity: Mapping[str, Any],
+    ) -> PrunedCheckpoint:
+        """What is written of a network thinned from `subject`."""
+        state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+        inputs = {
+            "shape": list(subject.inputs.shape[1:]),
+            "dtype": str(subject.inputs.dtype).removeprefix("torch."),
+        }
+        return cls(
+            state,
+            dict(allocation),
+            kept_by_layer(subject.graph, kept),
+            str(identity.get("model", "")),
+            inputs,
+            dict(metrics),
+            str(identity.get("task", "")),
+        )
+
+
+def write_checkpoint(path: Path, checkpoint: PrunedCheckpoint) -> None:
+    """Writes the file whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    content = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError
+    torch.save({"autoprune": FORMAT, **vars(checkpoint)}, content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(content.getbuffer())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> PrunedCheckpoint | None:
+    """The pruned checkpoint in a file, or None if the file is one of another kind.
+
+    Raises:
+        CheckpointError: the file is missing, a newer release wrote it, or it is damaged.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no such checkpoint: {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises many kinds; who reads dense checkpoints says what is wrong with this one
+        return None
+    if not isinstance(content, dict) or "autoprune" not in content:
+        return None
+    version = content.pop("autoprune")
+    if version != FORMAT:
+        raise CheckpointError(f"{path} has format {version}; this release of autoprune reads {FORMAT}")
+    try:
+        return PrunedCheckpoint(**content)
+    except TypeError as fault:
+        raise CheckpointError(f"{path} is damaged: {fault}") from fault
+
+
+def rebuild(checkpoint: PrunedCheckpoint, model: nn.Module | Callable[[], nn.Module] | None = None) -> nn.Module:
+    """The thinned network of a checkpoint, in evaluation mode on the CPU.
+
+    Args:
+        model: the dense network or what builds it; needed unless autoprune bundles the network that the file names.
+
+    Raises:
+        CheckpointError: the network is unknown, or the file does not fit it.
+    """
+    dense = _dense(checkpoint, model)
+    shape, dtype = checkpoint.inputs["shape"], getattr(torch, checkpoint.inputs["dtype"])
+    graph = find_groups(dense, torch.zeros(2, *shape, dtype=dtype))
+    return rebuild_from(dense, graph, checkpoint)
+
+
+def rebuild_from(dense: nn.Module, graph: ChannelGraph, checkpoint: PrunedCheckpoint) -> nn.Module:
+    """The thinned network of a checkpoint out of the dense one that is at hand, in evaluation mode.
+
+    Raises:
+        CheckpointError: the file does not fit it.
+    """
+    network = thin(dense, graph, kept_by_group(graph, checkpoint.kept))
+    try:
+        network.load_state_dict(checkpoint.state_dict)
+    except RuntimeError as fault:
+        raise CheckpointError(f"the checkpoint does not fit {type(dense).__name__}: {fault}") from fault
+    return network.eval()
+
+
+def load(path: str | Path, model: nn.Module | Callable[[], nn.Module] | None = None) -> nn.Module:
+    """The thinned network in a file that `autoprune apply` wrote, ready to run on the CPU in evaluation mode.
+
+    A file never names code to run: networks that autoprune does not bundle are passed in.
+
+    Args:
+        model: the dense network (any weights) or a function that builds it.
+
+    Raises:
+        CheckpointError: the file is missing or no pruned checkpoint, or its network is neither bundled nor passed.
+    """
+    checkpoint = read_checkpoint(Path(path))
+    if checkpoint is None:
+        raise CheckpointError(f"{path} is no pruned checkpoint of autoprune; `autoprune apply` writes them")
+    return rebuild(checkpoint, model)
+
+
+def _dense(checkpoint: PrunedCheckpoint, model: nn.Module | Callable[[], nn.Module] | None) -> nn.Module:
+    if isinstance(model, nn.Module):
+        return model.cpu()
+    if model is not None:
+        return model()
+    if checkpoint.model not in registry.MODELS:
+        raise CheckpointError(
+            f"the checkpoint was pruned from {checkpoint.model!r}, which autoprune does not bundle: pass "
+            "the dense network, autoprune.load(path, model=...) or --model package.module:callable"
+        )
+    network: nn.Module = registry.resolve("model", checkpoint.model)()
+    return network
+
+
+def kept_by_layer(graph: ChannelGraph, kept: Kept) -> dict[str, list[int]]:
+    """Layer to its output channels that stay, ascending, for every layer that loses some."""
+    keep = graph.keep_mask(kept)
+    stays = {layer.name: keep[layer.outgoing] for layer in graph.layers if layer.produces}
+    return {name: mask.nonzero().flatten().tolist() for name, mask in stays.items() if not bool(mask.all())}
+
+
+def kept_by_group(graph: ChannelGraph, by_layer: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """Group to its structures that stay: those whose channel in the group's first layer does.
+
+    Raises:
+        CheckpointError: a layer is not among the network's, or all of a group would go.
+    """
+    unknown = set(by_layer) - {layer.name for layer in graph.layers}
+    if unknown:
+        raise CheckpointError(
+            f"the checkpoint names layers that the network does not have: {', '.join(sorted(unknown))}"
+        )
+    kept = {}
+    for group in graph.groups:
+        first = next(member for member in group.members if member.side == "out")
+        if first.layer not in by_layer:
+            continue
+        stays = set(by_layer[first.layer])
+        kept[group.name] = tuple(i for i, row in enumerate(first.rows.tolist()) if row[0] in stays)
+        if not kept[group.name]:
+            raise CheckpointError(f"the checkpoint keeps nothing of group {group.name!r}")
+    return kept

@@ -1,0 +1,162 @@
+"""From a candidate to a trial: prune, thin, apply the recipe, judge."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune.core.trial import Candidate, Failure, Recipe, Score, Trial
+from autoprune.errors import AutopruneError, CheckpointError
+from autoprune.evaluation.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild_from, write_checkpoint
+from autoprune.evaluation.judging import Batches, judge, recalibrate
+from autoprune.evaluation.subject import Subject
+from autoprune.graph.profile import measure_costs
+from autoprune.pruning.masks import choose
+from autoprune.pruning.thinning import thin
+from autoprune.tasks.base import Batch, Split, Task
+
+RECALIBRATION_BATCH = 128
+
+
+class CostMismatch(AutopruneError):
+    """The thinned network does not cost what was predicted; a fault of autoprune."""
+
+
+@dataclass(frozen=True)
+class Judging:
+    """On what candidates are judged.
+
+    Attributes:
+        images: validation images; None is all.
+        batch: images in one forward pass.
+        seed: draws the images that re-estimate the batch norm, the same for every candidate.
+        weights: folder where a trial's network is left as `<number>.pt`, or None.
+        identity: what is written beside the weights: the model's and the task's name.
+    """
+
+    images: int | None = None
+    batch: int = 250
+    seed: int = 0
+    weights: Path | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Evaluator:
+    """Judges candidates of one dense network; data is read once and kept."""
+
+    def __init__(self, subject: Subject, task: Task, judging: Judging) -> None:
+        self.subject = subject
+        self.task = task
+        self.judging = judging
+        self._loaded: dict[tuple[object, ...], Iterable[Batch]] = {}
+
+    def evaluate(self, candidate: Candidate, keep: bool = True) -> Trial:
+        """The candidate's trial. What goes wrong with it is its outcome, a failure; only a disk's trouble is raised.
+
+        Args:
+            keep: whether its network is written to the weights' folder.
+
+        Raises:
+            OSError: the network cannot be written, or data cannot be read.
+        """
+        start = time.perf_counter()
+        costs: dict[str, int] = {}
+        outcome: Score | Failure
+        try:
+            network = self.build(candidate.allocation, candidate.recipe)
+            costs = self._checked_costs(network, candidate)
+            outcome = self.judge(network, self.judging.images)
+            if not _finite(outcome):
+                outcome = Failure("nan", f"loss {outcome.loss}, accuracy {outcome.accuracy}")
+            elif keep and self.judging.weights is not None:
+                self.write(network, candidate, outcome, self.judging.weights / f"{candidate.number}.pt")
+        except (torch.OutOfMemoryError, MemoryError) as fault:
+            outcome = Failure("out_of_memory", str(fault))
+        except OSError:  # a full disk is the run's trouble, not the candidate's
+            raise
+        except Exception as fault:  # the user's network, loss or data may raise anything
+            outcome = Failure("exception", f"{type(fault).__name__}: {fault}")
+        return Trial(candidate, outcome, costs, time.perf_counter() - start)
+
+    def build(self, allocation: Mapping[str, int], recipe: Recipe) -> nn.Module:
+        """The thinned network of an allocation after its recipe, compared with the masked one before that."""
+        kept = choose(self.subject.importance, allocation)
+        network = thin(self.subject.network, self.subject.graph, kept, check_on=self.subject.inputs)
+        self.apply_recipe(network, recipe)
+        return network
+
+    def apply_recipe(self, network: nn.Module, recipe: Recipe) -> None:
+        """Re-estimates the batch norm, in place."""
+        if recipe.recalibrate:
+            split: Split = "train" if recipe.augment else "plain"
+            recalibrate(network, self.batches(split, recipe.recalibrate, RECALIBRATION_BATCH))
+
+    def warm_up(self, recipe: Recipe) -> None:
+        """Reads the data that every candidate needs.
+
+        Raises:
+            UserError: they are missing or damaged.
+        """
+        self.batches("validation", self.judging.images, self.judging.batch)
+        if recipe.recalibrate:
+            self.batches("train" if recipe.augment else "plain", recipe.recalibrate, RECALIBRATION_BATCH)
+
+    def judges_all(self) -> bool:
+        """Whether the images that judge candidates are all the validation images there are."""
+        limit = self.judging.images
+        if limit is None:
+            return True
+        more = Batches(self.task, "validation", limit + 1, self.judging.batch, 0, torch.device("cpu"))
+        return sum(len(inputs) for inputs, _ in more) <= limit
+
+    def judge(self, network: nn.Module, images: int | None = None, split: Split = "validation") -> Score:
+        """Loss and accuracy on the first `images` of a split (None: all)."""
+        return judge(network, self.task, self.batches(split, images, self.judging.batch))
+
+    def batches(self, split: Split, images: int | None, batch: int) -> Iterable[Batch]:
+        """The first images of a split, kept in memory where they fit."""
+        key = (split, images, batch)
+        if key not in self._loaded:
+            device = self.subject.inputs.device
+            self._loaded[key] = Batches(self.task, split, images, batch, self.judging.seed, device).load()
+        return self._loaded[key]
+
+    def write(self, network: nn.Module, candidate: Candidate, score: Score, path: Path) -> None:
+        """Writes a trial's network as a pruned checkpoint."""
+        metrics = {"accuracy": score.accuracy, "loss": score.loss, "images": score.images}
+        write_checkpoint(path, self.pruned(network, candidate.allocation, metrics))
+
+    def restore(self, path: Path) -> nn.Module:
+        """The network that `write` wrote, on the device where candidates are judged.
+
+        Raises:
+            CheckpointError: the file is damaged or not of this network.
+        """
+        checkpoint = read_checkpoint(path)
+        if checkpoint is None:
+            raise CheckpointError(f"{path} is no pruned checkpoint of autoprune")
+        return rebuild_from(self.subject.network, self.subject.graph, checkpoint)
+
+    def pruned(
+        self, network: nn.Module, allocation: Mapping[str, int], metrics: Mapping[str, float]
+    ) -> PrunedCheckpoint:
+        """What is written of a thinned network of this allocation."""
+        kept = choose(self.subject.importance, allocation)
+        return PrunedCheckpoint.of(network, self.subject, allocation, kept, metrics, self.judging.identity)
+
+    def _checked_costs(self, network: nn.Module, candidate: Candidate) -> dict[str, int]:
+        counted = measure_costs(network, self.subject.inputs)
+        predicted = self.subject.costs.costs(candidate.allocation)
+        if counted != predicted:
+            raise CostMismatch(f"the thinned network costs {counted} but {predicted} was predicted")
+        return counted
+
+
+def _finite(score: Score) -> bool:
+    return bool(torch.isfinite(torch.tensor([score.loss, score.accuracy])).all())

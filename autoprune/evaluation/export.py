@@ -1,0 +1,46 @@
+"""Thinned networks in formats that need neither autoprune nor the network's own class."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.errors import UserError
+
+
+def export_network(network: nn.Module, inputs: Tensor, path: Path, form: str) -> Path:
+    """Writes a network for batches of any size; where it went: `path` with the suffix of the format.
+
+    Args:
+        inputs: `[2, …]` samples to trace it with.
+        form: `pt2` (`torch.export`) or `onnx`.
+
+    Raises:
+        UserError: ONNX is not installed, or the network cannot be exported.
+    """
+    network = copy.deepcopy(network).cpu().eval()
+    target = path.with_suffix(f".{form}")
+    shapes = ({0: torch.export.Dim("batch")},)
+    try:
+        if form == "pt2":
+            torch.export.save(torch.export.export(network, (inputs,), dynamic_shapes=shapes), target)
+        else:
+            _check_onnx()
+            torch.onnx.export(
+                network, (inputs,), target, dynamo=True, dynamic_shapes=shapes, external_data=False, verbose=False
+            )
+    except (RuntimeError, torch.onnx.OnnxExporterError) as fault:
+        raise UserError(f"the network cannot be exported as {form}: {fault}") from fault
+    return target
+
+
+def _check_onnx() -> None:
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"--export onnx needs {' and '.join(missing)}; install them with: pip install 'autoprune[onnx]'"
+        )

@@ -1,0 +1,101 @@
+"""Loss and accuracy of a network, and the statistics of its batch norm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from autoprune.core.trial import Score
+from autoprune.errors import DataError
+from autoprune.tasks.base import Batch, Split, Task
+
+# Batches up to this size are kept in memory; a larger split is read again each time.
+CACHE_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The first images of a split, always the same ones in the same batches.
+
+    Attributes:
+        images: at most this many; None is all of the split.
+    """
+
+    task: Task
+    split: Split
+    images: int | None
+    batch: int
+    seed: int
+    device: torch.device
+
+    def load(self) -> Sequence[Batch] | Iterable[Batch]:
+        """The batches on the device, in memory where they fit; an iterable that reads them anew otherwise.
+
+        Raises:
+            DataError: the split is empty.
+        """
+        kept: list[Batch] = []
+        size = 0
+        for inputs, targets in self:
+            kept.append((inputs, targets))
+            size += inputs.numel() * inputs.element_size()
+            if size > CACHE_BYTES:
+                return self
+        if not kept:
+            raise DataError(f"task {self.task.name} has no images in its {self.split} split")
+        return kept
+
+    def __iter__(self) -> Iterator[Batch]:
+        left = self.images
+        for inputs, targets in self.task.batches(self.split, self.batch, self.seed):
+            if left is not None:
+                inputs, targets = inputs[:left], targets[:left]
+                left -= len(inputs)
+            if len(inputs):
+                yield inputs.to(self.device), targets.to(self.device)
+            if left is not None and left <= 0:
+                return
+
+
+def judge(network: nn.Module, task: Task, batches: Iterable[Batch]) -> Score:
+    """Mean loss and accuracy over the batches, in evaluation mode; not a number if the network gives none."""
+    network.eval()
+    loss = accuracy = 0.0
+    images = 0
+    with torch.inference_mode():
+        for inputs, targets in batches:
+            outputs = network(inputs)
+            count = len(inputs)
+            loss += float(task.loss(outputs, targets)) * count
+            accuracy += float(task.metric(outputs, targets).double().mean()) * count
+            images += count
+    if not images:
+        raise DataError(f"task {task.name} gave no images to judge on")
+    return Score(loss / images, accuracy / images, images)
+
+
+def recalibrate(network: nn.Module, batches: Iterable[Batch]) -> None:
+    """Re-estimates the batch norm's statistics, in place, as the plain average over the batches.
+
+    Everything but the batch norm stays in evaluation mode. Source: Li et al. 2020 (EagleEye), arXiv:2007.02491,
+    section 3.3 (adaptive batch normalisation); there with momentum, here as an average that forgets nothing.
+    """
+    network.eval()
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    with torch.no_grad():
+        for inputs, _ in batches:
+            network(inputs)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
