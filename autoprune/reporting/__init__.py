@@ -1,0 +1,1 @@
+"""Floor 4: reads what runs recorded: tables and plots."""

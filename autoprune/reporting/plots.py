@@ -1,0 +1,102 @@
+"""Pictures of a run: sensitivity curves, and what its trials reached at what cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoprune.core.sensitivity import SensitivityCurves
+from autoprune.core.trial import Trial
+from autoprune.reporting.results import Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLOURS = {"dense": "black", "uniform": "tab:orange", "best": "tab:red"}
+_MARKERS = {"dense": "s", "uniform": "D", "best": "*"}
+
+
+def plot_sensitivity(curves: SensitivityCurves, path: Path) -> None:
+    """Loss and accuracy of every group against the fraction of it that is kept."""
+    figure = _figure(13, max(5.0, 0.24 * len(curves.levels)))
+    loss, accuracy = figure.subplots(1, 2)
+    colours = _palette(len(curves.levels))
+    for (group, levels), colour in zip(curves.levels.items(), colours, strict=True):
+        points = sorted({**levels, curves.widths[group]: curves.dense}.items())
+        kept = [width / curves.widths[group] for width, _ in points]
+        style = {"color": colour, "marker": ".", "linewidth": 1.2, "label": group}
+        loss.plot(kept, [score.loss for _, score in points], **style)
+        accuracy.plot(kept, [100 * score.accuracy for _, score in points], **style)
+    _label(loss, "kept fraction of the group", "validation loss")
+    _label(accuracy, "kept fraction of the group", "validation accuracy (%)")
+    if all(score.loss > 0 for levels in curves.levels.values() for score in levels.values()):
+        loss.set_yscale("log")
+    handles, labels = loss.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=7, title="group")
+    figure.suptitle(f"Sensitivity: one group pruned, the others dense ({curves.dense.images} images)")
+    figure.savefig(path, dpi=110)
+
+
+def plot_frontier(trials: Sequence[Trial], results: Sequence[Result], limits: Mapping[str, int], path: Path) -> None:
+    """Accuracy against FLOPs and against parameters, and the best loss so far; dense, uniform and best marked."""
+    figure = _figure(15, 4.8)
+    by_flops, by_params, anytime = figure.subplots(1, 3)
+    dense = next(result for result in results if result.name == "dense")
+    for axes, kind, name in ((by_flops, "flops", "FLOPs"), (by_params, "params", "parameters")):
+        _plot_cost(axes, kind, trials, results, dense)
+        if kind in limits:
+            axes.axvline(100 * limits[kind] / dense.costs[kind], color="grey", linestyle=":", label="limit")
+        _label(axes, f"{name} kept (%)", "validation accuracy (%)")
+    by_flops.legend(fontsize=8)
+    _plot_anytime(anytime, trials, results)
+    figure.savefig(path, dpi=110)
+
+
+def _plot_cost(axes: Axes, kind: str, trials: Sequence[Trial], results: Sequence[Result], dense: Result) -> None:
+    scored = [(trial.costs[kind], trial.score) for trial in trials if trial.score]
+    kept = [100 * cost / dense.costs[kind] for cost, _ in scored]
+    axes.scatter(kept, [100 * score.accuracy for _, score in scored], s=14, alpha=0.5, label="trials")
+    for result in results:
+        axes.scatter(
+            [100 * result.costs[kind] / dense.costs[kind]],
+            [100 * result.validation.accuracy],
+            s=120 if result.name == "best" else 50,
+            color=_COLOURS[result.name],
+            marker=_MARKERS[result.name],
+            label=result.name,
+            zorder=3,
+        )
+
+
+def _plot_anytime(axes: Axes, trials: Sequence[Trial], results: Sequence[Result]) -> None:
+    losses = [trial.score.loss if trial.score else float("inf") for trial in sorted(trials, key=lambda t: t.number)]
+    finite = [(i, loss) for i, loss in enumerate(losses) if loss < float("inf")]
+    axes.scatter([i for i, _ in finite], [loss for _, loss in finite], s=14, alpha=0.5, label="trials")
+    best = [min(losses[: i + 1]) for i, _ in finite]
+    axes.step([i for i, _ in finite], best, where="post", color=_COLOURS["best"], label="best so far")
+    for result in results:
+        if result.name != "best":
+            axes.axhline(result.validation.loss, color=_COLOURS[result.name], linestyle="--", label=result.name)
+    axes.set_yscale("log")
+    _label(axes, "trial", "validation loss")
+    axes.legend(fontsize=8)
+
+
+def _label(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.3)
+
+
+def _palette(count: int) -> list[tuple[float, float, float, float]]:
+    from matplotlib import colormaps
+
+    return [colormaps["turbo"](0.05 + 0.9 * i / max(count - 1, 1)) for i in range(count)]
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure  # takes half a second to import
+
+    return Figure(figsize=(width, height), layout="constrained")

@@ -1,0 +1,82 @@
+"""The rows of a run's final table: dense, uniform at the same budget, best found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+
+from autoprune.core.ledger import History
+from autoprune.core.trial import Score
+
+
+@dataclass(frozen=True)
+class Result:
+    """One network of the final table.
+
+    Attributes:
+        name: `dense`, `uniform` or `best`.
+        number: of its trial, if it was one.
+        widths: group to kept width; empty for the dense network.
+        validation: on all validation images.
+        test: on the test images, which chose nothing; None if the task has none.
+        latency_ms: median time of one sample's forward pass.
+    """
+
+    name: str
+    number: int | None
+    widths: Mapping[str, int]
+    validation: Score
+    test: Score | None
+    costs: Mapping[str, int]
+    latency_ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Result:
+        fields = {name: data[name] for name in cls.__dataclass_fields__}
+        fields["validation"] = Score(**data["validation"])
+        fields["test"] = Score(**data["test"]) if data["test"] else None
+        return cls(**fields)
+
+
+def results_in(history: History) -> list[Result]:
+    """The final table that a ledger holds; of each name the newest."""
+    return list({record["name"]: Result.from_json(record) for record in history.of("result")}.values())
+
+
+def results_table(results: Sequence[Result]) -> Table:
+    """The final table, with what each network costs beside the dense one."""
+    dense = next(result for result in results if result.name == "dense")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("network", "accuracy", "loss", "FLOPs", "of dense", "parameters", "of dense", "latency"):
+        table.add_column(heading, justify="left" if heading == "network" else "right", no_wrap=True)
+    if any(result.test for result in results):
+        table.add_column("test accuracy", justify="right", no_wrap=True)
+    for result in results:
+        table.add_row(*_cells(result, dense), style="bold" if result.name == "best" else None)
+    return table
+
+
+def _cells(result: Result, dense: Result) -> list[str]:
+    cells = [
+        result.name if result.number is None else f"{result.name} (trial {result.number})",
+        f"{100 * result.validation.accuracy:.2f} %",
+        f"{result.validation.loss:.4f}",
+    ]
+    for kind in ("flops", "params"):
+        cells += [short(result.costs[kind]), f"{100 * result.costs[kind] / dense.costs[kind]:.2f} %"]
+    cells.append(f"{result.latency_ms:.2f} ms")
+    return cells + ([f"{100 * result.test.accuracy:.2f} %"] if result.test else [])
+
+
+def short(number: float) -> str:
+    """A number with a unit: 20.3 M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.4g} {unit}"
+    return f"{number:.4g}"

@@ -1,0 +1,1 @@
+"""Floor 5: runs searches: the session, who evaluates, who keeps records."""

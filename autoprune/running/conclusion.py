@@ -1,0 +1,159 @@
+"""The end of a run: the best few judged once more, then the table, the files and the mirror."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from autoprune.core.trial import Candidate, Score, Trial, ranked, value
+from autoprune.errors import TaskError
+from autoprune.graph.latency import measure_latency
+from autoprune.reporting.plots import plot_frontier
+from autoprune.reporting.results import Result, results_in
+from autoprune.running.context import RunContext
+from autoprune.running.folder import RunFolder
+from autoprune.running.tracking import RunOutcome
+from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.uniform import uniform_allocation
+
+# So many of the best trials are judged on all validation images, where the search used fewer.
+FINALISTS = 5
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What a run came to.
+
+    Attributes:
+        results: dense, uniform at the same budget, and best.
+        trials: every trial, in the order told.
+    """
+
+    folder: RunFolder
+    best: Trial
+    results: tuple[Result, ...]
+    trials: tuple[Trial, ...]
+
+
+def conclude(run: RunContext, problem: SearchProblem, dense: Score, trials: list[Trial]) -> Conclusion:
+    """Picks the winner and writes `best.yaml`, `frontier.png`, the final table and the mirror's outcome."""
+    finals = _judge_finalists(run, ranked(trials, problem.objective)[:FINALISTS])
+    winner = min(finals, key=lambda number: (value(finals[number], problem.objective), number))
+    best = next(trial for trial in trials if trial.number == winner)
+    results = results_in(run.history)
+    if not results or results[-1].number != best.number:
+        results = _measure(run, problem, dense, trials, best, finals[winner])
+        for result in results:
+            run.ledger.write("result", **result.to_json())
+    plot_frontier(trials, results, dict(**run.limits), run.folder.frontier)
+    run.folder.write_best(_best(run, best, results[-1]))
+    run.ledger.write("finished", best=best.number)
+    run.tracker.finish(_outcome(run, best, results, trials))
+    return Conclusion(run.folder, best, tuple(results), tuple(trials))
+
+
+def _judge_finalists(run: RunContext, finalists: list[Trial]) -> dict[int, Score]:
+    """Number to score on all validation images; the search's own scores where it used all of them."""
+    scores = {trial.number: trial.score for trial in finalists if trial.score}
+    if run.evaluator.judges_all():
+        return scores
+    done = {record["number"]: Score(**record["score"]) for record in run.history.of("judged")}
+    with run.display.stage("finalists", len(finalists), len(done)) as advance:
+        for trial in finalists:
+            if trial.number not in done:
+                done[trial.number] = run.evaluator.judge(_network(run, trial), None)
+                run.ledger.write("judged", number=trial.number, score=asdict(done[trial.number]))
+                advance("")
+    return {number: done[number] for number in scores}
+
+
+def _network(run: RunContext, trial: Trial) -> nn.Module:
+    """The network of a trial: as it was judged if its weights are kept, else made anew in the same way."""
+    path = run.folder.weights_of(trial.number)
+    if path.is_file():
+        return run.evaluator.restore(path)
+    return run.evaluator.build(trial.candidate.allocation, trial.candidate.recipe)
+
+
+def _measure(
+    run: RunContext, problem: SearchProblem, dense: Score, trials: list[Trial], best: Trial, score: Score
+) -> list[Result]:
+    """The rows of the final table; the test images are read here for the first time, when the choice is made."""
+    uniform = _uniform(run, problem, trials)
+    chosen = [("uniform", uniform)] if uniform.score else []
+    networks = [run.setup.subject.network, *(_network(run, trial) for _, trial in [*chosen, ("best", best)])]
+    latencies = measure_latency(networks, run.setup.subject.inputs[:1])
+    whole = run.evaluator.judges_all()
+    first = dense if whole else run.evaluator.judge(networks[0], None)
+    costs = dict(**run.setup.subject.costs.dense())
+    rows = [Result("dense", None, {}, first, _test(run, networks[0]), costs, latencies[0])]
+    for (name, trial), network, latency in zip([*chosen, ("best", best)], networks[1:], latencies[1:], strict=True):
+        if name == "best":
+            validation = score
+        else:
+            validation = uniform.score if whole and uniform.score else run.evaluator.judge(network, None)
+        number = trial.number if trial.number >= 0 else None
+        widths = trial.candidate.allocation.to_json()
+        rows.append(Result(name, number, widths, validation, _test(run, network), trial.costs, latency))
+    return rows
+
+
+def _uniform(run: RunContext, problem: SearchProblem, trials: list[Trial]) -> Trial:
+    """The uniform allocation's trial; number -1 if the search did not try it."""
+    candidate = Candidate(-1, uniform_allocation(problem), problem.recipe, limits=dict(problem.limits))
+    for trial in trials:
+        if trial.candidate.key == candidate.key:
+            return trial
+    return run.evaluator.evaluate(candidate, keep=False)
+
+
+def _test(run: RunContext, network: nn.Module) -> Score | None:
+    try:
+        return run.evaluator.judge(network, None, "test")
+    except TaskError:  # the task has no test images
+        return None
+
+
+def _best(run: RunContext, best: Trial, result: Result) -> dict[str, Any]:
+    """What `best.yaml` says: enough to prune anew from the dense checkpoint."""
+    experiment = run.setup.experiment
+    return {
+        "trial": best.number,
+        "widths": best.candidate.allocation.to_json(),
+        "accuracy": result.validation.accuracy,
+        "loss": result.validation.loss,
+        "test_accuracy": result.test.accuracy if result.test else None,
+        "costs": dict(result.costs),
+        "budget": str(experiment.budget),
+        "task": run.setup.identity["task"],
+        "model": run.setup.identity["model"],
+        "checkpoint_sha256": run.setup.identity["checkpoint"],
+        "pruner": experiment.pruner,
+        "recipe": asdict(best.candidate.recipe),
+    }
+
+
+def _outcome(run: RunContext, best: Trial, results: list[Result], trials: list[Trial]) -> RunOutcome:
+    dense, winner = results[0], results[-1]
+    metrics: dict[str, float] = {
+        "accuracy": winner.validation.accuracy,
+        "loss": winner.validation.loss,
+        **winner.costs,
+        "flops_kept": winner.costs["flops"] / dense.costs["flops"],
+        "params_kept": winner.costs["params"] / dense.costs["params"],
+        "latency_ms": winner.latency_ms,
+        "seconds": sum(trial.seconds for trial in trials),
+        "trials": len(trials),
+        "failed_trials": sum(trial.score is None for trial in trials),
+    }
+    for result in results:
+        prefix = "" if result is winner else f"{result.name}_"
+        metrics[f"{prefix}accuracy"] = result.validation.accuracy
+        if result.test:
+            metrics[f"{prefix}test_accuracy"] = result.test.accuracy
+    folder = run.folder
+    files = [folder.best, folder.frontier, folder.experiment, *map(folder.sensitivity, ("png", "csv", "json"))]
+    files.append(folder.weights_of(best.number))
+    return RunOutcome(best.number, metrics, [path for path in files if path.is_file()])

@@ -1,0 +1,31 @@
+"""What every part of a run works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autoprune.core.budget import Limits
+from autoprune.core.ledger import History, Ledger
+from autoprune.evaluation.evaluator import Evaluator
+from autoprune.running.folder import RunFolder
+from autoprune.running.progress import Display
+from autoprune.running.setup import Setup
+from autoprune.running.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """A run in progress.
+
+    Attributes:
+        history: what the ledger said when the run was started or resumed.
+    """
+
+    setup: Setup
+    folder: RunFolder
+    ledger: Ledger
+    history: History
+    evaluator: Evaluator
+    limits: Limits
+    tracker: Tracker
+    display: Display

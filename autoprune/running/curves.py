@@ -1,0 +1,70 @@
+"""Where a run's sensitivity curves come from, and where they go."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from autoprune.core.ledger import History
+from autoprune.core.sensitivity import SensitivityCurves, sweep_grid
+from autoprune.core.trial import Score
+from autoprune.errors import UserError
+from autoprune.evaluation.evaluator import Evaluator
+from autoprune.evaluation.sweep import Level, Record, sweep, sweep_fingerprint
+from autoprune.reporting.plots import plot_sensitivity
+from autoprune.running.folder import RunFolder
+from autoprune.running.progress import Display
+from autoprune.running.setup import Setup
+
+
+def measure_curves(
+    setup: Setup, evaluator: Evaluator, display: Display, done: dict[Level, Score], record: Record
+) -> SensitivityCurves:
+    """The curves of a sweep over the setup's space; levels that are done are not judged again.
+
+    Args:
+        record: called with each level as it is judged.
+    """
+    settings = setup.experiment.sensitivity
+    grid = sweep_grid(setup.space, settings.levels)
+    total = 1 + sum(len(widths) for widths in grid.values())
+    with display.stage("sensitivity", total, len(done)) as advance:
+
+        def note(group: str, width: int, score: Score) -> None:
+            record(group, width, score)
+            advance(f"{group} at {width}" if group else "")
+
+        return sweep(evaluator, grid, setup.experiment.recipe(), settings.images, done, note)
+
+
+def levels_in(history: History) -> dict[Level, Score]:
+    """The levels that a ledger holds."""
+    return {(record["group"], record["width"]): Score(**record["score"]) for record in history.of("level")}
+
+
+def read_curves(setup: Setup, evaluator: Evaluator, path: Path) -> SensitivityCurves:
+    """Curves from a file, if they were measured on this network, task and pruner.
+
+    Raises:
+        UserError: they were not, they lack a group of the space, or the file holds none.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as fault:
+        raise UserError(f"{path} cannot be read as sensitivity curves: {fault}") from fault
+    curves = SensitivityCurves.from_json(data, str(path))
+    wanted = sweep_fingerprint(evaluator, setup.experiment.recipe(), curves.dense.images)
+    changed = [key for key in wanted if curves.fingerprint.get(key) != wanted[key] and key != "seed"]
+    if changed:
+        raise UserError(f"{path} was measured with another {' and '.join(changed)}; leave it out to measure anew")
+    missing = [name for name in setup.space.names if name not in curves.levels]
+    if missing:
+        raise UserError(f"{path} has no curve for group {', '.join(missing)}; measure anew with this search space")
+    return curves
+
+
+def write_curves(curves: SensitivityCurves, folder: RunFolder) -> None:
+    """Writes `sensitivity.json`, `.csv` and `.png`."""
+    folder.sensitivity("json").write_text(json.dumps(curves.to_json(), indent=1) + "\n")
+    folder.sensitivity("csv").write_text(curves.to_csv())
+    plot_sensitivity(curves, folder.sensitivity("png"))

@@ -1,0 +1,86 @@
+"""What a person sees while a run goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from autoprune.tasks.base import Hook
+
+Advance = Callable[[str], None]
+"""Called after each step, with a few words on it."""
+
+# Without a terminal a line is printed this often, in seconds.
+QUIET = 30.0
+
+
+class Display:
+    """Progress bars on stderr, with an estimate of the time left; single lines where stderr is no terminal."""
+
+    def __init__(self, enabled: bool = True) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._enabled = enabled
+
+    def say(self, text: str) -> None:
+        """Prints one line."""
+        if self._enabled:
+            self._console.print(text, markup=False)
+
+    @contextmanager
+    def stage(self, name: str, total: int, done: int = 0) -> Iterator[Advance]:
+        """A stage of `total` steps, `done` of which were done before."""
+        if not self._enabled:
+            yield lambda _: None
+        elif self._console.is_terminal:
+            with self._bar(name, total, done) as advance:
+                yield advance
+        else:
+            yield self._lines(name, total, done)
+
+    @contextmanager
+    def _bar(self, name: str, total: int, done: int) -> Iterator[Advance]:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=self._console) as progress:
+            task = progress.add_task(name, total=total, completed=done, note="")
+            yield lambda note: progress.update(task, advance=1, note=note)
+
+    def _lines(self, name: str, total: int, done: int) -> Advance:
+        start = last = time.monotonic()
+        count = done
+
+        def advance(note: str) -> None:
+            nonlocal count, last
+            count += 1
+            now = time.monotonic()
+            if now - last < QUIET and count != total:
+                return
+            last = now
+            left = (now - start) / max(count - done, 1) * max(total - count, 0)
+            self.say(f"{name} {count}/{total}, about {left:.0f} s left{', ' + note if note else ''}")
+
+        return advance
+
+
+@contextmanager
+def training_progress(display: Display, name: str) -> Iterator[Hook]:
+    """A hook that shows how far training has come; nothing is shown if no training takes place."""
+    with ExitStack() as stack:
+        bar: list[Advance] = []
+
+        def after_step(network: object, step: int, steps: int, loss: float) -> None:
+            if not bar:
+                bar.append(stack.enter_context(display.stage(name, steps, step - 1)))
+            bar[0](f"loss {loss:.3f}")
+
+        yield Hook(after_step=after_step)

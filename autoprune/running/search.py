@@ -1,0 +1,108 @@
+"""The only loop: ask, write it down, evaluate, write it down, tell."""
+
+from __future__ import annotations
+
+from autoprune import registry
+from autoprune.core.budget import within
+from autoprune.core.ledger import History
+from autoprune.core.trial import Candidate, Score, Trial, ranked
+from autoprune.errors import AllTrialsFailed, AutopruneError
+from autoprune.running.context import RunContext
+from autoprune.running.inline import Executor, Inline
+from autoprune.searchers.base import Searcher, SearchProblem
+
+# Networks of this many best trials are kept in the run's folder.
+KEPT_WEIGHTS = 5
+
+
+class ReplayError(AutopruneError):
+    """A searcher does not propose again what the ledger says it proposed."""
+
+
+def search(run: RunContext, problem: SearchProblem) -> list[Trial]:
+    """Every trial of the run; candidates that were asked but not told run again under their own number.
+
+    Raises:
+        AllTrialsFailed: no candidate could be scored.
+        LedgerWriteError: a record could not be written; the run can be resumed.
+    """
+    searcher: Searcher = registry.resolve("searcher", run.setup.experiment.search.searcher)(problem)
+    trials = replay(run.history, searcher)
+    for trial in trials:
+        run.tracker.told(trial)
+    _loop(run, problem, searcher, Inline(run.evaluator), trials)
+    if not ranked(trials, problem.objective):
+        raise AllTrialsFailed(_why(trials) + f"; see {run.folder.ledger}")
+    return trials
+
+
+def _loop(run: RunContext, problem: SearchProblem, searcher: Searcher, executor: Executor, trials: list[Trial]) -> None:
+    pending, running = run.history.open_candidates(), 0
+    with run.display.stage("search", problem.trials, len(trials)) as advance:
+        while True:
+            while running < executor.slots and (candidate := _next(run, pending, searcher)) is not None:
+                executor.submit(candidate)
+                running += 1
+            if not running:
+                return
+            trial = executor.collect()
+            running -= 1
+            trials.append(trial)
+            run.ledger.told(trial)
+            run.tracker.told(trial)
+            searcher.tell(trial)
+            _drop_weights(run, trials, problem)
+            advance(_note(trials, problem))
+
+
+def _next(run: RunContext, pending: list[Candidate], searcher: Searcher) -> Candidate | None:
+    if pending:
+        return pending.pop(0)
+    for candidate in searcher.ask(1):
+        if not within(candidate.allocation, run.setup.subject.costs, run.limits):
+            raise AutopruneError(f"the searcher proposed {candidate.allocation}, which is above the budget")
+        run.ledger.asked(candidate)
+        return candidate
+    return None
+
+
+def _drop_weights(run: RunContext, trials: list[Trial], problem: SearchProblem) -> None:
+    """Deletes the networks of trials that are no longer among the best."""
+    keep = {trial.number for trial in ranked(trials, problem.objective)[:KEPT_WEIGHTS]}
+    for path in run.folder.weights.glob("*.pt"):
+        if path.stem.isdigit() and int(path.stem) not in keep:
+            path.unlink()
+
+
+def replay(history: History, searcher: Searcher) -> list[Trial]:
+    """Brings a searcher to the state in which the ledger left it; the finished trials, in the order told.
+
+    Raises:
+        ReplayError: the searcher now proposes something else (another release wrote the ledger, say).
+    """
+    trials = []
+    for step in history.steps():
+        if isinstance(step, Trial):
+            searcher.tell(step)
+            trials.append(step)
+            continue
+        again = searcher.ask(1)
+        if [(candidate.number, candidate.key) for candidate in again] != [(step.number, step.key)]:
+            found = again[0].allocation if again else "nothing"
+            raise ReplayError(
+                f"candidate {step.number} cannot be replayed: the ledger has {step.allocation}, the searcher proposes "
+                f"{found}; was the run made by another release of autoprune or of a library it stands on?"
+            )
+    return trials
+
+
+def _why(trials: list[Trial]) -> str:
+    reasons = sorted({f"{t.outcome.kind}: {t.outcome.reason}" for t in trials if not isinstance(t.outcome, Score)})
+    return f"none of {len(trials)} candidates could be scored ({'; '.join(reasons[:3])})"
+
+
+def _note(trials: list[Trial], problem: SearchProblem) -> str:
+    best = ranked(trials, problem.objective)
+    if not best or best[0].score is None:
+        return "no score yet"
+    return f"best {problem.objective} {getattr(best[0].score, problem.objective):.4f} (trial {best[0].number})"

@@ -1,0 +1,170 @@
+"""One run from the dense reference to the best allocation; everything it does goes through the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib.metadata import version
+
+from autoprune.config import Experiment, dump_experiment
+from autoprune.core.budget import Limits
+from autoprune.core.ledger import VERSION, History, Ledger, read_history
+from autoprune.core.sensitivity import SensitivityCurves
+from autoprune.core.trial import Score
+from autoprune.errors import UserError
+from autoprune.evaluation.evaluator import Evaluator, Judging
+from autoprune.running.conclusion import Conclusion, conclude
+from autoprune.running.context import RunContext
+from autoprune.running.curves import levels_in, measure_curves, read_curves, write_curves
+from autoprune.running.folder import RunFolder
+from autoprune.running.progress import Display
+from autoprune.running.search import search
+from autoprune.running.setup import Setup
+from autoprune.running.tracking import NoTracker, RunDescription, Tracker
+from autoprune.searchers.base import SearchProblem
+
+
+def start_session(setup: Setup, folder: RunFolder, tracker: Tracker, display: Display) -> Conclusion:
+    """Makes the run's folder and runs; until the data are read and the budget is checked nothing is written.
+
+    Raises:
+        UserError: the budget cannot be reached, or data are missing.
+        AllTrialsFailed: no candidate could be scored.
+        LedgerWriteError: the disk is full; the run can be resumed.
+    """
+    limits, evaluator = _ready(setup, folder)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.experiment.write_text(dump_experiment(setup.experiment))
+    with Ledger(folder.ledger) as ledger:
+        return _run(RunContext(setup, folder, ledger, History([]), evaluator, limits, tracker, display))
+
+
+def resume_session(setup: Setup, folder: RunFolder, tracker: Tracker, display: Display) -> Conclusion:
+    """Goes on with a run where its ledger ends.
+
+    Raises:
+        UserError: the network or data are not those the run was started with, or another process writes to the run.
+        AllTrialsFailed: no candidate could be scored.
+        LedgerWriteError: the disk is full; the run can be resumed.
+    """
+    limits, evaluator = _ready(setup, folder)
+    with Ledger(folder.ledger) as ledger:
+        history = read_history(folder.path)
+        _check_identity(history, setup, folder)
+        return _run(RunContext(setup, folder, ledger, history, evaluator, limits, tracker, display))
+
+
+def _ready(setup: Setup, folder: RunFolder) -> tuple[Limits, Evaluator]:
+    """The limits, checked, and an evaluator whose data are read."""
+    limits = setup.limits()
+    settings = setup.experiment.evaluation
+    evaluator = setup.evaluator(
+        Judging(settings.images, settings.batch, setup.experiment.search.seed, folder.weights, setup.identity)
+    )
+    evaluator.warm_up(setup.experiment.recipe())
+    return limits, evaluator
+
+
+def _check_identity(history: History, setup: Setup, folder: RunFolder) -> None:
+    started = history.last("started")
+    kept = started["identity"] if started else {}
+    changed = [key for key in kept if setup.identity.get(key) != kept[key]]
+    if changed:
+        raise UserError(
+            f"{folder.path} was started with another {' and '.join(changed)}; its trials do not hold for this one: "
+            "restore it, or start a new run"
+        )
+
+
+def _run(run: RunContext) -> Conclusion:
+    """Does what is not done yet."""
+    run.ledger.write(
+        "resumed" if run.history.records else "started",
+        version=VERSION,
+        autoprune=version("autoprune"),
+        identity=dict(run.setup.identity),
+        limits=dict(**run.limits),
+    )
+    dense = _dense(run)
+    _start_tracking(run)
+    try:
+        problem = _problem(run, _curves(run))
+        return conclude(run, problem, dense, search(run, problem))
+    except BaseException:  # also an interrupt from the keyboard: the mirror should not look as if it still ran
+        run.tracker.interrupt()
+        raise
+
+
+def _dense(run: RunContext) -> Score:
+    """The dense network as it is, judged on the images that judge candidates."""
+    record = run.history.last("dense")
+    if record is not None:
+        return Score(**record["score"])
+    score = run.evaluator.judge(run.setup.subject.network, run.evaluator.judging.images)
+    run.ledger.write("dense", score=asdict(score), costs=run.setup.subject.costs.dense())
+    return score
+
+
+def _start_tracking(run: RunContext) -> None:
+    known = run.history.last("tracked")
+    mirror = run.tracker.start(_describe(run), known["mirror"] if known else None)
+    if mirror is not None and (known is None or known["mirror"] != mirror):
+        run.ledger.write("tracked", mirror=mirror)
+
+
+def _describe(run: RunContext) -> RunDescription:
+    experiment, identity = run.setup.experiment, run.setup.identity
+    params = {
+        "searcher": experiment.search.searcher,
+        "pruner": experiment.pruner,
+        "trials": experiment.search.trials,
+        "seed": experiment.search.seed,
+        "objective": experiment.evaluation.objective,
+        "images": experiment.evaluation.images,
+        "task": identity["task"],
+        "model": identity["model"],
+        "space": run.setup.space.source,
+    }
+    return RunDescription(run.folder.path, str(experiment.budget), params, dict(**run.setup.subject.costs.dense()))
+
+
+def _curves(run: RunContext) -> SensitivityCurves:
+    """Sensitivity curves from the experiment's file, else the run's own sweep."""
+
+    def record(group: str, width: int, score: Score) -> None:
+        run.ledger.write("level", group=group, width=width, score=asdict(score))
+
+    file = run.setup.experiment.sensitivity.file
+    if file is not None:
+        curves = read_curves(run.setup, run.evaluator, file)
+    else:
+        curves = measure_curves(run.setup, run.evaluator, run.display, levels_in(run.history), record)
+    write_curves(curves, run.folder)
+    return curves
+
+
+def _problem(run: RunContext, curves: SensitivityCurves) -> SearchProblem:
+    experiment, subject = run.setup.experiment, run.setup.subject
+    return SearchProblem(
+        space=run.setup.space,
+        costs=subject.costs,
+        limits=run.limits,
+        trials=experiment.search.trials,
+        seed=experiment.search.seed,
+        objective=experiment.evaluation.objective,
+        recipe=experiment.recipe(),
+        curves={subject.pruner.name: curves},
+        importance=subject.importance,
+    )
+
+
+def make_tracker(experiment: Experiment) -> Tracker:
+    """The mirror that the experiment asks for.
+
+    Raises:
+        UserError: the tracking URI's credentials have to be given again.
+    """
+    if not experiment.track.enabled:
+        return NoTracker()
+    from autoprune.running.mlflow_tracker import MlflowTracker
+
+    return MlflowTracker(experiment.tracking_uri(), experiment.track.experiment)

@@ -1,0 +1,103 @@
+"""From an experiment to everything a run needs; whatever can be wrong with the user's input shows here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune import registry
+from autoprune.config import Experiment
+from autoprune.core.budget import Limits, check_feasible
+from autoprune.core.space import SearchSpace
+from autoprune.errors import UserError
+from autoprune.evaluation.evaluator import Evaluator, Judging
+from autoprune.evaluation.subject import Subject, example_inputs, study
+from autoprune.tasks.base import Hook, Task
+from autoprune.tasks.user import build_task, model_name
+from autoprune.tasks.weights import digest
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A task with its loaded network, studied.
+
+    Attributes:
+        identity: names and digests of model, task, weights and data, for records.
+    """
+
+    experiment: Experiment
+    task: Task
+    subject: Subject
+    space: SearchSpace
+    identity: Mapping[str, Any]
+
+    def limits(self) -> Limits:
+        """The budget as whole numbers.
+
+        Raises:
+            BudgetInfeasible: the space cannot reach it.
+        """
+        limits = self.subject.limits(self.experiment.budget_value())
+        check_feasible(self.space, self.subject.costs, limits)
+        return limits
+
+    def evaluator(self, judging: Judging) -> Evaluator:
+        return Evaluator(self.subject, self.task, judging)
+
+
+def prepare(experiment: Experiment, progress: Hook | None = None) -> Setup:
+    """Builds the experiment's task and network, loads the weights and studies the network.
+
+    Args:
+        progress: called while a built-in task trains its network on first use.
+
+    Raises:
+        UserError: task, model, checkpoint, data or space are at fault.
+    """
+    section = experiment.task
+    task = build_task(section.name, section.model, section.data, progress)
+    network = task.network()
+    task.load(network, section.checkpoint)
+    return assemble(experiment, task, network)
+
+
+def assemble(experiment: Experiment, task: Task, network: nn.Module) -> Setup:
+    """A setup of a network whose weights are loaded.
+
+    Raises:
+        UserError: the device is not there, or the network, data or space are at fault.
+    """
+    device = choose_device(experiment)
+    network = network.to(device)
+    inputs = example_inputs(task, device)
+    subject = study(network, inputs, registry.resolve("pruner", experiment.pruner))
+    identity = {
+        "task": experiment.task.name,
+        "model": model_name(task, network),
+        "checkpoint": digest(network.state_dict()),
+        "data": digest({"inputs": inputs}),
+    }
+    return Setup(experiment, task, subject, subject.space(experiment.space_rules()), identity)
+
+
+def choose_device(experiment: Experiment) -> torch.device:
+    """The device of the experiment, and torch's threads set as it says.
+
+    Raises:
+        UserError: CUDA is asked for and not there.
+    """
+    if experiment.run.threads is not None:
+        torch.set_num_threads(experiment.run.threads)
+    name = experiment.run.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    return torch.device(name)
