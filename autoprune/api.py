@@ -1,0 +1,124 @@
+"""autoprune from Python: search, apply, load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune import registry
+from autoprune.config import load_experiment
+from autoprune.core.allocation import Allocation
+from autoprune.core.budget import Budget
+from autoprune.core.trial import Recipe, Trial
+from autoprune.errors import UserError
+from autoprune.evaluation.evaluator import Evaluator, Judging
+from autoprune.evaluation.subject import Subject, example_inputs, study
+from autoprune.pruning.masks import choose
+from autoprune.pruning.thinning import thin
+from autoprune.reporting.results import Result
+from autoprune.running.folder import new_folder
+from autoprune.running.progress import Display
+from autoprune.running.session import make_tracker, start_session
+from autoprune.running.setup import assemble
+from autoprune.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        network: the thinned network of the best trial, as it was scored.
+        allocation: its kept widths.
+        results: dense, uniform at the same budget, and best.
+        trials: every trial, in the order told.
+        folder: the run's folder.
+    """
+
+    network: nn.Module
+    allocation: Allocation
+    results: tuple[Result, ...]
+    trials: tuple[Trial, ...]
+    folder: Path
+
+
+def search(
+    model: nn.Module,
+    task: Task,
+    budget: str | Budget | Mapping[str, float | str],
+    *,
+    output: str | Path | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> SearchResult:
+    """Searches for the allocation of a trained network that loses least under a budget.
+
+    Args:
+        model: with its trained weights; it is not changed (but moved to the device that is used).
+        task: data, loss and metric; its own `network` and `load` are not used.
+        budget: `"flops=0.5"` or `{"flops": 0.5, "params": "200k"}`.
+        output: the run's folder; a new one under `runs/` if None.
+        progress: whether to show progress on stderr.
+        **settings: any key of an experiment file, `__` in place of the dot: `search__trials=100`,
+            `evaluation__images=1000`, `track__enabled=False`; `trials`, `seed`, `searcher` and `device` for short.
+
+    Raises:
+        UserError: a setting, the budget, the network or the data are at fault.
+    """
+    short = {"trials": "search.trials", "seed": "search.seed", "searcher": "search.searcher", "device": "run.device"}
+    given = {short.get(key, key.replace("__", ".")): value for key, value in settings.items()}
+    experiment = load_experiment(None, {"budget": str(Budget.of(budget)), "output": output, **given})
+    folder = new_folder(experiment.output, task.name)
+    setup = assemble(experiment, task, model)
+    conclusion = start_session(setup, folder, make_tracker(experiment), Display(progress))
+    evaluator = Evaluator(setup.subject, task, Judging())
+    network = evaluator.restore(folder.weights_of(conclusion.best.number))
+    return SearchResult(
+        network, conclusion.best.candidate.allocation, conclusion.results, conclusion.trials, folder.path
+    )
+
+
+def apply(
+    model: nn.Module,
+    allocation: Mapping[str, int],
+    task: Task | None = None,
+    *,
+    inputs: Tensor | None = None,
+    pruner: str = "l1_filter",
+    recipe: Recipe | None = None,
+) -> nn.Module:
+    """A smaller network: `model` with each group at its kept width; groups that are not named stay whole.
+
+    Args:
+        model: trained; it is not changed.
+        allocation: group to kept width, as `SearchResult.allocation` or a run's `best.yaml` has it.
+        task: where given, its training images re-estimate the batch norm; without them a pruned network is
+            of little use before it is trained.
+        inputs: `[batch, …]` samples that the network takes; needed if no task is given.
+        recipe: how to re-estimate the batch norm.
+
+    Raises:
+        UserError: neither task nor inputs are given, or the widths do not fit the network.
+    """
+    if task is None and inputs is None:
+        raise UserError("autoprune.apply needs a task, whose images re-estimate the batch norm, or inputs")
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    if inputs is None and task is not None:
+        inputs = example_inputs(task, device)
+    assert inputs is not None  # one of both is given
+    training = model.training
+    subject = study(model, inputs.to(device), registry.resolve("pruner", pruner))
+    model.train(training)
+    if task is not None:
+        return Evaluator(subject, task, Judging()).build(Allocation(allocation), recipe or Recipe())
+    return _thinned(subject, Allocation(allocation))
+
+
+def _thinned(subject: Subject, allocation: Allocation) -> nn.Module:
+    kept = choose(subject.importance, allocation)
+    return thin(subject.network, subject.graph, kept, check_on=subject.inputs).eval()

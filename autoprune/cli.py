@@ -1,0 +1,178 @@
+"""The command line: arguments in, exit code out; everything heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import logging
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn
+
+from autoprune.errors import AutopruneError, UserError, did_you_mean
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a fault as a `UserError`, with the nearest name where a name is unknown."""
+
+    def error(self, message: str) -> NoReturn:
+        found = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if found:
+            message += did_you_mean(found[1], re.findall(r"[\w-]+", found[2]))
+        raise UserError(f"{message} ({self.prog} --help)")
+
+    def options(self) -> list[str]:
+        return [option for action in self._actions for option in action.option_strings]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; the exit code: 0 done, 2 the user's input is at fault, 1 anything else."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        arguments = _parse(sys.argv[1:] if argv is None else argv)
+        _configure_log(arguments.verbose)
+        module, _, function = arguments.run.partition(":")
+        getattr(importlib.import_module(module), function)(arguments)
+    except AutopruneError as fault:
+        return _fail(str(fault), fault.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()  # who read our output has left; nothing is wrong
+        return 1
+    except OSError as fault:
+        if fault.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return _fail(f"the disk is full ({fault}); make room, then continue the run with --resume", 1)
+        raise
+    except KeyboardInterrupt:
+        return _fail("interrupted; a search continues with: autoprune search --resume RUN_FOLDER", 1)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"autoprune: {message}", file=sys.stderr)
+    return code
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _configure_log(verbose: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("autoprune: %(message)s"))
+    log = logging.getLogger("autoprune")
+    log.handlers[:] = [handler]
+    log.setLevel(logging.INFO if verbose else logging.WARNING)
+    log.propagate = False
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = build_parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        known: list[str] = arguments.parser.options()
+        hint = did_you_mean(unknown[0].partition("=")[0], known) if unknown[0].startswith("-") else ""
+        raise UserError(f"unknown option or argument {unknown[0]!r}{hint} ({arguments.parser.prog} --help)")
+    return arguments
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = _Parser(
+        prog="autoprune",
+        description="Finds how much to remove from each layer of a trained network, and removes it.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"autoprune {version('autoprune')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    for add in (_add_search, _add_sensitivity, _add_inspect, _add_apply, _add_evaluate, _add_list, _add_ui):
+        add(commands)
+    return parser
+
+
+def _command(commands: argparse._SubParsersAction[_Parser], name: str, text: str) -> _Parser:
+    command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    command.set_defaults(run=f"autoprune.commands.{name}:run", parser=command)
+    command.add_argument("-v", "--verbose", action="store_true", help="also say what is not followed, and why")
+    return command
+
+
+def _add_task_options(command: _Parser) -> None:
+    group = command.add_argument_group("network and data")
+    group.add_argument("--task", metavar="NAME", help="a built-in task, or package.module:attribute (default: digits)")
+    group.add_argument("--model", metavar="NAME", help="a bundled network, or package.module:callable")
+    group.add_argument("--checkpoint", metavar="FILE", help="the dense network's weights")
+    group.add_argument("--data", metavar="DIR", help="where a built-in task finds its data")
+    group.add_argument("--device", metavar="NAME", help="auto, cpu or cuda (default: auto)")
+    group.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="any key of an experiment file")
+
+
+def _add_search(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = _command(commands, "search", "search for the allocation that loses least under a budget")
+    command.add_argument("experiment", nargs="?", type=Path, metavar="EXPERIMENT.yaml")
+    command.add_argument("--budget", metavar="LIMITS", help="flops=0.5 or flops=20M,params=0.6 (also: size)")
+    _add_task_options(command)
+    group = command.add_argument_group("search")
+    group.add_argument("--searcher", metavar="NAME", help="default: tpe; `autoprune list searchers`")
+    group.add_argument("--pruner", metavar="NAME", help="default: l1_filter; `autoprune list pruners`")
+    group.add_argument("--space", metavar="FILE", help="a search space (default: filters)")
+    group.add_argument("--trials", metavar="N", help="candidates to judge, the sweep not counted (default: 50)")
+    group.add_argument("--seed", metavar="N", help="default: 0")
+    group.add_argument("--output", metavar="DIR", help="the run's folder (default: a new one under runs/)")
+    group.add_argument("--resume", metavar="DIR", type=Path, help="continue a run; all settings come from its folder")
+    group.add_argument("--tracking-uri", metavar="URI", help="MLflow's store (default: as MLflow does)")
+
+
+def _add_sensitivity(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = _command(commands, "sensitivity", "loss and accuracy of each group against its kept width")
+    _add_task_options(command)
+    command.add_argument("--pruner", metavar="NAME", help="default: l1_filter")
+    command.add_argument("--space", metavar="FILE", help="a search space (default: filters)")
+    command.add_argument("--output", metavar="DIR", help="where sensitivity.csv, .json and .png go (default: here)")
+
+
+def _add_inspect(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = _command(commands, "inspect", "the groups of a network, what they cost, what is frozen and why")
+    _add_task_options(command)
+    command.add_argument("--space", metavar="FILE", help="a search space (default: filters)")
+    command.add_argument("--json", action="store_true")
+
+
+def _add_apply(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = _command(commands, "apply", "write the smaller network that a search found")
+    command.add_argument("source", metavar="RUN", help="a run's folder, a best.yaml, or mlflow:RUN_ID")
+    command.add_argument("--output", metavar="FILE", type=Path, required=True)
+    command.add_argument("--trial", metavar="N", type=int, help="another trial than the best")
+    command.add_argument("--finetune", metavar="PLAN", help="train afterwards: epochs=1,rate=0.02 (or steps=500,…)")
+    command.add_argument("--export", choices=("onnx", "pt2"), help="also write a file that needs no autoprune")
+    command.add_argument("--tracking-uri", metavar="URI", help="MLflow's store, for mlflow:RUN_ID")
+    _add_task_options(command)
+
+
+def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = _command(commands, "evaluate", "accuracy, loss, parameters, FLOPs and latency of a checkpoint")
+    command.add_argument("file", metavar="FILE", type=Path, help="dense or pruned")
+    command.add_argument("--split", choices=("validation", "test", "all"), default="validation")
+    command.add_argument("--json", action="store_true")
+    _add_task_options(command)
+
+
+def _add_list(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = _command(commands, "list", "what there is by name")
+    command.add_argument("what", choices=("tasks", "models", "pruners", "searchers", "budgets"))
+    command.add_argument("--json", action="store_true")
+
+
+def _add_ui(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = _command(commands, "ui", "MLflow's own user interface on the store of your runs")
+    command.add_argument(
+        "folder", nargs="?", type=Path, metavar="RUN", help="a run whose store to show (default: MLflow's)"
+    )
+    command.add_argument("--tracking-uri", metavar="URI")
+    command.add_argument("--experiment", metavar="NAME", default="autoprune")
+    command.add_argument("--host", default="127.0.0.1")
+    command.add_argument("--port", type=int, default=5000)

@@ -1,0 +1,1 @@
+"""What each subcommand does; imported when it is called."""

@@ -1,0 +1,109 @@
+"""`autoprune apply`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from autoprune.commands.options import overrides
+from autoprune.config import load_experiment
+from autoprune.errors import UserError
+
+if TYPE_CHECKING:
+    from autoprune.running.applying import Applied
+
+_PLAN = {
+    "steps": int,
+    "epochs": float,
+    "rate": float,
+    "momentum": float,
+    "weight_decay": float,
+    "batch": int,
+    "seed": int,
+}
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes the smaller network of a run, a `best.yaml` or an MLflow run, and says what it is."""
+    plan = _parse_plan(arguments.finetune) if arguments.finetune is not None else None
+    if arguments.output.is_dir():
+        raise UserError(f"{arguments.output} is a folder; --output names the file to write")
+    given = overrides(arguments)
+    from autoprune.running import applying
+
+    source, trial = _source(arguments)
+    if (source / "experiment.yaml").is_file():
+        applied = applying.from_run(source, trial, given, arguments.set, plan)
+    else:
+        best = _read_best(source)
+        defaults = {"task.name": best["task"], "task.model": best["model"], "pruner": best["pruner"]}
+        bundled = {key: name for key, name in defaults.items() if ":" not in str(name) and key not in given}
+        applied = applying.anew(best["widths"], load_experiment(None, {**bundled, **given}, arguments.set), plan)
+    applied.write(arguments.output)
+    exported = applied.export(arguments.output, arguments.export) if arguments.export else None
+    _print(applied, arguments.output, exported)
+
+
+def _source(arguments: argparse.Namespace) -> tuple[Path, int | None]:
+    """A run's folder with the trial wanted, or a file of widths."""
+    text: str = arguments.source
+    if text.startswith("mlflow:"):
+        from autoprune.running.mlflow_tracker import find_run
+
+        folder, number = find_run(text.removeprefix("mlflow:"), arguments.tracking_uri)
+        if not folder.is_dir():
+            raise UserError(f"{text} mirrors the run {folder}, which is not on this machine")
+        return folder, number if arguments.trial is None else arguments.trial
+    path = Path(text)
+    if path.is_dir() and not (path / "experiment.yaml").is_file():
+        raise UserError(f"{path} is no run of autoprune: it has no experiment.yaml")
+    if not path.exists():
+        raise UserError(f"no such run or file: {path}; give a run's folder, a best.yaml or mlflow:RUN_ID")
+    if path.is_file() and arguments.trial is not None:
+        raise UserError("--trial picks from a run's folder; a file of widths holds one allocation")
+    return path, arguments.trial
+
+
+def _read_best(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as fault:
+        raise UserError(f"{path} cannot be read as YAML: {fault}") from fault
+    missing = [
+        key for key in ("widths", "task", "model", "pruner") if not isinstance(content, dict) or key not in content
+    ]
+    if missing:
+        raise UserError(f"{path} is no best.yaml of autoprune: it lacks {', '.join(missing)}")
+    return dict(content)
+
+
+def _parse_plan(text: str) -> dict[str, int | float]:
+    plan: dict[str, int | float] = {}
+    for part in text.split(","):
+        key, _, value = part.strip().partition("=")
+        if key not in _PLAN:
+            raise UserError(f"--finetune {text}: unknown setting {key!r}; known: {', '.join(_PLAN)}")
+        try:
+            plan[key] = _PLAN[key](value)
+        except ValueError:
+            raise UserError(f"--finetune {text}: {key} should be a number but is {value!r}") from None
+        if plan[key] < 0:
+            raise UserError(f"--finetune {text}: {key} should be at least 0")
+    return plan
+
+
+def _print(applied: Applied, output: Path, exported: Path | None) -> None:
+    from autoprune.reporting.results import short
+
+    print(f"{output}: {applied.origin}")
+    for kind, unit in (("flops", "FLOPs"), ("params", "parameters"), ("size", "bytes")):
+        cost, dense = applied.costs[kind], applied.dense_costs[kind]
+        print(f"  {short(cost):>10} {unit:10} {100 * cost / dense:6.2f} % of the dense network's")
+    for name, value in applied.checkpoint.metrics.items():
+        if name in ("accuracy", "loss"):
+            print(f"  {value:10.4f} {name} on {applied.checkpoint.metrics['images']} validation images")
+    if exported is not None:
+        print(f"{exported}: the same network, needs neither autoprune nor its own class")

@@ -1,0 +1,96 @@
+"""`autoprune evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from autoprune import registry
+from autoprune.commands.options import experiment_of
+from autoprune.config import Experiment
+from autoprune.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from autoprune.evaluation.checkpoint import PrunedCheckpoint
+    from autoprune.tasks.base import Batch, Task
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prints accuracy, loss, parameters, FLOPs and latency of a dense or pruned checkpoint."""
+    experiment_of(arguments)  # options at fault are reported before torch is imported
+    from autoprune.evaluation.checkpoint import read_checkpoint
+
+    pruned = read_checkpoint(arguments.file)
+    experiment = experiment_of(arguments, None, _defaults(arguments, pruned))
+    report = _evaluate(arguments, experiment, pruned)
+    if arguments.json:
+        print(json.dumps(report, indent=1))
+    else:
+        _print(report)
+
+
+def _defaults(arguments: argparse.Namespace, pruned: PrunedCheckpoint | None) -> dict[str, str]:
+    """Task and model that a pruned checkpoint names, where autoprune bundles them: a file never names code to run."""
+    if pruned is None:
+        return {}
+    if arguments.task is None and pruned.task not in registry.TASKS:
+        raise UserError(f"{arguments.file} was pruned on task {pruned.task!r}; name it with --task to have it imported")
+    names = {"task.name": pruned.task if pruned.task in registry.TASKS else ""}
+    if pruned.model in registry.MODELS:
+        names["task.model"] = pruned.model
+    return {key: name for key, name in names.items() if name}
+
+
+def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: PrunedCheckpoint | None) -> dict[str, Any]:
+    from autoprune.evaluation.checkpoint import rebuild
+    from autoprune.evaluation.judging import judge
+    from autoprune.evaluation.subject import example_inputs
+    from autoprune.graph.latency import measure_latency
+    from autoprune.graph.profile import measure_costs
+    from autoprune.running.setup import choose_device
+    from autoprune.tasks.user import build_task
+
+    device = choose_device(experiment)
+    section = experiment.task
+    task = build_task(section.name, section.model, section.data)
+    network: nn.Module = task.network()
+    if pruned is None:
+        task.load(network, arguments.file)
+    else:
+        network = rebuild(pruned, network)
+    network = network.to(device).eval()
+    inputs = example_inputs(task, device)
+    score = judge(network, task, _batches(task, arguments.split, experiment.evaluation.batch, device))
+    return {
+        "file": str(arguments.file),
+        "split": arguments.split,
+        "images": score.images,
+        "accuracy": score.accuracy,
+        "loss": score.loss,
+        **measure_costs(network, inputs),
+        "latency_ms": measure_latency([network], inputs[:1])[0],
+    }
+
+
+def _batches(task: Task, split: str, batch: int, device: Any) -> Iterable[Batch]:
+    from autoprune.evaluation.judging import Batches
+
+    splits = ("validation", "test") if split == "all" else (split,)
+    return chain.from_iterable(Batches(task, name, None, batch, 0, device) for name in splits)  # type: ignore[arg-type]
+
+
+def _print(report: dict[str, Any]) -> None:
+    from autoprune.reporting.results import short
+
+    print(f"{report['file']} on {report['images']} {report['split']} images")
+    print(f"  accuracy    {100 * report['accuracy']:.2f} %")
+    print(f"  loss        {report['loss']:.4f}")
+    print(f"  FLOPs       {report['flops']:,} ({short(report['flops'] / 2)}MACs)")
+    print(f"  parameters  {report['params']:,}")
+    print(f"  size        {short(report['size'])}B of parameters and buffers")
+    print(f"  latency     {report['latency_ms']:.2f} ms for one sample (median)")

@@ -1,0 +1,76 @@
+"""`autoprune inspect`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from autoprune.commands.options import experiment_of
+
+if TYPE_CHECKING:
+    from autoprune.running.setup import Setup
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prints the groups of a network: width, layers, share of the costs, what is frozen and why."""
+    experiment = experiment_of(arguments)
+    from autoprune.running.progress import Display, training_progress
+    from autoprune.running.setup import prepare
+
+    with training_progress(Display(), "training the default network once") as hook:
+        setup = prepare(experiment, hook)
+    groups = [_group(setup, group.name) for group in setup.subject.graph.groups]
+    frozen = [vars(frozen) for frozen in setup.subject.graph.frozen]
+    if arguments.json:
+        print(json.dumps({"costs": setup.subject.costs.dense(), "groups": groups, "frozen": frozen}, indent=1))
+    else:
+        _print(setup, groups, frozen)
+
+
+def _group(setup: Setup, name: str) -> dict[str, Any]:
+    """What is shown of one group; its shares are what goes if it alone is pruned to one structure."""
+    group, costs = setup.subject.graph[name].group, setup.subject.costs
+    dense, without = costs.dense(), costs.costs({name: 1})
+    bounds = setup.space.bounds.get(name)
+    return {
+        "name": name,
+        "width": group.width,
+        "layers": list(group.producers),
+        "flops_share": 1 - without["flops"] / dense["flops"],
+        "params_share": 1 - without["params"] / dense["params"],
+        "floor": bounds.levels()[0] if bounds else None,
+        "ceiling": bounds.ceiling if bounds else None,
+        "pinned": setup.space.pinned.get(name),
+    }
+
+
+def _print(setup: Setup, groups: list[dict[str, Any]], frozen: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from autoprune.reporting.results import short
+
+    dense = setup.subject.costs.dense()
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=140)
+    console.print(
+        f"{setup.identity['model']}: {short(dense['flops'])}FLOPs ({short(dense['flops'] / 2)}MACs), "
+        f"{short(dense['params'])} parameters, {short(dense['size'])}B"
+    )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("group", "width", "FLOPs", "parameters", "may keep", "layers"):
+        table.add_column(heading, justify="left" if heading in ("group", "layers", "may keep") else "right")
+    for group in groups:
+        may_keep = group["pinned"] or f"{group['floor']} to {group['ceiling']}"
+        shares = [f"{100 * group[share]:.1f} %" for share in ("flops_share", "params_share")]
+        table.add_row(group["name"], str(group["width"]), *shares, may_keep, _layers(group["layers"]))
+    console.print(table)
+    for item in frozen:
+        console.print(f"frozen: {item['width']} channels of {item['layer']}: {item['reason']}", markup=False)
+    print(f"\nShares: what goes if the group alone is pruned to one structure. Search space: {setup.space.source}")
+
+
+def _layers(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])}, … {len(names) - 2} more"

@@ -1,0 +1,35 @@
+"""`autoprune sensitivity`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from autoprune.commands.options import experiment_of
+from autoprune.errors import UserError
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Sweeps every group of the space and writes `sensitivity.json`, `.csv` and `.png`."""
+    experiment = experiment_of(arguments)
+    folder = Path(arguments.output or ".")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; --output names a folder")
+    from autoprune.evaluation.evaluator import Judging
+    from autoprune.running.curves import measure_curves, write_curves
+    from autoprune.running.folder import RunFolder
+    from autoprune.running.progress import Display, training_progress
+    from autoprune.running.setup import prepare
+
+    display = Display()
+    with training_progress(display, "training the default network once") as hook:
+        setup = prepare(experiment, hook)
+    settings = experiment.evaluation
+    evaluator = setup.evaluator(
+        Judging(settings.images, settings.batch, experiment.search.seed, identity=setup.identity)
+    )
+    curves = measure_curves(setup, evaluator, display, {}, lambda group, width, score: None)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_curves(curves, RunFolder(folder))
+    for suffix in ("json", "csv", "png"):
+        print(RunFolder(folder).sensitivity(suffix))

@@ -1,0 +1,55 @@
+"""`autoprune ui`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from autoprune.config import load_experiment
+from autoprune.errors import UserError
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Starts MLflow's user interface on the store of a run and prints the address of its table of runs."""
+    from autoprune.running.folder import existing_folder
+
+    uri = arguments.tracking_uri
+    if arguments.folder is not None and uri is None:
+        uri = load_experiment(existing_folder(arguments.folder).experiment).tracking_uri()
+    _check_port(arguments.host, arguments.port)
+    from autoprune.running.mlflow_tracker import experiment_id, store_uri
+
+    store = store_uri(uri)
+    if store.startswith("sqlite:///") and not Path(store.removeprefix("sqlite:///")).is_file():
+        raise UserError(
+            f"there is no MLflow store at {store}; run `autoprune search` here first, "
+            "change to the folder it was run in, or name the store with --tracking-uri"
+        )
+    number = experiment_id(store, arguments.experiment)
+    if store.startswith(("http://", "https://")):
+        print(f"the runs are at {store}/#/experiments/{number}?workflowType=machine_learning")
+        return
+    print(f"http://{arguments.host}:{arguments.port}/#/experiments/{number}?workflowType=machine_learning", flush=True)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store]
+    server = subprocess.Popen([*command, "--host", arguments.host, "--port", str(arguments.port)], env=os.environ)
+    try:
+        code = server.wait()
+    except KeyboardInterrupt:
+        server.terminate()
+        server.wait()
+        return
+    if code:
+        raise UserError(f"MLflow's user interface ended with exit code {code}; its message stands above")
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as fault:
+            raise UserError(f"{host}:{port} cannot be used ({fault}); choose another with --port") from fault
