@@ -104,5 +104,6 @@ def sweep_grid(space: SearchSpace, levels: int) -> dict[str, list[int]]:
 
 def _grid(bounds: Bounds, width: int, levels: int) -> list[int]:
     allowed = [level for level in bounds.levels() if level < width]
-    spaced = np.linspace(0, len(allowed) - 1, min(levels, len(allowed))).round().astype(int)
+    # The dense width, which is known, is the last of the evenly spaced ones and left out.
+    spaced = np.linspace(0, len(allowed), min(levels, len(allowed)), endpoint=False).round().astype(int)
     return [allowed[i] for i in sorted(set(spaced.tolist()))]

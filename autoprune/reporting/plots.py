@@ -32,7 +32,7 @@ def plot_sensitivity(curves: SensitivityCurves, path: Path) -> None:
     _label(loss, "kept fraction of the group", "validation loss")
     _label(accuracy, "kept fraction of the group", "validation accuracy (%)")
     if all(score.loss > 0 for levels in curves.levels.values() for score in levels.values()):
-        loss.set_yscale("log")
+        _log_scale(loss)
     handles, labels = loss.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=7, title="group")
     figure.suptitle(f"Sensitivity: one group pruned, the others dense ({curves.dense.images} images)")
@@ -79,7 +79,8 @@ def _plot_anytime(axes: Axes, trials: Sequence[Trial], results: Sequence[Result]
     for result in results:
         if result.name != "best":
             axes.axhline(result.validation.loss, color=_COLOURS[result.name], linestyle="--", label=result.name)
-    axes.set_yscale("log")
+    if all(loss > 0 for _, loss in finite):
+        _log_scale(axes)
     _label(axes, "trial", "validation loss")
     axes.legend(fontsize=8)
 
@@ -88,6 +89,16 @@ def _label(axes: Axes, x: str, y: str) -> None:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.3)
+
+
+def _log_scale(axes: Axes) -> None:
+    """A logarithmic axis whose ticks read 0.5, 1, 2."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+    for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        set_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _palette(count: int) -> list[tuple[float, float, float, float]]:

@@ -67,7 +67,8 @@ class Display:
                 return
             last = now
             left = (now - start) / max(count - done, 1) * max(total - count, 0)
-            self.say(f"{name} {count}/{total}, about {left:.0f} s left{', ' + note if note else ''}")
+            outlook = f"about {left:.0f} s left" if count < total else f"done in {now - start:.0f} s"
+            self.say(f"{name} {count}/{total}, {outlook}{', ' + note if note else ''}")
 
         return advance
 

@@ -78,5 +78,5 @@ def test_json_of_a_newer_format_is_refused():
 
 def test_the_grid_is_even_from_the_floor_and_leaves_out_the_dense_width():
     space = space_of({"a": Bounds(2, 16), "b": Bounds(8, 32, 8), "c": Bounds(4, 4), "d": Bounds(2, 6)}, {"d": 8})
-    assert sweep_grid(space, 4) == {"a": [2, 6, 11, 15], "b": [8, 16, 24], "c": [], "d": [2, 3, 5, 6]}
+    assert sweep_grid(space, 4) == {"a": [2, 6, 9, 12], "b": [8, 16, 24], "c": [], "d": [2, 3, 4, 6]}
     assert sweep_grid(space, 1)["a"] == [2]
