@@ -34,6 +34,7 @@ class SearchResult:
 
     Attributes:
         network: the thinned network of the best trial, as it was scored.
+        best: its number.
         allocation: its kept widths.
         results: dense, uniform at the same budget, and best.
         trials: every trial, in the order told.
@@ -41,6 +42,7 @@ class SearchResult:
     """
 
     network: nn.Module
+    best: int
     allocation: Allocation
     results: tuple[Result, ...]
     trials: tuple[Trial, ...]
@@ -79,7 +81,12 @@ def search(
     evaluator = Evaluator(setup.subject, task, Judging())
     network = evaluator.restore(folder.weights_of(conclusion.best.number))
     return SearchResult(
-        network, conclusion.best.candidate.allocation, conclusion.results, conclusion.trials, folder.path
+        network,
+        conclusion.best.number,
+        conclusion.best.candidate.allocation,
+        conclusion.results,
+        conclusion.trials,
+        folder.path,
     )
 
 

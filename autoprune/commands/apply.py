@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,16 +33,15 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.output.is_dir():
         raise UserError(f"{arguments.output} is a folder; --output names the file to write")
     given = overrides(arguments)
+    source, trial = _source(arguments)
     from autoprune.running import applying
 
-    source, trial = _source(arguments)
     if (source / "experiment.yaml").is_file():
         applied = applying.from_run(source, trial, given, arguments.set, plan)
     else:
         best = _read_best(source)
-        defaults = {"task.name": best["task"], "task.model": best["model"], "pruner": best["pruner"]}
-        bundled = {key: name for key, name in defaults.items() if ":" not in str(name) and key not in given}
-        applied = applying.anew(best["widths"], load_experiment(None, {**bundled, **given}, arguments.set), plan)
+        experiment = load_experiment(None, {**_defaults(best, arguments), **given}, arguments.set)
+        applied = applying.anew(best["widths"], experiment, plan)
     applied.write(arguments.output)
     exported = applied.export(arguments.output, arguments.export) if arguments.export else None
     _print(applied, arguments.output, exported)
@@ -80,6 +80,23 @@ def _read_best(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
+def _defaults(best: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a `best.yaml` says of task, model, pruner and recipe: a file names no code to run, the user does."""
+    if arguments.task is None and isinstance(best["task"], str) and ":" in best["task"]:
+        raise UserError(f"{arguments.source} was made on task {best['task']!r}; name it with --task to have it imported")
+    recipe = best.get("recipe", {})
+    if not isinstance(recipe, dict):
+        raise UserError(f"{arguments.source}: recipe should be a mapping but is {recipe!r}")
+    defaults = {
+        "task.name": best["task"],
+        "task.model": best["model"],
+        "pruner": best["pruner"],
+        "evaluation.recalibrate.images": recipe.get("recalibrate"),
+        "evaluation.recalibrate.augment": recipe.get("augment"),
+    }
+    return {key: value for key, value in defaults.items() if ":" not in str(value)}
+
+
 def _parse_plan(text: str) -> dict[str, int | float]:
     plan: dict[str, int | float] = {}
     for part in text.split(","):
@@ -90,9 +107,15 @@ def _parse_plan(text: str) -> dict[str, int | float]:
             plan[key] = _PLAN[key](value)
         except ValueError:
             raise UserError(f"--finetune {text}: {key} should be a number but is {value!r}") from None
-        if plan[key] < 0:
-            raise UserError(f"--finetune {text}: {key} should be at least 0")
+        _check_setting(text, key, plan[key])
     return plan
+
+
+def _check_setting(text: str, key: str, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise UserError(f"--finetune {text}: {key} should be at least 0 and finite but is {value}")
+    if key in ("steps", "epochs", "batch") and value == 0:
+        raise UserError(f"--finetune {text}: {key} should be above 0")
 
 
 def _print(applied: Applied, output: Path, exported: Path | None) -> None:

@@ -80,9 +80,9 @@ def _report(conclusion: Conclusion, experiment: Experiment) -> None:
         results_table(conclusion.results)
     )
     failed = sum(trial.score is None for trial in conclusion.trials)
-    print(
-        f"\n{len(conclusion.trials)} trials{f', {failed} of them failed' if failed else ''}; budget {experiment.budget}"
-    )
+    count = len(conclusion.trials)
+    failures = f", {failed} of them failed" if failed else ""
+    print(f"\n{count} trial{'' if count == 1 else 's'}{failures}; budget {experiment.budget}")
     print(f"run folder: {folder}\n\nnext:")
     print(f"  {_command('ui', folder)}")
     print(f"  {_command('apply', folder, '--output', 'pruned.pt')}")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from autoprune.config import load_experiment
-from autoprune.errors import UserError
+from autoprune.errors import AutopruneError, UserError
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -33,17 +33,31 @@ def run(arguments: argparse.Namespace) -> None:
     if store.startswith(("http://", "https://")):
         print(f"the runs are at {store}/#/experiments/{number}?workflowType=machine_learning")
         return
-    print(f"http://{arguments.host}:{arguments.port}/#/experiments/{number}?workflowType=machine_learning", flush=True)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store]
-    server = subprocess.Popen([*command, "--host", arguments.host, "--port", str(arguments.port)], env=os.environ)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, "--workers", "1"]
+    server = subprocess.Popen([*command, "--host", arguments.host, "--port", str(arguments.port)])
     try:
+        if _answers(server, arguments.host, arguments.port):
+            place = f"http://{arguments.host}:{arguments.port}/#/experiments/{number}?workflowType=machine_learning"
+            print(f"\nthe runs are at {place}\n(Ctrl-C ends it)", flush=True)
         code = server.wait()
     except KeyboardInterrupt:
         server.terminate()
         server.wait()
         return
     if code:
-        raise UserError(f"MLflow's user interface ended with exit code {code}; its message stands above")
+        raise AutopruneError(f"MLflow's user interface ended with exit code {code}; its message stands above")
+
+
+def _answers(server: subprocess.Popen[bytes], host: str, port: int) -> bool:
+    """Waits until the server takes connections; False if it ends before."""
+    while server.poll() is None:
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return True
+    return False
 
 
 def _check_port(host: str, port: int) -> None:

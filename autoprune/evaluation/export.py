@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import logging
+import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from autoprune.errors import UserError
+
+_SHAPES = ({0: torch.export.Dim("batch")},)
 
 
 def export_network(network: nn.Module, inputs: Tensor, path: Path, form: str) -> Path:
@@ -24,18 +28,25 @@ def export_network(network: nn.Module, inputs: Tensor, path: Path, form: str) ->
     """
     network = copy.deepcopy(network).cpu().eval()
     target = path.with_suffix(f".{form}")
-    shapes = ({0: torch.export.Dim("batch")},)
     try:
-        if form == "pt2":
-            torch.export.save(torch.export.export(network, (inputs,), dynamic_shapes=shapes), target)
-        else:
-            _check_onnx()
-            torch.onnx.export(
-                network, (inputs,), target, dynamo=True, dynamic_shapes=shapes, external_data=False, verbose=False
-            )
+        with warnings.catch_warnings():  # both exporters warn of their own inner workings
+            warnings.simplefilter("ignore")
+            _export_pt2(network, inputs, target) if form == "pt2" else _export_onnx(network, inputs, target)
     except (RuntimeError, torch.onnx.OnnxExporterError) as fault:
         raise UserError(f"the network cannot be exported as {form}: {fault}") from fault
     return target
+
+
+def _export_pt2(network: nn.Module, inputs: Tensor, target: Path) -> None:
+    torch.export.save(torch.export.export(network, (inputs,), dynamic_shapes=_SHAPES), target)
+
+
+def _export_onnx(network: nn.Module, inputs: Tensor, target: Path) -> None:
+    _check_onnx()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    torch.onnx.export(
+        network, (inputs,), target, dynamo=True, dynamic_shapes=_SHAPES, external_data=False, verbose=False
+    )
 
 
 def _check_onnx() -> None:
