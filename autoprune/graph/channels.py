@@ -1,0 +1,292 @@
+"""Follows channels through a network: which are one and the same, and which must stay.
+
+Every activation gets an array of channel ids of its own shape. Structural operations (view, cat, chunk, pad, flatten,
+permute) run on the ids themselves; an addition ties the ids that meet; a grouped convolution ties its groups to each
+other; whatever is not understood freezes the ids that reach it. What is not understood costs prunability, never
+correctness.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from autoprune.errors import TaskError
+from autoprune.graph import layers, operations, rules
+from autoprune.graph.ids import ChannelIds, compress, spread
+from autoprune.graph.layers import Layer
+from autoprune.graph.operations import name_of
+from autoprune.graph.positions import count_positions
+from autoprune.graph.rules import Step, tensors_in
+from autoprune.graph.trace import mode
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What was learnt from following one batch through the network.
+
+    Attributes:
+        ids: node to channel ids, of the shape of its activation; tuples of them for operations with several results.
+            Nodes whose value is no tensor are absent.
+        values: node to its value, of tensors the shape.
+        opaque: nodes that are not understood; what reaches them stays.
+        layers: the layers with channels that can be told apart, in forward order.
+    """
+
+    traced: fx.GraphModule
+    ids: Mapping[fx.Node, Any]
+    values: Mapping[fx.Node, Any]
+    layers: tuple[Layer, ...]
+    channels: ChannelIds
+    opaque: frozenset[fx.Node]
+
+
+def follow(network: nn.Module, traced: fx.GraphModule, inputs: Tensor) -> Followed:
+    """Runs a batch through the traced network and follows its channels.
+
+    Args:
+        traced: the network's twin; it shares the network's modules.
+        inputs: `[batch, …]`, a few samples.
+
+    Raises:
+        TaskError: the network cannot run on them.
+    """
+    with mode(traced, training=False), torch.no_grad():
+        try:
+            traced(inputs)
+        except Exception as fault:  # whatever the user's network raises
+            raise TaskError(
+                f"the network cannot run on a batch of shape {list(inputs.shape)}: {type(fault).__name__}: {fault}"
+            ) from fault
+        follower = _Follower(network, traced)
+        follower.run(inputs)
+        follower.freeze_whole()
+        positions = count_positions(traced, list(follower.layers), inputs[:1])
+    found = tuple(replace(layer, positions=positions[name]) for name, layer in follower.layers.items())
+    return Followed(traced, follower.ids, follower.values, found, follower.channels, frozenset(follower.opaque))
+
+
+class _Follower(fx.Interpreter):
+    """Computes each node's value and, beside it, its ids."""
+
+    def __init__(self, network: nn.Module, traced: fx.GraphModule) -> None:
+        super().__init__(traced)
+        self.channels = ChannelIds()
+        self.ids: dict[fx.Node, Any] = {}
+        self.values: dict[fx.Node, Any] = {}
+        self.layers: dict[str, Layer] = {}
+        self._tensors: dict[str, Tensor] = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        self.opaque: set[fx.Node] = set()
+        self._shared = _shared_tensors(network)
+        self._whole: set[int] = set()  # tensors that something not followed uses as they are, by identity
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        self.values[n] = _shape_of(value)
+        ids = self._follow(n, value)
+        if ids is not None:
+            self.ids[n] = ids
+        return value
+
+    def freeze_whole(self) -> None:
+        """Freezes the layers of which a tensor is also used by something that is not followed, or by another layer."""
+        users: dict[int, list[Layer]] = {}
+        for layer in self.layers.values():
+            for name in {slot.tensor for slot in layers.slots(layer, self._tensors)}:
+                users.setdefault(id(self._tensors[name]), []).append(layer)
+        for tensor, found in users.items():
+            if tensor in self._whole or len(found) > 1:
+                for layer in found:
+                    self._freeze_layer(layer, f"{layer.name} is used in several ways")
+
+    def _freeze_layer(self, layer: Layer, reason: str) -> None:
+        self.channels.freeze(layer.outgoing, reason)
+        if layer.incoming is not None:
+            self.channels.freeze(layer.incoming, reason)
+
+    def _follow(self, node: fx.Node, value: Any) -> Any:
+        if node.op == "output":
+            self._freeze_all(node.args, "it is the network's output")
+            return None
+        if node.op == "placeholder":
+            return self._unknown(value, "it is the network's input")
+        if node.op == "get_attr":
+            return self._tensor(node, value)
+        step = Step(node, value, self.channels, self.ids, self.env)
+        if node.op != "call_module" and name_of(node) in operations.ZEROS and isinstance(value, Tensor):
+            ids = rules.zeros(step)
+        elif not any(source in self.ids for source in node.all_input_nodes):
+            return self._unknown(value, "it does not depend on channels") if tensors_in(value) else None
+        elif node.op == "call_module":
+            ids = self._module(step)
+        elif name_of(node) in operations.QUESTIONS and not tensors_in(value):
+            return None
+        else:
+            ids = _operation(step)
+        return self._opaque(node, value) if ids is None else ids
+
+    def _opaque(self, node: fx.Node, value: Any) -> Any:
+        """An operation that is not known: what reaches it stays, what leaves it stays."""
+        self.opaque.add(node)
+        what, kind = node.name, name_of(node)
+        if node.op == "call_module":
+            module = self.fetch_attr(str(node.target))
+            what, kind = str(node.target), type(module).__name__
+            self._whole |= {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
+        reason = f"{what} ({kind}) is not followed"
+        self._freeze_all((node.args, node.kwargs), reason)
+        return self._unknown(value, reason)
+
+    def _unknown(self, value: Any, reason: str) -> Any:
+        """One frozen id for all channels of each tensor in a value; None where there is no tensor."""
+        if isinstance(value, Tensor):
+            return self.channels.frozen(reason).view([1] * value.dim()).expand(value.shape)
+        if isinstance(value, (tuple, list)) and tensors_in(value):
+            return [self._unknown(item, reason) if tensors_in(item) else () for item in value]
+        return None
+
+    def _freeze_all(self, value: Any, reason: str) -> None:
+        def freeze(node: fx.Node) -> fx.Node:
+            for ids in tensors_in(self.ids.get(node)):
+                self.channels.freeze(compress(ids), reason)
+            return node
+
+        fx.node.map_arg(value, freeze)
+
+    def _module(self, step: Step) -> Any:
+        module = self.fetch_attr(str(step.node.target))
+        kind = layers.layer_kind(module)
+        if kind is not None:
+            return self._layer(step, module, kind)
+        if layers.is_one_of(module, layers.STRUCTURAL):
+            return rules.structural(step, lambda args, kwargs: module(*args, **kwargs))
+        if not isinstance(step.value, Tensor):
+            return None
+        if layers.elementwise(module):
+            return rules.elementwise(step)
+        if layers.is_one_of(module, layers.SPATIAL):
+            return rules.spatial(
+                step, next(axes for known, axes in layers.SPATIAL.items() if isinstance(module, known))
+            )
+        return rules.pixel_shuffle(step) if layers.is_one_of(module, (nn.PixelShuffle,)) else None
+
+    def _layer(self, step: Step, module: nn.Module, kind: layers.LayerKind) -> Any:
+        source, value, name = step.source("input", "output_size"), step.value, str(step.node.target)
+        own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        if source is None or len(step.operands()) != 1 or any(id(tensor) in self._shared for tensor in own):
+            return None
+        axis = -1 if kind == "linear" else 1
+        if not _has_batch_axis(module, kind, source):
+            return None
+        incoming = self.channels.along(source, axis)
+        if incoming is None:
+            return None
+        layer = self.layers.get(name)
+        if layer is None:
+            layer = self.layers[name] = self._first_call(name, module, kind, incoming)
+        else:  # called again: its input channels are the same ones every time
+            expected = layer.incoming if layer.incoming is not None else layer.outgoing
+            if len(expected) != len(incoming):
+                return None
+            self.channels.tie(expected, incoming)
+        return spread(layer.outgoing, value.shape, axis)
+
+    def _first_call(self, name: str, module: nn.Module, kind: layers.LayerKind, incoming: Tensor) -> Layer:
+        if kind == "carrier":
+            return Layer(name, kind, type(module).__name__, None, incoming)
+        groups = int(getattr(module, "groups", 1))
+        out = int(module.out_features if kind == "linear" else module.out_channels)  # type: ignore[arg-type]
+        layer = Layer(name, kind, type(module).__name__, incoming, self.channels.fresh(out), groups=groups)
+        self._tie_groups(layer)
+        return layer
+
+    def _tie_groups(self, layer: Layer) -> None:
+        """Ties across the groups of a convolution, so that each group loses equally many channels.
+
+        A depthwise one passes its channels on instead: each input channel is tied to what is made of it.
+        """
+        if layer.groups == 1:
+            return
+        assert layer.incoming is not None  # only producing layers have groups
+        incoming = layer.incoming.reshape(layer.groups, -1)
+        outgoing = layer.outgoing.reshape(layer.groups, -1)
+        if layer.depthwise:
+            self.channels.tie(outgoing, incoming.expand(outgoing.shape))
+            return
+        self.channels.tie(incoming, incoming[:1].expand(incoming.shape))
+        self.channels.tie(outgoing, outgoing[:1].expand(outgoing.shape))
+
+    def _tensor(self, node: fx.Node, value: Any) -> Any:
+        """A parameter or buffer used by itself: one value per channel is followed, anything else stays as it is."""
+        name = str(node.target)
+        if not isinstance(value, Tensor):
+            return None
+        axes = [dim for dim, size in enumerate(value.shape) if size > 1]
+        if len(axes) != 1 or id(value) in self._shared or self._tensors.get(name) is not value:
+            self._whole.add(id(value))
+            return self._unknown(value, f"{name} is no vector of one value per channel")
+        if name not in self.layers:
+            ids = self.channels.fresh(value.size(axes[0]))
+            self.layers[name] = Layer(name, "parameter", "Parameter", None, ids, dim=axes[0])
+        return spread(self.layers[name].outgoing, value.shape, axes[0])
+
+
+def _operation(step: Step) -> Any:
+    """The ids of a function's or method's result, or None where it is not understood."""
+    name = name_of(step.node)
+    if name in operations.STRUCTURAL:
+        return rules.structural(step, rules.runner(step.node))
+    if not isinstance(step.value, Tensor):
+        return None
+    if name in operations.ELEMENTWISE:
+        return rules.elementwise(step)
+    if name in operations.SPATIAL:
+        return rules.spatial(step, operations.SPATIAL[name])
+    if name in operations.CONCATENATIONS:
+        return rules.cat(step)
+    if name in operations.REDUCTIONS:
+        return rules.reduction(step)
+    if name in operations.PER_CHANNEL:
+        return rules.per_channel(step)
+    if name == "pixel_shuffle":
+        return rules.pixel_shuffle(step)
+    return rules.pad(step) if name == "pad" else None
+
+
+def _has_batch_axis(module: nn.Module, kind: layers.LayerKind, source: Tensor) -> bool:
+    """Whether the activation has the axes a layer expects; one sample alone would have its channels elsewhere."""
+    if kind == "linear":
+        return source.dim() >= 2
+    if kind == "carrier":
+        per_sample = {nn.InstanceNorm1d: 3, nn.InstanceNorm2d: 4, nn.InstanceNorm3d: 5}
+        wanted = [axes for known, axes in per_sample.items() if isinstance(module, known)]
+        return source.dim() == wanted[0] if wanted else source.dim() >= 2
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    return source.dim() == weight.dim()
+
+
+def _shared_tensors(network: nn.Module) -> set[int]:
+    """Tensors that several modules hold (weight tying), by identity."""
+    seen: set[int] = set()
+    shared: set[int] = set()
+    for module in network.modules():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                (shared if id(tensor) in seen else seen).add(id(tensor))
+    return shared
+
+
+def _shape_of(value: Any) -> Any:
+    """What is remembered of a value: the shapes of tensors, and everything else as it is."""
+    if isinstance(value, Tensor):
+        return value.shape
+    if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
+        return [_shape_of(item) for item in value]
+    return value

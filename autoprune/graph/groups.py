@@ -1,0 +1,243 @@
+"""Groups: sets of layers that must lose channels together, found by following channel ids."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.space import Group
+from autoprune.errors import TaskError, UserError
+from autoprune.graph.channels import Followed, follow
+from autoprune.graph.ids import compress
+from autoprune.graph.layers import Layer, Side
+from autoprune.graph.rewrite import Simulation, simulate
+from autoprune.graph.rules import tensors_in
+from autoprune.graph.trace import trace
+
+log = logging.getLogger(__name__)
+
+Kept = Mapping[str, Sequence[int]]
+"""Group name to the indices of the structures that stay, ascending; groups that are not named stay whole."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where a group's structures lie along one axis of one layer.
+
+    Attributes:
+        rows: `[width, times]` positions; row i belongs to structure i. `times` is above 1 where a structure holds
+            several channels of the axis (after flattening, across the groups of a convolution).
+    """
+
+    layer: str
+    side: Side
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """A group with its place in the network: `roots` are the `[width]` ids of its structures."""
+
+    group: Group
+    members: tuple[Member, ...]
+    roots: Tensor
+
+    @property
+    def name(self) -> str:
+        return self.group.name
+
+
+@dataclass(frozen=True)
+class FrozenChannels:
+    """Channels that cannot be removed: made by `layer`, `width` of them, because of `reason`."""
+
+    layer: str
+    width: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """A network as its groups.
+
+    Attributes:
+        frozen: what cannot be pruned, in forward order.
+        roots: `[ids]` the root of every channel id.
+    """
+
+    followed: Followed
+    groups: tuple[ChannelGroup, ...]
+    frozen: tuple[FrozenChannels, ...]
+    roots: Tensor
+
+    def __getitem__(self, name: str) -> ChannelGroup:
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise UserError(f"the network has no group {name!r}; it has {', '.join(g.name for g in self.groups)}")
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self.followed.layers
+
+    def dense(self) -> Allocation:
+        return Allocation({group.name: group.group.width for group in self.groups})
+
+    def keep_mask(self, kept: Kept) -> Tensor:
+        """`[ids]` for every channel id, whether it stays.
+
+        Raises:
+            UserError: a group or structure does not exist, or nothing of a group would stay.
+        """
+        keep = torch.ones(len(self.roots), dtype=torch.bool)
+        for name, structures in kept.items():
+            roots = self[name].roots
+            wanted = torch.as_tensor(list(structures), dtype=torch.long)
+            if len(wanted) == 0 or int(wanted.min()) < 0 or int(wanted.max()) >= len(roots):
+                raise UserError(f"group {name!r} keeps some of the structures 0 to {len(roots) - 1}, not {structures}")
+            keep[roots] = False
+            keep[roots[wanted]] = True
+        return keep[self.roots]
+
+    def simulate(self, kept: Kept) -> Simulation:
+        """What the thinned network does to the operations between the layers."""
+        return simulate(self.followed, self.keep_mask(kept))
+
+
+def find_groups(network: nn.Module, inputs: Tensor) -> ChannelGraph:
+    """The groups of a network, found by running a small batch through it in evaluation mode.
+
+    What cannot be pruned is named in the log. Removal is simulated; channels that reach an operation which
+    cannot do without them are frozen as well.
+
+    Args:
+        inputs: `[batch, …]`; two samples are enough.
+
+    Raises:
+        TaskError: the network cannot be traced or run.
+    """
+    followed = follow(network, trace(network), inputs)
+    graph = _collect(followed)
+    while faults := _faults(graph):
+        _freeze_faulty(followed, faults)
+        structures = sum(group.group.width for group in graph.groups)
+        graph = _collect(followed)
+        if sum(group.group.width for group in graph.groups) == structures:
+            raise TaskError(f"the network's channels cannot be followed: {'; '.join(faults.values())}")
+    for frozen in graph.frozen:
+        log.info("%s: its %d channels stay: %s", frozen.layer, frozen.width, frozen.reason)
+    return graph
+
+
+def _faults(graph: ChannelGraph) -> dict[fx.Node, str]:
+    """Operations that cannot do without some channels, from two simulated removals: an uneven half, and all but one."""
+    faults: dict[fx.Node, str] = {}
+    half = {group.name: _half(group.group.width, draw) for draw, group in enumerate(graph.groups)}
+    for kept in (half, {group.name: [group.group.width - 1] for group in graph.groups}):
+        faults.update(graph.simulate(kept).faults)
+    return faults
+
+
+def _half(width: int, draw: int) -> list[int]:
+    """About half of the structures, uneven enough that no two parts of a layer lose equally many by rule."""
+    rng = np.random.default_rng(draw)
+    stays = rng.random(width) < 0.5
+    stays[rng.integers(width)] = True
+    return [int(i) for i in stays.nonzero()[0]]
+
+
+def _freeze_faulty(followed: Followed, faults: Mapping[fx.Node, str]) -> None:
+    for node, reason in faults.items():
+        for source in (node, *_origins(node, followed)):
+            for ids in tensors_in(followed.ids.get(source)):
+                followed.channels.freeze(compress(ids), reason)
+
+
+def _origins(node: fx.Node, followed: Followed) -> list[fx.Node]:
+    """The activations that a node uses, and those whose shapes its other arguments were computed from."""
+    found: list[fx.Node] = []
+    for source in node.all_input_nodes:
+        found += [source] if source in followed.ids else _origins(source, followed)
+    return found
+
+
+def _collect(followed: Followed) -> ChannelGraph:
+    roots, reasons = followed.channels.roots(), followed.channels.reasons()
+    places = _places(followed.layers, roots)
+    prunable: dict[tuple[object, ...], list[int]] = {}
+    for root, where in places.items():
+        if root in reasons or not any(side == "out" for _, side in where):
+            continue
+        signature = tuple(sorted((place, len(rows)) for place, rows in where.items()))
+        prunable.setdefault(signature, []).append(root)
+    groups = [_group(found, places, followed.layers) for found in prunable.values()]
+    order = {layer.name: i for i, layer in enumerate(followed.layers)}
+    groups.sort(key=lambda g: (order[g.group.producers[0]], int(g.roots[0])))
+    return ChannelGraph(followed, _distinct_names(groups), _frozen(followed, roots, reasons), roots)
+
+
+Place = tuple[str, Side]
+
+
+def _places(layers: Sequence[Layer], roots: Tensor) -> dict[int, dict[Place, list[int]]]:
+    """Root of each class to the positions it holds along each axis of each layer, in forward order of the layers."""
+    places: dict[int, dict[Place, list[int]]] = {}
+    for layer in layers:
+        axes: list[tuple[Side, Tensor]] = [(layer.outer_side, layer.outgoing)]
+        if layer.incoming is not None:
+            axes.append(("in", layer.incoming))
+        for side, ids in axes:
+            for position, root in enumerate(roots[ids].tolist()):
+                places.setdefault(root, {}).setdefault((layer.name, side), []).append(position)
+    return places
+
+
+def _group(found: list[int], places: dict[int, dict[Place, list[int]]], layers: Sequence[Layer]) -> ChannelGroup:
+    where = places[found[0]]
+    types = {layer.name: layer.type for layer in layers}
+    producers = tuple(name for name, side in where if side == "out")
+    found = sorted(found, key=lambda root: places[root][producers[0], "out"][0])
+    members = tuple(
+        Member(name, side, torch.tensor([places[root][name, side] for root in found])) for name, side in where
+    )
+    weighted = [layer.name for layer in layers if layer.produces]
+    group = Group(
+        producers[0],
+        len(found),
+        producers,
+        tuple(types[name] for name in producers),
+        first=weighted[0] in producers,
+        last=weighted[-1] in producers,
+    )
+    return ChannelGroup(group, members, torch.tensor(found))
+
+
+def _distinct_names(groups: list[ChannelGroup]) -> tuple[ChannelGroup, ...]:
+    """Where one layer's channels fall into several groups, the later ones are numbered: `conv`, `conv:2`."""
+    seen: Counter[str] = Counter()
+    named = []
+    for group in groups:
+        seen[group.name] += 1
+        name = group.name if seen[group.name] == 1 else f"{group.name}:{seen[group.name]}"
+        values = {**vars(group.group), "name": name}
+        named.append(ChannelGroup(Group(**values), group.members, group.roots))
+    return tuple(named)
+
+
+def _frozen(followed: Followed, roots: Tensor, reasons: dict[int, str]) -> tuple[FrozenChannels, ...]:
+    found: dict[tuple[str, str], int] = {}
+    for layer in followed.layers:
+        if not layer.produces:
+            continue
+        for root in roots[layer.outgoing].tolist():
+            if root in reasons:
+                key = (layer.name, reasons[root])
+                found[key] = found.get(key, 0) + 1
+    return tuple(FrozenChannels(layer, width, reason) for (layer, reason), width in found.items())

@@ -1,0 +1,216 @@
+"""Which layers are understood: where their tensors hold channels, and which numbers name a channel count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+# Per-channel layers whose statistics and parameters never mix channels.
+CARRIERS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.PReLU,
+)
+FOLLOWED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, *CARRIERS)
+
+ELEMENTWISE = (
+    nn.Identity,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.CELU,
+    nn.SELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Mish,
+    nn.Sigmoid,
+    nn.LogSigmoid,
+    nn.Tanh,
+    nn.Hardtanh,
+    nn.Hardsigmoid,
+    nn.Hardshrink,
+    nn.Hardswish,
+    nn.Softplus,
+    nn.Softshrink,
+    nn.Softsign,
+    nn.Tanhshrink,
+    nn.Threshold,
+    nn.RReLU,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+)
+# Layers that work on positions within a channel, with the number of axes they work on (None: all behind the channels).
+SPATIAL: Mapping[type[nn.Module], int | None] = {
+    nn.MaxPool1d: 1,
+    nn.MaxPool2d: 2,
+    nn.MaxPool3d: 3,
+    nn.AvgPool1d: 1,
+    nn.AvgPool2d: 2,
+    nn.AvgPool3d: 3,
+    nn.LPPool1d: 1,
+    nn.LPPool2d: 2,
+    nn.AdaptiveAvgPool1d: 1,
+    nn.AdaptiveAvgPool2d: 2,
+    nn.AdaptiveAvgPool3d: 3,
+    nn.AdaptiveMaxPool1d: 1,
+    nn.AdaptiveMaxPool2d: 2,
+    nn.AdaptiveMaxPool3d: 3,
+    nn.Upsample: None,
+    nn.UpsamplingNearest2d: 2,
+    nn.UpsamplingBilinear2d: 2,
+    nn.ZeroPad1d: 1,
+    nn.ZeroPad2d: 2,
+    nn.ZeroPad3d: 3,
+    nn.ConstantPad1d: 1,
+    nn.ConstantPad2d: 2,
+    nn.ConstantPad3d: 3,
+    nn.ReflectionPad1d: 1,
+    nn.ReflectionPad2d: 2,
+    nn.ReflectionPad3d: 3,
+    nn.ReplicationPad1d: 1,
+    nn.ReplicationPad2d: 2,
+    nn.ReplicationPad3d: 3,
+    nn.CircularPad1d: 1,
+    nn.CircularPad2d: 2,
+    nn.CircularPad3d: 3,
+}
+STRUCTURAL = (nn.Flatten, nn.Unflatten)
+
+# Methods that decide what a layer computes; a subclass that overrides one of them is another layer.
+_INSIDE = ("forward", "_conv_forward", "_output_padding", "_check_input_dim")
+
+LayerKind = Literal["convolution", "transposed", "linear", "carrier", "parameter"]
+Side = Literal["out", "in", "through"]
+"""Channels that a layer makes, uses up, or passes on (a carrier, a depthwise convolution, a parameter)."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer whose channels are followed.
+
+    Attributes:
+        name: qualified name of the module, or of the parameter for kind `parameter`.
+        incoming: `[in]` channel ids of its input axis; None for carriers, whose one axis is `outgoing`.
+        outgoing: `[out]` channel ids of its output axis.
+        positions: how often each weight is used for one sample, over all calls.
+        groups: of a convolution, else 1.
+        dim: for kind `parameter`, the axis of the tensor that holds channels.
+    """
+
+    name: str
+    kind: LayerKind
+    type: str
+    incoming: Tensor | None
+    outgoing: Tensor
+    positions: int = 0
+    groups: int = 1
+    dim: int = 0
+
+    @property
+    def produces(self) -> bool:
+        """Whether it makes channels of its own, rather than passing its input's on."""
+        return self.incoming is not None and not self.depthwise
+
+    @property
+    def outer_side(self) -> Side:
+        """What `outgoing` is to the layer."""
+        return "out" if self.produces else "through"
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether every group of the convolution sees one input channel."""
+        return self.incoming is not None and self.groups > 1 and self.groups == len(self.incoming)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One axis of one tensor that holds channels: entry i belongs to channel `ids[i]`.
+
+    Attributes:
+        tensor: qualified name of the parameter or buffer.
+    """
+
+    tensor: str
+    dim: int
+    side: Side
+    ids: Tensor
+
+
+def layer_kind(module: nn.Module) -> LayerKind | None:
+    """How a module is followed, or None where it is not."""
+    if not followed_forward(module) or parametrize.is_parametrized(module) or _one_slope(module):
+        return None
+    # Old-style weight norm and pruning hooks turn `weight` into a plain attribute computed from other parameters.
+    if "weight" not in module._parameters or isinstance(module.weight, nn.UninitializedParameter):
+        return None
+    if isinstance(module, CONVOLUTIONS):
+        return "convolution"
+    if isinstance(module, TRANSPOSED):
+        return "transposed"
+    return "linear" if isinstance(module, nn.Linear) else "carrier"
+
+
+def followed_forward(module: nn.Module) -> bool:
+    """Whether a module computes just what one of the followed layers does, though it may be a subclass of it."""
+    return is_one_of(module, FOLLOWED)
+
+
+def is_one_of(module: nn.Module, kinds: Iterable[type[nn.Module]]) -> bool:
+    """Whether a module is of one of these classes, or of a subclass that computes the same."""
+    return any(isinstance(module, kind) and _computes(module, kind) for kind in kinds)
+
+
+def elementwise(module: nn.Module) -> bool:
+    """Whether a module works on each value alone."""
+    return is_one_of(module, ELEMENTWISE) or _one_slope(module)
+
+
+def _computes(module: nn.Module, kind: type[nn.Module]) -> bool:
+    return all(getattr(type(module), name, None) is getattr(kind, name, None) for name in _INSIDE)
+
+
+def _one_slope(module: nn.Module) -> bool:
+    return is_one_of(module, (nn.PReLU,)) and bool(module.num_parameters == 1)
+
+
+def slots(layer: Layer, tensors: Mapping[str, Tensor]) -> list[Slot]:
+    """Where the tensors of a layer hold its channels; `tensors` are the network's parameters and buffers by name."""
+    if layer.kind == "parameter":
+        return [Slot(layer.name, layer.dim, "through", layer.outgoing)] if layer.name in tensors else []
+    prefix = f"{layer.name}." if layer.name else ""
+    found = []
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if f"{prefix}{name}" not in tensors:
+            continue
+        if name == "weight" and layer.incoming is not None:
+            found += _weight_slots(layer, layer.incoming, f"{prefix}weight")
+        elif tensors[f"{prefix}{name}"].numel() == len(layer.outgoing):  # a PReLU may share one slope
+            found.append(Slot(f"{prefix}{name}", 0, layer.outer_side, layer.outgoing))
+    return found
+
+
+def _weight_slots(layer: Layer, incoming: Tensor, tensor: str) -> list[Slot]:
+    """A weight holds only the first group's channels on its inner axis; the other groups are tied to them."""
+    per_group = len(layer.outgoing if layer.kind == "transposed" else incoming) // layer.groups
+    if layer.kind == "transposed" and layer.depthwise:
+        return [Slot(tensor, 0, "through", incoming)]
+    if layer.kind == "transposed":
+        return [Slot(tensor, 0, "in", incoming), Slot(tensor, 1, "out", layer.outgoing[:per_group])]
+    outer = Slot(tensor, 0, layer.outer_side, layer.outgoing)
+    return [outer] if layer.depthwise else [outer, Slot(tensor, 1, "in", incoming[:per_group])]

@@ -1,0 +1,255 @@
+"""Arguments that name a channel count, rewritten for a thinned network; and the proof that they are right.
+
+`simulate` runs the traced network on what stays of the channel ids: every structural operation, its arguments
+rewritten, must give exactly the ids that should stay behind it. No weight is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from autoprune.graph import layers, operations
+from autoprune.graph.channels import Followed
+from autoprune.graph.ids import compress, thin_ids
+from autoprune.graph.operations import arguments, name_of, with_values
+
+Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass
+class Simulation:
+    """What a thinned network would do.
+
+    Attributes:
+        calls: nodes whose target or arguments change, with the new ones.
+        faults: nodes that cannot be made to fit, with the reason.
+    """
+
+    calls: dict[fx.Node, Call] = field(default_factory=dict)
+    faults: dict[fx.Node, str] = field(default_factory=dict)
+
+
+def simulate(followed: Followed, keep: Tensor) -> Simulation:
+    """Follows what stays through the network.
+
+    Args:
+        keep: `[ids]` for every id, whether it stays; the same for tied ids.
+    """
+    result = Simulation()
+    env: dict[fx.Node, Any] = {}
+    for node in followed.traced.graph.nodes:
+        if node not in followed.ids:
+            env[node] = _plain_value(node, env, followed)
+            if node.op == "output" and (changed := _changed_numbers(node, env, followed)):
+                result.faults[node] = f"the network returns {changed.name}, a channel count"
+            continue
+        env[node] = _map(followed.ids[node], lambda ids: thin_ids(ids, keep))
+        if any(ids is None for ids in leaves(env[node])):
+            result.faults[node] = f"what stays of {node.name} is no array"
+        elif (fault := _check(node, env, followed, keep, result)) is not None:
+            result.faults[node] = fault
+        if node in result.faults:  # go on as if it were dense: one fault must not hide or cause others
+            env[node] = followed.ids[node]
+    return result
+
+
+def _plain_value(node: fx.Node, env: Mapping[fx.Node, Any], followed: Followed) -> Any:
+    """A shape, number or constant as the thinned network computes it."""
+    known = node.op in ("call_function", "call_method") and bool(node.all_input_nodes)
+    if not known or (name_of(node) == "getattr" and node.args[1] not in operations.SHAPES):
+        return followed.values[node]
+    try:
+        return _run(node.op, node.target, with_values(node.args, env), with_values(node.kwargs, env))
+    except (RuntimeError, TypeError, IndexError, AttributeError, AssertionError, ValueError):
+        return followed.values[node]
+
+
+def _run(op: str, target: Any, args: Any, kwargs: Any) -> Any:
+    if op == "call_method":
+        method = "reshape" if target == "view" else target
+        return getattr(args[0], method)(*args[1:], **kwargs)
+    return target(*args, **kwargs)
+
+
+def _check(node: fx.Node, env: dict[fx.Node, Any], followed: Followed, keep: Tensor, result: Simulation) -> str | None:
+    """Why a node does not fit what stays, or None; notes the call if it changes."""
+    expected, name = env[node], name_of(node)
+    if node not in followed.opaque and _is_structural_module(node, followed):
+        module = followed.traced.get_submodule(str(node.target))
+        return _compare(lambda: module(*with_values(node.args, env)), expected)
+    calls = node.op in ("call_function", "call_method") and node not in followed.opaque
+    if calls and name in (operations.STRUCTURAL | operations.CONCATENATIONS):
+        return _check_structural(node, env, followed, keep, result)
+    if calls and name in operations.ZEROS:
+        return _check_zeros(node, env, result)
+    if (changed := _changed_numbers(node, env, followed)) is not None:
+        return f"{node.name} uses {changed.name}, a channel count"
+    if calls and name in operations.ELEMENTWISE - operations.OF_FIRST:
+        return _check_shapes(node, env, expected)
+    return _check_pad(node, followed, keep, result) if calls and name == "pad" else None
+
+
+def _changed_numbers(node: fx.Node, env: Mapping[fx.Node, Any], followed: Followed) -> fx.Node | None:
+    """An argument that is no activation and would have another value in the thinned network."""
+    for source in node.all_input_nodes:
+        plain = source not in followed.ids and isinstance(followed.values[source], (int, float, tuple, list, slice))
+        if plain and env[source] != followed.values[source]:
+            return source
+    return None
+
+
+def _check_structural(
+    node: fx.Node, env: dict[fx.Node, Any], followed: Followed, keep: Tensor, result: Simulation
+) -> str | None:
+    name = name_of(node)
+    plain: Call = (node.target, node.args, dict(node.kwargs))
+    for call in (plain, _rewritten(node, name, env, followed, keep)):
+        if call is None:
+            continue
+        target, args, kwargs = call
+        op = node.op if target is node.target else "call_function"
+        run = (op, target, with_values(args, env), with_values(kwargs, env))
+        # Where positions are joined, the ids of the first part stand for those of all: tied, but not the same numbers.
+        same = followed.channels.rooted if name in operations.CONCATENATIONS else None
+        if _compare(partial(_run, *run), env[node], same) is None:
+            if call is not plain:
+                result.calls[node] = call
+            return None
+    return f"{node.name} ({name}) cannot be rewritten for fewer channels"
+
+
+def _check_zeros(node: fx.Node, env: Mapping[fx.Node, Any], result: Simulation) -> str | None:
+    """Zeros of as many channels as stay: computed from shapes, or the number rewritten."""
+    first = 1 if node.op == "call_method" else 0
+    nested = len(node.args) == first + 1 and isinstance(node.args[first], (tuple, list))
+    sizes = list(node.args[first]) if nested else list(node.args[first:])  # type: ignore[arg-type]
+    wanted = list(env[node].shape)
+    if list(with_values(sizes, env)) == wanted:
+        return None
+    if len(sizes) == len(wanted) and not isinstance(sizes[1], fx.Node):
+        sizes[1] = wanted[1]
+        result.calls[node] = (node.target, (*node.args[:first], tuple(sizes)), dict(node.kwargs))
+        if list(with_values(sizes, env)) == wanted:
+            return None
+    return f"{node.name} makes another number of channels"
+
+
+def _is_structural_module(node: fx.Node, followed: Followed) -> bool:
+    if node.op != "call_module":
+        return False
+    return layers.is_one_of(followed.traced.get_submodule(str(node.target)), layers.STRUCTURAL)
+
+
+def _check_shapes(node: fx.Node, env: Mapping[fx.Node, Any], expected: Tensor) -> str | None:
+    shapes = [env[source].shape for source in node.all_input_nodes if isinstance(env.get(source), Tensor)]
+    try:
+        fits = bool(torch.broadcast_shapes(*shapes) == expected.shape)  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        fits = False
+    return None if fits else f"{node.name} meets channels that do not match"
+
+
+def _compare(run: Callable[[], Any], expected: Any, same: Callable[[Tensor], Tensor] | None = None) -> str | None:
+    try:
+        found, wanted = leaves(run()), leaves(expected)
+    except (RuntimeError, TypeError, IndexError, AttributeError, ValueError) as fault:
+        return str(fault)
+    equal = len(found) == len(wanted) and all(
+        a.shape == b.shape and (torch.equal(a, b) or (same is not None and torch.equal(same(a), same(b))))
+        for a, b in zip(found, wanted, strict=True)
+    )
+    return None if equal else "other channels would stay"
+
+
+def _check_pad(node: fx.Node, followed: Followed, keep: Tensor, result: Simulation) -> str | None:
+    """Padding of channels: what stays of the padded ones in front and behind."""
+    given = arguments(node, ("input", "pad", "mode", "value"))
+    ids, source = followed.ids[node], followed.ids[given["input"]]
+    pads = list(given["pad"])
+    for dim in range(ids.dim()):
+        at = 2 * (ids.dim() - 1 - dim)
+        if at + 1 >= len(pads) or compress(ids).size(dim) == 1:
+            continue
+        flat = compress(ids).flatten()
+        front, size = pads[at], source.size(dim)
+        pads[at] = int(keep[flat[:front]].sum())
+        pads[at + 1] = int(keep[flat[front + size :]].sum())
+    if tuple(pads) != tuple(given["pad"]):
+        rest = {key: value for key, value in given.items() if key not in ("input", "pad")}
+        result.calls[node] = (node.target, (given["input"], tuple(pads)), rest)
+    return None
+
+
+def _rewritten(node: fx.Node, name: str, env: Mapping[fx.Node, Any], followed: Followed, keep: Tensor) -> Call | None:
+    """The call with its channel counts replaced, or None where there are none to replace."""
+    if name in ("view", "reshape", "expand"):
+        return _rewrite_sizes(node, env[node])
+    if name == "unflatten":
+        given = arguments(node, ("input", "dim", "sizes"))
+        dim = given["dim"] % followed.ids[given["input"]].dim()
+        sizes = tuple(env[node].shape[dim : dim + len(given["sizes"])])
+        return (node.target, (given["input"], given["dim"], sizes), {})
+    if name in ("chunk", "split"):
+        given = arguments(node, ("input", "sizes", "dim"))
+        dim = given.get("dim", 0)
+        return (torch.split, (given["input"], [part.size(dim) for part in env[node]], dim), {})
+    if name == "getitem":
+        return _rewrite_slices(node, followed, keep)
+    return None
+
+
+def _rewrite_sizes(node: fx.Node, expected: Tensor) -> Call | None:
+    """Numbers become the sizes that stay; -1 and what is computed from shapes remain."""
+    first, *rest = node.args
+    nested = len(rest) == 1 and isinstance(rest[0], (tuple, list))
+    sizes = list(rest[0]) if nested else rest  # type: ignore[arg-type]
+    if len(sizes) != expected.dim() or node.kwargs:
+        return None
+    new = tuple(
+        size if isinstance(size, fx.Node) or size == -1 else expected.size(dim) for dim, size in enumerate(sizes)
+    )
+    return (node.target, (first, new) if nested else (first, *new), {})
+
+
+def _rewrite_slices(node: fx.Node, followed: Followed, keep: Tensor) -> Call | None:
+    """Bounds of slices along channels become the number of channels that stay before them."""
+    source, index = node.args
+    ids = followed.ids.get(source)  # type: ignore[arg-type]
+    items = list(index) if isinstance(index, tuple) else [index]
+    if not isinstance(ids, Tensor) or any(item is None for item in items):
+        return None
+    if ... in items:
+        at = items.index(...)
+        items[at : at + 1] = [slice(None)] * (ids.dim() - len(items) + 1)
+    small = compress(ids)
+    new = []
+    for dim, item in enumerate(items):
+        if not isinstance(item, slice) or small.size(dim) == 1:
+            new.append(item)
+            continue
+        bounds = (item.start, item.stop, item.step)
+        if item.step not in (None, 1) or not all(bound is None or isinstance(bound, int) for bound in bounds):
+            return None
+        stays = keep[small].movedim(dim, 0).flatten(1).any(1) if small.dim() > 1 else keep[small]
+        start, stop, _ = item.indices(ids.size(dim))
+        new.append(slice(int(stays[:start].sum()), int(stays[:stop].sum())))
+    return (node.target, (source, tuple(new)), {})
+
+
+def _map(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    return [_map(item, change) for item in value]
+
+
+def leaves(value: Any) -> list[Any]:
+    """What nested lists and tuples hold."""
+    if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
+        return [leaf for item in value for leaf in leaves(item)]
+    return [value]

@@ -1,0 +1,179 @@
+"""The network as a graph of operations, whatever part of it can be traced."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils._pytree import tree_leaves
+
+from autoprune.errors import TaskError
+from autoprune.graph.layers import followed_forward
+
+log = logging.getLogger(__name__)
+
+
+class TrainingMode(nn.Module):
+    """Answers whether the network is in training mode, in a traced graph where `self.training` was an argument."""
+
+    def forward(self) -> bool:
+        return self.training
+
+
+class _Tracer(fx.Tracer):
+    """Traces into the user's modules, but keeps known layers, also subclasses that do not change `forward`, whole.
+
+    Attributes:
+        opaque: names of modules kept whole because their inside cannot be traced.
+        inside: names of the modules being traced, outermost first.
+    """
+
+    def __init__(self, opaque: frozenset[str]) -> None:
+        super().__init__()
+        self.opaque = opaque
+        self.inside: list[str] = []
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        whole = module_qualified_name in self.opaque or followed_forward(m)
+        return whole or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        self.inside.append(self.path_of_module(m))
+        result = super().call_module(m, forward, args, kwargs)
+        self.inside.pop()
+        return result
+
+
+def trace(network: nn.Module) -> fx.GraphModule:
+    """A traced twin in evaluation mode that shares the network's modules.
+
+    Arguments that differ in training mode (`F.dropout(…, training=self.training)`) follow the twin's mode. A module
+    whose inside cannot be traced (its flow depends on data) is kept whole, innermost first; what reaches it cannot be
+    pruned.
+
+    Raises:
+        TaskError: the network's own `forward` cannot be traced.
+    """
+    with mode(network, training=False):
+        graph, opaque = _trace(network)
+    root = nn.Module()
+    root.__dict__.update(network.__dict__)  # shares modules and parameters, so that one may be added
+    if _has_switches(graph):
+        _follow_mode(graph, network, root, opaque)
+    for node in graph.nodes:
+        node.type = None  # annotations that are text cannot be saved
+    return fx.GraphModule(root, graph, class_name=type(network).__name__)
+
+
+@contextmanager
+def mode(network: nn.Module, training: bool) -> Iterator[None]:
+    """The network and all its modules in one mode, and afterwards each in the mode it was in."""
+    before = {module: module.training for module in network.modules()}
+    for module in before:
+        module.training = training
+    try:
+        yield
+    finally:
+        for module, was in before.items():
+            module.training = was
+
+
+def _trace(network: nn.Module) -> tuple[fx.Graph, frozenset[str]]:
+    """The graph and the names of the modules that are kept whole."""
+    opaque: frozenset[str] = frozenset()
+    while True:
+        tracer = _Tracer(opaque)
+        try:
+            with _traced_factories(tracer):
+                return tracer.trace(network, concrete_args=_defaults(network)), opaque
+        except Exception as fault:  # whatever the user's forward raises when it meets a proxy
+            if not tracer.inside or tracer.inside[-1] in opaque:
+                raise TaskError(
+                    f"{type(network).__name__}.forward cannot be traced by torch.fx ({type(fault).__name__}: {fault}); "
+                    "move the part whose flow depends on data into a submodule, which is then left as it is"
+                ) from fault
+            log.warning("%s is left as it is: its inside cannot be traced (%s)", tracer.inside[-1], fault)
+            opaque |= {tracer.inside[-1]}
+
+
+# Make tensors of sizes that may be computed from an activation's shape; torch.fx does not see them by itself.
+_FACTORIES = ("arange", "empty", "full", "linspace", "ones", "rand", "randn", "zeros")
+
+
+@contextmanager
+def _traced_factories(tracer: fx.Tracer) -> Iterator[None]:
+    """Functions like `torch.zeros` are traced where an argument is computed from the network's input."""
+
+    def traced(plain: Any) -> Any:
+        def make(*args: Any, **kwargs: Any) -> Any:
+            found = [value for value in tree_leaves((args, kwargs)) if isinstance(value, fx.Proxy)]
+            return tracer.create_proxy("call_function", plain, args, kwargs) if found else plain(*args, **kwargs)
+
+        return make
+
+    plain = {name: getattr(torch, name) for name in _FACTORIES}
+    try:
+        for name, function in plain.items():
+            setattr(torch, name, traced(function))
+        yield
+    finally:
+        for name, function in plain.items():
+            setattr(torch, name, function)
+
+
+def _defaults(network: nn.Module) -> dict[str, Any] | None:
+    """Arguments of `forward` that have a default, which the network is traced with."""
+    parameters = inspect.signature(network.forward).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty} or None
+
+
+def _has_switches(graph: fx.Graph) -> bool:
+    """Whether an argument may be the mode: one that is called so, or a plain False in its place."""
+    calls = [node for node in graph.nodes if node.op in ("call_function", "call_method")]
+    return any(node.kwargs.get("training") is False or any(value is False for value in node.args) for node in calls)
+
+
+def _follow_mode(graph: fx.Graph, network: nn.Module, root: nn.Module, opaque: frozenset[str]) -> None:
+    """Replaces arguments that are True in training mode and False in evaluation by the mode itself.
+
+    Only where both modes do the same operations; otherwise the graph stays that of evaluation mode.
+    """
+    try:
+        tracer = _Tracer(opaque)
+        with mode(network, training=True), _traced_factories(tracer):
+            other = tracer.trace(network, concrete_args=_defaults(network))
+    except Exception:  # an auxiliary head, say, that needs what only training gives
+        return
+    pairs = list(zip(graph.nodes, other.nodes, strict=False))
+    if len(graph.nodes) != len(other.nodes) or any(a.op != b.op or a.target != b.target for a, b in pairs):
+        log.info("in training mode the network does other operations than in evaluation mode")
+        return
+    switched = [(a, b) for a, b in pairs if _switches(a.args, b.args) or _switches(a.kwargs, b.kwargs)]
+    if not switched:
+        return
+    name = "training_mode"
+    while hasattr(root, name):
+        name += "_"
+    root._modules = {**root._modules, name: TrainingMode().train(network.training)}
+    with graph.inserting_before(next(node for node in graph.nodes if node.op != "placeholder")):
+        training = graph.call_module(name)
+    for node, twin in switched:
+        node.args = tuple(_switch(a, b, training) for a, b in zip(node.args, twin.args, strict=True))
+        node.kwargs = {key: _switch(a, twin.kwargs[key], training) for key, a in node.kwargs.items()}
+
+
+def _switches(evaluating: Any, training: Any) -> bool:
+    if isinstance(evaluating, dict):
+        return any(value is False and training.get(key) is True for key, value in evaluating.items())
+    return len(evaluating) == len(training) and any(
+        a is False and b is True for a, b in zip(evaluating, training, strict=True)
+    )
+
+
+def _switch(evaluating: Any, training: Any, mode: fx.Node) -> Any:
+    return mode if evaluating is False and training is True else evaluating
