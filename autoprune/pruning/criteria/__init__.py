@@ -1,0 +1,1 @@
+"""Scores of structures: higher is kept."""

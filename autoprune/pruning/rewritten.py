@@ -1,0 +1,47 @@
+"""A network whose operations were rewritten, with everything else its own."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import fx, nn
+
+
+class RewrittenNetwork(fx.GraphModule):
+    """Runs a graph in place of a network's `forward`, and keeps all of the network's modules, parameters and buffers.
+
+    A plain `GraphModule` would drop what the graph does not use, and with it keys of the state dict.
+    """
+
+    def __init__(self, root: nn.Module, graph: fx.Graph, class_name: str = "GraphModule") -> None:
+        super().__init__(root, graph, class_name)
+        _adopt(self, root)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RewrittenNetwork:
+        twin: RewrittenNetwork = super().__deepcopy__(memo)  # type: ignore[assignment]
+        _adopt(twin, copy.deepcopy(self.__dict__, memo))
+        return twin
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        build, arguments = super().__reduce__()
+        return _rebuild, (build, arguments, {key: self.__dict__[key] for key in _KEPT})
+
+
+_KEPT = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set", "training")
+
+
+def _adopt(network: nn.Module, source: nn.Module | dict[str, Any]) -> None:
+    """Gives a network all that another has; what only the network has stays, at the end."""
+    held = source.__dict__ if isinstance(source, nn.Module) else source
+    for key in ("_modules", "_parameters", "_buffers"):
+        own = network.__dict__[key]
+        network.__dict__[key] = {**held[key], **{name: v for name, v in own.items() if name not in held[key]}}
+    network._non_persistent_buffers_set = set(held["_non_persistent_buffers_set"])
+    network.training = held["training"]
+
+
+def _rebuild(build: Any, arguments: tuple[Any, ...], held: dict[str, Any]) -> fx.GraphModule:
+    network: fx.GraphModule = build(*arguments)
+    _adopt(network, held)
+    return network
