@@ -19,12 +19,12 @@ from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator, Judging
 from autoprune.evaluation.subject import Subject, example_inputs, study
 from autoprune.pruning.masks import choose
-from autoprune.pruning.thinning import thin
+from autoprune.pruning.thinning import copy_network, thin
 from autoprune.reporting.results import Result
 from autoprune.running.folder import new_folder
 from autoprune.running.progress import Display
 from autoprune.running.session import make_tracker, start_session
-from autoprune.running.setup import assemble
+from autoprune.running.setup import FROM_PYTHON, assemble
 from autoprune.tasks.base import Task
 
 
@@ -61,7 +61,7 @@ def search(
     """Searches for the allocation of a trained network that loses least under a budget.
 
     Args:
-        model: with its trained weights; it is not changed (but moved to the device that is used).
+        model: with its trained weights; it is not changed.
         task: data, loss and metric; its own `network` and `load` are not used.
         budget: `"flops=0.5"` or `{"flops": 0.5, "params": "200k"}`.
         output: the run's folder; a new one under `runs/` if None.
@@ -74,9 +74,11 @@ def search(
     """
     short = {"trials": "search.trials", "seed": "search.seed", "searcher": "search.searcher", "device": "run.device"}
     given = {short.get(key, key.replace("__", ".")): value for key, value in settings.items()}
-    experiment = load_experiment(None, {"budget": str(Budget.of(budget)), "output": output, **given})
+    experiment = load_experiment(
+        None, {"budget": str(Budget.of(budget)), "output": output, "task.name": f"{FROM_PYTHON}{task.name}", **given}
+    )
     folder = new_folder(experiment.output, task.name)
-    setup = assemble(experiment, task, model)
+    setup = assemble(experiment, task, copy_network(model))
     conclusion = start_session(setup, folder, make_tracker(experiment), Display(progress))
     evaluator = Evaluator(setup.subject, task, Judging())
     network = evaluator.restore(folder.weights_of(conclusion.best.number))
@@ -118,9 +120,7 @@ def apply(
     if inputs is None and task is not None:
         inputs = example_inputs(task, device)
     assert inputs is not None  # one of both is given
-    training = model.training
-    subject = study(model, inputs.to(device), registry.resolve("pruner", pruner))
-    model.train(training)
+    subject = study(copy_network(model), inputs.to(device), registry.resolve("pruner", pruner))
     if task is not None:
         return Evaluator(subject, task, Judging()).build(Allocation(allocation), recipe or Recipe())
     return _thinned(subject, Allocation(allocation))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import logging
 import re
@@ -14,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from autoprune.commands import disk
 from autoprune.errors import AutopruneError, UserError, did_you_mean
 
 
@@ -44,9 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()  # who read our output has left; nothing is wrong
         return 1
     except OSError as fault:
-        if fault.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return _fail(f"the disk is full ({fault}); make room, then continue the run with --resume", 1)
-        raise
+        return _fail(f"the disk is full ({fault}); make room and try again" if disk.is_full(fault) else str(fault), 1)
     except KeyboardInterrupt:
         return _fail("interrupted; a search continues with: autoprune search --resume RUN_FOLDER", 1)
     return 0

@@ -75,6 +75,18 @@ class Interrupted(AutopruneError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest known name, or nothing when none is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    """`; did you mean 'x'?` for the nearest known name, or nothing when none is near.
+
+    Of names equally near that which begins most alike wins: `resnet21` is rather `resnet20` than `resnet32`.
+    """
+    near = difflib.get_close_matches(name, list(known), n=5, cutoff=0.5)
+    if not near:
+        return ""
+    best = max(near, key=lambda each: _likeness(name, each))
+    return f"; did you mean {best!r}?"
+
+
+def _likeness(name: str, other: str) -> tuple[float, int]:
+    """How alike two names are, and how many characters they begin with in common."""
+    alike = next((i for i, (a, b) in enumerate(zip(name, other, strict=False)) if a != b), len(name))
+    return difflib.SequenceMatcher(None, other, name).ratio(), alike

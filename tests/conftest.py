@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+
+from autoprune.tasks.digits import DigitsTask
+from tests.journeys import Cli, DigitsRun, make_digits_run
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -49,3 +53,40 @@ def checkpoints_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no published checkpoints: {root} does not exist")
     return root
+
+
+@pytest.fixture(scope="session")
+def trained_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the place of the user's cache folder, in which the digits' network is trained: once for all tests."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(home))
+        torch.set_num_threads(1)
+        task = DigitsTask()
+        task.load(task.network(), None)
+    return home
+
+
+@pytest.fixture
+def workdir(trained_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that is the current one; the digits' network is trained, MLflow's settings are its defaults."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(trained_home))
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        monkeypatch.delenv(name)
+    return folder
+
+
+@pytest.fixture
+def autoprune(workdir: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Types a command in `workdir`, in this process."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the handler of the test process stays
+    return Cli(capfd)
+
+
+@pytest.fixture(scope="session")
+def digits_run(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> DigitsRun:
+    """A finished search on digits, mirrored in MLflow; not to be changed (`copy` it first)."""
+    return make_digits_run(tmp_path_factory.mktemp("digits"), trained_home)

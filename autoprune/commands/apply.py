@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from autoprune.commands import disk
 from autoprune.commands.options import overrides
 from autoprune.config import load_experiment
 from autoprune.errors import UserError
@@ -30,8 +32,7 @@ _PLAN = {
 def run(arguments: argparse.Namespace) -> None:
     """Writes the smaller network of a run, a `best.yaml` or an MLflow run, and says what it is."""
     plan = _parse_plan(arguments.finetune) if arguments.finetune is not None else None
-    if arguments.output.is_dir():
-        raise UserError(f"{arguments.output} is a folder; --output names the file to write")
+    _check_output(arguments.output)
     given = overrides(arguments)
     source, trial = _source(arguments)
     from autoprune.running import applying
@@ -42,9 +43,23 @@ def run(arguments: argparse.Namespace) -> None:
         best = _read_best(source)
         experiment = load_experiment(None, {**_defaults(best, arguments), **given}, arguments.set)
         applied = applying.anew(best["widths"], experiment, plan)
-    applied.write(arguments.output)
+    try:
+        applied.write(arguments.output)
+    except OSError as fault:
+        if disk.is_full(fault):
+            raise
+        raise UserError(f"{arguments.output} cannot be written ({fault.strerror}); choose another --output") from fault
     exported = applied.export(arguments.output, arguments.export) if arguments.export else None
     _print(applied, arguments.output, exported)
+
+
+def _check_output(path: Path) -> None:
+    """Nothing, if the file can probably be written; the work before that may take hours."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; --output names the file to write")
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise UserError(f"{path} cannot be written: {nearest} is no folder that you may write to")
 
 
 def _source(arguments: argparse.Namespace) -> tuple[Path, int | None]:
@@ -83,7 +98,7 @@ def _read_best(path: Path) -> dict[str, Any]:
 def _defaults(best: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
     """What a `best.yaml` says of task, model, pruner and recipe: a file names no code to run, the user does."""
     if arguments.task is None and isinstance(best["task"], str) and ":" in best["task"]:
-        raise UserError(f"{arguments.source} was made on task {best['task']!r}; name it with --task to have it imported")
+        raise UserError(f"{arguments.source} was made on task {best['task']!r}; name it with --task to import it")
     recipe = best.get("recipe", {})
     if not isinstance(recipe, dict):
         raise UserError(f"{arguments.source}: recipe should be a mapping but is {recipe!r}")

@@ -53,12 +53,14 @@ def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: Pru
     from autoprune.graph.latency import measure_latency
     from autoprune.graph.profile import measure_costs
     from autoprune.running.setup import choose_device
+    from autoprune.running.threads import settle_threads
     from autoprune.tasks.user import build_task
 
     device = choose_device(experiment)
     section = experiment.task
     task = build_task(section.name, section.model, section.data)
     network: nn.Module = task.network()
+    settle_threads(experiment, network.to(device), example_inputs(task, device))
     if pruned is None:
         task.load(network, arguments.file)
     else:

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from autoprune.commands import disk
 from autoprune.commands.options import experiment_of, overrides
 from autoprune.config import Experiment, load_experiment
-from autoprune.errors import Interrupted, UserError
+from autoprune.errors import AutopruneError, Interrupted, UserError
 
 if TYPE_CHECKING:
     from autoprune.running.conclusion import Conclusion
@@ -56,10 +57,16 @@ def _interruptible(folder: RunFolder) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if folder.ledger.exists():
-            raise Interrupted(
-                f"interrupted; continue with: {_command('search', '--resume', str(folder.path))}"
-            ) from None
+            raise Interrupted(f"interrupted; {_how_to_resume(folder)}") from None
         raise Interrupted("interrupted before anything was evaluated") from None
+    except OSError as fault:
+        if disk.is_full(fault) and folder.experiment.exists():
+            raise AutopruneError(f"the disk is full ({fault}); make room, then {_how_to_resume(folder)}") from fault
+        raise
+
+
+def _how_to_resume(folder: RunFolder) -> str:
+    return f"continue with: {_command('search', '--resume', str(folder.path))}"
 
 
 def _refuse_settings(arguments: argparse.Namespace) -> None:

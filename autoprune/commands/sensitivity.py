@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     evaluator = setup.evaluator(
         Judging(settings.images, settings.batch, experiment.search.seed, identity=setup.identity)
     )
-    curves = measure_curves(setup, evaluator, display, {}, lambda group, width, score: None)
+    curves = measure_curves(setup, evaluator, display, {}, lambda *_: None)
     folder.mkdir(parents=True, exist_ok=True)
     write_curves(curves, RunFolder(folder))
     for suffix in ("json", "csv", "png"):

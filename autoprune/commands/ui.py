@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from autoprune.config import load_experiment
 from autoprune.errors import AutopruneError, UserError
@@ -24,11 +23,6 @@ def run(arguments: argparse.Namespace) -> None:
     from autoprune.running.mlflow_tracker import experiment_id, store_uri
 
     store = store_uri(uri)
-    if store.startswith("sqlite:///") and not Path(store.removeprefix("sqlite:///")).is_file():
-        raise UserError(
-            f"there is no MLflow store at {store}; run `autoprune search` here first, "
-            "change to the folder it was run in, or name the store with --tracking-uri"
-        )
     number = experiment_id(store, arguments.experiment)
     if store.startswith(("http://", "https://")):
         print(f"the runs are at {store}/#/experiments/{number}?workflowType=machine_learning")

@@ -130,7 +130,7 @@ class RecalibrateSection(Section):
 class EvaluationSection(Section):
     objective: Objective = "loss"
     images: Positive = 5000
-    batch: Positive = 250
+    batch: Positive = 128
     recalibrate: RecalibrateSection = RecalibrateSection()
 
 

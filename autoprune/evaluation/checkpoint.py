@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,11 @@ from torch import Tensor, nn
 
 from autoprune import registry
 from autoprune.errors import CheckpointError
+from autoprune.evaluation.files import write_whole
 from autoprune.evaluation.subject import Subject
 from autoprune.graph.groups import ChannelGraph, Kept, find_groups
-from autoprune.pruning.thinning import thin
+from autoprune.pruning.thinning import copy_network, thin
+from autoprune.tasks import weights
 
 FORMAT = 1
 
@@ -78,12 +79,7 @@ def write_checkpoint(path: Path, checkpoint: PrunedCheckpoint) -> None:
     content = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError
     torch.save({"autoprune": FORMAT, **vars(checkpoint)}, content)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(content.getbuffer())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, content.getbuffer())
 
 
 def read_checkpoint(path: Path) -> PrunedCheckpoint | None:
@@ -95,8 +91,8 @@ def read_checkpoint(path: Path) -> PrunedCheckpoint | None:
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint: {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch raises many kinds; who reads dense checkpoints says what is wrong with this one
+        content = weights.read_checkpoint(path)
+    except CheckpointError:  # who reads dense checkpoints says what is wrong with this one
         return None
     if not isinstance(content, dict) or "autoprune" not in content:
         return None
@@ -104,9 +100,40 @@ def read_checkpoint(path: Path) -> PrunedCheckpoint | None:
     if version != FORMAT:
         raise CheckpointError(f"{path} has format {version}; this release of autoprune reads {FORMAT}")
     try:
-        return PrunedCheckpoint(**content)
+        checkpoint = PrunedCheckpoint(**content)
     except TypeError as fault:
         raise CheckpointError(f"{path} is damaged: {fault}") from fault
+    odd = _odd_fields(checkpoint)
+    if odd:
+        raise CheckpointError(f"{path} is damaged: {' and '.join(odd)} is not what `autoprune apply` writes")
+    return checkpoint
+
+
+def _odd_fields(checkpoint: PrunedCheckpoint) -> list[str]:
+    """The fields that hold something else than `PrunedCheckpoint.of` puts there."""
+    inputs = checkpoint.inputs
+    right = {
+        "state_dict": _maps_to(checkpoint.state_dict, Tensor),
+        "widths": _maps_to(checkpoint.widths, int),
+        "kept": _maps_to(checkpoint.kept, list) and all(_are_counts(kept) for kept in checkpoint.kept.values()),
+        "model": isinstance(checkpoint.model, str),
+        "inputs": isinstance(inputs, dict)
+        and _are_counts(inputs.get("shape"))
+        and isinstance(getattr(torch, str(inputs.get("dtype")), None), torch.dtype),
+        "metrics": _maps_to(checkpoint.metrics, (int, float)),
+        "task": isinstance(checkpoint.task, str),
+    }
+    return [name for name, good in right.items() if not good]
+
+
+def _maps_to(content: object, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(value, kind) for name, value in content.items()
+    )
+
+
+def _are_counts(content: object) -> bool:
+    return isinstance(content, list) and all(isinstance(count, int) and count >= 0 for count in content)
 
 
 def rebuild(checkpoint: PrunedCheckpoint, model: nn.Module | Callable[[], nn.Module] | None = None) -> nn.Module:
@@ -157,7 +184,7 @@ def load(path: str | Path, model: nn.Module | Callable[[], nn.Module] | None = N
 
 def _dense(checkpoint: PrunedCheckpoint, model: nn.Module | Callable[[], nn.Module] | None) -> nn.Module:
     if isinstance(model, nn.Module):
-        return model.cpu()
+        return copy_network(model).cpu()
     if model is not None:
         return model()
     if checkpoint.model not in registry.MODELS:

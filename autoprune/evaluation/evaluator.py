@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from autoprune.core.trial import Candidate, Failure, Recipe, Score, Trial
-from autoprune.errors import AutopruneError, CheckpointError
+from autoprune.errors import AutopruneError, CheckpointError, TaskError
 from autoprune.evaluation.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild_from, write_checkpoint
 from autoprune.evaluation.judging import Batches, judge, recalibrate
 from autoprune.evaluation.subject import Subject
@@ -41,7 +41,7 @@ class Judging:
     """
 
     images: int | None = None
-    batch: int = 250
+    batch: int = 128
     seed: int = 0
     weights: Path | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
@@ -67,21 +67,16 @@ class Evaluator:
         """
         start = time.perf_counter()
         costs: dict[str, int] = {}
-        outcome: Score | Failure
-        try:
+
+        def score() -> Score:
             network = self.build(candidate.allocation, candidate.recipe)
-            costs = self._checked_costs(network, candidate)
-            outcome = self.judge(network, self.judging.images)
-            if not _finite(outcome):
-                outcome = Failure("nan", f"loss {outcome.loss}, accuracy {outcome.accuracy}")
-            elif keep and self.judging.weights is not None:
-                self.write(network, candidate, outcome, self.judging.weights / f"{candidate.number}.pt")
-        except (torch.OutOfMemoryError, MemoryError) as fault:
-            outcome = Failure("out_of_memory", str(fault))
-        except OSError:  # a full disk is the run's trouble, not the candidate's
-            raise
-        except Exception as fault:  # the user's network, loss or data may raise anything
-            outcome = Failure("exception", f"{type(fault).__name__}: {fault}")
+            costs.update(self._checked_costs(network, candidate))
+            found = self.judge(network, self.judging.images)
+            if keep and self.judging.weights is not None and _finite(found):
+                self.write(network, candidate, found, self.judging.weights / f"{candidate.number}.pt")
+            return found
+
+        outcome = outcome_of(score)
         return Trial(candidate, outcome, costs, time.perf_counter() - start)
 
     def build(self, allocation: Mapping[str, int], recipe: Recipe) -> nn.Module:
@@ -156,6 +151,38 @@ class Evaluator:
         if counted != predicted:
             raise CostMismatch(f"the thinned network costs {counted} but {predicted} was predicted")
         return counted
+
+
+def outcome_of(judge: Callable[[], Score]) -> Score | Failure:
+    """The score that `judge` returns; a failure where it is not a number or something goes wrong.
+
+    Raises:
+        OSError: data cannot be read or a file not be written: the run's trouble, not the candidate's.
+    """
+    try:
+        score = judge()
+    except (torch.OutOfMemoryError, MemoryError) as fault:
+        return Failure("out_of_memory", str(fault))
+    except OSError:
+        raise
+    except Exception as fault:  # the user's network, loss or data may raise anything
+        return Failure("exception", f"{type(fault).__name__}: {fault}")
+    return score if _finite(score) else Failure("nan", f"loss {score.loss}, accuracy {score.accuracy}")
+
+
+def judge_dense(evaluator: Evaluator) -> Score:
+    """The dense network as it is, on the images that judge candidates.
+
+    Raises:
+        TaskError: it cannot be judged, so that no candidate could be.
+    """
+    outcome = outcome_of(lambda: evaluator.judge(evaluator.subject.network, evaluator.judging.images))
+    if isinstance(outcome, Failure):
+        raise TaskError(
+            f"the dense network cannot be judged on the validation images ({outcome.reason}); "
+            "check the checkpoint, the data, the loss and the metric"
+        )
+    return outcome
 
 
 def _finite(score: Score) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import io
 import logging
 import warnings
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import UserError
+from autoprune.evaluation.files import write_whole
 
 _SHAPES = ({0: torch.export.Dim("batch")},)
 
@@ -25,28 +27,33 @@ def export_network(network: nn.Module, inputs: Tensor, path: Path, form: str) ->
 
     Raises:
         UserError: ONNX is not installed, or the network cannot be exported.
+        OSError: the file cannot be written.
     """
     network = copy.deepcopy(network).cpu().eval()
     target = path.with_suffix(f".{form}")
     try:
         with warnings.catch_warnings():  # both exporters warn of their own inner workings
             warnings.simplefilter("ignore")
-            _export_pt2(network, inputs, target) if form == "pt2" else _export_onnx(network, inputs, target)
+            content = _as_pt2(network, inputs) if form == "pt2" else _as_onnx(network, inputs)
     except (RuntimeError, torch.onnx.OnnxExporterError) as fault:
         raise UserError(f"the network cannot be exported as {form}: {fault}") from fault
+    write_whole(target, content)
     return target
 
 
-def _export_pt2(network: nn.Module, inputs: Tensor, target: Path) -> None:
-    torch.export.save(torch.export.export(network, (inputs,), dynamic_shapes=_SHAPES), target)
+def _as_pt2(network: nn.Module, inputs: Tensor) -> bytes:
+    content = io.BytesIO()  # torch's own writer ends the process where the disk is full
+    torch.export.save(torch.export.export(network, (inputs,), dynamic_shapes=_SHAPES), content)
+    return content.getvalue()
 
 
-def _export_onnx(network: nn.Module, inputs: Tensor, target: Path) -> None:
+def _as_onnx(network: nn.Module, inputs: Tensor) -> bytes:
     _check_onnx()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    torch.onnx.export(
-        network, (inputs,), target, dynamo=True, dynamic_shapes=_SHAPES, external_data=False, verbose=False
-    )
+    program = torch.onnx.export(network, (inputs,), dynamo=True, dynamic_shapes=_SHAPES, verbose=False)
+    assert program is not None  # as it always is with dynamo
+    content: bytes = program.model_proto.SerializeToString()
+    return content
 
 
 def _check_onnx() -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.sensitivity import SensitivityCurves
-from autoprune.core.trial import Recipe, Score
-from autoprune.evaluation.evaluator import Evaluator
+from autoprune.core.trial import Failure, Recipe, Score
+from autoprune.errors import TaskError
+from autoprune.evaluation.evaluator import Evaluator, outcome_of
+
+log = logging.getLogger(__name__)
 
 Level = tuple[str, int]
 """A group and a kept width."""
 
-Record = Callable[[str, int, Score], None]
-"""Takes group, width and score of a level."""
+Record = Callable[[str, int, Score | Failure], None]
+"""Takes group, width and outcome of a level."""
 
 
 def sweep(
@@ -23,34 +27,45 @@ def sweep(
     grid: Mapping[str, Sequence[int]],
     recipe: Recipe,
     images: int,
-    done: Mapping[Level, Score],
+    done: Mapping[Level, Score | Failure],
     record: Record,
 ) -> SensitivityCurves:
-    """Judges every level of a grid that is not done yet.
+    """Judges every level of a grid that is not done yet; one that fails is left out of its curve.
 
     Args:
         grid: group to the kept widths to judge.
         images: validation images to judge on.
         done: levels judged before, by this sweep or an interrupted one; the dense network is level `("", 0)`.
-        record: called with group, width and score of each level as it is judged.
-    """
-    scores = dict(done)
+        record: called with group, width and outcome of each level as it is judged.
 
-    def level(group: str, width: int, allocation: Mapping[str, int]) -> Score:
-        if (group, width) not in scores:
-            network = evaluator.build(allocation, recipe)
-            scores[group, width] = evaluator.judge(network, images)
-            record(group, width, scores[group, width])
-        return scores[group, width]
+    Raises:
+        TaskError: the dense network fails after the recipe.
+    """
+    outcomes = dict(done)
+
+    def level(group: str, width: int, allocation: Mapping[str, int]) -> Score | Failure:
+        if (group, width) not in outcomes:
+            outcomes[group, width] = outcome_of(lambda: evaluator.judge(evaluator.build(allocation, recipe), images))
+            record(group, width, outcomes[group, width])
+        return outcomes[group, width]
 
     dense = level("", 0, {})
+    if isinstance(dense, Failure):
+        raise TaskError(f"the dense network cannot be judged after its batch norm was re-estimated ({dense.reason})")
     levels = {
-        group: {width: level(group, width, Allocation({group: width})) for width in widths}
+        group: _scored(group, {width: level(group, width, Allocation({group: width})) for width in widths})
         for group, widths in grid.items()
     }
     all_widths = {group.name: group.group.width for group in evaluator.subject.graph.groups}
     fingerprint = sweep_fingerprint(evaluator, recipe, images)
     return SensitivityCurves(dense, levels, {group: all_widths[group] for group in grid}, fingerprint)
+
+
+def _scored(group: str, outcomes: Mapping[int, Score | Failure]) -> dict[int, Score]:
+    for width, outcome in outcomes.items():
+        if isinstance(outcome, Failure):
+            log.warning("sensitivity: %s at %d is left out: %s: %s", group, width, outcome.kind, outcome.reason)
+    return {width: outcome for width, outcome in outcomes.items() if isinstance(outcome, Score)}
 
 
 def sweep_fingerprint(evaluator: Evaluator, recipe: Recipe, images: int) -> dict[str, Any]:

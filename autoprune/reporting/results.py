@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -47,6 +49,20 @@ class Result:
 def results_in(history: History) -> list[Result]:
     """The final table that a ledger holds; of each name the newest."""
     return list({record["name"]: Result.from_json(record) for record in history.of("result")}.values())
+
+
+def results_csv(results: Sequence[Result]) -> str:
+    """The final table for a spreadsheet: plain numbers, one line a network."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    costs = list(results[0].costs)
+    writer.writerow(["network", "trial", "accuracy", "loss", "test_accuracy", *costs, "latency_ms"])
+    for result in results:
+        test = result.test.accuracy if result.test else ""
+        number = "" if result.number is None else result.number
+        scores = [result.validation.accuracy, result.validation.loss, test]
+        writer.writerow([result.name, number, *scores, *(result.costs[kind] for kind in costs), result.latency_ms])
+    return text.getvalue()
 
 
 def results_table(results: Sequence[Result]) -> Table:

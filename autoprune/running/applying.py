@@ -21,9 +21,8 @@ from autoprune.evaluation.export import export_network
 from autoprune.graph.profile import measure_costs
 from autoprune.running.folder import RunFolder, existing_folder
 from autoprune.running.progress import Display, training_progress
-from autoprune.running.setup import Setup, prepare
+from autoprune.running.setup import Setup, prepare, task_of
 from autoprune.tasks.base import TrainingPlan
-from autoprune.tasks.user import build_task
 from autoprune.tasks.weights import digest, read_state_dict
 
 Plan = Mapping[str, Any]
@@ -78,7 +77,7 @@ def from_run(
         setup = _prepare(experiment)
         evaluator = _evaluator(setup)
         return _finetuned(setup, evaluator, evaluator.restore(weights), allocation, plan, origin)
-    task = build_task(experiment.task.name, experiment.task.model, experiment.task.data)
+    task = task_of(experiment)
     network = rebuild(stored, task.network)
     dense = history.last("dense")
     costs = measure_costs(network, _inputs(stored))
@@ -93,6 +92,7 @@ def anew(widths: Mapping[str, int], experiment: Experiment, plan: Plan | None, o
     """
     setup = _prepare(experiment)
     allocation = Allocation.from_json(widths)
+    setup.subject.costs.vector(allocation)  # refuses a group that the network does not have
     for group, width in allocation.items():
         if not 1 <= width <= setup.subject.graph[group].group.width:
             raise UserError(f"group {group!r} has {setup.subject.graph[group].group.width} structures, not {width}")
@@ -162,7 +162,7 @@ def _same_weights(history: History, given: str | None, experiment: Experiment) -
     if digest(state) == started["identity"]["checkpoint"]:
         return True
     # The file may leave out what the network has by itself (counters of batches); compare what is loaded.
-    task = build_task(experiment.task.name, experiment.task.model, experiment.task.data)
+    task = task_of(experiment)
     network = task.network()
     task.load(network, Path(given))
     return bool(digest(network.state_dict()) == started["identity"]["checkpoint"])

@@ -9,9 +9,10 @@ from torch import nn
 
 from autoprune.core.trial import Candidate, Score, Trial, ranked, value
 from autoprune.errors import TaskError
+from autoprune.evaluation.files import write_whole
 from autoprune.graph.latency import measure_latency
 from autoprune.reporting.plots import plot_frontier
-from autoprune.reporting.results import Result, results_in
+from autoprune.reporting.results import Result, results_csv, results_in
 from autoprune.running.context import RunContext
 from autoprune.running.folder import RunFolder
 from autoprune.running.tracking import RunOutcome
@@ -38,16 +39,17 @@ class Conclusion:
 
 
 def conclude(run: RunContext, problem: SearchProblem, dense: Score, trials: list[Trial]) -> Conclusion:
-    """Picks the winner and writes `best.yaml`, `frontier.png`, the final table and the mirror's outcome."""
+    """Picks the winner and writes the final table, `best.yaml`, `frontier.png` and the mirror's outcome."""
     finals = _judge_finalists(run, ranked(trials, problem.objective)[:FINALISTS])
     winner = min(finals, key=lambda number: (value(finals[number], problem.objective), number))
     best = next(trial for trial in trials if trial.number == winner)
     results = results_in(run.history)
-    if not results or results[-1].number != best.number:
+    if not results or (results[-1].name, results[-1].number) != ("best", best.number):
         results = _measure(run, problem, dense, trials, best, finals[winner])
         for result in results:
             run.ledger.write("result", **result.to_json())
     plot_frontier(trials, results, dict(**run.limits), run.folder.frontier)
+    write_whole(run.folder.results, results_csv(results).encode())
     run.folder.write_best(_best(run, best, results[-1]))
     run.ledger.write("finished", best=best.number)
     run.tracker.finish(_outcome(run, best, results, trials))
@@ -154,6 +156,12 @@ def _outcome(run: RunContext, best: Trial, results: list[Result], trials: list[T
         if result.test:
             metrics[f"{prefix}test_accuracy"] = result.test.accuracy
     folder = run.folder
-    files = [folder.best, folder.frontier, folder.experiment, *map(folder.sensitivity, ("png", "csv", "json"))]
+    files = [
+        folder.best,
+        folder.results,
+        folder.frontier,
+        folder.experiment,
+        *map(folder.sensitivity, ("png", "csv", "json")),
+    ]
     files.append(folder.weights_of(best.number))
     return RunOutcome(best.number, metrics, [path for path in files if path.is_file()])

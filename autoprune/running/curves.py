@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from autoprune.core.ledger import History
+from autoprune.core.ledger import History, Ledger
 from autoprune.core.sensitivity import SensitivityCurves, sweep_grid
-from autoprune.core.trial import Score
+from autoprune.core.trial import Failure, Score
 from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator
+from autoprune.evaluation.files import write_whole
 from autoprune.evaluation.sweep import Level, Record, sweep, sweep_fingerprint
 from autoprune.reporting.plots import plot_sensitivity
 from autoprune.running.folder import RunFolder
@@ -18,7 +22,7 @@ from autoprune.running.setup import Setup
 
 
 def measure_curves(
-    setup: Setup, evaluator: Evaluator, display: Display, done: dict[Level, Score], record: Record
+    setup: Setup, evaluator: Evaluator, display: Display, done: dict[Level, Score | Failure], record: Record
 ) -> SensitivityCurves:
     """The curves of a sweep over the setup's space; levels that are done are not judged again.
 
@@ -30,16 +34,30 @@ def measure_curves(
     total = 1 + sum(len(widths) for widths in grid.values())
     with display.stage("sensitivity", total, len(done)) as advance:
 
-        def note(group: str, width: int, score: Score) -> None:
-            record(group, width, score)
+        def note(group: str, width: int, outcome: Score | Failure) -> None:
+            record(group, width, outcome)
             advance(f"{group} at {width}" if group else "")
 
         return sweep(evaluator, grid, setup.experiment.recipe(), settings.images, done, note)
 
 
-def levels_in(history: History) -> dict[Level, Score]:
+def write_level(ledger: Ledger, group: str, width: int, outcome: Score | Failure) -> None:
+    """Writes a level's outcome into a ledger.
+
+    Raises:
+        LedgerWriteError: it cannot be written.
+    """
+    name = "score" if isinstance(outcome, Score) else "failure"
+    ledger.write("level", group=group, width=width, **{name: asdict(outcome)})
+
+
+def levels_in(history: History) -> dict[Level, Score | Failure]:
     """The levels that a ledger holds."""
-    return {(record["group"], record["width"]): Score(**record["score"]) for record in history.of("level")}
+    return {(record["group"], record["width"]): _outcome(record) for record in history.of("level")}
+
+
+def _outcome(record: Mapping[str, Any]) -> Score | Failure:
+    return Score(**record["score"]) if "score" in record else Failure(**record["failure"])
 
 
 def read_curves(setup: Setup, evaluator: Evaluator, path: Path) -> SensitivityCurves:
@@ -65,6 +83,6 @@ def read_curves(setup: Setup, evaluator: Evaluator, path: Path) -> SensitivityCu
 
 def write_curves(curves: SensitivityCurves, folder: RunFolder) -> None:
     """Writes `sensitivity.json`, `.csv` and `.png`."""
-    folder.sensitivity("json").write_text(json.dumps(curves.to_json(), indent=1) + "\n")
-    folder.sensitivity("csv").write_text(curves.to_csv())
+    write_whole(folder.sensitivity("json"), f"{json.dumps(curves.to_json(), indent=1)}\n".encode())
+    write_whole(folder.sensitivity("csv"), curves.to_csv().encode())
     plot_sensitivity(curves, folder.sensitivity("png"))

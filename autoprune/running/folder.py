@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,11 @@ import yaml
 
 from autoprune.core import ledger
 from autoprune.errors import RunFolderError
+from autoprune.evaluation.files import write_whole
 
 EXPERIMENT = "experiment.yaml"
+# Errors that another folder mends.
+_NOT_HERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,10 @@ class RunFolder:
         return self.path / "frontier.png"
 
     @property
+    def results(self) -> Path:
+        return self.path / "results.csv"
+
+    @property
     def weights(self) -> Path:
         return self.path / "weights"
 
@@ -48,8 +57,30 @@ class RunFolder:
     def weights_of(self, number: int) -> Path:
         return self.weights / f"{number}.pt"
 
+    def create(self, experiment: str) -> None:
+        """Makes the folder with its `experiment.yaml`.
+
+        Raises:
+            RunFolderError: no folder can be made there.
+            OSError: the file cannot be written; nothing new is left.
+        """
+        new = not self.path.exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_whole(self.experiment, experiment.encode())
+        except OSError as fault:
+            if new:
+                with suppress(OSError):
+                    self.path.rmdir()
+            if fault.errno in _NOT_HERE:
+                raise RunFolderError(
+                    f"{self.path} cannot hold a run ({fault.strerror}); choose another folder with --output"
+                ) from fault
+            raise
+
     def write_best(self, content: Mapping[str, Any]) -> None:
-        self.best.write_text(yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True))
+        text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
+        write_whole(self.best, text.encode())
 
 
 def new_folder(output: Path | None, task: str) -> RunFolder:
@@ -59,8 +90,9 @@ def new_folder(output: Path | None, task: str) -> RunFolder:
         RunFolderError: the folder holds a run already, or something else stands in its place.
     """
     path = output or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{task.replace(':', '.')}"
-    if path.exists() and not path.is_dir():
-        raise RunFolderError(f"{path} is a file; --output names a folder")
+    in_the_way = next((part for part in (path, *path.parents) if part.exists() and not part.is_dir()), None)
+    if in_the_way is not None:
+        raise RunFolderError(f"{in_the_way} is a file; --output names a folder")
     if (path / ledger.NAME).exists() or (path / EXPERIMENT).exists():
         raise RunFolderError(
             f"{path} already holds a run; continue it with --resume {path} or choose another folder with --output"

@@ -15,6 +15,7 @@ from autoprune.running.tracking import RunDescription, RunOutcome
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ _ENVIRONMENT = {
 # MLflow's limits on the length of a parameter and of a tag.
 _PARAM_LENGTH = 6000
 _TAG_LENGTH = 5000
+_SQLITE = "sqlite:///"
 
 
 class MlflowTracker:
@@ -83,7 +85,10 @@ class MlflowTracker:
         children = self._client.search_runs(
             [self._experiment_id], f"tags.`mlflow.parentRunId` = '{self._parent}'", max_results=50000
         )
-        self._mirrored = {int(child.data.tags["autoprune.number"]) for child in children}
+        self._mirrored = {int(child.data.tags["autoprune.number"]) for child in children if _is_whole(child)}
+        for child in children:
+            if not _is_whole(child):  # a crash or a full store left it half written; it is written anew
+                self._client.delete_run(child.info.run_id)
         return self._parent
 
     def _reopened(self, known: str | None) -> str | None:
@@ -142,10 +147,16 @@ class MlflowTracker:
         )
 
     def _close(self, outcome: RunOutcome) -> None:
-        self._log(self._parent, outcome.metrics, {}, {"autoprune.best_trial": str(outcome.best)})
+        known = self._client.get_run(self._parent).data.metrics  # of a run that had finished and was resumed
+        changed = {name: value for name, value in outcome.metrics.items() if known.get(name) != value}
+        self._log(self._parent, changed, {}, {"autoprune.best_trial": str(outcome.best)})
         for path in outcome.files:
             self._client.log_artifact(self._parent, str(path), "weights" if path.suffix == ".pt" else None)
         self._client.set_terminated(self._parent, "FINISHED")
+
+
+def _is_whole(child: Run) -> bool:
+    return child.info.status in ("FINISHED", "FAILED")
 
 
 def trial_metrics(trial: Trial, dense: Mapping[str, int]) -> dict[str, float]:
@@ -172,9 +183,8 @@ def trial_params(trial: Trial, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def client(uri: str | None) -> MlflowClient:
-    """A client of the store, MLflow kept quiet and at home."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    """A client of the store, which is made if it is not there; MLflow kept quiet and at home."""
+    _set_environment()
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):  # its import sets the levels anew
@@ -182,12 +192,27 @@ def client(uri: str | None) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
+def _set_environment() -> None:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
 def store_uri(uri: str | None) -> str:
-    """The store that a run with this setting writes to; a local one with its full path."""
-    client(uri)
+    """The store that a run with this setting writes to; a local one with its full path.
+
+    Raises:
+        UserError: it is a local one that does not exist.
+    """
+    _set_environment()
     import mlflow
 
-    return str(uri or mlflow.get_tracking_uri())
+    store = str(uri or mlflow.get_tracking_uri())
+    if store.startswith(_SQLITE) and not Path(store.removeprefix(_SQLITE)).is_file():
+        raise UserError(
+            f"there is no MLflow store at {store}; run `autoprune search` here first, "
+            "change to the folder it was run in, or name the store with --tracking-uri"
+        )
+    return store
 
 
 def find_run(run_id: str, uri: str | None) -> tuple[Path, int | None]:
@@ -198,7 +223,7 @@ def find_run(run_id: str, uri: str | None) -> tuple[Path, int | None]:
     """
     from mlflow.exceptions import MlflowException
 
-    store = client(uri)
+    store = client(store_uri(uri))
     try:
         run = store.get_run(run_id)
         parent = run.data.tags.get("mlflow.parentRunId")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 
 from autoprune.config import Experiment, dump_experiment
@@ -11,10 +12,10 @@ from autoprune.core.ledger import VERSION, History, Ledger, read_history
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Score
 from autoprune.errors import UserError
-from autoprune.evaluation.evaluator import Evaluator, Judging
+from autoprune.evaluation.evaluator import Evaluator, Judging, judge_dense
 from autoprune.running.conclusion import Conclusion, conclude
 from autoprune.running.context import RunContext
-from autoprune.running.curves import levels_in, measure_curves, read_curves, write_curves
+from autoprune.running.curves import levels_in, measure_curves, read_curves, write_curves, write_level
 from autoprune.running.folder import RunFolder
 from autoprune.running.progress import Display
 from autoprune.running.search import search
@@ -32,8 +33,7 @@ def start_session(setup: Setup, folder: RunFolder, tracker: Tracker, display: Di
         LedgerWriteError: the disk is full; the run can be resumed.
     """
     limits, evaluator = _ready(setup, folder)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    folder.experiment.write_text(dump_experiment(setup.experiment))
+    folder.create(dump_experiment(setup.experiment))
     with Ledger(folder.ledger) as ledger:
         return _run(RunContext(setup, folder, ledger, History([]), evaluator, limits, tracker, display))
 
@@ -54,13 +54,15 @@ def resume_session(setup: Setup, folder: RunFolder, tracker: Tracker, display: D
 
 
 def _ready(setup: Setup, folder: RunFolder) -> tuple[Limits, Evaluator]:
-    """The limits, checked, and an evaluator whose data are read."""
+    """The limits, checked, and an evaluator whose data are read; a given file of curves fits."""
     limits = setup.limits()
     settings = setup.experiment.evaluation
     evaluator = setup.evaluator(
         Judging(settings.images, settings.batch, setup.experiment.search.seed, folder.weights, setup.identity)
     )
     evaluator.warm_up(setup.experiment.recipe())
+    if setup.experiment.sensitivity.file is not None:
+        read_curves(setup, evaluator, setup.experiment.sensitivity.file)
     return limits, evaluator
 
 
@@ -99,7 +101,7 @@ def _dense(run: RunContext) -> Score:
     record = run.history.last("dense")
     if record is not None:
         return Score(**record["score"])
-    score = run.evaluator.judge(run.setup.subject.network, run.evaluator.judging.images)
+    score = judge_dense(run.evaluator)
     run.ledger.write("dense", score=asdict(score), costs=run.setup.subject.costs.dense())
     return score
 
@@ -129,15 +131,13 @@ def _describe(run: RunContext) -> RunDescription:
 
 def _curves(run: RunContext) -> SensitivityCurves:
     """Sensitivity curves from the experiment's file, else the run's own sweep."""
-
-    def record(group: str, width: int, score: Score) -> None:
-        run.ledger.write("level", group=group, width=width, score=asdict(score))
-
     file = run.setup.experiment.sensitivity.file
     if file is not None:
         curves = read_curves(run.setup, run.evaluator, file)
     else:
-        curves = measure_curves(run.setup, run.evaluator, run.display, levels_in(run.history), record)
+        curves = measure_curves(
+            run.setup, run.evaluator, run.display, levels_in(run.history), partial(write_level, run.ledger)
+        )
     write_curves(curves, run.folder)
     return curves
 

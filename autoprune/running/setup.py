@@ -14,14 +14,18 @@ from autoprune import registry
 from autoprune.config import Experiment
 from autoprune.core.budget import Limits, check_feasible
 from autoprune.core.space import SearchSpace
-from autoprune.errors import UserError
+from autoprune.errors import TaskError, UserError
 from autoprune.evaluation.evaluator import Evaluator, Judging
 from autoprune.evaluation.subject import Subject, example_inputs, study
+from autoprune.running.threads import settle_threads
 from autoprune.tasks.base import Hook, Task
 from autoprune.tasks.user import build_task, model_name
 from autoprune.tasks.weights import digest
 
 log = logging.getLogger(__name__)
+
+# Begins the name of a task that was passed to `autoprune.search`.
+FROM_PYTHON = "python:"
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,21 @@ class Setup:
         return Evaluator(self.subject, self.task, judging)
 
 
+def task_of(experiment: Experiment, progress: Hook | None = None) -> Task:
+    """The task that an experiment names.
+
+    Raises:
+        UserError: it cannot be built; one that was passed in from Python can only be built there.
+    """
+    section = experiment.task
+    if section.name.startswith(FROM_PYTHON):
+        raise TaskError(
+            f"the run was started from Python with task {section.name.removeprefix(FROM_PYTHON)!r}, which its folder "
+            "cannot build: name it with --task package.module:attribute, or go on in Python"
+        )
+    return build_task(section.name, section.model, section.data, progress)
+
+
 def prepare(experiment: Experiment, progress: Hook | None = None) -> Setup:
     """Builds the experiment's task and network, loads the weights and studies the network.
 
@@ -61,10 +80,11 @@ def prepare(experiment: Experiment, progress: Hook | None = None) -> Setup:
     Raises:
         UserError: task, model, checkpoint, data or space are at fault.
     """
-    section = experiment.task
-    task = build_task(section.name, section.model, section.data, progress)
+    task = task_of(experiment, progress)
     network = task.network()
-    task.load(network, section.checkpoint)
+    device = choose_device(experiment)
+    experiment = settle_threads(experiment, network.to(device), example_inputs(task, device))
+    task.load(network, experiment.task.checkpoint)
     return assemble(experiment, task, network)
 
 
@@ -77,6 +97,7 @@ def assemble(experiment: Experiment, task: Task, network: nn.Module) -> Setup:
     device = choose_device(experiment)
     network = network.to(device)
     inputs = example_inputs(task, device)
+    experiment = settle_threads(experiment, network, inputs)
     subject = study(network, inputs, registry.resolve("pruner", experiment.pruner))
     identity = {
         "task": experiment.task.name,
@@ -88,13 +109,11 @@ def assemble(experiment: Experiment, task: Task, network: nn.Module) -> Setup:
 
 
 def choose_device(experiment: Experiment) -> torch.device:
-    """The device of the experiment, and torch's threads set as it says.
+    """The device of the experiment.
 
     Raises:
         UserError: CUDA is asked for and not there.
     """
-    if experiment.run.threads is not None:
-        torch.set_num_threads(experiment.run.threads)
     name = experiment.run.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

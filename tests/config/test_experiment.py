@@ -20,7 +20,7 @@ def test_the_default_experiment_has_the_values_of_the_core():
     rules = experiment.space_rules()
     assert rules == SpaceRules(source="search_spaces/filters.yaml")
     assert (experiment.search.searcher, experiment.search.trials, experiment.pruner) == ("tpe", 50, "l1_filter")
-    assert (experiment.evaluation.images, experiment.evaluation.batch) == (5000, 250)
+    assert (experiment.evaluation.images, experiment.evaluation.batch) == (5000, 128)
     assert (experiment.sensitivity.images, experiment.sensitivity.levels) == (1000, 8)
 
 

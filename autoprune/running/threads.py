@@ -1,0 +1,56 @@
+"""How many threads torch uses on the CPU."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.config import Experiment
+from autoprune.graph.trace import mode
+
+# Several threads must be this much faster than one to be taken: where other work takes a core away they wait for each
+# other, and are then up to ten times slower than one.
+WORTHWHILE = 1.5
+_IMAGES = 32
+_REPEATS = 3
+
+
+def settle_threads(experiment: Experiment, network: nn.Module, inputs: Tensor) -> Experiment:
+    """The experiment with its number of threads fixed, and torch set to it.
+
+    Where the experiment leaves it open, one thread and as many as torch would take are timed on the network.
+
+    Args:
+        inputs: `[batch, …]` samples on the network's device; they are repeated to a batch of a common size.
+    """
+    threads = experiment.run.threads
+    if threads is None:
+        threads = 1 if inputs.is_cuda else _faster(network, inputs)
+        run = experiment.run.model_copy(update={"threads": threads})
+        experiment = experiment.model_copy(update={"run": run})
+    torch.set_num_threads(threads)
+    return experiment
+
+
+def _faster(network: nn.Module, inputs: Tensor) -> int:
+    many = torch.get_num_threads()
+    if many == 1:
+        return 1
+    repeats = -(-_IMAGES // len(inputs))
+    batch = inputs.repeat(repeats, *[1] * (inputs.dim() - 1))
+    with mode(network, training=False):
+        try:
+            seconds = {threads: min(_time(network, batch, threads) for _ in range(_REPEATS)) for threads in (1, many)}
+        except Exception:  # a network that cannot run is reported by who studies it
+            return 1
+    return many if seconds[many] * WORTHWHILE <= seconds[1] else 1
+
+
+def _time(network: nn.Module, batch: Tensor, threads: int) -> float:
+    torch.set_num_threads(threads)
+    with torch.inference_mode():
+        start = time.perf_counter()
+        network(batch)
+        return time.perf_counter() - start

@@ -1,0 +1,130 @@
+"""What is printed, and where: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.journeys import SEARCH, TINY, UNTRACKED, Cli, DigitsRun, history_of, search_in_child
+
+
+def test_a_search_prints_its_table_and_the_next_commands(autoprune: Cli, workdir: Path) -> None:
+    outcome = autoprune.succeed(*SEARCH, "--output", "my run")
+    lines = outcome.out.splitlines()
+    assert lines[0].split()[:4] == ["network", "accuracy", "loss", "FLOPs"]
+    assert lines[1].startswith("dense")
+    assert lines[2].startswith("uniform (trial 0)")
+    assert lines[3].startswith("best (trial")
+    assert "4 trials; budget flops=0.5" in outcome.out
+    assert "run folder: my run" in outcome.out
+    for command in (
+        "autoprune ui 'my run'",
+        "autoprune apply 'my run' --output pruned.pt",
+        "autoprune evaluate pruned.pt --task digits --split test",
+    ):
+        assert f"  {command}" in lines
+    assert "sensitivity 11/11" in outcome.err
+    assert "search 4/4" in outcome.err
+    assert "\x1b" not in outcome.out + outcome.err
+
+
+def test_the_table_is_that_of_the_ledger(autoprune: Cli, workdir: Path) -> None:
+    out = autoprune.succeed(*SEARCH, "--output", "run").out
+    for row in history_of(workdir / "run").of("result"):
+        line = next(line for line in out.splitlines() if line.startswith(row["name"]))
+        assert f"{100 * row['validation']['accuracy']:.2f} %" in line
+        assert f"{row['validation']['loss']:.4f}" in line
+        assert f"{100 * row['test']['accuracy']:.2f} %" in line
+        assert f"{100 * row['costs']['flops'] / 1_527_040:.2f} %" in line
+
+
+def test_a_terminal_gets_bars_with_an_estimate(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "120")
+    ours, theirs = pty.openpty()
+    received: list[bytes] = []
+
+    def drain() -> None:
+        try:
+            while data := os.read(ours, 4096):
+                received.append(data)
+        except OSError:  # the other end was closed
+            return
+
+    def on_terminal() -> None:
+        os.dup2(theirs, 2)
+        sys.stderr = os.fdopen(2, "w")
+
+    reader = threading.Thread(target=drain)
+    reader.start()
+    code = search_in_child(*SEARCH, before=on_terminal)
+    os.close(theirs)
+    reader.join(10)
+    shown = b"".join(received).decode()
+    assert code == 0
+    assert "11/11" in shown
+    assert "4/4" in shown
+    assert "0:00:0" in shown
+    assert "best loss" in shown
+
+
+def test_inspect_names_groups_shares_and_bounds(autoprune: Cli, workdir: Path) -> None:
+    out = autoprune.succeed("inspect").out
+    assert "stage1.conv1" in out
+    shown = json.loads(autoprune.succeed("inspect", "--json").out)
+    assert shown["costs"]["flops"] == 1_527_040
+    groups = {group["name"]: group for group in shown["groups"]}
+    assert groups["stage1.conv1"]["width"] == 16
+    assert 0 < groups["stage1.conv1"]["flops_share"] < 1
+    assert groups["stage1.conv1"]["floor"] == 2
+    assert any(group["pinned"] for group in shown["groups"])
+
+
+def test_list_names_everything_in_both_forms(autoprune: Cli, workdir: Path) -> None:
+    for what, name in (
+        ("tasks", "digits"),
+        ("models", "resnet56"),
+        ("pruners", "l1_filter"),
+        ("searchers", "tpe"),
+        ("budgets", "flops"),
+    ):
+        outcome = autoprune.succeed("list", what)
+        assert name in outcome.out
+        assert outcome.err == ""
+        described = json.loads(autoprune.succeed("list", what, "--json").out)
+        assert all(described.values())
+        assert name in described
+
+
+def test_sensitivity_writes_three_files_and_names_them(autoprune: Cli, workdir: Path) -> None:
+    levels = ("--set", "sensitivity.levels=2", "--set", "sensitivity.images=100")
+    out = autoprune.succeed("sensitivity", "--output", "curves", *levels).out
+    assert out.split() == ["curves/sensitivity.json", "curves/sensitivity.csv", "curves/sensitivity.png"]
+    assert (workdir / "curves" / "sensitivity.csv").read_text().startswith("group,width,kept,loss,accuracy,images\n")
+    assert (workdir / "curves" / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
+    curves = ("--set", "sensitivity.file=curves/sensitivity.json")
+    autoprune.succeed("search", "--budget", "flops=0.6", *TINY, *UNTRACKED, *curves, "--output", "run")
+    assert history_of(workdir / "run").of("level") == []
+
+
+def test_evaluate_in_json_parses(autoprune: Cli, workdir: Path, digits_run: DigitsRun) -> None:
+    outcome = autoprune.succeed("evaluate", digits_run.folder / "weights" / "1.pt", "--json")
+    report = json.loads(outcome.out)
+    assert report["images"] == 400
+    assert set(report) == {
+        "file",
+        "split",
+        "images",
+        "accuracy",
+        "loss",
+        "flops",
+        "params",
+        "size",
+        "latency_ms",
+    }

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.trial import Candidate, Failure, Recipe, Score
+from autoprune.evaluation.evaluator import Evaluator, Judging
+from autoprune.evaluation.judging import judge
+from autoprune.evaluation.subject import example_inputs, study
+from autoprune.evaluation.sweep import sweep
+from autoprune.graph.profile import measure_costs
+from autoprune.pruning.pruner import L1_FILTER
+from tests.user_tasks import task, tiny
+
+RECIPE = Recipe(recalibrate=48)
+HALF = Allocation({"second": 8, "third": 5})
+
+
+def make_evaluator(weights: Path | None = None) -> Evaluator:
+    subject = study(tiny(), example_inputs(task, torch.device("cpu")), L1_FILTER)
+    return Evaluator(subject, task, Judging(batch=32, weights=weights))
+
+
+def test_a_trial_is_thinned_recalibrated_and_judged(tmp_path: Path) -> None:
+    evaluator = make_evaluator(tmp_path)
+    trial = evaluator.evaluate(Candidate(3, HALF, RECIPE))
+    network = evaluator.restore(tmp_path / "3.pt")
+    assert network.second.out_channels == 8
+    assert network.third.in_channels == 8
+    assert network.head.in_features == 5
+    assert trial.score == judge(network, task, task.batches("validation", 32))
+    assert trial.costs == measure_costs(network, evaluator.subject.inputs) == evaluator.subject.costs.costs(HALF)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        network(torch.zeros(1, 1, 8, 8))
+    assert counter.get_total_flops() == trial.costs["flops"]
+
+
+def test_the_filters_with_the_largest_norms_stay() -> None:
+    evaluator = make_evaluator()
+    network = evaluator.build(HALF, RECIPE)
+    norms = tiny().second.weight.detach().abs().sum((1, 2, 3))
+    stay = norms.argsort(descending=True)[:8].sort().values
+    assert torch.equal(network.second.weight, tiny().second.weight[stay])
+
+
+def test_the_dense_network_is_never_changed(tmp_path: Path) -> None:
+    evaluator = make_evaluator(tmp_path)
+    evaluator.evaluate(Candidate(0, HALF, RECIPE))
+    sweep(evaluator, {"second": [2, 9]}, RECIPE, 64, {}, lambda *_: None)
+    for name, tensor in tiny().state_dict().items():
+        assert torch.equal(evaluator.subject.network.state_dict()[name], tensor)
+    assert not evaluator.subject.network.training
+
+
+def test_the_same_candidate_gets_the_same_score_and_another_seed_other_images() -> None:
+    one, other = (make_evaluator().evaluate(Candidate(0, HALF, RECIPE)).score for _ in range(2))
+    assert one == other
+    evaluator = make_evaluator()
+    reseeded = Evaluator(evaluator.subject, task, Judging(batch=32, seed=5))
+    assert reseeded.evaluate(Candidate(0, HALF, RECIPE)).score != one
+
+
+def test_costs_that_differ_from_the_prediction_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluator = make_evaluator()
+    monkeypatch.setattr("autoprune.evaluation.evaluator.measure_costs", lambda *_: {"flops": 1})
+    outcome = evaluator.evaluate(Candidate(0, HALF, RECIPE)).outcome
+    assert isinstance(outcome, Failure)
+    assert "was predicted" in outcome.reason
+
+
+def test_a_disk_that_is_full_is_not_the_candidates_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("autoprune.evaluation.evaluator.write_checkpoint", refuse)
+    with pytest.raises(OSError, match="No space"):
+        make_evaluator(tmp_path).evaluate(Candidate(0, HALF, RECIPE))
+
+
+def test_whether_all_images_judge() -> None:
+    subject = make_evaluator().subject
+    for images, all_of_them in ((None, True), (63, False), (64, True), (65, True)):
+        assert Evaluator(subject, task, Judging(images, batch=16)).judges_all() is all_of_them
+
+
+def test_a_sweep_judges_each_level_alone_with_the_rest_dense() -> None:
+    evaluator = make_evaluator()
+    recorded: dict[tuple[str, int], Score | Failure] = {}
+    grid = {"second": [2, 9], "third": [4]}
+    curves = sweep(
+        evaluator, grid, RECIPE, 40, {}, lambda group, width, score: recorded.update({(group, width): score})
+    )
+    for group, widths in grid.items():
+        for width in widths:
+            network = evaluator.build(Allocation({group: width}), RECIPE)
+            expected = make_evaluator().judge(network, 40)
+            assert curves.levels[group][width] == recorded[group, width] == expected
+    assert curves.dense == recorded["", 0] == evaluator.judge(evaluator.build({}, RECIPE), 40)
+    assert curves.dense.images == 40
+    assert curves.widths == {"second": 16, "third": 16}
+
+
+def test_a_sweep_does_not_judge_what_is_done() -> None:
+    evaluator = make_evaluator()
+    done: dict[tuple[str, int], Score | Failure] = {
+        ("", 0): Score(1.0, 0.5, 40),
+        ("second", 2): Score(2.0, 0.25, 40),
+        ("third", 4): Failure("nan", "loss nan"),
+    }
+    recorded: list[tuple[str, int]] = []
+    curves = sweep(
+        evaluator,
+        {"second": [2, 9], "third": [4]},
+        RECIPE,
+        40,
+        done,
+        lambda group, width, _: recorded.append((group, width)),
+    )
+    assert recorded == [("second", 9)]
+    assert curves.dense == done["", 0]
+    assert curves.levels["second"][2] == done["second", 2]
+    assert curves.levels["third"] == {}

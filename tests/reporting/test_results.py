@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.ledger import History
+from autoprune.core.sensitivity import SensitivityCurves
+from autoprune.core.trial import Candidate, Failure, Score, Trial
+from autoprune.reporting.plots import plot_frontier, plot_sensitivity
+from autoprune.reporting.results import Result, results_csv, results_in, results_table, short
+
+DENSE = Result("dense", None, {}, Score(0.1, 0.95, 10), Score(0.2, 0.9, 10), {"flops": 2000, "params": 400}, 1.5)
+BEST = Result("best", 3, {"a": 2}, Score(0.3, 0.85, 10), None, {"flops": 1000, "params": 300}, 0.5)
+
+
+def test_results_survive_the_ledger_and_the_newest_of_each_name_counts() -> None:
+    older = {**BEST.to_json(), "number": 1}
+    records = [{"event": "result", **row} for row in (DENSE.to_json(), older, BEST.to_json())]
+    assert results_in(History(records)) == [DENSE, BEST]
+    assert results_in(History([])) == []
+
+
+def test_the_table_shows_costs_beside_the_dense_network() -> None:
+    text = io.StringIO()
+    Console(file=text, width=140).print(results_table([DENSE, BEST]))
+    heading, dense, best = text.getvalue().splitlines()
+    assert heading.split() == "network accuracy loss FLOPs of dense parameters of dense latency test accuracy".split()
+    assert dense.split() == "dense 95.00 % 0.1000 2 k 100.00 % 400 100.00 % 1.50 ms 90.00 %".split()
+    assert best.split() == "best (trial 3) 85.00 % 0.3000 1 k 50.00 % 300 75.00 % 0.50 ms".split()
+
+
+def test_the_csv_holds_plain_numbers() -> None:
+    dense, best = csv.DictReader(io.StringIO(results_csv([DENSE, BEST])))
+    assert (dense["network"], dense["trial"], dense["test_accuracy"]) == ("dense", "", "0.9")
+    assert (best["trial"], best["accuracy"], best["test_accuracy"], best["flops"]) == ("3", "0.85", "", "1000")
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0"), (999, "999"), (20_300_000, "20.3 M"), (1.5e9, "1.5 G")])
+def test_short_numbers(number: float, text: str) -> None:
+    assert short(number) == text
+
+
+def test_plots_take_failures_zero_losses_and_groups_without_levels(tmp_path: Path) -> None:
+    candidate = Candidate(0, Allocation({"a": 2}))
+    trials = [
+        Trial(candidate, Score(0.0, 1.0, 10), {"flops": 1000, "params": 300}),
+        Trial(Candidate(1, Allocation({"a": 3})), Failure("nan", "loss nan")),
+    ]
+    plot_frontier(trials, [DENSE, BEST], {"flops": 1000, "params": 300}, tmp_path / "frontier.png")
+    dense = Score(0.1, 0.9, 10)
+    plot_sensitivity(SensitivityCurves(dense, {"a": {1: dense}, "b": {}}, {"a": 4, "b": 2}), tmp_path / "curves.png")
+    plot_sensitivity(SensitivityCurves(dense, {}, {}), tmp_path / "empty.png")
+    for path in tmp_path.iterdir():
+        assert path.read_bytes().startswith(b"\x89PNG")

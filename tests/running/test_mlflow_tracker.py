@@ -1,0 +1,189 @@
+"""The mirror in MLflow: what it shows, and that its trouble is never the search's."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from autoprune.evaluation.checkpoint import load, read_checkpoint
+from autoprune.running.mlflow_tracker import MlflowTracker
+from tests.journeys import HALF, TINY, Cli, DigitsRun, fresh_process, history_of, search_in_child
+from tests.running.test_resuming import dying
+
+OFFLINE = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
+def runs(store: str) -> tuple[Run, list[Run]]:
+    """The parent, and its children by number."""
+    client = MlflowClient(tracking_uri=store)
+    experiment = client.get_experiment_by_name("autoprune")
+    found = client.search_runs([experiment.experiment_id], max_results=1000)
+    (parent,) = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    return parent, sorted(children, key=lambda run: int(run.data.tags["autoprune.number"]))
+
+
+def test_the_parent_shows_the_winner_and_holds_the_files(digits_run: DigitsRun) -> None:
+    parent, children = runs(digits_run.store)
+    best = yaml.safe_load((digits_run.folder / "best.yaml").read_text())
+    metrics = parent.data.metrics
+    assert parent.info.status == "FINISHED"
+    assert parent.info.run_name == "run"
+    assert metrics["accuracy"] == best["accuracy"]
+    assert metrics["test_accuracy"] == best["test_accuracy"]
+    assert metrics["flops"] == best["costs"]["flops"]
+    assert metrics["flops_kept"] == best["costs"]["flops"] / metrics["dense_flops"] <= 0.5
+    assert {"loss", "params", "params_kept", "latency_ms", "seconds", "dense_accuracy", "uniform_accuracy"} <= set(
+        metrics
+    )
+    assert metrics["trials"] == len(children) == 4
+    assert parent.data.tags["autoprune.best_trial"] == str(best["trial"])
+    assert parent.data.tags["autoprune.budget"] == "flops=0.5"
+    assert {"searcher": "tpe", "pruner": "l1_filter", "budget": "flops=0.5", "seed": "0"}.items() <= (
+        parent.data.params.items()
+    )
+    artifacts = {item.path for item in MlflowClient(digits_run.store).list_artifacts(parent.info.run_id)}
+    assert {"best.yaml", "results.csv", "frontier.png", "sensitivity.png", "experiment.yaml", "weights"} <= artifacts
+
+
+def test_each_child_is_a_trial_of_the_ledger(digits_run: DigitsRun) -> None:
+    _, children = runs(digits_run.store)
+    for child, trial in zip(children, history_of(digits_run.folder).trials(), strict=True):
+        assert trial.score is not None
+        assert child.info.run_name == str(trial.number)
+        assert child.info.status == "FINISHED"
+        metrics = child.data.metrics
+        assert (metrics["accuracy"], metrics["loss"]) == (trial.score.accuracy, trial.score.loss)
+        assert {kind: metrics[kind] for kind in trial.costs} == trial.costs
+        assert {"flops_kept", "params_kept", "seconds"} <= set(metrics)
+        keep = {name[5:]: int(text) for name, text in child.data.params.items() if name.startswith("keep.")}
+        assert keep == trial.candidate.allocation.to_json()
+        assert child.data.params["recipe"] == "recalibrate=512 augment=True"
+        assert {"searcher", "pruner", "settings"} <= set(child.data.params)
+        tags = child.data.tags
+        assert (tags["autoprune.state"], tags["autoprune.budget"]) == ("scored", "flops=0.5")
+
+
+def test_what_is_applied_evaluates_to_what_the_mirror_shows(
+    autoprune: Cli, workdir: Path, digits_run: DigitsRun
+) -> None:
+    """The trials were judged on 100 images, so the winner's own accuracy on all of them is the parent's."""
+    parent, _ = runs(digits_run.store)
+    autoprune.succeed("apply", digits_run.folder, "--output", "p.pt")
+    assert f"accuracy    {100 * parent.data.metrics['accuracy']:.2f} %" in autoprune.succeed("evaluate", "p.pt").out
+    test = autoprune.succeed("evaluate", "p.pt", "--split", "test").out
+    assert f"accuracy    {100 * parent.data.metrics['test_accuracy']:.2f} %" in test
+
+
+def test_a_child_judged_on_all_images_is_what_evaluate_says(autoprune: Cli, workdir: Path) -> None:
+    small = ("--trials", "2", "--set", "sensitivity.levels=1", "--set", "sensitivity.images=100")
+    autoprune.succeed("search", *HALF, *small, "--output", "run")
+    _, children = runs(f"sqlite:///{workdir / 'mlflow.db'}")
+    for child in children:
+        number = int(child.info.run_name)
+        autoprune.succeed("apply", f"mlflow:{child.info.run_id}", "--output", "p.pt")
+        checkpoint = read_checkpoint(Path("p.pt"))
+        assert checkpoint is not None
+        assert checkpoint.metrics["accuracy"] == child.data.metrics["accuracy"]
+        out = autoprune.succeed("evaluate", "p.pt").out
+        assert f"accuracy    {100 * child.data.metrics['accuracy']:.2f} %" in out
+        assert history_of(Path("run")).trials()[number].candidate.allocation == checkpoint.widths
+
+
+def test_mlflow_ids_name_runs_and_trials(
+    autoprune: Cli, workdir: Path, digits_run: DigitsRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent, children = runs(digits_run.store)
+    best = int(parent.data.tags["autoprune.best_trial"])
+    for run, number in ((parent, best), (children[0], 0)):
+        out = autoprune.succeed(
+            "apply", f"mlflow:{run.info.run_id}", "--tracking-uri", digits_run.store, "--output", "p.pt"
+        ).out
+        assert f"trial {number} of" in out
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", digits_run.store)
+    assert "no such run" in autoprune.refused("apply", "mlflow:0123", "--output", "p.pt")
+
+
+def test_the_tracking_uri_of_the_environment_is_honoured_and_resuming_adds_no_duplicates(
+    autoprune: Cli, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workdir / 'other.db'}")
+    for name, value in OFFLINE.items():
+        monkeypatch.setenv(name, value)
+    command = ("search", *HALF, *TINY, "--output", "run")
+    assert search_in_child(*command, before=dying("told", 2)) == -signal.SIGKILL
+    assert not (workdir / "mlflow.db").exists()
+    first, mirrored = runs(os.environ["MLFLOW_TRACKING_URI"])
+    assert len(mirrored) == 1  # the second was told to the ledger, not yet to MLflow
+    for _ in range(2):
+        autoprune.succeed("search", "--resume", "run")
+        parent, children = runs(os.environ["MLFLOW_TRACKING_URI"])
+        assert parent.info.run_id == first.info.run_id
+        assert [child.info.run_name for child in children] == ["0", "1", "2", "3"]
+    history = MlflowClient().get_metric_history(parent.info.run_id, "accuracy")
+    assert len(history) == 1
+
+
+def test_a_store_that_fails_does_not_stop_the_search_and_is_brought_up_to_date_on_resume(
+    autoprune: Cli, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, calls = MlflowClient.log_batch, 0
+
+    def failing(self: MlflowClient, *arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > 2:  # the parent's and the first child's go well; the second child is left half written
+            raise OSError("the store is gone")
+        return log(self, *arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", failing)
+        outcome = autoprune.succeed("search", *HALF, *TINY, "--output", "run")
+    assert outcome.err.count("MLflow cannot be written") == 1
+    assert "best (trial" in outcome.out
+    autoprune.succeed("search", "--resume", "run")
+    parent, children = runs(f"sqlite:///{workdir / 'mlflow.db'}")
+    assert parent.info.status == "FINISHED"
+    assert [child.info.run_name for child in children] == ["0", "1", "2", "3"]
+    assert all("accuracy" in child.data.metrics for child in children)
+
+
+def test_a_store_that_cannot_be_opened_only_warns(autoprune: Cli, workdir: Path) -> None:
+    outcome = autoprune.succeed("search", *HALF, *TINY, "--tracking-uri", "nonsense://here")
+    assert outcome.err.count("MLflow cannot be written") == 1
+
+
+def test_without_tracking_mlflow_is_never_imported_and_nothing_is_left(workdir: Path) -> None:
+    arguments = ["search", *HALF, *TINY, "--set", "track.enabled=false", "--output", "run"]
+    program = (
+        f"import sys; from autoprune.cli import main; assert main({arguments!r}) == 0; print('mlflow' in sys.modules)"
+    )
+    assert fresh_process(program, workdir).splitlines()[-1] == "False"
+    assert sorted(path.name for path in workdir.iterdir()) == ["run"]
+
+
+def test_telemetry_is_off_before_mlflow_is_imported(workdir: Path) -> None:
+    program = (
+        "import os; from autoprune.running.mlflow_tracker import client; client('sqlite:///x.db');"
+        "print(os.environ['MLFLOW_DISABLE_TELEMETRY'], os.environ['MLFLOW_SERVER_ENABLE_JOB_EXECUTION'])"
+    )
+    assert fresh_process(program, workdir).split() == ["true", "false"]
+
+
+def test_a_tracker_that_never_opened_ignores_everything() -> None:
+    tracker = MlflowTracker("nonsense://here", "autoprune")
+    tracker.interrupt()
+
+
+def test_pruned_artifact_is_the_best_trials_network(digits_run: DigitsRun, tmp_path: Path) -> None:
+    parent, _ = runs(digits_run.store)
+    best = parent.data.tags["autoprune.best_trial"]
+    path = MlflowClient(digits_run.store).download_artifacts(parent.info.run_id, f"weights/{best}.pt", str(tmp_path))
+    assert load(path).training is False

@@ -1,0 +1,46 @@
+"""The README's examples run as they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def _examples() -> dict[str, str]:
+    """File name to text of the Python examples, named in their first line."""
+    blocks = re.findall(r"```python\n# (\S+\.py)\n(.*?)```", README.read_text(), re.DOTALL)
+    return dict(blocks)
+
+
+def test_the_python_examples_run_one_after_the_other_in_an_empty_folder(tmp_path: Path) -> None:
+    examples = _examples()
+    assert set(examples) == {"my_task.py", "search.py"}
+    for name, text in examples.items():
+        (tmp_path / name).write_text(text)
+    done = subprocess.run(
+        [sys.executable, "search.py"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Allocation(")
+    assert (tmp_path / "run" / "best.yaml").is_file()
+
+
+def test_every_option_named_in_the_readme_exists() -> None:
+    from autoprune.cli import build_parser
+
+    known = {"--user", "-e", "-c"}
+    for command in build_parser()._subparsers._group_actions[0].choices.values():  # type: ignore[union-attr]
+        known.update(command.options())
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README.read_text()))
+    assert named <= known, named - known

@@ -1,0 +1,100 @@
+"""A user's own networks and data, as the tests of whole journeys name them: `tests.user_tasks:task`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from autoprune import SimpleTask
+from autoprune.tasks.training import seeded
+
+Fault = Callable[[int, Tensor], Tensor]
+"""Takes how many batches were judged before, and a loss; returns the loss, changed, or raises."""
+
+faults: list[Fault] = []
+judged = 0
+
+
+class Tiny(nn.Module):
+    """Three convolutions on 8x8 images; `second` and `third` may be pruned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm1 = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.second, self.norm2 = nn.Conv2d(8, 16, 3, padding=1, stride=2), nn.BatchNorm2d(16)
+        self.third, self.norm3 = nn.Conv2d(16, 16, 3, padding=1, stride=2), nn.BatchNorm2d(16)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = F.relu(self.norm1(self.first(images)))
+        images = F.relu(self.norm2(self.second(images)))
+        images = F.relu(self.norm3(self.third(images)))
+        return self.head(images.mean((2, 3)))
+
+
+class Refusing(Tiny):
+    """Cannot run once `second` has lost more than half of its filters."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.second.out_channels < 8:
+            raise ValueError("too narrow")
+        return super().forward(images)
+
+
+class Untraceable(nn.Module):
+    """Its control flow depends on the values that flow through it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, 4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.sum() > 0:
+            images = -images
+        return self.layer(images).mean((2, 3))
+
+
+def tiny() -> Tiny:
+    with seeded(3):
+        return Tiny()
+
+
+def refusing() -> Refusing:
+    with seeded(3):
+        return Refusing()
+
+
+def crashing() -> nn.Module:
+    raise RuntimeError("no network today")
+
+
+def _data(seed: int, size: int) -> TensorDataset:
+    """Images whose class is the quarter that is bright."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(size) % 4
+    images = torch.rand(size, 1, 8, 8, generator=generator)
+    for image, label in zip(images, labels.tolist(), strict=True):
+        image[:, 4 * (label // 2) :, 4 * (label % 2) :][:, :4, :4] += 0.5
+    return TensorDataset(images, labels)
+
+
+def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy, spoilt by `faults`."""
+    global judged
+    judged += 1
+    loss = F.cross_entropy(outputs, targets)
+    for fault in faults:
+        loss = fault(judged - 1, loss)
+    return loss
+
+
+task = SimpleTask(tiny, _data(0, 96), _data(1, 64), _data(2, 64))
+without_test = SimpleTask(tiny, _data(0, 96), _data(1, 64))
+refusing_task = SimpleTask(refusing, _data(0, 96), _data(1, 64), _data(2, 64))
+untraceable = SimpleTask(Untraceable, _data(0, 96), _data(1, 64))
+faulty = SimpleTask(tiny, _data(0, 96), _data(1, 64), _data(2, 64), loss=_loss)
+number = 7
