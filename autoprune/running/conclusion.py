@@ -15,12 +15,10 @@ from autoprune.reporting.plots import plot_frontier
 from autoprune.reporting.results import Result, results_csv, results_in
 from autoprune.running.context import RunContext
 from autoprune.running.folder import RunFolder
+from autoprune.running.search import FINALISTS
 from autoprune.running.tracking import RunOutcome
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.uniform import uniform_allocation
-
-# So many of the best trials are judged on all validation images, where the search used fewer.
-FINALISTS = 5
 
 
 @dataclass(frozen=True)

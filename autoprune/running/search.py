@@ -11,8 +11,8 @@ from autoprune.running.context import RunContext
 from autoprune.running.inline import Executor, Inline
 from autoprune.searchers.base import Searcher, SearchProblem
 
-# Networks of this many best trials are kept in the run's folder.
-KEPT_WEIGHTS = 5
+# The networks of so many of the best trials are kept in the run's folder, and judged once more at the end.
+FINALISTS = 5
 
 
 class ReplayError(AutopruneError):
@@ -68,7 +68,7 @@ def _next(run: RunContext, pending: list[Candidate], searcher: Searcher) -> Cand
 
 def _drop_weights(run: RunContext, trials: list[Trial], problem: SearchProblem) -> None:
     """Deletes the networks of trials that are no longer among the best."""
-    keep = {trial.number for trial in ranked(trials, problem.objective)[:KEPT_WEIGHTS]}
+    keep = {trial.number for trial in ranked(trials, problem.objective)[:FINALISTS]}
     for path in run.folder.weights.glob("*.pt"):
         if path.stem.isdigit() and int(path.stem) not in keep:
             path.unlink()

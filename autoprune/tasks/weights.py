@@ -6,6 +6,7 @@ import errno
 import hashlib
 import pickle
 import re
+import struct
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,17 @@ _NESTED = ("state_dict", "model_state_dict", "model")
 _PREFIX = "module."
 _SHOWN = 5
 _CONVERT = "load it where it was made and save its weights alone: torch.save(model.state_dict(), 'weights.pt')"
-_UNREADABLE = (RuntimeError, EOFError, KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError)
+_UNREADABLE = (
+    RuntimeError,
+    EOFError,
+    KeyError,
+    IndexError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+)
 
 
 def read_checkpoint(path: Path) -> Any:
@@ -46,7 +57,7 @@ def read_checkpoint(path: Path) -> Any:
 
 
 def _refusal(path: Path, reason: str) -> str:
-    named = re.search(r"(?:GLOBAL|global) ([\w.]+\.[\w.]+\w)", reason)
+    named = re.search(r"(?:GLOBAL|global) ([\w.]+)", reason)
     if named:
         return f"checkpoint {path} is refused: loading it would execute code ({named[1]}); {_CONVERT}"
     with path.open("rb") as file:
@@ -59,7 +70,9 @@ def _refusal(path: Path, reason: str) -> str:
 def _damage(path: Path, reason: str) -> str:
     if "TorchScript" in reason:
         return f"checkpoint {path} is refused: it is a TorchScript program, not weights; {_CONVERT}"
-    if re.search(r"failed finding central directory|unexpected EOF|corrupted", reason):
+    with path.open("rb") as file:
+        begins_well = file.read(2) in (b"PK", b"\x80\x02")
+    if begins_well or re.search(r"failed finding central directory|unexpected EOF|corrupted", reason):
         return f"checkpoint {path} is truncated or damaged ({path.stat().st_size:,} bytes); copy or download it again"
     return f"{path} is not a checkpoint; expected a file written by torch.save(model.state_dict(), path)"
 

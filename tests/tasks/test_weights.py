@@ -159,3 +159,25 @@ def test_digest_sees_names_types_shapes_and_values_but_not_the_order() -> None:
     assert digest({"b": b.clone(), "a": a.clone()}) == known
     others = [{"c": a, "b": b}, {"a": a.view(torch.int32), "b": b}, {"a": a.view(2, 2), "b": b}, {"a": a + 1, "b": b}]
     assert len({known, *(digest(other) for other in others)}) == 5
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_every_truncation_of_a_checkpoint_is_told_as_one(tmp_path: Path, zipped: bool) -> None:
+    whole = tmp_path / "whole.pt"
+    torch.save(nn.Linear(3, 2).state_dict(), whole, _use_new_zipfile_serialization=zipped)
+    content = whole.read_bytes()
+    cut = tmp_path / "cut.pt"
+    for length in range(2, len(content), 41):
+        cut.write_bytes(content[:length])
+        with pytest.raises(CheckpointError, match="truncated or damaged|refused|not a checkpoint"):
+            read_state_dict(cut)
+
+
+def test_a_refusal_names_what_would_be_called(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return exec, ("raise SystemExit",)
+
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(CheckpointError, match=r"would execute code \(.*exec\)"):
+        read_state_dict(tmp_path / "evil.pt")
