@@ -169,7 +169,7 @@ def test_every_truncation_of_a_checkpoint_is_told_as_one(tmp_path: Path, zipped:
     cut = tmp_path / "cut.pt"
     for length in range(2, len(content), 41):
         cut.write_bytes(content[:length])
-        with pytest.raises(CheckpointError, match="truncated or damaged|refused|not a checkpoint"):
+        with pytest.raises(CheckpointError, match=r"truncated or damaged|refused|not a checkpoint"):
             read_state_dict(cut)
 
 
