@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from autoprune.errors import UserError
 from autoprune.graph.groups import find_groups
+from autoprune.pruning.criteria.gates import BN_SCALE
 from autoprune.pruning.criteria.norms import L1
 from autoprune.pruning.pruner import L1_FILTER, Pruner
 from tests.graph.networks import resnet_b
+
+L1_FILTER_PLAIN = Pruner("plain", L1, normalise=False)
 
 
 def _coupled() -> tuple[nn.Module, torch.Tensor]:
@@ -42,3 +48,60 @@ def test_a_structure_across_a_convolutions_groups_scores_the_sum_of_its_channels
     scores = Pruner("plain", L1, normalise=False).scores(network, graph)["0.1.conv2"]
     norms = network.get_submodule("0.1.conv2").weight.detach().double().abs().sum((1, 2, 3))
     np.testing.assert_allclose(scores, norms.view(groups, -1).sum(0).numpy())
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_the_highest_score_of_a_groups_layers_may_decide(normalise: bool) -> None:
+    network, inputs = _coupled()
+    with torch.no_grad():
+        network.get_submodule("0.1.conv3").weight.fill_(9)
+    graph = find_groups(network, inputs)
+    pruner = Pruner("max", L1, combine="max", normalise=normalise)
+    scores = pruner.scores(network, graph)["0.1.conv3"]
+    ramp = np.arange(1, 17)
+    expected = np.maximum(1, ramp / 8.5) if normalise else 8 * np.maximum(9, ramp)
+    np.testing.assert_allclose(scores, expected)
+
+
+def test_a_group_without_batch_norm_is_scored_by_l1_and_named_in_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.ReLU(), nn.Conv2d(5, 2, 1)
+    )
+    with torch.no_grad():
+        network[1].weight.copy_(torch.tensor([1.0, -4.0, 0.0, 3.0]))
+    graph = find_groups(network, torch.randn(2, 3, 4, 4))
+    pruner = Pruner("plain", BN_SCALE, normalise=False)
+    monkeypatch.setattr(logging.getLogger("autoprune"), "propagate", True)  # the command line keeps its log to itself
+    with caplog.at_level(logging.WARNING, logger="autoprune"):
+        scores = pruner.scores(network, graph)
+    assert scores["0"].tolist() == [1, 4, 0, 3]
+    np.testing.assert_allclose(scores["3"], L1_FILTER_PLAIN.scores(network, graph)["3"])
+    assert "plain: bn_scale can say nothing of 3; scored by l1" in caplog.text
+
+
+def test_a_layer_of_a_group_without_batch_norm_has_no_say() -> None:
+    class Skip(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.normed, self.bn = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+            self.plain, self.out = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out((self.bn(self.normed(x)) + self.plain(x)).relu())
+
+    network = Skip()
+    with torch.no_grad():
+        network.bn.weight.copy_(torch.tensor([1.0, -4.0, 0.0, 3.0]))
+    scores = Pruner("plain", BN_SCALE, normalise=False).scores(network, find_groups(network, torch.randn(2, 3, 4, 4)))
+    assert scores["normed"].tolist() == [1, 4, 0, 3]
+
+
+def test_scores_that_are_not_finite_are_refused() -> None:
+    network, inputs = _coupled()
+    graph = find_groups(network, inputs)
+    with torch.no_grad():
+        network.get_submodule("0.2.conv1").weight[0] = torch.inf
+    with pytest.raises(UserError, match=r"pruner 'l1_filter' gives group '0\.2\.conv1' scores that are not finite"):
+        L1_FILTER.scores(network, graph)
