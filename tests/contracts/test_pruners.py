@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from autoprune import registry
+from autoprune.cli import main
 from autoprune.errors import UserError
 from autoprune.graph.groups import ChannelGraph, find_groups
 from autoprune.graph.profile import count_params
@@ -172,3 +173,11 @@ def test_a_pruner_is_described_by_what_was_chosen(pruner: Pruner) -> None:
     assert said["criterion"] in registry.CRITERIA
     assert (said["pattern"], said["schedule"]) == ("filter", "one_shot")
     assert said["combine"] in ("mean", "sum", "max")
+
+
+@pytest.mark.parametrize(("what", "names"), [("pruners", registry.PRUNERS), ("criteria", registry.CRITERIA)])
+def test_each_is_listed_with_one_line(what: str, names: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", what]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(names)
+    assert all(len(line.split()) > 4 and line.endswith(".") for line in lines)
