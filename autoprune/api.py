@@ -17,8 +17,10 @@ from autoprune.core.budget import Budget
 from autoprune.core.trial import Recipe, Trial
 from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator, Judging
+from autoprune.evaluation.scoring import ScoringImages
 from autoprune.evaluation.subject import Subject, example_inputs, study
 from autoprune.pruning.masks import choose
+from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.thinning import copy_network, thin
 from autoprune.reporting.results import Result
 from autoprune.running.folder import new_folder
@@ -78,8 +80,9 @@ def search(
         None, {"budget": str(Budget.of(budget)), "output": output, "task.name": f"{FROM_PYTHON}{task.name}", **given}
     )
     folder = new_folder(experiment.output, task.name)
-    setup = assemble(experiment, task, copy_network(model))
-    conclusion = start_session(setup, folder, make_tracker(experiment), Display(progress))
+    display = Display(progress)
+    setup = assemble(experiment, task, copy_network(model), display)
+    conclusion = start_session(setup, folder, make_tracker(experiment), display)
     evaluator = Evaluator(setup.subject, task, Judging())
     network = evaluator.restore(folder.weights_of(conclusion.best.number))
     return SearchResult(
@@ -98,7 +101,7 @@ def apply(
     task: Task | None = None,
     *,
     inputs: Tensor | None = None,
-    pruner: str = "l1_filter",
+    pruner: str | Pruner = "l1_filter",
     recipe: Recipe | None = None,
 ) -> nn.Module:
     """A smaller network: `model` with each group at its kept width; groups that are not named stay whole.
@@ -107,12 +110,14 @@ def apply(
         model: trained; it is not changed.
         allocation: group to kept width, as `SearchResult.allocation` or a run's `best.yaml` has it.
         task: where given, its training images re-estimate the batch norm; without them a pruned network is
-            of little use before it is trained.
+            of little use before it is trained. They also score the channels if the pruner reads data.
         inputs: `[batch, …]` samples that the network takes; needed if no task is given.
+        pruner: a name (`autoprune list pruners`), or one composed by yourself.
         recipe: how to re-estimate the batch norm.
 
     Raises:
-        UserError: neither task nor inputs are given, or the widths do not fit the network.
+        UserError: neither task nor inputs are given, or the pruner needs the task, or the widths do not fit the
+            network.
     """
     if task is None and inputs is None:
         raise UserError("autoprune.apply needs a task, whose images re-estimate the batch norm, or inputs")
@@ -120,7 +125,9 @@ def apply(
     if inputs is None and task is not None:
         inputs = example_inputs(task, device)
     assert inputs is not None  # one of both is given
-    subject = study(copy_network(model), inputs.to(device), registry.resolve("pruner", pruner))
+    images = None if task is None else ScoringImages(task, device)
+    by = registry.resolve("pruner", pruner) if isinstance(pruner, str) else pruner
+    subject = study(copy_network(model), inputs.to(device), by, images)
     if task is not None:
         return Evaluator(subject, task, Judging()).build(Allocation(allocation), recipe or Recipe())
     return _thinned(subject, Allocation(allocation))

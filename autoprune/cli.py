@@ -161,7 +161,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 def _add_list(commands: argparse._SubParsersAction[_Parser]) -> None:
     command = _command(commands, "list", "what there is by name")
-    command.add_argument("what", choices=("tasks", "models", "pruners", "searchers", "budgets"))
+    command.add_argument("what", choices=("tasks", "models", "pruners", "criteria", "searchers", "budgets"))
     command.add_argument("--json", action="store_true")
 
 

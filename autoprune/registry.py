@@ -28,6 +28,27 @@ MODELS: Mapping[str, str] = {
 PRUNERS: Mapping[str, str] = {
     "l1_filter": "autoprune.pruning.pruner:L1_FILTER",
     "l2_filter": "autoprune.pruning.pruner:L2_FILTER",
+    "fpgm": "autoprune.pruning.pruner:FPGM",
+    "slim": "autoprune.pruning.pruner:SLIM",
+    "apoz": "autoprune.pruning.pruner:APOZ",
+    "mean_activation": "autoprune.pruning.pruner:MEAN_ACTIVATION",
+    "taylor": "autoprune.pruning.pruner:TAYLOR",
+    "gradient": "autoprune.pruning.pruner:GRADIENT",
+    "random": "autoprune.pruning.pruner:RANDOM",
+}
+
+CRITERIA: Mapping[str, str] = {
+    "l1": "autoprune.pruning.criteria.norms:L1",
+    "l2": "autoprune.pruning.criteria.norms:L2",
+    "fpgm": "autoprune.pruning.criteria.distances:FPGM",
+    "bn_scale": "autoprune.pruning.criteria.gates:BN_SCALE",
+    "taylor_gate": "autoprune.pruning.criteria.gates:TAYLOR_GATE",
+    "apoz": "autoprune.pruning.criteria.activations:APOZ",
+    "mean_activation": "autoprune.pruning.criteria.activations:MEAN_ACTIVATION",
+    "taylor": "autoprune.pruning.criteria.gradients:TAYLOR",
+    "gradient": "autoprune.pruning.criteria.gradients:GRADIENT",
+    "random": "autoprune.pruning.criteria.controls:RANDOM",
+    "bernoulli": "autoprune.pruning.criteria.controls:BERNOULLI",
 }
 
 SEARCHERS: Mapping[str, str] = {
@@ -46,9 +67,18 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     "tasks": TASKS,
     "models": MODELS,
     "pruners": PRUNERS,
+    "criteria": CRITERIA,
     "searchers": SEARCHERS,
     "budgets": BUDGETS,
 }
+
+# Of the names of tables, those that are no plain plurals.
+_PLURALS: Mapping[str, str] = {"criterion": "criteria"}
+
+
+def table(kind: str) -> Mapping[str, str]:
+    """The table of a kind, named in the singular: "task", "criterion"."""
+    return TABLES[_PLURALS.get(kind, f"{kind}s")]
 
 
 def check(kind: str, name: str, hint: str = "") -> str:
@@ -57,13 +87,12 @@ def check(kind: str, name: str, hint: str = "") -> str:
     Raises:
         UnknownName: it has not; the message holds the nearest name.
     """
-    table = TABLES[f"{kind}s"]
-    if name not in table:
-        raise UnknownName(kind, name, table, hint)
+    if name not in table(kind):
+        raise UnknownName(kind, name, table(kind), hint)
     return name
 
 
 def resolve(kind: str, name: str) -> Any:
     """What a name of the table of `kind` stands for, imported now."""
-    module, _, attribute = TABLES[f"{kind}s"][check(kind, name)].partition(":")
+    module, _, attribute = table(kind)[check(kind, name)].partition(":")
     return getattr(importlib.import_module(module), attribute)

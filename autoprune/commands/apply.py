@@ -99,17 +99,24 @@ def _defaults(best: dict[str, Any], arguments: argparse.Namespace) -> dict[str, 
     """What a `best.yaml` says of task, model, pruner and recipe: a file names no code to run, the user does."""
     if arguments.task is None and isinstance(best["task"], str) and ":" in best["task"]:
         raise UserError(f"{arguments.source} was made on task {best['task']!r}; name it with --task to import it")
-    recipe = best.get("recipe", {})
-    if not isinstance(recipe, dict):
-        raise UserError(f"{arguments.source}: recipe should be a mapping but is {recipe!r}")
+    recipe, scoring = _mapping(best, "recipe", arguments.source), _mapping(best, "scoring", arguments.source)
     defaults = {
         "task.name": best["task"],
         "task.model": best["model"],
         "pruner": best["pruner"],
         "evaluation.recalibrate.images": recipe.get("recalibrate"),
         "evaluation.recalibrate.augment": recipe.get("augment"),
+        "search.seed": scoring.pop("seed", None),
+        **{f"scoring.{key}": value for key, value in scoring.items()},
     }
     return {key: value for key, value in defaults.items() if ":" not in str(value)}
+
+
+def _mapping(best: dict[str, Any], key: str, source: str) -> dict[str, Any]:
+    found = best.get(key, {})
+    if not isinstance(found, dict):
+        raise UserError(f"{source}: {key} should be a mapping but is {found!r}")
+    return dict(found)
 
 
 def _parse_plan(text: str) -> dict[str, int | float]:

@@ -46,7 +46,7 @@ def _search(experiment: Experiment, folder: RunFolder, resume: bool) -> Conclusi
     tracker = make_tracker(experiment)
     with _interruptible(folder):
         with training_progress(display, "training the default network once") as hook:
-            setup = prepare(experiment, hook)
+            setup = prepare(experiment, hook, display)
         session = resume_session if resume else start_session
         return session(setup, folder, tracker, display)
 

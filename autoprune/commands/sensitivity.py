@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     display = Display()
     with training_progress(display, "training the default network once") as hook:
-        setup = prepare(experiment, hook)
+        setup = prepare(experiment, hook, display)
     settings = experiment.evaluation
     evaluator = setup.evaluator(
         Judging(settings.images, settings.batch, experiment.search.seed, identity=setup.identity)

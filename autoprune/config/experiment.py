@@ -37,6 +37,10 @@ def _pruner_name(name: str) -> str:
     return registry.check("pruner", name)
 
 
+def _criterion_name(name: str) -> str:
+    return registry.check("criterion", name)
+
+
 def _file(path: Path) -> Path:
     return paths.existing(path, "file")
 
@@ -114,6 +118,16 @@ class SpaceSection(Section):
         return groups
 
 
+class ScoringSection(Section):
+    """How structures are scored; None leaves it to the pruner. Images are read only by criteria that need data."""
+
+    criterion: Annotated[str, AfterValidator(_criterion_name)] | None = None
+    combine: Literal["mean", "sum", "max"] | None = None
+    normalise: bool | None = None
+    images: Positive = 1024
+    batch: Positive = 64
+
+
 class SearchSection(Section):
     searcher: Annotated[str, AfterValidator(_searcher_name)] = "tpe"
     trials: Positive = 50
@@ -159,6 +173,7 @@ class Experiment(Section):
     task: TaskSection = TaskSection()
     space: SpaceSection = SpaceSection()
     pruner: Annotated[str, AfterValidator(_pruner_name)] = "l1_filter"
+    scoring: ScoringSection = ScoringSection()
     budget: BudgetText | None = None
     search: SearchSection = SearchSection()
     evaluation: EvaluationSection = EvaluationSection()

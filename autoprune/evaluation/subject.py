@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from autoprune.core.budget import Budget, Limits
 from autoprune.core.costs import CostTable
 from autoprune.core.space import SearchSpace, SpaceRules, build_space
 from autoprune.errors import DataError
+from autoprune.evaluation.scoring import ScoringImages
 from autoprune.graph.groups import ChannelGraph, find_groups
 from autoprune.graph.profile import build_cost_table
 from autoprune.pruning.masks import Importance
@@ -26,6 +29,7 @@ class Subject:
         network: with its trained weights, in evaluation mode; never changed.
         inputs: `[2, …]` samples like those it was traced with.
         importance: per group, scores of its structures by `pruner`.
+        scoring: what was chosen to score them: pruner, criterion, how layers are combined, how many images were read.
     """
 
     network: nn.Module
@@ -34,6 +38,7 @@ class Subject:
     costs: CostTable
     pruner: Pruner
     importance: Importance
+    scoring: Mapping[str, Any]
 
     def space(self, rules: SpaceRules) -> SearchSpace:
         return build_space(rules, [group.group for group in self.graph.groups])
@@ -42,21 +47,29 @@ class Subject:
         return budget.resolve(self.costs)
 
 
-def study(network: nn.Module, inputs: Tensor, pruner: Pruner) -> Subject:
+def study(
+    network: nn.Module, inputs: Tensor, pruner: Pruner, images: ScoringImages | None = None, seed: int = 0
+) -> Subject:
     """Finds groups, costs and scores of a network.
 
     Args:
         network: on the device where it will be judged.
         inputs: `[batch, …]` samples; the first two are used.
+        images: what a criterion that reads data is given; any other leaves them unread.
+        seed: of a criterion's random draws.
 
     Raises:
         TaskError: the network cannot be traced or run.
+        UserError: the pruner needs images and there are none, or a score is not finite.
     """
     network.eval()
     inputs = inputs[:2]
     graph = find_groups(network, inputs)
     costs = build_cost_table(network, graph, inputs)
-    return Subject(network, inputs, graph, costs, pruner, pruner.scores(network, graph))
+    importance = pruner.scores(network, graph, images.source() if images else None, seed)
+    read = images.describe() if images and pruner.criterion.reads_data else {"images": 0}
+    drawn = {"seed": seed} if pruner.criterion.drawn else {}
+    return Subject(network, inputs, graph, costs, pruner, importance, {**pruner.describe(), **read, **drawn})
 
 
 def example_inputs(task: Task, device: torch.device) -> Tensor:

@@ -73,6 +73,7 @@ def sweep_fingerprint(evaluator: Evaluator, recipe: Recipe, images: int) -> dict
     return {
         **evaluator.judging.identity,
         "pruner": evaluator.subject.pruner.name,
+        "scoring": dict(evaluator.subject.scoring),
         "images": images,
         "recipe": asdict(recipe),
         "seed": evaluator.judging.seed,

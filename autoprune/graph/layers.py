@@ -24,8 +24,8 @@ CARRIERS = (
 )
 FOLLOWED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, *CARRIERS)
 
-ELEMENTWISE = (
-    nn.Identity,
+# What makes a network nonlinear.
+ACTIVATIONS = (
     nn.ReLU,
     nn.ReLU6,
     nn.LeakyReLU,
@@ -48,6 +48,11 @@ ELEMENTWISE = (
     nn.Tanhshrink,
     nn.Threshold,
     nn.RReLU,
+    nn.PReLU,
+)
+ELEMENTWISE = (
+    nn.Identity,
+    *(kind for kind in ACTIVATIONS if kind is not nn.PReLU),
     nn.Dropout,
     nn.Dropout1d,
     nn.Dropout2d,

@@ -18,6 +18,14 @@ ELEMENTWISE = frozenset(
     square stochastic_depth sub sub_ subtract tanh tanh_ tanhshrink to truediv type type_as zeros_like
     """.split()
 )
+# What makes a network nonlinear.
+ACTIVATIONS = frozenset(
+    """
+    celu celu_ elu elu_ gelu hardshrink hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_ leaky_relu
+    leaky_relu_ logsigmoid mish mish_ prelu relu relu6 relu6_ relu_ selu selu_ sigmoid sigmoid_ silu silu_ softplus
+    softshrink softsign tanh tanh_ tanhshrink
+    """.split()
+)
 # Of these only the first argument passes its channels on.
 OF_FIRST = frozenset("to type type_as".split())
 # Work on positions within a channel, with the number of axes they work on (None: all behind the channels).

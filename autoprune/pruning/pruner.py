@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autoprune.graph.groups import ChannelGraph, ChannelGroup
-from autoprune.graph.layers import Layer
-from autoprune.pruning.criteria.norms import l1_norm, l2_norm
+from autoprune import registry
+from autoprune.errors import UserError
+from autoprune.graph.groups import ChannelGraph
+from autoprune.pruning.criteria.base import Criterion
+from autoprune.pruning.criteria.norms import L1
 from autoprune.pruning.masks import Importance
+from autoprune.pruning.patterns import FILTER, Pattern
+from autoprune.pruning.statistics import Source
+from autoprune.pruning.witness import call_witness
 
-Criterion = Callable[[Tensor], Tensor]
-"""`[structures, …]` weights to `[structures]` scores, higher is kept."""
+log = logging.getLogger(__name__)
+
+Combine = Literal["mean", "sum", "max"]
+_COMBINED: Mapping[Combine, Callable[[Tensor], Tensor]] = {
+    "mean": lambda layers: layers.mean(0),
+    "sum": lambda layers: layers.sum(0),
+    "max": lambda layers: layers.amax(0),
+}
 
 
 @dataclass(frozen=True)
@@ -25,47 +37,79 @@ class Pruner:
     """What is removed, and by which score.
 
     Attributes:
-        pattern: `filter`: whole output channels, with everything that uses them.
         schedule: `one_shot`: all at once.
-        combine: how the scores of layers that share a group become one: their mean or sum.
+        combine: how the scores of layers that share a group become one.
         normalise: whether each layer's scores are divided by their mean first, so that a layer with large weights
             does not decide for the others.
     """
 
     name: str
     criterion: Criterion
-    pattern: Literal["filter"] = "filter"
+    pattern: Pattern = FILTER
     schedule: Literal["one_shot"] = "one_shot"
-    combine: Literal["mean", "sum"] = "mean"
+    combine: Combine = "mean"
     normalise: bool = True
 
-    def scores(self, network: nn.Module, graph: ChannelGraph) -> Importance:
-        """Scores of every structure of every group of the network, by the network's present weights."""
-        layers = {layer.name: layer for layer in graph.layers}
-        return {group.name: self._group_scores(network, group, layers) for group in graph.groups}
+    def scores(
+        self, network: nn.Module, graph: ChannelGraph, source: Source | None = None, seed: int = 0
+    ) -> Importance:
+        """Scores of every structure of every group of the network, by the network's present weights.
 
-    def _group_scores(self, network: nn.Module, group: ChannelGroup, layers: dict[str, Layer]) -> NDArray[np.float64]:
-        parts = []
-        for member in group.members:
-            if member.side != "out":
-                continue
-            weight: Tensor = network.get_submodule(member.layer).weight  # type: ignore[assignment]
-            channels = self.criterion(filters(layers[member.layer], weight.detach().double()))
-            # A structure that holds several channels of a layer (across a convolution's groups) scores their sum.
-            part = channels[member.rows.to(channels.device)].sum(1)
-            parts.append(part / part.mean().clamp_min(torch.finfo(part.dtype).tiny) if self.normalise else part)
-        total = torch.stack(parts).sum(0) / (len(parts) if self.combine == "mean" else 1)
-        scores: NDArray[np.float64] = total.cpu().numpy()
+        Layers that the criterion can say nothing of (no batch norm follows, say) have no say in their group; a group of
+        such layers alone is scored by the L1 norm, and named in the log.
+
+        Args:
+            source: samples and loss; only a criterion that reads data needs it, and only then it is read.
+            seed: of random draws.
+
+        Raises:
+            UserError: the criterion needs data and there is no source, or a score is not finite.
+        """
+        witness = call_witness(network, graph, self.criterion, self.pattern, source, seed)
+        parts = {group.name: witness.parts(group, self.criterion) for group in graph.groups}
+        blind = [group for group in graph.groups if not parts[group.name]]
+        if blind:
+            names = ", ".join(group.name for group in blind)
+            log.warning("%s: %s can say nothing of %s; scored by l1", self.name, self.criterion.name, names)
+            parts.update({group.name: witness.parts(group, L1) for group in blind})
+        return {name: self._combined(name, found) for name, found in parts.items()}
+
+    def _combined(self, group: str, parts: list[Tensor]) -> NDArray[np.float64]:
+        stacked = torch.stack(parts)
+        if not bool(stacked.isfinite().all()):
+            raise UserError(
+                f"pruner {self.name!r} gives group {group!r} scores that are not finite; are the network's weights, "
+                "and its loss on the training images?"
+            )
+        if self.normalise:
+            stacked = stacked / stacked.mean(1, keepdim=True).clamp_min(torch.finfo(stacked.dtype).tiny)
+        scores: NDArray[np.float64] = _COMBINED[self.combine](stacked).cpu().numpy()
         return scores
 
+    def describe(self) -> dict[str, Any]:
+        """What was chosen, for records."""
+        return {
+            "pruner": self.name,
+            "criterion": self.criterion.name,
+            "pattern": self.pattern.name,
+            "schedule": self.schedule,
+            "combine": self.combine,
+            "normalise": self.normalise,
+        }
 
-def filters(layer: Layer, weight: Tensor) -> Tensor:
-    """`[out, …]`: a layer's weight with one row for each output channel."""
-    if layer.kind != "transposed":
-        return weight
-    per_group = weight.reshape(layer.groups, -1, *weight.shape[1:])  # [groups, in of a group, out of a group, …]
-    return per_group.transpose(1, 2).flatten(0, 1)
+
+def _named(name: str, criterion: str, combine: Combine = "mean", normalise: bool = True) -> Pruner:
+    found: Criterion = registry.resolve("criterion", criterion)
+    return Pruner(name, found, combine=combine, normalise=normalise)
 
 
-L1_FILTER = Pruner("l1_filter", l1_norm)
-L2_FILTER = Pruner("l2_filter", l2_norm)
+L1_FILTER = _named("l1_filter", "l1")
+L2_FILTER = _named("l2_filter", "l2")
+FPGM = _named("fpgm", "fpgm")
+SLIM = _named("slim", "bn_scale")
+APOZ = _named("apoz", "apoz")
+MEAN_ACTIVATION = _named("mean_activation", "mean_activation")
+# Changes of the loss have one unit in all layers, so they add up as they are.
+TAYLOR = _named("taylor", "taylor", combine="sum", normalise=False)
+GRADIENT = _named("gradient", "gradient")
+RANDOM = _named("random", "random")

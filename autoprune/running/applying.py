@@ -121,8 +121,9 @@ def _judged(setup: Setup, evaluator: Evaluator, network: nn.Module, allocation: 
 
 
 def _prepare(experiment: Experiment) -> Setup:
-    with training_progress(Display(), "training the default network once") as hook:
-        return prepare(experiment, hook)
+    display = Display()
+    with training_progress(display, "training the default network once") as hook:
+        return prepare(experiment, hook, display)
 
 
 def _evaluator(setup: Setup) -> Evaluator:

@@ -131,6 +131,7 @@ def _best(run: RunContext, best: Trial, result: Result) -> dict[str, Any]:
         "model": run.setup.identity["model"],
         "checkpoint_sha256": run.setup.identity["checkpoint"],
         "pruner": experiment.pruner,
+        "scoring": {**experiment.scoring.model_dump(), "seed": experiment.search.seed},
         "recipe": asdict(best.candidate.recipe),
     }
 

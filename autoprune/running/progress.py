@@ -83,5 +83,7 @@ def training_progress(display: Display, name: str) -> Iterator[Hook]:
             if not bar:
                 bar.append(stack.enter_context(display.stage(name, steps, step - 1)))
             bar[0](f"loss {loss:.3f}")
+            if step == steps:  # what comes next may show a bar of its own, and there is but one at a time
+                stack.close()
 
         yield Hook(after_step=after_step)

@@ -84,6 +84,7 @@ def _run(run: RunContext) -> Conclusion:
         version=VERSION,
         autoprune=version("autoprune"),
         identity=dict(run.setup.identity),
+        scoring=dict(run.setup.subject.scoring),
         limits=dict(**run.limits),
     )
     dense = _dense(run)
@@ -118,6 +119,7 @@ def _describe(run: RunContext) -> RunDescription:
     params = {
         "searcher": experiment.search.searcher,
         "pruner": experiment.pruner,
+        **{f"scoring.{key}": value for key, value in run.setup.subject.scoring.items() if key != "pruner"},
         "trials": experiment.search.trials,
         "seed": experiment.search.seed,
         "objective": experiment.evaluation.objective,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune import registry
 from autoprune.config import Experiment
@@ -16,7 +17,10 @@ from autoprune.core.budget import Limits, check_feasible
 from autoprune.core.space import SearchSpace
 from autoprune.errors import TaskError, UserError
 from autoprune.evaluation.evaluator import Evaluator, Judging
+from autoprune.evaluation.scoring import ScoringImages
 from autoprune.evaluation.subject import Subject, example_inputs, study
+from autoprune.pruning.pruner import Pruner
+from autoprune.running.progress import Display
 from autoprune.running.threads import settle_threads
 from autoprune.tasks.base import Hook, Task
 from autoprune.tasks.user import build_task, model_name
@@ -71,11 +75,12 @@ def task_of(experiment: Experiment, progress: Hook | None = None) -> Task:
     return build_task(section.name, section.model, section.data, progress)
 
 
-def prepare(experiment: Experiment, progress: Hook | None = None) -> Setup:
+def prepare(experiment: Experiment, progress: Hook | None = None, display: Display | None = None) -> Setup:
     """Builds the experiment's task and network, loads the weights and studies the network.
 
     Args:
         progress: called while a built-in task trains its network on first use.
+        display: shows how far the scoring has come where it reads images.
 
     Raises:
         UserError: task, model, checkpoint, data or space are at fault.
@@ -85,10 +90,10 @@ def prepare(experiment: Experiment, progress: Hook | None = None) -> Setup:
     device = choose_device(experiment)
     experiment = settle_threads(experiment, network.to(device), example_inputs(task, device))
     task.load(network, experiment.task.checkpoint)
-    return assemble(experiment, task, network)
+    return assemble(experiment, task, network, display)
 
 
-def assemble(experiment: Experiment, task: Task, network: nn.Module) -> Setup:
+def assemble(experiment: Experiment, task: Task, network: nn.Module, display: Display | None = None) -> Setup:
     """A setup of a network whose weights are loaded.
 
     Raises:
@@ -98,7 +103,7 @@ def assemble(experiment: Experiment, task: Task, network: nn.Module) -> Setup:
     network = network.to(device)
     inputs = example_inputs(task, device)
     experiment = settle_threads(experiment, network, inputs)
-    subject = study(network, inputs, registry.resolve("pruner", experiment.pruner))
+    subject = _study(experiment, task, network, inputs, display)
     identity = {
         "task": experiment.task.name,
         "model": model_name(task, network),
@@ -106,6 +111,26 @@ def assemble(experiment: Experiment, task: Task, network: nn.Module) -> Setup:
         "data": digest({"inputs": inputs}),
     }
     return Setup(experiment, task, subject, subject.space(experiment.space_rules()), identity)
+
+
+def _study(experiment: Experiment, task: Task, network: nn.Module, inputs: Tensor, display: Display | None) -> Subject:
+    pruner, settings, seed = chosen_pruner(experiment), experiment.scoring, experiment.search.seed
+    images = ScoringImages(task, inputs.device, settings.images, settings.batch, seed)
+    if display is None or not pruner.criterion.reads_data:
+        return study(network, inputs, pruner, images, seed)
+    with display.stage(f"scoring by {pruner.criterion.name}", math.ceil(images.images / images.batch)) as advance:
+        return study(network, inputs, pruner, replace(images, seen=lambda: advance("")), seed)
+
+
+def chosen_pruner(experiment: Experiment) -> Pruner:
+    """The experiment's pruner, with what its scoring section says otherwise."""
+    pruner: Pruner = registry.resolve("pruner", experiment.pruner)
+    settings = experiment.scoring
+    if settings.criterion is not None:
+        pruner = replace(pruner, criterion=registry.resolve("criterion", settings.criterion))
+    if settings.combine is not None:
+        pruner = replace(pruner, combine=settings.combine)
+    return pruner if settings.normalise is None else replace(pruner, normalise=settings.normalise)
 
 
 def choose_device(experiment: Experiment) -> torch.device:

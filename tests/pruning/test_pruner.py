@@ -1,31 +1,20 @@
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from autoprune.errors import UserError
 from autoprune.graph.groups import find_groups
-from autoprune.graph.layers import Layer
-from autoprune.pruning.criteria.norms import l1_norm
-from autoprune.pruning.pruner import L1_FILTER, Pruner, filters
+from autoprune.pruning.criteria.gates import BN_SCALE
+from autoprune.pruning.criteria.norms import L1
+from autoprune.pruning.pruner import L1_FILTER, Pruner
 from tests.graph.networks import resnet_b
 
-
-def test_filters_of_a_transposed_convolution_are_its_output_channels() -> None:
-    conv = nn.ConvTranspose2d(4, 6, 3, groups=2, bias=False)
-    layer = Layer("x", "transposed", "ConvTranspose2d", torch.arange(4), torch.arange(6), groups=2)
-    rows = filters(layer, conv.weight.detach())
-    assert rows.shape == (6, 2, 3, 3)
-    for out in range(6):
-        changed = nn.ConvTranspose2d(4, 6, 3, groups=2, bias=False)
-        with torch.no_grad():
-            changed.weight.zero_()
-            group, within = divmod(out, 3)
-            changed.weight[2 * group : 2 * group + 2, within] = rows[out]
-        x = torch.randn(1, 4, 5, 5)
-        torch.testing.assert_close(changed(x)[:, out], conv(x)[:, out])
-        assert not changed(x)[:, [i for i in range(6) if i != out]].any()
+L1_FILTER_PLAIN = Pruner("plain", L1, normalise=False)
 
 
 def _coupled() -> tuple[nn.Module, torch.Tensor]:
@@ -48,7 +37,7 @@ def test_layers_that_share_a_group_have_an_equal_say_when_normalised() -> None:
 def test_scores_as_they_are_can_be_summed_instead() -> None:
     network, inputs = _coupled()
     graph = find_groups(network, inputs)
-    scores = Pruner("sum", l1_norm, combine="sum", normalise=False).scores(network, graph)["0.1.conv3"]
+    scores = Pruner("sum", L1, combine="sum", normalise=False).scores(network, graph)["0.1.conv3"]
     np.testing.assert_allclose(scores, 0.1 * 8 + np.arange(1, 17) * 8, rtol=1e-6)
 
 
@@ -56,6 +45,63 @@ def test_scores_as_they_are_can_be_summed_instead() -> None:
 def test_a_structure_across_a_convolutions_groups_scores_the_sum_of_its_channels(groups: int) -> None:
     network, inputs = resnet_b(groups), torch.randn(2, 3, 8, 8)
     graph = find_groups(network, inputs)
-    scores = Pruner("plain", l1_norm, normalise=False).scores(network, graph)["0.1.conv2"]
+    scores = Pruner("plain", L1, normalise=False).scores(network, graph)["0.1.conv2"]
     norms = network.get_submodule("0.1.conv2").weight.detach().double().abs().sum((1, 2, 3))
     np.testing.assert_allclose(scores, norms.view(groups, -1).sum(0).numpy())
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_the_highest_score_of_a_groups_layers_may_decide(normalise: bool) -> None:
+    network, inputs = _coupled()
+    with torch.no_grad():
+        network.get_submodule("0.1.conv3").weight.fill_(9)
+    graph = find_groups(network, inputs)
+    pruner = Pruner("max", L1, combine="max", normalise=normalise)
+    scores = pruner.scores(network, graph)["0.1.conv3"]
+    ramp = np.arange(1, 17)
+    expected = np.maximum(1, ramp / 8.5) if normalise else 8 * np.maximum(9, ramp)
+    np.testing.assert_allclose(scores, expected)
+
+
+def test_a_group_without_batch_norm_is_scored_by_l1_and_named_in_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.ReLU(), nn.Conv2d(5, 2, 1)
+    )
+    with torch.no_grad():
+        network[1].weight.copy_(torch.tensor([1.0, -4.0, 0.0, 3.0]))
+    graph = find_groups(network, torch.randn(2, 3, 4, 4))
+    pruner = Pruner("plain", BN_SCALE, normalise=False)
+    monkeypatch.setattr(logging.getLogger("autoprune"), "propagate", True)  # the command line keeps its log to itself
+    with caplog.at_level(logging.WARNING, logger="autoprune"):
+        scores = pruner.scores(network, graph)
+    assert scores["0"].tolist() == [1, 4, 0, 3]
+    np.testing.assert_allclose(scores["3"], L1_FILTER_PLAIN.scores(network, graph)["3"])
+    assert "plain: bn_scale can say nothing of 3; scored by l1" in caplog.text
+
+
+def test_a_layer_of_a_group_without_batch_norm_has_no_say() -> None:
+    class Skip(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.normed, self.bn = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+            self.plain, self.out = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out((self.bn(self.normed(x)) + self.plain(x)).relu())
+
+    network = Skip()
+    with torch.no_grad():
+        network.bn.weight.copy_(torch.tensor([1.0, -4.0, 0.0, 3.0]))
+    scores = Pruner("plain", BN_SCALE, normalise=False).scores(network, find_groups(network, torch.randn(2, 3, 4, 4)))
+    assert scores["normed"].tolist() == [1, 4, 0, 3]
+
+
+def test_scores_that_are_not_finite_are_refused() -> None:
+    network, inputs = _coupled()
+    graph = find_groups(network, inputs)
+    with torch.no_grad():
+        network.get_submodule("0.2.conv1").weight[0] = torch.inf
+    with pytest.raises(UserError, match=r"pruner 'l1_filter' gives group '0\.2\.conv1' scores that are not finite"):
+        L1_FILTER.scores(network, graph)

@@ -1,0 +1,96 @@
+"""What a criterion is, and what it may know of the layer it scores."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+Need = Literal["norm", "activations", "gradients", "gates"]
+"""What a criterion uses beside the weights."""
+
+DATA: frozenset[Need] = frozenset({"activations", "gradients", "gates"})
+"""The needs for which samples are run through the network."""
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What was seen of a layer's output channels behind their activation function, over all samples and positions.
+
+    Attributes:
+        nonzero: `[structures]` the share of values that are not zero.
+        magnitude: `[structures]` the mean of absolute values.
+    """
+
+    nonzero: Tensor
+    magnitude: Tensor
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Means over batches of what the gradient of the batch's loss with respect to a weight was.
+
+    Attributes:
+        magnitude: of absolute gradients, of the weight's shape.
+        square: of squared gradients, of the weight's shape.
+    """
+
+    magnitude: Tensor
+    square: Tensor
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one layer's structures; None where it is not needed, or the network does not tell.
+
+    Attributes:
+        layer: the layer's name.
+        weight: `[structures, …]`, in double precision.
+        scale: `[structures]` the absolute scale in the batch norm that follows.
+        gradients: its tensors are `[structures, …]` like the weight.
+        gate: `[structures]` means over batches of the squared derivative of the loss by a factor on each channel,
+            behind the batch norm that follows, else behind the layer.
+        seed: of the run.
+    """
+
+    layer: str
+    weight: Tensor
+    scale: Tensor | None = None
+    activations: Activations | None = None
+    gradients: Gradients | None = None
+    gate: Tensor | None = None
+    seed: int = 0
+
+    def generator(self, use: str) -> np.random.Generator:
+        """Random draws for one use: a function of the seed, the use and the layer alone."""
+        return np.random.default_rng([self.seed, *f"{use} {self.layer}".encode()])
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """Which structures matter.
+
+    Attributes:
+        score: evidence to `[structures]` scores of at least 0, higher is kept; None where there is nothing to go by.
+        needs: what must be in the evidence beside the weights.
+        drawn: whether the scores come from a random generator.
+    """
+
+    name: str
+    score: Callable[[Evidence], Tensor | None]
+    needs: frozenset[Need] = frozenset()
+    drawn: bool = False
+
+    @property
+    def description(self) -> str:
+        """The first line of what is written on its score."""
+        return (inspect.getdoc(self.score) or "").partition("\n")[0]
+
+    @property
+    def reads_data(self) -> bool:
+        """Whether samples must be run through the network."""
+        return bool(self.needs & DATA)

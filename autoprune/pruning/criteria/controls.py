@@ -1,0 +1,26 @@
+"""Scores that know nothing: what every criterion must beat."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from autoprune.pruning.criteria.base import Criterion, Evidence
+
+# How likely a structure is drawn to stay by `bernoulli`.
+KEEP = 0.5
+
+
+def uniform_draw(evidence: Evidence) -> Tensor:
+    """Independent draws between 0 and 1: every choice of structures is equally likely."""
+    return torch.from_numpy(evidence.generator("random").random(len(evidence.weight))).to(evidence.weight.device)
+
+
+def bernoulli_draw(evidence: Evidence) -> Tensor:
+    """Independent coin tosses, 1 or 0; of equal ones the lower index goes first, as always."""
+    heads = evidence.generator("bernoulli").random(len(evidence.weight)) < KEEP
+    return torch.from_numpy(heads).to(evidence.weight)
+
+
+RANDOM = Criterion("random", uniform_draw, drawn=True)
+BERNOULLI = Criterion("bernoulli", bernoulli_draw, drawn=True)

@@ -1,0 +1,30 @@
+"""What the gradient of the loss says of a structure's weights."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from autoprune.pruning.criteria.base import Criterion, Evidence
+
+
+def taylor(evidence: Evidence) -> Tensor | None:
+    """Squared weight times gradient, summed over the structure's weights, mean over batches.
+
+    Source: Molchanov et al. 2019, arXiv:1906.10771, section 3: the first-order importance of each weight by itself,
+    summed; a layer's bias and batch norm are left out.
+    """
+    if evidence.gradients is None:
+        return None
+    return (evidence.weight.square() * evidence.gradients.square).flatten(1).sum(1)
+
+
+def gradient_magnitude(evidence: Evidence) -> Tensor | None:
+    """Absolute gradient, summed over the structure's weights, mean over batches.
+
+    A baseline without a paper of its own: how much the loss depends on the weights where they are, whatever their size.
+    """
+    return None if evidence.gradients is None else evidence.gradients.magnitude.flatten(1).sum(1)
+
+
+TAYLOR = Criterion("taylor", taylor, frozenset({"gradients"}))
+GRADIENT = Criterion("gradient", gradient_magnitude, frozenset({"gradients"}))

@@ -1,0 +1,129 @@
+"""Every pruner serves a search; what was chosen is written in the run; an interrupted run ends as an unbroken one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from autoprune import registry
+from autoprune.config import load_experiment
+from autoprune.core.ledger import History, read_history
+from autoprune.core.trial import Trial
+from autoprune.running.folder import existing_folder, new_folder
+from autoprune.running.progress import Display
+from autoprune.running.session import resume_session, start_session
+from autoprune.running.setup import Setup, assemble
+from autoprune.running.tracking import NoTracker
+from autoprune.tasks.base import TrainingPlan
+from autoprune.tasks.digits import DigitsTask
+from autoprune.tasks.training import seeded
+
+# These stand for the others in the default tier: one that goes by weights, one by gradients.
+DEFAULT = ("fpgm", "taylor")
+SETTINGS: Mapping[str, Any] = {
+    "budget": "flops=0.5",
+    "search.trials": 10,
+    "search.searcher": "random",
+    "sensitivity.levels": 1,
+    "sensitivity.images": 40,
+    "evaluation.images": 100,
+    "evaluation.recalibrate.images": 64,
+    "scoring.images": 256,
+    "track.enabled": False,
+}
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    """The digits' network after a few steps: good enough to lose something by pruning."""
+    task = DigitsTask()
+    with seeded(0):
+        found = task.network()
+    task.train(found, TrainingPlan(steps=60, rate=0.1, batch=64))
+    return found
+
+
+def _setup(network: nn.Module, **settings: Any) -> Setup:
+    experiment = load_experiment(None, {**SETTINGS, **settings})
+    return assemble(experiment, DigitsTask(), copy.deepcopy(network))
+
+
+def _started(history: History) -> dict[str, Any]:
+    [record] = history.of("started")
+    return dict(record["scoring"])
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in DEFAULT else pytest.mark.slow) for name in registry.PRUNERS]
+)
+def test_a_search_runs_with_every_pruner(name: str, network: nn.Module, tmp_path: Path) -> None:
+    setup = _setup(network, pruner=name)
+    folder = new_folder(tmp_path / "run", "digits")
+    conclusion = start_session(setup, folder, NoTracker(), Display(False))
+    assert len(conclusion.trials) == 10
+    assert all(trial.score for trial in conclusion.trials)
+    pruner = registry.resolve("pruner", name)
+    assert _started(read_history(folder.path)).items() >= pruner.describe().items()
+    assert _started(read_history(folder.path))["images"] == (256 if pruner.criterion.reads_data else 0)
+
+
+class _Interrupting(NoTracker):
+    """Stops the run after so many trials."""
+
+    def __init__(self, trials: int) -> None:
+        self._left = trials
+
+    def told(self, trial: Trial) -> None:
+        self._left -= 1
+        if not self._left:
+            raise KeyboardInterrupt
+
+
+def _told(folder: Path) -> list[tuple[int, dict[str, int], float, float]]:
+    trials = read_history(folder).trials()
+    assert all(trial.score for trial in trials)
+    return [
+        (trial.number, trial.candidate.allocation.to_json(), trial.score.loss, trial.score.accuracy)
+        for trial in trials
+        if trial.score
+    ]
+
+
+@pytest.mark.parametrize("name", [pytest.param("taylor"), pytest.param("random", marks=pytest.mark.slow)])
+def test_a_search_goes_on_as_if_it_had_not_been_interrupted(name: str, network: nn.Module, tmp_path: Path) -> None:
+    chosen = {"pruner": name, "search.trials": 5, "search.seed": 7, "scoring.combine": "max"}
+    whole, broken = new_folder(tmp_path / "whole", "digits"), new_folder(tmp_path / "broken", "digits")
+    start_session(_setup(network, **chosen), whole, NoTracker(), Display(False))
+    with pytest.raises(KeyboardInterrupt):
+        start_session(_setup(network, **chosen), broken, _Interrupting(2), Display(False))
+    torch.manual_seed(5)  # another process draws from another place
+    again = existing_folder(broken.path)
+    setup = assemble(load_experiment(again.experiment), DigitsTask(), copy.deepcopy(network))
+    resume_session(setup, again, NoTracker(), Display(False))
+    assert len(_told(whole.path)) == 5
+    assert _told(broken.path) == _told(whole.path)
+    assert _started(read_history(broken.path)) == _started(read_history(whole.path))
+    assert _started(read_history(broken.path))["combine"] == "max"
+
+
+def test_the_settings_of_scoring_win_over_the_pruners_own(network: nn.Module) -> None:
+    plain = _setup(network)
+    changed = _setup(network, **{"scoring.criterion": "apoz", "scoring.combine": "max", "scoring.normalise": False})
+    assert plain.subject.scoring == {**registry.resolve("pruner", "l1_filter").describe(), "images": 0}
+    said = {"criterion": "apoz", "combine": "max", "normalise": False, "images": 256, "batch": 64, "split": "plain"}
+    assert changed.subject.scoring == {**plain.subject.scoring, **said}
+    assert any((plain.subject.importance[g] != changed.subject.importance[g]).any() for g in plain.subject.importance)
+
+
+def test_the_images_that_score_are_followed_on_the_display(
+    network: nn.Module, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = load_experiment(None, {**SETTINGS, "pruner": "apoz"})
+    assemble(experiment, DigitsTask(), copy.deepcopy(network), Display())
+    assert "scoring by apoz 4/4" in capsys.readouterr().err

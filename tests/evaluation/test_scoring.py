@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoprune import SimpleTask
+from autoprune.evaluation.scoring import ScoringImages
+from autoprune.evaluation.subject import study
+from autoprune.pruning.pruner import APOZ, L1_FILTER, RANDOM
+from autoprune.tasks.base import Batch, Split
+from autoprune.tasks.digits import DigitsTask
+
+CPU = torch.device("cpu")
+IMAGES = torch.arange(20.0).view(20, 1, 1, 1)
+DATA = torch.utils.data.TensorDataset(IMAGES, torch.zeros(20, dtype=torch.long))
+
+
+def _network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.Flatten())
+
+
+def _seen(images: Iterable[Batch]) -> list[float]:
+    return [value for inputs, _ in images for value in inputs.flatten().tolist()]
+
+
+def test_plain_training_images_are_read_in_their_order() -> None:
+    task = SimpleTask(_network, [], [], plain_data=DATA)
+    images = ScoringImages(task, CPU, images=10, batch=4)
+    assert _seen(images) == list(range(10))
+    assert images.describe() == {"images": 10, "batch": 4, "split": "plain"}
+    assert [len(inputs) for inputs, _ in images] == [4, 4, 2]
+
+
+def test_a_task_without_plain_images_gives_those_of_training_drawn_by_the_seed() -> None:
+    task = SimpleTask(_network, DATA, [])
+    first, again, other = (_seen(ScoringImages(task, CPU, 10, 4, seed)) for seed in (1, 1, 2))
+    assert first == again != other
+    assert ScoringImages(task, CPU, 10, 4, 1).describe() == {"images": 10, "batch": 4, "split": "train", "seed": 1}
+
+
+class _Recorded(DigitsTask):
+    """Remembers which splits were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Split] = []
+
+    def batches(self, split: Split, size: int, seed: int = 0) -> Iterable[Batch]:
+        self.asked.append(split)
+        return super().batches(split, size, seed)
+
+
+@pytest.mark.parametrize(("pruner", "splits"), [(L1_FILTER, set()), (RANDOM, set()), (APOZ, {"plain"})])
+def test_a_study_reads_plain_images_and_only_where_they_are_needed(pruner, splits) -> None:
+    task = _Recorded()
+    count = 0
+
+    def seen() -> None:
+        nonlocal count
+        count += 1
+
+    images = ScoringImages(task, CPU, images=100, batch=50, seen=seen)
+    subject = study(task.network(), torch.zeros(2, 1, 8, 8), pruner, images, seed=3)
+    assert set(task.asked) == splits
+    assert count == (2 if splits else 0)
+    assert subject.scoring["pruner"] == pruner.name
+    assert subject.scoring["images"] == (100 if splits else 0)
+    assert subject.scoring.get("seed") == (3 if pruner is RANDOM else None)
+
+
+def test_targets_reach_the_loss() -> None:
+    asked: list[Tensor] = []
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        asked.append(targets)
+        return outputs.sum()
+
+    source = ScoringImages(SimpleTask(_network, DATA, [], plain_data=DATA, loss=loss), CPU, 4, 4).source()
+    for inputs, targets in source.batches:
+        source.loss(_network()(inputs), targets)
+    assert [targets.tolist() for targets in asked] == [[0] * 4]
