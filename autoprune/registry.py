@@ -54,7 +54,14 @@ CRITERIA: Mapping[str, str] = {
 SEARCHERS: Mapping[str, str] = {
     "uniform": "autoprune.searchers.uniform:Uniform",
     "random": "autoprune.searchers.random:Random",
+    "ranked": "autoprune.searchers.ranked:Ranked",
+    "threshold": "autoprune.searchers.threshold:Threshold",
+    "knapsack": "autoprune.searchers.knapsack:Knapsack",
+    "evolution": "autoprune.searchers.evolution:Evolution",
+    "annealing": "autoprune.searchers.annealing:Annealing",
     "tpe": "autoprune.searchers.optuna_samplers:Tpe",
+    "cmaes": "autoprune.searchers.optuna_samplers:CmaEs",
+    "auto": "autoprune.searchers.auto:Auto",
 }
 
 BUDGETS: Mapping[str, str] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from autoprune.core.allocation import Allocation
+from autoprune.core.budget import within
 from autoprune.searchers.base import History, SearchProblem
 
 _REACH = 0.25
@@ -30,3 +31,43 @@ def new_neighbour(history: History, allocation: Allocation, rng: np.random.Gener
     """A neighbour that was not proposed before, or None if `draws` in a row were."""
     found = (neighbour(history.problem, allocation, rng) for _ in range(draws))
     return next((each for each in found if each not in history), None)
+
+
+def trade(
+    problem: SearchProblem, allocation: Allocation, rng: np.random.Generator, reach: float, pairs: int = 1
+) -> Allocation:
+    """The allocation after `pairs` trades of width, projected so that nothing of the budget is left.
+
+    In a trade one group is narrowed by at most `reach` of its levels and another widened by as many as the limits
+    then allow, so the other groups keep their widths, apart from what the projection fills.
+    """
+    for _ in range(pairs):
+        allocation = _traded(problem, allocation, rng, reach)
+    return problem.project(allocation)
+
+
+def _traded(problem: SearchProblem, allocation: Allocation, rng: np.random.Generator, reach: float) -> Allocation:
+    bounds, names = problem.space.bounds, problem.space.names
+    givers = [name for name in names if allocation[name] > bounds[name].lowest]
+    if not givers:
+        return allocation
+    giver = givers[int(rng.integers(len(givers)))]
+    takers = [name for name in names if name != giver and allocation[name] < bounds[name].ceiling]
+    narrower = [level for level in bounds[giver].levels() if level < allocation[giver]]
+    furthest = min(len(narrower), max(1, round(reach * len(bounds[giver].levels()))))
+    widths = {**allocation, giver: narrower[-int(rng.integers(1, furthest + 1))]}
+    if takers:
+        taker = takers[int(rng.integers(len(takers)))]
+        widths[taker] = _widest(problem, widths, taker)
+    return Allocation(widths)
+
+
+def _widest(problem: SearchProblem, widths: dict[str, int], group: str) -> int:
+    """The widest level of a group within the limits, all others as they are; its own if there is no wider one."""
+    levels = [level for level in problem.space.bounds[group].levels() if level >= widths[group]]
+    fits, above = 0, len(levels)
+    while above - fits > 1:
+        middle = (fits + above) // 2
+        inside = within({**widths, group: levels[middle]}, problem.costs, problem.limits)
+        fits, above = (middle, above) if inside else (fits, middle)
+    return levels[fits]

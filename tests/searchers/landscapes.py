@@ -8,7 +8,7 @@ Karush-Kuhn-Tucker conditions at a chosen allocation, with the limit set to its 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -58,12 +58,18 @@ def resnet_costs(blocks: int, streams: bool) -> tuple[CostTable, list[Group]]:
 def make_problem(
     blocks: int = 3, streams: bool = True, step: int = 1, keep: float = 0.5, trials: int = 50, seed: int = 0
 ) -> SearchProblem:
-    """A ResNet's space under a limit on its FLOPs, without curves."""
+    """A ResNet's space under a limit on its FLOPs, with scores of its structures, without curves."""
     costs, groups = resnet_costs(blocks, streams)
     bounds = {group.name: Bounds(max(1, group.width // 8), group.width, step) for group in groups}
-    return SearchProblem(
-        SearchSpace(tuple(groups), bounds), costs, {"flops": int(keep * costs.dense()["flops"])}, trials, seed
-    )
+    limits: dict[CostKind, int] = {"flops": int(keep * costs.dense()["flops"])}
+    space = SearchSpace(tuple(groups), bounds)
+    return SearchProblem(space, costs, limits, trials, seed, importance=scores_of_structures(groups))
+
+
+def scores_of_structures(groups: Sequence[Group]) -> dict[str, np.ndarray]:
+    """Norms as of random filters; those of later groups spread further."""
+    rng = np.random.default_rng(0)
+    return {g.name: np.exp(rng.normal(0.0, 0.3 + 0.5 * i / len(groups), g.width)) for i, g in enumerate(groups)}
 
 
 def planted(

@@ -8,11 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from autoprune.core.trial import Candidate, Failure, Trial
-from autoprune.searchers.base import Searcher
-from autoprune.searchers.optuna_samplers import FIRST, Coordinates, ParzenEstimator, Tpe
+from autoprune.registry import resolve
+from autoprune.searchers.optuna_samplers import (
+    FACTOR,
+    FIRST,
+    Coordinates,
+    CovarianceAdaptation,
+    Multipliers,
+    ParzenEstimator,
+    Tpe,
+)
 from autoprune.searchers.random import Random
 from autoprune.searchers.starts import starts
-from autoprune.searchers.uniform import Uniform
 from tests.searchers.landscapes import make_problem, planted, run, with_curves
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -86,16 +93,34 @@ def test_starts_outside_the_limits_are_projected() -> None:
     assert first.allocation == problem.project(problem.space.dense())
 
 
+def test_the_strategy_moves_to_where_values_were_good() -> None:
+    strategy = CovarianceAdaptation(["a", "b"], 1.0)
+    points = []
+    for number in range(90):
+        points.append(strategy.sample(number, np.random.default_rng(number)))
+        strategy.finish(number, abs(points[-1]["a"] - 0.8) + abs(points[-1]["b"] - 0.3))
+    last = np.array([[point["a"], point["b"]] for point in points[-12:]])
+    assert np.abs(last.mean(axis=0) - [0.8, 0.3]).max() < 0.08
+
+
+def test_multipliers_stay_within_their_factor_of_the_centre() -> None:
+    problem = make_problem()
+    centre = starts(problem)[0]
+    multipliers = Multipliers(problem.space.names, centre)
+    assert multipliers.widths(dict.fromkeys(centre, 0.5)) == dict(centre)
+    assert multipliers.widths(dict.fromkeys(centre, 1.0)) == {n: round(w * FACTOR) for n, w in centre.items()}
+    assert multipliers.widths(dict.fromkeys(centre, 0.0)) == {n: round(w / FACTOR) for n, w in centre.items()}
+
+
 def test_golden_traces() -> None:
     """Widths of short searches. Of `tpe` only what comes before the estimator, and how many follow: the estimator's
     floating-point sums may differ between machines and releases of Optuna.
     """
     landscape = planted("golden", 1, streams=True)
     problem = landscape.problem
-    searchers: dict[str, Searcher] = {"uniform": Uniform(problem), "random": Random(problem), "tpe": Tpe(problem)}
-    shown = {"uniform": 50, "random": 12, "tpe": FIRST}
-    for name, searcher in searchers.items():
-        trials = run(landscape, searcher)
-        first = [list(trial.candidate.allocation.values()) for trial in trials[: shown[name]]]
+    shown = {"uniform": 50, "random": 12, "tpe": FIRST, "ranked": 50, "evolution": 20, "annealing": 20}
+    for name, count in shown.items():
+        trials = run(landscape, resolve("searcher", name)(problem))
+        first = [list(trial.candidate.allocation.values()) for trial in trials[:count]]
         golden = json.loads((GOLDEN / f"{name}.json").read_text())
         assert {"groups": list(problem.space.names), "trials": len(trials), "first": first} == golden

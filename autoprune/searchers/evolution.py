@@ -1,0 +1,110 @@
+"""Evolution by trades of width: the best candidate so far gives the offspring, and only a better one takes its place.
+
+Source: EvoPress, Sieberling et al. 2024, arXiv:2410.14649, algorithm 1: a (1 + λ) strategy whose mutation switches
+levels between units so that the budget is kept, mostly few of them (the lesser of two draws). We differ:
+
+- Widths have many levels, so a trade may cross several of them. Its reach grows when an offspring is better and shrinks
+  when it is not, so that about one in five is better (Rechenberg's rule): far from its goal a search takes strides,
+  near it steps.
+- There are no generations: each result counts when it comes, in any order, so every slot stays busy.
+- It begins with the standard starts, each judged, not with draws; without any it begins with `FIRST` draws.
+- No allocation is judged twice.
+- EvoPress judges offspring on growing subsets of the data, so that losers cost little. Rungs of one trial are not yet
+  something that a searcher can ask for. `_parent` is the one place where results are compared: there they belong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.trial import Candidate, Trial
+from autoprune.searchers.base import History, SearchProblem, ask_repeatedly
+from autoprune.searchers.moves import trade
+from autoprune.searchers.random import draw_new
+from autoprune.searchers.starts import starts as standard_starts
+
+FIRST = 6
+PAIRS = 3
+"""The most trades in one mutation."""
+REACH = (0.05, 0.3, 0.5)
+"""The least, the first and the greatest share of a group's levels that a trade may cross."""
+_GROW, _SHRINK = 1.6, 0.89  # one success makes up for four failures
+_DRAWS = 50
+
+Choose = Callable[[History, Allocation, Sequence[Allocation]], Allocation]
+"""The offspring to be judged, of those that a parent (second) could have; none was proposed before."""
+
+
+def mutant(problem: SearchProblem, parent: Allocation, rng: np.random.Generator, reach: float) -> Allocation:
+    """The parent after one to `PAIRS` trades, few more often than many."""
+    pairs = int(rng.integers(1, PAIRS + 1, size=2).min())
+    return trade(problem, parent, rng, reach, pairs)
+
+
+class Evolution:
+    """Proposes the starts, then mutants of the best; never the same twice.
+
+    Args:
+        starts: allocations to begin with; None takes the standard ones (uniform, threshold, knapsacks).
+        brood: how many different mutants are made for one to be judged.
+        choose: takes it from them; the first where none is given.
+    """
+
+    def __init__(
+        self,
+        problem: SearchProblem,
+        starts: Sequence[Allocation] | None = None,
+        brood: int = 1,
+        choose: Choose | None = None,
+    ) -> None:
+        self._history = History(problem)
+        given = standard_starts(problem) if starts is None else [problem.project(start) for start in starts]
+        self._starts = tuple(dict.fromkeys(given))
+        self._brood, self._choose = brood, choose
+        self._reach = REACH[1]
+
+    def ask(self, limit: int) -> Sequence[Candidate]:
+        return ask_repeatedly(self._history, limit, self._next)
+
+    def tell(self, trial: Trial) -> None:
+        self._history.tell(trial)
+        if trial.number >= self._opening:
+            better = self._history.best() is trial
+            self._reach = float(np.clip(self._reach * (_GROW if better else _SHRINK), REACH[0], REACH[2]))
+
+    @property
+    def _opening(self) -> int:
+        """How many candidates come before the first mutant."""
+        return len(self._starts) or FIRST
+
+    def _next(self) -> Allocation | None:
+        history = self._history
+        start = next((each for each in self._starts if each not in history), None)
+        if start is not None:
+            return start
+        rng = history.problem.generator(history.number)
+        parent = self._parent()
+        if parent is None or history.number < self._opening:
+            return draw_new(history, rng)
+        return self._offspring(parent, rng) or draw_new(history, rng)
+
+    def _parent(self) -> Allocation | None:
+        """The best candidate so far, or None while there is no score."""
+        best = self._history.best()
+        return best.candidate.allocation if best else None
+
+    def _offspring(self, parent: Allocation, rng: np.random.Generator) -> Allocation | None:
+        """The chosen of `brood` new mutants, or None if `_DRAWS` for each gave no new one."""
+        found: dict[Allocation, None] = {}
+        for _ in range(_DRAWS * self._brood):
+            each = mutant(self._history.problem, parent, rng, self._reach)
+            if each not in self._history:
+                found[each] = None
+            if len(found) == self._brood:
+                break
+        if self._choose is None or len(found) < 2:
+            return next(iter(found), None)
+        return self._choose(self._history, parent, tuple(found))

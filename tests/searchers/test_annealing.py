@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from autoprune.core.trial import Candidate, Failure, Score, Trial
+from autoprune.searchers.annealing import END, Annealing
+from autoprune.searchers.starts import starts
+from tests.searchers.landscapes import make_problem, with_curves
+
+PROBLEM = with_curves(make_problem(trials=200))
+
+
+def told(candidate: Candidate, loss: float) -> Trial:
+    return Trial(candidate, Score(loss, 0.5, 10))
+
+
+def warmed(rise: float = 0.1, seed: int = 0) -> tuple[Annealing, int]:
+    """A walk at its best start, with loss 1, that knows its first temperature; and the next number."""
+    searcher = Annealing(replace(PROBLEM, seed=seed))
+    for candidate in searcher.ask(len(starts(PROBLEM))):
+        searcher.tell(told(candidate, 1.0 + 0.1 * candidate.number))
+    for _ in range(20):
+        (candidate,) = searcher.ask(1)
+        searcher.tell(told(candidate, 1.0 + rise))
+    return searcher, candidate.number + 1
+
+
+def standing(searcher: Annealing) -> float:
+    at = searcher._at
+    assert at is not None
+    assert at.score is not None
+    return at.score.loss
+
+
+def test_the_walk_begins_at_the_best_start_and_warms_up_without_a_step_up() -> None:
+    searcher, _ = warmed()
+    assert standing(searcher) == 1.0
+
+
+@pytest.mark.parametrize(("rise", "share"), [(0.1, 0.5), (0.3, 0.125), (0.02, 0.87)])
+def test_about_half_of_the_steps_like_the_first_are_accepted_after_warming(rise: float, share: float) -> None:
+    """The temperature is nearly the first one, so a rise of three times the median passes with 0.5 ** 3."""
+    accepted = 0
+    for seed in range(60):
+        searcher, number = warmed(seed=seed)
+        searcher._rises = [rise_ / searcher._cooled(number) for rise_ in searcher._rises]  # undo what has cooled
+        (candidate,) = searcher.ask(1)
+        searcher.tell(told(candidate, 1.0 + rise))
+        accepted += standing(searcher) > 1.0
+    assert accepted / 60 == pytest.approx(share, abs=0.17)
+
+
+def test_the_temperature_falls_geometrically_to_its_end() -> None:
+    searcher, first = Annealing(PROBLEM), len(starts(PROBLEM))
+    middle = searcher._cooled((first + PROBLEM.trials - 1) // 2)
+    assert searcher._cooled(first) == 1.0
+    assert searcher._cooled(PROBLEM.trials - 1) == pytest.approx(END)
+    assert middle == pytest.approx(math.sqrt(END), rel=0.1)
+
+
+def test_a_late_result_is_compared_with_where_the_walk_stands_when_it_comes() -> None:
+    searcher, _ = warmed()
+    first, second, third = searcher.ask(3)
+    searcher.tell(told(third, 0.5))
+    assert standing(searcher) == 0.5
+    searcher.tell(told(second, 0.9))  # better than where it came from, far worse than where the walk stands
+    searcher.tell(Trial(first, Failure("nan", "not a number")))
+    assert standing(searcher) == 0.5
+
+
+def test_steps_shrink_as_it_cools() -> None:
+    problem = replace(PROBLEM, trials=100)
+    searcher = Annealing(problem, starts=[problem.space.widest()])
+    (start,) = searcher.ask(1)
+    searcher.tell(told(start, 1.0))
+    shifts = []
+    while asked := searcher.ask(1):
+        shifts.append(
+            sum(abs(w - start.allocation[n]) / problem.costs.widths[n] for n, w in asked[0].allocation.items())
+        )
+        searcher.tell(Trial(asked[0], Failure("nan", "not a number")))
+    assert sum(shifts[-30:]) < 0.7 * sum(shifts[:30])

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.trial import Candidate, Failure, Score, Trial
+from autoprune.searchers.base import History
+from autoprune.searchers.evolution import FIRST, Evolution
+from autoprune.searchers.random import Random
+from autoprune.searchers.starts import starts
+from tests.searchers.landscapes import make_problem, with_curves
+
+PROBLEM = with_curves(make_problem())
+
+
+def told(candidate: Candidate, loss: float) -> Trial:
+    return Trial(candidate, Score(loss, 0.5, 10))
+
+
+def moved(candidate: Candidate, parent: Candidate) -> int:
+    return sum(candidate.allocation[name] != parent.allocation[name] for name in parent.allocation)
+
+
+def test_the_starts_come_first() -> None:
+    given = starts(PROBLEM)
+    assert tuple(c.allocation for c in Evolution(PROBLEM).ask(len(given))) == given
+
+
+def test_without_starts_it_begins_with_the_draws_of_random() -> None:
+    searcher, found = Evolution(PROBLEM, starts=()), []
+    for _ in range(FIRST):
+        found.extend(searcher.ask(1))
+        searcher.tell(told(found[-1], 1.0))
+    assert found == list(Random(PROBLEM).ask(FIRST))
+
+
+def test_offspring_are_few_trades_away_from_the_best() -> None:
+    searcher = Evolution(PROBLEM)
+    given = searcher.ask(len(starts(PROBLEM)))
+    for candidate in given:
+        searcher.tell(told(candidate, 1.0 - 0.5 * (candidate.number == 2)))
+    offspring = searcher.ask(20)
+    assert np.median([moved(each, given[2]) for each in offspring]) <= 4
+    assert np.median([moved(each, given[0]) for each in offspring]) > 4
+
+
+def test_only_a_better_result_takes_the_place_of_the_best() -> None:
+    problem = replace(PROBLEM, trials=200)
+    searcher = Evolution(problem)
+    given = searcher.ask(len(starts(problem)))
+    for candidate in given:
+        searcher.tell(told(candidate, 0.5))
+    worse, better = searcher.ask(2)
+    searcher.tell(told(worse, 0.6))
+    searcher.tell(Trial(searcher.ask(1)[0], Failure("nan", "not a number")))
+    after_worse = searcher.ask(20)
+    near_first = [moved(each, given[0]) for each in after_worse]
+    assert np.median(near_first) < np.median([moved(each, worse) for each in after_worse])
+    searcher.tell(told(better, 0.4))
+    near_better = [moved(each, better) for each in searcher.ask(20)]
+    assert np.median(near_first) <= 4
+    assert np.median(near_better) <= 4
+
+
+def test_trades_reach_less_far_after_failures_than_after_successes() -> None:
+    def stride(rising: bool) -> float:
+        problem = replace(PROBLEM, trials=100)
+        searcher = Evolution(problem, starts=[problem.space.widest()])
+        parent = searcher.ask(1)[0]
+        searcher.tell(told(parent, 100.0))
+        for number in range(1, 25):
+            (candidate,) = searcher.ask(1)
+            searcher.tell(told(candidate, 100.0 + number if rising else 100.0 - number))
+            parent = parent if rising else candidate
+        found = searcher.ask(30)
+        return max(
+            abs(c.allocation[n] - w) / problem.costs.widths[n] for c in found for n, w in parent.allocation.items()
+        )
+
+    assert stride(rising=True) < 0.2 < stride(rising=False)
+
+
+def test_of_a_brood_the_chosen_one_is_proposed() -> None:
+    broods: list[int] = []
+
+    def last(history: History, parent: Allocation, offspring: Sequence[Allocation]) -> Allocation:
+        broods.append(len(offspring))
+        return offspring[-1]
+
+    searcher = Evolution(PROBLEM, brood=7, choose=last)
+    for candidate in searcher.ask(len(starts(PROBLEM))):
+        searcher.tell(told(candidate, 1.0))
+    plain = Evolution(PROBLEM)
+    for candidate in plain.ask(len(starts(PROBLEM))):
+        plain.tell(told(candidate, 1.0))
+    assert searcher.ask(1)[0].allocation != plain.ask(1)[0].allocation
+    assert broods == [7]
