@@ -52,6 +52,7 @@ def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: Pru
     from autoprune.evaluation.subject import example_inputs
     from autoprune.graph.latency import measure_latency
     from autoprune.graph.profile import measure_costs
+    from autoprune.running.progress import Display
     from autoprune.running.setup import choose_device
     from autoprune.running.threads import settle_threads
     from autoprune.tasks.user import build_task
@@ -67,7 +68,8 @@ def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: Pru
         network = rebuild(pruned, network)
     network = network.to(device).eval()
     inputs = example_inputs(task, device)
-    score = judge(network, task, _batches(task, arguments.split, experiment.evaluation.batch, device))
+    batches = _batches(task, arguments.split, experiment.evaluation.batch, device)
+    score = judge(network, task, Display().watch(f"{arguments.split} images", batches))
     return {
         "file": str(arguments.file),
         "split": arguments.split,
@@ -80,10 +82,13 @@ def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: Pru
 
 
 def _batches(task: Task, split: str, batch: int, device: Any) -> Iterable[Batch]:
+    """The batches of one split, or of both that `all` stands for; a list where they fit in memory."""
     from autoprune.evaluation.judging import Batches
 
     splits = ("validation", "test") if split == "all" else (split,)
-    return chain.from_iterable(Batches(task, name, None, batch, 0, device) for name in splits)  # type: ignore[arg-type]
+    parts = [Batches(task, name, None, batch, 0, device).load() for name in splits]  # type: ignore[arg-type]
+    whole = all(isinstance(part, list) for part in parts)
+    return [batch for part in parts for batch in part] if whole else chain.from_iterable(parts)
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -23,6 +23,14 @@ from autoprune.tasks.base import Batch, Split, Task
 
 RECALIBRATION_BATCH = 128
 
+Watch = Callable[[Iterable[Batch]], Iterable[Batch]]
+"""Passes batches on, and may show how far they are used."""
+
+
+def unwatched(batches: Iterable[Batch]) -> Iterable[Batch]:
+    """The batches, nothing shown."""
+    return batches
+
 
 class CostMismatch(AutopruneError):
     """The thinned network does not cost what was predicted; a fault of autoprune."""
@@ -110,9 +118,15 @@ class Evaluator:
         more = Batches(self.task, "validation", limit + 1, self.judging.batch, 0, torch.device("cpu"))
         return sum(len(inputs) for inputs, _ in more) <= limit
 
-    def judge(self, network: nn.Module, images: int | None = None, split: Split = "validation") -> Score:
+    def judge(
+        self,
+        network: nn.Module,
+        images: int | None = None,
+        split: Split = "validation",
+        watch: Watch = unwatched,
+    ) -> Score:
         """Loss and accuracy on the first `images` of a split (None: all)."""
-        return judge(network, self.task, self.batches(split, images, self.judging.batch))
+        return judge(network, self.task, watch(self.batches(split, images, self.judging.batch)))
 
     def batches(self, split: Split, images: int | None, batch: int) -> Iterable[Batch]:
         """The first images of a split, kept in memory where they fit."""
@@ -170,13 +184,14 @@ def outcome_of(judge: Callable[[], Score]) -> Score | Failure:
     return score if _finite(score) else Failure("nan", f"loss {score.loss}, accuracy {score.accuracy}")
 
 
-def judge_dense(evaluator: Evaluator) -> Score:
+def judge_dense(evaluator: Evaluator, watch: Watch = unwatched) -> Score:
     """The dense network as it is, on the images that judge candidates.
 
     Raises:
         TaskError: it cannot be judged, so that no candidate could be.
     """
-    outcome = outcome_of(lambda: evaluator.judge(evaluator.subject.network, evaluator.judging.images))
+    network, images = evaluator.subject.network, evaluator.judging.images
+    outcome = outcome_of(lambda: evaluator.judge(network, images, watch=watch))
     if isinstance(outcome, Failure):
         raise TaskError(
             f"the dense network cannot be judged on the validation images ({outcome.reason}); "

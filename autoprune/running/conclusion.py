@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -86,9 +87,9 @@ def _measure(
     networks = [run.setup.subject.network, *(_network(run, trial) for _, trial in [*chosen, ("best", best)])]
     latencies = measure_latency(networks, run.setup.subject.inputs[:1])
     whole = run.evaluator.judges_all()
-    first = dense if whole else run.evaluator.judge(networks[0], None)
+    first = dense if whole else run.evaluator.judge(networks[0], watch=partial(run.display.watch, "dense network"))
     costs = dict(**run.setup.subject.costs.dense())
-    rows = [Result("dense", None, {}, first, _test(run, networks[0]), costs, latencies[0])]
+    rows = [Result("dense", None, {}, first, _test(run, "dense", networks[0]), costs, latencies[0])]
     for (name, trial), network, latency in zip([*chosen, ("best", best)], networks[1:], latencies[1:], strict=True):
         if name == "best":
             validation = score
@@ -96,7 +97,7 @@ def _measure(
             validation = uniform.score if whole and uniform.score else run.evaluator.judge(network, None)
         number = trial.number if trial.number >= 0 else None
         widths = trial.candidate.allocation.to_json()
-        rows.append(Result(name, number, widths, validation, _test(run, network), trial.costs, latency))
+        rows.append(Result(name, number, widths, validation, _test(run, name, network), trial.costs, latency))
     return rows
 
 
@@ -109,9 +110,9 @@ def _uniform(run: RunContext, problem: SearchProblem, trials: list[Trial]) -> Tr
     return run.evaluator.evaluate(candidate, keep=False)
 
 
-def _test(run: RunContext, network: nn.Module) -> Score | None:
+def _test(run: RunContext, name: str, network: nn.Module) -> Score | None:
     try:
-        return run.evaluator.judge(network, None, "test")
+        return run.evaluator.judge(network, None, "test", partial(run.display.watch, f"test images, {name}"))
     except TaskError:  # the task has no test images
         return None
 

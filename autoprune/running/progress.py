@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import ExitStack, contextmanager
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -16,6 +17,10 @@ Advance = Callable[[str], None]
 
 # Without a terminal a line is printed this often, in seconds.
 QUIET = 30.0
+# Items that are used up in less, in seconds, are not worth a line.
+BRIEF = 1.0
+
+Item = TypeVar("Item")
 
 
 class Display:
@@ -30,19 +35,30 @@ class Display:
         if self._enabled:
             self._console.print(text, markup=False)
 
+    def watch(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
+        """The items; progress moves on as each has been used."""
+        with self.stage(name, len(items) if isinstance(items, Sized) else None, unless_under=BRIEF) as advance:
+            for item in items:
+                yield item
+                advance("")
+
     @contextmanager
-    def stage(self, name: str, total: int, done: int = 0) -> Iterator[Advance]:
-        """A stage of `total` steps, `done` of which were done before."""
+    def stage(self, name: str, total: int | None, done: int = 0, unless_under: float = 0.0) -> Iterator[Advance]:
+        """A stage of `total` steps (None: nobody knows), `done` of which were done before.
+
+        Args:
+            unless_under: seconds; without a terminal nothing is said of the end of a stage that took less.
+        """
         if not self._enabled:
             yield lambda _: None
         elif self._console.is_terminal:
             with self._bar(name, total, done) as advance:
                 yield advance
         else:
-            yield self._lines(name, total, done)
+            yield self._lines(name, total, done, unless_under)
 
     @contextmanager
-    def _bar(self, name: str, total: int, done: int) -> Iterator[Advance]:
+    def _bar(self, name: str, total: int | None, done: int) -> Iterator[Advance]:
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -55,7 +71,7 @@ class Display:
             task = progress.add_task(name, total=total, completed=done, note="")
             yield lambda note: progress.update(task, advance=1, note=note)
 
-    def _lines(self, name: str, total: int, done: int) -> Advance:
+    def _lines(self, name: str, total: int | None, done: int, unless_under: float) -> Advance:
         start = last = time.monotonic()
         count = done
 
@@ -63,14 +79,19 @@ class Display:
             nonlocal count, last
             count += 1
             now = time.monotonic()
-            if now - last < QUIET and count != total:
+            if now - last < QUIET and (count != total or now - start < unless_under):
                 return
             last = now
-            left = (now - start) / max(count - done, 1) * max(total - count, 0)
-            outlook = f"about {left:.0f} s left" if count < total else f"done in {now - start:.0f} s"
-            self.say(f"{name} {count}/{total}, {outlook}{', ' + note if note else ''}")
+            self.say(f"{name} {_outlook(count, done, total, now - start)}{', ' + note if note else ''}")
 
         return advance
+
+
+def _outlook(count: int, done: int, total: int | None, seconds: float) -> str:
+    if total is None:
+        return f"{count}, {seconds:.0f} s so far"
+    left = seconds / max(count - done, 1) * max(total - count, 0)
+    return f"{count}/{total}, " + (f"about {left:.0f} s left" if count < total else f"done in {seconds:.0f} s")
 
 
 @contextmanager
