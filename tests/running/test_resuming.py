@@ -177,6 +177,7 @@ def stopping(stop: signal.Signals) -> Callable[[], None]:
     """Sends a process a signal of its own when its second trial is told."""
 
     def patch() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
         told, count = Ledger.told, 0
 
         def tell_and_stop(self: Ledger, trial: Trial) -> None:
