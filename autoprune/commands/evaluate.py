@@ -69,7 +69,7 @@ def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: Pru
     network = network.to(device).eval()
     inputs = example_inputs(task, device)
     batches = _batches(task, arguments.split, experiment.evaluation.batch, device)
-    score = judge(network, task, Display().watch(f"{arguments.split} images", batches))
+    score = judge(network, task, Display().watch(f"{arguments.split} batches", batches))
     return {
         "file": str(arguments.file),
         "split": arguments.split,

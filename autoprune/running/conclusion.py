@@ -87,7 +87,9 @@ def _measure(
     networks = [run.setup.subject.network, *(_network(run, trial) for _, trial in [*chosen, ("best", best)])]
     latencies = measure_latency(networks, run.setup.subject.inputs[:1])
     whole = run.evaluator.judges_all()
-    first = dense if whole else run.evaluator.judge(networks[0], watch=partial(run.display.watch, "dense network"))
+    first = (
+        dense if whole else run.evaluator.judge(networks[0], watch=partial(run.display.watch, "dense network, batches"))
+    )
     costs = dict(**run.setup.subject.costs.dense())
     rows = [Result("dense", None, {}, first, _test(run, "dense", networks[0]), costs, latencies[0])]
     for (name, trial), network, latency in zip([*chosen, ("best", best)], networks[1:], latencies[1:], strict=True):
@@ -112,7 +114,7 @@ def _uniform(run: RunContext, problem: SearchProblem, trials: list[Trial]) -> Tr
 
 def _test(run: RunContext, name: str, network: nn.Module) -> Score | None:
     try:
-        return run.evaluator.judge(network, None, "test", partial(run.display.watch, f"test images, {name}"))
+        return run.evaluator.judge(network, None, "test", partial(run.display.watch, f"test batches, {name}"))
     except TaskError:  # the task has no test images
         return None
 

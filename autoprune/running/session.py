@@ -102,7 +102,7 @@ def _dense(run: RunContext) -> Score:
     record = run.history.last("dense")
     if record is not None:
         return Score(**record["score"])
-    score = judge_dense(run.evaluator, partial(run.display.watch, "dense network"))
+    score = judge_dense(run.evaluator, partial(run.display.watch, "dense network, batches"))
     run.ledger.write("dense", score=asdict(score), costs=run.setup.subject.costs.dense())
     return score
 
