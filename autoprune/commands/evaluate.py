@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from torch import nn
 
     from autoprune.evaluation.checkpoint import PrunedCheckpoint
-    from autoprune.tasks.base import Batch, Task
+    from autoprune.tasks.base import Batch, Split, Task
+
+
+_SPLITS: Mapping[str, Sequence[Split]] = {
+    "validation": ("validation",),
+    "test": ("test",),
+    "all": ("validation", "test"),
+}
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -85,8 +92,7 @@ def _batches(task: Task, split: str, batch: int, device: Any) -> Iterable[Batch]
     """The batches of one split, or of both that `all` stands for; a list where they fit in memory."""
     from autoprune.evaluation.judging import Batches
 
-    splits = ("validation", "test") if split == "all" else (split,)
-    parts = [Batches(task, name, None, batch, 0, device).load() for name in splits]  # type: ignore[arg-type]
+    parts = [Batches(task, name, None, batch, 0, device).load() for name in _SPLITS[split]]
     whole = all(isinstance(part, list) for part in parts)
     return [batch for part in parts for batch in part] if whole else chain.from_iterable(parts)
 

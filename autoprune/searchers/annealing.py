@@ -23,7 +23,7 @@ from autoprune.core.trial import Candidate, Trial, value
 from autoprune.searchers.base import History, SearchProblem, ask_repeatedly
 from autoprune.searchers.moves import trade
 from autoprune.searchers.random import draw_new
-from autoprune.searchers.starts import starts as standard_starts
+from autoprune.searchers.starts import opening
 
 FIRST = 6
 END = 1e-4
@@ -44,8 +44,7 @@ class Annealing:
 
     def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
         self._history = History(problem)
-        given = standard_starts(problem) if starts is None else [problem.project(start) for start in starts]
-        self._starts = tuple(dict.fromkeys(given))
+        self._starts = opening(problem, starts)
         self._at: Trial | None = None
         self._rises: list[float] = []
 
@@ -90,7 +89,7 @@ class Annealing:
 
     def _next(self) -> Allocation | None:
         history = self._history
-        start = next((each for each in self._starts if each not in history), None)
+        start = history.first_new(self._starts)
         if start is not None:
             return start
         rng = history.problem.generator(history.number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -88,6 +88,10 @@ class History:
     def __contains__(self, allocation: Allocation) -> bool:
         """Whether it was proposed before."""
         return allocation in self._proposed
+
+    def first_new(self, allocations: Iterable[Allocation]) -> Allocation | None:
+        """The first of some allocations that was not proposed before, or None."""
+        return next((each for each in allocations if each not in self), None)
 
     @property
     def number(self) -> int:

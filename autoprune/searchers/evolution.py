@@ -24,7 +24,7 @@ from autoprune.core.trial import Candidate, Trial
 from autoprune.searchers.base import History, SearchProblem, ask_repeatedly
 from autoprune.searchers.moves import trade
 from autoprune.searchers.random import draw_new
-from autoprune.searchers.starts import starts as standard_starts
+from autoprune.searchers.starts import opening
 
 FIRST = 6
 PAIRS = 3
@@ -61,8 +61,7 @@ class Evolution:
         choose: Choose | None = None,
     ) -> None:
         self._history = History(problem)
-        given = standard_starts(problem) if starts is None else [problem.project(start) for start in starts]
-        self._starts = tuple(dict.fromkeys(given))
+        self._starts = opening(problem, starts)
         self._brood, self._choose = brood, choose
         self._reach = REACH[1]
 
@@ -82,7 +81,7 @@ class Evolution:
 
     def _next(self) -> Allocation | None:
         history = self._history
-        start = next((each for each in self._starts if each not in history), None)
+        start = history.first_new(self._starts)
         if start is not None:
             return start
         rng = history.problem.generator(history.number)

@@ -30,7 +30,7 @@ def neighbour(problem: SearchProblem, allocation: Allocation, rng: np.random.Gen
 def new_neighbour(history: History, allocation: Allocation, rng: np.random.Generator, draws: int) -> Allocation | None:
     """A neighbour that was not proposed before, or None if `draws` in a row were."""
     found = (neighbour(history.problem, allocation, rng) for _ in range(draws))
-    return next((each for each in found if each not in history), None)
+    return history.first_new(found)
 
 
 def trade(

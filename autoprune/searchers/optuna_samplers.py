@@ -33,7 +33,7 @@ from autoprune.core.trial import Candidate, Trial, value
 from autoprune.searchers.base import History, SearchProblem, ask_repeatedly
 from autoprune.searchers.moves import new_neighbour
 from autoprune.searchers.random import draw_new
-from autoprune.searchers.starts import starts as standard_starts
+from autoprune.searchers.starts import opening
 
 FIRST = 6
 SHARE = 0.3
@@ -116,8 +116,7 @@ class Tpe:
 
     def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
         self._history = History(problem)
-        given = standard_starts(problem) if starts is None else [problem.project(start) for start in starts]
-        self._starts = tuple(dict.fromkeys(given))
+        self._starts = opening(problem, starts)
         self._coordinates = Coordinates(problem)
         self._estimator = ParzenEstimator(problem.space.names)
 
@@ -137,7 +136,7 @@ class Tpe:
 
     def _find(self) -> Allocation | None:
         history = self._history
-        start = next((each for each in self._starts if each not in history), None)
+        start = history.first_new(self._starts)
         if start is not None:
             return start
         rng = history.problem.generator(history.number)
@@ -208,8 +207,7 @@ class CmaEs:
 
     def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
         self._history = History(problem)
-        given = standard_starts(problem) if starts is None else [problem.project(start) for start in starts]
-        self._starts = tuple(dict.fromkeys(given))
+        self._starts = opening(problem, starts)
         self._strategy: CovarianceAdaptation | None = None
         self._multipliers: Multipliers | None = None
 
@@ -224,7 +222,7 @@ class CmaEs:
 
     def _next(self) -> Allocation | None:
         history = self._history
-        start = next((each for each in self._starts if each not in history), None)
+        start = history.first_new(self._starts)
         if start is not None:
             return start
         rng = history.problem.generator(history.number)

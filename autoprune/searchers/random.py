@@ -27,7 +27,7 @@ def draw(problem: SearchProblem, rng: np.random.Generator) -> Allocation:
 def draw_new(history: History, rng: np.random.Generator) -> Allocation | None:
     """A draw that was not proposed before, or None if `DRAWS` in a row were."""
     draws = (draw(history.problem, rng) for _ in range(DRAWS))
-    return next((allocation for allocation in draws if allocation not in history), None)
+    return history.first_new(draws)
 
 
 class Random:

@@ -5,6 +5,8 @@ On deep networks the plain knapsack can be worse than uniform, because small los
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from autoprune.core.allocation import Allocation
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.knapsack import EXPONENTS, knapsack_allocation
@@ -19,3 +21,9 @@ def starts(problem: SearchProblem) -> tuple[Allocation, ...]:
         found.append(threshold_allocation(problem, curves))
         found.extend(knapsack_allocation(problem, curves, exponent) for exponent in EXPONENTS)
     return tuple(dict.fromkeys(found))
+
+
+def opening(problem: SearchProblem, given: Sequence[Allocation] | None) -> tuple[Allocation, ...]:
+    """The allocations that a search begins with: the standard ones for None, else the given ones, projected."""
+    chosen = starts(problem) if given is None else [problem.project(allocation) for allocation in given]
+    return tuple(dict.fromkeys(chosen))
