@@ -19,9 +19,8 @@ from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator, Judging
 from autoprune.evaluation.scoring import ScoringImages
 from autoprune.evaluation.subject import Subject, example_inputs, study
-from autoprune.pruning.masks import choose
+from autoprune.pruning.copying import copy_network
 from autoprune.pruning.pruner import Pruner
-from autoprune.pruning.thinning import copy_network, thin
 from autoprune.reporting.results import Result
 from autoprune.running.folder import new_folder
 from autoprune.running.progress import Display
@@ -104,7 +103,7 @@ def apply(
     pruner: str | Pruner = "l1_filter",
     recipe: Recipe | None = None,
 ) -> nn.Module:
-    """A smaller network: `model` with each group at its kept width; groups that are not named stay whole.
+    """A pruned network: `model` with each group at its kept width; groups that are not named stay whole.
 
     Args:
         model: trained; it is not changed.
@@ -130,9 +129,8 @@ def apply(
     subject = study(copy_network(model), inputs.to(device), by, images)
     if task is not None:
         return Evaluator(subject, task, Judging()).build(Allocation(allocation), recipe or Recipe())
-    return _thinned(subject, Allocation(allocation))
+    return _realised(subject, Allocation(allocation))
 
 
-def _thinned(subject: Subject, allocation: Allocation) -> nn.Module:
-    kept = choose(subject.importance, allocation)
-    return thin(subject.network, subject.graph, kept, check_on=subject.inputs).eval()
+def _realised(subject: Subject, allocation: Allocation) -> nn.Module:
+    return subject.structures.realise(subject.network, subject.importance, allocation, subject.inputs).eval()

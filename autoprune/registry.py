@@ -35,9 +35,44 @@ PRUNERS: Mapping[str, str] = {
     "taylor": "autoprune.pruning.pruner:TAYLOR",
     "gradient": "autoprune.pruning.pruner:GRADIENT",
     "random": "autoprune.pruning.pruner:RANDOM",
+    "level": "autoprune.pruning.pruner:LEVEL",
+    "block_1x1x8": "autoprune.pruning.pruner:BLOCK",
+    "two_four": "autoprune.pruning.pruner:N_OF_M",
+    "sensitivity": "autoprune.pruning.pruner:SENSITIVITY",
+    "threshold": "autoprune.pruning.pruner:FIXED_THRESHOLD",
+    "agp": "autoprune.pruning.pruner:GRADUAL",
+    "lottery_ticket": "autoprune.pruning.pruner:TICKET",
+}
+
+PATTERNS: Mapping[str, str] = {
+    "filter": "autoprune.pruning.patterns:FILTER",
+    "element": "autoprune.pruning.patterns:ELEMENT",
+    "kernel": "autoprune.pruning.patterns:KERNEL",
+    "channel": "autoprune.pruning.patterns:CHANNEL",
+    "row": "autoprune.pruning.patterns:ROW",
+    "column": "autoprune.pruning.patterns:COLUMN",
+    "block_1x1x8": "autoprune.pruning.patterns:BLOCK_1X1X8",
+    "2:4": "autoprune.pruning.patterns:TWO_FOUR",
+}
+
+SCHEDULES: Mapping[str, str] = {
+    "one_shot": "autoprune.pruning.schedules:ONE_SHOT",
+    "agp": "autoprune.pruning.schedules:AGP",
+    "iterative": "autoprune.pruning.schedules:ITERATIVE",
+    "growing": "autoprune.pruning.schedules:GROWING",
+    "lottery_ticket": "autoprune.pruning.schedules:LOTTERY_TICKET",
+}
+
+ALLOCATORS: Mapping[str, str] = {
+    "uniform": "autoprune.pruning.allocators:UNIFORM",
+    "global": "autoprune.pruning.allocators:GLOBAL",
+    "threshold": "autoprune.pruning.allocators:THRESHOLD",
 }
 
 CRITERIA: Mapping[str, str] = {
+    "magnitude": "autoprune.pruning.criteria.magnitudes:MAGNITUDE",
+    "threshold": "autoprune.pruning.criteria.magnitudes:THRESHOLD",
+    "std_threshold": "autoprune.pruning.criteria.magnitudes:STD_THRESHOLD",
     "l1": "autoprune.pruning.criteria.norms:L1",
     "l2": "autoprune.pruning.criteria.norms:L2",
     "fpgm": "autoprune.pruning.criteria.distances:FPGM",
@@ -47,6 +82,7 @@ CRITERIA: Mapping[str, str] = {
     "mean_activation": "autoprune.pruning.criteria.activations:MEAN_ACTIVATION",
     "taylor": "autoprune.pruning.criteria.gradients:TAYLOR",
     "gradient": "autoprune.pruning.criteria.gradients:GRADIENT",
+    "saliency": "autoprune.pruning.criteria.gradients:SALIENCY",
     "random": "autoprune.pruning.criteria.controls:RANDOM",
     "bernoulli": "autoprune.pruning.criteria.controls:BERNOULLI",
 }
@@ -75,6 +111,9 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     "models": MODELS,
     "pruners": PRUNERS,
     "criteria": CRITERIA,
+    "patterns": PATTERNS,
+    "schedules": SCHEDULES,
+    "allocators": ALLOCATORS,
     "searchers": SEARCHERS,
     "budgets": BUDGETS,
 }

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from autoprune.commands.options import experiment_of
+from autoprune.core.space import Group
 
 if TYPE_CHECKING:
     from autoprune.running.setup import Setup
@@ -20,7 +21,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     with training_progress(Display(), "training the default network once") as hook:
         setup = prepare(experiment, hook)
-    groups = [_group(setup, group.name) for group in setup.subject.graph.groups]
+    groups = [_group(setup, group) for group in setup.subject.structures.groups]
     frozen = [vars(frozen) for frozen in setup.subject.graph.frozen]
     if arguments.json:
         print(json.dumps({"costs": setup.subject.costs.dense(), "groups": groups, "frozen": frozen}, indent=1))
@@ -28,10 +29,10 @@ def run(arguments: argparse.Namespace) -> None:
         _print(setup, groups, frozen)
 
 
-def _group(setup: Setup, name: str) -> dict[str, Any]:
+def _group(setup: Setup, group: Group) -> dict[str, Any]:
     """What is shown of one group; its shares are what goes if it alone is pruned to one structure."""
-    group, costs = setup.subject.graph[name].group, setup.subject.costs
-    dense, without = costs.dense(), costs.costs({name: 1})
+    name, costs = group.name, setup.subject.costs
+    dense, without = costs.dense(), costs.costs({name: group.least})
     bounds = setup.space.bounds.get(name)
     return {
         "name": name,
@@ -39,7 +40,7 @@ def _group(setup: Setup, name: str) -> dict[str, Any]:
         "layers": list(group.producers),
         "flops_share": 1 - without["flops"] / dense["flops"],
         "params_share": 1 - without["params"] / dense["params"],
-        "floor": bounds.levels()[0] if bounds else None,
+        "floor": bounds.lowest if bounds else None,
         "ceiling": bounds.ceiling if bounds else None,
         "pinned": setup.space.pinned.get(name),
     }

@@ -26,6 +26,8 @@ class Group:
         producers: the layers that produce its channels, in forward order; more than one if an addition ties them.
         types: class names of the producers, in the same order.
         first, last: whether a producer is the network's first or last layer with weights.
+        least: structures that stay at the very least.
+        grain: kept widths are multiples of it, whatever a search space says.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Group:
     types: tuple[str, ...]
     first: bool = False
     last: bool = False
+    least: int = 1
+    grain: int = 1
 
     @property
     def coupled(self) -> bool:
@@ -220,9 +224,9 @@ def _bounds(rules: SpaceRules, group: Group) -> Bounds:
     min_keep = last_of([rule.min_keep for rule in own], rules.min_keep)
     max_keep = last_of([rule.max_keep for rule in own], rules.max_keep)
     step = last_of([rule.multiple_of for rule in own], rules.multiple_of)
-    step = min(step, group.width)
+    step = min(math.lcm(step, group.grain), group.width)
     ceiling = max(1, math.floor(group.width * max_keep + 1e-9))
     if step <= ceiling < group.width:  # only the dense width may be no multiple
         ceiling = ceiling // step * step
-    floor = min(max(1, math.ceil(group.width * min_keep - 1e-9)), ceiling)
+    floor = min(max(group.least, math.ceil(group.width * min_keep - 1e-9)), ceiling)
     return Bounds(floor, ceiling, step)

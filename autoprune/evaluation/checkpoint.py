@@ -16,7 +16,8 @@ from autoprune.errors import CheckpointError
 from autoprune.evaluation.files import write_whole
 from autoprune.evaluation.subject import Subject
 from autoprune.graph.groups import ChannelGraph, Kept, find_groups
-from autoprune.pruning.thinning import copy_network, thin
+from autoprune.pruning.copying import copy_network
+from autoprune.pruning.thinning import thin
 from autoprune.tasks import weights
 
 FORMAT = 1
@@ -49,11 +50,10 @@ class PrunedCheckpoint:
         network: nn.Module,
         subject: Subject,
         allocation: Mapping[str, int],
-        kept: Kept,
         metrics: Mapping[str, Any],
         identity: Mapping[str, Any],
     ) -> PrunedCheckpoint:
-        """What is written of a network thinned from `subject`."""
+        """What is written of a network pruned from `subject`."""
         state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
         inputs = {
             "shape": list(subject.inputs.shape[1:]),
@@ -62,7 +62,7 @@ class PrunedCheckpoint:
         return cls(
             state,
             dict(allocation),
-            kept_by_layer(subject.graph, kept),
+            kept_by_layer(subject.graph, subject.structures.kept(subject.importance, allocation)),
             str(identity.get("model", "")),
             inputs,
             dict(metrics),

@@ -16,9 +16,6 @@ from autoprune.errors import AutopruneError, CheckpointError, TaskError
 from autoprune.evaluation.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild_from, write_checkpoint
 from autoprune.evaluation.judging import Batches, judge, recalibrate
 from autoprune.evaluation.subject import Subject
-from autoprune.graph.profile import measure_costs
-from autoprune.pruning.masks import choose
-from autoprune.pruning.thinning import thin
 from autoprune.tasks.base import Batch, Split, Task
 
 RECALIBRATION_BATCH = 128
@@ -89,8 +86,8 @@ class Evaluator:
 
     def build(self, allocation: Mapping[str, int], recipe: Recipe) -> nn.Module:
         """The thinned network of an allocation after its recipe, compared with the masked one before that."""
-        kept = choose(self.subject.importance, allocation)
-        network = thin(self.subject.network, self.subject.graph, kept, check_on=self.subject.inputs)
+        subject = self.subject
+        network = subject.structures.realise(subject.network, subject.importance, allocation, check_on=subject.inputs)
         self.apply_recipe(network, recipe)
         return network
 
@@ -156,14 +153,13 @@ class Evaluator:
         self, network: nn.Module, allocation: Mapping[str, int], metrics: Mapping[str, float]
     ) -> PrunedCheckpoint:
         """What is written of a thinned network of this allocation."""
-        kept = choose(self.subject.importance, allocation)
-        return PrunedCheckpoint.of(network, self.subject, allocation, kept, metrics, self.judging.identity)
+        return PrunedCheckpoint.of(network, self.subject, allocation, metrics, self.judging.identity)
 
     def _checked_costs(self, network: nn.Module, candidate: Candidate) -> dict[str, int]:
-        counted = measure_costs(network, self.subject.inputs)
+        counted = self.subject.structures.measure(network, self.subject.inputs)
         predicted = self.subject.costs.costs(candidate.allocation)
         if counted != predicted:
-            raise CostMismatch(f"the thinned network costs {counted} but {predicted} was predicted")
+            raise CostMismatch(f"the pruned network costs {counted} but {predicted} was predicted")
         return counted
 
 

@@ -15,9 +15,9 @@ from autoprune.core.space import SearchSpace, SpaceRules, build_space
 from autoprune.errors import DataError
 from autoprune.evaluation.scoring import ScoringImages
 from autoprune.graph.groups import ChannelGraph, find_groups
-from autoprune.graph.profile import build_cost_table
 from autoprune.pruning.masks import Importance
 from autoprune.pruning.pruner import Pruner
+from autoprune.pruning.structures import Structures
 from autoprune.tasks.base import Task
 
 
@@ -28,6 +28,8 @@ class Subject:
     Attributes:
         network: with its trained weights, in evaluation mode; never changed.
         inputs: `[2, …]` samples like those it was traced with.
+        graph: its channels, whatever the pruner's pattern.
+        structures: its groups under that pattern.
         importance: per group, scores of its structures by `pruner`.
         scoring: what was chosen to score them: pruner, criterion, how layers are combined, how many images were read.
     """
@@ -35,13 +37,14 @@ class Subject:
     network: nn.Module
     inputs: Tensor
     graph: ChannelGraph
+    structures: Structures
     costs: CostTable
     pruner: Pruner
     importance: Importance
     scoring: Mapping[str, Any]
 
     def space(self, rules: SpaceRules) -> SearchSpace:
-        return build_space(rules, [group.group for group in self.graph.groups])
+        return build_space(rules, self.structures.groups)
 
     def limits(self, budget: Budget) -> Limits:
         return budget.resolve(self.costs)
@@ -65,11 +68,14 @@ def study(
     network.eval()
     inputs = inputs[:2]
     graph = find_groups(network, inputs)
-    costs = build_cost_table(network, graph, inputs)
+    structures = pruner.structures(network, graph)
+    costs = structures.cost_table(network, inputs)
     importance = pruner.scores(network, graph, images.source() if images else None, seed)
     read = images.describe() if images and pruner.criterion.reads_data else {"images": 0}
     drawn = {"seed": seed} if pruner.criterion.drawn else {}
-    return Subject(network, inputs, graph, costs, pruner, importance, {**pruner.describe(), **read, **drawn})
+    return Subject(
+        network, inputs, graph, structures, costs, pruner, importance, {**pruner.describe(), **read, **drawn}
+    )
 
 
 def example_inputs(task: Task, device: torch.device) -> Tensor:

@@ -56,7 +56,7 @@ def sweep(
         group: _scored(group, {width: level(group, width, Allocation({group: width})) for width in widths})
         for group, widths in grid.items()
     }
-    all_widths = {group.name: group.group.width for group in evaluator.subject.graph.groups}
+    all_widths = {group.name: group.width for group in evaluator.subject.structures.groups}
     fingerprint = sweep_fingerprint(evaluator, recipe, images)
     return SensitivityCurves(dense, levels, {group: all_widths[group] for group in grid}, fingerprint)
 

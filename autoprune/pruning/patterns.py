@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
+from autoprune import registry
+from autoprune.errors import UserError
 from autoprune.graph.layers import Layer
+
+Arrange = Callable[[Layer, Tensor], Tensor]
+"""A layer and a tensor of its weight's shape (the weight, its gradient) to `[choices, width, entries]`."""
 
 
 @dataclass(frozen=True)
@@ -15,20 +23,132 @@ class Pattern:
     """How a weight falls into structures.
 
     Attributes:
-        arrange: a layer and a tensor of its weight's shape (the weight, its gradient) to `[structures, …]`.
+        arrange: its weight as `[choices, width, entries]`: of every row of `width` structures as many are kept, each of
+            `entries` weights. There is one choice for the whole layer, except with N:M. Entries that fill no whole
+            structure are left out: they stay.
+        description: one line.
+        coupled: whether a structure is a whole output channel, which goes with everything that uses it, so that the
+            network can be thinned; the weights of any other pattern are set to zero.
+        least: structures that stay of every choice at the very least.
+        grain: kept widths are multiples of it.
     """
 
     name: str
-    arrange: Callable[[Layer, Tensor], Tensor]
+    arrange: Arrange
+    description: str
+    coupled: bool = False
+    least: int = 1
+    grain: int = 1
 
 
 def filters(layer: Layer, weight: Tensor) -> Tensor:
-    """`[out, …]`: a layer's weight with one row for each output channel."""
+    """`[out, in of a group, …]`: a layer's weight with one row for each output channel."""
     if layer.kind != "transposed":
         return weight
     per_group = weight.reshape(layer.groups, -1, *weight.shape[1:])  # [groups, in of a group, out of a group, …]
     return per_group.transpose(1, 2).flatten(0, 1)
 
 
-FILTER = Pattern("filter", filters)
-"""Whole output channels, with everything that uses them."""
+def _by_filter(layer: Layer, weight: Tensor) -> Tensor:
+    return filters(layer, weight).flatten(1)[None]
+
+
+def _by_element(layer: Layer, weight: Tensor) -> Tensor:
+    return filters(layer, weight).reshape(1, -1, 1)
+
+
+def _by_kernel(layer: Layer, weight: Tensor) -> Tensor:
+    rows = filters(layer, weight)
+    return rows.reshape(1, rows.shape[0] * rows.shape[1], -1)
+
+
+def _by_channel(layer: Layer, weight: Tensor) -> Tensor:
+    """`[1, in, …]`: a convolution's groups see different channels."""
+    rows = filters(layer, weight)
+    per_group = rows.reshape(layer.groups, -1, *rows.shape[1:])
+    return per_group.transpose(1, 2).flatten(0, 1).flatten(1)[None]
+
+
+def _by_column(layer: Layer, weight: Tensor) -> Tensor:
+    """`[1, groups · in of a group · positions, out of a group]`."""
+    rows = filters(layer, weight).flatten(1)
+    return rows.reshape(layer.groups, -1, rows.shape[1]).transpose(1, 2).flatten(0, 1)[None]
+
+
+def _by_block(shape: tuple[int, int, int, int], layer: Layer, weight: Tensor) -> Tensor:
+    """`[1, blocks, entries]`, blocks in the order of filter, channel, row and column of their first entry."""
+    height, width, depth, out = shape
+    rows = filters(layer, weight)
+    size = (*rows.shape[:2], *((1,) * (4 - rows.dim())), *rows.shape[2:])
+    if len(size) > 4:
+        raise UserError(
+            f"layer {layer.name!r} has a weight of {rows.dim()} axes; blocks are of convolutions of one or two "
+            "dimensions and of linear layers"
+        )
+    blocks = rows.reshape(size)
+    for axis, edge in enumerate((out, depth, height, width)):
+        count = size[axis] // edge
+        before, behind = blocks.shape[: 2 * axis], blocks.shape[2 * axis + 1 :]
+        blocks = blocks.narrow(2 * axis, 0, count * edge).reshape(*before, count, edge, *behind)
+    # [filters, out, channels, depth, rows, height, columns, width]
+    order = blocks.permute(0, 2, 4, 6, 1, 3, 5, 7)
+    return order.reshape(1, math.prod(order.shape[:4]), out * depth * height * width)
+
+
+def _n_of_m(m: int, layer: Layer, weight: Tensor) -> Tensor:
+    """`[vectors, m, 1]`: runs of m neighbouring input channels at one place of one filter."""
+    rows = filters(layer, weight)
+    channels_last = rows.movedim(1, -1)
+    whole = channels_last.shape[-1] // m * m
+    return channels_last[..., :whole].reshape(-1, m, 1)
+
+
+FILTER = Pattern("filter", _by_filter, "output channels, with everything that uses them", coupled=True)
+ELEMENT = Pattern("element", _by_element, "single weights")
+KERNEL = Pattern("kernel", _by_kernel, "of a convolution, what one filter takes from one input channel (2-d)")
+CHANNEL = Pattern("channel", _by_channel, "what all filters of a layer take from one input channel")
+ROW = Pattern("row", _by_filter, "rows of the weight matrix: all that makes one output, in this layer alone")
+COLUMN = Pattern("column", _by_column, "columns of the weight matrix: one input position in all filters (filter shape)")
+
+
+def block(height: int, width: int, depth: int, out: int = 1) -> Pattern:
+    """Blocks of height × width kernel positions, `depth` neighbouring input channels and `out` neighbouring filters."""
+    shape = (height, width, depth, out)
+    name = "block_" + "x".join(map(str, shape if out > 1 else shape[:3]))
+    text = f"blocks of {height}×{width} kernel positions and {depth} input channels"
+    return Pattern(name, partial(_by_block, shape), text if out == 1 else f"{text} in {out} filters")
+
+
+def n_of_m(n: int, m: int) -> Pattern:
+    """Of every `m` neighbouring input channels `n` stay, at every place of every filter by itself.
+
+    Source: Mishra et al. 2021, arXiv:2104.08378, section 3 (2:4).
+    """
+    grain = n if m % n == 0 else 1
+    text = f"of every {m} neighbouring input channels {n} weights stay"
+    return Pattern(f"{n}:{m}", partial(_n_of_m, m), text, least=n, grain=grain)
+
+
+BLOCK_1X1X8 = block(1, 1, 8)
+TWO_FOUR = n_of_m(2, 4)
+
+_BLOCK = re.compile(r"block_([1-9]\d*)x([1-9]\d*)x([1-9]\d*)(?:x([1-9]\d*))?")
+_N_OF_M = re.compile(r"([1-9]\d*):([1-9]\d*)")
+
+
+def parse_pattern(text: str) -> Pattern:
+    """A pattern by its name: of the table, `block_HEIGHTxWIDTHxDEPTH[xFILTERS]`, or `N:M`.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if found := _BLOCK.fullmatch(text):
+        height, width, depth, out = (int(number or 1) for number in found.groups())
+        return block(height, width, depth, out)
+    if found := _N_OF_M.fullmatch(text):
+        n, m = int(found[1]), int(found[2])
+        if n >= m:
+            raise UserError(f"pattern {text!r}: fewer than {m} of {m} weights should stay")
+        return n_of_m(n, m)
+    pattern: Pattern = registry.resolve("pattern", text)
+    return pattern

@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from autoprune import registry
 from autoprune.errors import UserError
 from autoprune.graph.groups import ChannelGraph
+from autoprune.pruning.allocators import GLOBAL, THRESHOLD, UNIFORM, Allocator
 from autoprune.pruning.criteria.base import Criterion
 from autoprune.pruning.criteria.norms import L1
 from autoprune.pruning.masks import Importance
-from autoprune.pruning.patterns import FILTER, Pattern
+from autoprune.pruning.patterns import BLOCK_1X1X8, ELEMENT, FILTER, TWO_FOUR, Pattern
+from autoprune.pruning.schedules import AGP, GROWING, LOTTERY_TICKET, ONE_SHOT, Schedule
 from autoprune.pruning.statistics import Source
+from autoprune.pruning.structures import Structures, find_structures
 from autoprune.pruning.witness import call_witness
 
 log = logging.getLogger(__name__)
@@ -34,10 +37,12 @@ _COMBINED: Mapping[Combine, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Pruner:
-    """What is removed, and by which score.
+    """What is removed, by which score, and when.
 
     Attributes:
-        schedule: `one_shot`: all at once.
+        schedule: how the removal is spread over a training; a search removes all at once.
+        allocator: how one number becomes widths outside a search, which finds the widths itself.
+        penalty: name of what is added to the training loss (`autoprune list penalties`), or None.
         combine: how the scores of layers that share a group become one.
         normalise: whether each layer's scores are divided by their mean first, so that a layer with large weights
             does not decide for the others.
@@ -46,9 +51,15 @@ class Pruner:
     name: str
     criterion: Criterion
     pattern: Pattern = FILTER
-    schedule: Literal["one_shot"] = "one_shot"
+    schedule: Schedule = ONE_SHOT
+    allocator: Allocator = UNIFORM
+    penalty: str | None = None
     combine: Combine = "mean"
     normalise: bool = True
+
+    def structures(self, network: nn.Module, graph: ChannelGraph) -> Structures:
+        """The network's groups under this pruner's pattern."""
+        return find_structures(network, graph, self.pattern)
 
     def scores(
         self, network: nn.Module, graph: ChannelGraph, source: Source | None = None, seed: int = 0
@@ -63,15 +74,17 @@ class Pruner:
             seed: of random draws.
 
         Raises:
-            UserError: the criterion needs data and there is no source, or a score is not finite.
+            UserError: the criterion needs data and there is no source, it cannot score such structures, or a score is
+                not finite.
         """
-        witness = call_witness(network, graph, self.criterion, self.pattern, source, seed)
-        parts = {group.name: witness.parts(group, self.criterion) for group in graph.groups}
-        blind = [group for group in graph.groups if not parts[group.name]]
+        structures = self.structures(network, graph)
+        witness = call_witness(network, graph, self.criterion, self.pattern, structures, source, seed)
+        names = [group.name for group in structures.groups]
+        parts = {name: witness.parts(name, self.criterion) for name in names}
+        blind = [name for name in names if not parts[name]]
         if blind:
-            names = ", ".join(group.name for group in blind)
-            log.warning("%s: %s can say nothing of %s; scored by l1", self.name, self.criterion.name, names)
-            parts.update({group.name: witness.parts(group, L1) for group in blind})
+            log.warning("%s: %s can say nothing of %s; scored by l1", self.name, self.criterion.name, ", ".join(blind))
+            parts.update({name: witness.parts(name, L1) for name in blind})
         return {name: self._combined(name, found) for name, found in parts.items()}
 
     def _combined(self, group: str, parts: list[Tensor]) -> NDArray[np.float64]:
@@ -82,7 +95,8 @@ class Pruner:
                 "and its loss on the training images?"
             )
         if self.normalise:
-            stacked = stacked / stacked.mean(1, keepdim=True).clamp_min(torch.finfo(stacked.dtype).tiny)
+            means = stacked.flatten(1).mean(1).view(-1, *[1] * (stacked.dim() - 1))
+            stacked = stacked / means.clamp_min(torch.finfo(stacked.dtype).tiny)
         scores: NDArray[np.float64] = _COMBINED[self.combine](stacked).cpu().numpy()
         return scores
 
@@ -92,24 +106,33 @@ class Pruner:
             "pruner": self.name,
             "criterion": self.criterion.name,
             "pattern": self.pattern.name,
-            "schedule": self.schedule,
+            "schedule": self.schedule.name,
+            "allocator": self.allocator.name,
+            "penalty": self.penalty,
             "combine": self.combine,
             "normalise": self.normalise,
         }
 
 
-def _named(name: str, criterion: str, combine: Combine = "mean", normalise: bool = True) -> Pruner:
+def _named(name: str, criterion: str, pattern: Pattern = FILTER, **parts: Any) -> Pruner:
     found: Criterion = registry.resolve("criterion", criterion)
-    return Pruner(name, found, combine=combine, normalise=normalise)
+    return Pruner(name, found, pattern, **parts)
 
 
 L1_FILTER = _named("l1_filter", "l1")
 L2_FILTER = _named("l2_filter", "l2")
 FPGM = _named("fpgm", "fpgm")
-SLIM = _named("slim", "bn_scale")
+SLIM = _named("slim", "bn_scale", allocator=GLOBAL, penalty="l1_scale", normalise=False)
 APOZ = _named("apoz", "apoz")
 MEAN_ACTIVATION = _named("mean_activation", "mean_activation")
 # Changes of the loss have one unit in all layers, so they add up as they are.
 TAYLOR = _named("taylor", "taylor", combine="sum", normalise=False)
 GRADIENT = _named("gradient", "gradient")
 RANDOM = _named("random", "random")
+LEVEL = _named("level", "magnitude", ELEMENT, normalise=False)
+BLOCK = _named("block_1x1x8", "magnitude", BLOCK_1X1X8, normalise=False)
+N_OF_M = _named("two_four", "magnitude", TWO_FOUR, normalise=False)
+SENSITIVITY = _named("sensitivity", "std_threshold", ELEMENT, schedule=GROWING, allocator=THRESHOLD, normalise=False)
+FIXED_THRESHOLD = _named("threshold", "threshold", ELEMENT, allocator=THRESHOLD, normalise=False)
+GRADUAL = _named("agp", "magnitude", ELEMENT, schedule=AGP, normalise=False)
+TICKET = _named("lottery_ticket", "magnitude", ELEMENT, schedule=LOTTERY_TICKET, normalise=False)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from autoprune.errors import AutopruneError, TaskError
+from autoprune.errors import AutopruneError
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.layers import Layer, slots
 from autoprune.graph.rewrite import Call
 from autoprune.graph.trace import TrainingMode, mode
+from autoprune.pruning.copying import copy_network
 from autoprune.pruning.masks import mask_network
 from autoprune.pruning.rewritten import RewrittenNetwork
 
@@ -59,21 +59,6 @@ def thin(network: nn.Module, graph: ChannelGraph, kept: Kept, check_on: Tensor |
         # Users alone are masked: a channel of zeros may become infinite on its way to them, divided by its variance.
         compare(thinned, mask_network(network, graph, kept, sides=("in",)), check_on)
     return thinned
-
-
-def copy_network(network: nn.Module) -> nn.Module:
-    """A deep copy of the network.
-
-    Raises:
-        TaskError: it holds something that cannot be copied.
-    """
-    try:
-        return copy.deepcopy(network)
-    except (RuntimeError, TypeError) as fault:
-        raise TaskError(
-            f"{type(network).__name__} cannot be copied ({fault}); old-style weight_norm and spectral_norm cannot: use "
-            "those of torch.nn.utils.parametrizations, or remove them first"
-        ) from fault
 
 
 def _shrink(network: nn.Module, layer: Layer, keep: Tensor, tensors: Mapping[str, Tensor]) -> None:

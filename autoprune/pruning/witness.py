@@ -1,4 +1,4 @@
-"""What the layers of a group say of its structures, by any criterion."""
+"""What the layers of a network say of its structures, by any criterion."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from autoprune.errors import UserError
-from autoprune.graph.groups import ChannelGraph, ChannelGroup
+from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import Layer
 from autoprune.graph.places import find_norm
 from autoprune.pruning.criteria.base import Criterion, Evidence, Gradients
 from autoprune.pruning.gradients import parameter_name
 from autoprune.pruning.patterns import Pattern
 from autoprune.pruning.statistics import Source, Statistics, gather
+from autoprune.pruning.structures import Structures
 
 
 @dataclass(frozen=True)
@@ -23,40 +24,33 @@ class Witness:
     network: nn.Module
     graph: ChannelGraph
     pattern: Pattern
+    structures: Structures
     statistics: Statistics
     seed: int
 
-    def parts(self, group: ChannelGroup, criterion: Criterion) -> list[Tensor]:
-        """`[width]` scores by each layer that makes a group's channels, of those the criterion can say something of."""
-        layers = {layer.name: layer for layer in self.graph.layers}
-        parts = []
-        for member in group.members:
-            if member.side != "out":
-                continue
-            channels = criterion.score(self._evidence(layers[member.layer], criterion))
-            if channels is not None:
-                # A structure that holds several channels of a layer (across a convolution's groups) scores their sum.
-                parts.append(channels.double()[member.rows.to(channels.device)].sum(1))
-        return parts
+    def parts(self, group: str, criterion: Criterion) -> list[Tensor]:
+        """Scores of a group's structures by each of its layers that the criterion can say something of."""
+        return self.structures.parts(group, criterion, lambda layer: self._evidence(layer, criterion))
 
     def _evidence(self, layer: Layer, criterion: Criterion) -> Evidence:
         weight: Tensor = self.network.get_submodule(layer.name).weight  # type: ignore[assignment]
+        weight = weight.detach().double()
         gradients = self.statistics.gradients.get(layer.name)
         return Evidence(
             layer.name,
-            self.pattern.arrange(layer, weight.detach().double()),
+            self._arranged(layer, weight),
             self._scale(layer) if "norm" in criterion.needs else None,
             self.statistics.activations.get(layer.name),
-            gradients and self._arranged(layer, gradients),
+            gradients
+            and Gradients(*(self._arranged(layer, part.double()) for part in (gradients.magnitude, gradients.square))),
             self.statistics.gates.get(layer.name),
+            float(weight.std(correction=0)),
             self.seed,
         )
 
-    def _arranged(self, layer: Layer, gradients: Gradients) -> Gradients:
-        return Gradients(
-            self.pattern.arrange(layer, gradients.magnitude.double()),
-            self.pattern.arrange(layer, gradients.square.double()),
-        )
+    def _arranged(self, layer: Layer, weight: Tensor) -> Tensor:
+        """`[structures, entries]`, those of one choice after those of another."""
+        return self.pattern.arrange(layer, weight).flatten(0, 1)
 
     def _scale(self, layer: Layer) -> Tensor | None:
         parameters = dict(self.network.named_parameters())
@@ -71,21 +65,26 @@ def call_witness(
     graph: ChannelGraph,
     criterion: Criterion,
     pattern: Pattern,
+    structures: Structures,
     source: Source | None,
     seed: int,
 ) -> Witness:
     """A witness who has seen what the criterion needs; the source is not touched where that is the weights alone.
 
     Raises:
-        UserError: samples are needed and there is no source.
+        UserError: samples are needed and there is no source, or the criterion cannot score such structures.
     """
+    if criterion.per_channel and not pattern.coupled:
+        raise UserError(
+            f"criterion {criterion.name!r} scores whole output channels, which pattern {pattern.name!r} is not made "
+            "of; choose pattern 'filter', or a criterion that goes by weights or gradients, such as 'magnitude'"
+        )
     if not criterion.reads_data:
-        return Witness(network, graph, pattern, Statistics(), seed)
+        return Witness(network, graph, pattern, structures, Statistics(), seed)
     if source is None:
         raise UserError(
             f"criterion {criterion.name!r} needs training samples and a loss to score by; give a task, or choose one "
             "that goes by the weights, such as 'l1'"
         )
-    made = {member.layer for group in graph.groups for member in group.members if member.side == "out"}
-    layers = [layer for layer in graph.layers if layer.name in made]
-    return Witness(network, graph, pattern, gather(network, graph, layers, criterion.needs, source), seed)
+    statistics = gather(network, graph, structures.scored_layers, criterion.needs, source)
+    return Witness(network, graph, pattern, structures, statistics, seed)

@@ -16,6 +16,9 @@ Need = Literal["norm", "activations", "gradients", "gates"]
 DATA: frozenset[Need] = frozenset({"activations", "gradients", "gates"})
 """The needs for which samples are run through the network."""
 
+PER_CHANNEL: frozenset[Need] = frozenset({"norm", "activations", "gates"})
+"""The needs that say something of whole output channels only."""
+
 
 @dataclass(frozen=True)
 class Activations:
@@ -49,11 +52,12 @@ class Evidence:
 
     Attributes:
         layer: the layer's name.
-        weight: `[structures, …]`, in double precision.
+        weight: `[structures, entries]`, in double precision.
         scale: `[structures]` the absolute scale in the batch norm that follows.
-        gradients: its tensors are `[structures, …]` like the weight.
+        gradients: its tensors are `[structures, entries]` like the weight.
         gate: `[structures]` means over batches of the squared derivative of the loss by a factor on each channel,
             behind the batch norm that follows, else behind the layer.
+        deviation: standard deviation of all the layer's weights.
         seed: of the run.
     """
 
@@ -63,6 +67,7 @@ class Evidence:
     activations: Activations | None = None
     gradients: Gradients | None = None
     gate: Tensor | None = None
+    deviation: float = 0.0
     seed: int = 0
 
     def generator(self, use: str) -> np.random.Generator:
@@ -89,6 +94,11 @@ class Criterion:
     def description(self) -> str:
         """The first line of what is written on its score."""
         return (inspect.getdoc(self.score) or "").partition("\n")[0]
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether it can score whole output channels only."""
+        return bool(self.needs & PER_CHANNEL)
 
     @property
     def reads_data(self) -> bool:

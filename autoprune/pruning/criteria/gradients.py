@@ -26,5 +26,17 @@ def gradient_magnitude(evidence: Evidence) -> Tensor | None:
     return None if evidence.gradients is None else evidence.gradients.magnitude.flatten(1).sum(1)
 
 
+def saliency(evidence: Evidence) -> Tensor | None:
+    """Absolute weight times absolute gradient, summed over the structure's weights, mean over batches.
+
+    Source: Lee et al. 2019 (SNIP), arXiv:1810.02340, section 4 (connection sensitivity); there over one batch at the
+    initial weights, here over several at the present ones.
+    """
+    if evidence.gradients is None:
+        return None
+    return (evidence.weight.abs() * evidence.gradients.magnitude).flatten(1).sum(1)
+
+
 TAYLOR = Criterion("taylor", taylor, frozenset({"gradients"}))
 GRADIENT = Criterion("gradient", gradient_magnitude, frozenset({"gradients"}))
+SALIENCY = Criterion("saliency", saliency, frozenset({"gradients"}))

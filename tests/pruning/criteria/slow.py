@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -62,6 +63,11 @@ def channel_score(criterion: str, network: Mixed, layer: str, channel: int, batc
         return float(_filter(module, module.weight, channel).abs().sum())
     if criterion == "l2":
         return float(_filter(module, module.weight, channel).norm())
+    if criterion in ("magnitude", "threshold", "std_threshold"):
+        magnitudes = [abs(value) for value in _filter(module, module.weight, channel).flatten().tolist()]
+        if criterion == "magnitude":
+            return sum(magnitudes) / len(magnitudes)
+        return max(magnitudes) / (statistics.pstdev(module.weight.flatten().tolist()) if "std" in criterion else 1)
     if criterion == "fpgm":
         own, others = _filter(module, module.weight, channel), range(_width(module))
         return sum(math.dist(own.tolist(), _filter(module, module.weight, other).tolist()) for other in others)
@@ -86,6 +92,8 @@ def _mean_over_batches(criterion: str, network: Mixed, layer: str, channel: int,
             found.append(sum((w * g) ** 2 for w, g in zip(weight.tolist(), gradient.tolist(), strict=True)))
         elif criterion == "gradient":
             found.append(sum(abs(g) for g in gradient.tolist()))
+        elif criterion == "saliency":
+            found.append(sum(abs(w * g) for w, g in zip(weight.tolist(), gradient.tolist(), strict=True)))
         else:
             assert criterion == "taylor_gate"
             found.append(_gate(network, layer, channel, inputs, targets) ** 2)

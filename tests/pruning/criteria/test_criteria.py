@@ -11,6 +11,7 @@ from torch import nn
 
 from autoprune import registry
 from autoprune.graph.groups import ChannelGraph, find_groups
+from autoprune.pruning.allocators import GLOBAL
 from autoprune.pruning.criteria.activations import APOZ, MEAN_ACTIVATION
 from autoprune.pruning.criteria.base import Activations, Criterion, Evidence, Gradients
 from autoprune.pruning.criteria.controls import BERNOULLI, RANDOM
@@ -75,9 +76,12 @@ def test_every_criterion_equals_a_slow_loop_over_filters(
 
 
 def test_distinct_criteria_keep_distinct_channels() -> None:
+    """Ranked over two layers: within one layer a mean orders equally large filters as a sum does."""
     torch.manual_seed(3)
     network = nn.Sequential(
-        nn.Conv2d(3, 40, 3), nn.BatchNorm2d(40), nn.ReLU(), nn.Conv2d(40, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        *(nn.Conv2d(3, 40, 3), nn.BatchNorm2d(40), nn.ReLU()),
+        *(nn.Conv2d(40, 30, 1), nn.BatchNorm2d(30), nn.ReLU(), nn.Conv2d(30, 4, 1)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
     )
     randomise(network)
     weight = network[0].weight
@@ -88,10 +92,10 @@ def test_distinct_criteria_keep_distinct_channels() -> None:
         weight[::3] += 0.1  # and some alike
     batches = [(torch.randn(8, 3, 6, 6), torch.randint(4, (8,))) for _ in range(3)]
     graph = find_groups(network, batches[0][0][:2])
-    kept = {
-        name: choose(_scores(registry.resolve("criterion", name), network, graph, batches), {"0": 20})["0"]
-        for name in registry.CRITERIA
-    }
+    kept = {}
+    for name in registry.CRITERIA:
+        scores = _scores(registry.resolve("criterion", name), network, graph, batches)
+        kept[name] = choose(scores, GLOBAL.widths([group.group for group in graph.groups], scores, 0.5))
     same = [pair for pair in combinations(kept, 2) if kept[pair[0]] == kept[pair[1]]]
     assert not same
 

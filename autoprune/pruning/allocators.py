@@ -1,0 +1,87 @@
+"""From one number to a width for each group: a sparsity or a threshold, and the structures' scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from autoprune.core.allocation import Allocation, width_from_sparsity
+from autoprune.core.space import Group
+from autoprune.errors import UserError
+from autoprune.pruning.masks import Importance
+
+Allocate = Callable[[Sequence[Group], Importance, float], Mapping[str, int]]
+"""Groups, their scores and the number to group → kept width."""
+
+
+@dataclass(frozen=True)
+class Allocator:
+    """How one number becomes widths; a search needs none, it looks for the widths itself.
+
+    Attributes:
+        sparsity: whether the number is a sparsity in [0, 1], not a threshold of at least 0.
+        description: one line.
+    """
+
+    name: str
+    allocate: Allocate
+    description: str
+    sparsity: bool = True
+
+    def widths(self, groups: Sequence[Group], importance: Importance, number: float) -> Allocation:
+        """The kept width of each group; what a group's pattern does not allow is rounded to what keeps more.
+
+        Raises:
+            UserError: the number is out of range, or the groups are of a pattern that this cannot be done with.
+        """
+        if not (math.isfinite(number) and number >= 0 and (number <= 1 or not self.sparsity)):
+            meant = "a sparsity from 0 to 1" if self.sparsity else "a threshold of at least 0"
+            raise UserError(f"allocator {self.name!r} takes {meant}, not {number}")
+        found = self.allocate(groups, importance, number)
+        return Allocation({group.name: _allowed(group, found[group.name]) for group in groups})
+
+
+def _allowed(group: Group, width: int) -> int:
+    # A grain above `least` is a search's step; where the pattern has one (N:M) both are the same number.
+    grain = group.grain if 1 < group.grain == group.least else 1
+    return min(group.width, max(group.least, -(-width // grain) * grain))
+
+
+def same_sparsity(groups: Sequence[Group], importance: Importance, sparsity: float) -> dict[str, int]:
+    """Every group loses the same share."""
+    return {group.name: width_from_sparsity(group.width, sparsity) for group in groups}
+
+
+def global_rank(groups: Sequence[Group], importance: Importance, sparsity: float) -> dict[str, int]:
+    """The lowest scores of all groups together go; of equal ones the earlier group's lower index.
+
+    Source: Liu et al. 2017 (network slimming), arXiv:1708.06519, section 3 (one threshold over all scales); for single
+    weights Han et al. 2015, arXiv:1506.02626, prune by layer, this is their network-wide counterpart.
+    """
+    scores = [_one_row(group, importance) for group in groups]
+    owners = np.repeat(np.arange(len(groups)), [len(found) for found in scores])
+    order = np.argsort(np.concatenate(scores), kind="stable")
+    gone = np.bincount(owners[order[: len(order) - width_from_sparsity(len(order), sparsity)]], minlength=len(groups))
+    return {group.name: group.width - int(count) for group, count in zip(groups, gone, strict=True)}
+
+
+def above_threshold(groups: Sequence[Group], importance: Importance, threshold: float) -> dict[str, int]:
+    """What scores above the threshold stays."""
+    return {group.name: int((_one_row(group, importance) > threshold).sum()) for group in groups}
+
+
+def _one_row(group: Group, importance: Importance) -> np.ndarray:
+    scores = importance[group.name]
+    if scores.ndim != 1:
+        raise UserError(
+            f"group {group.name!r} keeps the same number of every few weights (N:M); use allocator 'uniform'"
+        )
+    return scores
+
+
+UNIFORM = Allocator("uniform", same_sparsity, "every group loses the same share")
+GLOBAL = Allocator("global", global_rank, "the lowest scores of all groups together go")
+THRESHOLD = Allocator("threshold", above_threshold, "what scores above the number stays", sparsity=False)

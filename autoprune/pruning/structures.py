@@ -1,0 +1,264 @@
+"""What a pattern finds in a network: its groups, and how an allocation of them is realised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.core.costs import CostTable, CostTerm, Count
+from autoprune.core.space import Group
+from autoprune.errors import AutopruneError, UserError
+from autoprune.graph.groups import ChannelGraph, Kept
+from autoprune.graph.layers import Layer
+from autoprune.graph.profile import build_cost_table, measure_costs
+from autoprune.pruning.criteria.base import Criterion, Evidence
+from autoprune.pruning.gradients import parameter_name
+from autoprune.pruning.masks import Importance, Masks, build_masks, choose, highest_of_each, masked_copy
+from autoprune.pruning.patterns import Pattern
+from autoprune.pruning.thinning import thin
+
+# A search looks at so many widths of a weight at most: finer steps change nothing that could be measured.
+STEPS = 256
+
+Ask = Callable[[Layer], Evidence]
+
+
+class Structures(Protocol):
+    """A network's groups under one pattern."""
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """In forward order."""
+
+    @property
+    def scored_layers(self) -> Sequence[Layer]:
+        """The layers whose weights say something of the groups."""
+
+    def parts(self, group: str, criterion: Criterion, ask: Ask) -> list[Tensor]:
+        """Scores of a group's structures by each layer that the criterion can say something of."""
+
+    def masks(self, network: nn.Module, importance: Importance, allocation: Mapping[str, int]) -> Masks:
+        """What goes, exactly counted, out of the parameters of a network like the one that was scored."""
+
+    def kept(self, importance: Importance, allocation: Mapping[str, int]) -> Kept:
+        """The channels that stay once the network is thinned; nothing where weights alone can go."""
+
+    def realise(
+        self,
+        network: nn.Module,
+        importance: Importance,
+        allocation: Mapping[str, int],
+        check_on: Tensor | None = None,
+    ) -> nn.Module:
+        """A copy of the network as the allocation leaves it: thinned, or masked where weights alone can go."""
+
+    def cost_table(self, network: nn.Module, inputs: Tensor) -> CostTable:
+        """The costs of every allocation; *effective* ones where weights are set to zero."""
+
+    def measure(self, realised: nn.Module, inputs: Tensor) -> dict[str, int]:
+        """What a realised network costs, counted on itself in the same sense."""
+
+
+@dataclass(frozen=True)
+class ChannelStructures:
+    """Output channels of coupled layers, to be thinned."""
+
+    graph: ChannelGraph
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        return tuple(group.group for group in self.graph.groups)
+
+    @property
+    def scored_layers(self) -> Sequence[Layer]:
+        made = {member.layer for group in self.graph.groups for member in group.members if member.side == "out"}
+        return [layer for layer in self.graph.layers if layer.name in made]
+
+    def parts(self, group: str, criterion: Criterion, ask: Ask) -> list[Tensor]:
+        layers = {layer.name: layer for layer in self.graph.layers}
+        found = []
+        for member in self.graph[group].members:
+            if member.side != "out":
+                continue
+            channels = criterion.score(ask(layers[member.layer]))
+            if channels is not None:
+                # A structure that holds several channels of a layer (across a convolution's groups) scores their sum.
+                found.append(channels.double()[member.rows.to(channels.device)].sum(1))
+        return found
+
+    def masks(self, network: nn.Module, importance: Importance, allocation: Mapping[str, int]) -> Masks:
+        return build_masks(network, self.graph, choose(importance, allocation))
+
+    def kept(self, importance: Importance, allocation: Mapping[str, int]) -> Kept:
+        return choose(importance, allocation)
+
+    def realise(
+        self,
+        network: nn.Module,
+        importance: Importance,
+        allocation: Mapping[str, int],
+        check_on: Tensor | None = None,
+    ) -> nn.Module:
+        return thin(network, self.graph, choose(importance, allocation), check_on)
+
+    def cost_table(self, network: nn.Module, inputs: Tensor) -> CostTable:
+        return build_cost_table(network, self.graph, inputs)
+
+    def measure(self, realised: nn.Module, inputs: Tensor) -> dict[str, int]:
+        return measure_costs(realised, inputs)
+
+
+@dataclass(frozen=True)
+class WeightGroup:
+    """One layer's weight and how it falls into `choices` rows of `group.width` structures of `entries` weights."""
+
+    group: Group
+    layer: Layer
+    choices: int
+    entries: int
+
+    @property
+    def parameter(self) -> str:
+        return parameter_name(self.layer.name, "weight")
+
+
+@dataclass(frozen=True)
+class WeightStructures:
+    """Parts of single layers' weights, to be set to zero.
+
+    Attributes:
+        dense_zeros: parameter name to where the dense network's weights are zero by themselves, which is not pruning.
+    """
+
+    pattern: Pattern
+    found: tuple[WeightGroup, ...]
+    dense_zeros: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        return tuple(found.group for found in self.found)
+
+    @property
+    def scored_layers(self) -> Sequence[Layer]:
+        return [found.layer for found in self.found]
+
+    def __getitem__(self, name: str) -> WeightGroup:
+        for found in self.found:
+            if found.group.name == name:
+                return found
+        raise UserError(f"pattern {self.pattern.name!r} has no group {name!r}; it has {_names(self.groups)}")
+
+    def parts(self, group: str, criterion: Criterion, ask: Ask) -> list[Tensor]:
+        """One part of `[width]`, or `[choices, width]` where there are several choices."""
+        found = self[group]
+        scores = criterion.score(ask(found.layer))
+        if scores is None:
+            return []
+        shape = (found.group.width,) if found.choices == 1 else (found.choices, found.group.width)
+        return [scores.double().reshape(shape)]
+
+    def masks(self, network: nn.Module, importance: Importance, allocation: Mapping[str, int]) -> Masks:
+        parameters = dict(network.named_parameters())
+        made = {}
+        for name, keep in allocation.items():
+            found = self[name]
+            if keep < found.group.width:
+                stays = highest_of_each(importance[name], keep)
+                made[found.parameter] = self._expand(found, torch.from_numpy(stays), parameters[found.parameter])
+        return made
+
+    def kept(self, importance: Importance, allocation: Mapping[str, int]) -> Kept:
+        return {}
+
+    def _expand(self, found: WeightGroup, stays: Tensor, weight: Tensor) -> Tensor:
+        """`[choices, width]` whether a structure stays, to the weight's shape."""
+        places = self.pattern.arrange(found.layer, torch.arange(weight.numel()).view(weight.shape))
+        mask = torch.ones(weight.numel(), dtype=torch.bool)
+        mask[places[~stays.reshape(places.shape[:2])].flatten()] = False
+        return mask.view(weight.shape).to(weight.device)
+
+    def realise(
+        self,
+        network: nn.Module,
+        importance: Importance,
+        allocation: Mapping[str, int],
+        check_on: Tensor | None = None,
+    ) -> nn.Module:
+        masks = self.masks(network, importance, allocation)
+        for name, keep in allocation.items():
+            found = self[name]
+            gone = int((~masks[found.parameter]).sum()) if found.parameter in masks else 0
+            if gone != (found.group.width - keep) * found.choices * found.entries:
+                raise AutopruneError(f"the mask of {name} removes {gone} weights, which {keep} structures do not leave")
+        return masked_copy(network, masks)
+
+    def cost_table(self, network: nn.Module, inputs: Tensor) -> CostTable:
+        """Parameters that are not zeroed and their multiply-adds; bytes do not change, zeros are stored too."""
+        dense = measure_costs(network, inputs)
+        terms = []
+        for found in self.found:
+            weights, width = found.choices * found.entries, Count(0, {found.group.name: 1})
+            for kind, factor in (("params", weights), ("flops", 2 * found.layer.positions * weights)):
+                terms.append(CostTerm(kind, found.layer.name, factor, width))  # type: ignore[arg-type]
+                dense[kind] -= factor * found.group.width
+        rest = [CostTerm(kind, "(everything else)", cost) for kind, cost in dense.items()]  # type: ignore[arg-type]
+        return CostTable([*terms, *rest], {group.name: group.width for group in self.groups})
+
+    def measure(self, realised: nn.Module, inputs: Tensor) -> dict[str, int]:
+        costs = measure_costs(realised, inputs)
+        parameters = dict(realised.named_parameters())
+        for found in self.found:
+            zeros = parameters[found.parameter].detach() == 0
+            was_zero = self.dense_zeros.get(found.parameter)
+            gone = int(zeros.sum()) if was_zero is None else int((zeros & ~was_zero).sum())
+            costs["params"] -= gone
+            costs["flops"] -= 2 * found.layer.positions * gone
+        return costs
+
+
+def find_structures(network: nn.Module, graph: ChannelGraph, pattern: Pattern) -> Structures:
+    """The groups of a network under a pattern; of weights that several layers share the first layer's."""
+    if pattern.coupled:
+        return ChannelStructures(graph)
+    layers = _own_weights(network, graph)
+    found = [_weight_group(network, layer, pattern, layers) for layer in layers]
+    zeros = {layer.name: _weight(network, layer) == 0 for layer in layers}
+    named = {parameter_name(name, "weight"): zero for name, zero in zeros.items() if bool(zero.any())}
+    return WeightStructures(pattern, tuple(group for group in found if group is not None), named)
+
+
+def _weight(network: nn.Module, layer: Layer) -> Tensor:
+    weight: Tensor = network.get_submodule(layer.name).weight  # type: ignore[assignment]
+    return weight.detach()
+
+
+def _own_weights(network: nn.Module, graph: ChannelGraph) -> list[Layer]:
+    named = dict(network.named_parameters())
+    weighted = [layer for layer in graph.layers if layer.incoming is not None]
+    return [layer for layer in weighted if parameter_name(layer.name, "weight") in named]
+
+
+def _weight_group(network: nn.Module, layer: Layer, pattern: Pattern, layers: Sequence[Layer]) -> WeightGroup | None:
+    """The group of a layer, or None where its weight holds no two structures."""
+    choices, width, entries = pattern.arrange(layer, _weight(network, layer).to("meta")).shape
+    if choices == 0 or entries == 0 or width < 2:
+        return None
+    group = Group(
+        layer.name or "(network)",
+        width,
+        (layer.name,),
+        (layer.type,),
+        first=layer is layers[0],
+        last=layer is layers[-1],
+        least=pattern.least,
+        grain=max(pattern.grain, -(-width // STEPS)),
+    )
+    return WeightGroup(group, layer, choices, entries)
+
+
+def _names(groups: Sequence[Group]) -> str:
+    return ", ".join(group.name for group in groups) or "none"
