@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from autoprune import registry
 from autoprune.commands import disk
 from autoprune.errors import AutopruneError, UserError, did_you_mean
 
@@ -117,6 +118,7 @@ def _add_search(commands: argparse._SubParsersAction[_Parser]) -> None:
     group = command.add_argument_group("search")
     group.add_argument("--searcher", metavar="NAME", help="default: tpe; `autoprune list searchers`")
     group.add_argument("--pruner", metavar="NAME", help="default: l1_filter; `autoprune list pruners`")
+    group.add_argument("--pattern", metavar="NAME", help="default: the pruner's; `autoprune list patterns`")
     group.add_argument("--space", metavar="FILE", help="a search space (default: filters)")
     group.add_argument("--trials", metavar="N", help="candidates to judge, the sweep not counted (default: 50)")
     group.add_argument("--seed", metavar="N", help="default: 0")
@@ -129,6 +131,7 @@ def _add_sensitivity(commands: argparse._SubParsersAction[_Parser]) -> None:
     command = _command(commands, "sensitivity", "loss and accuracy of each group against its kept width")
     _add_task_options(command)
     command.add_argument("--pruner", metavar="NAME", help="default: l1_filter")
+    command.add_argument("--pattern", metavar="NAME", help="default: the pruner's; `autoprune list patterns`")
     command.add_argument("--space", metavar="FILE", help="a search space (default: filters)")
     command.add_argument("--output", metavar="DIR", help="where sensitivity.csv, .json and .png go (default: here)")
 
@@ -136,6 +139,7 @@ def _add_sensitivity(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _add_inspect(commands: argparse._SubParsersAction[_Parser]) -> None:
     command = _command(commands, "inspect", "the groups of a network, what they cost, what is frozen and why")
     _add_task_options(command)
+    command.add_argument("--pattern", metavar="NAME", help="default: the pruner's; `autoprune list patterns`")
     command.add_argument("--space", metavar="FILE", help="a search space (default: filters)")
     command.add_argument("--json", action="store_true")
 
@@ -161,7 +165,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 def _add_list(commands: argparse._SubParsersAction[_Parser]) -> None:
     command = _command(commands, "list", "what there is by name")
-    command.add_argument("what", choices=("tasks", "models", "pruners", "criteria", "searchers", "budgets"))
+    command.add_argument("what", choices=tuple(registry.TABLES))
     command.add_argument("--json", action="store_true")
 
 

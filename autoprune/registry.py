@@ -127,6 +127,11 @@ def table(kind: str) -> Mapping[str, str]:
     return TABLES[_PLURALS.get(kind, f"{kind}s")]
 
 
+def singular(table: str) -> str:
+    """The kind of a table's entries: "criterion" for "criteria"."""
+    return next((kind for kind, plural in _PLURALS.items() if plural == table), table.removesuffix("s"))
+
+
 def check(kind: str, name: str, hint: str = "") -> str:
     """The name itself, if the table of `kind` (singular: "task") has it.
 

@@ -25,12 +25,11 @@ def run(arguments: argparse.Namespace) -> None:
 def _describe(kind: str, name: str, text: str) -> str:
     if kind == "budgets":
         return text
-    if kind == "criteria":
-        return str(registry.resolve("criterion", name).description)
-    found: Any = registry.resolve(kind.removesuffix("s"), name)
+    found: Any = registry.resolve(registry.singular(kind), name)
     if kind == "pruners":
         return _pruner(found)
-    return _first_line(found)
+    description = getattr(found, "description", None)
+    return description if isinstance(description, str) else _first_line(found)
 
 
 def _pruner(found: Any) -> str:

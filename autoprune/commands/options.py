@@ -18,6 +18,7 @@ _KEYS = {
     "budget": "budget",
     "searcher": "search.searcher",
     "pruner": "pruner",
+    "pattern": "scoring.pattern",
     "space": "space",
     "trials": "search.trials",
     "seed": "search.seed",

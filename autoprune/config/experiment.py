@@ -13,6 +13,7 @@ from pydantic_core.core_schema import ValidationInfo
 from autoprune import registry
 from autoprune.config import credentials, paths
 from autoprune.core.budget import Budget
+from autoprune.core.shapes import FORMS, block_shape, n_and_m
 from autoprune.core.space import GroupRule, SpaceRules
 from autoprune.core.trial import Objective, Recipe
 from autoprune.errors import UserError
@@ -39,6 +40,10 @@ def _pruner_name(name: str) -> str:
 
 def _criterion_name(name: str) -> str:
     return registry.check("criterion", name)
+
+
+def _pattern_name(name: str) -> str:
+    return name if block_shape(name) or n_and_m(name) else registry.check("pattern", name, f"; {FORMS}")
 
 
 def _file(path: Path) -> Path:
@@ -122,6 +127,7 @@ class ScoringSection(Section):
     """How structures are scored; None leaves it to the pruner. Images are read only by criteria that need data."""
 
     criterion: Annotated[str, AfterValidator(_criterion_name)] | None = None
+    pattern: Annotated[str, AfterValidator(_pattern_name)] | None = None
     combine: Literal["mean", "sum", "max"] | None = None
     normalise: bool | None = None
     images: Positive = 1024

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ from functools import partial
 from torch import Tensor
 
 from autoprune import registry
+from autoprune.core.shapes import FORMS, block_shape, n_and_m
 from autoprune.errors import UserError
 from autoprune.graph.layers import Layer
 
@@ -132,23 +132,17 @@ def n_of_m(n: int, m: int) -> Pattern:
 BLOCK_1X1X8 = block(1, 1, 8)
 TWO_FOUR = n_of_m(2, 4)
 
-_BLOCK = re.compile(r"block_([1-9]\d*)x([1-9]\d*)x([1-9]\d*)(?:x([1-9]\d*))?")
-_N_OF_M = re.compile(r"([1-9]\d*):([1-9]\d*)")
-
 
 def parse_pattern(text: str) -> Pattern:
     """A pattern by its name: of the table, `block_HEIGHTxWIDTHxDEPTH[xFILTERS]`, or `N:M`.
 
     Raises:
-        UserError: there is none of that name.
+        UnknownName: there is none of that name.
     """
-    if found := _BLOCK.fullmatch(text):
-        height, width, depth, out = (int(number or 1) for number in found.groups())
-        return block(height, width, depth, out)
-    if found := _N_OF_M.fullmatch(text):
-        n, m = int(found[1]), int(found[2])
-        if n >= m:
-            raise UserError(f"pattern {text!r}: fewer than {m} of {m} weights should stay")
-        return n_of_m(n, m)
+    if shape := block_shape(text):
+        return block(*shape)
+    if numbers := n_and_m(text):
+        return n_of_m(*numbers)
+    registry.check("pattern", text, f"; {FORMS}")
     pattern: Pattern = registry.resolve("pattern", text)
     return pattern

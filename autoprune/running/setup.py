@@ -19,6 +19,7 @@ from autoprune.errors import TaskError, UserError
 from autoprune.evaluation.evaluator import Evaluator, Judging
 from autoprune.evaluation.scoring import ScoringImages
 from autoprune.evaluation.subject import Subject, example_inputs, study
+from autoprune.pruning.patterns import parse_pattern
 from autoprune.pruning.pruner import Pruner
 from autoprune.running.progress import Display
 from autoprune.running.threads import settle_threads
@@ -128,6 +129,8 @@ def chosen_pruner(experiment: Experiment) -> Pruner:
     settings = experiment.scoring
     if settings.criterion is not None:
         pruner = replace(pruner, criterion=registry.resolve("criterion", settings.criterion))
+    if settings.pattern is not None:
+        pruner = replace(pruner, pattern=parse_pattern(settings.pattern))
     if settings.combine is not None:
         pruner = replace(pruner, combine=settings.combine)
     return pruner if settings.normalise is None else replace(pruner, normalise=settings.normalise)

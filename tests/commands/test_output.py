@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from autoprune import registry
+from autoprune.core.sensitivity import SensitivityCurves
 from tests.journeys import SEARCH, TINY, UNTRACKED, Cli, DigitsRun, history_of, search_in_child
 
 
@@ -87,19 +89,13 @@ def test_inspect_names_groups_shares_and_bounds(autoprune: Cli, workdir: Path) -
 
 
 def test_list_names_everything_in_both_forms(autoprune: Cli, workdir: Path) -> None:
-    for what, name in (
-        ("tasks", "digits"),
-        ("models", "resnet56"),
-        ("pruners", "l1_filter"),
-        ("searchers", "tpe"),
-        ("budgets", "flops"),
-    ):
+    for what, names in registry.TABLES.items():
         outcome = autoprune.succeed("list", what)
-        assert name in outcome.out
+        assert [line.split()[0] for line in outcome.out.splitlines()] == list(names)
         assert outcome.err == ""
         described = json.loads(autoprune.succeed("list", what, "--json").out)
         assert all(described.values())
-        assert name in described
+        assert list(described) == list(names)
 
 
 def test_sensitivity_writes_three_files_and_names_them(autoprune: Cli, workdir: Path) -> None:
@@ -111,6 +107,19 @@ def test_sensitivity_writes_three_files_and_names_them(autoprune: Cli, workdir: 
     curves = ("--set", "sensitivity.file=curves/sensitivity.json")
     autoprune.succeed("search", "--budget", "flops=0.6", *TINY, *UNTRACKED, *curves, "--output", "run")
     assert history_of(workdir / "run").of("level") == []
+
+
+@pytest.mark.parametrize("pattern", ["element", "filter", "channel", "2:4", "block_1x1x4"])
+def test_sensitivity_of_any_pattern(autoprune: Cli, workdir: Path, pattern: str) -> None:
+    levels = ("--set", "sensitivity.levels=1", "--set", "sensitivity.images=100")
+    autoprune.succeed("sensitivity", "--pattern", pattern, *levels)
+    curves = SensitivityCurves.from_json(json.loads(Path("sensitivity.json").read_text()))
+    width = {"element": 2304, "filter": 16, "channel": 16, "2:4": 4, "block_1x1x4": 576}[pattern]
+    assert curves.widths["stage1.conv1"] == width
+    (kept,) = curves.levels["stage1.conv1"]
+    assert kept < width
+    assert pattern in json.dumps(dict(curves.fingerprint))
+    assert any(score.loss > curves.dense.loss for levels in curves.levels.values() for score in levels.values())
 
 
 def test_evaluate_in_json_parses(autoprune: Cli, workdir: Path, digits_run: DigitsRun) -> None:
