@@ -33,6 +33,9 @@ def run(arguments: argparse.Namespace) -> None:
     from autoprune.evaluation.checkpoint import read_checkpoint
 
     pruned = read_checkpoint(arguments.file)
+    if arguments.sparsity_table:
+        _print_sparsity(arguments, pruned)
+        return
     experiment = experiment_of(arguments, None, _defaults(arguments, pruned))
     report = _evaluate(arguments, experiment, pruned)
     if arguments.json:
@@ -95,6 +98,25 @@ def _batches(task: Task, split: str, batch: int, device: Any) -> Iterable[Batch]
     parts = [Batches(task, name, None, batch, 0, device).load() for name in _SPLITS[split]]
     whole = all(isinstance(part, list) for part in parts)
     return [batch for part in parts for batch in part] if whole else chain.from_iterable(parts)
+
+
+def _print_sparsity(arguments: argparse.Namespace, pruned: PrunedCheckpoint | None) -> None:
+    """The weights as they lie in the file; no network is built, so that of any network will do."""
+    from rich.console import Console
+
+    from autoprune.evaluation.sparsity import sparsity_table
+    from autoprune.tasks.weights import read_state_dict
+
+    state = pruned.state_dict if pruned else read_state_dict(arguments.file)
+    table = sparsity_table(state, str(arguments.file))
+    if arguments.sparsity_table == "json":
+        print(json.dumps(table.to_json(), indent=1))
+    elif arguments.sparsity_table == "csv":
+        print(table.to_csv(), end="")
+    else:
+        console = Console(highlight=False)
+        # What is piped is not cut to a terminal's width.
+        (console if console.is_terminal else Console(highlight=False, width=10_000)).print(table.to_text())
 
 
 def _print(report: dict[str, Any]) -> None:
