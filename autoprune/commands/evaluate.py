@@ -58,8 +58,8 @@ def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: Pru
     from autoprune.evaluation.checkpoint import rebuild
     from autoprune.evaluation.judging import judge
     from autoprune.evaluation.subject import example_inputs
-    from autoprune.graph.latency import measure_latency
     from autoprune.graph.groups import find_groups
+    from autoprune.graph.latency import measure_latency
     from autoprune.graph.profile import measure_costs, measure_effective
     from autoprune.running.progress import Display
     from autoprune.running.setup import choose_device

@@ -89,8 +89,9 @@ class Budget:
         unmoved = [limit.text for limit in self.limits if costs.effective and limit.kind not in EFFECTIVE_KINDS]
         if unmoved:
             raise BudgetError(
-                f"{', '.join(unmoved)} cannot be met by setting weights to zero: zeros are stored and computed with like "
-                f"other numbers; limit {' or '.join(EFFECTIVE_KINDS)}, or prune whole channels (--pruner l1_filter, say)"
+                f"{', '.join(unmoved)} cannot be met by setting weights to zero: zeros are stored and computed with "
+                f"like other numbers; limit {' or '.join(EFFECTIVE_KINDS)}, or prune whole channels, by --pruner "
+                "l1_filter say"
             )
         dense = costs.dense()
         return {limit.kind: limit.resolve(dense[limit.kind]) for limit in self.limits}

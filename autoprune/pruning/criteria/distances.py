@@ -23,7 +23,7 @@ def summed_distances(evidence: Evidence) -> Tensor:
     rows = max(1, _AT_ONCE // len(vectors))
     # The quicker way over products of matrices leaves equal filters a little apart, and ties would break by chance.
     mode = "donot_use_mm_for_euclid_dist"
-    return torch.cat([torch.cdist(some, vectors, compute_mode=mode).sum(1) for some in vectors.split(rows)])
+    return torch.cat([torch.cdist(some, vectors, compute_mode=mode).sum(1) for some in torch.split(vectors, rows)])
 
 
 def _on_a_line(values: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def _on_a_line(values: Tensor) -> Tensor:
     From one value to the next larger one the sum grows by their gap for every value at or below, and falls by it for
     every value above.
     """
-    distinct, places, counts = values.unique(return_inverse=True, return_counts=True)
+    distinct, places, counts = torch.unique(values, return_inverse=True, return_counts=True)
     below = counts.cumsum(0)[:-1]
     rises = distinct.diff() * (2 * below - len(values))
     first = ((distinct - distinct[0]) * counts).sum()
