@@ -10,6 +10,10 @@ from typing import Any
 from autoprune import registry
 
 
+# What these tables name says in a line of its own what it is.
+_DESCRIBED = ("patterns", "schedules", "allocators")
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Prints one table of names with a line on each."""
     kind = arguments.what
@@ -30,7 +34,7 @@ def _describe(kind: str, name: str, text: str) -> str:
     found: Any = registry.resolve(kind.removesuffix("s"), name)
     if kind == "pruners":
         return _pruner(found)
-    return _first_line(found)
+    return str(found.description) if kind in _DESCRIBED else _first_line(found)
 
 
 def _pruner(found: Any) -> str:

@@ -243,7 +243,7 @@ def _weight_group(network: nn.Module, layer: Layer, pattern: Pattern, layers: Se
     if choices == 0 or entries == 0 or width < 2:
         return None
     group = Group(
-        layer.name or "(network)",
+        layer.name,
         width,
         (layer.name,),
         (layer.type,),
