@@ -9,7 +9,6 @@ from typing import Any
 
 from autoprune import registry
 
-
 # What these tables name says in a line of its own what it is.
 _DESCRIBED = ("patterns", "schedules", "allocators")
 
