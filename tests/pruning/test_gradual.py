@@ -160,6 +160,19 @@ def test_what_an_iterative_schedule_prunes_never_comes_back() -> None:
     assert network[0].weight.tolist() == [[0, 0, 0.25, 0.25]]
 
 
+def test_a_survivor_that_became_zero_does_not_change_places_with_what_was_pruned() -> None:
+    network = nn.Sequential(nn.Linear(4, 1, bias=False))
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor([[4.0, 3.0, 2.0, 1.0]]))
+    pruner = Pruner("x", LEVEL.criterion, LEVEL.pattern, ITERATIVE, normalise=False)
+    pruning = Pruning(network, pruner, 0.25, inputs=torch.ones(2, 4), initial=0.25, timing=Timing(0, 1, 1, "step"))
+    with torch.no_grad():
+        network[0].weight[0, 0] = 0
+    pruning.step()
+    assert network[0].weight.tolist() == [[0, 3, 2, 0]]
+    assert pruning.masks["0.weight"].tolist() == [[True, True, True, False]]
+
+
 def test_masked_filters_lose_their_scale_shift_and_bias_and_thinned_equals_masked() -> None:
     network = _network()
     pruning = Pruning(network, L1_FILTER, 0.5, inputs=INPUTS)
@@ -278,6 +291,13 @@ def test_rounds_rewind_weights_statistics_optimizer_and_rate_to_the_start() -> N
     survivors = [each["masks"]["3.weight"] for each in found[1:]]
     assert not (survivors[1] & ~survivors[0]).any()
     assert not (survivors[2] & ~survivors[1]).any()
+
+
+def test_pruned_weights_are_remembered_as_they_were_at_the_start() -> None:
+    network, pruning, start, _ = _ticket_run(None, rounds=1)
+    mask = pruning.masks["3.weight"]
+    pruning.masking.restore()
+    assert torch.equal(_parameter(network, "3.weight")[~mask], start["3.weight"][~mask])
 
 
 def test_rounds_rewind_to_an_early_state_with_its_momentum_and_rate() -> None:
