@@ -141,12 +141,13 @@ def _check_setting(text: str, key: str, value: float) -> None:
 
 
 def _print(applied: Applied, output: Path, exported: Path | None) -> None:
-    from autoprune.reporting.results import short
+    from autoprune.reporting.results import cost_name, short
 
     print(f"{output}: {applied.origin}")
-    for kind, unit in (("flops", "FLOPs"), ("params", "parameters"), ("size", "bytes")):
+    for kind in ("flops", "params", "size"):
         cost, dense = applied.costs[kind], applied.dense_costs[kind]
-        print(f"  {short(cost):>10} {unit:10} {100 * cost / dense:6.2f} % of the dense network's")
+        name, share = cost_name(kind, applied.effective), 100 * cost / dense
+        print(f"  {short(cost):>10} {name:10} {share:6.2f} % of the dense network's")
     for name, value in applied.checkpoint.metrics.items():
         if name in ("accuracy", "loss"):
             print(f"  {value:10.4f} {name} on {applied.checkpoint.metrics['images']} validation images")

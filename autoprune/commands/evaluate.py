@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from autoprune import registry
 from autoprune.commands.options import experiment_of
 from autoprune.config import Experiment
+from autoprune.core.kinds import EFFECTIVE_KINDS
 from autoprune.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,8 +61,9 @@ def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: Pru
     from autoprune.evaluation.checkpoint import rebuild
     from autoprune.evaluation.judging import judge
     from autoprune.evaluation.subject import example_inputs
+    from autoprune.graph.groups import find_groups
     from autoprune.graph.latency import measure_latency
-    from autoprune.graph.profile import measure_costs
+    from autoprune.graph.profile import measure_costs, measure_effective
     from autoprune.running.progress import Display
     from autoprune.running.setup import choose_device
     from autoprune.running.threads import settle_threads
@@ -80,6 +82,7 @@ def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: Pru
     inputs = example_inputs(task, device)
     batches = _batches(task, arguments.split, experiment.evaluation.batch, device)
     score = judge(network, task, Display().watch(f"{arguments.split} batches", batches))
+    effective = measure_effective(network, find_groups(network, inputs), inputs) if pruned and pruned.masked else {}
     return {
         "file": str(arguments.file),
         "split": arguments.split,
@@ -87,6 +90,7 @@ def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: Pru
         "accuracy": score.accuracy,
         "loss": score.loss,
         **measure_costs(network, inputs),
+        **{f"effective_{kind}": effective[kind] for kind in EFFECTIVE_KINDS if effective},
         "latency_ms": measure_latency([network], inputs[:1])[0],
     }
 
@@ -127,5 +131,8 @@ def _print(report: dict[str, Any]) -> None:
     print(f"  loss        {report['loss']:.4f}")
     print(f"  FLOPs       {report['flops']:,} ({short(report['flops'] / 2)}MACs)")
     print(f"  parameters  {report['params']:,}")
+    if "effective_flops" in report:
+        flops, params = report["effective_flops"], report["effective_params"]
+        print(f"  effective   {flops:,} FLOPs ({short(flops / 2)}MACs), {params:,} parameters: without weights of zero")
     print(f"  size        {short(report['size'])}B of parameters and buffers")
     print(f"  latency     {report['latency_ms']:.2f} ms for one sample (median)")

@@ -50,7 +50,7 @@ def _print(setup: Setup, groups: list[dict[str, Any]], frozen: list[dict[str, An
     from rich.console import Console
     from rich.table import Table
 
-    from autoprune.reporting.results import short
+    from autoprune.reporting.results import cost_name, short
 
     dense = setup.subject.costs.dense()
     console = Console(highlight=False)
@@ -61,7 +61,8 @@ def _print(setup: Setup, groups: list[dict[str, Any]], frozen: list[dict[str, An
         f"{short(dense['params'])} parameters, {short(dense['size'])}B"
     )
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("group", "width", "FLOPs", "parameters", "may keep", "layers"):
+    flops, params = (cost_name(kind, setup.subject.costs.effective) for kind in ("flops", "params"))
+    for heading in ("group", "width", flops, params, "may keep", "layers"):
         table.add_column(heading, justify="left" if heading in ("group", "layers", "may keep") else "right")
     for group in groups:
         may_keep = group["pinned"] or f"{group['floor']} to {group['ceiling']}"

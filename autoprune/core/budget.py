@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.kinds import COST_KINDS, CostKind
+from autoprune.core.kinds import COST_KINDS, EFFECTIVE_KINDS, CostKind
 from autoprune.errors import BudgetError, BudgetInfeasible, did_you_mean
 
 if TYPE_CHECKING:
@@ -81,7 +81,18 @@ class Budget:
         return ",".join(limit.text for limit in self.limits)
 
     def resolve(self, costs: CostTable) -> dict[str, int]:
-        """The limits as whole numbers for one network."""
+        """The limits as whole numbers for one network.
+
+        Raises:
+            BudgetError: a cost is limited that does not fall where weights are only set to zero.
+        """
+        unmoved = [limit.text for limit in self.limits if costs.effective and limit.kind not in EFFECTIVE_KINDS]
+        if unmoved:
+            raise BudgetError(
+                f"{', '.join(unmoved)} cannot be met by setting weights to zero: zeros are stored and computed with "
+                f"like other numbers; limit {' or '.join(EFFECTIVE_KINDS)}, or prune whole channels, by --pruner "
+                "l1_filter say"
+            )
         dense = costs.dense()
         return {limit.kind: limit.resolve(dense[limit.kind]) for limit in self.limits}
 

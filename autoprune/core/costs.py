@@ -42,7 +42,7 @@ class CostTerm:
 
 
 class CostTable:
-    """FLOPs, parameters and bytes of every allocation of one network, counted as on the thinned network.
+    """FLOPs, parameters and bytes of every allocation of one network, counted as on the pruned network.
 
     FLOPs are two per multiply-add of convolutions, linear layers and matrix products, for one sample, as
     `torch.utils.flop_counter` counts them; `params` are parameters; `size` is bytes of parameters and buffers.
@@ -50,14 +50,17 @@ class CostTable:
     Args:
         terms: what each layer adds.
         widths: dense width of every group that a term names.
+        effective: whether weights are set to zero and stay where they are, so that parameters are those that are not
+            zero, and FLOPs those of their multiply-adds, which only hardware or a library made for it would save.
     """
 
-    def __init__(self, terms: Sequence[CostTerm], widths: Mapping[str, int]) -> None:
+    def __init__(self, terms: Sequence[CostTerm], widths: Mapping[str, int], effective: bool = False) -> None:
         unknown = {g for t in terms for c in (t.left, t.right) for g in c.per_width} - set(widths)
         if unknown:
             raise ValueError(f"cost terms name groups without a width: {sorted(unknown)}")
         self.terms = tuple(terms)
         self.widths = Allocation(widths)
+        self.effective = effective
         self._index = {group: i for i, group in enumerate(self.widths)}
         self._dense = list(self.widths.values())
         # Terms of several costs share their counts (a layer's FLOPs and parameters), so each product is made once.

@@ -6,3 +6,5 @@ from typing import Literal
 
 CostKind = Literal["flops", "params", "size"]
 COST_KINDS: tuple[CostKind, ...] = ("flops", "params", "size")
+# Those that setting weights to zero lowers, though only what makes use of zeros computes less: *effective* costs.
+EFFECTIVE_KINDS: tuple[CostKind, ...] = ("flops", "params")

@@ -103,7 +103,7 @@ class Trial:
     """A candidate with its outcome.
 
     Attributes:
-        costs: FLOPs, parameters and bytes counted on the thinned network (empty if it failed before).
+        costs: FLOPs, parameters and bytes counted on the pruned network (empty if it failed before).
         seconds: how long the evaluation took.
         worker: who evaluated.
     """

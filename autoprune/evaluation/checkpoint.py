@@ -44,6 +44,11 @@ class PrunedCheckpoint:
     metrics: Mapping[str, Any]
     task: str = ""
 
+    @property
+    def masked(self) -> bool:
+        """Whether weights were set to zero rather than channels removed."""
+        return bool(self.widths) and not self.kept
+
     @classmethod
     def of(
         cls,

@@ -16,7 +16,8 @@ from autoprune.errors import AutopruneError, CheckpointError, TaskError
 from autoprune.evaluation.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild_from, write_checkpoint
 from autoprune.evaluation.judging import Batches, judge, recalibrate
 from autoprune.evaluation.subject import Subject
-from autoprune.tasks.base import Batch, Split, Task
+from autoprune.pruning.masking import Masking
+from autoprune.tasks.base import Batch, Hook, Split, Task
 
 RECALIBRATION_BATCH = 128
 
@@ -155,8 +156,22 @@ class Evaluator:
         """What is written of a thinned network of this allocation."""
         return PrunedCheckpoint.of(network, self.subject, allocation, metrics, self.judging.identity)
 
+    def measure(self, network: nn.Module, allocation: Mapping[str, int]) -> dict[str, int]:
+        """What the network of an allocation costs, counted on itself; *effective* where weights were set to zero."""
+        subject = self.subject
+        return subject.structures.measure(network, subject.inputs, subject.importance, allocation)
+
+    def held_masks(self, network: nn.Module, allocation: Mapping[str, int]) -> Hook:
+        """Keeps the weights at zero that an allocation prunes while its network trains; a thinned one needs nothing."""
+        subject = self.subject
+        if not subject.costs.effective:
+            return Hook()
+        masking = Masking(network)
+        masking.set("allocation", subject.structures.masks(network, subject.importance, allocation))
+        return Hook(after_step=lambda *_: masking.hold())
+
     def _checked_costs(self, network: nn.Module, candidate: Candidate) -> dict[str, int]:
-        counted = self.subject.structures.measure(network, self.subject.inputs)
+        counted = self.measure(network, candidate.allocation)
         predicted = self.subject.costs.costs(candidate.allocation)
         if counted != predicted:
             raise CostMismatch(f"the pruned network costs {counted} but {predicted} was predicted")

@@ -61,6 +61,22 @@ def measure_costs(network: nn.Module, inputs: Tensor) -> dict[str, int]:
     }
 
 
+def measure_effective(network: nn.Module, graph: ChannelGraph, inputs: Tensor) -> dict[str, int]:
+    """As `measure_costs`, without weights that are zero and their multiply-adds; bytes stay.
+
+    Args:
+        graph: of this network; weights of layers that it does not follow count as they are.
+    """
+    costs = measure_costs(network, inputs)
+    tensors = _tensors(network)
+    for layer in graph.layers:
+        if layer.incoming is not None:
+            zeros = int((tensors[f"{layer.name}.weight" if layer.name else "weight"] == 0).sum())
+            costs["params"] -= zeros
+            costs["flops"] -= 2 * layer.positions * zeros
+    return costs
+
+
 def build_cost_table(network: nn.Module, graph: ChannelGraph, inputs: Tensor) -> CostTable:
     """The exact costs of every allocation of the network's groups.
 

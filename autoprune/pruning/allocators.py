@@ -31,15 +31,23 @@ class Allocator:
     description: str
     sparsity: bool = True
 
+    def check(self, number: float) -> None:
+        """Nothing, if the number is one that it takes.
+
+        Raises:
+            UserError: it is not.
+        """
+        if not (math.isfinite(number) and number >= 0 and (number <= 1 or not self.sparsity)):
+            meant = "a sparsity from 0 to 1" if self.sparsity else "a threshold of at least 0"
+            raise UserError(f"allocator {self.name!r} takes {meant}, not {number}")
+
     def widths(self, groups: Sequence[Group], importance: Importance, number: float) -> Allocation:
         """The kept width of each group; what a group's pattern does not allow is rounded to what keeps more.
 
         Raises:
             UserError: the number is out of range, or the groups are of a pattern that this cannot be done with.
         """
-        if not (math.isfinite(number) and number >= 0 and (number <= 1 or not self.sparsity)):
-            meant = "a sparsity from 0 to 1" if self.sparsity else "a threshold of at least 0"
-            raise UserError(f"allocator {self.name!r} takes {meant}, not {number}")
+        self.check(number)
         found = self.allocate(groups, importance, number)
         return Allocation({group.name: _allowed(group, found[group.name]) for group in groups})
 

@@ -20,7 +20,7 @@ from autoprune.pruning.masks import Importance, Masks, highest_of_each
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.schedules import Timing
 from autoprune.pruning.statistics import Source
-from autoprune.pruning.targets import ByGroup, ByNumber, Target, ToWidths, check_widths, matching, numbers_by_group
+from autoprune.pruning.targets import aim, matching
 from autoprune.pruning.thinning import thin as thin_network
 
 
@@ -48,13 +48,13 @@ class Pruning:
         widths: group → kept width to prune to, as a search found it, instead of `amount`.
         layers: shell patterns of the groups to prune.
         initial: the number at the first update of a gradual schedule.
-        timing: when masks are updated; a schedule that prunes once does so at its start.
+        timing: when masks are updated; a schedule that prunes once does so at its start, a gradual one needs a timing.
         source: samples and loss for criteria that read data, gone through anew at every update.
         seed: of random draws.
         masking: shared by several prunings of one network (filters in some layers, elements in others).
 
     Raises:
-        UserError: a name matches no group, or a number is out of range.
+        UserError: a name matches no group, a number is out of range, or a gradual schedule has no timing.
         TaskError: the network cannot be traced.
     """
 
@@ -75,36 +75,21 @@ class Pruning:
     ) -> None:
         self.network = network
         self.pruner: Pruner = registry.resolve("pruner", pruner) if isinstance(pruner, str) else pruner
-        self.timing = timing or Timing()
+        self.timing = timing or _default_timing(self.pruner)
         self.masking = masking or Masking(network)
         self._source, self._seed = source, seed
         self._graph = find_groups(network, inputs)
         self._inputs = inputs
         self._structures = self.pruner.structures(network, self._graph)
-        self.groups = matching(self._structures.groups, layers)
-        self._target = self._aim(amount, widths, initial)
+        groups = matching(self._structures.groups, layers)
+        self.groups, self._target = aim(groups, self.pruner, amount, widths, initial)
         self.allocation = Allocation({group.name: group.width for group in self.groups})
         self._gone: dict[str, NDArray[np.bool_]] = {}
         self._importance: Importance = {}
-        self._passed = {"step": 0, "epoch": 0}
+        self._passed = {"step": 0, "epoch": 0, "round": 0}
         self._early: tuple[dict[str, Any], ...] = (copy.deepcopy(network.state_dict()),)
+        self._early_kept = False
         self._update_if_due()
-
-    def _aim(
-        self, amount: float | Mapping[str, float] | None, widths: Mapping[str, int] | None, initial: float
-    ) -> Target:
-        if (amount is None) == (widths is None):
-            raise UserError("a pruning needs an amount (0.5, say) or the widths to prune to: one of both")
-        if widths is not None:
-            check_widths(self.groups, widths)
-            self.groups = tuple(group for group in self.groups if group.name in widths)
-            return ToWidths(dict(widths))
-        if isinstance(amount, Mapping):
-            numbers = numbers_by_group(self.groups, amount)
-            self.groups = tuple(group for group in self.groups if group.name in numbers)
-            return ByGroup(self.pruner.allocator, initial, numbers)
-        assert amount is not None  # one of both is given
-        return ByNumber(self.pruner.allocator, initial, amount)
 
     @property
     def masks(self) -> Masks:
@@ -138,9 +123,10 @@ class Pruning:
         self._importance = importance
         self._mask()
 
-    def _mask(self) -> None:
-        self._gone = {name: ~highest_of_each(self._importance[name], keep) for name, keep in self.allocation.items()}
-        self.masking.set(self, self._structures.masks(self.network, self._importance, self.allocation))
+    def _mask(self, recover: bool = True) -> None:
+        widths = self.allocation if self._importance else {}  # nothing is scored before the first update
+        self._gone = {name: ~highest_of_each(self._importance[name], keep) for name, keep in widths.items()}
+        self.masking.set(self, self._structures.masks(self.network, self._importance, widths), recover)
 
     def _score(self) -> Importance:
         """Scores of the groups; what is masked stays lowest unless the schedule lets it recover by its old weights."""
@@ -158,7 +144,8 @@ class Pruning:
 
     def rounds(self, count: int, *states: Resettable, early: bool = False) -> Iterator[int]:
         """Rounds 0 (dense) to `count`, to be trained in turn; before each but the first a share is pruned and the
-        network, and the given optimizer and rate schedule, go back to where they were at the start.
+        network, and the given optimizer and rate schedule, go back to where they were at the start. After
+        `load_state_dict` they go on with the round that was under way.
 
         Source: Frankle and Carbin 2019, arXiv:1803.03635; an early state after some steps instead of the very start
         (`keep_early`) after Frankle et al. 2020, arXiv:1912.05671.
@@ -176,19 +163,21 @@ class Pruning:
                 f"rounds are of a schedule that rewinds, such as 'lottery_ticket', and at least 1 in number; here are "
                 f"{count} of {self.pruner.schedule.name!r}"
             )
-        self._early = (self._early[0], *(copy.deepcopy(state.state_dict()) for state in states))
-        kept = self._early
-        yield 0
-        for done in range(1, count + 1):
-            if early and self._early is kept:
+        if len(self._early) == 1 and not self._early_kept:
+            self._early = (self._early[0], *(copy.deepcopy(state.state_dict()) for state in states))
+        yield self._passed["round"]
+        for done in range(self._passed["round"] + 1, count + 1):
+            if early and not self._early_kept:
                 raise UserError("the early state to go back to was never kept: call keep_early() in the first round")
             self.update(done / count)
+            self._passed["round"] = done
             self.rewind(*states)
             yield done
 
     def keep_early(self, *states: Resettable) -> None:
         """The network, and optimizer and rate schedule, as they are now, are what later rounds start from."""
         self._early = tuple(copy.deepcopy(state.state_dict()) for state in (self.network, *states))
+        self._early_kept = True
 
     def rewind(self, *states: Resettable) -> None:
         """Puts the network, and optimizer and rate schedule, back to the early state; the masks hold."""
@@ -206,14 +195,15 @@ class Pruning:
     def finish(self, thin: Literal[True]) -> nn.Module: ...
 
     def finish(self, thin: bool = False) -> Masks | nn.Module:
-        """Lets go of the network, whose pruned weights are zero, and returns the masks, or a thinned copy.
+        """Lets go of the network, whose pruned weights are zero; this pruning's masks, or a thinned copy.
 
         Raises:
             UserError: a thinned copy is wanted of a pattern that only zeroes weights.
         """
-        masks = self.masks
-        self.masking.release()
-        return self.thinned() if thin else masks
+        self.masking.hold()
+        thinned = self.thinned() if thin else None
+        masks = self.masking.release(self)
+        return masks if thinned is None else thinned
 
     def thinned(self) -> nn.Module:
         """A copy of the network without the pruned channels, compared with the masked one.
@@ -233,19 +223,39 @@ class Pruning:
         return self._structures.kept(self._importance, self.allocation) if self._importance else {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold to go on: tensors and plain values."""
+        """What a checkpoint must hold beside the network's and the optimizer's state: tensors and plain values.
+
+        The early state is part of it where the schedule rewinds.
+        """
+        early = list(self._early) if self.pruner.schedule.rewinds else []
         return {
             "passed": dict(self._passed),
             "allocation": self.allocation.to_json(),
             "importance": {name: torch.from_numpy(scores) for name, scores in self._importance.items()},
             "remembered": self.masking.state_dict(),
+            "early": early,
+            "early_kept": self._early_kept,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `state_dict` gave, on a network that has the weights of that time."""
+        """Goes on from what `state_dict` gave, on a network into which the weights of that time have been loaded."""
         self._passed = dict(state["passed"])
         self.allocation = Allocation.from_json(state["allocation"])
-        self._importance = {name: scores.numpy() for name, scores in state["importance"].items()}
-        if self._importance:
-            self._mask()
-            self.masking.remember(state["remembered"])
+        self._importance = {name: scores.cpu().numpy() for name, scores in state["importance"].items()}
+        self._early, self._early_kept = tuple(state["early"]) or self._early, state["early_kept"]
+        self._mask(recover=False)
+        self.masking.remember(state["remembered"])
+
+
+def _default_timing(pruner: Pruner) -> Timing:
+    """At once, for a schedule that prunes once or that `rounds` drives.
+
+    Raises:
+        UserError: the schedule is a gradual one.
+    """
+    if pruner.schedule.once or pruner.schedule.rewinds:
+        return Timing()
+    raise UserError(
+        f"schedule {pruner.schedule.name!r} prunes little by little: say from when to when and how often, for example "
+        "timing=Timing(start=0, end=10, frequency=1, unit='epoch')"
+    )

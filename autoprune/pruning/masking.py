@@ -31,14 +31,26 @@ class Masking:
         """Parameter name to a mask of its shape, true where it stays; only parameters of which something is masked."""
         return dict(self._held)
 
-    def set(self, owner: Hashable, masks: Masks) -> None:
-        """Replaces an owner's masks; weights that are masked no longer are what they were when they were masked."""
+    def set(self, owner: Hashable, masks: Masks, recover: bool = True) -> None:
+        """Replaces an owner's masks.
+
+        Args:
+            recover: whether weights that are masked no longer are what they were when they were masked; otherwise all
+                weights stay as they are now (just loaded, say).
+
+        Raises:
+            UserError: a mask does not fit the network.
+        """
         parameters = self._parameters()
         unknown = [name for name, mask in masks.items() if _shape(parameters.get(name)) != mask.shape]
         if unknown:
             raise UserError(f"a mask does not fit the network's parameter {unknown[0]!r}")
-        self.restore()
+        if recover:
+            self.restore()
         self._masks[owner] = dict(masks)
+        self._hold_product(parameters)
+
+    def _hold_product(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self._held = self._product(parameters)
         self._remembered = {name: parameters[name].detach().clone() for name in self._held}
         self._watch_gradients(parameters)
@@ -63,15 +75,14 @@ class Masking:
         for name in self._remembered.keys() & weights.keys():
             self._remembered[name] = weights[name].detach().clone()
 
-    def release(self) -> None:
-        """Lets go of the network; its masked weights are zero and nothing keeps them so."""
+    def release(self, owner: Hashable) -> Masks:
+        """Lets go of what an owner masks, which is zero and no longer kept so; its masks."""
         self.hold()
-        for handle in self._handles.values():
-            handle.remove()
-        self._handles.clear()
-        self._masks.clear()
-        self._held.clear()
-        self._remembered.clear()
+        masks = self._masks.pop(owner, {})
+        remembered = self._remembered
+        self._hold_product(self._parameters())
+        self.remember({name: remembered[name] for name in self._held})
+        return masks
 
     def state_dict(self) -> dict[str, Tensor]:
         """What is remembered, for a checkpoint; the masks themselves are known to who set them."""
@@ -92,7 +103,7 @@ class Masking:
         for handle in self._handles.values():
             handle.remove()
         self._handles = {
-            name: parameters[name].register_hook(lambda gradient, mask=mask: gradient * mask)  # type: ignore[no-untyped-call]
+            name: parameters[name].register_hook(lambda gradient, gone=~mask: gradient.masked_fill(gone, 0))  # type: ignore[no-untyped-call]
             for name, mask in self._held.items()
             if parameters[name].requires_grad
         }

@@ -90,7 +90,15 @@ def surviving(progress: float, first: float, last: float) -> float:
     From `first` = 0, each of n updates removes 1 − (1 − last)^(1/n) of what survives.
 
     Source: Frankle and Carbin 2019, arXiv:1803.03635, section 2 (iterative pruning).
+
+    Raises:
+        UserError: a number is no sparsity.
     """
+    if not (0 <= first <= 1 and 0 <= last <= 1):
+        raise UserError(
+            f"a schedule that removes a share of what survives goes from sparsity to sparsity, not from {first} to "
+            f"{last}; with thresholds use schedule 'growing'"
+        )
     return 1 - math.pow(1 - first, 1 - progress) * math.pow(1 - last, progress)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -59,8 +59,10 @@ class Structures(Protocol):
     def cost_table(self, network: nn.Module, inputs: Tensor) -> CostTable:
         """The costs of every allocation; *effective* ones where weights are set to zero."""
 
-    def measure(self, realised: nn.Module, inputs: Tensor) -> dict[str, int]:
-        """What a realised network costs, counted on itself in the same sense."""
+    def measure(
+        self, realised: nn.Module, inputs: Tensor, importance: Importance, allocation: Mapping[str, int]
+    ) -> dict[str, int]:
+        """What a network that was realised so costs, counted on itself in the same sense."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,9 @@ class ChannelStructures:
     def cost_table(self, network: nn.Module, inputs: Tensor) -> CostTable:
         return build_cost_table(network, self.graph, inputs)
 
-    def measure(self, realised: nn.Module, inputs: Tensor) -> dict[str, int]:
+    def measure(
+        self, realised: nn.Module, inputs: Tensor, importance: Importance, allocation: Mapping[str, int]
+    ) -> dict[str, int]:
         return measure_costs(realised, inputs)
 
 
@@ -128,15 +132,10 @@ class WeightGroup:
 
 @dataclass(frozen=True)
 class WeightStructures:
-    """Parts of single layers' weights, to be set to zero.
-
-    Attributes:
-        dense_zeros: parameter name to where the dense network's weights are zero by themselves, which is not pruning.
-    """
+    """Parts of single layers' weights, to be set to zero."""
 
     pattern: Pattern
     found: tuple[WeightGroup, ...]
-    dense_zeros: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -206,40 +205,36 @@ class WeightStructures:
                 terms.append(CostTerm(kind, found.layer.name, factor, width))  # type: ignore[arg-type]
                 dense[kind] -= factor * found.group.width
         rest = [CostTerm(kind, "(everything else)", cost) for kind, cost in dense.items()]  # type: ignore[arg-type]
-        return CostTable([*terms, *rest], {group.name: group.width for group in self.groups})
+        return CostTable([*terms, *rest], {group.name: group.width for group in self.groups}, effective=True)
 
-    def measure(self, realised: nn.Module, inputs: Tensor) -> dict[str, int]:
+    def measure(
+        self, realised: nn.Module, inputs: Tensor, importance: Importance, allocation: Mapping[str, int]
+    ) -> dict[str, int]:
+        """Of weights that are zero those count as gone that were pruned; others are so by chance and stay."""
         costs = measure_costs(realised, inputs)
         parameters = dict(realised.named_parameters())
+        masks = self.masks(realised, importance, allocation)
         for found in self.found:
-            zeros = parameters[found.parameter].detach() == 0
-            was_zero = self.dense_zeros.get(found.parameter)
-            gone = int(zeros.sum()) if was_zero is None else int((zeros & ~was_zero).sum())
+            if found.parameter not in masks:
+                continue
+            gone = int((~masks[found.parameter] & (parameters[found.parameter].detach() == 0)).sum())
             costs["params"] -= gone
             costs["flops"] -= 2 * found.layer.positions * gone
         return costs
 
 
 def find_structures(network: nn.Module, graph: ChannelGraph, pattern: Pattern) -> Structures:
-    """The groups of a network under a pattern; of weights that several layers share the first layer's."""
+    """The groups of a network under a pattern; weights that several layers share are not followed, and stay."""
     if pattern.coupled:
         return ChannelStructures(graph)
-    layers = _own_weights(network, graph)
+    layers = [layer for layer in graph.layers if layer.incoming is not None]
     found = [_weight_group(network, layer, pattern, layers) for layer in layers]
-    zeros = {layer.name: _weight(network, layer) == 0 for layer in layers}
-    named = {parameter_name(name, "weight"): zero for name, zero in zeros.items() if bool(zero.any())}
-    return WeightStructures(pattern, tuple(group for group in found if group is not None), named)
+    return WeightStructures(pattern, tuple(group for group in found if group is not None))
 
 
 def _weight(network: nn.Module, layer: Layer) -> Tensor:
     weight: Tensor = network.get_submodule(layer.name).weight  # type: ignore[assignment]
     return weight.detach()
-
-
-def _own_weights(network: nn.Module, graph: ChannelGraph) -> list[Layer]:
-    named = dict(network.named_parameters())
-    weighted = [layer for layer in graph.layers if layer.incoming is not None]
-    return [layer for layer in weighted if parameter_name(layer.name, "weight") in named]
 
 
 def _weight_group(network: nn.Module, layer: Layer, pattern: Pattern, layers: Sequence[Layer]) -> WeightGroup | None:
@@ -248,7 +243,7 @@ def _weight_group(network: nn.Module, layer: Layer, pattern: Pattern, layers: Se
     if choices == 0 or entries == 0 or width < 2:
         return None
     group = Group(
-        layer.name or "(network)",
+        layer.name,
         width,
         (layer.name,),
         (layer.type,),

@@ -12,6 +12,7 @@ from autoprune.core.space import Group
 from autoprune.errors import UserError, did_you_mean
 from autoprune.pruning.allocators import Allocator
 from autoprune.pruning.masks import Importance
+from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.schedules import Curve
 
 
@@ -88,8 +89,48 @@ def numbers_by_group(groups: Sequence[Group], numbers: Mapping[str, float]) -> d
     return found
 
 
+def aim(
+    groups: Sequence[Group],
+    pruner: Pruner,
+    amount: float | Mapping[str, float] | None,
+    widths: Mapping[str, int] | None,
+    initial: float,
+) -> tuple[tuple[Group, ...], Target]:
+    """Which of some groups are pruned, and to what.
+
+    Args:
+        amount: for the pruner's allocator, of all groups or by shell pattern; None if there are widths.
+        initial: the number at the first update.
+
+    Raises:
+        UserError: both or neither of amount and widths are given, a number is out of range, or a name matches nothing.
+    """
+    if (amount is None) == (widths is None):
+        raise UserError("a pruning needs an amount (0.5, say) or the widths to prune to: one of both")
+    if widths is not None:
+        check_widths(groups, widths)
+        return tuple(group for group in groups if group.name in widths), ToWidths(dict(widths))
+    if isinstance(amount, Mapping):
+        numbers = numbers_by_group(groups, amount)
+        for number in numbers.values():
+            _check_way(pruner, min(initial, number), number)
+        pruned = tuple(group for group in groups if group.name in numbers)
+        return pruned, ByGroup(pruner.allocator, initial, numbers)
+    assert amount is not None  # one of both is given
+    _check_way(pruner, initial, amount)
+    return tuple(groups), ByNumber(pruner.allocator, initial, amount)
+
+
+def _check_way(pruner: Pruner, first: float, last: float) -> None:
+    """Nothing, if the allocator takes all numbers from the first to the last; found before hours of training."""
+    for number in (first, last, *(pruner.schedule.curve(progress, first, last) for progress in (0.0, 1.0))):
+        pruner.allocator.check(number)
+    if first > last:
+        raise UserError(f"a pruning starts with less than it ends with, not at {first} and then {last}")
+
+
 def check_widths(groups: Iterable[Group], widths: Mapping[str, int]) -> None:
-    """Nothing, if widths are those of groups that exist.
+    """Nothing, if all widths are those of groups that exist.
 
     Raises:
         UserError: a group is unknown, or its width out of range.

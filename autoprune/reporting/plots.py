@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Trial
-from autoprune.reporting.results import Result
+from autoprune.reporting.results import Result, cost_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,11 +44,11 @@ def plot_frontier(trials: Sequence[Trial], results: Sequence[Result], limits: Ma
     figure = _figure(15, 4.8)
     by_flops, by_params, anytime = figure.subplots(1, 3)
     dense = next(result for result in results if result.name == "dense")
-    for axes, kind, name in ((by_flops, "flops", "FLOPs"), (by_params, "params", "parameters")):
+    for axes, kind in ((by_flops, "flops"), (by_params, "params")):
         _plot_cost(axes, kind, trials, results, dense)
         if kind in limits:
             axes.axvline(100 * limits[kind] / dense.costs[kind], color="grey", linestyle=":", label="limit")
-        _label(axes, f"{name} kept (%)", "validation accuracy (%)")
+        _label(axes, f"{cost_name(kind, dense.effective)} kept (%)", "validation accuracy (%)")
     by_flops.legend(fontsize=8)
     _plot_anytime(anytime, trials, results)
     figure.savefig(path, dpi=110)

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
+from autoprune.core.kinds import EFFECTIVE_KINDS
 from autoprune.core.ledger import History
 from autoprune.core.trial import Score
 
@@ -25,6 +26,7 @@ class Result:
         validation: on all validation images.
         test: on the test images, which chose nothing; None if the task has none.
         latency_ms: median time of one sample's forward pass.
+        effective: whether weights were set to zero and the costs leave out what is zero.
     """
 
     name: str
@@ -34,13 +36,14 @@ class Result:
     test: Score | None
     costs: Mapping[str, int]
     latency_ms: float
+    effective: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Result:
-        fields = {name: data[name] for name in cls.__dataclass_fields__}
+        fields = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
         fields["validation"] = Score(**data["validation"])
         fields["test"] = Score(**data["test"]) if data["test"] else None
         return cls(**fields)
@@ -56,7 +59,9 @@ def results_csv(results: Sequence[Result]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     costs = list(results[0].costs)
-    writer.writerow(["network", "trial", "accuracy", "loss", "test_accuracy", *costs, "latency_ms"])
+    effective = any(result.effective for result in results)
+    headings = [f"effective_{kind}" if effective and kind in EFFECTIVE_KINDS else kind for kind in costs]
+    writer.writerow(["network", "trial", "accuracy", "loss", "test_accuracy", *headings, "latency_ms"])
     for result in results:
         test = result.test.accuracy if result.test else ""
         number = "" if result.number is None else result.number
@@ -69,7 +74,8 @@ def results_table(results: Sequence[Result]) -> Table:
     """The final table, with what each network costs beside the dense one."""
     dense = next(result for result in results if result.name == "dense")
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("network", "accuracy", "loss", "FLOPs", "of dense", "parameters", "of dense", "latency"):
+    flops, params = (cost_name(kind, any(result.effective for result in results)) for kind in EFFECTIVE_KINDS)
+    for heading in ("network", "accuracy", "loss", flops, "of dense", params, "of dense", "latency"):
         table.add_column(heading, justify="left" if heading == "network" else "right", no_wrap=True)
     if any(result.test for result in results):
         table.add_column("test accuracy", justify="right", no_wrap=True)
@@ -84,10 +90,18 @@ def _cells(result: Result, dense: Result) -> list[str]:
         f"{100 * result.validation.accuracy:.2f} %",
         f"{result.validation.loss:.4f}",
     ]
-    for kind in ("flops", "params"):
+    for kind in EFFECTIVE_KINDS:
         cells += [short(result.costs[kind]), f"{100 * result.costs[kind] / dense.costs[kind]:.2f} %"]
     cells.append(f"{result.latency_ms:.2f} ms")
     return cells + ([f"{100 * result.test.accuracy:.2f} %"] if result.test else [])
+
+
+_NAMES: Mapping[str, str] = {"flops": "FLOPs", "params": "parameters", "size": "bytes"}
+
+
+def cost_name(kind: str, effective: bool) -> str:
+    """What a cost is called where people read it."""
+    return f"effective {_NAMES[kind]}" if effective and kind in EFFECTIVE_KINDS else _NAMES[kind]
 
 
 def short(number: float) -> str:

@@ -21,7 +21,7 @@ from autoprune.evaluation.export import export_network
 from autoprune.graph.profile import measure_costs
 from autoprune.running.folder import RunFolder, existing_folder
 from autoprune.running.progress import Display, training_progress
-from autoprune.running.setup import Setup, prepare, task_of
+from autoprune.running.setup import Setup, chosen_pruner, prepare, task_of
 from autoprune.tasks.base import TrainingPlan
 from autoprune.tasks.weights import digest, read_state_dict
 
@@ -34,6 +34,7 @@ class Applied:
 
     Attributes:
         origin: a few words on where it comes from.
+        effective: whether weights were set to zero and the costs leave out what is zero.
     """
 
     network: nn.Module
@@ -41,6 +42,7 @@ class Applied:
     costs: Mapping[str, int]
     dense_costs: Mapping[str, int]
     origin: str
+    effective: bool = False
 
     def write(self, path: Path) -> None:
         write_checkpoint(path, self.checkpoint)
@@ -80,8 +82,9 @@ def from_run(
     task = task_of(experiment)
     network = rebuild(stored, task.network)
     dense = history.last("dense")
-    costs = measure_costs(network, _inputs(stored))
-    return Applied(network, stored, costs, dense["costs"] if dense else costs, origin)
+    effective = not chosen_pruner(experiment).pattern.coupled
+    costs = trial.costs if effective else measure_costs(network, _inputs(stored))
+    return Applied(network, stored, costs, dense["costs"] if dense else costs, origin, effective)
 
 
 def anew(widths: Mapping[str, int], experiment: Experiment, plan: Plan | None, origin: str = "pruned anew") -> Applied:
@@ -108,7 +111,7 @@ def _finetuned(
     setup: Setup, evaluator: Evaluator, network: nn.Module, allocation: Allocation, plan: Plan, origin: str
 ) -> Applied:
     with training_progress(Display(), "fine-tuning") as hook:
-        setup.task.train(network, TrainingPlan(**plan), [hook])
+        setup.task.train(network, TrainingPlan(**plan), [evaluator.held_masks(network, allocation), hook])
     settings = " ".join(f"{key}={value}" for key, value in plan.items())
     return _judged(setup, evaluator, network, allocation, f"{origin}, fine-tuned ({settings})")
 
@@ -116,9 +119,10 @@ def _finetuned(
 def _judged(setup: Setup, evaluator: Evaluator, network: nn.Module, allocation: Allocation, origin: str) -> Applied:
     score = evaluator.judge(network, None)
     metrics = {"accuracy": score.accuracy, "loss": score.loss, "images": score.images}
-    costs = measure_costs(network, setup.subject.inputs)
+    costs = evaluator.measure(network, allocation)
     checkpoint = evaluator.pruned(network, allocation, metrics)
-    return Applied(network.cpu(), checkpoint, costs, dict(**setup.subject.costs.dense()), origin)
+    table = setup.subject.costs
+    return Applied(network.cpu(), checkpoint, costs, dict(**table.dense()), origin, table.effective)
 
 
 def _prepare(experiment: Experiment) -> Setup:

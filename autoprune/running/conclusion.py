@@ -90,8 +90,8 @@ def _measure(
     first = (
         dense if whole else run.evaluator.judge(networks[0], watch=partial(run.display.watch, "dense network, batches"))
     )
-    costs = dict(**run.setup.subject.costs.dense())
-    rows = [Result("dense", None, {}, first, _test(run, "dense", networks[0]), costs, latencies[0])]
+    effective, costs = run.setup.subject.costs.effective, dict(**run.setup.subject.costs.dense())
+    rows = [Result("dense", None, {}, first, _test(run, "dense", networks[0]), costs, latencies[0], effective)]
     for (name, trial), network, latency in zip([*chosen, ("best", best)], networks[1:], latencies[1:], strict=True):
         if name == "best":
             validation = score
@@ -99,7 +99,8 @@ def _measure(
             validation = uniform.score if whole and uniform.score else run.evaluator.judge(network, None)
         number = trial.number if trial.number >= 0 else None
         widths = trial.candidate.allocation.to_json()
-        rows.append(Result(name, number, widths, validation, _test(run, name, network), trial.costs, latency))
+        test = _test(run, name, network)
+        rows.append(Result(name, number, widths, validation, test, trial.costs, latency, effective))
     return rows
 
 
@@ -129,6 +130,7 @@ def _best(run: RunContext, best: Trial, result: Result) -> dict[str, Any]:
         "loss": result.validation.loss,
         "test_accuracy": result.test.accuracy if result.test else None,
         "costs": dict(result.costs),
+        "effective": result.effective,
         "budget": str(experiment.budget),
         "task": run.setup.identity["task"],
         "model": run.setup.identity["model"],

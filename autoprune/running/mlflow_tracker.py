@@ -108,6 +108,7 @@ class MlflowTracker:
             "autoprune.role": "search",
             "autoprune.folder": str(run.folder.resolve()),
             "autoprune.budget": run.budget,
+            "autoprune.costs": str(run.params["costs"]),
         }
         created = self._client.create_run(self._experiment_id, tags=tags, run_name=run.folder.resolve().name)
         run_id = str(created.info.run_id)
@@ -122,6 +123,7 @@ class MlflowTracker:
             "autoprune.role": trial.candidate.role,
             "autoprune.number": str(trial.number),
             "autoprune.budget": self._run.budget,
+            "autoprune.costs": str(self._run.params["costs"]),
             "autoprune.state": "failed" if isinstance(trial.outcome, Failure) else "scored",
         }
         if isinstance(trial.outcome, Failure):
@@ -176,6 +178,7 @@ def trial_params(trial: Trial, params: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "searcher": params["searcher"],
         "pruner": params["pruner"],
+        "costs": params["costs"],
         "recipe": f"recalibrate={recipe.recalibrate} augment={recipe.augment}",
         "settings": " ".join(f"{name}={value}" for name, value in sorted(trial.candidate.settings.items())) or "none",
         **{f"keep.{group}": width for group, width in trial.candidate.allocation.items()},

@@ -119,6 +119,7 @@ def _describe(run: RunContext) -> RunDescription:
     params = {
         "searcher": experiment.search.searcher,
         "pruner": experiment.pruner,
+        "costs": "effective" if run.setup.subject.costs.effective else "actual",
         **{f"scoring.{key}": value for key, value in run.setup.subject.scoring.items() if key != "pruner"},
         "trials": experiment.search.trials,
         "seed": experiment.search.seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from autoprune import registry
 from autoprune.cli import main
 from autoprune.errors import UserError
 from autoprune.graph.groups import ChannelGraph, find_groups
-from autoprune.graph.profile import count_params
-from autoprune.pruning.masks import Importance, build_masks, choose
+from autoprune.graph.profile import count_params, measure_costs, measure_effective
+from autoprune.pruning.masks import Importance, build_masks, choose, highest_of_each
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.statistics import Source
+from autoprune.pruning.structures import Structures
 from autoprune.pruning.thinning import thin
 from tests.graph.contract import randomise
 from tests.graph.networks import WELL_KNOWN, resnet_b
@@ -44,25 +46,41 @@ def pruner(request: pytest.FixtureRequest) -> Pruner:
     return found
 
 
+@pytest.fixture
+def thinner(pruner: Pruner) -> Pruner:
+    """A pruner of whole channels."""
+    if not pruner.pattern.coupled:
+        pytest.skip("it sets weights to zero")
+    return pruner
+
+
 @pytest.mark.parametrize("name", ["resnet_b", "resnext", "unet_transposed", "mobilenet_v3", "shufflenet_v2_numbers"])
 def test_every_structure_of_every_group_has_a_finite_score(pruner: Pruner, name: str) -> None:
     network = randomise(WELL_KNOWN[name].build())
     graph = find_groups(network, INPUTS)
     scores = _scores(pruner, network, graph)
-    assert {group: values.shape for group, values in scores.items()} == {
-        group.name: (group.group.width,) for group in graph.groups
+    assert {group: values.shape[-1] for group, values in scores.items()} == {
+        group.name: group.width for group in pruner.structures(network, graph).groups
     }
     assert all(np.isfinite(values).all() for values in scores.values())
     assert all((values >= 0).all() for values in scores.values())
 
 
-def test_exactly_the_asked_count_is_removed(pruner: Pruner) -> None:
-    network = randomise(resnet_b())
-    graph = find_groups(network, INPUTS)
-    scores = _scores(pruner, network, graph)
+def _draws(structures: Structures) -> Iterator[dict[str, int]]:
+    """Widths at random, within what the pattern allows."""
     rng = np.random.default_rng(0)
     for _ in range(5):
-        widths = {group.name: int(rng.integers(1, group.group.width + 1)) for group in graph.groups}
+        yield {
+            group.name: int(rng.integers(group.least, group.width + 1)) // group.grain * group.grain or group.least
+            for group in structures.groups
+        }
+
+
+def test_exactly_the_asked_count_is_removed(thinner: Pruner) -> None:
+    network = randomise(resnet_b())
+    graph = find_groups(network, INPUTS)
+    scores = _scores(thinner, network, graph)
+    for widths in _draws(thinner.structures(network, graph)):
         kept = choose(scores, widths)
         assert {group: len(set(stays)) for group, stays in kept.items()} == widths
         assert all(list(stays) == sorted(stays) for stays in kept.values())
@@ -70,6 +88,21 @@ def test_exactly_the_asked_count_is_removed(pruner: Pruner) -> None:
         assert thinned.get_submodule("0.1.conv2").out_channels == widths["0.1.conv2"]
         gone = sum(int((mask == 0).sum()) for mask in build_masks(network, graph, kept).values())
         assert count_params(network) - count_params(thinned) == gone
+
+
+def test_a_realised_allocation_costs_what_was_predicted(pruner: Pruner) -> None:
+    network = randomise(resnet_b())
+    graph = find_groups(network, INPUTS)
+    scores, structures = _scores(pruner, network, graph), pruner.structures(network, graph)
+    table = structures.cost_table(network, INPUTS)
+    assert table.dense() == measure_costs(network, INPUTS)
+    assert table.effective != pruner.pattern.coupled
+    for widths in _draws(structures):
+        realised = structures.realise(network, scores, widths, INPUTS)
+        assert structures.measure(realised, INPUTS, scores, widths) == table.costs(widths)
+        assert table.costs(widths)["params"] < table.dense()["params"]
+        if table.effective:
+            assert table.costs(widths) == measure_effective(realised, find_groups(realised, INPUTS), INPUTS)
 
 
 def test_equal_weights_tie_and_the_lower_index_goes_first(pruner: Pruner) -> None:
@@ -81,9 +114,11 @@ def test_equal_weights_tie_and_the_lower_index_goes_first(pruner: Pruner) -> Non
             parameter.fill_(0.25)
     graph = find_groups(network, INPUTS)
     scores = _scores(pruner, network, graph)
-    assert all(len(set(values.tolist())) == 1 for values in scores.values())
-    kept = choose(scores, {group.name: 3 for group in graph.groups})
-    assert all(stays == tuple(range(len(scores[g]) - 3, len(scores[g]))) for g, stays in kept.items())
+    assert all(len(set(values.flatten().tolist())) == 1 for values in scores.values())
+    for group, values in scores.items():
+        stays = highest_of_each(values, max(values.shape[-1] // 2, 1))
+        assert not stays[..., : values.shape[-1] // 2].any(), group
+        assert stays[..., values.shape[-1] // 2 :].all(), group
 
 
 def test_a_network_of_zeros_can_be_scored(pruner: Pruner) -> None:
@@ -125,16 +160,16 @@ def test_the_network_is_left_as_it_was(pruner: Pruner) -> None:
         assert parameter.grad is None or bool((parameter.grad == 0.5).all())
 
 
-def test_scores_follow_the_present_weights(pruner: Pruner) -> None:
+def test_scores_follow_the_present_weights(thinner: Pruner) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)).double()
     batches = [(inputs.double(), targets) for inputs, targets in BATCHES]
     graph = find_groups(network, INPUTS.double())
-    first = pruner.scores(network, graph, Source(batches, _loss))["0"]
+    first = thinner.scores(network, graph, Source(batches, _loss))["0"]
     with torch.no_grad():
         for tensor, dim in ((network[0].weight, 0), (network[0].bias, 0), (network[1].weight, 1)):
             tensor.copy_(tensor.flip(dim))
-    second = pruner.scores(network, graph, Source(batches, _loss))["0"]
-    np.testing.assert_allclose(second, first if pruner.criterion.drawn else first[::-1])
+    second = thinner.scores(network, graph, Source(batches, _loss))["0"]
+    np.testing.assert_allclose(second, first if thinner.criterion.drawn else first[::-1])
 
 
 def test_scores_are_those_of_the_network_given(pruner: Pruner) -> None:
@@ -171,7 +206,9 @@ def test_a_pruner_is_described_by_what_was_chosen(pruner: Pruner) -> None:
     said = pruner.describe()
     assert said["pruner"] == pruner.name
     assert said["criterion"] in registry.CRITERIA
-    assert (said["pattern"], said["schedule"]) == ("filter", "one_shot")
+    assert said["pattern"] in registry.PATTERNS
+    assert said["schedule"] in registry.SCHEDULES
+    assert said["allocator"] in registry.ALLOCATORS
     assert said["combine"] in ("mean", "sum", "max")
 
 

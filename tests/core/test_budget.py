@@ -111,3 +111,10 @@ def test_an_unreachable_budget_names_every_limit_missed_with_its_least_value():
 
 def test_projection_is_offered_beside_the_budget():
     assert project({"a": 10}, space_of({"a": Bounds(1, 10)}), table(), {"flops": 7500}) == {"a": 7}
+
+
+def test_a_size_is_refused_where_weights_are_only_set_to_zero():
+    zeroed = CostTable(table().terms, table().widths, effective=True)
+    assert Budget.parse("flops=0.5,params=0.5").resolve(zeroed) == {"flops": 5000, "params": 500}
+    with pytest.raises(BudgetError, match=r"size=1kB cannot be met by setting weights to zero.*limit flops or params"):
+        Budget.parse("flops=0.5,size=1kB").resolve(zeroed)

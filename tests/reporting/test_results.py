@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,17 @@ def test_the_table_shows_costs_beside_the_dense_network() -> None:
     assert heading.split() == "network accuracy loss FLOPs of dense parameters of dense latency test accuracy".split()
     assert dense.split() == "dense 95.00 % 0.1000 2 k 100.00 % 400 100.00 % 1.50 ms 90.00 %".split()
     assert best.split() == "best (trial 3) 85.00 % 0.3000 1 k 50.00 % 300 75.00 % 0.50 ms".split()
+
+
+def test_costs_without_zeros_are_labelled_in_table_csv_and_ledger() -> None:
+    masked = [replace(DENSE, effective=True), replace(BEST, effective=True)]
+    text = io.StringIO()
+    Console(file=text, width=170).print(results_table(masked))
+    assert "effective FLOPs of dense effective parameters of dense" in " ".join(text.getvalue().split())
+    assert results_csv(masked).startswith("network,trial,accuracy,loss,test_accuracy,effective_flops,effective_params,")
+    assert results_in(History([{"event": "result", **row.to_json()} for row in masked])) == masked
+    older = {name: value for name, value in BEST.to_json().items() if name != "effective"}
+    assert results_in(History([{"event": "result", **older}])) == [BEST]
 
 
 def test_the_csv_holds_plain_numbers() -> None:

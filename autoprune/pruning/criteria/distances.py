@@ -7,6 +7,9 @@ from torch import Tensor
 
 from autoprune.pruning.criteria.base import Criterion, Evidence
 
+# So many distances are held in memory at a time.
+_AT_ONCE = 2**22
+
 
 def summed_distances(evidence: Evidence) -> Tensor:
     """Sum of Euclidean distances to the layer's other structures; small means that others can stand in for it.
@@ -15,8 +18,25 @@ def summed_distances(evidence: Evidence) -> Tensor:
     distance to the geometric median.
     """
     vectors = evidence.weight.flatten(1)
+    if vectors.shape[1] == 1:
+        return _on_a_line(vectors[:, 0])
+    rows = max(1, _AT_ONCE // len(vectors))
     # The quicker way over products of matrices leaves equal filters a little apart, and ties would break by chance.
-    return torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
+    mode = "donot_use_mm_for_euclid_dist"
+    return torch.cat([torch.cdist(some, vectors, compute_mode=mode).sum(1) for some in torch.split(vectors, rows)])
+
+
+def _on_a_line(values: Tensor) -> Tensor:
+    """Summed absolute differences of each of `[n]` values to all others; exactly the same for equal values.
+
+    From one value to the next larger one the sum grows by their gap for every value at or below, and falls by it for
+    every value above.
+    """
+    distinct, places, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    below = counts.cumsum(0)[:-1]
+    rises = distinct.diff() * (2 * below - len(values))
+    first = ((distinct - distinct[0]) * counts).sum()
+    return torch.cat([first[None], first + rises.cumsum(0)]).clamp_min(0)[places]
 
 
 FPGM = Criterion("fpgm", summed_distances)

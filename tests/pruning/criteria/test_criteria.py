@@ -1,6 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -12,16 +15,19 @@ from torch import nn
 from autoprune import registry
 from autoprune.graph.groups import ChannelGraph, find_groups
 from autoprune.pruning.allocators import GLOBAL
+from autoprune.pruning.criteria import distances
 from autoprune.pruning.criteria.activations import APOZ, MEAN_ACTIVATION
 from autoprune.pruning.criteria.base import Activations, Criterion, Evidence, Gradients
 from autoprune.pruning.criteria.controls import BERNOULLI, RANDOM
 from autoprune.pruning.criteria.distances import FPGM
 from autoprune.pruning.criteria.gradients import GRADIENT, TAYLOR
 from autoprune.pruning.masks import Importance, choose
+from autoprune.pruning.patterns import parse_pattern
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.statistics import Source
 from tests.graph.contract import randomise
 from tests.pruning.criteria.slow import STRUCTURES, Batches, Mixed, channel_score
+from tests.pruning.slow_patterns import structures
 
 MEASURED = sorted(name for name in registry.CRITERIA if not registry.resolve("criterion", name).drawn)
 
@@ -64,9 +70,9 @@ def test_every_criterion_equals_a_slow_loop_over_filters(
 ) -> None:
     scores = _scores(registry.resolve("criterion", name), mixed, graph, batches)
     assert set(scores) == set(STRUCTURES)
-    for group, structures in STRUCTURES.items():
+    for group, held in STRUCTURES.items():
         expected = []
-        for structure in structures:
+        for structure in held:
             parts = [(layer, channel) for layer, channels in structure.items() for channel in channels]
             found = [channel_score(name, mixed, layer, channel, batches) for layer, channel in parts]
             if None in found:  # no batch norm follows: scored by L1
@@ -120,6 +126,76 @@ def test_formulas_by_hand() -> None:
 def test_equal_filters_are_at_no_distance_and_tie_exactly() -> None:
     weight = torch.randn(1, 300, generator=torch.Generator().manual_seed(0)).expand(40, 300).double()
     assert _values(FPGM, Evidence("x", weight)) == [0] * 40
+
+
+@pytest.mark.parametrize("entries", [1, 9], ids=["single weights", "kernels"])
+def test_distances_in_parts_and_by_sorting_equal_the_slow_sum(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distances, "_AT_ONCE", 500)  # a few rows at a time
+    weight = torch.randn(130, entries, generator=torch.Generator().manual_seed(0)).double()
+    weight[::7], weight[3] = 0.5, weight[90]
+    rows = weight.tolist()
+    expected = [sum(math.dist(one, other) for other in rows) for one in rows]
+    found = _values(FPGM, Evidence("x", weight))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert len({found[i] for i in range(0, 130, 7)}) == 1  # equal structures tie exactly
+    assert found[3] == found[90]
+
+
+def test_distances_of_many_single_weights_take_no_square_of_memory() -> None:
+    weight = torch.linspace(0, 1, 1_000_001, dtype=torch.float64).view(-1, 1)
+    found = _values(FPGM, Evidence("x", weight))
+    assert found[0] == pytest.approx(500_000.5)
+    assert min(found) == found[500_000] == pytest.approx(250_000.5, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["magnitude", "threshold", "std_threshold", "l1", "l2", "taylor", "gradient", "saliency"]
+)
+@pytest.mark.parametrize("pattern", ["element", "kernel", "column", "2:4"])
+def test_criteria_of_weights_equal_a_slow_loop_over_structures(
+    name: str, pattern: str, mixed: Mixed, graph: ChannelGraph, batches: Batches
+) -> None:
+    pruner = Pruner("plain", registry.resolve("criterion", name), parse_pattern(pattern), normalise=False)
+    scores = pruner.scores(mixed, graph, Source(batches, F.cross_entropy))
+    for layer in ("grouped", "up_grouped", "fc1"):
+        if layer not in scores:
+            continue  # it holds no two such structures
+        module = mixed.get_submodule(layer)
+        gradients = _weight_gradients(mixed, layer, batches)
+        expected = [
+            [_slow(name, module.weight.detach(), gradients, places) for places in row]
+            for row in structures(pattern, module)
+        ]
+        np.testing.assert_allclose(scores[layer].reshape(len(expected), -1), expected, rtol=1e-9, err_msg=layer)
+    assert {"grouped", "fc1"} <= scores.keys()
+
+
+def _weight_gradients(network: Mixed, layer: str, batches: Batches) -> list[torch.Tensor]:
+    found = []
+    for inputs, targets in batches:
+        twin = copy.deepcopy(network).eval()
+        F.cross_entropy(twin(inputs), targets).backward()
+        found.append(twin.get_submodule(layer).weight.grad)
+    return found
+
+
+def _slow(name: str, weight: torch.Tensor, gradients: list[torch.Tensor], places: Sequence[tuple[int, ...]]) -> float:
+    values = [float(weight[place]) for place in places]
+    sums = {
+        "magnitude": lambda: sum(map(abs, values)) / len(values),
+        "threshold": lambda: max(map(abs, values)),
+        "std_threshold": lambda: max(map(abs, values)) / statistics.pstdev(weight.flatten().tolist()),
+        "l1": lambda: sum(map(abs, values)),
+        "l2": lambda: math.hypot(*values),
+        "taylor": lambda: _mean(sum(float(weight[p] * g[p]) ** 2 for p in places) for g in gradients),
+        "gradient": lambda: _mean(sum(abs(float(g[p])) for p in places) for g in gradients),
+        "saliency": lambda: _mean(sum(abs(float(weight[p] * g[p])) for p in places) for g in gradients),
+    }
+    return sums[name]()
+
+
+def _mean(values: Iterable[float]) -> float:
+    return statistics.mean(values)
 
 
 @pytest.mark.parametrize("criterion", [RANDOM, BERNOULLI], ids=lambda criterion: criterion.name)
