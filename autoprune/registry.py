@@ -51,6 +51,7 @@ PATTERNS: Mapping[str, str] = {
     "channel": "autoprune.pruning.patterns:CHANNEL",
     "row": "autoprune.pruning.patterns:ROW",
     "column": "autoprune.pruning.patterns:COLUMN",
+    "layer": "autoprune.pruning.patterns:LAYER",
     "block_1x1x8": "autoprune.pruning.patterns:BLOCK_1X1X8",
     "2:4": "autoprune.pruning.patterns:TWO_FOUR",
 }

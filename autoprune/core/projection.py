@@ -123,7 +123,7 @@ def _fill_steps(start: Ints, wanted: Ints, grid: _Grid, order: list[bytes]) -> l
     target: list[int] = wanted.tolist()
     tally = grid.tally(start)
     spent = tally.spent()
-    waiting = [(width / target[i], order[i], i) for i, width in enumerate(widths)]
+    waiting = [(width / max(target[i], 1), order[i], i) for i, width in enumerate(widths)]
     heapq.heapify(waiting)
     while waiting:
         _, key, i = heapq.heappop(waiting)
@@ -132,7 +132,7 @@ def _fill_steps(start: Ints, wanted: Ints, grid: _Grid, order: list[bytes]) -> l
         if by and grid.keeps(spent + rise):
             widths[i], spent = widths[i] + by, spent + rise
             tally.widen(column, by)
-            heapq.heappush(waiting, (widths[i] / target[i], key, i))
+            heapq.heappush(waiting, (widths[i] / max(target[i], 1), key, i))
     return widths
 
 

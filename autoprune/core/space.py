@@ -26,7 +26,7 @@ class Group:
         producers: the layers that produce its channels, in forward order; more than one if an addition ties them.
         types: class names of the producers, in the same order.
         first, last: whether a producer is the network's first or last layer with weights.
-        least: structures that stay at the very least.
+        least: structures that stay at the very least; 0 where a whole layer may go.
         grain: kept widths are multiples of it, whatever a search space says.
     """
 
@@ -121,9 +121,9 @@ class SearchSpace:
     def __post_init__(self) -> None:
         for group in self.groups:
             bounds = self.bounds[group.name]
-            if not 0 < bounds.floor <= bounds.ceiling <= group.width:
+            if not group.least <= bounds.floor <= bounds.ceiling <= group.width:
                 raise UserError(
-                    f"bounds of group {group.name!r} should lie within 1 and {group.width} but are {bounds}"
+                    f"bounds of group {group.name!r} should lie within {group.least} and {group.width} but are {bounds}"
                 )
 
     @property
@@ -228,5 +228,7 @@ def _bounds(rules: SpaceRules, group: Group) -> Bounds:
     ceiling = max(1, math.floor(group.width * max_keep + 1e-9))
     if step <= ceiling < group.width:  # only the dense width may be no multiple
         ceiling = ceiling // step * step
-    floor = min(max(group.least, math.ceil(group.width * min_keep - 1e-9)), ceiling)
+    # What may go whole, or be dense, has no share that could be kept.
+    least = math.ceil(group.width * min_keep - 1e-9) if group.least else 0
+    floor = min(max(group.least, least), ceiling)
     return Bounds(floor, ceiling, step)

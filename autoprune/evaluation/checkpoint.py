@@ -12,15 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from autoprune import registry
-from autoprune.errors import CheckpointError
+from autoprune.errors import CheckpointError, UserError
 from autoprune.evaluation.files import write_whole
 from autoprune.evaluation.subject import Subject
+from autoprune.graph.branches import find_branches
 from autoprune.graph.groups import ChannelGraph, Kept, find_groups
 from autoprune.pruning.copying import copy_network
+from autoprune.pruning.patterns import FILTER, LAYER
+from autoprune.pruning.removal import remove_branches
 from autoprune.pruning.thinning import thin
 from autoprune.tasks import weights
 
-FORMAT = 1
+FORMAT = 2
+_READ = (1, 2)  # the first knew neither patterns nor removed branches
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class PrunedCheckpoint:
         model: name of the dense network; empty for one that only its owner can build.
         inputs: shape of one sample and its data type, which the network is traced with to be rebuilt.
         metrics: what was measured of it.
+        pattern: of what was pruned; unless those are channels or whole layers, weights were set to zero.
+        removed: residual branches that were removed whole, before channels were.
     """
 
     state_dict: Mapping[str, Tensor]
@@ -43,11 +49,13 @@ class PrunedCheckpoint:
     inputs: Mapping[str, Any]
     metrics: Mapping[str, Any]
     task: str = ""
+    pattern: str = FILTER.name
+    removed: Sequence[str] = ()
 
     @property
     def masked(self) -> bool:
         """Whether weights were set to zero rather than channels removed."""
-        return bool(self.widths) and not self.kept
+        return self.pattern not in (FILTER.name, LAYER.name)
 
     @classmethod
     def of(
@@ -72,6 +80,8 @@ class PrunedCheckpoint:
             inputs,
             dict(metrics),
             str(identity.get("task", "")),
+            subject.pruner.pattern.name,
+            list(subject.structures.removed(allocation)),
         )
 
 
@@ -102,8 +112,8 @@ def read_checkpoint(path: Path) -> PrunedCheckpoint | None:
     if not isinstance(content, dict) or "autoprune" not in content:
         return None
     version = content.pop("autoprune")
-    if version != FORMAT:
-        raise CheckpointError(f"{path} has format {version}; this release of autoprune reads {FORMAT}")
+    if version not in _READ:
+        raise CheckpointError(f"{path} has format {version}; this release of autoprune reads up to {FORMAT}")
     try:
         checkpoint = PrunedCheckpoint(**content)
     except TypeError as fault:
@@ -127,6 +137,9 @@ def _odd_fields(checkpoint: PrunedCheckpoint) -> list[str]:
         and isinstance(getattr(torch, str(inputs.get("dtype")), None), torch.dtype),
         "metrics": _maps_to(checkpoint.metrics, (int, float)),
         "task": isinstance(checkpoint.task, str),
+        "pattern": isinstance(checkpoint.pattern, str),
+        "removed": isinstance(checkpoint.removed, (list, tuple))
+        and all(isinstance(n, str) for n in checkpoint.removed),
     }
     return [name for name, good in right.items() if not good]
 
@@ -162,12 +175,22 @@ def rebuild_from(dense: nn.Module, graph: ChannelGraph, checkpoint: PrunedCheckp
     Raises:
         CheckpointError: the file does not fit it.
     """
+    if checkpoint.removed:
+        dense = _without(dense, graph, checkpoint.removed)
+        graph = find_groups(dense, graph.followed.inputs)
     network = thin(dense, graph, kept_by_group(graph, checkpoint.kept))
     try:
         network.load_state_dict(checkpoint.state_dict)
     except RuntimeError as fault:
         raise CheckpointError(f"the checkpoint does not fit {type(dense).__name__}: {fault}") from fault
     return network.eval()
+
+
+def _without(dense: nn.Module, graph: ChannelGraph, removed: Sequence[str]) -> nn.Module:
+    try:
+        return remove_branches(dense, graph, find_branches(dense, graph), removed)
+    except UserError as fault:
+        raise CheckpointError(f"the checkpoint does not fit {type(dense).__name__}: {fault}") from fault
 
 
 def load(path: str | Path, model: nn.Module | Callable[[], nn.Module] | None = None) -> nn.Module:

@@ -39,15 +39,12 @@ class Branch:
     shortcut: fx.Node
 
 
-def find_branches(network: nn.Module, graph: ChannelGraph, inputs: Tensor) -> tuple[Branch, ...]:
+def find_branches(network: nn.Module, graph: ChannelGraph) -> tuple[Branch, ...]:
     """The residual branches of a network, in forward order; of nested ones the innermost, so that no two overlap.
 
     An operand is a branch if what serves it alone has layers with weights, of which none is used elsewhere, and comes
     to zero once all its parameters are zero. Where both operands do (a projection beside a block) it is the one with
     more such layers, the first of equals. An operand that is broadcast, or changed in place, is none.
-
-    Args:
-        inputs: `[batch, …]` samples on which is tried whether the branches come to zero.
     """
     traced = graph.followed.traced
     found: list[Branch] = []
@@ -55,7 +52,7 @@ def find_branches(network: nn.Module, graph: ChannelGraph, inputs: Tensor) -> tu
         branch = _branch_at(node, graph)
         if branch is not None and not any(set(branch.nodes) & set(other.nodes) for other in found):
             found.append(branch)
-    zero = _come_to_zero(network, traced, found, inputs)
+    zero = _come_to_zero(network, traced, found, graph.followed.inputs)
     return tuple(branch for branch in found if branch.nodes[-1] in zero)
 
 
@@ -169,7 +166,7 @@ def _come_to_zero(
     owned = [parameter for name, parameter in network.named_parameters() if prefixes and name.startswith(prefixes)]
     run = _Ends(traced, {branch.nodes[-1] for branch in branches})
     with mode(traced, training=False), torch.no_grad(), _zeroed(owned):
-        run.run(inputs[:2])
+        run.run(inputs)
     return run.zero
 
 

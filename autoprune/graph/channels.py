@@ -38,6 +38,7 @@ class Followed:
         values: node to its value, of tensors the shape.
         opaque: nodes that are not understood; what reaches them stays.
         layers: the layers with channels that can be told apart, in forward order.
+        inputs: two of the samples.
     """
 
     traced: fx.GraphModule
@@ -46,6 +47,7 @@ class Followed:
     layers: tuple[Layer, ...]
     channels: ChannelIds
     opaque: frozenset[fx.Node]
+    inputs: Tensor
 
 
 def follow(network: nn.Module, traced: fx.GraphModule, inputs: Tensor) -> Followed:
@@ -70,7 +72,9 @@ def follow(network: nn.Module, traced: fx.GraphModule, inputs: Tensor) -> Follow
         follower.freeze_whole()
         positions = count_positions(traced, list(follower.layers), inputs[:1])
     found = tuple(replace(layer, positions=positions[name]) for name, layer in follower.layers.items())
-    return Followed(traced, follower.ids, follower.values, found, follower.channels, frozenset(follower.opaque))
+    return Followed(
+        traced, follower.ids, follower.values, found, follower.channels, frozenset(follower.opaque), inputs[:2]
+    )
 
 
 class _Follower(fx.Interpreter):

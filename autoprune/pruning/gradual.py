@@ -21,7 +21,6 @@ from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.schedules import Timing
 from autoprune.pruning.statistics import Source
 from autoprune.pruning.targets import aim, matching
-from autoprune.pruning.thinning import thin as thin_network
 
 
 class Resettable(Protocol):
@@ -125,7 +124,7 @@ class Pruning:
 
     def _mask(self, recover: bool = True) -> None:
         widths = self.allocation if self._importance else {}  # nothing is scored before the first update
-        self._gone = {name: ~highest_of_each(self._importance[name], keep) for name, keep in widths.items()}
+        self._gone = {name: ~highest_of_each(self._importance[name], keep, least=0) for name, keep in widths.items()}
         self.masking.set(self, self._structures.masks(self.network, self._importance, widths), recover)
 
     def _score(self) -> Importance:
@@ -206,17 +205,19 @@ class Pruning:
         return masks if thinned is None else thinned
 
     def thinned(self) -> nn.Module:
-        """A copy of the network without the pruned channels, compared with the masked one.
+        """A copy of the network without the pruned channels, or layers, compared with the masked one.
 
         Raises:
             UserError: the pattern only zeroes weights.
         """
-        if not self.pruner.pattern.coupled:
+        pattern = self.pruner.pattern
+        if not (pattern.coupled or pattern.whole):
             raise UserError(
-                f"pattern {self.pruner.pattern.name!r} sets weights to zero and leaves all layers' shapes; only whole "
-                "channels can be thinned away: prune by pattern 'filter'"
+                f"pattern {pattern.name!r} sets weights to zero and leaves all layers' shapes; only whole "
+                "channels and layers can be thinned away: prune by pattern 'filter' or 'layer'"
             )
-        return thin_network(self.network, self._graph, self.kept(), check_on=self._inputs)
+        widths = self.allocation if self._importance else {}  # nothing is scored before the first update
+        return self._structures.realise(self.network, self._importance, widths, check_on=self._inputs)
 
     def kept(self) -> Kept:
         """Group to the channels that stay; nothing for a pattern that only zeroes weights."""

@@ -22,15 +22,15 @@ Masks = Mapping[str, Tensor]
 """Parameter name to a mask of its shape, true where it stays; only parameters of which something goes."""
 
 
-def highest_of_each(scores: NDArray[np.float64], keep: int) -> NDArray[np.bool_]:
+def highest_of_each(scores: NDArray[np.float64], keep: int, least: int = 1) -> NDArray[np.bool_]:
     """Of `[…, width]` scores, which are among the `keep` highest of their row; of equal ones the lower index goes.
 
     Raises:
-        UserError: a score is not a number, or `keep` is not within 1 and the number of scores.
+        UserError: a score is not a number, or `keep` is not within `least` and the number of scores.
     """
     width = scores.shape[-1]
-    if not 1 <= keep <= width:
-        raise UserError(f"of {width} structures 1 to {width} can be kept, not {keep}")
+    if not least <= keep <= width:
+        raise UserError(f"of {width} structures {least} to {width} can be kept, not {keep}")
     if np.isnan(scores).any():
         raise UserError("a structure's score is not a number; are the network's weights finite?")
     order = np.argsort(scores, axis=-1, kind="stable")

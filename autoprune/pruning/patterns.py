@@ -29,6 +29,7 @@ class Pattern:
         description: one line.
         coupled: whether a structure is a whole output channel, which goes with everything that uses it, so that the
             network can be thinned; the weights of any other pattern are set to zero.
+        whole: whether a structure is a residual branch with all its layers, which goes through its shortcut.
         least: structures that stay of every choice at the very least.
         grain: kept widths are multiples of it.
     """
@@ -37,6 +38,7 @@ class Pattern:
     arrange: Arrange
     description: str
     coupled: bool = False
+    whole: bool = False
     least: int = 1
     grain: int = 1
 
@@ -108,6 +110,9 @@ ELEMENT = Pattern("element", _by_element, "single weights")
 KERNEL = Pattern("kernel", _by_kernel, "of a convolution, what one filter takes from one input channel (2-d)")
 CHANNEL = Pattern("channel", _by_channel, "what all filters of a layer take from one input channel")
 ROW = Pattern("row", _by_filter, "rows of the weight matrix: all that makes one output, in this layer alone")
+LAYER = Pattern(
+    "layer", lambda _, weight: weight.reshape(1, 1, -1), "whole residual branches, through their shortcut", whole=True
+)
 COLUMN = Pattern("column", _by_column, "columns of the weight matrix: one input position in all filters (filter shape)")
 
 

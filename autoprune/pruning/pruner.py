@@ -94,7 +94,7 @@ class Pruner:
                 f"pruner {self.name!r} gives group {group!r} scores that are not finite; are the network's weights, "
                 "and its loss on the training images?"
             )
-        if self.normalise:
+        if self.normalise and stacked.shape[-1] > 1:  # of a group of one structure every score would become 1
             means = stacked.flatten(1).mean(1).view(-1, *[1] * (stacked.dim() - 1))
             stacked = stacked / means.clamp_min(torch.finfo(stacked.dtype).tiny)
         scores: NDArray[np.float64] = _COMBINED[self.combine](stacked).cpu().numpy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from autoprune.core.costs import CostTable, CostTerm, Count
 from autoprune.core.space import Group
 from autoprune.errors import AutopruneError, UserError
+from autoprune.graph.branches import find_branches
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.layers import Layer
 from autoprune.graph.profile import build_cost_table, measure_costs
-from autoprune.pruning.criteria.base import Criterion, Evidence
+from autoprune.pruning.branch_structures import BranchStructures
+from autoprune.pruning.criteria.base import Ask, Criterion
 from autoprune.pruning.gradients import parameter_name
 from autoprune.pruning.masks import Importance, Masks, build_masks, choose, highest_of_each, masked_copy
 from autoprune.pruning.patterns import Pattern
@@ -23,8 +25,6 @@ from autoprune.pruning.thinning import thin
 
 # A search looks at so many widths of a weight at most: finer steps change nothing that could be measured.
 STEPS = 256
-
-Ask = Callable[[Layer], Evidence]
 
 
 class Structures(Protocol):
@@ -46,6 +46,9 @@ class Structures(Protocol):
 
     def kept(self, importance: Importance, allocation: Mapping[str, int]) -> Kept:
         """The channels that stay once the network is thinned; nothing where weights alone can go."""
+
+    def removed(self, allocation: Mapping[str, int]) -> tuple[str, ...]:
+        """The residual branches that go whole, before anything is thinned."""
 
     def realise(
         self,
@@ -97,6 +100,9 @@ class ChannelStructures:
 
     def kept(self, importance: Importance, allocation: Mapping[str, int]) -> Kept:
         return choose(importance, allocation)
+
+    def removed(self, allocation: Mapping[str, int]) -> tuple[str, ...]:
+        return ()
 
     def realise(
         self,
@@ -166,12 +172,15 @@ class WeightStructures:
         for name, keep in allocation.items():
             found = self[name]
             if keep < found.group.width:
-                stays = highest_of_each(importance[name], keep)
+                stays = highest_of_each(importance[name], keep, found.group.least)
                 made[found.parameter] = self._expand(found, torch.from_numpy(stays), parameters[found.parameter])
         return made
 
     def kept(self, importance: Importance, allocation: Mapping[str, int]) -> Kept:
         return {}
+
+    def removed(self, allocation: Mapping[str, int]) -> tuple[str, ...]:
+        return ()
 
     def _expand(self, found: WeightGroup, stays: Tensor, weight: Tensor) -> Tensor:
         """`[choices, width]` whether a structure stays, to the weight's shape."""
@@ -227,6 +236,8 @@ def find_structures(network: nn.Module, graph: ChannelGraph, pattern: Pattern) -
     """The groups of a network under a pattern; weights that several layers share are not followed, and stay."""
     if pattern.coupled:
         return ChannelStructures(graph)
+    if pattern.whole:
+        return BranchStructures(graph, find_branches(network, graph))
     layers = [layer for layer in graph.layers if layer.incoming is not None]
     found = [_weight_group(network, layer, pattern, layers) for layer in layers]
     return WeightStructures(pattern, tuple(group for group in found if group is not None))

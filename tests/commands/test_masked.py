@@ -82,3 +82,19 @@ def test_mlflow_says_that_costs_are_effective(autoprune: Cli, workdir: Path) -> 
     assert len(runs) > 1
     assert {run.data.tags["autoprune.costs"] for run in runs} == {"effective"}
     assert {run.data.params["costs"] for run in runs} == {"effective"}
+
+
+def test_whole_layers_are_searched_applied_and_loaded(autoprune: Cli, workdir: Path) -> None:
+    options = ("--pattern", "layer", "--budget", "flops=0.75", "--searcher", "random", "--set", "sensitivity.levels=1")
+    autoprune.succeed("search", *options, "--trials", "3", *UNTRACKED, "--output", "run")
+    best = yaml.safe_load(Path("run/best.yaml").read_text())
+    assert set(best["widths"]) == {"stage1.conv1", "stage2.conv1", "stage3.conv1"}
+    assert 0 in best["widths"].values()
+    assert best["costs"]["flops"] <= 0.75 * 1_527_040
+    autoprune.succeed("apply", "run", "--output", "small.pt")
+    network = package.load("small.pt")
+    gone = [name for name, width in best["widths"].items() if width == 0]
+    assert not any(key.startswith(gone[0].removesuffix("conv1")) and "conv" in key for key in network.state_dict())
+    report = json.loads(autoprune.succeed("evaluate", "small.pt", "--json").out)
+    assert report["flops"] == best["costs"]["flops"]
+    assert report["accuracy"] == pytest.approx(best["accuracy"])

@@ -24,7 +24,7 @@ INPUTS = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 def _found(network: nn.Module) -> tuple[ChannelGraph, tuple[Branch, ...]]:
     graph = find_groups(network, INPUTS)
-    return graph, find_branches(network, graph, INPUTS)
+    return graph, find_branches(network, graph)
 
 
 @pytest.fixture(params=RESIDUAL)

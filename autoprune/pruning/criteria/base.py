@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
+from autoprune.graph.layers import Layer
+
 Need = Literal["norm", "activations", "gradients", "gates"]
 """What a criterion uses beside the weights."""
 
@@ -73,6 +75,10 @@ class Evidence:
     def generator(self, use: str) -> np.random.Generator:
         """Random draws for one use: a function of the seed, the use and the layer alone."""
         return np.random.default_rng([self.seed, *f"{use} {self.layer}".encode()])
+
+
+Ask = Callable[[Layer], Evidence]
+"""What is known of a layer."""
 
 
 @dataclass(frozen=True)
