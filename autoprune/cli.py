@@ -156,6 +156,14 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
     command.add_argument("file", metavar="FILE", type=Path, help="dense or pruned")
     command.add_argument("--split", choices=("validation", "test", "all"), default="validation")
     command.add_argument("--json", action="store_true")
+    command.add_argument(
+        "--sparsity-table",
+        nargs="?",
+        choices=("text", "csv", "json"),
+        const="text",
+        metavar="FORMAT",
+        help="instead, after FILE: zeros in each weight tensor, as text, csv or json; needs neither task nor data",
+    )
     _add_task_options(command)
 
 

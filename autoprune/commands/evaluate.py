@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from autoprune.evaluation.checkpoint import PrunedCheckpoint
     from autoprune.tasks.base import Batch, Split, Task
 
+log = logging.getLogger(__name__)
 
 _SPLITS: Mapping[str, Sequence[Split]] = {
     "validation": ("validation",),
@@ -28,8 +31,15 @@ _SPLITS: Mapping[str, Sequence[Split]] = {
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prints accuracy, loss, parameters, FLOPs and latency of a dense or pruned checkpoint."""
+    """Prints accuracy, loss, parameters, FLOPs and latency of a dense or pruned checkpoint, or its sparsity table."""
     experiment_of(arguments)  # options at fault are reported before torch is imported
+    if arguments.sparsity_table is None:
+        _print_report(arguments)
+    else:
+        _print_sparsity(arguments)
+
+
+def _print_report(arguments: argparse.Namespace) -> None:
     from autoprune.evaluation.checkpoint import read_checkpoint
 
     pruned = read_checkpoint(arguments.file)
@@ -39,6 +49,20 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps(report, indent=1))
     else:
         _print(report)
+
+
+def _print_sparsity(arguments: argparse.Namespace) -> None:
+    """The table of the file's own tensors: no network is built and no data read."""
+    if arguments.json:
+        raise UserError("--sparsity-table takes its format itself: instead of --json give --sparsity-table json")
+    from autoprune.evaluation.sparsity import sparsity_table_of
+    from autoprune.reporting.sparsity import FORMATS
+
+    table = sparsity_table_of(arguments.file)
+    for row in table.rows:
+        if row.not_finite:
+            log.warning("%s: %d NaN or infinite, counted as not zero; no std and means", row.name, row.not_finite)
+    sys.stdout.write(FORMATS[arguments.sparsity_table](table))
 
 
 def _defaults(arguments: argparse.Namespace, pruned: PrunedCheckpoint | None) -> dict[str, str]:
