@@ -32,8 +32,8 @@ class SparsityRow:
         nonzero: NNZ (sparse); NaN and infinity are not zero.
         not_finite: how many entries are NaN or infinite.
         std: sample standard deviation (divided by n − 1, torch's default) of all entries, zeros included; None for
-            fewer than two entries, and where an entry or the result is not finite. From the population's it differs by
-            less than the published digits show.
+            fewer than two entries, and where an entry or the result is not finite. The zoo does not say
+            which deviation it prints.
         mean: of all entries, zeros included; None for no entries, and where one or the result is not finite.
         mean_magnitude: Abs-Mean, the mean of |w|; as `mean`.
     """

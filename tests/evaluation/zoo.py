@@ -34,7 +34,8 @@ class Published:
     @property
     def nonzero(self) -> int:
         """The count whose Fine is the one printed."""
-        return self.entries - self.whole(self.fine, self.entries)
+        counts = (self.printed_nonzero, self.printed_nonzero + 1)
+        return next(n for n in counts if f"{100 * (self.entries - n) / self.entries:.5f}" == self.fine)
 
     def whole(self, percent: str, structures: int) -> int:
         """How many of `structures` the percentage is; it must be that of a whole number, to its last digit."""
