@@ -158,15 +158,16 @@ def _add_apply(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
     command = _command(commands, "evaluate", "accuracy, loss, parameters, FLOPs and latency of a checkpoint")
     command.add_argument("file", metavar="FILE", type=Path, help="dense or pruned")
+    command.add_argument("--split", choices=("validation", "test", "all"), default="validation")
+    command.add_argument("--json", action="store_true")
     command.add_argument(
         "--sparsity-table",
         nargs="?",
-        const="text",
         choices=("text", "csv", "json"),
-        help="what is zero in each weight, of any checkpoint; nothing is judged",
+        const="text",
+        metavar="FORMAT",
+        help="instead, after FILE: zeros in each weight tensor, as text, csv or json; needs neither task nor data",
     )
-    command.add_argument("--split", choices=("validation", "test", "all"), default="validation")
-    command.add_argument("--json", action="store_true")
     _add_task_options(command)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from autoprune.evaluation.checkpoint import PrunedCheckpoint
     from autoprune.tasks.base import Batch, Split, Task
 
+log = logging.getLogger(__name__)
 
 _SPLITS: Mapping[str, Sequence[Split]] = {
     "validation": ("validation",),
@@ -29,20 +32,38 @@ _SPLITS: Mapping[str, Sequence[Split]] = {
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prints accuracy, loss, parameters, FLOPs and latency of a dense or pruned checkpoint."""
+    """Prints accuracy, loss, parameters, FLOPs and latency of a dense or pruned checkpoint, or its sparsity table."""
     experiment_of(arguments)  # options at fault are reported before torch is imported
+    if arguments.sparsity_table is None:
+        _print_report(arguments)
+    else:
+        _print_sparsity(arguments)
+
+
+def _print_report(arguments: argparse.Namespace) -> None:
     from autoprune.evaluation.checkpoint import read_checkpoint
 
     pruned = read_checkpoint(arguments.file)
-    if arguments.sparsity_table:
-        _print_sparsity(arguments, pruned)
-        return
     experiment = experiment_of(arguments, None, _defaults(arguments, pruned))
     report = _evaluate(arguments, experiment, pruned)
     if arguments.json:
         print(json.dumps(report, indent=1))
     else:
         _print(report)
+
+
+def _print_sparsity(arguments: argparse.Namespace) -> None:
+    """The table of the file's own tensors: no network is built and no data read."""
+    if arguments.json:
+        raise UserError("--sparsity-table takes its format itself: instead of --json give --sparsity-table json")
+    from autoprune.evaluation.sparsity import sparsity_table_of
+    from autoprune.reporting.sparsity import FORMATS
+
+    table = sparsity_table_of(arguments.file)
+    for row in table.rows:
+        if row.not_finite:
+            log.warning("%s: %d NaN or infinite, counted as not zero; no std and means", row.name, row.not_finite)
+    sys.stdout.write(FORMATS[arguments.sparsity_table](table))
 
 
 def _defaults(arguments: argparse.Namespace, pruned: PrunedCheckpoint | None) -> dict[str, str]:
@@ -102,25 +123,6 @@ def _batches(task: Task, split: str, batch: int, device: Any) -> Iterable[Batch]
     parts = [Batches(task, name, None, batch, 0, device).load() for name in _SPLITS[split]]
     whole = all(isinstance(part, list) for part in parts)
     return [batch for part in parts for batch in part] if whole else chain.from_iterable(parts)
-
-
-def _print_sparsity(arguments: argparse.Namespace, pruned: PrunedCheckpoint | None) -> None:
-    """The weights as they lie in the file; no network is built, so that of any network will do."""
-    from rich.console import Console
-
-    from autoprune.evaluation.sparsity import sparsity_table
-    from autoprune.tasks.weights import read_state_dict
-
-    state = pruned.state_dict if pruned else read_state_dict(arguments.file)
-    table = sparsity_table(state, str(arguments.file))
-    if arguments.sparsity_table == "json":
-        print(json.dumps(table.to_json(), indent=1))
-    elif arguments.sparsity_table == "csv":
-        print(table.to_csv(), end="")
-    else:
-        console = Console(highlight=False)
-        # What is piped is not cut to a terminal's width.
-        (console if console.is_terminal else Console(highlight=False, width=10_000)).print(table.to_text())
 
 
 def _print(report: dict[str, Any]) -> None:

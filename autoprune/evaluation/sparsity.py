@@ -1,158 +1,127 @@
-"""What is zero in a checkpoint: elements, kernels, filters, channels, rows and columns of every weight."""
+"""How sparse the weights of a checkpoint are: the tensors that count, and what is counted of each."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
+from autoprune.core.sparsity import SparsityRow, SparsityTable, fraction_of_zeros
 from autoprune.errors import CheckpointError
+from autoprune.tasks.weights import read_state_dict
+
+_WEIGHT = re.compile(r"(?:.*[._])?weight|(?:.*\.)?weight_(?:ih|hh|hr)_l\d+(?:_reverse)?")
+_MASKED, _MASK = "weight_orig", "weight_mask"
+_CHUNK = 1 << 20
 
 
-@dataclass(frozen=True)
-class WeightSparsity:
-    """One weight; the shares are of structures that are zero throughout, in [0, 1].
-
-    Of a convolution's `[out, in of a group, …]`: `kernels` (2D) are what one filter takes from one channel, `filters`
-    (3D) whole filters, `channels` input channels that no filter takes anything from; of grouped convolutions and of
-    transposed ones, whose axes are the other way round, the axes are taken as they are stored. Of a linear layer's
-    `[out, in]`: `rows` are outputs, `columns` inputs, and `kernels` (2D) the rows once more, as Distiller's model zoo
-    counts. What a kind of layer does not have is 0.
-
-    Attributes:
-        dense: how many weights there are.
-        sparse: how many are not zero (NaN is not).
-        fine: share of single weights that are zero.
-        std, mean, magnitude: over all weights, zeros too; `std` divides by one less than their number.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dense: int
-    sparse: int
-    columns: float
-    rows: float
-    channels: float
-    kernels: float
-    filters: float
-    fine: float
-    std: float
-    mean: float
-    magnitude: float
-
-
-@dataclass(frozen=True)
-class SparsityTable:
-    """The weights of a checkpoint, in its order, and what they come to together."""
-
-    weights: tuple[WeightSparsity, ...]
-
-    @property
-    def dense(self) -> int:
-        return sum(weight.dense for weight in self.weights)
-
-    @property
-    def sparse(self) -> int:
-        return sum(weight.sparse for weight in self.weights)
-
-    @property
-    def fine(self) -> float:
-        """Share of all weights that are zero."""
-        return 1 - self.sparse / self.dense
-
-    def to_json(self) -> dict[str, Any]:
-        total = {"dense": self.dense, "sparse": self.sparse, "fine": self.fine}
-        return {"weights": [asdict(weight) for weight in self.weights], "total": total}
-
-    def to_csv(self) -> str:
-        """One line a weight, shares as they are (not in percent), and a last line of totals."""
-        text = io.StringIO()
-        names = list(WeightSparsity.__dataclass_fields__)
-        writer = csv.DictWriter(text, names, lineterminator="\n")
-        writer.writeheader()
-        for weight in self.weights:
-            writer.writerow({**asdict(weight), "shape": "x".join(map(str, weight.shape))})
-        writer.writerow({"name": "total", "dense": self.dense, "sparse": self.sparse, "fine": self.fine})
-        return text.getvalue()
-
-    def to_text(self) -> Table:
-        """The columns of Distiller's model zoo, shares in percent."""
-        table = Table(box=None, pad_edge=False)
-        table.add_column("name", no_wrap=True)
-        for head in ("shape", "NNZ (dense)", "NNZ (sparse)", *_PERCENT, "std", "mean", "abs-mean"):
-            table.add_column(head, justify="right", no_wrap=True)
-        for weight in self.weights:
-            shares = (f"{100 * getattr(weight, key):.5f}" for key in _PERCENT.values())
-            moments = (f"{value:.5f}" for value in (weight.std, weight.mean, weight.magnitude))
-            table.add_row(weight.name, str(weight.shape), str(weight.dense), str(weight.sparse), *shares, *moments)
-        empty = [""] * (len(_PERCENT) - 1)
-        table.add_row("total", "", str(self.dense), str(self.sparse), *empty, f"{100 * self.fine:.5f}", "", "", "")
-        return table
-
-
-# Head of a column to the share in it.
-_PERCENT: Mapping[str, str] = {
-    "Cols (%)": "columns",
-    "Rows (%)": "rows",
-    "Ch (%)": "channels",
-    "2D (%)": "kernels",
-    "3D (%)": "filters",
-    "Fine (%)": "fine",
-}
-
-
-def sparsity_table(state: Mapping[str, Tensor], source: str = "the checkpoint") -> SparsityTable:
-    """The table of a state dict: floating-point tensors of two or more dimensions whose name ends in `weight`.
+def sparsity_table_of(path: Path) -> SparsityTable:
+    """The sparsity table of a file of weights, dense or pruned; no network is built.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: as `read_state_dict`, or the file holds no weights that count.
     """
-    weights = [
-        weight_sparsity(name, tensor)
-        for name, tensor in state.items()
-        if name.split(".")[-1] == "weight" and tensor.dim() >= 2 and tensor.is_floating_point() and tensor.numel()
-    ]
+    weights = weights_in(read_state_dict(path))
     if not weights:
-        raise CheckpointError(f"{source} holds no weight of two or more dimensions; is it a network's state dict?")
-    return SparsityTable(tuple(weights))
+        raise CheckpointError(
+            f"checkpoint {path} holds no weights of convolutions or linear layers; expected tensors of real numbers "
+            "that have two or more dimensions and names that end in weight"
+        )
+    if faults := [name for name, weight in weights.items() if weight.is_meta]:
+        raise CheckpointError(f"checkpoint {path} holds {faults[0]} without its values (a tensor on the meta device)")
+    return sparsity_table(weights)
 
 
-def weight_sparsity(name: str, weight: Tensor) -> WeightSparsity:
-    """The row of one weight of two or more dimensions, see `WeightSparsity`."""
-    weight = weight.detach()
-    live = weight != 0
-    axes = _linear(live) if weight.dim() == 2 else _convolution(live)
-    values = weight if weight.dtype == torch.float64 else weight.float()
-    return WeightSparsity(
+def weights_in(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of convolutions and linear layers in a state dict, as far as names and shapes tell them.
+
+    Those are tensors of real numbers and two or more dimensions that are named `weight`, `…_weight` (the projections of
+    attention) or as the matrices of recurrent layers. Norms, biases and buffers are not among them. An embedding, or a
+    norm over several dimensions, looks like a layer and counts as one; a tensor under two names counts twice. Where
+    `torch.nn.utils.prune` keeps a weight beside its mask (`weight_orig`, `weight_mask`), their product is the weight.
+    What another parametrisation makes of its originals, a file does not say; those are left out.
+    """
+    found = {}
+    for name, tensor in state.items():
+        layer = name.removesuffix(_MASKED)
+        mask = state.get(layer + _MASK)
+        if layer != name and mask is not None and mask.shape == tensor.shape:
+            name, tensor = f"{layer}weight", tensor * mask
+        if _WEIGHT.fullmatch(name) and tensor.dim() >= 2 and _is_real(tensor):
+            found[name] = tensor
+    return found
+
+
+def _is_real(tensor: Tensor) -> bool:
+    return tensor.dtype != torch.bool and not tensor.is_complex()
+
+
+def sparsity_table(weights: Mapping[str, Tensor]) -> SparsityTable:
+    """One row for every tensor; `SparsityRow` defines the columns.
+
+    Args:
+        weights: name to a tensor of two or more dimensions; two are those of a linear layer, more of a convolution.
+    """
+    return SparsityTable([_row(name, _strided(weight.detach())) for name, weight in weights.items()])
+
+
+def _strided(weight: Tensor) -> Tensor:
+    """The same values one by one: quantised tensors and sparse layouts lack the operations that count."""
+    return weight.dequantize() if weight.is_quantized else weight.to_dense()
+
+
+def _row(name: str, weight: Tensor) -> SparsityRow:
+    linear = weight.dim() == 2
+    alive = weight != 0
+    kernels = alive if linear else alive.flatten(2).any(2)
+    rows, columns = _zeros(kernels.any(1)), _zeros(kernels.any(0))
+    moments = _moments(weight)
+    return SparsityRow(
         name,
         tuple(weight.shape),
-        weight.numel(),
-        int(live.sum()),
-        **axes,
-        fine=1 - int(live.sum()) / weight.numel(),
-        std=float(values.std()) if weight.numel() > 1 else 0.0,
-        mean=float(values.mean()),
-        magnitude=float(values.abs().mean()),
+        nonzero=int(alive.count_nonzero()),
+        not_finite=moments.not_finite,
+        zero_columns=columns if linear else 0.0,
+        zero_rows=rows if linear else 0.0,
+        zero_channels=0.0 if linear else columns,
+        zero_kernels=rows if linear else _zeros(kernels),
+        zero_filters=0.0 if linear else rows,
+        std=moments.std,
+        mean=moments.mean,
+        mean_magnitude=moments.mean_magnitude,
     )
 
 
-def _linear(live: Tensor) -> dict[str, float]:
-    rows, columns = _dead(live.any(1)), _dead(live.any(0))
-    return {"columns": columns, "rows": rows, "channels": 0.0, "kernels": rows, "filters": 0.0}
+def _zeros(alive: Tensor) -> float:
+    return fraction_of_zeros(alive.numel(), int(alive.count_nonzero()))
 
 
-def _convolution(live: Tensor) -> dict[str, float]:
-    kernels = live.flatten(2).any(2)
-    shares = {"channels": _dead(kernels.any(0)), "kernels": _dead(kernels), "filters": _dead(kernels.any(1))}
-    return {"columns": 0.0, "rows": 0.0, **shares}
+class _Moments(NamedTuple):
+    not_finite: int
+    std: float | None
+    mean: float | None
+    mean_magnitude: float | None
 
 
-def _dead(live: Tensor) -> float:
-    """The share of structures in which nothing lives."""
-    return 1 - int(live.sum()) / live.numel()
+def _moments(weight: Tensor) -> _Moments:
+    """Of all entries, in double precision whatever the type of the weights."""
+    count = weight.numel()
+    not_finite = sum(int((~chunk.isfinite()).sum()) for chunk in _chunks(weight))
+    if count == 0 or not_finite:
+        return _Moments(not_finite, None, None, None)
+    mean = sum(float(chunk.sum()) for chunk in _chunks(weight)) / count
+    magnitude = sum(float(chunk.abs().sum()) for chunk in _chunks(weight)) / count
+    squares = sum(float((chunk - mean).square().sum()) for chunk in _chunks(weight))
+    std = math.sqrt(squares / (count - 1)) if count > 1 else math.nan
+    return _Moments(0, *(value if math.isfinite(value) else None for value in (std, mean, magnitude)))
+
+
+def _chunks(weight: Tensor) -> Iterator[Tensor]:
+    """The entries in pieces of double precision: all of a large layer would take much memory."""
+    flat = weight.flatten()
+    return (flat[start : start + _CHUNK].double() for start in range(0, len(flat), _CHUNK))
