@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from autoprune import registry
 from autoprune.commands import disk
 from autoprune.errors import AutopruneError, UserError, did_you_mean
 
@@ -161,7 +162,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 def _add_list(commands: argparse._SubParsersAction[_Parser]) -> None:
     command = _command(commands, "list", "what there is by name")
-    command.add_argument("what", choices=("tasks", "models", "pruners", "criteria", "searchers", "budgets"))
+    command.add_argument("what", choices=tuple(registry.TABLES))
     command.add_argument("--json", action="store_true")
 
 

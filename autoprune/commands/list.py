@@ -25,18 +25,18 @@ def run(arguments: argparse.Namespace) -> None:
 def _describe(kind: str, name: str, text: str) -> str:
     if kind == "budgets":
         return text
-    if kind == "criteria":
-        return str(registry.resolve("criterion", name).description)
-    found: Any = registry.resolve(kind.removesuffix("s"), name)
+    found: Any = registry.resolve(registry.singular(kind), name)
     if kind == "pruners":
         return _pruner(found)
-    return _first_line(found)
+    said = getattr(found, "description", None)
+    return said if isinstance(said, str) else _first_line(found)
 
 
 def _pruner(found: Any) -> str:
     said = found.describe()
     combined = f"{said['combine']} over layers{', each divided by its mean' if said['normalise'] else ''}"
-    return f"{said['criterion']} × {said['pattern']} × {said['schedule']}, {combined}: {found.criterion.description}"
+    parts = " × ".join(said[part] for part in ("criterion", "pattern", "schedule", "penalty") if said[part])
+    return f"{parts}, {combined}: {found.criterion.description}"
 
 
 def _first_line(found: object) -> str:

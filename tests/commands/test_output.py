@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from autoprune import registry
 from tests.journeys import SEARCH, TINY, UNTRACKED, Cli, DigitsRun, history_of, search_in_child
 
 
@@ -87,19 +88,13 @@ def test_inspect_names_groups_shares_and_bounds(autoprune: Cli, workdir: Path) -
 
 
 def test_list_names_everything_in_both_forms(autoprune: Cli, workdir: Path) -> None:
-    for what, name in (
-        ("tasks", "digits"),
-        ("models", "resnet56"),
-        ("pruners", "l1_filter"),
-        ("searchers", "tpe"),
-        ("budgets", "flops"),
-    ):
+    for what, names in registry.TABLES.items():
         outcome = autoprune.succeed("list", what)
-        assert name in outcome.out
+        assert [line.split()[0] for line in outcome.out.splitlines()] == list(names)
         assert outcome.err == ""
         described = json.loads(autoprune.succeed("list", what, "--json").out)
         assert all(described.values())
-        assert name in described
+        assert list(described) == list(names)
 
 
 def test_sensitivity_writes_three_files_and_names_them(autoprune: Cli, workdir: Path) -> None:
