@@ -42,6 +42,8 @@ PRUNERS: Mapping[str, str] = {
     "threshold": "autoprune.pruning.pruner:FIXED_THRESHOLD",
     "agp": "autoprune.pruning.pruner:GRADUAL",
     "lottery_ticket": "autoprune.pruning.pruner:TICKET",
+    "group_lasso": "autoprune.pruning.pruner:GROUP_LASSO",
+    "admm": "autoprune.pruning.pruner:ADMM",
 }
 
 PATTERNS: Mapping[str, str] = {
@@ -62,6 +64,13 @@ SCHEDULES: Mapping[str, str] = {
     "iterative": "autoprune.pruning.schedules:ITERATIVE",
     "growing": "autoprune.pruning.schedules:GROWING",
     "lottery_ticket": "autoprune.pruning.schedules:LOTTERY_TICKET",
+}
+
+PENALTIES: Mapping[str, str] = {
+    "group_lasso": "autoprune.pruning.penalties:GroupLasso",
+    "l1": "autoprune.pruning.penalties:l1",
+    "l1_scale": "autoprune.pruning.penalties:ScaleL1",
+    "admm": "autoprune.pruning.admm:Admm",
 }
 
 ALLOCATORS: Mapping[str, str] = {
@@ -114,13 +123,14 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     "criteria": CRITERIA,
     "patterns": PATTERNS,
     "schedules": SCHEDULES,
+    "penalties": PENALTIES,
     "allocators": ALLOCATORS,
     "searchers": SEARCHERS,
     "budgets": BUDGETS,
 }
 
 # Of the names of tables, those that are no plain plurals.
-_PLURALS: Mapping[str, str] = {"criterion": "criteria"}
+_PLURALS: Mapping[str, str] = {"criterion": "criteria", "penalty": "penalties"}
 
 
 def table(kind: str) -> Mapping[str, str]:

@@ -35,7 +35,8 @@ def _describe(kind: str, name: str, text: str) -> str:
 def _pruner(found: Any) -> str:
     said = found.describe()
     combined = f"{said['combine']} over layers{', each divided by its mean' if said['normalise'] else ''}"
-    return f"{said['criterion']} × {said['pattern']} × {said['schedule']}, {combined}: {found.criterion.description}"
+    parts = " × ".join(said[part] for part in ("criterion", "pattern", "schedule", "penalty") if said[part])
+    return f"{parts}, {combined}: {found.criterion.description}"
 
 
 def _first_line(found: object) -> str:

@@ -64,6 +64,10 @@ def _by_kernel(layer: Layer, weight: Tensor) -> Tensor:
     return rows.reshape(1, rows.shape[0] * rows.shape[1], -1)
 
 
+def _whole(layer: Layer, weight: Tensor) -> Tensor:
+    return weight.reshape(1, 1, -1)
+
+
 def _by_channel(layer: Layer, weight: Tensor) -> Tensor:
     """`[1, in, …]`: a convolution's groups see different channels."""
     rows = filters(layer, weight)
@@ -110,10 +114,8 @@ ELEMENT = Pattern("element", _by_element, "single weights")
 KERNEL = Pattern("kernel", _by_kernel, "of a convolution, what one filter takes from one input channel (2-d)")
 CHANNEL = Pattern("channel", _by_channel, "what all filters of a layer take from one input channel")
 ROW = Pattern("row", _by_filter, "rows of the weight matrix: all that makes one output, in this layer alone")
-LAYER = Pattern(
-    "layer", lambda _, weight: weight.reshape(1, 1, -1), "whole residual branches, through their shortcut", whole=True
-)
 COLUMN = Pattern("column", _by_column, "columns of the weight matrix: one input position in all filters (filter shape)")
+LAYER = Pattern("layer", _whole, "whole layers: residual branches that go through their shortcut", whole=True, least=0)
 
 
 def block(height: int, width: int, depth: int, out: int = 1) -> Pattern:

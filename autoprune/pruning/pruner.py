@@ -136,3 +136,8 @@ SENSITIVITY = _named("sensitivity", "std_threshold", ELEMENT, schedule=GROWING, 
 FIXED_THRESHOLD = _named("threshold", "threshold", ELEMENT, allocator=THRESHOLD, normalise=False)
 GRADUAL = _named("agp", "magnitude", ELEMENT, schedule=AGP, normalise=False)
 TICKET = _named("lottery_ticket", "magnitude", ELEMENT, schedule=LOTTERY_TICKET, normalise=False)
+# A channel died if all layers that make it did: what is at most the strength, which is the number given, goes.
+GROUP_LASSO = _named(
+    "group_lasso", "magnitude", allocator=THRESHOLD, penalty="group_lasso", combine="max", normalise=False
+)
+ADMM = _named("admm", "l2", penalty="admm", combine="sum", normalise=False)

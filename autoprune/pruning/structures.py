@@ -173,7 +173,7 @@ class WeightStructures:
             found = self[name]
             if keep < found.group.width:
                 stays = highest_of_each(importance[name], keep, found.group.least)
-                made[found.parameter] = self._expand(found, torch.from_numpy(stays), parameters[found.parameter])
+                made[found.parameter] = self.spread(found, torch.from_numpy(stays), parameters[found.parameter], True)
         return made
 
     def kept(self, importance: Importance, allocation: Mapping[str, int]) -> Kept:
@@ -182,12 +182,13 @@ class WeightStructures:
     def removed(self, allocation: Mapping[str, int]) -> tuple[str, ...]:
         return ()
 
-    def _expand(self, found: WeightGroup, stays: Tensor, weight: Tensor) -> Tensor:
-        """`[choices, width]` whether a structure stays, to the weight's shape."""
-        places = self.pattern.arrange(found.layer, torch.arange(weight.numel()).view(weight.shape))
-        mask = torch.ones(weight.numel(), dtype=torch.bool)
-        mask[places[~stays.reshape(places.shape[:2])].flatten()] = False
-        return mask.view(weight.shape).to(weight.device)
+    def spread(self, found: WeightGroup, values: Tensor, weight: Tensor, rest: float) -> Tensor:
+        """`[choices, width]` one value for each structure, to the weight's shape; all else gets `rest`."""
+        numbered = torch.arange(weight.numel(), device=weight.device).view(weight.shape)
+        places = self.pattern.arrange(found.layer, numbered)
+        whole = torch.full((weight.numel(),), rest, dtype=values.dtype, device=weight.device)
+        whole[places.flatten()] = values.to(weight.device).reshape(-1, 1).expand(-1, places.shape[-1]).flatten()
+        return whole.view(weight.shape)
 
     def realise(
         self,
@@ -249,9 +250,9 @@ def _weight(network: nn.Module, layer: Layer) -> Tensor:
 
 
 def _weight_group(network: nn.Module, layer: Layer, pattern: Pattern, layers: Sequence[Layer]) -> WeightGroup | None:
-    """The group of a layer, or None where its weight holds no two structures."""
+    """The group of a layer, or None where its weight holds no structure that could go."""
     choices, width, entries = pattern.arrange(layer, _weight(network, layer).to("meta")).shape
-    if choices == 0 or entries == 0 or width < 2:
+    if choices == 0 or entries == 0 or width <= pattern.least:
         return None
     group = Group(
         layer.name,

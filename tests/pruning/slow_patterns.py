@@ -51,6 +51,7 @@ def structures(pattern: str, module: nn.Module) -> list[list[Structure]]:
             key = {
                 "filter": (out,),
                 "row": (out,),
+                "layer": (),
                 "element": (out, channel, position),
                 "kernel": (out, channel),
                 "channel": (weight.group_of(out), channel),
