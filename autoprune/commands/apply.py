@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from autoprune.commands import disk
+from autoprune.commands.finetune import parse_plan
 from autoprune.commands.options import overrides
 from autoprune.config import load_experiment
 from autoprune.errors import UserError
@@ -18,20 +18,10 @@ from autoprune.errors import UserError
 if TYPE_CHECKING:
     from autoprune.running.applying import Applied
 
-_PLAN = {
-    "steps": int,
-    "epochs": float,
-    "rate": float,
-    "momentum": float,
-    "weight_decay": float,
-    "batch": int,
-    "seed": int,
-}
-
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the smaller network of a run, a `best.yaml` or an MLflow run, and says what it is."""
-    plan = _parse_plan(arguments.finetune) if arguments.finetune is not None else None
+    plan = parse_plan(arguments.finetune) if arguments.finetune is not None else None
     _check_output(arguments.output)
     given = overrides(arguments)
     source, trial = _source(arguments)
@@ -117,27 +107,6 @@ def _mapping(best: dict[str, Any], key: str, source: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{source}: {key} should be a mapping but is {found!r}")
     return dict(found)
-
-
-def _parse_plan(text: str) -> dict[str, int | float]:
-    plan: dict[str, int | float] = {}
-    for part in text.split(","):
-        key, _, value = part.strip().partition("=")
-        if key not in _PLAN:
-            raise UserError(f"--finetune {text}: unknown setting {key!r}; known: {', '.join(_PLAN)}")
-        try:
-            plan[key] = _PLAN[key](value)
-        except ValueError:
-            raise UserError(f"--finetune {text}: {key} should be a number but is {value!r}") from None
-        _check_setting(text, key, plan[key])
-    return plan
-
-
-def _check_setting(text: str, key: str, value: float) -> None:
-    if not 0 <= value < math.inf:
-        raise UserError(f"--finetune {text}: {key} should be at least 0 and finite but is {value}")
-    if key in ("steps", "epochs", "batch") and value == 0:
-        raise UserError(f"--finetune {text}: {key} should be above 0")
 
 
 def _print(applied: Applied, output: Path, exported: Path | None) -> None:

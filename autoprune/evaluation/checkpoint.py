@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from autoprune import registry
 from autoprune.errors import CheckpointError, UserError
-from autoprune.evaluation.files import write_whole
 from autoprune.evaluation.subject import Subject
+from autoprune.files import write_whole
 from autoprune.graph.branches import find_branches
 from autoprune.graph.groups import ChannelGraph, Kept, find_groups
 from autoprune.pruning.copying import copy_network

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import UserError
-from autoprune.evaluation.files import write_whole
+from autoprune.files import write_whole
 
 _SHAPES = ({0: torch.export.Dim("batch")},)
 

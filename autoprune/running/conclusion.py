@@ -10,7 +10,7 @@ from torch import nn
 
 from autoprune.core.trial import Candidate, Score, Trial, ranked, value
 from autoprune.errors import TaskError
-from autoprune.evaluation.files import write_whole
+from autoprune.files import write_whole
 from autoprune.graph.latency import measure_latency
 from autoprune.reporting.plots import plot_frontier
 from autoprune.reporting.results import Result, results_csv, results_in

@@ -13,8 +13,8 @@ from autoprune.core.sensitivity import SensitivityCurves, sweep_grid
 from autoprune.core.trial import Failure, Score
 from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.files import write_whole
 from autoprune.evaluation.sweep import Level, Record, sweep, sweep_fingerprint
+from autoprune.files import write_whole
 from autoprune.reporting.plots import plot_sensitivity
 from autoprune.running.folder import RunFolder
 from autoprune.running.progress import Display

@@ -14,7 +14,7 @@ import yaml
 
 from autoprune.core import ledger
 from autoprune.errors import RunFolderError
-from autoprune.evaluation.files import write_whole
+from autoprune.files import write_whole
 
 EXPERIMENT = "experiment.yaml"
 # Errors that another folder mends.

@@ -7,30 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor, nn
+
+from autoprune.tasks.plan import TrainingPlan
+
+__all__ = ["Batch", "Hook", "Split", "Task", "TrainingPlan"]
 
 Split = Literal["train", "plain", "validation", "test"]
 Batch = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """How long and how fast to train: SGD with momentum and a cosine rate without restarts, unless a task differs.
-
-    Attributes:
-        steps: optimizer steps; where None, `epochs` passes over the training images (a fraction is allowed).
-        rate: the first and highest learning rate; it falls to 0 along half a cosine.
-        batch: images a step.
-        seed: draws the order and the augmentation of the images.
-    """
-
-    steps: int | None = None
-    epochs: float = 1.0
-    rate: float = 0.02
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    batch: int = 128
-    seed: int = 0
 
 
 def _no_loss_term(network: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor | None:
@@ -43,19 +28,29 @@ def _nothing(*_: object) -> None:
 
 @dataclass(frozen=True)
 class Hook:
-    """What acts inside training: functions called in this order; those not given do nothing.
+    """What acts inside training: functions that a training loop calls; those not given do nothing.
+
+    At each event all hooks are called, in the order of the list, before the next event: on_start once, then for every
+    step loss_term, after_backward, after_step, after_epoch where a pass ends, and at_rest. A task's own loop may leave
+    out on_start and at_rest: only hooks that say so need them.
 
     Attributes:
         loss_term: `(network, inputs, outputs)` to a scalar added to the task's loss, or None.
         after_backward: `(network, step)`: gradients are there, the step is not yet taken.
         after_step: `(network, step, steps, loss)`: weights have moved; `step` counts from 1 up to `steps`.
         after_epoch: `(network, epoch)`: one whole pass over the training images ended; `epoch` counts from 1.
+        on_start: `(network, optimizer, steps)`: before the first step of this call, which need not be step 1; `steps`
+            is the number of the last. The optimizer may be kept: to read the rate, to load or change its state.
+        at_rest: `(network, step, steps)`: all that belongs to the step is done, and to the epoch if one ended with it;
+            what is stored now can be resumed from.
     """
 
     loss_term: Callable[[nn.Module, Tensor, Tensor], Tensor | None] = _no_loss_term
     after_backward: Callable[[nn.Module, int], None] = _nothing
     after_step: Callable[[nn.Module, int, int, float], None] = _nothing
     after_epoch: Callable[[nn.Module, int], None] = _nothing
+    on_start: Callable[[nn.Module, torch.optim.Optimizer, int], None] = _nothing
+    at_rest: Callable[[nn.Module, int, int], None] = _nothing
 
 
 class Task(Protocol):

@@ -12,60 +12,81 @@ from torch import Tensor, nn
 
 from autoprune.errors import TaskError
 from autoprune.tasks.base import Batch, Hook, Task, TrainingPlan
+from autoprune.tasks.layout import arranged
+from autoprune.tasks.optimizers import build_optimizer, set_rate
+from autoprune.tasks.rates import rate_at
+
+_Numbered = tuple[int, int, bool, Batch]
+"""Step and epoch from 1, whether a whole pass ends with it, and the batch."""
 
 
 def train(network: nn.Module, task: Task, plan: TrainingPlan, hooks: Sequence[Hook] = ()) -> None:
     """Trains the network in place, where its parameters are; it is left in evaluation mode.
 
-    The rate of step s (from 0) of S is `rate · (1 + cos(π s / S)) / 2` (Loshchilov and Hutter 2017, arXiv:1608.03983,
-    equation 5, one period ending at 0). Weight decay acts on tensors of two or more dimensions only, not on biases and
-    normalisations; He et al. 2015 decay all. The same plan trains the same weights to the same result on the same
-    machine, and torch's global random state is as before.
+    The same plan trains the same weights to the same result on the same machine, and torch's global random state is as
+    before. A plan that begins later sees the very batches that an unbroken run would have seen from there, where they
+    follow from the seed given to `task.batches` alone.
 
     Raises:
         TaskError: the plan cannot be followed, or a loss is NaN or infinite.
     """
     steps = count_steps(task, plan)
     device = device_of(network)
-    optimizer = _optimizer(network, plan)
+    optimizer = build_optimizer(network, plan)
     network.train()
     try:
-        with seeded(plan.seed, device):
-            for step, epoch, last, batch in _numbered(task, plan, steps):
-                _set_rate(optimizer, plan.rate * (1 + math.cos(math.pi * (step - 1) / steps)) / 2)
-                loss = _step(network, task, optimizer, (batch[0].to(device), batch[1].to(device)), step, hooks)
+        with seeded(plan.seed, device), arranged(network, plan.channels_last) as arrange:
+            remaining = _remaining(task, plan, steps)
+            for hook in hooks:
+                hook.on_start(network, optimizer, steps)
+            for step, epoch, last, batch in remaining:
+                set_rate(optimizer, rate_at(plan, step, steps))
+                moved = arrange(batch[0].to(device)), batch[1].to(device)
+                loss = _step(network, task, optimizer, moved, step, hooks)
                 for hook in hooks:
                     hook.after_step(network, step, steps, loss)
                 for hook in hooks if last else ():
                     hook.after_epoch(network, epoch)
+                for hook in hooks:
+                    hook.at_rest(network, step, steps)
     finally:
         optimizer.zero_grad()
         network.eval()
 
 
 def count_steps(task: Task, plan: TrainingPlan) -> int:
-    """How many steps a plan makes: its own number, or `epochs` passes, rounded up.
+    """The number of a plan's last step: its own, or that of `epochs` passes, rounded up.
 
     Training batches without a length are counted by going through them once.
 
     Raises:
-        TaskError: a negative or non-finite number, or no training batches.
+        TaskError: the plan begins after its last step.
     """
-    if not (math.isfinite(plan.rate) and plan.rate > 0):
-        raise TaskError(f"the training rate should be above 0 but is {plan.rate}")
-    amount = plan.epochs if plan.steps is None else plan.steps
-    if not (math.isfinite(amount) and amount >= 0):
-        raise TaskError(f"the number of training steps or epochs should be at least 0 but is {amount}")
-    if plan.steps is not None:
-        return plan.steps
+    steps = plan.steps
+    if steps is None:
+        batches = task.batches("train", plan.batch, plan.seed)
+        length = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
+        steps = math.ceil(plan.epochs * length - 1e-9)
+    if plan.begin > steps:
+        raise TaskError(f"training should begin after step {plan.begin}, but the plan has only {steps} steps")
+    return steps
+
+
+def _remaining(task: Task, plan: TrainingPlan, steps: int) -> Iterator[_Numbered]:
+    """What comes after the plan's first `begin` steps; of whole passes with a length no batch is made."""
+    if plan.begin == 0:
+        return _numbered(task, plan, steps)
     batches = task.batches("train", plan.batch, plan.seed)
-    length = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
-    return math.ceil(plan.epochs * length - 1e-9)
+    length = len(batches) if isinstance(batches, Sized) else 0
+    epochs = plan.begin // length if length else 0
+    remaining = _numbered(task, plan, steps, epochs * length, epochs)
+    for _ in range(epochs * length, plan.begin):
+        next(remaining)
+    return remaining
 
 
-def _numbered(task: Task, plan: TrainingPlan, steps: int) -> Iterator[tuple[int, int, bool, Batch]]:
-    """Step and epoch from 1, whether a whole pass ends with it, and the batch; every pass in an order of its own."""
-    step, epoch = 0, 0
+def _numbered(task: Task, plan: TrainingPlan, steps: int, step: int = 0, epoch: int = 0) -> Iterator[_Numbered]:
+    """The steps after `step`, which ended pass `epoch`; every pass has an order of its own."""
     while step < steps:
         epoch += 1
         held: Batch | None = None
@@ -106,20 +127,6 @@ def _finite(loss: Tensor, step: int) -> float:
     if not math.isfinite(value):
         raise TaskError(f"the training loss is {value} at step {step}; lower the rate, or check the training data")
     return value
-
-
-def _optimizer(network: nn.Module, plan: TrainingPlan) -> torch.optim.SGD:
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    if not trained:
-        raise TaskError(f"network {type(network).__name__} has no parameter that requires a gradient; nothing to train")
-    decayed = {"params": [p for p in trained if p.dim() > 1], "weight_decay": plan.weight_decay}
-    plain = {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0}
-    return torch.optim.SGD([decayed, plain], lr=plan.rate, momentum=plan.momentum)
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
 
 
 def derive_seed(*parts: int) -> int:

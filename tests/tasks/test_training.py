@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from autoprune.errors import TaskError
 from autoprune.tasks.base import Batch, Hook, Split, TrainingPlan
+from autoprune.tasks.optimizers import rate_of
 from autoprune.tasks.training import count_steps, device_of, seeded, train
 from autoprune.tasks.user import SimpleTask
 
@@ -84,6 +86,8 @@ def test_hooks_are_called_in_the_stated_order() -> None:
 
     def hook(name: str) -> Hook:
         return Hook(
+            on_start=lambda network, optimizer, steps: calls.append(f"{name} start {steps}"),
+            at_rest=lambda network, step, steps: calls.append(f"{name} rest {step}/{steps}"),
             loss_term=lambda network, inputs, outputs: calls.append(f"{name} term"),
             after_backward=lambda network, step: calls.append(f"{name} backward {step}"),
             after_step=lambda network, step, steps, loss: calls.append(f"{name} step {step}/{steps}"),
@@ -92,11 +96,92 @@ def test_hooks_are_called_in_the_stated_order() -> None:
 
     _trained(TrainingPlan(steps=3), (hook("a"), hook("b")), _task(train_data=DATA[:2]))
 
-    def of_step(step: int) -> list[str]:
-        kinds = ("term", f"backward {step}", f"step {step}/3")
+    def each(*kinds: str) -> list[str]:
         return [f"{name} {kind}" for kind in kinds for name in "ab"]
 
-    assert calls == [*of_step(1), *of_step(2), "a epoch 1", "b epoch 1", *of_step(3)]
+    def of_step(step: int) -> list[str]:
+        return each("term", f"backward {step}", f"step {step}/3")
+
+    ends = each("rest 1/3"), each("epoch 1", "rest 2/3"), each("rest 3/3")
+    assert calls == [*each("start 3"), *of_step(1), *ends[0], *of_step(2), *ends[1], *of_step(3), *ends[2]]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("begin", range(13))
+def test_training_that_begins_later_has_the_steps_epochs_rates_and_batches_of_the_unbroken_run(
+    begin: int, streaming: bool
+) -> None:
+    shuffled = TensorDataset(torch.arange(18.0).view(6, 3), torch.zeros(6, dtype=torch.int64))
+
+    def seen(begin: int) -> list[object]:
+        events: list[object] = []
+        kept: list[torch.optim.Optimizer] = []
+
+        def watch(network: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
+            events.append(("batch", inputs.tolist()))
+
+        hook = Hook(
+            on_start=lambda network, optimizer, steps: kept.append(optimizer),
+            loss_term=watch,
+            after_step=lambda network, step, steps, loss: events.append((step, steps, rate_of(kept[0]))),
+            after_epoch=lambda network, epoch: events.append(("epoch", epoch)),
+        )
+        task = _task(train_data=shuffled)
+        plan = TrainingPlan(steps=12, batch=1, warmup=0.25, begin=begin)
+        train(_network_of_one(), task if streaming else Counted(task), plan, [hook])
+        return events
+
+    whole = seen(0)
+    done = next((i for i, event in enumerate(whole) if event[0] == begin), -1) + 1  # type: ignore[index]
+    done += done < len(whole) and whole[done][0] == "epoch"  # type: ignore[index]
+    assert seen(begin) == whole[done:]
+    assert (len(seen(begin)) == 0) == (begin == 12)
+
+
+def test_training_that_begins_later_makes_no_batch_of_whole_passes_before() -> None:
+    made: list[int] = []
+
+    class Watched(Counted):
+        def batches(self, split: Split, size: int, seed: int = 0) -> Iterable[Batch]:
+            batches = list(super().batches(split, size, seed))
+
+            class Lazy:
+                def __len__(self) -> int:
+                    return len(batches)
+
+                def __iter__(self) -> Iterator[Batch]:
+                    made.append(seed)
+                    return iter(batches)
+
+            return Lazy()
+
+    train(_network(), Watched(_task()), TrainingPlan(steps=17, begin=16), [])
+    assert len(made) == 1
+
+
+def test_training_cannot_begin_after_its_end() -> None:
+    with pytest.raises(TaskError, match="begin after step 11, but the plan has only 10 steps"):
+        _trained(TrainingPlan(epochs=2, begin=11))
+
+
+def test_hooks_can_report_the_mean_loss_and_the_rate_of_every_epoch() -> None:
+    optimizers: list[torch.optim.Optimizer] = []
+    losses: list[float] = []
+    report: list[tuple[int, float, float]] = []
+
+    def after_epoch(network: nn.Module, epoch: int) -> None:
+        report.append((epoch, sum(losses) / len(losses), rate_of(optimizers[0])))
+        losses.clear()
+
+    hook = Hook(
+        on_start=lambda network, optimizer, steps: optimizers.append(optimizer),
+        after_step=lambda network, step, steps, loss: losses.append(loss),
+        after_epoch=after_epoch,
+    )
+    plan = TrainingPlan(epochs=2, rate=0.4, schedule="steps", milestones=(0.5,))
+    _trained(plan, (hook,))
+    assert [(epoch, rate) for epoch, _, rate in report] == [(1, 0.4), (2, pytest.approx(0.04))]
+    assert all(0 < mean < 3 for _, mean, _ in report)
 
 
 def test_hooks_see_gradients_before_the_step_and_weights_after_it() -> None:
@@ -152,6 +237,22 @@ class Streaming:
     def batches(self, split: Split, size: int, seed: int = 0) -> Iterable[Batch]:
         self.seeds.append(seed)
         yield from DATA
+
+
+class Counted(Streaming):
+    """A task whose batches have a length."""
+
+    def __init__(self, task: SimpleTask) -> None:
+        super().__init__(task)
+        self._task = task
+
+    def batches(self, split: Split, size: int, seed: int = 0) -> Iterable[Batch]:
+        return list(self._task.batches(split, size, seed))
+
+
+def _network_of_one() -> nn.Module:
+    """A network that takes batches of a single sample in training."""
+    return nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.3))
 
 
 def test_batches_without_a_length_are_counted_and_every_epoch_has_an_order_of_its_own() -> None:

@@ -1,0 +1,64 @@
+"""Training with the outputs of a teacher, such as the dense network of a pruned one."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoprune.errors import TaskError
+from autoprune.tasks.base import Hook
+
+
+def distillation(teacher: nn.Module, temperature: float, weight: float) -> Hook:
+    """A hook whose loss term is weight · T² · KL(teacher ‖ student), the mean over the batch.
+
+    The term is added to the whole loss of the task, where the paper takes a weighted average of the two: its
+    (1 − a) · hard + a · T² · soft is this with weight a / (1 − a), at a rate smaller by 1 − a. The paper's soft term is
+    the cross-entropy with the teacher, which differs from the divergence by the teacher's entropy, a constant.
+
+    Args:
+        teacher: gives `[batch, classes]` logits; it is copied now, and the copy runs in evaluation mode.
+        temperature: T: the logits of both are divided by it.
+        weight: of the term beside the task's loss.
+
+    Raises:
+        TaskError: numbers out of range; in training, outputs that are no logits or differ in shape from the teacher's.
+
+    Source: Hinton et al. 2015, arXiv:1503.02531, section 2.
+    """
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise TaskError(f"the distillation's temperature should be above 0 and finite but is {temperature}")
+    if not (math.isfinite(weight) and weight >= 0):
+        raise TaskError(f"the distillation's weight should be at least 0 and finite but is {weight}")
+    copied = copy.deepcopy(teacher).eval().requires_grad_(False)
+
+    def loss_term(network: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            taught = copied.to(inputs.device)(inputs)
+        _check_logits(outputs, taught)
+        return weight * soft_loss(outputs, taught, temperature)
+
+    return Hook(loss_term=loss_term)
+
+
+def soft_loss(outputs: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """T² · KL(teacher ‖ student) of `[batch, classes]` logits at temperature T, the mean over the batch."""
+    student = F.log_softmax(outputs / temperature, dim=1)
+    expected = F.log_softmax(taught / temperature, dim=1)
+    return temperature**2 * F.kl_div(student, expected, reduction="batchmean", log_target=True)
+
+
+def _check_logits(outputs: object, taught: object) -> None:
+    for whose, found in (("network", outputs), ("teacher", taught)):
+        if not isinstance(found, Tensor) or found.dim() != 2:
+            kind = list(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+            raise TaskError(f"distillation needs [batch, classes] logits, but the {whose} gives {kind}")
+    if isinstance(outputs, Tensor) and isinstance(taught, Tensor) and outputs.shape != taught.shape:
+        raise TaskError(
+            f"distillation needs a teacher of the same classes, but it gives {list(taught.shape)} "
+            f"and the network {list(outputs.shape)}"
+        )
