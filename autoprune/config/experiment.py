@@ -46,7 +46,7 @@ def _pattern_name(name: str) -> str:
     return name if block_shape(name) or n_and_m(name) else registry.check("pattern", name, f"; {FORMS}")
 
 
-def _file(path: Path) -> Path:
+def existing_file(path: Path) -> Path:
     return paths.existing(path, "file")
 
 
@@ -65,6 +65,8 @@ Texts = Annotated[tuple[str, ...], Field(strict=False)]
 Ends = Annotated[tuple[Literal["first", "last"], ...], Field(strict=False)]
 Keep = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+PrunerName = Annotated[str, AfterValidator(_pruner_name)]
+PatternName = Annotated[str, AfterValidator(_pattern_name)]
 BudgetText = Annotated[str, BeforeValidator(_budget_text)]
 
 
@@ -78,7 +80,7 @@ class TaskSection(Section):
     name: Annotated[str, AfterValidator(_task_name)] = "digits"
     data: Annotated[Path, Typed, AfterValidator(_file_or_folder)] | None = None
     model: Annotated[str, AfterValidator(_model_name)] | None = None
-    checkpoint: Annotated[Path, Typed, AfterValidator(_file)] | None = None
+    checkpoint: Annotated[Path, Typed, AfterValidator(existing_file)] | None = None
 
 
 class GroupSection(Section):
@@ -127,7 +129,7 @@ class ScoringSection(Section):
     """How structures are scored; None leaves it to the pruner. Images are read only by criteria that need data."""
 
     criterion: Annotated[str, AfterValidator(_criterion_name)] | None = None
-    pattern: Annotated[str, AfterValidator(_pattern_name)] | None = None
+    pattern: PatternName | None = None
     combine: Literal["mean", "sum", "max"] | None = None
     normalise: bool | None = None
     images: Positive = 1024
@@ -157,7 +159,7 @@ class EvaluationSection(Section):
 class SensitivitySection(Section):
     """The sweep: a file of curves to use instead, or how to make them."""
 
-    file: Annotated[Path, Typed, AfterValidator(_file)] | None = None
+    file: Annotated[Path, Typed, AfterValidator(existing_file)] | None = None
     images: Positive = 1000
     levels: Positive = 8
 
@@ -178,7 +180,7 @@ class Experiment(Section):
 
     task: TaskSection = TaskSection()
     space: SpaceSection = SpaceSection()
-    pruner: Annotated[str, AfterValidator(_pruner_name)] = "l1_filter"
+    pruner: PrunerName = "l1_filter"
     scoring: ScoringSection = ScoringSection()
     budget: BudgetText | None = None
     search: SearchSection = SearchSection()

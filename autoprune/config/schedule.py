@@ -1,0 +1,257 @@
+"""What a schedule file says: how to train, what is pruned by which pruner, which penalties act, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from autoprune import registry
+from autoprune.config.documents import Document, Keys, read_document
+from autoprune.config.experiment import PatternName, Positive, PrunerName, Section, Texts, Typed, existing_file
+from autoprune.config.messages import explain, shown
+from autoprune.errors import ConfigError, did_you_mean
+
+Unit = Literal["step", "epoch"]
+Whole = Annotated[int, Field(ge=0)]
+Times = Annotated[tuple[Whole, ...], Field(strict=False, min_length=1)]
+Above = Annotated[float, Field(gt=0)]
+Sparsity = Annotated[float, Field(ge=0, le=1)]
+
+
+def _named(kind: str) -> Any:
+    return AfterValidator(lambda name: registry.check(kind, name))
+
+
+class PlanSection(Section):
+    """See `autoprune.tasks.plan.TrainingPlan`; `steps` in place of `epochs` counts steps."""
+
+    epochs: Above | None = None
+    steps: Positive | None = None
+    rate: Above = 0.02
+    batch: Positive = 128
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    schedule: Literal["cosine", "constant", "steps"] = "cosine"
+    milestones: Annotated[tuple[float, ...], Field(strict=False)] = ()
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    channels_last: bool = False
+
+    @model_validator(mode="after")
+    def _one_length(self) -> PlanSection:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("needs epochs or steps: one of both")
+        return self
+
+
+class DistillSection(Section):
+    """Learning from the dense network as it was loaded."""
+
+    temperature: Above = 4.0
+    weight: Above = 1.0
+
+
+class PrunerSection(Section):
+    """A pruner at work on some layers; what is None is the named pruner's.
+
+    `sparsity` (or `threshold`, for a pruner that goes by one) is one number, or numbers by shell pattern of layers;
+    `widths` is a file with kept widths, such as a run's best.yaml.
+    """
+
+    pruner: PrunerName
+    layers: Texts = ("*",)
+    sparsity: Sparsity | dict[str, Sparsity] | None = None
+    threshold: Above | dict[str, Above] | None = None
+    widths: Annotated[Path, Typed, AfterValidator(existing_file)] | None = None
+    initial: Annotated[float, Field(ge=0)] = 0.0
+    criterion: Annotated[str, _named("criterion")] | None = None
+    pattern: PatternName | None = None
+    schedule: Annotated[str, _named("schedule")] | None = None
+    allocator: Annotated[str, _named("allocator")] | None = None
+    combine: Literal["mean", "sum", "max"] | None = None
+    normalise: bool | None = None
+
+    @model_validator(mode="after")
+    def _one_aim(self) -> PrunerSection:
+        if sum(aim is not None for aim in (self.sparsity, self.threshold, self.widths)) != 1:
+            raise ValueError("needs sparsity, threshold or widths: one of them")
+        return self
+
+
+class PenaltySection(Section):
+    """A penalty on some layers. Settings that a penalty does not have are refused when it is made."""
+
+    penalty: Annotated[str, _named("penalty")]
+    layers: Texts = ("*",)
+    pattern: PatternName | None = None
+    strength: Above | None = None
+    threshold: Annotated[float, Field(ge=0)] | None = None
+    threshold_by: Literal["mean", "max"] | None = None
+    threshold_every: Positive | None = None
+    scale_by_size: bool | None = None
+    proximal: bool | None = None
+    sparsity: Sparsity | dict[str, Sparsity] | None = None
+    rho: Above | None = None
+    frequency: Positive | None = None
+
+
+class PolicySection(Section):
+    """What happens when: a pruner's updates, the time in which a penalty acts, thinning, the removal of dead layers.
+
+    Times are epochs or steps that have passed: 0 is before the first. `epochs` or `steps` list single times; `start`,
+    `end` and `frequency`, in `unit`s, a span.
+    """
+
+    pruner: str | None = None
+    penalty: str | None = None
+    remove_layers: str | None = None
+    thin: Literal[True] | None = None
+    epochs: Times | None = None
+    steps: Times | None = None
+    start: Whole | None = None
+    end: Whole | None = None
+    frequency: Positive | None = None
+    unit: Unit = "epoch"
+
+    @model_validator(mode="after")
+    def _one_subject_and_one_time(self) -> PolicySection:
+        if sum(subject is not None for subject in (self.pruner, self.penalty, self.remove_layers, self.thin)) != 1:
+            raise ValueError("needs pruner, penalty, remove_layers or thin: one of them")
+        listed = [times for times in (self.epochs, self.steps) if times is not None]
+        span = any(value is not None for value in (self.start, self.end, self.frequency))
+        if len(listed) + span > 1 or (not listed and not span and self.penalty is None):
+            raise ValueError("needs epochs, steps, or start and end: one of them")
+        if span and self.end is not None and self.end < (self.start or 0):
+            raise ValueError(f"ends at {self.end}, before it starts at {self.start}")
+        if (self.thin or self.remove_layers) and (span or len(listed[0]) != 1):
+            raise ValueError("happens at one time: epochs or steps with a single number")
+        if self.pruner is not None and listed and not _evenly_spaced(listed[0]):
+            raise ValueError("updates should be equally far apart; give start, end and frequency, or two pruners")
+        return self
+
+    def timing(self) -> tuple[int, int | None, int, Unit]:
+        """Start, end (None: the training's), steps or epochs between updates, and which of both."""
+        listed, unit = (self.steps, "step") if self.steps is not None else (self.epochs, "epoch")
+        if listed is None:
+            return self.start or 0, self.end, self.frequency or 1, self.unit
+        apart = listed[1] - listed[0] if len(listed) > 1 else 1
+        return listed[0], listed[-1], apart, unit  # type: ignore[return-value]  # one of both words
+
+
+class RoundsSection(Section):
+    """A lottery ticket: the whole training once dense and then `count` times, from the same early weights."""
+
+    count: Positive
+    rewind: Literal["initial"] | Positive = "initial"
+
+
+class StatisticsSection(Section):
+    """Training images for criteria that read data, gone through at every update."""
+
+    images: Positive = 1024
+    batch: Positive = 64
+
+
+class ScheduleFile(Section):
+    """A whole schedule, checked."""
+
+    train: PlanSection
+    distill: DistillSection | None = None
+    pruners: dict[str, PrunerSection] = Field(default_factory=dict)
+    penalties: dict[str, PenaltySection] = Field(default_factory=dict)
+    policies: Annotated[tuple[PolicySection, ...], Field(strict=False)] = ()
+    rounds: RoundsSection | None = None
+    scoring: StatisticsSection = StatisticsSection()
+
+
+def load_schedule(path: Path) -> ScheduleFile:
+    """The schedule in a YAML file.
+
+    Raises:
+        ConfigError: something is wrong; every fault is listed with its place.
+    """
+    document = read_document(path)
+    faults = list(document.faults)
+    if not faults and not isinstance(document.value, dict):
+        known = ", ".join(ScheduleFile.model_fields)
+        faults.append(f"{path}: should be a mapping (key: value) but is {shown(document.value)}; keys: {known}")
+    if faults:
+        raise ConfigError(faults)
+    try:
+        schedule = ScheduleFile.model_validate(document.value)
+    except ValidationError as invalid:
+        raise ConfigError([_fault(document, path, error) for error in invalid.errors(include_url=False)]) from None
+    faults = [f"{_place(document, keys, path)}: {message}" for keys, message in _contradictions(schedule)]
+    if faults:
+        raise ConfigError(faults)
+    return schedule
+
+
+def _fault(document: Document, path: Path, error: ErrorDetails) -> str:
+    keys = tuple(key for key in error["loc"] if not _is_choice(key))
+    place = _place(document, keys, path, in_key=error["type"] == "extra_forbidden")
+    plain: ErrorDetails = {**error, "loc": keys}  # type: ignore[typeddict-item]  # a TypedDict's copy is not followed
+    return f"{place}: {'.'.join(map(str, keys))}: {explain(plain, ScheduleFile)}"
+
+
+def _is_choice(key: str | int) -> bool:
+    """Whether a part of a fault's place names one of several types that a value may have, as pydantic writes it."""
+    return isinstance(key, str) and ("[" in key or key in ("float", "int", "literal", "constrained-float"))
+
+
+def _place(document: Document, keys: Keys, path: Path, in_key: bool = False) -> str:
+    """Where a value, or what is around it, stands."""
+    places = document.keys if in_key else document.values
+    return next((places[keys[:n]] for n in range(len(keys), -1, -1) if keys[:n] in places), str(path))
+
+
+def _contradictions(schedule: ScheduleFile) -> Iterator[tuple[Keys, str]]:
+    yield from _unknown_subjects(schedule)
+    used = [policy.pruner for policy in schedule.policies]
+    for name in schedule.pruners:
+        policies = used.count(name)
+        if schedule.rounds is None and policies != 1:
+            yield ("pruners", name), f"pruner {name!r} should be in one policy, which says when, but is in {policies}"
+    if schedule.rounds is not None:
+        yield from _rounds_with_others(schedule)
+    length = schedule.train.epochs, schedule.train.steps
+    for index, policy in enumerate(schedule.policies):
+        start, end, _, unit = policy.timing()
+        limit = length[0] if unit == "epoch" else length[1]
+        if limit is not None and max(start, end or 0) > limit:
+            yield ("policies", index), f"reaches to {unit} {max(start, end or 0)}, but training ends after {limit:g}"
+
+
+def _unknown_subjects(schedule: ScheduleFile) -> Iterator[tuple[Keys, str]]:
+    known: Mapping[str, Mapping[str, Any]] = {
+        "pruner": schedule.pruners,
+        "penalty": schedule.penalties,
+        "remove_layers": schedule.penalties,
+    }
+    for index, policy in enumerate(schedule.policies):
+        for field, names in known.items():
+            name = getattr(policy, field)
+            if name is not None and name not in names:
+                where = "pruners" if field == "pruner" else "penalties"
+                listed = ", ".join(names) or "none"
+                message = f"{name!r} is not among the {where} ({listed}){did_you_mean(name, names)}"
+                yield ("policies", index, field), message
+
+
+def _rounds_with_others(schedule: ScheduleFile) -> Iterator[tuple[Keys, str]]:
+    if len(schedule.pruners) != 1:
+        yield ("rounds",), f"rounds are of one pruner, but there are {len(schedule.pruners)}"
+    for index, policy in enumerate(schedule.policies):
+        if policy.penalty is None:
+            yield ("policies", index), "with rounds the pruner prunes between them, and nothing is thinned or removed"
+
+
+def _evenly_spaced(times: tuple[int, ...]) -> bool:
+    steps = {after - before for before, after in pairwise(times)}
+    return len(steps) <= 1 and all(step > 0 for step in steps)
