@@ -90,8 +90,10 @@ class GroupLasso:
     Without the latter, large structures hardly shrink in their mean magnitude, by which they are held against the
     threshold. What training leaves below the threshold, by default the strength itself, is masked.
 
-    A batch norm behind a layer makes up for smaller weights, so that a layer may fall below the threshold while it
-    still matters: train on after `finish`, with the masks held.
+    A batch norm behind a layer makes up for smaller weights. So a layer may fall below the threshold while it still
+    matters: threshold while there are steps left to make up for it, or train on after `finish` with the masks held. And
+    what has shrunk but stays moves the faster for it, as 1/‖w‖² (van Laarhoven 2017, arXiv:1706.05350): penalise the
+    layers that may go rather than all, and fine-tune at a lower rate.
 
     Args:
         network: it is to be trained; thresholding masks its weights in place.
@@ -101,8 +103,8 @@ class GroupLasso:
         scale_by_size: whether each norm is multiplied by the root of its structure's number of weights.
         proximal: whether each step of the optimizer is followed by shrinking every norm by strength · rate, to zero at
             the least (Parikh and Boyd 2014, Proximal Algorithms, section 6.5), instead of adding the term to the
-            loss, by whose subgradient norms only oscillate near zero. Not the default: it is no part of the source,
-            and the threshold catches what oscillates.
+            loss, by whose subgradient norms only oscillate near zero. Not the default: the threshold catches what
+            oscillates, far above it, and in front of a batch norm weights that are exactly zero can break out again.
         masking: shared with other prunings of the network. Masks are held there, after `finish` too.
 
     Raises:

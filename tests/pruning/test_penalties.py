@@ -158,9 +158,9 @@ def _two_by_two(*entries: float, **settings: object) -> tuple[nn.Linear, GroupLa
 
 
 def test_the_proximal_step_shortens_every_norm_by_strength_times_rate() -> None:
-    layer, penalty = _two_by_two(3, 4, 0.3, 0.4, proximal=True)
+    layer, penalty = _two_by_two(3, 4, 0.03, 0.04, proximal=True)
     assert penalty.term() is None
-    assert float(penalty.value().detach()) == pytest.approx(5.5)
+    assert float(penalty.value().detach()) == pytest.approx(5.05)
     penalty.step(0.5)
     torch.testing.assert_close(layer.weight.detach(), torch.tensor([[2.7, 3.6], [0, 0]]))
     penalty.step(0.0)
@@ -239,7 +239,9 @@ def test_a_penalty_goes_on_from_its_state() -> None:
     first = GroupLasso(network, graph, "filter", 0.03, ("0",), **settings)
     trained(network, first, range(3))
     again = GroupLasso(network, graph, "filter", 0.03, ("0",), **settings)
+    first.masking.release()
     again.load_state_dict(first.state_dict())
+    assert again.masking.masks["0.weight"].flatten(1).any(1).tolist() == [False] * 2 + [True] * 6
     found = trained(network, again, range(3, 5))
     assert found["0.weight"].flatten(1).any(1).tolist() == [False] * 4 + [True] * 4
     assert torch.equal(found["0.weight"], expected["0.weight"])
