@@ -67,8 +67,8 @@ SCHEDULES: Mapping[str, str] = {
 }
 
 PENALTIES: Mapping[str, str] = {
-    "group_lasso": "autoprune.pruning.penalties:GroupLasso",
-    "l1": "autoprune.pruning.penalties:l1",
+    "group_lasso": "autoprune.pruning.group_lasso:GroupLasso",
+    "l1": "autoprune.pruning.group_lasso:l1",
     "l1_scale": "autoprune.pruning.penalties:ScaleL1",
     "admm": "autoprune.pruning.admm:Admm",
 }

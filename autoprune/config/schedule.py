@@ -196,7 +196,7 @@ def load_schedule(path: Path) -> ScheduleFile:
 def _fault(document: Document, path: Path, error: ErrorDetails) -> str:
     keys = tuple(key for key in error["loc"] if not _is_choice(key))
     place = _place(document, keys, path, in_key=error["type"] == "extra_forbidden")
-    plain: ErrorDetails = {**error, "loc": keys}  # type: ignore[typeddict-item]  # a TypedDict's copy is not followed
+    plain: ErrorDetails = {**error, "loc": keys}
     return f"{place}: {'.'.join(map(str, keys))}: {explain(plain, ScheduleFile)}"
 
 

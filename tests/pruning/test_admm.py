@@ -19,13 +19,13 @@ from tests.pruning.residual import digits_accuracy, fresh_residual, train_on_dig
 INPUTS = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def _two_weights(**settings: float) -> tuple[nn.Parameter, Admm]:
-    """The weights (3, 1) of one linear layer, of which one stays."""
+def _two_weights(sparsity: float = 0.5, **settings: float) -> tuple[nn.Parameter, Admm]:
+    """The weights (3, 1) of one linear layer, of which by default one stays."""
     network = nn.Sequential(nn.Linear(2, 1, bias=False))
     with torch.no_grad():
         network[0].weight.copy_(torch.tensor([[3.0, 1.0]]))
     graph = find_groups(network, torch.randn(2, 2))
-    return network[0].weight, Admm(network, graph, "element", 0.5, **settings)  # type: ignore[arg-type]
+    return network[0].weight, Admm(network, graph, "element", sparsity, **settings)  # type: ignore[arg-type]
 
 
 def _descend(weight: nn.Parameter, admm: Admm) -> float:
@@ -69,14 +69,15 @@ def test_what_stays_is_chosen_by_weights_and_duals_together() -> None:
     assert admm.masks()["0.weight"].tolist() == [[True, False]]  # hard pruning goes by the weights alone
 
 
-def test_the_projection_is_a_copy_that_the_weights_do_not_carry_along() -> None:
-    weight, admm = _two_weights(rho=1, frequency=100)
+@pytest.mark.parametrize(("sparsity", "moved"), [(0.5, (4, 5)), (0.0, (4, 4))])
+def test_the_projection_is_a_copy_that_the_weights_do_not_carry_along(sparsity: float, moved: tuple[int, int]) -> None:
+    weight, admm = _two_weights(sparsity, rho=1, frequency=100)
     with torch.no_grad():
-        weight += 4  # (7, 5) against (3, 0)
-    assert admm.distance() == pytest.approx(math.hypot(4, 5))
-    assert float(admm.term().detach()) == pytest.approx((16 + 25) / 2)
+        weight += 4  # (7, 5) against (3, 0) or (3, 1)
+    assert admm.distance() == pytest.approx(math.hypot(*moved))
+    assert float(admm.term().detach()) == pytest.approx((moved[0] ** 2 + moved[1] ** 2) / 2)
     admm.step(0.1)
-    assert admm.distance() == pytest.approx(math.hypot(4, 5))
+    assert admm.distance() == pytest.approx(math.hypot(*moved))
 
 
 def test_the_projection_comes_every_so_many_steps() -> None:
