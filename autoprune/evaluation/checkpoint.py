@@ -12,15 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from autoprune import registry
-from autoprune.errors import CheckpointError, UserError
+from autoprune.errors import CheckpointError
+from autoprune.evaluation.reshaping import Shape, kept_by_layer, reshape
 from autoprune.evaluation.subject import Subject
 from autoprune.files import write_whole
-from autoprune.graph.branches import find_branches
-from autoprune.graph.groups import ChannelGraph, Kept, find_groups
+from autoprune.graph.groups import ChannelGraph, find_groups
 from autoprune.pruning.copying import copy_network
 from autoprune.pruning.patterns import FILTER, LAYER
-from autoprune.pruning.removal import remove_branches
-from autoprune.pruning.thinning import thin
 from autoprune.tasks import weights
 
 FORMAT = 2
@@ -175,22 +173,12 @@ def rebuild_from(dense: nn.Module, graph: ChannelGraph, checkpoint: PrunedCheckp
     Raises:
         CheckpointError: the file does not fit it.
     """
-    if checkpoint.removed:
-        dense = _without(dense, graph, checkpoint.removed)
-        graph = find_groups(dense, graph.followed.inputs)
-    network = thin(dense, graph, kept_by_group(graph, checkpoint.kept))
+    network = reshape(dense, graph, Shape(tuple(checkpoint.removed), checkpoint.kept))
     try:
         network.load_state_dict(checkpoint.state_dict)
     except RuntimeError as fault:
         raise CheckpointError(f"the checkpoint does not fit {type(dense).__name__}: {fault}") from fault
     return network.eval()
-
-
-def _without(dense: nn.Module, graph: ChannelGraph, removed: Sequence[str]) -> nn.Module:
-    try:
-        return remove_branches(dense, graph, find_branches(dense, graph), removed)
-    except UserError as fault:
-        raise CheckpointError(f"the checkpoint does not fit {type(dense).__name__}: {fault}") from fault
 
 
 def load(path: str | Path, model: nn.Module | Callable[[], nn.Module] | None = None) -> nn.Module:
@@ -222,33 +210,3 @@ def _dense(checkpoint: PrunedCheckpoint, model: nn.Module | Callable[[], nn.Modu
         )
     network: nn.Module = registry.resolve("model", checkpoint.model)()
     return network
-
-
-def kept_by_layer(graph: ChannelGraph, kept: Kept) -> dict[str, list[int]]:
-    """Layer to its output channels that stay, ascending, for every layer that loses some."""
-    keep = graph.keep_mask(kept)
-    stays = {layer.name: keep[layer.outgoing] for layer in graph.layers if layer.produces}
-    return {name: mask.nonzero().flatten().tolist() for name, mask in stays.items() if not bool(mask.all())}
-
-
-def kept_by_group(graph: ChannelGraph, by_layer: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-    """Group to its structures that stay: those whose channel in the group's first layer does.
-
-    Raises:
-        CheckpointError: a layer is not among the network's, or all of a group would go.
-    """
-    unknown = set(by_layer) - {layer.name for layer in graph.layers}
-    if unknown:
-        raise CheckpointError(
-            f"the checkpoint names layers that the network does not have: {', '.join(sorted(unknown))}"
-        )
-    kept = {}
-    for group in graph.groups:
-        first = next(member for member in group.members if member.side == "out")
-        if first.layer not in by_layer:
-            continue
-        stays = set(by_layer[first.layer])
-        kept[group.name] = tuple(i for i, row in enumerate(first.rows.tolist()) if row[0] in stays)
-        if not kept[group.name]:
-            raise CheckpointError(f"the checkpoint keeps nothing of group {group.name!r}")
-    return kept

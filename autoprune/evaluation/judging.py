@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,7 +67,11 @@ class Batches:
         return inputs.to(self.device)
 
 
-def judge(network: nn.Module, task: Task, batches: Iterable[Batch]) -> Score:
+Look = Callable[[Tensor, Tensor], None]
+"""Is shown the outputs and targets of each batch."""
+
+
+def judge(network: nn.Module, task: Task, batches: Iterable[Batch], look: Look = lambda *_: None) -> Score:
     """Mean loss and accuracy over the batches, in evaluation mode; not a number if the network gives none."""
     network.eval()
     loss = accuracy = 0.0
@@ -76,6 +80,7 @@ def judge(network: nn.Module, task: Task, batches: Iterable[Batch]) -> Score:
         for inputs, targets in batches:
             outputs = network(inputs)
             count = len(inputs)
+            look(outputs, targets)
             loss += float(task.loss(outputs, targets)) * count
             accuracy += float(task.metric(outputs, targets).double().mean()) * count
             images += count

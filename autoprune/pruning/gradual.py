@@ -18,7 +18,7 @@ from autoprune.graph.groups import Kept, find_groups
 from autoprune.pruning.masking import Masking
 from autoprune.pruning.masks import Importance, Masks, highest_of_each
 from autoprune.pruning.pruner import Pruner
-from autoprune.pruning.schedules import Timing
+from autoprune.pruning.schedules import Timing, Unit
 from autoprune.pruning.statistics import Source
 from autoprune.pruning.targets import aim, matching
 
@@ -50,6 +50,7 @@ class Pruning:
         timing: when masks are updated; a schedule that prunes once does so at its start, a gradual one needs a timing.
         source: samples and loss for criteria that read data, gone through anew at every update.
         seed: of random draws.
+        passed: steps and epochs that have passed already, of which no update is made up for; None: none has.
         masking: shared by several prunings of one network (filters in some layers, elements in others).
 
     Raises:
@@ -71,6 +72,7 @@ class Pruning:
         source: Source | None = None,
         seed: int = 0,
         masking: Masking | None = None,
+        passed: Mapping[Unit, int] | None = None,
     ) -> None:
         self.network = network
         self.pruner: Pruner = registry.resolve("pruner", pruner) if isinstance(pruner, str) else pruner
@@ -85,10 +87,12 @@ class Pruning:
         self.allocation = Allocation({group.name: group.width for group in self.groups})
         self._gone: dict[str, NDArray[np.bool_]] = {}
         self._importance: Importance = {}
-        self._passed = {"step": 0, "epoch": 0, "round": 0}
+        self._passed: dict[str, int] = {"step": 0, "epoch": 0, "round": 0}
+        self._passed.update({str(unit): count for unit, count in (passed or {}).items()})
         self._early: tuple[dict[str, Any], ...] = (copy.deepcopy(network.state_dict()),)
         self._early_kept = False
-        self._update_if_due()
+        if passed is None:
+            self._update_if_due()
 
     @property
     def masks(self) -> Masks:

@@ -31,6 +31,10 @@ class Masking:
         """Parameter name to a mask of its shape, true where it stays; only parameters of which something is masked."""
         return dict(self._held)
 
+    def of(self, owner: Hashable) -> Masks:
+        """The masks of one owner."""
+        return dict(self._masks.get(owner, {}))
+
     def set(self, owner: Hashable, masks: Masks, recover: bool = True) -> None:
         """Replaces an owner's masks.
 

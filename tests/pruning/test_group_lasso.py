@@ -226,7 +226,7 @@ def test_a_penalty_goes_on_from_its_state() -> None:
     first = GroupLasso(network, graph, "filter", 0.03, ("0",), **settings)
     trained(network, first, range(3))
     again = GroupLasso(network, graph, "filter", 0.03, ("0",), **settings)
-    first.masking.release()
+    first.masking.release(first)
     again.load_state_dict(first.state_dict())
     assert again.masking.masks["0.weight"].flatten(1).any(1).tolist() == [False] * 2 + [True] * 6
     found = trained(network, again, range(3, 5))

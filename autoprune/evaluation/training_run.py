@@ -1,0 +1,387 @@
+"""Training with a pruning schedule: what acts inside it joined into hooks, in segments between changes of shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.config.schedule import PolicySection, ScheduleFile
+from autoprune.core.trial import Score
+from autoprune.errors import CheckpointError, UserError
+from autoprune.evaluation.judging import Batches, judge
+from autoprune.evaluation.reshaping import Shape, carried, reshape
+from autoprune.evaluation.schedule_parts import Acting, Span, penalty_of, plan_of, pruning_of
+from autoprune.evaluation.scoring import ScoringImages
+from autoprune.graph.branches import find_branches
+from autoprune.graph.groups import ChannelGraph, Kept, find_groups
+from autoprune.pruning.gradual import Pruning
+from autoprune.pruning.masking import Masking
+from autoprune.pruning.removal import dead_branches, remove_branches
+from autoprune.pruning.schedules import Unit
+from autoprune.pruning.thinning import thin
+from autoprune.tasks.base import Hook, Task
+from autoprune.tasks.distillation import distillation
+from autoprune.tasks.metrics import applicable_top_k, top_k
+from autoprune.tasks.optimizers import rate_of
+from autoprune.tasks.resuming import checkpointing, resume
+from autoprune.tasks.snapshot import Snapshot, take_snapshot
+from autoprune.tasks.training import count_steps
+
+# Owner of masks that were held before the network was thinned.
+_CARRIED = "carried"
+
+
+@dataclass(frozen=True)
+class Watching:
+    """Where a run's progress goes.
+
+    Attributes:
+        note: takes the measurements of an epoch, or of the end, by name.
+        save: takes a snapshot; the newest is what the run goes on from.
+        save_early: takes the snapshot that the rounds of a lottery ticket go back to.
+        every: steps between snapshots; there is one after every epoch too.
+        hooks: further ones, for progress.
+    """
+
+    note: Callable[[Mapping[str, Any]], None]
+    save: Callable[[Snapshot], None]
+    save_early: Callable[[Snapshot], None]
+    every: int | None = None
+    hooks: Sequence[Hook] = ()
+
+
+class _Reshape(Exception):
+    """Training stops because the network is about to change its shape."""
+
+
+class TrainingRun:
+    """One training by a schedule.
+
+    A change of shape (thinning, removal of layers) ends a segment: training goes on with a smaller network, a new
+    optimizer, whose momentum starts at zero, and the rate of the unbroken run; masks of weights are carried over.
+
+    Args:
+        dense: with the weights that training starts from; not changed.
+        inputs: `[2, …]` samples.
+
+    Raises:
+        UserError: the schedule does not fit the network.
+    """
+
+    def __init__(
+        self, task: Task, dense: nn.Module, inputs: Tensor, schedule: ScheduleFile, watching: Watching, seed: int = 0
+    ) -> None:
+        self._task, self._dense, self._inputs = task, dense, inputs
+        self._schedule, self._watching, self._seed = schedule, watching, seed
+        self.plan = plan_of(schedule.train, seed)
+        self.steps = count_steps(task, self.plan)
+        self._epoch_steps = max(1, count_steps(task, replace(self.plan, steps=None, epochs=1.0)))
+        self._validation = Batches(task, "validation", None, 250, 0, inputs.device).load()
+        self.network = reshape(dense, find_groups(dense, inputs), Shape())
+        self.shape, self._reshaped, self.round = Shape(), 0, 0
+        self._passed: dict[Unit, int] = {"step": 0, "epoch": 0}
+        self._early: Snapshot | None = None
+        self._losses: list[float] = []
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._check()
+        self._build(fresh=True)
+
+    def _check(self) -> None:
+        for policy in self._schedule.policies:
+            start, end, _, unit = policy.timing()
+            last = max(start, end or 0) * (self._epoch_steps if unit == "epoch" else 1)
+            if last > self.steps:
+                raise UserError(
+                    f"a policy reaches to {unit} {max(start, end or 0)}, after the last of {self.steps} steps"
+                )
+
+    def _build(self, fresh: bool = False, carry: Mapping[str, Tensor] | None = None) -> None:
+        """Puts prunings and penalties to work on the network as it is now."""
+        self.masking = Masking(self.network)
+        if carry:
+            self.masking.set(_CARRIED, carry)
+        source = ScoringImages(
+            self._task, self._inputs.device, self._schedule.scoring.images, self._schedule.scoring.batch, self._seed
+        ).source()
+        passed = None if fresh else self._passed
+        self.prunings: dict[str, Pruning] = {
+            name: pruning_of(name, self._schedule, self.network, self._inputs, source, self.masking, self._seed, passed)
+            for name in self._schedule.pruners
+            if fresh or not self._is_over(name)
+        }
+        self.penalties: dict[str, Acting] = {}
+        for name, section in self._schedule.penalties.items():
+            span = self._span(name)
+            if not span.over(self._passed):
+                penalty = penalty_of(name, section, self.network, self._inputs, self.masking)
+                self.penalties[name] = Acting(penalty, span)
+
+    def _is_over(self, name: str) -> bool:
+        """Whether a pruner has nothing left to do on a network that was reshaped."""
+        timing = self.prunings[name].timing if name in self.prunings else None
+        return timing is None or self._passed[timing.unit] >= timing.end
+
+    def _span(self, penalty: str) -> Span:
+        for policy in self._schedule.policies:
+            if policy.penalty == penalty:
+                start, end, _, unit = policy.timing()
+                return Span(start, self.steps if end is None else end, unit if end is not None else "step")
+        return Span(0, self.steps, "step")
+
+    def resume(self, snapshot: Snapshot, early: Snapshot | None) -> None:
+        """Goes on from a snapshot of a run with the same schedule, network and data.
+
+        Raises:
+            CheckpointError: it is of another run.
+        """
+        state = snapshot.extra
+        try:
+            self.shape = Shape(tuple(state["removed"]), state["kept"])
+            self.network = reshape(self._dense, find_groups(self._dense, self._inputs), self.shape)
+            self.network.load_state_dict(snapshot.state_dict)
+            self._reshaped, self.round = state["reshaped"], state["round"]
+            self._passed, self._losses = dict(state["passed"]), list(state["losses"])
+            self._early = early
+            self._build(fresh=self._reshaped == 0, carry=state["carried"])
+            for name in list(self.prunings):
+                if name not in state["prunings"]:
+                    del self.prunings[name]
+            self.network.load_state_dict(snapshot.state_dict)  # a fresh pruning may have masked already
+            for name, pruning in self.prunings.items():
+                pruning.load_state_dict(state["prunings"][name])
+            for name, acting in self.penalties.items():
+                if name in state["penalties"]:
+                    acting.penalty.load_state_dict(state["penalties"][name]["state"])
+                    acting.finished = state["penalties"][name]["finished"]
+        except (KeyError, TypeError, RuntimeError) as fault:
+            raise CheckpointError(f"the snapshot is not of this schedule and network: {fault!r}") from fault
+
+    def run(self, snapshot: Snapshot | None = None) -> Score:
+        """Trains to the end, from a snapshot if `resume` was called with it; the final score on validation images."""
+        while True:
+            if self._reshape_where_due():
+                snapshot = None  # it is of the shape that was
+            try:
+                self._task.train(self.network, replace(self.plan, begin=self._passed["step"]), self._hooks(snapshot))
+            except _Reshape:
+                snapshot = None
+                continue
+            if not self._begin_round():
+                break
+            snapshot = self._early
+        self._finish_penalties()
+        self.masking.hold()
+        return self._measure("final")
+
+    def _hooks(self, snapshot: Snapshot | None) -> list[Hook]:
+        hooks = [resume(snapshot)] if snapshot is not None else []
+        if self._schedule.distill is not None:
+            distill = self._schedule.distill
+            hooks.append(distillation(self._dense, distill.temperature, distill.weight))
+        own = Hook(
+            loss_term=self._term, on_start=self._start, after_step=self._after_step, after_epoch=self._after_epoch
+        )
+        saving = checkpointing(self._watching.save, self._watching.every, self._state)
+        return [*hooks, own, *self._watching.hooks, saving, Hook(at_rest=self._stop_where_due)]
+
+    def _start(self, network: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+        self._optimizer = optimizer
+        self.masking.hold()
+        self._keep_early(network)
+
+    def _keep_early(self, network: nn.Module) -> None:
+        """Keeps the state that rounds go back to, when it is reached in the first."""
+        rounds = self._schedule.rounds
+        if rounds is None or self._early is not None or self._optimizer is None:
+            return
+        if self._passed["step"] == (0 if rounds.rewind == "initial" else rounds.rewind):
+            self._early = take_snapshot(
+                network, self._optimizer, self._passed["step"], {"epoch": self._passed["epoch"]}
+            )
+            self._watching.save_early(self._early)
+
+    def _term(self, network: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor | None:
+        terms = [acting.penalty.term() for acting in self.penalties.values() if acting.span.covers(self._passed)]
+        found = [term for term in terms if term is not None]
+        return torch.stack(found).sum() if found else None
+
+    def _after_step(self, network: nn.Module, step: int, steps: int, loss: float) -> None:
+        covered = [acting for acting in self.penalties.values() if acting.span.covers(self._passed)]
+        rate = rate_of(self._optimizer) if self._optimizer is not None else self.plan.rate
+        for acting in covered:
+            acting.penalty.step(rate / (1 - self.plan.momentum))
+        self._passed["step"] = step
+        self._losses.append(loss)
+        for pruning in self.prunings.values():
+            pruning.step()
+        self._finish_penalties()
+        self.masking.hold()
+        self._keep_early(network)
+
+    def _after_epoch(self, network: nn.Module, epoch: int) -> None:
+        self._passed["epoch"] = epoch
+        for pruning in self.prunings.values():
+            pruning.epoch()
+        self._finish_penalties()
+        self._measure("epoch")
+        self._losses = []
+        network.train()
+
+    def _finish_penalties(self) -> None:
+        """Masks what penalties made of no use, as their time is over."""
+        for acting in self.penalties.values():
+            if acting.span.over(self._passed) and not acting.finished:
+                acting.penalty.finish()
+                acting.finished = True
+
+    def _state(self) -> dict[str, Any]:
+        masks = self.masking.of(_CARRIED)
+        return {
+            "removed": list(self.shape.removed),
+            "kept": {name: list(stays) for name, stays in self.shape.kept.items()},
+            "reshaped": self._reshaped,
+            "round": self.round,
+            "passed": _plain(self._passed),
+            "losses": list(self._losses),
+            "carried": dict(masks),
+            "prunings": {name: pruning.state_dict() for name, pruning in self.prunings.items()},
+            "penalties": {
+                name: {"state": acting.penalty.state_dict(), "finished": acting.finished}
+                for name, acting in self.penalties.items()
+            },
+        }
+
+    def _reshapings(self) -> list[tuple[int, PolicySection]]:
+        """The changes of shape, by the step after which they come."""
+        found = []
+        for policy in self._schedule.policies:
+            if policy.thin or policy.remove_layers:
+                start, _, _, unit = policy.timing()
+                found.append((start * (self._epoch_steps if unit == "epoch" else 1), policy))
+        return sorted(found, key=lambda each: each[0])
+
+    def _stop_where_due(self, network: nn.Module, step: int, steps: int) -> None:
+        left = self._reshapings()[self._reshaped :]
+        if left and left[0][0] == step:
+            raise _Reshape
+
+    def _reshape_where_due(self) -> bool:
+        """Makes the changes of shape that are due now; whether there were any."""
+        due = [policy for step, policy in self._reshapings()[self._reshaped :] if step <= self._passed["step"]]
+        for policy in due:
+            if policy.thin:
+                self._thin()
+            else:
+                self._remove(cast(str, policy.remove_layers))
+            self._reshaped += 1
+        return bool(due)
+
+    def _remove(self, penalty: str) -> None:
+        """Removes the residual branches of which the penalty has masked a layer that all passes."""
+        if penalty in self.penalties:
+            self.penalties[penalty].penalty.finish()
+            self.penalties[penalty].finished = True
+        graph = find_groups(self.network, self._inputs)
+        branches = find_branches(self.network, graph)
+        names = dead_branches(self.network, branches, 0.0, by="max")
+        layers = [layer for branch in branches if branch.name in names for layer in branch.layers]
+        self._watching.note({"event": "removed", "branches": list(names), "step": self._passed["step"]})
+        self._become(
+            lambda network, check_on: remove_branches(network, graph, branches, names, check_on),
+            self.shape.without(names, layers),
+        )
+
+    def _thin(self) -> None:
+        graph = find_groups(self.network, self._inputs)
+        kept: dict[str, Sequence[int]] = {}
+        for pruning in self.prunings.values():
+            for group, stays in pruning.kept().items():
+                both = set(kept.get(group, stays)) & set(stays)
+                kept[group] = tuple(sorted(both)) or tuple(stays)
+        if not kept:
+            raise UserError("there is nothing to thin: no pruner of pattern 'filter' has pruned by then")
+        widths = {group: len(stays) for group, stays in kept.items()}
+        self._watching.note({"event": "thinned", "widths": widths, "step": self._passed["step"]})
+        self._become(
+            lambda network, check_on: _thinned(network, graph, kept, check_on), self.shape.thinned(graph, kept)
+        )
+
+    def _become(self, transform: Callable[[nn.Module, Tensor | None], nn.Module], shape: Shape) -> None:
+        """Goes on with what a change of shape makes of the network."""
+        self.masking.hold()
+        masks = carried(self.network, self.masking.masks, lambda twin: transform(twin, None))
+        self.network = transform(self.network, self._inputs)
+        self.shape = shape
+        self._build(carry=masks)
+
+    def _begin_round(self) -> bool:
+        """Prunes and rewinds for the next round of a lottery ticket; false if there is none."""
+        rounds = self._schedule.rounds
+        if rounds is None or self.round >= rounds.count:
+            return False
+        if self._early is None:
+            raise UserError(f"the first round ended before step {rounds.rewind}, to which the others should go back")
+        self._measure("round")
+        self.round += 1
+        (pruning,) = self.prunings.values()
+        pruning.update(self.round / rounds.count)
+        self.masking.remember(self._early.state_dict)
+        self._passed = {"step": self._early.step, "epoch": int(self._early.extra["epoch"])}
+        self._losses = []
+        return True
+
+    def _measure(self, event: str) -> Score:
+        """Judges the network on the validation images, and notes it."""
+        hits: list[Tensor] = []
+
+        def look(outputs: Tensor, targets: Tensor) -> None:
+            if isinstance(outputs, Tensor) and applicable_top_k(outputs, targets, 5):
+                hits.append(top_k(outputs, targets, 5))
+
+        self.masking.hold()
+        score = judge(self.network, self._task, self._validation, look)
+        penalties = {f"penalty.{name}": _value(acting) for name, acting in self.penalties.items()}
+        measured: dict[str, float | None] = {
+            "accuracy": score.accuracy,
+            "loss": score.loss,
+            "top_5": float(torch.cat(hits).double().mean()) if hits else None,
+            "training_loss": sum(self._losses) / len(self._losses) if self._losses else None,
+            "rate": rate_of(self._optimizer) if self._optimizer is not None else None,
+            "zeros": zeros_in(self.network),
+            **{f"sparsity.{name}": _sparsity(pruning) for name, pruning in self.prunings.items()},
+            **penalties,
+        }
+        known = {name: value for name, value in measured.items() if value is not None}
+        self._watching.note({"event": event, "round": self.round, **_plain(self._passed), **known})
+        return score
+
+
+def _thinned(network: nn.Module, graph: ChannelGraph, kept: Kept, check_on: Tensor | None) -> nn.Module:
+    return thin(network, graph, kept, check_on)
+
+
+def _plain(passed: Mapping[Unit, int]) -> dict[str, int]:
+    return {str(unit): count for unit, count in passed.items()}
+
+
+def zeros_in(network: nn.Module) -> float:
+    """The share of zeros among the weights of two or more dimensions."""
+    weights = [parameter for parameter in network.parameters() if parameter.dim() > 1]
+    zeros = sum(int((weight == 0).sum()) for weight in weights)
+    return zeros / max(1, sum(weight.numel() for weight in weights))
+
+
+def _sparsity(pruning: Pruning) -> float:
+    """The share of structures that a pruning has masked."""
+    dense = sum(group.width for group in pruning.groups)
+    return 1 - sum(pruning.allocation.values()) / dense if dense else 0.0
+
+
+def _value(acting: Acting) -> float | None:
+    with torch.no_grad():
+        term = acting.penalty.term()
+    return None if term is None else float(term)
