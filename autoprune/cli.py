@@ -88,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"autoprune {version('autoprune')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    for add in (_add_search, _add_sensitivity, _add_inspect, _add_apply, _add_evaluate, _add_list, _add_ui):
+    for add in (_add_search, _add_sensitivity, _add_inspect, _add_apply, _add_train, _add_evaluate, _add_list, _add_ui):
         add(commands)
     return parser
 
@@ -153,6 +153,17 @@ def _add_apply(commands: argparse._SubParsersAction[_Parser]) -> None:
     command.add_argument("--export", choices=("onnx", "pt2"), help="also write a file that needs no autoprune")
     command.add_argument("--tracking-uri", metavar="URI", help="MLflow's store, for mlflow:RUN_ID")
     _add_task_options(command)
+
+
+def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = _command(commands, "train", "train with a pruning schedule: gradual, lottery ticket, group lasso, …")
+    command.add_argument("--schedule", metavar="FILE", type=Path, help="what is pruned, by which pruner, and when")
+    _add_task_options(command)
+    command.add_argument("--scratch", action="store_true", help="start from initial weights, not from a checkpoint")
+    command.add_argument("--seed", metavar="N", help="default: 0")
+    command.add_argument("--output", metavar="DIR", help="the training's folder (default: a new one under runs/)")
+    command.add_argument("--resume", metavar="DIR", type=Path, help="continue; all settings come from its folder")
+    command.add_argument("--tracking-uri", metavar="URI", help="MLflow's store (default: as MLflow does)")
 
 
 def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:

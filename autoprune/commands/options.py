@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.config import Experiment, load_experiment
+from autoprune.errors import UserError
 
 _KEYS = {
     "task": "task.name",
@@ -46,3 +47,19 @@ def experiment_of(
         ConfigError: something is wrong; every fault is listed.
     """
     return load_experiment(file, {**(defaults or {}), **overrides(arguments)}, arguments.set)
+
+
+def refuse_settings(arguments: argparse.Namespace, *others: object) -> None:
+    """Nothing, if no setting is given beside `--resume`.
+
+    Args:
+        others: further arguments that would be settings; None where not given.
+
+    Raises:
+        UserError: one is; all come from the run's folder, only the tracking URI may be given anew.
+    """
+    given = set(overrides(arguments)) - {"track.uri"}
+    given |= {f"--set {text}" for text in arguments.set}
+    given |= {str(value) for value in others if value is not None}
+    if given:
+        raise UserError(f"--resume takes all settings from the run's folder; leave out {', '.join(sorted(given))}")

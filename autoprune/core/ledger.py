@@ -144,16 +144,13 @@ class History:
         return [step for step in self.steps() if isinstance(step, Candidate) and step.number not in done]
 
 
-def read_history(folder: Path) -> History:
-    """What the ledger in a run's folder says; a torn last line is ignored.
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a file that a `Ledger` wrote; a torn last line is ignored, and a file that is not there is empty.
 
     Raises:
-        RunFolderError: there is no ledger, it is damaged before its last line, or a newer release wrote it.
+        RunFolderError: it is damaged before its last line.
     """
-    path = folder / NAME
-    if not path.is_file():
-        raise RunFolderError(f"{folder} is no run of autoprune: it has no {NAME}")
-    lines = path.read_bytes().split(b"\n")[:-1]
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
     records = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -164,6 +161,19 @@ def read_history(folder: Path) -> History:
                 f"{path}, line {number} is damaged; cut the file there to keep what comes before"
             ) from None
         records.append(record)
+    return records
+
+
+def read_history(folder: Path) -> History:
+    """What the ledger in a run's folder says; a torn last line is ignored.
+
+    Raises:
+        RunFolderError: there is no ledger, it is damaged before its last line, or a newer release wrote it.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        raise RunFolderError(f"{folder} is no run of autoprune: it has no {NAME}")
+    records = read_records(path)
     version = records[0].get("version", VERSION) if records else VERSION
     if not isinstance(version, int) or version > VERSION:
         raise RunFolderError(f"{path} has version {version!r}; this release reads up to {VERSION}")

@@ -356,7 +356,9 @@ class TrainingRun:
             **penalties,
         }
         known = {name: value for name, value in measured.items() if value is not None}
-        self._watching.note({"event": event, "round": self.round, **_plain(self._passed), **known})
+        epochs = -(-self.steps // self._epoch_steps)
+        total = {"epochs": self.round * epochs + self._passed["epoch"]}  # over all rounds
+        self._watching.note({"event": event, "round": self.round, **_plain(self._passed), **total, **known})
         return score
 
 

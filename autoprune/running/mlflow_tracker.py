@@ -34,6 +34,24 @@ _TAG_LENGTH = 5000
 _SQLITE = "sqlite:///"
 
 
+class Guard:
+    """Keeps MLflow's trouble from the run: the run's own records are the truth, MLflow their mirror."""
+
+    def __init__(self) -> None:
+        self._broken = False
+
+    def __call__(self, action: Callable[[], Result]) -> Result | None:
+        """The action's result; None, once with a warning, if MLflow fails, and from then on without trying."""
+        if self._broken:
+            return None
+        try:
+            return action()
+        except Exception as fault:  # MLflow lets through the exceptions of every store and transport
+            self._broken = True
+            log.warning("MLflow cannot be written and is left out from here on: %s: %s", type(fault).__name__, fault)
+            return None
+
+
 class MlflowTracker:
     """One parent run for the search, one child run for each trial.
 
@@ -45,7 +63,7 @@ class MlflowTracker:
     def __init__(self, uri: str | None, experiment: str) -> None:
         self._uri = uri
         self._experiment = experiment
-        self._broken = False
+        self._guard = Guard()
         self._parent = ""
         self._experiment_id = ""
         self._run: RunDescription | None = None
@@ -66,21 +84,9 @@ class MlflowTracker:
     def interrupt(self) -> None:
         self._guard(lambda: self._client.set_terminated(self._parent, "KILLED"))
 
-    def _guard(self, action: Callable[[], Result]) -> Result | None:
-        """The action's result; None, once with a warning, if MLflow fails: the ledger is the truth, this its mirror."""
-        if self._broken:
-            return None
-        try:
-            return action()
-        except Exception as fault:  # MLflow lets through the exceptions of every store and transport
-            self._broken = True
-            log.warning("MLflow cannot be written and is left out from here on: %s: %s", type(fault).__name__, fault)
-            return None
-
     def _open(self, run: RunDescription, known: str | None) -> str:
         self._client: MlflowClient = client(self._uri)
-        found = self._client.get_experiment_by_name(self._experiment)
-        self._experiment_id = found.experiment_id if found else self._client.create_experiment(self._experiment)
+        self._experiment_id = open_experiment(self._client, self._experiment)
         self._parent = self._reopened(known) or self._new_parent(run)
         children = self._client.search_runs(
             [self._experiment_id], f"tags.`mlflow.parentRunId` = '{self._parent}'", max_results=50000
@@ -183,6 +189,12 @@ def trial_params(trial: Trial, params: Mapping[str, Any]) -> dict[str, Any]:
         "settings": " ".join(f"{name}={value}" for name, value in sorted(trial.candidate.settings.items())) or "none",
         **{f"keep.{group}": width for group, width in trial.candidate.allocation.items()},
     }
+
+
+def open_experiment(store: MlflowClient, name: str) -> str:
+    """The id of an MLflow experiment, which is made if it is not there."""
+    found = store.get_experiment_by_name(name)
+    return str(found.experiment_id if found else store.create_experiment(name))
 
 
 def client(uri: str | None) -> MlflowClient:

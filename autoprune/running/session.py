@@ -20,7 +20,7 @@ from autoprune.running.folder import RunFolder
 from autoprune.running.progress import Display
 from autoprune.running.search import search
 from autoprune.running.setup import Setup
-from autoprune.running.tracking import NoTracker, RunDescription, Tracker
+from autoprune.running.tracking import CurveTracker, NoCurves, NoTracker, RunDescription, Tracker
 from autoprune.searchers.base import SearchProblem
 
 
@@ -158,6 +158,19 @@ def _problem(run: RunContext, curves: SensitivityCurves) -> SearchProblem:
         curves={subject.pruner.name: curves},
         importance=subject.importance,
     )
+
+
+def make_curves(experiment: Experiment) -> CurveTracker:
+    """The mirror of a training that the experiment asks for.
+
+    Raises:
+        UserError: the tracking URI's credentials have to be given again.
+    """
+    if not experiment.track.enabled:
+        return NoCurves()
+    from autoprune.running.mlflow_curves import MlflowCurves
+
+    return MlflowCurves(experiment.tracking_uri(), experiment.track.experiment)
 
 
 def make_tracker(experiment: Experiment) -> Tracker:

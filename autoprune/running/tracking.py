@@ -69,3 +69,35 @@ class NoTracker:
 
     def interrupt(self) -> None:
         return None
+
+
+class CurveTracker(Protocol):
+    """A mirror of one training; what goes wrong in it never stops the training."""
+
+    def start(self, folder: Path, params: Mapping[str, Any], known: str | None) -> str | None:
+        """Begins to mirror a training, or goes on with the mirror `known`; what identifies the mirror, or None."""
+
+    def log(self, metrics: Mapping[str, float], epoch: int) -> None:
+        """Adds a point to each curve, at a number of epochs that have passed."""
+
+    def finish(self, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+        """Writes the outcome and closes the mirror."""
+
+    def interrupt(self) -> None:
+        """Closes the mirror of a training that stopped early."""
+
+
+class NoCurves:
+    """Mirrors nothing."""
+
+    def start(self, folder: Path, params: Mapping[str, Any], known: str | None) -> str | None:
+        return None
+
+    def log(self, metrics: Mapping[str, float], epoch: int) -> None:
+        return None
+
+    def finish(self, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+        return None
+
+    def interrupt(self) -> None:
+        return None

@@ -1,0 +1,78 @@
+"""`autoprune train`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from autoprune.commands.interruption import interruptible, typed
+from autoprune.commands.options import experiment_of, overrides, refuse_settings
+from autoprune.config import Experiment, load_experiment
+from autoprune.config.schedule import load_schedule
+from autoprune.errors import UserError
+
+if TYPE_CHECKING:
+    from autoprune.running.training import Outcome
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Trains by a schedule, or goes on with a training; prints what it came to and the next commands.
+
+    Options and files are checked before torch is imported, everything else before the folder is made.
+    """
+    from autoprune.running.folder import existing_folder, new_folder
+
+    if arguments.resume is not None:
+        refuse_settings(arguments, arguments.schedule, arguments.output, "--scratch" if arguments.scratch else None)
+        folder = existing_folder(arguments.resume)
+        experiment = load_experiment(folder.experiment, overrides(arguments))
+    elif arguments.schedule is None:
+        raise UserError("--schedule is needed: a YAML file that says what is pruned and when, or --resume DIR")
+    else:
+        load_schedule(arguments.schedule)
+        experiment = experiment_of(arguments, None, {"output": arguments.output})
+        folder = new_folder(experiment.output, f"train-{experiment.task.name}")
+    from autoprune.running.progress import Display
+    from autoprune.running.session import make_curves
+    from autoprune.running.training import resume_training, start_training
+
+    display, tracker = Display(), make_curves(experiment)
+    resume = typed("train", "--resume", str(folder.path))
+    with interruptible(folder.path / "training.jsonl", folder.experiment, resume):
+        if arguments.resume is not None:
+            outcome = resume_training(experiment, folder, tracker, display)
+        else:
+            outcome = start_training(experiment, arguments.schedule, folder, tracker, display, arguments.scratch)
+    _report(outcome, experiment)
+
+
+def _report(outcome: Outcome, experiment: Experiment) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from autoprune.reporting.results import short
+
+    table = Table(box=None, pad_edge=False)
+    for head in ("network", "accuracy", "top-5", "loss", "FLOPs", "parameters", "test accuracy"):
+        table.add_column(head, justify="left" if head == "network" else "right")
+    dense, final = outcome.dense, outcome.final
+    costs = [short(outcome.dense_costs[kind]) for kind in ("flops", "params")]
+    table.add_row("before", f"{100 * dense.accuracy:.2f} %", "", f"{dense.loss:.4f}", *costs, "")
+    top_5 = "" if outcome.top_5 is None else f"{100 * outcome.top_5:.2f} %"
+    test = "" if outcome.test is None else f"{100 * outcome.test.accuracy:.2f} %"
+    costs = [short(outcome.costs[kind]) for kind in ("flops", "params")]
+    table.add_row("trained", f"{100 * final.accuracy:.2f} %", top_5, f"{final.loss:.4f}", *costs, test)
+    if outcome.effective:
+        costs = [short(outcome.effective[kind]) for kind in ("flops", "params")]
+        table.add_row("effective, without zeros", "", "", "", *costs, "")
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140, highlight=False).print(table)
+    for name, share in outcome.sparsity.items():
+        print(f"{name}: {100 * share:.2f} % of its structures pruned")
+    final_file = str(outcome.folder.final)
+    print(f"run folder: {outcome.folder.path}\n\nnext:")
+    print(f"  {typed('evaluate', final_file, '--sparsity-table')}")
+    task = experiment.task
+    options = [("--task", task.name), ("--data", task.data), ("--model", task.model)]
+    given = [part for name, value in options if value is not None for part in (name, str(value))]
+    print(f"  {typed('evaluate', final_file, *given, '--split', 'test')}")
