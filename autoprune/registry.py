@@ -34,6 +34,7 @@ PRUNERS: Mapping[str, str] = {
     "mean_activation": "autoprune.pruning.pruner:MEAN_ACTIVATION",
     "taylor": "autoprune.pruning.pruner:TAYLOR",
     "gradient": "autoprune.pruning.pruner:GRADIENT",
+    "reconstruction": "autoprune.pruning.pruner:RECONSTRUCTION",
     "random": "autoprune.pruning.pruner:RANDOM",
 }
 
@@ -47,6 +48,7 @@ CRITERIA: Mapping[str, str] = {
     "mean_activation": "autoprune.pruning.criteria.activations:MEAN_ACTIVATION",
     "taylor": "autoprune.pruning.criteria.gradients:TAYLOR",
     "gradient": "autoprune.pruning.criteria.gradients:GRADIENT",
+    "reconstruction": "autoprune.pruning.criteria.reconstruction:RECONSTRUCTION",
     "random": "autoprune.pruning.criteria.controls:RANDOM",
     "bernoulli": "autoprune.pruning.criteria.controls:BERNOULLI",
 }

@@ -112,4 +112,5 @@ MEAN_ACTIVATION = _named("mean_activation", "mean_activation")
 # Changes of the loss have one unit in all layers, so they add up as they are.
 TAYLOR = _named("taylor", "taylor", combine="sum", normalise=False)
 GRADIENT = _named("gradient", "gradient")
+RECONSTRUCTION = _named("reconstruction", "reconstruction")
 RANDOM = _named("random", "random")

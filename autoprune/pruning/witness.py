@@ -27,7 +27,12 @@ class Witness:
     seed: int
 
     def parts(self, group: ChannelGroup, criterion: Criterion) -> list[Tensor]:
-        """`[width]` scores by each layer that makes a group's channels, of those the criterion can say something of."""
+        """`[width]` scores by each layer that makes a group's channels, of those the criterion can say something of.
+
+        A criterion that needs consumers scores by each layer that uses them instead.
+        """
+        if "consumers" in criterion.needs:
+            return self._by_consumers(group, criterion)
         layers = {layer.name: layer for layer in self.graph.layers}
         parts = []
         for member in group.members:
@@ -39,6 +44,14 @@ class Witness:
                 parts.append(channels.double()[member.rows.to(channels.device)].sum(1))
         return parts
 
+    def _by_consumers(self, group: ChannelGroup, criterion: Criterion) -> list[Tensor]:
+        seen = self.statistics.consumers.get(group.name, {})
+        scores = (
+            criterion.score(Evidence(layer, found.weight, contributions=found.gram, seed=self.seed))
+            for layer, found in seen.items()
+        )
+        return [structures.double() for structures in scores if structures is not None]
+
     def _evidence(self, layer: Layer, criterion: Criterion) -> Evidence:
         weight: Tensor = self.network.get_submodule(layer.name).weight  # type: ignore[assignment]
         gradients = self.statistics.gradients.get(layer.name)
@@ -49,7 +62,7 @@ class Witness:
             self.statistics.activations.get(layer.name),
             gradients and self._arranged(layer, gradients),
             self.statistics.gates.get(layer.name),
-            self.seed,
+            seed=self.seed,
         )
 
     def _arranged(self, layer: Layer, gradients: Gradients) -> Gradients:

@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-Need = Literal["norm", "activations", "gradients", "gates"]
-"""What a criterion uses beside the weights."""
+Need = Literal["norm", "activations", "gradients", "gates", "consumers"]
+"""What a criterion uses beside the weights; by "consumers" it hears those who use the channels, not their makers."""
 
-DATA: frozenset[Need] = frozenset({"activations", "gradients", "gates"})
+DATA: frozenset[Need] = frozenset({"activations", "gradients", "gates", "consumers"})
 """The needs for which samples are run through the network."""
 
 
@@ -54,6 +54,8 @@ class Evidence:
         gradients: its tensors are `[structures, …]` like the weight.
         gate: `[structures]` means over batches of the squared derivative of the loss by a factor on each channel,
             behind the batch norm that follows, else behind the layer.
+        contributions: `[structures, structures]` inner products of what each structure contributes to the output of a
+            layer that uses it; layer and weight are then that layer's, by structures of its input.
         seed: of the run.
     """
 
@@ -63,6 +65,7 @@ class Evidence:
     activations: Activations | None = None
     gradients: Gradients | None = None
     gate: Tensor | None = None
+    contributions: Tensor | None = None
     seed: int = 0
 
     def generator(self, use: str) -> np.random.Generator:
