@@ -15,9 +15,12 @@ from autoprune.core.trial import Candidate, Failure, Recipe, Score, Trial
 from autoprune.errors import AutopruneError, CheckpointError, TaskError
 from autoprune.evaluation.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild_from, write_checkpoint
 from autoprune.evaluation.judging import Batches, judge, recalibrate
+from autoprune.evaluation.scoring import ScoringImages
 from autoprune.evaluation.subject import Subject
+from autoprune.graph.groups import Kept
 from autoprune.graph.profile import measure_costs
 from autoprune.pruning.masks import choose
+from autoprune.pruning.reconstruction import refit
 from autoprune.pruning.thinning import thin
 from autoprune.tasks.base import Batch, Split, Task
 
@@ -91,14 +94,26 @@ class Evaluator:
         """The thinned network of an allocation after its recipe, compared with the masked one before that."""
         kept = choose(self.subject.importance, allocation)
         network = thin(self.subject.network, self.subject.graph, kept, check_on=self.subject.inputs)
-        self.apply_recipe(network, recipe)
+        self._apply_recipe(network, kept, recipe)
         return network
 
-    def apply_recipe(self, network: nn.Module, recipe: Recipe) -> None:
-        """Re-estimates the batch norm, in place."""
-        if recipe.recalibrate:
-            split: Split = "train" if recipe.augment else "plain"
-            recalibrate(network, self.batches(split, recipe.recalibrate, RECALIBRATION_BATCH))
+    def _apply_recipe(self, network: nn.Module, kept: Kept, recipe: Recipe) -> None:
+        """Refits what lost inputs, else re-estimates the batch norm; in place.
+
+        Both is worse than refitting alone, in either order: refitted layers give the dense network's outputs again, to
+        which its own statistics belong; and weights fitted behind one set of statistics do not suit another.
+        """
+        if recipe.reconstruct:
+            refit(network, self.subject.network, self.subject.graph, kept, self._recipe_batches(recipe))
+        elif recipe.recalibrate:
+            recalibrate(network, self._recipe_batches(recipe))
+
+    def _recipe_batches(self, recipe: Recipe) -> Iterable[Batch]:
+        """The training images that the recipe uses: for refitting plain ones where there are any, like those judged."""
+        if recipe.reconstruct:
+            plain = ScoringImages(self.task, self.subject.inputs.device, seed=self.judging.seed).split
+            return self.batches(plain, recipe.reconstruct, RECALIBRATION_BATCH)
+        return self.batches("train" if recipe.augment else "plain", recipe.recalibrate, RECALIBRATION_BATCH)
 
     def warm_up(self, recipe: Recipe) -> None:
         """Reads the data that every candidate needs.
@@ -107,8 +122,8 @@ class Evaluator:
             UserError: they are missing or damaged.
         """
         self.batches("validation", self.judging.images, self.judging.batch)
-        if recipe.recalibrate:
-            self.batches("train" if recipe.augment else "plain", recipe.recalibrate, RECALIBRATION_BATCH)
+        if recipe.reconstruct or recipe.recalibrate:
+            self._recipe_batches(recipe)
 
     def judges_all(self) -> bool:
         """Whether the images that judge candidates are all the validation images there are."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from autoprune.core.allocation import Allocation
@@ -75,6 +74,6 @@ def sweep_fingerprint(evaluator: Evaluator, recipe: Recipe, images: int) -> dict
         "pruner": evaluator.subject.pruner.name,
         "scoring": dict(evaluator.subject.scoring),
         "images": images,
-        "recipe": asdict(recipe),
+        "recipe": recipe.to_json(),
         "seed": evaluator.judging.seed,
     }
