@@ -108,8 +108,10 @@ def test_all_calls_of_a_layer_count(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(thinned.shared.bias, bias, rtol=1e-6, atol=1e-8)
 
 
-def test_a_channel_that_repeats_another_can_go_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("positions", [5, 32], ids=["sampled", "all"])
+def test_a_channel_that_repeats_another_can_go_without_a_trace(positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconstruction, "RIDGE", 1e-13)
+    monkeypatch.setattr(reconstruction, "POSITIONS", positions)
     dense, graph, batches = _made(_chain, (2, 6, 6))
     with torch.no_grad():
         dense[0].weight[4], dense[0].bias[4] = 2 * dense[0].weight[1], 2 * dense[0].bias[1]
@@ -119,6 +121,17 @@ def test_a_channel_that_repeats_another_can_go_without_a_trace(monkeypatch: pyte
     assert (thinned(seen) - dense(seen)).abs().max() > 0.01
     refit(thinned, dense, graph, kept, batches)
     torch.testing.assert_close(thinned(seen), dense(seen), rtol=1e-6, atol=1e-8)
+
+
+def test_the_ridge_holds_weights_and_leaves_the_bias_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconstruction, "RIDGE", 1e9)
+    dense, graph, batches = _made(_chain, (2, 6, 6))
+    kept = {"0": [0, 2, 3, 5]}
+    thinned = thin(dense, graph, kept)
+    refit(thinned, dense, graph, kept, batches)
+    torch.testing.assert_close(thinned[2].weight, dense[2].weight[:, kept["0"]], rtol=1e-6, atol=1e-7)
+    seen = torch.cat([inputs for inputs, _ in batches])
+    torch.testing.assert_close(_rows(thinned[:3](seen)).mean(0), _rows(dense[:3](seen)).mean(0))
 
 
 @pytest.mark.parametrize("name", ["resnet_b", "resnext", "vgg", "densenet", "mobilenet_v2", "shufflenet_v2_numbers"])
