@@ -100,8 +100,9 @@ class Evaluator:
     def _apply_recipe(self, network: nn.Module, kept: Kept, recipe: Recipe) -> None:
         """Refits what lost inputs, else re-estimates the batch norm; in place.
 
-        Both is worse than refitting alone, in either order: refitted layers give the dense network's outputs again, to
-        which its own statistics belong; and weights fitted behind one set of statistics do not suit another.
+        Both is worse than refitting alone: refitted layers give the dense network's outputs again, to which its own
+        statistics belong, and weights fitted behind one set of statistics do not suit another. (ResNet-20 at half of
+        its FLOPs: loss 0.98 refitted, 1.31 re-estimated after that, and far worse re-estimated before it.)
         """
         if recipe.reconstruct:
             refit(network, self.subject.network, self.subject.graph, kept, self._recipe_batches(recipe))

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 Need = Literal["norm", "activations", "gradients", "gates", "consumers"]
-"""What a criterion uses beside the weights; by "consumers" it hears those who use the channels, not their makers."""
+"""What a criterion uses beside the weights; "consumers": it asks the layers that use channels, not their makers."""
 
 DATA: frozenset[Need] = frozenset({"activations", "gradients", "gates", "consumers"})
 """The needs for which samples are run through the network."""
