@@ -112,7 +112,7 @@ def apply(
             of little use before it is trained. They also score the channels if the pruner reads data.
         inputs: `[batch, …]` samples that the network takes; needed if no task is given.
         pruner: a name (`autoprune list pruners`), or one composed by yourself.
-        recipe: how to re-estimate the batch norm.
+        recipe: how to re-estimate the batch norm, or to refit the layers by least squares (`reconstruct`).
 
     Raises:
         UserError: neither task nor inputs are given, or the pruner needs the task, or the widths do not fit the

@@ -34,6 +34,7 @@ PRUNERS: Mapping[str, str] = {
     "mean_activation": "autoprune.pruning.pruner:MEAN_ACTIVATION",
     "taylor": "autoprune.pruning.pruner:TAYLOR",
     "gradient": "autoprune.pruning.pruner:GRADIENT",
+    "reconstruction": "autoprune.pruning.pruner:RECONSTRUCTION",
     "random": "autoprune.pruning.pruner:RANDOM",
     "level": "autoprune.pruning.pruner:LEVEL",
     "block_1x1x8": "autoprune.pruning.pruner:BLOCK",
@@ -93,6 +94,7 @@ CRITERIA: Mapping[str, str] = {
     "taylor": "autoprune.pruning.criteria.gradients:TAYLOR",
     "gradient": "autoprune.pruning.criteria.gradients:GRADIENT",
     "saliency": "autoprune.pruning.criteria.gradients:SALIENCY",
+    "reconstruction": "autoprune.pruning.criteria.reconstruction:RECONSTRUCTION",
     "random": "autoprune.pruning.criteria.controls:RANDOM",
     "bernoulli": "autoprune.pruning.criteria.controls:BERNOULLI",
 }

@@ -12,6 +12,7 @@ from torch import nn
 
 import autoprune
 from autoprune import Allocation, SimpleTask
+from autoprune.core.trial import Recipe
 from autoprune.errors import UserError
 from tests.evaluation.test_evaluator import HALF
 from tests.journeys import Cli, fresh_process, history_of
@@ -106,6 +107,16 @@ def test_apply_prunes_anew_from_an_allocation_alone(workdir: Path) -> None:
     assert plain.third.out_channels == 16
     assert not torch.equal(small.norm1.running_mean, plain.norm1.running_mean)
     assert torch.equal(plain.norm1.running_mean, model.norm1.running_mean)
+
+
+def test_apply_reconstructs_where_its_recipe_says_so(workdir: Path) -> None:
+    model = tiny().eval()
+    dense = model(IMAGES)
+    plain, refitted = (
+        autoprune.apply(model, HALF, task, recipe=recipe) for recipe in (Recipe(0), Recipe(reconstruct=96))
+    )
+    assert (refitted(IMAGES) - dense).square().mean() < 0.5 * (plain(IMAGES) - dense).square().mean()
+    assert torch.equal(model(IMAGES), dense)
 
 
 def test_apply_needs_a_task_or_inputs() -> None:

@@ -96,6 +96,7 @@ def _defaults(best: dict[str, Any], arguments: argparse.Namespace) -> dict[str, 
         "pruner": best["pruner"],
         "evaluation.recalibrate.images": recipe.get("recalibrate"),
         "evaluation.recalibrate.augment": recipe.get("augment"),
+        "evaluation.reconstruct": recipe.get("reconstruct"),
         "search.seed": scoring.pop("seed", None),
         **{f"scoring.{key}": value for key, value in scoring.items()},
     }

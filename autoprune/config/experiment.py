@@ -149,11 +149,22 @@ class RecalibrateSection(Section):
     augment: bool = True
 
 
+# What `reconstruct: true` stands for.
+RECONSTRUCTION_IMAGES = 512
+
+
+def _count_of_images(value: Any) -> Any:
+    return {True: RECONSTRUCTION_IMAGES, False: 0}[value] if isinstance(value, bool) else value
+
+
 class EvaluationSection(Section):
+    """How candidates are judged; `reconstruct` is a number of training images, 0 or false for none, true for 512."""
+
     objective: Objective = "loss"
     images: Positive = 5000
     batch: Positive = 128
     recalibrate: RecalibrateSection = RecalibrateSection()
+    reconstruct: Annotated[int, BeforeValidator(_count_of_images), Field(ge=0)] = 0
 
 
 class SensitivitySection(Section):
@@ -199,7 +210,7 @@ class Experiment(Section):
     def recipe(self) -> Recipe:
         """What is done to every candidate besides pruning."""
         recalibrate = self.evaluation.recalibrate
-        return Recipe(recalibrate=recalibrate.images, augment=recalibrate.augment)
+        return Recipe(recalibrate.images, recalibrate.augment, self.evaluation.reconstruct)
 
     def require_budget(self) -> None:
         """Nothing, if there is a budget.

@@ -20,10 +20,21 @@ class Recipe:
     Attributes:
         recalibrate: how many training images re-estimate the batch norm; 0 leaves the statistics as they are.
         augment: whether those images are augmented as in training.
+        reconstruct: how many training images, not augmented, refit the layers whose inputs were thinned by least
+            squares; this takes the place of re-estimation. 0 refits nothing.
     """
 
     recalibrate: int = 512
     augment: bool = True
+    reconstruct: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Without what is not done and earlier releases did not know, so that their records compare equal."""
+        return {name: setting for name, setting in asdict(self).items() if name != "reconstruct" or setting}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Recipe:
+        return cls(**data)
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,7 @@ class Candidate:
         return {
             "number": self.number,
             "widths": self.allocation.to_json(),
-            "recipe": asdict(self.recipe),
+            "recipe": self.recipe.to_json(),
             "settings": dict(self.settings),
             "parent": self.parent,
             "role": self.role,
@@ -67,7 +78,7 @@ class Candidate:
         return cls(
             number=data["number"],
             allocation=Allocation.from_json(data["widths"]),
-            recipe=Recipe(**data["recipe"]),
+            recipe=Recipe.from_json(data["recipe"]),
             settings=dict(data["settings"]),
             parent=data["parent"],
             role=data["role"],

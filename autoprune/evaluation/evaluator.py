@@ -12,11 +12,14 @@ import torch
 from torch import nn
 
 from autoprune.core.trial import Candidate, Failure, Recipe, Score, Trial
-from autoprune.errors import AutopruneError, CheckpointError, TaskError
+from autoprune.errors import AutopruneError, CheckpointError, TaskError, UserError
 from autoprune.evaluation.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild_from, write_checkpoint
 from autoprune.evaluation.judging import Batches, judge, recalibrate
+from autoprune.evaluation.scoring import ScoringImages
 from autoprune.evaluation.subject import Subject
+from autoprune.graph.groups import Kept
 from autoprune.pruning.masking import Masking
+from autoprune.pruning.reconstruction import refit
 from autoprune.tasks.base import Batch, Hook, Split, Task
 
 RECALIBRATION_BATCH = 128
@@ -89,24 +92,43 @@ class Evaluator:
         """The thinned network of an allocation after its recipe, compared with the masked one before that."""
         subject = self.subject
         network = subject.structures.realise(subject.network, subject.importance, allocation, check_on=subject.inputs)
-        self.apply_recipe(network, recipe)
+        self._apply_recipe(network, subject.structures.kept(subject.importance, allocation), recipe)
         return network
 
-    def apply_recipe(self, network: nn.Module, recipe: Recipe) -> None:
-        """Re-estimates the batch norm, in place."""
-        if recipe.recalibrate:
-            split: Split = "train" if recipe.augment else "plain"
-            recalibrate(network, self.batches(split, recipe.recalibrate, RECALIBRATION_BATCH))
+    def _apply_recipe(self, network: nn.Module, kept: Kept, recipe: Recipe) -> None:
+        """Refits what lost inputs, else re-estimates the batch norm; in place.
+
+        Both is worse than refitting alone: refitted layers give the dense network's outputs again, to which its own
+        statistics belong, and weights fitted behind one set of statistics do not suit another. (ResNet-20 at half of
+        its FLOPs: loss 0.98 refitted, 1.31 re-estimated after that, and far worse re-estimated before it.)
+        """
+        if recipe.reconstruct:
+            refit(network, self.subject.network, self.subject.graph, kept, self._recipe_batches(recipe))
+        elif recipe.recalibrate:
+            recalibrate(network, self._recipe_batches(recipe))
+
+    def _recipe_batches(self, recipe: Recipe) -> Iterable[Batch]:
+        """The training images that the recipe uses: for refitting plain ones where there are any, like those judged."""
+        if recipe.reconstruct:
+            plain = ScoringImages(self.task, self.subject.inputs.device, seed=self.judging.seed).split
+            return self.batches(plain, recipe.reconstruct, RECALIBRATION_BATCH)
+        return self.batches("train" if recipe.augment else "plain", recipe.recalibrate, RECALIBRATION_BATCH)
 
     def warm_up(self, recipe: Recipe) -> None:
         """Reads the data that every candidate needs.
 
         Raises:
-            UserError: they are missing or damaged.
+            UserError: they are missing or damaged, or the recipe does not suit the pruner.
         """
+        pattern = self.subject.pruner.pattern
+        if recipe.reconstruct and not pattern.coupled:
+            raise UserError(
+                f"evaluation.reconstruct refits the users of channels that were removed; pattern {pattern.name!r} "
+                "removes none: leave it out"
+            )
         self.batches("validation", self.judging.images, self.judging.batch)
-        if recipe.recalibrate:
-            self.batches("train" if recipe.augment else "plain", recipe.recalibrate, RECALIBRATION_BATCH)
+        if recipe.reconstruct or recipe.recalibrate:
+            self._recipe_batches(recipe)
 
     def judges_all(self) -> bool:
         """Whether the images that judge candidates are all the validation images there are."""

@@ -128,6 +128,7 @@ MEAN_ACTIVATION = _named("mean_activation", "mean_activation")
 # Changes of the loss have one unit in all layers, so they add up as they are.
 TAYLOR = _named("taylor", "taylor", combine="sum", normalise=False)
 GRADIENT = _named("gradient", "gradient")
+RECONSTRUCTION = _named("reconstruction", "reconstruction")
 RANDOM = _named("random", "random")
 LEVEL = _named("level", "magnitude", ELEMENT, normalise=False)
 BLOCK = _named("block_1x1x8", "magnitude", BLOCK_1X1X8, normalise=False)

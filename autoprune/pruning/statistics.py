@@ -12,6 +12,7 @@ from autoprune.errors import DataError
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import Layer
 from autoprune.pruning.activations import ActivationWatch
+from autoprune.pruning.consumers import ConsumerWatch, Consumption
 from autoprune.pruning.criteria.base import Activations, Gradients, Need
 from autoprune.pruning.gradients import GateWatch, GradientWatch, Loss
 
@@ -36,11 +37,13 @@ class Statistics:
     Attributes:
         gradients: of the weight as torch stores it.
         gates: `[out]`, see `Evidence.gate`.
+        consumers: by group, then by the layer that uses it.
     """
 
     activations: Mapping[str, Activations] = field(default_factory=dict)
     gradients: Mapping[str, Gradients] = field(default_factory=dict)
     gates: Mapping[str, Tensor] = field(default_factory=dict)
+    consumers: Mapping[str, Mapping[str, Consumption]] = field(default_factory=dict)
 
 
 class _Watch(Protocol):
@@ -61,7 +64,13 @@ def gather(
     activations = ActivationWatch(network, graph, layers if "activations" in needs else ())
     gradients = GradientWatch(network, layers if "gradients" in needs else (), source.loss)
     gates = GateWatch(network, graph, layers if "gates" in needs else (), source.loss)
-    watches: Mapping[Need, _Watch] = {"activations": activations, "gradients": gradients, "gates": gates}
+    consumers = ConsumerWatch(network, graph, graph.groups if "consumers" in needs else ())
+    watches: Mapping[Need, _Watch] = {
+        "activations": activations,
+        "gradients": gradients,
+        "gates": gates,
+        "consumers": consumers,
+    }
     seen = 0
     for inputs, targets in source.batches:
         seen += len(inputs)
@@ -69,4 +78,4 @@ def gather(
             watches[need].see(inputs, targets)
     if not seen:
         raise DataError("there are no samples to gather statistics from; which images score the structures?")
-    return Statistics(activations.result(), gradients.result(), gates.result())
+    return Statistics(activations.result(), gradients.result(), gates.result(), consumers.result())

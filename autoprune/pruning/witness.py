@@ -29,8 +29,21 @@ class Witness:
     seed: int
 
     def parts(self, group: str, criterion: Criterion) -> list[Tensor]:
-        """Scores of a group's structures by each of its layers that the criterion can say something of."""
+        """Scores of a group's structures by each of its layers that the criterion can say something of.
+
+        A criterion that needs consumers scores by each layer that uses them instead.
+        """
+        if "consumers" in criterion.needs:
+            return self._by_consumers(group, criterion)
         return self.structures.parts(group, criterion, lambda layer: self._evidence(layer, criterion))
+
+    def _by_consumers(self, group: str, criterion: Criterion) -> list[Tensor]:
+        seen = self.statistics.consumers.get(group, {})
+        scores = (
+            criterion.score(Evidence(layer, found.weight, contributions=found.gram, seed=self.seed))
+            for layer, found in seen.items()
+        )
+        return [structures.double() for structures in scores if structures is not None]
 
     def _evidence(self, layer: Layer, criterion: Criterion) -> Evidence:
         weight: Tensor = self.network.get_submodule(layer.name).weight  # type: ignore[assignment]
@@ -45,7 +58,7 @@ class Witness:
             and Gradients(*(self._arranged(layer, part.double()) for part in (gradients.magnitude, gradients.square))),
             self.statistics.gates.get(layer.name),
             float(weight.std(correction=0)),
-            self.seed,
+            seed=self.seed,
         )
 
     def _arranged(self, layer: Layer, weight: Tensor) -> Tensor:

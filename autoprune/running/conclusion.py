@@ -137,7 +137,7 @@ def _best(run: RunContext, best: Trial, result: Result) -> dict[str, Any]:
         "checkpoint_sha256": run.setup.identity["checkpoint"],
         "pruner": experiment.pruner,
         "scoring": {**experiment.scoring.model_dump(), "seed": experiment.search.seed},
-        "recipe": asdict(best.candidate.recipe),
+        "recipe": best.candidate.recipe.to_json(),
     }
 
 

@@ -185,7 +185,7 @@ def trial_params(trial: Trial, params: Mapping[str, Any]) -> dict[str, Any]:
         "searcher": params["searcher"],
         "pruner": params["pruner"],
         "costs": params["costs"],
-        "recipe": f"recalibrate={recipe.recalibrate} augment={recipe.augment}",
+        "recipe": " ".join(f"{name}={setting}" for name, setting in recipe.to_json().items()),
         "settings": " ".join(f"{name}={value}" for name, value in sorted(trial.candidate.settings.items())) or "none",
         **{f"keep.{group}": width for group, width in trial.candidate.allocation.items()},
     }

@@ -63,8 +63,9 @@ def test_best_yaml_alone_gives_the_same_network(autoprune: Cli, workdir: Path, d
     assert torch.equal(load("p.pt")(IMAGES), load(digits_run.folder / "weights" / f"{best['best']}.pt")(IMAGES))
 
 
-def test_best_yaml_brings_its_recipe(autoprune: Cli, workdir: Path) -> None:
-    autoprune.succeed(*SEARCH, "--trials", "1", "--set", "evaluation.recalibrate.images=64", "--output", "run")
+@pytest.mark.parametrize("setting", ["evaluation.recalibrate.images=64", "evaluation.reconstruct=64"])
+def test_best_yaml_brings_its_recipe(autoprune: Cli, workdir: Path, setting: str) -> None:
+    autoprune.succeed(*SEARCH, "--trials", "1", "--set", setting, "--output", "run")
     autoprune.succeed("apply", "run/best.yaml", "--output", "p.pt")
     assert torch.equal(load("p.pt")(IMAGES), load("run/weights/0.pt")(IMAGES))
 

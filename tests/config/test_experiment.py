@@ -45,6 +45,17 @@ def test_rules_recipe_and_budget_are_values_of_the_core():
     assert experiment.budget_value() == Budget.parse("flops=0.5,params=200k")
 
 
+@pytest.mark.parametrize(("text", "images"), [("false", 0), ("true", 512), ("0", 0), ("1000", 1000)])
+def test_reconstruction_is_a_number_of_images_or_a_yes_or_no(text, images):
+    assert load_experiment(sets=[f"evaluation.reconstruct={text}"]).recipe() == Recipe(512, True, images)
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5", "some", "{images: 3}"])
+def test_another_reconstruction_is_refused(text):
+    with pytest.raises(UserError, match=r"evaluation\.reconstruct: should be (a whole number|at least 0) but is"):
+        load_experiment(sets=[f"evaluation.reconstruct={text}"])
+
+
 def test_a_budget_may_be_given_as_a_budget():
     assert load_experiment(overrides={"budget": Budget.parse("flops=0.5")}).budget == "flops=0.5"
 

@@ -21,7 +21,9 @@ def through_json(data):
     return json.loads(json.dumps(data, allow_nan=False))
 
 
-@pytest.mark.parametrize("candidate", [CANDIDATE, Candidate(0, Allocation({}))])
+@pytest.mark.parametrize(
+    "candidate", [CANDIDATE, Candidate(0, Allocation({})), Candidate(1, Allocation({"a": 1}), Recipe(0, True, 64))]
+)
 def test_a_candidate_survives_json(candidate):
     assert Candidate.from_json(through_json(candidate.to_json())) == candidate
 
@@ -43,6 +45,7 @@ def test_candidates_that_differ_only_in_number_role_and_limits_have_one_key():
     [
         Candidate(3, Allocation({"a": 1, "b": 3}), Recipe(64, False), CANDIDATE.settings, 1),
         Candidate(3, CANDIDATE.allocation, Recipe(64, True), CANDIDATE.settings, 1),
+        Candidate(3, CANDIDATE.allocation, Recipe(64, False, 8), CANDIDATE.settings, 1),
         Candidate(3, CANDIDATE.allocation, Recipe(64, False), {"criterion": "l2", "rate": 0.1}, 1),
         Candidate(3, CANDIDATE.allocation, Recipe(64, False), CANDIDATE.settings, None),
     ],
@@ -61,3 +64,10 @@ def test_a_search_minimises_the_loss_or_the_missing_accuracy():
     score = Score(0.5, 0.9, 10)
     assert value(score, "loss") == 0.5
     assert math.isclose(value(score, "accuracy"), 0.1)
+
+
+def test_a_recipe_that_does_not_reconstruct_is_written_as_before_there_was_reconstruction():
+    assert Recipe(64, False).to_json() == {"recalibrate": 64, "augment": False}
+    assert Recipe.from_json({"recalibrate": 64, "augment": False}) == Recipe(64, False, 0)
+    assert Recipe(64, False, 9).to_json() == {"recalibrate": 64, "augment": False, "reconstruct": 9}
+    assert Recipe.from_json(through_json(Recipe(64, False, 9).to_json())) == Recipe(64, False, 9)

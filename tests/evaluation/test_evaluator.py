@@ -13,7 +13,10 @@ from autoprune.evaluation.judging import judge
 from autoprune.evaluation.subject import example_inputs, study
 from autoprune.evaluation.sweep import sweep
 from autoprune.graph.profile import measure_costs
+from autoprune.pruning.masks import choose
 from autoprune.pruning.pruner import L1_FILTER
+from autoprune.pruning.reconstruction import refit
+from autoprune.pruning.thinning import thin
 from tests.user_tasks import task, tiny
 
 RECIPE = Recipe(recalibrate=48)
@@ -46,6 +49,53 @@ def test_the_filters_with_the_largest_norms_stay() -> None:
     norms = tiny().second.weight.detach().abs().sum((1, 2, 3))
     stay = norms.argsort(descending=True)[:8].sort().values
     assert torch.equal(network.second.weight, tiny().second.weight[stay])
+
+
+def test_reconstruction_takes_the_place_of_re_estimation() -> None:
+    evaluator = make_evaluator()
+    network = evaluator.build(HALF, Recipe(recalibrate=48, reconstruct=40))
+    kept = choose(evaluator.subject.importance, HALF)
+    expected = thin(tiny().eval(), evaluator.subject.graph, kept)
+    refit(expected, tiny().eval(), evaluator.subject.graph, kept, [_first(40)])
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(network.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+    assert torch.equal(network.norm2.running_mean, tiny().norm2.running_mean[list(kept["second"])])
+    assert not torch.allclose(network.third.weight, tiny().third.weight[list(kept["third"])][:, list(kept["second"])])
+
+
+def _first(images: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Training images of a task that has none without augmentation."""
+    inputs, targets = next(iter(task.batches("train", 128, 0)))
+    return inputs[:images], targets[:images]
+
+
+def test_reconstruction_brings_the_outputs_nearer_to_the_dense_networks() -> None:
+    evaluator = make_evaluator()
+    inputs, _ = next(iter(task.batches("validation", 64)))
+    dense = evaluator.subject.network(inputs)
+    plain, recalibrated, reconstructed = (
+        (evaluator.build(HALF, recipe)(inputs) - dense).square().mean()
+        for recipe in (Recipe(0), Recipe(96), Recipe(reconstruct=96))
+    )
+    assert reconstructed < 0.5 * min(plain, recalibrated)
+
+
+def test_a_reconstructed_trial_is_restored_as_it_was_scored(tmp_path: Path) -> None:
+    evaluator = make_evaluator(tmp_path)
+    trial = evaluator.evaluate(Candidate(3, HALF, Recipe(reconstruct=48)))
+    assert trial.score == judge(evaluator.restore(tmp_path / "3.pt"), task, task.batches("validation", 32))
+    assert trial.score != make_evaluator().evaluate(Candidate(3, HALF, RECIPE)).score
+
+
+def test_curves_with_and_without_reconstruction_are_not_confused() -> None:
+    evaluator = make_evaluator()
+    plain, refitted = (
+        sweep(evaluator, {"second": [2]}, recipe, 64, {}, lambda *_: None) for recipe in (RECIPE, Recipe(48, True, 40))
+    )
+    assert plain.fingerprint != refitted.fingerprint
+    assert plain.levels != refitted.levels
+    assert refitted.dense == evaluator.judge(evaluator.subject.network, 64)
+    assert plain.fingerprint["recipe"] == {"recalibrate": 48, "augment": True}  # as in files of earlier releases
 
 
 def test_the_dense_network_is_never_changed(tmp_path: Path) -> None:

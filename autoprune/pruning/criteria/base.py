@@ -12,13 +12,13 @@ from torch import Tensor
 
 from autoprune.graph.layers import Layer
 
-Need = Literal["norm", "activations", "gradients", "gates"]
-"""What a criterion uses beside the weights."""
+Need = Literal["norm", "activations", "gradients", "gates", "consumers"]
+"""What a criterion uses beside the weights; "consumers": it asks the layers that use channels, not their makers."""
 
-DATA: frozenset[Need] = frozenset({"activations", "gradients", "gates"})
+DATA: frozenset[Need] = frozenset({"activations", "gradients", "gates", "consumers"})
 """The needs for which samples are run through the network."""
 
-PER_CHANNEL: frozenset[Need] = frozenset({"norm", "activations", "gates"})
+PER_CHANNEL: frozenset[Need] = frozenset({"norm", "activations", "gates", "consumers"})
 """The needs that say something of whole output channels only."""
 
 
@@ -60,6 +60,8 @@ class Evidence:
         gate: `[structures]` means over batches of the squared derivative of the loss by a factor on each channel,
             behind the batch norm that follows, else behind the layer.
         deviation: standard deviation of all the layer's weights.
+        contributions: `[structures, structures]` inner products of what each structure contributes to the output of a
+            layer that uses it; layer and weight are then that layer's, by structures of its input.
         seed: of the run.
     """
 
@@ -70,6 +72,7 @@ class Evidence:
     gradients: Gradients | None = None
     gate: Tensor | None = None
     deviation: float = 0.0
+    contributions: Tensor | None = None
     seed: int = 0
 
     def generator(self, use: str) -> np.random.Generator:
