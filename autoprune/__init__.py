@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from autoprune.core.allocation import Allocation
     from autoprune.core.budget import Budget
     from autoprune.evaluation.checkpoint import load
+    from autoprune.pruning.gradual import Pruning
+    from autoprune.pruning.schedules import Timing
     from autoprune.tasks.base import Hook, Task, TrainingPlan
     from autoprune.tasks.user import SimpleTask
 
@@ -20,9 +22,11 @@ __all__ = [
     "Allocation",
     "Budget",
     "Hook",
+    "Pruning",
     "SearchResult",
     "SimpleTask",
     "Task",
+    "Timing",
     "TrainingPlan",
     "apply",
     "load",
@@ -33,9 +37,11 @@ _PLACES = {
     "Allocation": "autoprune.core.allocation",
     "Budget": "autoprune.core.budget",
     "Hook": "autoprune.tasks.base",
+    "Pruning": "autoprune.pruning.gradual",
     "SearchResult": "autoprune.api",
     "SimpleTask": "autoprune.tasks.user",
     "Task": "autoprune.tasks.base",
+    "Timing": "autoprune.pruning.schedules",
     "TrainingPlan": "autoprune.tasks.base",
     "apply": "autoprune.api",
     "load": "autoprune.evaluation.checkpoint",

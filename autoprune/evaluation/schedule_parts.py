@@ -14,6 +14,7 @@ from autoprune import registry
 from autoprune.config.schedule import PenaltySection, PlanSection, PrunerSection, ScheduleFile
 from autoprune.core.allocation import Allocation
 from autoprune.errors import UserError
+from autoprune.evaluation.scoring import ScoringImages
 from autoprune.graph.groups import find_groups
 from autoprune.pruning.gradual import Pruning
 from autoprune.pruning.group_lasso import Thresholding
@@ -22,7 +23,6 @@ from autoprune.pruning.patterns import parse_pattern
 from autoprune.pruning.penalties import Penalty
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.schedules import Timing, Unit
-from autoprune.pruning.statistics import Source
 from autoprune.tasks.base import TrainingPlan
 
 
@@ -76,7 +76,7 @@ def pruning_of(
     schedule: ScheduleFile,
     network: nn.Module,
     inputs: Tensor,
-    source: Source,
+    images: ScoringImages,
     masking: Masking,
     seed: int,
     passed: Mapping[Unit, int] | None = None,
@@ -102,7 +102,8 @@ def pruning_of(
             layers=section.layers,
             initial=section.initial,
             timing=timing_of(name, schedule),
-            source=source,
+            statistics_batches=images,
+            loss=images.task.loss,
             seed=seed,
             masking=masking,
             passed=passed,

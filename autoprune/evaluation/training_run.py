@@ -104,12 +104,12 @@ class TrainingRun:
         self.masking = Masking(self.network)
         if carry:
             self.masking.set(_CARRIED, carry)
-        source = ScoringImages(
+        images = ScoringImages(
             self._task, self._inputs.device, self._schedule.scoring.images, self._schedule.scoring.batch, self._seed
-        ).source()
+        )
         passed = None if fresh else self._passed
         self.prunings: dict[str, Pruning] = {
-            name: pruning_of(name, self._schedule, self.network, self._inputs, source, self.masking, self._seed, passed)
+            name: pruning_of(name, self._schedule, self.network, self._inputs, images, self.masking, self._seed, passed)
             for name in self._schedule.pruners
             if fresh or not self._is_over(name)
         }

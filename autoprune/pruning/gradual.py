@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, overload
 
 import numpy as np
@@ -15,12 +15,15 @@ from autoprune import registry
 from autoprune.core.allocation import Allocation
 from autoprune.errors import UserError
 from autoprune.graph.groups import Kept, find_groups
+from autoprune.pruning.gradients import Loss
 from autoprune.pruning.masking import Masking
 from autoprune.pruning.masks import Importance, Masks, highest_of_each
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.schedules import Timing, Unit
 from autoprune.pruning.statistics import Source
 from autoprune.pruning.targets import aim, matching
+
+Batch = tuple[Tensor, Tensor]
 
 
 class Resettable(Protocol):
@@ -48,7 +51,10 @@ class Pruning:
         layers: shell patterns of the groups to prune.
         initial: the number at the first update of a gradual schedule.
         timing: when masks are updated; a schedule that prunes once does so at its start, a gradual one needs a timing.
-        source: samples and loss for criteria that read data, gone through anew at every update.
+        statistics_batches: `(inputs, targets)` on the network's device, for criteria that read data; gone through anew
+            at every update.
+        loss: `(outputs, targets)` to the mean loss of a batch, for criteria that differentiate it; cross entropy if
+            None.
         seed: of random draws.
         passed: steps and epochs that have passed already, of which no update is made up for; None: none has.
         masking: shared by several prunings of one network (filters in some layers, elements in others).
@@ -69,7 +75,8 @@ class Pruning:
         layers: Sequence[str] = ("*",),
         initial: float = 0.0,
         timing: Timing | None = None,
-        source: Source | None = None,
+        statistics_batches: Iterable[Batch] | None = None,
+        loss: Loss | None = None,
         seed: int = 0,
         masking: Masking | None = None,
         passed: Mapping[Unit, int] | None = None,
@@ -78,7 +85,9 @@ class Pruning:
         self.pruner: Pruner = registry.resolve("pruner", pruner) if isinstance(pruner, str) else pruner
         self.timing = timing or _default_timing(self.pruner)
         self.masking = masking or Masking(network)
-        self._source, self._seed = source, seed
+        loss = loss or nn.functional.cross_entropy
+        self._source = None if statistics_batches is None else Source(statistics_batches, loss)
+        self._seed = seed
         self._graph = find_groups(network, inputs)
         self._inputs = inputs
         self._structures = self.pruner.structures(network, self._graph)

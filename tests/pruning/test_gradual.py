@@ -19,7 +19,6 @@ from autoprune.pruning.masking import Masking
 from autoprune.pruning.patterns import FILTER, parse_pattern
 from autoprune.pruning.pruner import L1_FILTER, LEVEL, TICKET, Pruner
 from autoprune.pruning.schedules import AGP, ITERATIVE, Timing
-from autoprune.pruning.statistics import Source
 from tests.graph.contract import randomise
 
 INPUTS = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -44,7 +43,7 @@ def _data(step: int) -> tuple[Tensor, Tensor]:
     return torch.randn(8, 3, 8, 8, generator=generator), torch.randint(4, (8,), generator=generator)
 
 
-SOURCE = Source([_data(1000), _data(1001)], F.cross_entropy)
+DATA: Mapping[str, Any] = {"statistics_batches": [_data(1000), _data(1001)], "loss": F.cross_entropy}
 
 
 def _optimizer(network: nn.Module) -> torch.optim.Optimizer:
@@ -71,7 +70,15 @@ def _parameter(network: nn.Module, name: str) -> Tensor:
 def _pruning(network: nn.Module, name: str, **settings: Any) -> Pruning:
     pruner: Pruner = registry.resolve("pruner", name)
     timing = None if pruner.schedule.once or pruner.schedule.rewinds else TIMING
-    return Pruning(network, name, AMOUNTS.get(name, 0.5), inputs=INPUTS, timing=timing, source=SOURCE, **settings)
+    return Pruning(
+        network,
+        name,
+        AMOUNTS.get(name, 0.5),
+        inputs=INPUTS,
+        timing=timing,
+        **DATA,
+        **settings,
+    )
 
 
 @pytest.mark.parametrize("name", registry.PRUNERS)
@@ -115,9 +122,23 @@ def test_every_criterion_works_under_agp(name: str, pattern: str) -> None:
     pruner = Pruner("x", criterion, parse_pattern(pattern), AGP)
     if criterion.per_channel and pattern == "element":
         with pytest.raises(UserError, match="scores whole output channels"):
-            Pruning(network, pruner, 0.6, inputs=INPUTS, source=SOURCE, timing=Timing(0, 12, 4, "step"))
+            Pruning(
+                network,
+                pruner,
+                0.6,
+                inputs=INPUTS,
+                **DATA,
+                timing=Timing(0, 12, 4, "step"),
+            )
         return
-    pruning = Pruning(network, pruner, 0.6, inputs=INPUTS, source=SOURCE, timing=Timing(0, 12, 4, "step"))
+    pruning = Pruning(
+        network,
+        pruner,
+        0.6,
+        inputs=INPUTS,
+        **DATA,
+        timing=Timing(0, 12, 4, "step"),
+    )
     seen = []
     for step in range(15):
         seen.append(sum(pruning.allocation.values()))
