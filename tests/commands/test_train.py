@@ -71,9 +71,7 @@ def test_every_example_trains_a_network_that_loads(autoprune: Cli, workdir: Path
     network = package.load("run/final.pt")
     assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     report = json.loads(autoprune.succeed("evaluate", "run/final.pt", "--json").out)
-    [finished] = [
-        record for record in read_records(workdir / "run" / "training.jsonl") if record["event"] == "finished"
-    ]
+    finished = read_records(workdir / "run" / "training.jsonl")[-1]
     assert report["accuracy"] == pytest.approx(finished["accuracy"])
     assert report["flops"] == finished["flops"]
 
@@ -143,7 +141,7 @@ def test_curves_are_mirrored_in_mlflow(autoprune: Cli, workdir: Path) -> None:
     assert {"top_5", "training_loss", "zeros", "sparsity.weights", "final_test_accuracy"} <= set(run.data.metrics)
 
 
-def test_an_interrupt_says_how_to_go_on(autoprune: Cli, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_says_how_to_go_on(autoprune: Cli, workdir: Path) -> None:
     write = Ledger.write
 
     def interrupt(self: Ledger, name: str, /, **fields: object) -> None:
@@ -151,11 +149,11 @@ def test_an_interrupt_says_how_to_go_on(autoprune: Cli, workdir: Path, monkeypat
         if name == "epoch":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Ledger, "write", interrupt)
-    outcome = autoprune("train", "--schedule", _schedule(), "--output", "my run", *UNTRACKED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ledger, "write", interrupt)
+        outcome = autoprune("train", "--schedule", _schedule(), "--output", "my run", *UNTRACKED)
     assert outcome.code == 1
     assert "interrupted; continue with: autoprune train --resume 'my run'" in outcome.err
-    monkeypatch.undo()
     autoprune.succeed("train", "--resume", "my run")
 
 

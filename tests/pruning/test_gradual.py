@@ -435,7 +435,7 @@ def test_what_cannot_be_is_refused_at_once(settings: Mapping[str, Any], said: st
 def test_weights_alone_cannot_be_thinned_and_stay_held() -> None:
     network = _network()
     pruning = Pruning(network, "level", 0.5, inputs=INPUTS)
-    with pytest.raises(UserError, match="only whole channels can be thinned away: prune by pattern 'filter'"):
+    with pytest.raises(UserError, match="only whole channels and layers can be thinned away"):
         pruning.finish(thin=True)
     _train(network, _optimizer(network), range(5), pruning)
     assert len(pruning.finish()) == 3
