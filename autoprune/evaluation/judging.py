@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from autoprune.core.trial import Score
 from autoprune.errors import DataError
 from autoprune.tasks.base import Batch, Split, Task
+from autoprune.tasks.metrics import applicable_top_k, top_k
 
 # Batches up to this size are kept in memory; a larger split is read again each time.
 CACHE_BYTES = 2**30
@@ -89,6 +90,18 @@ def judge(network: nn.Module, task: Task, batches: Iterable[Batch], look: Look =
     return Score(loss / images, accuracy / images, images)
 
 
+def judge_top_5(network: nn.Module, task: Task, batches: Iterable[Batch]) -> tuple[Score, float | None]:
+    """The score, and the share of images whose class is among the five most likely; None where that says nothing."""
+    hits: list[Tensor] = []
+
+    def look(outputs: Tensor, targets: Tensor) -> None:
+        if isinstance(outputs, Tensor) and applicable_top_k(outputs, targets, 5):
+            hits.append(top_k(outputs, targets, 5))
+
+    score = judge(network, task, batches, look)
+    return score, float(torch.cat(hits).double().mean()) if hits else None
+
+
 def recalibrate(network: nn.Module, batches: Iterable[Batch]) -> None:
     """Re-estimates the batch norm's statistics, in place, as the plain average over the batches.
 
@@ -110,3 +123,10 @@ def recalibrate(network: nn.Module, batches: Iterable[Batch]) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
+
+
+def zeros_in(network: nn.Module) -> float:
+    """The share of zeros among the weights of two or more dimensions."""
+    weights = [parameter for parameter in network.parameters() if parameter.dim() > 1]
+    zeros = sum(int((weight == 0).sum()) for weight in weights)
+    return zeros / max(1, sum(weight.numel() for weight in weights))

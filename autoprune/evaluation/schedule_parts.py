@@ -49,6 +49,11 @@ class Acting:
     span: Span
     finished: bool = False
 
+    def finish(self) -> None:
+        if not self.finished:
+            self.penalty.finish()
+            self.finished = True
+
 
 def plan_of(section: PlanSection, seed: int) -> TrainingPlan:
     """The training plan of a schedule."""

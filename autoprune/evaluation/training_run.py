@@ -12,27 +12,24 @@ from torch import Tensor, nn
 from autoprune.config.schedule import PolicySection, ScheduleFile
 from autoprune.core.trial import Score
 from autoprune.errors import CheckpointError, UserError
-from autoprune.evaluation.judging import Batches, judge
+from autoprune.evaluation.judging import Batches, judge_top_5, zeros_in
 from autoprune.evaluation.reshaping import Shape, carried, reshape
-from autoprune.evaluation.schedule_parts import Acting, Span, penalty_of, plan_of, pruning_of
+from autoprune.evaluation.schedule_parts import plan_of
 from autoprune.evaluation.scoring import ScoringImages
+from autoprune.evaluation.training_parts import Passed, TrainingParts, carried_in
 from autoprune.graph.branches import find_branches
 from autoprune.graph.groups import ChannelGraph, Kept, find_groups
-from autoprune.pruning.gradual import Pruning
 from autoprune.pruning.masking import Masking
+from autoprune.pruning.masks import Masks
 from autoprune.pruning.removal import dead_branches, remove_branches
 from autoprune.pruning.schedules import Unit
 from autoprune.pruning.thinning import thin
 from autoprune.tasks.base import Hook, Task
 from autoprune.tasks.distillation import distillation
-from autoprune.tasks.metrics import applicable_top_k, top_k
 from autoprune.tasks.optimizers import rate_of
 from autoprune.tasks.resuming import checkpointing, resume
 from autoprune.tasks.snapshot import Snapshot, take_snapshot
 from autoprune.tasks.training import count_steps
-
-# Owner of masks that were held before the network was thinned.
-_CARRIED = "carried"
 
 
 @dataclass(frozen=True)
@@ -84,11 +81,12 @@ class TrainingRun:
         self.network = reshape(dense, find_groups(dense, inputs), Shape())
         self.shape, self._reshaped, self.round = Shape(), 0, 0
         self._passed: dict[Unit, int] = {"step": 0, "epoch": 0}
+        self._since: Passed | None = None
         self._early: Snapshot | None = None
         self._losses: list[float] = []
         self._optimizer: torch.optim.Optimizer | None = None
         self._check()
-        self._build(fresh=True)
+        self.parts = self._at_work()
 
     def _check(self) -> None:
         for policy in self._schedule.policies:
@@ -99,38 +97,11 @@ class TrainingRun:
                     f"a policy reaches to {unit} {max(start, end or 0)}, after the last of {self.steps} steps"
                 )
 
-    def _build(self, fresh: bool = False, carry: Mapping[str, Tensor] | None = None) -> None:
-        """Puts prunings and penalties to work on the network as it is now."""
-        self.masking = Masking(self.network)
-        if carry:
-            self.masking.set(_CARRIED, carry)
-        images = ScoringImages(
-            self._task, self._inputs.device, self._schedule.scoring.images, self._schedule.scoring.batch, self._seed
-        )
-        passed = None if fresh else self._passed
-        self.prunings: dict[str, Pruning] = {
-            name: pruning_of(name, self._schedule, self.network, self._inputs, images, self.masking, self._seed, passed)
-            for name in self._schedule.pruners
-            if fresh or not self._is_over(name)
-        }
-        self.penalties: dict[str, Acting] = {}
-        for name, section in self._schedule.penalties.items():
-            span = self._span(name)
-            if not span.over(self._passed):
-                penalty = penalty_of(name, section, self.network, self._inputs, self.masking)
-                self.penalties[name] = Acting(penalty, span)
-
-    def _is_over(self, name: str) -> bool:
-        """Whether a pruner has nothing left to do on a network that was reshaped."""
-        timing = self.prunings[name].timing if name in self.prunings else None
-        return timing is None or self._passed[timing.unit] >= timing.end
-
-    def _span(self, penalty: str) -> Span:
-        for policy in self._schedule.policies:
-            if policy.penalty == penalty:
-                start, end, _, unit = policy.timing()
-                return Span(start, self.steps if end is None else end, unit if end is not None else "step")
-        return Span(0, self.steps, "step")
+    def _at_work(self, passed: Passed | None = None, carry: Masks | None = None) -> TrainingParts:
+        """The schedule's parts on the network as it is now."""
+        scoring = self._schedule.scoring
+        images = ScoringImages(self._task, self._inputs.device, scoring.images, scoring.batch, self._seed)
+        return TrainingParts(self.network, self._inputs, self._schedule, images, passed, carry)
 
     def resume(self, snapshot: Snapshot, early: Snapshot | None) -> None:
         """Goes on from a snapshot of a run with the same schedule, network and data.
@@ -144,21 +115,19 @@ class TrainingRun:
             self.network = reshape(self._dense, find_groups(self._dense, self._inputs), self.shape)
             self.network.load_state_dict(snapshot.state_dict)
             self._reshaped, self.round = state["reshaped"], state["round"]
-            self._passed, self._losses = dict(state["passed"]), list(state["losses"])
-            self._early = early
-            self._build(fresh=self._reshaped == 0, carry=state["carried"])
-            for name in list(self.prunings):
-                if name not in state["prunings"]:
-                    del self.prunings[name]
+            self._passed, self._losses, self._early = dict(state["passed"]), list(state["losses"]), early
+            since = state["since"]  # the parts were put to work at the last change of shape
+            self._since = None if since is None else dict(since)
+            self.parts = self._at_work(self._since, carried_in(state["parts"]))
             self.network.load_state_dict(snapshot.state_dict)  # a fresh pruning may have masked already
-            for name, pruning in self.prunings.items():
-                pruning.load_state_dict(state["prunings"][name])
-            for name, acting in self.penalties.items():
-                if name in state["penalties"]:
-                    acting.penalty.load_state_dict(state["penalties"][name]["state"])
-                    acting.finished = state["penalties"][name]["finished"]
+            self.parts.load_state_dict(state["parts"])
         except (KeyError, TypeError, RuntimeError) as fault:
             raise CheckpointError(f"the snapshot is not of this schedule and network: {fault!r}") from fault
+
+    @property
+    def masking(self) -> Masking:
+        """What holds the network's masked weights at zero."""
+        return self.parts.masking
 
     def run(self, snapshot: Snapshot | None = None) -> Score:
         """Trains to the end, from a snapshot if `resume` was called with it; the final score on validation images."""
@@ -173,8 +142,7 @@ class TrainingRun:
             if not self._begin_round():
                 break
             snapshot = self._early
-        self._finish_penalties()
-        self.masking.hold()
+        self.parts.finish()
         return self._measure("final")
 
     def _hooks(self, snapshot: Snapshot | None) -> list[Hook]:
@@ -205,54 +173,32 @@ class TrainingRun:
             self._watching.save_early(self._early)
 
     def _term(self, network: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor | None:
-        terms = [acting.penalty.term() for acting in self.penalties.values() if acting.span.covers(self._passed)]
-        found = [term for term in terms if term is not None]
-        return torch.stack(found).sum() if found else None
+        return self.parts.term(self._passed)
 
     def _after_step(self, network: nn.Module, step: int, steps: int, loss: float) -> None:
-        covered = [acting for acting in self.penalties.values() if acting.span.covers(self._passed)]
         rate = rate_of(self._optimizer) if self._optimizer is not None else self.plan.rate
-        for acting in covered:
-            acting.penalty.step(rate / (1 - self.plan.momentum))
-        self._passed["step"] = step
+        before, self._passed = self._passed, {**self._passed, "step": step}
         self._losses.append(loss)
-        for pruning in self.prunings.values():
-            pruning.step()
-        self._finish_penalties()
-        self.masking.hold()
+        self.parts.step(before, self._passed, rate / (1 - self.plan.momentum))
         self._keep_early(network)
 
     def _after_epoch(self, network: nn.Module, epoch: int) -> None:
-        self._passed["epoch"] = epoch
-        for pruning in self.prunings.values():
-            pruning.epoch()
-        self._finish_penalties()
+        self._passed = {**self._passed, "epoch": epoch}
+        self.parts.epoch(self._passed)
         self._measure("epoch")
         self._losses = []
         network.train()
 
-    def _finish_penalties(self) -> None:
-        """Masks what penalties made of no use, as their time is over."""
-        for acting in self.penalties.values():
-            if acting.span.over(self._passed) and not acting.finished:
-                acting.penalty.finish()
-                acting.finished = True
-
     def _state(self) -> dict[str, Any]:
-        masks = self.masking.of(_CARRIED)
         return {
             "removed": list(self.shape.removed),
             "kept": {name: list(stays) for name, stays in self.shape.kept.items()},
             "reshaped": self._reshaped,
             "round": self.round,
             "passed": _plain(self._passed),
+            "since": None if self._since is None else _plain(self._since),
             "losses": list(self._losses),
-            "carried": dict(masks),
-            "prunings": {name: pruning.state_dict() for name, pruning in self.prunings.items()},
-            "penalties": {
-                name: {"state": acting.penalty.state_dict(), "finished": acting.finished}
-                for name, acting in self.penalties.items()
-            },
+            "parts": self.parts.state_dict(),
         }
 
     def _reshapings(self) -> list[tuple[int, PolicySection]]:
@@ -282,9 +228,7 @@ class TrainingRun:
 
     def _remove(self, penalty: str) -> None:
         """Removes the residual branches of which the penalty has masked a layer that all passes."""
-        if penalty in self.penalties:
-            self.penalties[penalty].penalty.finish()
-            self.penalties[penalty].finished = True
+        self.parts.finish_penalties(self._passed, penalty)
         graph = find_groups(self.network, self._inputs)
         branches = find_branches(self.network, graph)
         names = dead_branches(self.network, branches, 0.0, by="max")
@@ -298,7 +242,7 @@ class TrainingRun:
     def _thin(self) -> None:
         graph = find_groups(self.network, self._inputs)
         kept: dict[str, Sequence[int]] = {}
-        for pruning in self.prunings.values():
+        for pruning in self.parts.prunings.values():
             for group, stays in pruning.kept().items():
                 both = set(kept.get(group, stays)) & set(stays)
                 kept[group] = tuple(sorted(both)) or tuple(stays)
@@ -315,8 +259,8 @@ class TrainingRun:
         self.masking.hold()
         masks = carried(self.network, self.masking.masks, lambda twin: transform(twin, None))
         self.network = transform(self.network, self._inputs)
-        self.shape = shape
-        self._build(carry=masks)
+        self.shape, self._since = shape, dict(self._passed)
+        self.parts = self._at_work(self._since, masks)
 
     def _begin_round(self) -> bool:
         """Prunes and rewinds for the next round of a lottery ticket; false if there is none."""
@@ -327,7 +271,7 @@ class TrainingRun:
             raise UserError(f"the first round ended before step {rounds.rewind}, to which the others should go back")
         self._measure("round")
         self.round += 1
-        (pruning,) = self.prunings.values()
+        (pruning,) = self.parts.prunings.values()
         pruning.update(self.round / rounds.count)
         self.masking.remember(self._early.state_dict)
         self._passed = {"step": self._early.step, "epoch": int(self._early.extra["epoch"])}
@@ -336,24 +280,16 @@ class TrainingRun:
 
     def _measure(self, event: str) -> Score:
         """Judges the network on the validation images, and notes it."""
-        hits: list[Tensor] = []
-
-        def look(outputs: Tensor, targets: Tensor) -> None:
-            if isinstance(outputs, Tensor) and applicable_top_k(outputs, targets, 5):
-                hits.append(top_k(outputs, targets, 5))
-
         self.masking.hold()
-        score = judge(self.network, self._task, self._validation, look)
-        penalties = {f"penalty.{name}": _value(acting) for name, acting in self.penalties.items()}
+        score, top_5 = judge_top_5(self.network, self._task, self._validation)
         measured: dict[str, float | None] = {
             "accuracy": score.accuracy,
             "loss": score.loss,
-            "top_5": float(torch.cat(hits).double().mean()) if hits else None,
+            "top_5": top_5,
             "training_loss": sum(self._losses) / len(self._losses) if self._losses else None,
             "rate": rate_of(self._optimizer) if self._optimizer is not None else None,
             "zeros": zeros_in(self.network),
-            **{f"sparsity.{name}": _sparsity(pruning) for name, pruning in self.prunings.items()},
-            **penalties,
+            **self.parts.measured(),
         }
         known = {name: value for name, value in measured.items() if value is not None}
         epochs = -(-self.steps // self._epoch_steps)
@@ -368,22 +304,3 @@ def _thinned(network: nn.Module, graph: ChannelGraph, kept: Kept, check_on: Tens
 
 def _plain(passed: Mapping[Unit, int]) -> dict[str, int]:
     return {str(unit): count for unit, count in passed.items()}
-
-
-def zeros_in(network: nn.Module) -> float:
-    """The share of zeros among the weights of two or more dimensions."""
-    weights = [parameter for parameter in network.parameters() if parameter.dim() > 1]
-    zeros = sum(int((weight == 0).sum()) for weight in weights)
-    return zeros / max(1, sum(weight.numel() for weight in weights))
-
-
-def _sparsity(pruning: Pruning) -> float:
-    """The share of structures that a pruning has masked."""
-    dense = sum(group.width for group in pruning.groups)
-    return 1 - sum(pruning.allocation.values()) / dense if dense else 0.0
-
-
-def _value(acting: Acting) -> float | None:
-    with torch.no_grad():
-        term = acting.penalty.term()
-    return None if term is None else float(term)

@@ -163,7 +163,7 @@ def _train(
 
 def _params(prepared: _Prepared, run: TrainingRun, experiment: Experiment, scratch: bool) -> dict[str, Any]:
     plan = {f"train.{key}": value for key, value in asdict(run.plan).items()}
-    pruners = {f"pruner.{name}": " ".join(_described(pruning)) for name, pruning in run.prunings.items()}
+    pruners = {f"pruner.{name}": " ".join(_described(pruning)) for name, pruning in run.parts.prunings.items()}
     return {
         "task": prepared.identity["task"],
         "model": prepared.identity["model"],

@@ -12,7 +12,8 @@ from torch import nn
 
 from autoprune.config.schedule import load_schedule
 from autoprune.errors import CheckpointError, UserError
-from autoprune.evaluation.training_run import TrainingRun, Watching, zeros_in
+from autoprune.evaluation.judging import zeros_in
+from autoprune.evaluation.training_run import TrainingRun, Watching
 from autoprune.tasks.base import Hook, TrainingPlan
 from autoprune.tasks.digits import DigitsTask
 from autoprune.tasks.snapshot import Snapshot
