@@ -19,12 +19,18 @@ def _examples() -> dict[str, str]:
 
 def test_the_python_examples_run_one_after_the_other_in_an_empty_folder(tmp_path: Path) -> None:
     examples = _examples()
-    assert set(examples) == {"my_task.py", "search.py"}
+    assert set(examples) == {"my_task.py", "search.py", "prune_while_training.py"}
     for name, text in examples.items():
         (tmp_path / name).write_text(text)
+    assert _run("search.py", tmp_path).startswith("Allocation(")
+    assert (tmp_path / "run" / "best.yaml").is_file()
+    assert "'3.weight': 0.8" in _run("prune_while_training.py", tmp_path)
+
+
+def _run(name: str, folder: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "search.py"],
-        cwd=tmp_path,
+        [sys.executable, name],
+        cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -32,8 +38,15 @@ def test_the_python_examples_run_one_after_the_other_in_an_empty_folder(tmp_path
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Allocation(")
-    assert (tmp_path / "run" / "best.yaml").is_file()
+    return done.stdout
+
+
+def test_the_schedule_in_the_readme_is_one(tmp_path: Path) -> None:
+    from autoprune.config.schedule import load_schedule
+
+    [text] = re.findall(r"```yaml\n(train:.*?)```", README.read_text(), re.DOTALL)
+    (tmp_path / "schedule.yaml").write_text(text)
+    assert load_schedule(tmp_path / "schedule.yaml").pruners["classifier"].sparsity == 0.5
 
 
 def test_every_option_named_in_the_readme_exists() -> None:
