@@ -18,7 +18,7 @@ from autoprune.evaluation.schedule_parts import plan_of
 from autoprune.evaluation.scoring import ScoringImages
 from autoprune.evaluation.training_parts import Passed, TrainingParts, carried_in
 from autoprune.graph.branches import find_branches
-from autoprune.graph.groups import ChannelGraph, Kept, find_groups
+from autoprune.graph.groups import Kept, find_groups
 from autoprune.pruning.masking import Masking
 from autoprune.pruning.masks import Masks
 from autoprune.pruning.removal import dead_branches, remove_branches
@@ -222,16 +222,19 @@ class TrainingRun:
             if policy.thin:
                 self._thin()
             else:
-                self._remove(cast(str, policy.remove_layers))
+                self._remove_dead(cast(str, policy.remove_layers))
             self._reshaped += 1
         return bool(due)
 
-    def _remove(self, penalty: str) -> None:
+    def _remove_dead(self, penalty: str) -> None:
         """Removes the residual branches of which the penalty has masked a layer that all passes."""
         self.parts.finish_penalties(self._passed, penalty)
+        branches = find_branches(self.network, find_groups(self.network, self._inputs))
+        self._remove(dead_branches(self.network, branches, 0.0, by="max"))
+
+    def _remove(self, names: Sequence[str]) -> None:
         graph = find_groups(self.network, self._inputs)
         branches = find_branches(self.network, graph)
-        names = dead_branches(self.network, branches, 0.0, by="max")
         layers = [layer for branch in branches if branch.name in names for layer in branch.layers]
         self._watching.note({"event": "removed", "branches": list(names), "step": self._passed["step"]})
         self._become(
@@ -240,19 +243,25 @@ class TrainingRun:
         )
 
     def _thin(self) -> None:
-        graph = find_groups(self.network, self._inputs)
+        """Removes the channels, and then the whole layers, that prunings have masked."""
         kept: dict[str, Sequence[int]] = {}
+        removed = [name for pruning in self.parts.prunings.values() for name in pruning.removed()]
         for pruning in self.parts.prunings.values():
             for group, stays in pruning.kept().items():
                 both = set(kept.get(group, stays)) & set(stays)
                 kept[group] = tuple(sorted(both)) or tuple(stays)
-        if not kept:
-            raise UserError("there is nothing to thin: no pruner of pattern 'filter' has pruned by then")
+        if not kept and not removed:
+            raise UserError("there is nothing to thin: no pruner of pattern 'filter' or 'layer' has pruned by then")
+        if kept:
+            self._thin_to(kept)
+        if removed:
+            self._remove(removed)
+
+    def _thin_to(self, kept: Kept) -> None:
+        graph = find_groups(self.network, self._inputs)
         widths = {group: len(stays) for group, stays in kept.items()}
         self._watching.note({"event": "thinned", "widths": widths, "step": self._passed["step"]})
-        self._become(
-            lambda network, check_on: _thinned(network, graph, kept, check_on), self.shape.thinned(graph, kept)
-        )
+        self._become(lambda network, check_on: thin(network, graph, kept, check_on), self.shape.thinned(graph, kept))
 
     def _become(self, transform: Callable[[nn.Module, Tensor | None], nn.Module], shape: Shape) -> None:
         """Goes on with what a change of shape makes of the network."""
@@ -296,10 +305,6 @@ class TrainingRun:
         total = {"epochs": self.round * epochs + self._passed["epoch"]}  # over all rounds
         self._watching.note({"event": event, "round": self.round, **_plain(self._passed), **total, **known})
         return score
-
-
-def _thinned(network: nn.Module, graph: ChannelGraph, kept: Kept, check_on: Tensor | None) -> nn.Module:
-    return thin(network, graph, kept, check_on)
 
 
 def _plain(passed: Mapping[Unit, int]) -> dict[str, int]:

@@ -236,6 +236,10 @@ class Pruning:
         """Group to the channels that stay; nothing for a pattern that only zeroes weights."""
         return self._structures.kept(self._importance, self.allocation) if self._importance else {}
 
+    def removed(self) -> tuple[str, ...]:
+        """The residual branches that go whole; nothing for any pattern but whole layers."""
+        return self._structures.removed(self.allocation)
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold beside the network's and the optimizer's state: tensors and plain values.
 

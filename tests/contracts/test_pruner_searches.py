@@ -75,6 +75,16 @@ def test_a_search_runs_with_every_pruner(name: str, network: nn.Module, tmp_path
     assert _started(read_history(folder.path))["images"] == (256 if pruner.criterion.reads_data else 0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", registry.CRITERIA)
+def test_a_search_runs_with_every_criterion(name: str, network: nn.Module, tmp_path: Path) -> None:
+    setup = _setup(network, **{"scoring.criterion": name})
+    conclusion = start_session(setup, new_folder(tmp_path / "run", "digits"), NoTracker(), Display(False))
+    assert len(conclusion.trials) == 10
+    assert all(trial.score for trial in conclusion.trials)
+    assert _started(read_history(tmp_path / "run"))["criterion"] == name
+
+
 class _Interrupting(NoTracker):
     """Stops the run after so many trials."""
 

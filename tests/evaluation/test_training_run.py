@@ -179,6 +179,32 @@ def test_dead_layers_are_gone_and_the_network_is_trained_on(tmp_path: Path, dens
     assert score.accuracy > 0.6
 
 
+def test_thinning_removes_masked_channels_and_masked_layers(tmp_path: Path, dense: nn.Module) -> None:
+    text = """
+train: {epochs: 2, rate: 0.02, batch: 128}
+pruners:
+  layers: {pruner: l1_filter, pattern: layer, allocator: global, sparsity: 0.4}
+  filters: {pruner: l1_filter, layers: ["stage*.conv1"], sparsity: 0.5}
+policies:
+  - {pruner: layers, epochs: [0]}
+  - {pruner: filters, epochs: [0]}
+  - {thin: true, epochs: [1]}
+"""
+    watched = _Watched(tmp_path, dense, text)
+    watched.run.run()
+    [gone] = watched.run.shape.removed
+    names = [name for name, _ in watched.run.network.named_modules()]
+    assert gone not in names
+    left = [name for name in ("stage1.conv1", "stage2.conv1", "stage3.conv1") if name != gone]
+    widths = {"stage1.conv1": 8, "stage2.conv1": 16, "stage3.conv1": 32}
+    assert all(watched.run.network.get_submodule(name).out_channels == widths[name] for name in left)
+    again = _Watched(tmp_path, dense, text)
+    again.run.resume(watched.snapshots[-1], None)
+    again.run.run(watched.snapshots[-1])
+    found = again.run.network.state_dict()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in watched.run.network.state_dict().items())
+
+
 def test_what_does_not_fit_the_network_is_named(tmp_path: Path, dense: nn.Module) -> None:
     pruner = "train: {{epochs: 1}}\npruners: {{mine: {{{}}}}}\npolicies: [{{pruner: mine, epochs: [0]}}]\n"
     for words, message in (
