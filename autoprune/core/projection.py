@@ -123,7 +123,7 @@ def _fill_steps(start: Ints, wanted: Ints, grid: _Grid, order: list[bytes]) -> l
     target: list[int] = wanted.tolist()
     tally = grid.tally(start)
     spent = tally.spent()
-    waiting = [(width / max(target[i], 1), order[i], i) for i, width in enumerate(widths)]
+    waiting = [(_fullness(width, target[i]), order[i], i) for i, width in enumerate(widths)]
     heapq.heapify(waiting)
     while waiting:
         _, key, i = heapq.heappop(waiting)
@@ -132,8 +132,13 @@ def _fill_steps(start: Ints, wanted: Ints, grid: _Grid, order: list[bytes]) -> l
         if by and grid.keeps(spent + rise):
             widths[i], spent = widths[i] + by, spent + rise
             tally.widen(column, by)
-            heapq.heappush(waiting, (widths[i] / max(target[i], 1), key, i))
+            heapq.heappush(waiting, (_fullness(widths[i], target[i]), key, i))
     return widths
+
+
+def _fullness(width: int, target: int) -> float:
+    """How far a group is on the way to what was proposed; one that was to go whole is there already."""
+    return width / target if target else 1.0 + width
 
 
 def _step_up(width: int, i: int, grid: _Grid) -> int:

@@ -40,6 +40,11 @@ class Group:
     grain: int = 1
 
     @property
+    def removable(self) -> bool:
+        """Whether it may go whole, so that nothing of it is kept."""
+        return self.least == 0
+
+    @property
     def coupled(self) -> bool:
         """Whether several layers share the channels, as on a residual stream."""
         return len(self.producers) > 1
@@ -47,7 +52,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Limits on the kept width of one group: `floor` ≤ width ≤ `ceiling`, in multiples of `step`.
+    """Limits on the kept width of one group: `floor` ≤ width ≤ `ceiling`, in multiples of `step`; 0 is a multiple.
 
     The ceiling itself is always allowed, whether or not it is a multiple: the dense width stays reachable.
     """
@@ -94,7 +99,8 @@ class SpaceRules:
     Patterns are shell patterns (`layer1.*`) matched against a group's name and the names of its producers.
     A group is prunable if a pattern of `include` matches, none of `exclude` does, one of its producers is of a type in
     `types` (where given), it is not protected, and, with `coupled` False, it has a single producer.
-    `groups` maps a pattern to a rule of its own; later entries win.
+    `groups` maps a pattern to a rule of its own; later entries win. What may go whole has a floor of 0, unless a rule
+    of its own says how much of it stays: `min_keep` of the space is for all other groups.
     """
 
     include: tuple[str, ...] = ("*",)
@@ -221,14 +227,12 @@ def _bounds(rules: SpaceRules, group: Group) -> Bounds:
         return next((value for value in reversed(values) if value is not None), default)
 
     own = _rules_for(rules, group)
-    min_keep = last_of([rule.min_keep for rule in own], rules.min_keep)
+    min_keep = last_of([rule.min_keep for rule in own], 0.0 if group.removable else rules.min_keep)
     max_keep = last_of([rule.max_keep for rule in own], rules.max_keep)
     step = last_of([rule.multiple_of for rule in own], rules.multiple_of)
     step = min(math.lcm(step, group.grain), group.width)
     ceiling = max(1, math.floor(group.width * max_keep + 1e-9))
     if step <= ceiling < group.width:  # only the dense width may be no multiple
         ceiling = ceiling // step * step
-    # What may go whole, or be dense, has no share that could be kept.
-    least = math.ceil(group.width * min_keep - 1e-9) if group.least else 0
-    floor = min(max(group.least, least), ceiling)
+    floor = min(max(group.least, math.ceil(group.width * min_keep - 1e-9)), ceiling)
     return Bounds(floor, ceiling, step)

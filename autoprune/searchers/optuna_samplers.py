@@ -167,8 +167,11 @@ class Multipliers:
         self._names, self._centre = names, centre
 
     def widths(self, point: Mapping[str, float]) -> dict[str, int]:
-        """The nearest whole widths; not yet inside the space, nor within the limits."""
-        return {n: max(1, round(self._centre[n] * FACTOR ** (2.0 * point[n] - 1.0))) for n in self._names}
+        """The nearest whole widths; not yet inside the space, nor within the limits.
+
+        Where all of a group is gone at the centre, half a structure is multiplied, so that it may come back.
+        """
+        return {n: round(max(self._centre[n], 0.5) * FACTOR ** (2.0 * point[n] - 1.0)) for n in self._names}
 
 
 class CovarianceAdaptation:

@@ -77,9 +77,9 @@ def fit(points: Floats, rises: Floats, shares: Floats) -> Linear:
 
 
 def removed_over_kept(problem: SearchProblem) -> Features:
-    """How many structures a group loses for each that it keeps."""
+    """How many structures a group loses for each that it keeps; one that goes whole is taken to keep half of one."""
     dense = np.array([group.width for group in problem.space.groups], dtype=np.float64)
-    return lambda widths: dense / np.array([widths[name] for name in problem.space.names], dtype=np.float64) - 1.0
+    return lambda widths: dense / np.array([max(widths[name], 0.5) for name in problem.space.names]) - 1.0
 
 
 def degradations(problem: SearchProblem) -> Features:

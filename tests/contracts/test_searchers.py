@@ -13,8 +13,8 @@ import pytest
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import within
-from autoprune.core.costs import CostKind
-from autoprune.core.space import Bounds, SearchSpace
+from autoprune.core.costs import CostKind, CostTable, CostTerm, Count
+from autoprune.core.space import Bounds, Group, SearchSpace
 from autoprune.core.trial import Candidate, Failure, Score, Trial
 from autoprune.registry import SEARCHERS, resolve
 from autoprune.searchers.base import Searcher, SearchProblem
@@ -45,6 +45,23 @@ def tiny() -> SearchProblem:
     return with_curves(replace(problem, space=replace(problem.space, bounds=bounds), curves={}))
 
 
+def may_go_whole(problem: SearchProblem) -> SearchProblem:
+    """The same groups, of which every other one may go whole, but no residual stream."""
+    groups = tuple(replace(group, least=(i + 1) % 2) for i, group in enumerate(problem.space.groups))
+    bounds = {g.name: replace(problem.space.bounds[g.name], floor=0 if g.removable else 2) for g in groups}
+    return with_curves(replace(problem, space=SearchSpace(groups, bounds), curves={}))
+
+
+def branches() -> SearchProblem:
+    """Nine branches, of unequal costs, that are kept or go whole."""
+    groups = tuple(Group(f"b{i}", 1, (f"b{i}",), ("Conv2d",), least=0) for i in range(9))
+    terms = [CostTerm("flops", g.name, 10 + i % 4, Count(0, {g.name: 1})) for i, g in enumerate(groups)]
+    costs = CostTable([CostTerm("flops", "stem", 7), *terms], {g.name: 1 for g in groups})
+    space = SearchSpace(groups, {g.name: Bounds(0, 1) for g in groups})
+    importance = {g.name: np.array([1.0 + i % 5]) for i, g in enumerate(groups)}
+    return with_curves(SearchProblem(space, costs, {"flops": 60}, 24, 0, importance=importance))
+
+
 def case(name: str) -> SearchProblem:
     problem = with_curves(make_problem(trials=24))
     two: dict[CostKind, int] = {"flops": problem.limits["flops"], "params": int(0.4 * problem.costs.dense()["params"])}
@@ -57,10 +74,16 @@ def case(name: str) -> SearchProblem:
         "steps of 8": lambda: with_curves(make_problem(step=8, trials=24)),
         "one group": lambda: few_groups(make_problem(keep=0.99, trials=24), 1),
         "tiny": tiny,
+        "may go whole": lambda: may_go_whole(problem),
+        "narrowest of what may go whole": lambda: narrow(may_go_whole(problem)),
+        "branches": branches,
     }[name]()
 
 
-CASES = ["plain", "accuracy", "no curves", "two limits", "just above the least", "steps of 8", "one group", "tiny"]
+CASES = [
+    "plain", "accuracy", "no curves", "two limits", "just above the least", "steps of 8", "one group", "tiny",
+    "may go whole", "narrowest of what may go whole", "branches",
+]  # fmt: skip
 NEEDS_CURVES = {"threshold", "knapsack"}
 
 
@@ -77,7 +100,7 @@ def make(name: str, problem: SearchProblem) -> Searcher:
 def outcome(candidate: Candidate, failing: bool = False) -> Trial:
     if failing:
         return Trial(candidate, Failure("nan", "the loss is not a number"))
-    loss = sum(i % 3 / width for i, width in enumerate(candidate.allocation.values(), 1))
+    loss = sum(i % 3 / max(width, 0.5) for i, width in enumerate(candidate.allocation.values(), 1))
     return Trial(candidate, Score(loss, 1 / (1 + loss), 10))
 
 

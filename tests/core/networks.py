@@ -22,7 +22,9 @@ def group(name, width, **kwargs):
 
 
 def space_of(bounds, widths=None):
-    groups = tuple(group(name, (widths or {}).get(name, b.ceiling)) for name, b in bounds.items())
+    """A space in which the groups with a floor of 0 may go whole."""
+    wide = {name: (widths or {}).get(name, b.ceiling) for name, b in bounds.items()}
+    groups = tuple(group(name, wide[name], least=min(b.floor, 1)) for name, b in bounds.items())
     return SearchSpace(groups, bounds)
 
 
@@ -39,7 +41,7 @@ def tables(draw, most=7):
 @st.composite
 def bounds_within(draw, width):
     ceiling = draw(st.integers(1, width))
-    return Bounds(draw(st.integers(1, ceiling)), ceiling, draw(st.sampled_from([1, 1, 2, 3, 8])))
+    return Bounds(draw(st.integers(0, ceiling)), ceiling, draw(st.sampled_from([1, 1, 2, 3, 8])))
 
 
 @st.composite

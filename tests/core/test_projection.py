@@ -113,6 +113,17 @@ def test_a_limit_that_does_not_bind_changes_nothing():
     assert project(wanted, space, costs, {"flops": dense["flops"] // 3, "params": dense["params"]}) == alone
 
 
+def test_what_was_to_go_whole_comes_back_last_and_only_if_it_fits():
+    names = ["a", "b", "c"]
+    costs = CostTable([CostTerm("flops", name, 10, Count(0, {name: 1})) for name in names], dict.fromkeys(names, 1))
+    space = space_of({name: Bounds(0, 1) for name in names})
+    for gone in names:
+        wanted = {name: int(name != gone) for name in names}
+        assert project(wanted, space, costs, {"flops": 20}) == wanted
+        assert project(wanted, space, costs, {"flops": 30}) == {"a": 1, "b": 1, "c": 1}
+    assert project(dict.fromkeys(names, 1), space, costs, {"flops": 0}) == {"a": 0, "b": 0, "c": 0}
+
+
 def test_proposals_that_differ_stay_different():
     costs = chain({f"g{i}": 64 for i in range(12)})
     limits = {"flops": costs.dense()["flops"] // 2}

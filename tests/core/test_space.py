@@ -68,6 +68,30 @@ def test_bounds_outside_a_group_are_refused(bounds):
         SearchSpace((group("a", 10),), {"a": bounds})
 
 
+def test_only_what_may_go_whole_has_a_floor_of_zero():
+    with pytest.raises(UserError, match="should lie within 0 and 10"):
+        SearchSpace((group("a", 10, least=0),), {"a": Bounds(-1, 10)})
+    space = SearchSpace((group("a", 10, least=0), group("b", 1, least=0)), {"a": Bounds(0, 10, 4), "b": Bounds(0, 1)})
+    assert space.narrowest() == {"a": 0, "b": 0}
+    assert [space.bounds[name].levels() for name in space.names] == [[0, 4, 8, 10], [0, 1]]
+    assert Allocation({"a": 0, "b": 1}) in space
+    assert space.round_down(np.array([3.9, 0.9])) == {"a": 0, "b": 0}
+
+
+def test_what_may_go_whole_does_so_by_default_and_keeps_what_a_rule_of_its_own_says():
+    groups = [group("branch", 1, least=0), group("wide", 8, least=0), group("plain", 8)]
+    rules = SpaceRules(min_keep=0.5, protect=())
+    assert build_space(rules, groups).bounds == {"branch": Bounds(0, 1), "wide": Bounds(0, 8), "plain": Bounds(4, 8)}
+    own = SpaceRules(groups={"wide": GroupRule(min_keep=0.25), "branch": GroupRule(min_keep=0.01)}, protect=())
+    assert build_space(own, groups).bounds == {"branch": Bounds(1, 1), "wide": Bounds(2, 8), "plain": Bounds(1, 8)}
+
+
+def test_what_may_go_whole_is_protected_excluded_and_pinned_like_any_group():
+    groups = [group("stem", 1, least=0, first=True), group("branch", 1, least=0), group("b", 4)]
+    rules = SpaceRules(groups={"branch": GroupRule(pin=True)})
+    assert build_space(rules, groups).pinned == {"stem": "holds the first layer (protect: first)", "branch": "pinned"}
+
+
 def test_the_default_rules_protect_the_first_and_last_layer():
     space = build_space(SpaceRules(), resnet())
     assert space.names == ("layer1.0.conv1", "layer1.1.conv1", "layer2.0.conv1", "layer2.0.conv2")

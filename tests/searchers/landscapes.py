@@ -166,6 +166,8 @@ def with_curves(problem: SearchProblem) -> SearchProblem:
     """The problem with curves of a separable loss whose groups are unequally sensitive."""
 
     def loss(widths: Mapping[str, int]) -> float:
-        return sum(0.05 * (1 + i % 4) * (g.width / widths[g.name]) for i, g in enumerate(problem.space.groups))
+        return sum(
+            0.05 * (1 + i % 4) * (g.width / max(widths[g.name], 0.5)) for i, g in enumerate(problem.space.groups)
+        )
 
     return replace(problem, curves={"l1": _curves(problem, loss)})
