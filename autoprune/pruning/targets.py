@@ -10,7 +10,7 @@ from typing import Protocol
 from autoprune.core.allocation import Allocation, width_from_sparsity
 from autoprune.core.space import Group
 from autoprune.errors import UserError, did_you_mean
-from autoprune.pruning.allocators import Allocator
+from autoprune.pruning.allocators import UNIFORM, Allocator
 from autoprune.pruning.masks import Importance
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.schedules import Curve
@@ -115,10 +115,25 @@ def aim(
         for number in numbers.values():
             _check_way(pruner, min(initial, number), number)
         pruned = tuple(group for group in groups if group.name in numbers)
+        for group in pruned:
+            _check_runs(group, pruner, numbers[group.name])
         return pruned, ByGroup(pruner.allocator, initial, numbers)
     assert amount is not None  # one of both is given
     _check_way(pruner, initial, amount)
+    for group in groups:
+        _check_runs(group, pruner, amount)
     return tuple(groups), ByNumber(pruner.allocator, initial, amount)
+
+
+def _check_runs(group: Group, pruner: Pruner, number: float) -> None:
+    """Nothing, unless the pattern keeps n of every m weights and the number is too small to remove any of them."""
+    if not (1 < pruner.pattern.least == pruner.pattern.grain and pruner.allocator.sparsity and number > 0):
+        return
+    if pruner.allocator is UNIFORM and UNIFORM.widths([group], {}, number)[group.name] == group.width:
+        raise UserError(
+            f"pattern {pruner.pattern.name!r} removes {1 - pruner.pattern.least / group.width:g} of a weight or "
+            f"nothing; a sparsity of {number:g} leaves all of {group.name!r}"
+        )
 
 
 def _check_way(pruner: Pruner, first: float, last: float) -> None:

@@ -96,10 +96,10 @@ def anew(widths: Mapping[str, int], experiment: Experiment, plan: Plan | None, o
     setup = _prepare(experiment)
     allocation = Allocation.from_json(widths)
     setup.subject.costs.vector(allocation)  # refuses a group that the network does not have
-    dense = setup.subject.costs.widths
-    for group, width in allocation.items():
-        if not 1 <= width <= dense[group]:
-            raise UserError(f"group {group!r} has {dense[group]} structures, not {width}")
+    groups = {group.name: group for group in setup.subject.structures.groups}
+    for name, width in allocation.items():
+        if not groups[name].least <= width <= groups[name].width:
+            raise UserError(f"group {name!r} has {groups[name].width} structures, not {width}")
     evaluator = _evaluator(setup)
     network = evaluator.build(allocation, experiment.recipe())
     if plan is not None:

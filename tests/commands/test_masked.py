@@ -98,3 +98,5 @@ def test_whole_layers_are_searched_applied_and_loaded(autoprune: Cli, workdir: P
     report = json.loads(autoprune.succeed("evaluate", "small.pt", "--json").out)
     assert report["flops"] == best["costs"]["flops"]
     assert report["accuracy"] == pytest.approx(best["accuracy"])
+    autoprune.succeed("apply", "run/best.yaml", "--output", "anew.pt", "--set", "scoring.pattern=layer")
+    assert read_checkpoint(Path("anew.pt")).removed == read_checkpoint(Path("small.pt")).removed  # type: ignore[union-attr]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from autoprune import registry
 from autoprune.core.space import Group
 from autoprune.errors import UserError
 from autoprune.pruning.allocators import UNIFORM
@@ -93,3 +94,14 @@ def test_an_amount_out_of_range_is_refused_before_any_training(amount: float | d
 def test_a_pruning_does_not_start_with_more_than_it_ends_with() -> None:
     with pytest.raises(UserError, match=r"starts with less than it ends with, not at 0\.6 and then 0\.5"):
         aim(GROUPS, GRADUAL, 0.5, None, 0.6)
+
+
+def test_a_sparsity_that_leaves_all_of_every_run_is_refused() -> None:
+    pruner = registry.resolve("pruner", "two_four")
+    groups = (Group("conv", 4, ("conv",), ("Conv2d",), least=2, grain=2),)
+    with pytest.raises(UserError, match=r"'2:4' removes 0\.5 of a weight or nothing; a sparsity of 0\.3 leaves"):
+        aim(groups, pruner, 0.3, None, 0.0)
+    with pytest.raises(UserError, match="leaves all of 'conv'"):
+        aim(groups, pruner, {"conv": 0.3}, None, 0.0)
+    assert aim(groups, pruner, 0.5, None, 0.0)[0] == groups
+    assert aim(groups, pruner, 0.0, None, 0.0)[0] == groups
