@@ -33,7 +33,7 @@ from autoprune.running.training_records import SCHEDULE, Recorder, TrainingFolde
 from autoprune.tasks.base import Batch, Split, Task
 from autoprune.tasks.snapshot import Snapshot, read_snapshot
 from autoprune.tasks.user import model_name
-from autoprune.tasks.weights import digest
+from autoprune.tasks.weights import digest, load_weights
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def resume_training(experiment: Experiment, folder: RunFolder, tracker: CurveTra
     if not place.schedule.is_file():
         raise RunFolderError(f"{folder.path} is no training of autoprune: it has no {SCHEDULE}")
     scratch = place.initial.is_file()
-    prepared = _prepare(experiment, display, scratch)
+    prepared = _prepare(experiment, display, scratch, place.initial)
     schedule = load_schedule(place.schedule)
     recorder = Recorder(place, tracker, display)
     snapshot = read_snapshot(place.snapshot) if place.snapshot.is_file() else None
@@ -115,7 +115,8 @@ def resume_training(experiment: Experiment, folder: RunFolder, tracker: CurveTra
     return _train(run, recorder, prepared, experiment, snapshot, scratch)
 
 
-def _prepare(experiment: Experiment, display: Display, scratch: bool) -> _Prepared:
+def _prepare(experiment: Experiment, display: Display, scratch: bool, initial: Path | None = None) -> _Prepared:
+    """The network with the weights that training starts from: drawn anew, those drawn before, or the checkpoint's."""
     with training_progress(display, "training the default network once") as hook:
         task = task_of(experiment, hook)
         with torch.random.fork_rng():
@@ -127,6 +128,8 @@ def _prepare(experiment: Experiment, display: Display, scratch: bool) -> _Prepar
         settle_threads(experiment, network, inputs)
         if not scratch:
             task.load(network, experiment.task.checkpoint)
+        elif initial is not None:
+            load_weights(network, initial)
     identity = {
         "task": experiment.task.name,
         "model": model_name(task, network),

@@ -127,6 +127,25 @@ def test_killed_anywhere_it_goes_on_to_the_same_weights(autoprune: Cli, workdir:
         assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
 
 
+def test_training_from_scratch_goes_on_from_the_weights_it_started_with(autoprune: Cli, workdir: Path) -> None:
+    command = ["train", "--schedule", _schedule(TICKET), "--scratch", "--seed", "3", *UNTRACKED]
+    autoprune.succeed(*command, "--output", "whole")
+
+    def action() -> int:
+        _killed_at_snapshot(3)()
+        from autoprune.cli import main
+
+        return main([*command, "--output", "broken"])
+
+    assert in_child(action) == -signal.SIGKILL
+    autoprune.succeed("train", "--resume", "broken")
+    expected, found = _weights(workdir / "whole"), _weights(workdir / "broken")
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    other = autoprune.succeed(*[part if part != "3" else "4" for part in command], "--output", "other")
+    assert other.out
+    assert not torch.equal(_weights(workdir / "other")["conv.weight"], expected["conv.weight"])
+
+
 def test_curves_are_mirrored_in_mlflow(autoprune: Cli, workdir: Path) -> None:
     autoprune.succeed("train", "--schedule", _schedule(), "--output", "run")
     client = MlflowClient("sqlite:///mlflow.db")
