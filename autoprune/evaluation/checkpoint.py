@@ -79,7 +79,7 @@ class PrunedCheckpoint:
             dict(metrics),
             str(identity.get("task", "")),
             subject.pruner.pattern.name,
-            list(subject.structures.removed(allocation)),
+            subject.structures.removed(allocation),
         )
 
 
@@ -90,7 +90,7 @@ def write_checkpoint(path: Path, checkpoint: PrunedCheckpoint) -> None:
         OSError: it cannot be written.
     """
     content = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError
-    torch.save({"autoprune": FORMAT, **vars(checkpoint)}, content)
+    torch.save({"autoprune": FORMAT, **vars(checkpoint), "removed": list(checkpoint.removed)}, content)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content.getbuffer())
 
@@ -111,7 +111,8 @@ def read_checkpoint(path: Path) -> PrunedCheckpoint | None:
         return None
     version = content.pop("autoprune")
     if version not in _READ:
-        raise CheckpointError(f"{path} has format {version}; this release of autoprune reads up to {FORMAT}")
+        known = " and ".join(map(str, _READ))
+        raise CheckpointError(f"{path} has format {version}; this release of autoprune reads {known}")
     try:
         checkpoint = PrunedCheckpoint(**content)
     except TypeError as fault:

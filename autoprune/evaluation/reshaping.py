@@ -49,13 +49,25 @@ def reshape(dense: nn.Module, graph: ChannelGraph, shape: Shape) -> nn.Module:
     Raises:
         CheckpointError: the shape is not one of this network.
     """
-    if shape.removed:
+    network, graph = _without(dense, graph, shape.removed)
+    return thin(network, graph, kept_by_group(graph, shape.kept))
+
+
+def _without(dense: nn.Module, graph: ChannelGraph, removed: Sequence[str]) -> tuple[nn.Module, ChannelGraph]:
+    """A dense network without some branches, and its graph.
+
+    They go in as many rounds as it takes: a branch around another one can go only after that.
+    """
+    network, waiting = dense, set(removed)
+    while waiting:
+        ready = waiting & {branch.name for branch in find_branches(network, graph)}
         try:
-            dense = remove_branches(dense, graph, find_branches(dense, graph), shape.removed)
+            network = remove_branches(network, graph, ready or waiting)
         except UserError as fault:
             raise CheckpointError(f"the checkpoint does not fit {type(dense).__name__}: {fault}") from fault
-        graph = find_groups(dense, graph.followed.inputs)
-    return thin(dense, graph, kept_by_group(graph, shape.kept))
+        graph = find_groups(network, graph.followed.inputs)
+        waiting -= ready
+    return network, graph
 
 
 def carried(network: nn.Module, masks: Masks, transform: Callable[[nn.Module], nn.Module]) -> Masks:

@@ -17,8 +17,8 @@ from autoprune.evaluation.reshaping import Shape, carried, reshape
 from autoprune.evaluation.schedule_parts import plan_of
 from autoprune.evaluation.scoring import ScoringImages
 from autoprune.evaluation.training_parts import Passed, TrainingParts, carried_in
-from autoprune.graph.branches import find_branches
-from autoprune.graph.groups import Kept, find_groups
+from autoprune.graph.branches import choose_branches, find_branches
+from autoprune.graph.groups import ChannelGraph, Kept, find_groups
 from autoprune.pruning.masking import Masking
 from autoprune.pruning.masks import Masks
 from autoprune.pruning.removal import dead_branches, remove_branches
@@ -229,16 +229,15 @@ class TrainingRun:
     def _remove_dead(self, penalty: str) -> None:
         """Removes the residual branches of which the penalty has masked a layer that all passes."""
         self.parts.finish_penalties(self._passed, penalty)
-        branches = find_branches(self.network, find_groups(self.network, self._inputs))
-        self._remove(dead_branches(self.network, branches, 0.0, by="max"))
-
-    def _remove(self, names: Sequence[str]) -> None:
         graph = find_groups(self.network, self._inputs)
-        branches = find_branches(self.network, graph)
-        layers = [layer for branch in branches if branch.name in names for layer in branch.layers]
+        self._remove(graph, dead_branches(self.network, graph, 0.0, statistic="max"))
+
+    def _remove(self, graph: ChannelGraph, names: Sequence[str]) -> None:
+        branches = choose_branches(find_branches(self.network, graph), names)
+        layers = [layer for branch in branches for layer in branch.layers]
         self._watching.note({"event": "removed", "branches": list(names), "step": self._passed["step"]})
         self._become(
-            lambda network, check_on: remove_branches(network, graph, branches, names, check_on),
+            lambda network, check_on: remove_branches(network, graph, names, check_on),
             self.shape.without(names, layers),
         )
 
@@ -255,7 +254,7 @@ class TrainingRun:
         if kept:
             self._thin_to(kept)
         if removed:
-            self._remove(removed)
+            self._remove(find_groups(self.network, self._inputs), removed)
 
     def _thin_to(self, kept: Kept) -> None:
         graph = find_groups(self.network, self._inputs)

@@ -1,198 +1,247 @@
-"""Residual branches: what a shortcut leads around, so that it can go whole."""
+"""Residual branches: what an addition adds to its shortcut, where it can go whole.
+
+At an addition the operand with an exclusive part of the network (operations whose results serve it alone) with layers
+in it is the branch, the other operand the shortcut; where both have one, the one with more layers is the branch, and
+the first of equals. Refused is a branch
+
+- whose shortcut is a constant, or has not the shape and type of the sum;
+- of which a tensor is used or held elsewhere too;
+- which gives something else than zero when its parameters are zero, or writes into what it is fed (see `silence`);
+- around another branch: of nested ones the inner ones stay, which leaves more to choose from.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, fx, nn
 
+from autoprune.errors import UserError, did_you_mean
+from autoprune.graph.channels import Followed
 from autoprune.graph.groups import ChannelGraph
-from autoprune.graph.operations import name_of
-from autoprune.graph.trace import mode
+from autoprune.graph.layers import CONVOLUTIONS, TRANSPOSED
+from autoprune.graph.operations import ADDITIONS, arguments, name_of
+from autoprune.graph.silence import is_silent, run_sums
 
-_ADDITIONS = frozenset({"add", "add_", "iadd"})
+Modules = Mapping[str, nn.Module]
+"""The network's modules by all their names; the twin that was traced makes up the ones around bare parameters."""
+
+WEIGHTED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 
 
 @dataclass(frozen=True)
 class Branch:
-    """Everything that serves one operand of an addition alone; without it the sum is its other operand.
+    """A part of a network that can go whole: its addition becomes the shortcut.
 
     Attributes:
-        name: its first layer with a weight, in forward order.
-        weights: its layers with weights of two or more dimensions, in forward order.
-        layers: its modules that hold parameters or buffers, in forward order.
-        through: those of `weights` that everything in the branch passes.
-        nodes: its operations, in forward order; the last gives the operand.
-        addition: the operation that adds it.
-        shortcut: the operand that stays.
+        name: the first of `weights`.
+        layers: names of all modules in it that hold parameters or buffers, in forward order; empty for the network.
+        weights: those of them that are convolutions or linear layers.
+        necessary: those of `weights` through which every path from the branch's input to the addition leads.
+        tensors: names of the parameters and buffers that it holds.
+        nodes: its operations, in forward order, without the addition.
+        copied: whether a later operation writes into the sum, which must not reach the shortcut.
     """
 
     name: str
-    weights: tuple[str, ...]
     layers: tuple[str, ...]
-    through: tuple[str, ...]
-    nodes: tuple[fx.Node, ...]
+    weights: tuple[str, ...]
+    necessary: tuple[str, ...]
+    tensors: tuple[str, ...]
     addition: fx.Node
-    shortcut: fx.Node
+    nodes: tuple[fx.Node, ...]
+    copied: bool
 
 
 def find_branches(network: nn.Module, graph: ChannelGraph) -> tuple[Branch, ...]:
-    """The residual branches of a network, in forward order; of nested ones the innermost, so that no two overlap.
+    """The branches of a network that can go, alone or together, in forward order; no two share an operation.
 
-    An operand is a branch if what serves it alone has layers with weights, of which none is used elsewhere, and comes
-    to zero once all its parameters are zero. Where both operands do (a projection beside a block) it is the one with
-    more such layers, the first of equals. An operand that is broadcast, or changed in place, is none.
+    Neither weights nor inputs have a say, only what the network does with them.
+
+    Args:
+        network: what `graph` was found in, or a copy of it; it is not changed.
     """
     traced = graph.followed.traced
+    modules = dict(network.named_modules(remove_duplicate=False))
+    parts = list(_parts(graph.followed, modules))
+    sums = run_sums(graph.followed, {part.addition: part.shortcut for part in parts}, _fed(parts))
     found: list[Branch] = []
-    for node in traced.graph.nodes:
-        branch = _branch_at(node, graph)
-        if branch is not None and not any(set(branch.nodes) & set(other.nodes) for other in found):
-            found.append(branch)
-    zero = _come_to_zero(network, traced, found, graph.followed.inputs)
-    return tuple(branch for branch in found if branch.nodes[-1] in zero)
+    taken: set[fx.Node] = set()
+    for part in parts:  # an addition inside a branch comes before that of the branch
+        fits = not taken & set(part.nodes) and sums.alike[part.addition]
+        if fits and _alone(part, traced.graph, modules) and is_silent(traced, part.nodes, sums):
+            found.append(_branch(part, modules, graph.followed, sums.written[part.addition]))
+            taken |= set(part.nodes)
+    order = {node: i for i, node in enumerate(traced.graph.nodes)}
+    return tuple(sorted(found, key=lambda branch: order[branch.nodes[0]]))
 
 
-def _branch_at(node: fx.Node, graph: ChannelGraph) -> Branch | None:
-    operands = _operands(node, graph)
-    candidates = [
-        branch
-        for operand, other in zip(operands, reversed(operands), strict=True)
-        if (branch := _serving(operand, other, node, graph)) is not None
-    ]
-    return max(candidates, key=lambda branch: len(branch.weights), default=None)
+def choose_branches(branches: Iterable[Branch], names: Iterable[str]) -> tuple[Branch, ...]:
+    """The branches of these names, in forward order.
+
+    Raises:
+        UserError: there is none of a name.
+    """
+    by_name = {branch.name: branch for branch in branches}
+    wanted = set(names)
+    for name in sorted(wanted - set(by_name)):
+        known = ", ".join(by_name) or "none"
+        raise UserError(
+            f"no branch {name!r} can be removed{did_you_mean(name, by_name)}; the network's branches: {known}"
+        )
+    return tuple(branch for name, branch in by_name.items() if name in wanted)
 
 
-def _operands(node: fx.Node, graph: ChannelGraph) -> list[fx.Node]:
-    """Both operands of an addition of two equally shaped activations; nothing for any other operation."""
-    if node.op not in ("call_function", "call_method") or name_of(node) not in _ADDITIONS or node.kwargs:
-        return []
-    operands = [each for each in node.args if isinstance(each, fx.Node)]
-    shapes = [graph.followed.values.get(each) for each in (node, *operands)]
-    same = len(node.args) == len(operands) == 2 and operands[0] is not operands[1]
-    return operands if same and all(isinstance(s, torch.Size) and s == shapes[0] for s in shapes) else []
+def qualified(path: str, name: str) -> str:
+    """The name of what a module holds; either may be empty."""
+    return f"{path}.{name}" if path and name else path or name
 
 
-def _serving(operand: fx.Node, shortcut: fx.Node, addition: fx.Node, graph: ChannelGraph) -> Branch | None:
+@dataclass(frozen=True)
+class _Part:
+    """A branch as the operations show it, before it is known whether it can go."""
+
+    addition: fx.Node
+    shortcut: fx.Node
+    nodes: tuple[fx.Node, ...]
+    weights: tuple[str, ...]
+
+
+def _parts(followed: Followed, modules: Modules) -> Iterator[_Part]:
+    reached = _depends_on_input(followed.traced.graph)
+    for node in followed.traced.graph.nodes:
+        addends = _addends(node, followed)
+        if addends is None:
+            continue
+        sides = [_part(node, operand, shortcut, modules) for operand, shortcut in (addends, addends[::-1])]
+        whole = [side for side in sides if side.weights and side.shortcut in reached and reached & _sources(side.nodes)]
+        fitting = [side for side in whole if followed.values[side.shortcut] == followed.values[node]]
+        if fitting:
+            yield max(fitting, key=lambda side: len(side.weights))  # of equals the first
+
+
+def _depends_on_input(graph: fx.Graph) -> set[fx.Node]:
+    reached: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or reached & set(node.all_input_nodes):
+            reached.add(node)
+    return reached
+
+
+def _addends(node: fx.Node, followed: Followed) -> tuple[fx.Node, fx.Node] | None:
+    """The two different activations that a node adds, as they are."""
+    if node.op not in ("call_function", "call_method") or name_of(node) not in ADDITIONS or len(node.args) > 2:
+        return None
+    given = arguments(node, ("input", "other"))
+    one, other, alpha = given.pop("input", None), given.pop("other", None), given.pop("alpha", 1)
+    if given or alpha != 1 or one is other or not isinstance(one, fx.Node) or not isinstance(other, fx.Node):
+        return None
+    both = isinstance(followed.ids.get(one), Tensor) and isinstance(followed.ids.get(other), Tensor)
+    return (one, other) if both else None
+
+
+def _part(addition: fx.Node, operand: fx.Node, shortcut: fx.Node, modules: Modules) -> _Part:
     nodes = _exclusive(operand, addition)
-    called = [str(node.target) for node in nodes if node.op == "call_module"]
-    traced = graph.followed.traced
-    weights = [name for name in dict.fromkeys(called) if _weighted(traced.get_submodule(name))]
-    if not weights or not _entries(nodes) or shortcut in nodes:
-        return None
-    if _used_elsewhere(nodes, traced) or any(_in_place(node, traced) for node in nodes if _enters(node, nodes)):
-        return None
-    layers = [name for name in dict.fromkeys(called) if _holds_state(traced.get_submodule(name))]
-    through = [name for name in weights if _all_pass(name, nodes)]
-    return Branch(weights[0], tuple(weights), tuple(layers), tuple(through), tuple(nodes), addition, shortcut)
+    found = (name for name, module in _modules(nodes, modules) if isinstance(module, WEIGHTED))
+    weights = dict.fromkeys(found)  # a layer called twice is named once
+    return _Part(addition, shortcut, nodes, tuple(weights))
 
 
-def _exclusive(operand: fx.Node, addition: fx.Node) -> list[fx.Node]:
-    """The operations of which every result ends in the operand alone, in forward order."""
-    if set(operand.users) != {addition}:
-        return []
-    members = {operand}
-    # Backwards through the graph every user of a node comes before the node itself.
-    for node in reversed(operand.graph.nodes):
-        if node.op != "placeholder" and node.users and all(user in members for user in node.users):
-            members.add(node)
-    return [node for node in operand.graph.nodes if node in members and node.op != "placeholder"]
+def _exclusive(operand: fx.Node, addition: fx.Node) -> tuple[fx.Node, ...]:
+    """The operations whose results serve one operand of an addition and nothing else, in forward order."""
+    inside: list[fx.Node] = []
+    serving = {addition}
+    node = operand
+    while node.op not in ("root", "placeholder"):
+        # What nobody uses serves the operand no more than anything else.
+        if node.users and set(node.users) <= (serving if node is operand else serving - {addition}):
+            inside.append(node)
+            serving.add(node)
+        node = node.prev
+    return tuple(reversed(inside))
 
 
-def _entries(nodes: Sequence[fx.Node]) -> list[fx.Node]:
-    """What the operations use that is none of them."""
-    members = set(nodes)
-    return [source for node in nodes for source in node.all_input_nodes if source not in members]
+def _sources(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    """What operations are fed from outside."""
+    return {source for node in nodes for source in node.all_input_nodes} - set(nodes)
 
 
-def _enters(node: fx.Node, nodes: Sequence[fx.Node]) -> bool:
-    return any(source not in nodes for source in node.all_input_nodes)
+def _fed(parts: Iterable[_Part]) -> set[fx.Node]:
+    return {source for part in parts for source in _sources(part.nodes)}
 
 
-def _used_elsewhere(nodes: Sequence[fx.Node], traced: fx.GraphModule) -> bool:
-    """Whether a module or parameter of these operations is used by another operation too."""
-    members = set(nodes)
-
-    def owned(of: Iterable[fx.Node]) -> set[int]:
-        return {id(tensor) for node in of for tensor in _tensors(node, traced)}
-
-    return bool(owned(nodes) & owned(node for node in traced.graph.nodes if node not in members))
-
-
-def _tensors(node: fx.Node, traced: fx.GraphModule) -> list[Tensor]:
-    if node.op == "call_module":
-        return list(traced.get_submodule(str(node.target)).parameters())
-    if node.op == "get_attr":
-        path, _, name = str(node.target).rpartition(".")
-        value = getattr(traced.get_submodule(path), name)
-        return [value] if isinstance(value, Tensor) else []
-    return []
-
-
-def _in_place(node: fx.Node, traced: fx.GraphModule) -> bool:
-    """Whether an operation writes into its input, which the shortcut may hold."""
-    if node.op == "call_module":
-        return bool(getattr(traced.get_submodule(str(node.target)), "inplace", False))
-    name = name_of(node)
-    return bool(node.kwargs.get("inplace")) or name.endswith("_") or name in ("iadd", "imul", "isub", "itruediv")
-
-
-def _weighted(module: nn.Module) -> bool:
-    return any(name.endswith("weight") and tensor.dim() > 1 for name, tensor in module.named_parameters())
-
-
-def _holds_state(module: nn.Module) -> bool:
-    return any(True for _ in module.parameters()) or any(True for _ in module.buffers())
-
-
-def _all_pass(layer: str, nodes: Sequence[fx.Node]) -> bool:
-    """Whether nothing from outside reaches the last operation except through a layer."""
-    reached: Set[fx.Node] = set()
+def _modules(nodes: Iterable[fx.Node], modules: Modules) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that operations call, each with those within it, by name."""
     for node in nodes:
-        blocked = node.op == "call_module" and node.target == layer
-        if not blocked and any(source not in nodes or source in reached for source in node.all_input_nodes):
-            reached = reached | {node}
-    return nodes[-1] not in reached
+        if node.op == "call_module" and node.target in modules:  # whether it trains is asked of the twin alone
+            for name, module in modules[str(node.target)].named_modules():
+                yield qualified(str(node.target), name), module
 
 
-def _come_to_zero(
-    network: nn.Module, traced: fx.GraphModule, branches: Sequence[Branch], inputs: Tensor
-) -> set[fx.Node]:
-    """The last operations of those branches that give zeros when all parameters of all of them are zero."""
-    prefixes = tuple(f"{layer}." for branch in branches for layer in branch.layers)
-    owned = [parameter for name, parameter in network.named_parameters() if prefixes and name.startswith(prefixes)]
-    run = _Ends(traced, {branch.nodes[-1] for branch in branches})
-    with mode(traced, training=False), torch.no_grad(), _zeroed(owned):
-        run.run(inputs)
-    return run.zero
+Holding = tuple[int, str]
+"""A module, by identity, and the name of a tensor that it holds."""
 
 
-@contextmanager
-def _zeroed(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Parameters that are zero for a while."""
-    before = [parameter.data for parameter in parameters]
-    for parameter in parameters:
-        parameter.data = torch.zeros_like(parameter.data)
-    try:
-        yield
-    finally:
-        for parameter, values in zip(parameters, before, strict=True):
-            parameter.data = values
+def _holdings(nodes: Iterable[fx.Node], modules: Modules) -> dict[Holding, str]:
+    """The tensors that operations use, with their qualified names, in forward order."""
+    found: dict[Holding, str] = {}
+    for node in nodes:
+        if node.op == "get_attr":
+            path, _, key = str(node.target).rpartition(".")
+            found.setdefault((id(modules[path]), key), str(node.target))
+        for name, module in _modules([node], modules):
+            for key, _ in _tensors(module):
+                found.setdefault((id(module), key), qualified(name, key))
+    return found
 
 
-class _Ends(fx.Interpreter):
-    """Notes which of some operations give zeros."""
+def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """What a module itself holds."""
+    held = (*module._parameters.items(), *module._buffers.items())
+    return [(key, tensor) for key, tensor in held if tensor is not None]
 
-    def __init__(self, traced: fx.GraphModule, ends: Set[fx.Node]) -> None:
-        super().__init__(traced)
-        self._ends = ends
-        self.zero: set[fx.Node] = set()
 
-    def run_node(self, n: fx.Node) -> object:
-        value = super().run_node(n)
-        if n in self._ends and isinstance(value, Tensor) and bool((value == 0).all()):
-            self.zero.add(n)
-        return value
+def _alone(part: _Part, graph: fx.Graph, modules: Modules) -> bool:
+    """Whether nothing outside the branch uses or holds any of its tensors."""
+    own = _holdings(part.nodes, modules).keys()
+    inside = set(part.nodes)
+    if own & _holdings((node for node in graph.nodes if node not in inside), modules).keys():
+        return False
+    holders: dict[int, set[Holding]] = {}
+    for module in modules.values():
+        for key, tensor in _tensors(module):
+            holders.setdefault(id(tensor), set()).add((id(module), key))
+    return all(found <= own for found in holders.values() if found & own)
+
+
+def _branch(part: _Part, modules: Modules, followed: Followed, copied: bool) -> Branch:
+    registered = {qualified(name, key) for name, module in modules.items() for key, _ in _tensors(module)}
+    used = _holdings(part.nodes, modules).values()
+    tensors = tuple(name for name in used if name in registered)
+    return Branch(
+        name=part.weights[0],
+        layers=tuple(dict.fromkeys(name.rpartition(".")[0] for name in tensors)),
+        weights=part.weights,
+        necessary=tuple(name for name in part.weights if _is_necessary(name, part, followed)),
+        tensors=tensors,
+        addition=part.addition,
+        nodes=part.nodes,
+        copied=copied,
+    )
+
+
+def _is_necessary(layer: str, part: _Part, followed: Followed) -> bool:
+    """Whether no path of activations leads past a layer; of those inside modules kept whole that is not known."""
+    calls = {node for node in part.nodes if node.op == "call_module" and node.target == layer}
+    inside, waiting, seen = set(part.nodes), [part.nodes[-1]], set(calls)
+    reached = _depends_on_input(followed.traced.graph)
+    while waiting:
+        node = waiting.pop()
+        if node in seen or node not in followed.ids:
+            continue
+        if node not in inside and node in reached:
+            return False
+        seen.add(node)
+        waiting += node.all_input_nodes if node in inside else []
+    return bool(calls)

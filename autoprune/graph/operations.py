@@ -43,6 +43,7 @@ STRUCTURAL = frozenset(
     tensor_split unbind unflatten unsqueeze view
     """.split()
 )
+ADDITIONS = frozenset("add add_ iadd".split())
 CONCATENATIONS = frozenset("cat concat concatenate".split())
 # Make zeros of a given shape.
 ZEROS = frozenset("new_zeros zeros".split())

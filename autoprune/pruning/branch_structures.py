@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from autoprune.core.costs import CostTable
 from autoprune.core.space import Group
-from autoprune.graph.branches import Branch
+from autoprune.graph.branch_costs import build_branch_costs
+from autoprune.graph.branches import Branch, find_branches
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.layers import Layer
 from autoprune.graph.profile import measure_costs
 from autoprune.pruning.criteria.base import Ask, Criterion
 from autoprune.pruning.masks import Importance, Masks
-from autoprune.pruning.removal import branch_costs, branch_masks, remove_branches
+from autoprune.pruning.removal import branch_masks, remove_branches
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,19 @@ class BranchStructures:
         allocation: Mapping[str, int],
         check_on: Tensor | None = None,
     ) -> nn.Module:
-        return remove_branches(network, self.graph, self.branches, self.removed(allocation), check_on)
+        return remove_branches(network, self.graph, self.removed(allocation), check_on)
 
     def cost_table(self, network: nn.Module, inputs: Tensor) -> CostTable:
-        return branch_costs(network, self.graph, self.branches, inputs)
+        return build_branch_costs(network, self.graph, self.branches)
 
     def measure(
         self, realised: nn.Module, inputs: Tensor, importance: Importance, allocation: Mapping[str, int]
     ) -> dict[str, int]:
         return measure_costs(realised, inputs)
+
+
+def find_branch_structures(network: nn.Module, graph: ChannelGraph) -> BranchStructures:
+    """The branches that can go; those of which no layer is followed cannot be scored, and stay."""
+    followed = {layer.name for layer in graph.layers}
+    branches = find_branches(network, graph)
+    return BranchStructures(graph, tuple(branch for branch in branches if followed & set(branch.weights)))

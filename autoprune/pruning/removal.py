@@ -1,124 +1,146 @@
-"""Removes residual branches whole: the addition becomes the shortcut, and the branch's layers are gone."""
+"""Removes residual branches whole: each addition becomes its shortcut, and the branch's layers are gone.
+
+Source: the depth-wise part of structured sparsity learning (Wen et al. 2016, arXiv:1608.03665), where group lasso over
+whole layers leaves some at zero and the shortcut carries on. There the network is masked; here the layers are removed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, fx, nn
 
-from autoprune.core.costs import COST_KINDS, CostTable, CostTerm, Count
-from autoprune.errors import UserError, did_you_mean
-from autoprune.graph.branches import Branch
+from autoprune.errors import UserError
+from autoprune.graph.branches import Branch, choose_branches, find_branches
 from autoprune.graph.groups import ChannelGraph
-from autoprune.graph.profile import measure_costs
-from autoprune.graph.trace import TrainingMode
 from autoprune.pruning.copying import copy_network
 from autoprune.pruning.masks import Masks, masked_copy
-from autoprune.pruning.rewritten import RewrittenNetwork
+from autoprune.pruning.rewritten import rewrite
 from autoprune.pruning.thinning import compare
 
-Magnitude = Literal["mean", "max"]
+Statistic = Literal["mean", "max"]
 
 
 def remove_branches(
-    network: nn.Module,
-    graph: ChannelGraph,
-    branches: Sequence[Branch],
-    names: Collection[str],
-    check_on: Tensor | None = None,
+    network: nn.Module, graph: ChannelGraph, names: Collection[str], check_on: Tensor | None = None
 ) -> nn.Module:
-    """A copy of the network without some of its branches: a traced one that has the other modules, under their names.
+    """A copy of the network without these branches, nor the modules and tensors that served them alone.
 
-    Source: Wen et al. 2016 (structured sparsity learning), arXiv:1608.03665, where layers go through their shortcut.
+    What stays keeps its name. As with channels that a view names by number, it is a traced `torch.fx.GraphModule`, with
+    the control flow of evaluation mode. It can be trained, searched for groups, thinned, and lose more branches. A
+    group whose first layer went has another name in it; what served several branches stays, even where all of them go.
 
     Args:
-        names: the branches that go.
-        check_on: `[batch, …]` inputs on which it is compared with the network whose branches are masked.
+        graph: what `find_groups` found in this network, or in the one that it is a copy of.
+        names: of branches that `find_branches` finds in it.
+        check_on: `[batch, …]` inputs on which it is compared with the masked network.
 
     Raises:
-        UserError: a name is of no branch.
+        UserError: there is no such branch, or the network cannot be copied.
         ThinningError: an output differs from the masked network's.
     """
-    gone = _named(branches, names)
-    if not gone:
-        return copy_network(network)
+    branches = choose_branches(find_branches(network, graph), names)
     removed = copy_network(network)
-    traced = graph.followed.traced
-    new, twins = fx.Graph(), dict[fx.Node, fx.Node]()
-    new.output(new.graph_copy(traced.graph, twins))
-    for branch in gone:
-        _cut(branch, twins)
-    for name, module in traced.named_children():
-        if isinstance(module, TrainingMode) and not hasattr(removed, name):
-            removed.add_module(name, TrainingMode().train(removed.training))
-    for layer in {layer for branch in gone for layer in branch.layers}:
-        path, _, name = layer.rpartition(".")
-        del removed.get_submodule(path)._modules[name]
-    new.lint()
-    result = RewrittenNetwork(removed, new, class_name=type(network).__name__)
+    if branches:
+        _delete(removed, graph.followed.traced, branches)
+        removed = rewrite(removed, graph.followed.traced, lambda twins: _bypass(branches, twins))
     if check_on is not None:
-        compare(result, masked_copy(network, branch_masks(network, gone)), check_on)
-    return result
+        compare(removed, masked_copy(network, branch_masks(network, branches)), check_on)
+    return removed
 
 
-def _named(branches: Sequence[Branch], names: Collection[str]) -> list[Branch]:
-    known = {branch.name: branch for branch in branches}
-    for name in names:
-        if name not in known:
-            raise UserError(
-                f"no residual branch begins with {name!r}{did_you_mean(name, known)}; see {', '.join(known)}"
-            )
-    return [branch for branch in branches if branch.name in names]
-
-
-def _cut(branch: Branch, twins: Mapping[fx.Node, fx.Node]) -> None:
-    """Takes a branch out of the copied graph, where the shortcut may itself be what another cut left."""
-    addition, members = twins[branch.addition], [twins[node] for node in branch.nodes]
-    shortcut = next(node for node in addition.all_input_nodes if node is not members[-1])
-    graph = addition.graph
-    others = set(shortcut.users) - {addition} - set(members)
-    if others:  # what follows the addition may write in place
-        with graph.inserting_before(addition):
-            shortcut = graph.call_function(torch.clone, (shortcut,))
-    addition.replace_all_uses_with(shortcut)
-    for node in (addition, *reversed(members)):
-        graph.erase_node(node)
-
-
-def branch_masks(network: nn.Module, branches: Sequence[Branch]) -> Masks:
-    """The masks that make branches come to nothing: all their parameters, biases and normalisations too."""
-    prefixes = tuple(f"{layer}." for branch in branches for layer in branch.layers)
-    return {
-        name: torch.zeros_like(parameter, dtype=torch.bool)
-        for name, parameter in network.named_parameters()
-        if prefixes and name.startswith(prefixes)
-    }
+def branch_masks(network: nn.Module, branches: Iterable[Branch]) -> Masks:
+    """The masks of everything in branches, biases and norms too, with which they add zero to their shortcuts."""
+    parameters = dict(network.named_parameters())  # of a tensor with several names one, which is enough
+    held = [name for branch in branches for name in branch.tensors if name in parameters]
+    return {name: torch.zeros_like(parameters[name], dtype=torch.bool, requires_grad=False) for name in held}
 
 
 def dead_branches(
-    network: nn.Module, branches: Sequence[Branch], threshold: float, by: Magnitude = "mean"
+    network: nn.Module, graph: ChannelGraph, threshold: float, statistic: Statistic = "mean"
 ) -> tuple[str, ...]:
-    """The branches of which a layer that everything passes has a mean (or largest) magnitude of at most a threshold."""
+    """The names of branches that pass nothing on: a layer that all must pass has weights of at most `threshold`.
 
-    def magnitude(layer: str) -> float:
-        weight = network.get_submodule(layer).get_parameter("weight").detach().abs()
-        return float(weight.mean() if by == "mean" else weight.amax())
+    Distiller removes a layer where the mean magnitude of its weights is at most the strength of its regularisation.
+    A bias or β behind the dead layer may still add a constant, which is lost with the branch.
 
-    return tuple(branch.name for branch in branches if any(magnitude(layer) <= threshold for layer in branch.through))
+    Args:
+        threshold: the largest magnitude that counts as zero.
+        statistic: which magnitude of a layer is meant: of its weights' magnitudes the mean or the greatest.
+
+    Raises:
+        UserError: the threshold is not a number of at least 0.
+    """
+    if math.isnan(threshold) or threshold < 0:
+        raise UserError(f"the threshold for dead layers should be a number of at least 0 but is {threshold}")
+    return tuple(
+        branch.name
+        for branch in find_branches(network, graph)
+        if any(_magnitude(network, layer, statistic) <= threshold for layer in branch.necessary)
+    )
 
 
-def branch_costs(network: nn.Module, graph: ChannelGraph, branches: Sequence[Branch], inputs: Tensor) -> CostTable:
-    """The costs of every choice of branches, each a group of width 1: measured by removing each by itself."""
-    dense = measure_costs(network, inputs)
-    fixed = dict(dense)
-    terms = []
+def _magnitude(network: nn.Module, layer: str, statistic: Statistic) -> float:
+    weight: Tensor = network.get_submodule(layer).weight  # type: ignore[assignment]
+    magnitudes = weight.detach().double().abs()
+    return float(magnitudes.mean() if statistic == "mean" else magnitudes.max())
+
+
+def _bypass(branches: Sequence[Branch], twins: Mapping[fx.Node, fx.Node]) -> None:
+    """Puts each shortcut in its addition's place and erases what serves nothing any more."""
     for branch in branches:
-        without = measure_costs(remove_branches(network, graph, branches, [branch.name]), inputs)
-        for kind in COST_KINDS:
-            share = dense[kind] - without[kind]
-            terms.append(CostTerm(kind, branch.name, share, Count(0, {branch.name: 1})))
-            fixed[kind] -= share
-    terms += [CostTerm(kind, "(everything else)", fixed[kind]) for kind in COST_KINDS]
-    return CostTable(terms, {branch.name: 1 for branch in branches})
+        addition, last = twins[branch.addition], twins[branch.nodes[-1]]
+        # As it is now: where the shortcut was itself an addition, that may have been replaced already.
+        (shortcut,) = (source for source in addition.all_input_nodes if source is not last)
+        if branch.copied:
+            with addition.graph.inserting_before(addition):
+                shortcut = addition.graph.call_method("clone", (shortcut,))
+        addition.replace_all_uses_with(shortcut)
+        addition.graph.erase_node(addition)
+        feeding = {source for node in branch.nodes for source in node.all_input_nodes} - set(branch.nodes)
+        for node in reversed(branch.nodes):
+            addition.graph.erase_node(twins[node])
+        for source in feeding:  # the mode, or a module's result whose parts alone were asked for
+            _erase_idle(twins[source])
+
+
+def _erase_idle(node: fx.Node) -> None:
+    """Erases an operation without users that asks but does nothing else."""
+    if node.op == "call_module" and not node.args and not node.users:
+        node.graph.erase_node(node)
+
+
+def _delete(network: nn.Module, traced: fx.GraphModule, branches: Sequence[Branch]) -> None:
+    """Takes out of the network's tree what only the branches use, and what is empty without it."""
+    nodes = {node for branch in branches for node in branch.nodes}
+    served = _called(network, nodes)
+    still = _called(network, set(traced.graph.nodes) - nodes)
+    gone = served - still
+    for name in {name for branch in branches for name in branch.tensors}:
+        path, _, key = name.rpartition(".")
+        owner = network.get_submodule(path)
+        if owner not in gone:
+            delattr(owner, key)
+    gone |= {module for module in network.modules() if _is_hollow(module, gone, still)}
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if child in gone:
+                delattr(module, name)
+
+
+def _called(network: nn.Module, nodes: Collection[fx.Node]) -> set[nn.Module]:
+    """The modules that operations call, with those inside them."""
+    names = {str(node.target) for node in nodes if node.op == "call_module"}
+    found = {name: module for name, module in network.named_modules(remove_duplicate=False) if name in names}
+    return {inner for module in found.values() for inner in module.modules()}
+
+
+def _is_hollow(module: nn.Module, gone: set[nn.Module], still: set[nn.Module]) -> bool:
+    """Whether a module lost something and holds nothing, and nothing that is called, any more."""
+    inside = set(module.modules())
+    rest = inside - gone
+    held = (tensor for each in rest for tensor in (*each._parameters.values(), *each._buffers.values()))
+    return bool(inside & gone) and not rest & still and all(tensor is None for tensor in held)

@@ -3,9 +3,32 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import fx, nn
+
+from autoprune.graph.trace import TrainingMode
+
+
+def rewrite(
+    network: nn.Module, traced: fx.GraphModule, edit: Callable[[Mapping[fx.Node, fx.Node]], None]
+) -> RewrittenNetwork:
+    """The network, running its traced graph after an edit; it takes over the network's modules.
+
+    Args:
+        edit: changes a copy of the graph; it is given the copy's operations by the original's.
+    """
+    graph = fx.Graph()
+    twins: dict[fx.Node, fx.Node] = {}
+    graph.output(graph.graph_copy(traced.graph, twins))
+    edit(twins)
+    called = {node.target for node in graph.nodes if node.op == "call_module"}
+    for name, module in traced.named_children():
+        if isinstance(module, TrainingMode) and name in called and not hasattr(network, name):
+            network.add_module(name, TrainingMode().train(network.training))
+    graph.lint()
+    return RewrittenNetwork(network, graph, class_name=type(network).__name__)
 
 
 class RewrittenNetwork(fx.GraphModule):

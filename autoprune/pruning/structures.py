@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from autoprune.core.costs import CostTable, CostTerm, Count
 from autoprune.core.space import Group
 from autoprune.errors import AutopruneError, UserError
-from autoprune.graph.branches import find_branches
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.layers import Layer
 from autoprune.graph.profile import build_cost_table, measure_costs
-from autoprune.pruning.branch_structures import BranchStructures
+from autoprune.pruning.branch_structures import find_branch_structures
 from autoprune.pruning.criteria.base import Ask, Criterion
 from autoprune.pruning.gradients import parameter_name
 from autoprune.pruning.masks import Importance, Masks, build_masks, choose, highest_of_each, masked_copy
@@ -238,7 +237,7 @@ def find_structures(network: nn.Module, graph: ChannelGraph, pattern: Pattern) -
     if pattern.coupled:
         return ChannelStructures(graph)
     if pattern.whole:
-        return BranchStructures(graph, find_branches(network, graph))
+        return find_branch_structures(network, graph)
     layers = [layer for layer in graph.layers if layer.incoming is not None]
     found = [_weight_group(network, layer, pattern, layers) for layer in layers]
     return WeightStructures(pattern, tuple(group for group in found if group is not None))

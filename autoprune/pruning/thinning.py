@@ -12,10 +12,10 @@ from autoprune.errors import AutopruneError
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.layers import Layer, slots
 from autoprune.graph.rewrite import Call
-from autoprune.graph.trace import TrainingMode, mode
+from autoprune.graph.trace import mode
 from autoprune.pruning.copying import copy_network
 from autoprune.pruning.masks import mask_network
-from autoprune.pruning.rewritten import RewrittenNetwork
+from autoprune.pruning.rewritten import RewrittenNetwork, rewrite
 
 # Largest accepted difference of outputs, relative to their largest value: sums in another order, per precision.
 TOLERANCE: Mapping[torch.dtype, float] = {
@@ -100,23 +100,16 @@ def _set_counts(module: nn.Module, layer: Layer, keep: Tensor) -> None:
 
 
 def _with_calls(network: nn.Module, graph: ChannelGraph, calls: Mapping[fx.Node, Call]) -> RewrittenNetwork:
-    traced = graph.followed.traced
-    new = fx.Graph()
-    twins: dict[fx.Node, fx.Node] = {}
-    output = new.graph_copy(traced.graph, twins)
-    for node, (target, args, kwargs) in calls.items():
-        twin = twins[node]
-        if target is not node.target:
-            twin.op = "call_function"
-        twin.target = target
-        twin.args = fx.node.map_arg(args, lambda n: twins[n])
-        twin.kwargs = fx.node.map_arg(kwargs, lambda n: twins[n])
-    new.output(output)
-    for name, module in traced.named_children():
-        if isinstance(module, TrainingMode) and not hasattr(network, name):
-            network.add_module(name, TrainingMode().train(network.training))
-    new.lint()
-    return RewrittenNetwork(network, new, class_name=type(network).__name__)
+    def edit(twins: Mapping[fx.Node, fx.Node]) -> None:
+        for node, (target, args, kwargs) in calls.items():
+            twin = twins[node]
+            if target is not node.target:
+                twin.op = "call_function"
+            twin.target = target
+            twin.args = fx.node.map_arg(args, lambda n: twins[n])
+            twin.kwargs = fx.node.map_arg(kwargs, lambda n: twins[n])
+
+    return rewrite(network, graph.followed.traced, edit)
 
 
 def compare(thinned: nn.Module, masked: nn.Module, inputs: Tensor) -> None:

@@ -21,7 +21,7 @@ from autoprune.evaluation.export import export_network
 from autoprune.graph.profile import measure_costs
 from autoprune.running.folder import RunFolder, existing_folder
 from autoprune.running.progress import Display, training_progress
-from autoprune.running.setup import Setup, chosen_pruner, prepare, task_of
+from autoprune.running.setup import Setup, prepare, task_of
 from autoprune.tasks.base import TrainingPlan
 from autoprune.tasks.weights import digest, read_state_dict
 
@@ -82,9 +82,8 @@ def from_run(
     task = task_of(experiment)
     network = rebuild(stored, task.network)
     dense = history.last("dense")
-    effective = not chosen_pruner(experiment).pattern.coupled
-    costs = trial.costs if effective else measure_costs(network, _inputs(stored))
-    return Applied(network, stored, costs, dense["costs"] if dense else costs, origin, effective)
+    costs = trial.costs if stored.masked else measure_costs(network, _inputs(stored))
+    return Applied(network, stored, costs, dense["costs"] if dense else costs, origin, stored.masked)
 
 
 def anew(widths: Mapping[str, int], experiment: Experiment, plan: Plan | None, origin: str = "pruned anew") -> Applied:

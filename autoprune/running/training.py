@@ -217,5 +217,5 @@ def _checkpoint(run: TrainingRun, prepared: _Prepared, final: Score) -> PrunedCh
         {"accuracy": final.accuracy, "loss": final.loss, "images": final.images},
         str(prepared.identity["task"]),
         "masked" if run.masking.masks else FILTER.name,
-        list(run.shape.removed),
+        run.shape.removed,
     )

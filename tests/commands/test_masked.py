@@ -91,7 +91,8 @@ def test_whole_layers_are_searched_applied_and_loaded(autoprune: Cli, workdir: P
     assert set(best["widths"]) == {"stage1.conv1", "stage2.conv1", "stage3.conv1"}
     assert 0 in best["widths"].values()
     assert best["costs"]["flops"] <= 0.75 * 1_527_040
-    autoprune.succeed("apply", "run", "--output", "small.pt")
+    said = autoprune.succeed("apply", "run", "--output", "small.pt").out
+    assert "effective" not in said  # the layers are gone, not zero
     network = package.load("small.pt")
     gone = [name for name, width in best["widths"].items() if width == 0]
     assert not any(key.startswith(gone[0].removesuffix("conv1")) and "conv" in key for key in network.state_dict())

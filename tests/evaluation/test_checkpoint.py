@@ -8,8 +8,18 @@ from torch import nn
 
 from autoprune.core.allocation import Allocation
 from autoprune.errors import CheckpointError
-from autoprune.evaluation.checkpoint import load, read_checkpoint, rebuild, write_checkpoint
+from autoprune.evaluation.checkpoint import (
+    PrunedCheckpoint,
+    load,
+    read_checkpoint,
+    rebuild,
+    write_checkpoint,
+)
 from autoprune.evaluation.export import export_network
+from autoprune.evaluation.reshaping import kept_by_layer
+from autoprune.graph.groups import find_groups
+from autoprune.pruning.removal import remove_branches
+from autoprune.pruning.thinning import thin
 from tests.evaluation.test_evaluator import HALF, RECIPE, make_evaluator
 from tests.journeys import DigitsRun, fresh_process
 from tests.user_tasks import tiny
@@ -67,6 +77,71 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     odd = {**vars(checkpoint), "state_dict": {**checkpoint.state_dict, "head.weight": torch.zeros(4, 9)}}
     with pytest.raises(CheckpointError, match="does not fit"):
         rebuild(type(checkpoint)(**odd), tiny)
+
+
+def write_residual(path: Path) -> nn.Module:
+    """A network that lost two branches, the outer of nested ones after the inner, and then channels."""
+    dense, inputs = Nested().eval(), torch.rand(2, 1, 8, 8)
+    network: nn.Module = dense
+    for name in ("inner", "first"):
+        network = remove_branches(network, find_groups(network, inputs), [name], check_on=inputs)
+    graph = find_groups(network, inputs)
+    kept = {"stem": [0, 2, 3]}
+    network = thin(network, graph, kept, check_on=inputs).eval()
+    state, by_layer = network.state_dict(), kept_by_layer(graph, kept)
+    sample = {"shape": [1, 8, 8], "dtype": "float32"}
+    write_checkpoint(path, PrunedCheckpoint(state, {"stem": 3}, by_layer, "", sample, {}, removed=("inner", "first")))
+    return network
+
+
+class Nested(nn.Module):
+    """A branch within a branch, and another one beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first, self.inner, self.last, self.other = (
+            nn.Conv2d(ins, 4, 3, padding=1) for ins in (1, 4, 4, 4, 4)
+        )
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        images = self.stem(images).relu()
+        inside = self.first(images)
+        images = images + self.last(inside + self.inner(inside))
+        return self.head((images + self.other(images)).mean((2, 3)))
+
+
+def test_a_network_without_branches_is_rebuilt_and_then_thinned(tmp_path: Path) -> None:
+    network = write_residual(tmp_path / "p.pt")
+    inputs = torch.rand(3, 1, 8, 8)
+    assert torch.load(tmp_path / "p.pt", weights_only=True)["removed"] == ["inner", "first"]
+    loaded = load(tmp_path / "p.pt", model=Nested)
+    assert torch.equal(loaded(inputs), network(inputs))
+    assert {name.partition(".")[0] for name in loaded.state_dict()} == {"stem", "other", "head"}
+    with pytest.raises(CheckpointError, match="does not fit Tiny: no branch 'first' can be removed"):
+        load(tmp_path / "p.pt", model=tiny)
+
+
+def test_files_of_the_first_format_still_load_and_newer_ones_do_not(tmp_path: Path) -> None:
+    network = write_tiny(tmp_path / "p.pt")
+    content = torch.load(tmp_path / "p.pt", weights_only=True)
+    assert content["autoprune"] == 2
+    del content["removed"]
+    inputs = torch.rand(3, 1, 8, 8)
+    torch.save({**content, "autoprune": 1}, tmp_path / "old.pt")
+    assert torch.equal(load(tmp_path / "old.pt", model=tiny)(inputs), network(inputs))
+    torch.save({**content, "autoprune": 3}, tmp_path / "new.pt")
+    with pytest.raises(CheckpointError, match="has format 3; this release of autoprune reads 1 and 2"):
+        load(tmp_path / "new.pt", model=tiny)
+
+
+@pytest.mark.parametrize("removed", ["first", {"first": 1}, ["first", 2], None, 3])
+def test_branches_that_are_no_list_of_names_are_refused(tmp_path: Path, removed: object) -> None:
+    write_residual(tmp_path / "p.pt")
+    content = torch.load(tmp_path / "p.pt", weights_only=True)
+    torch.save({**content, "removed": removed}, tmp_path / "p.pt")
+    with pytest.raises(CheckpointError, match="damaged: removed is not what"):
+        load(tmp_path / "p.pt", model=Nested)
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
