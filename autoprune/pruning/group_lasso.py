@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -16,8 +16,8 @@ from autoprune.pruning.masking import Masking
 from autoprune.pruning.masks import Masks
 from autoprune.pruning.patterns import ELEMENT, Pattern, parse_pattern
 from autoprune.pruning.penalties import check_strength
-from autoprune.pruning.structures import WeightGroup, WeightStructures, find_structures
 from autoprune.pruning.targets import matching
+from autoprune.pruning.weight_structures import WeightGroup, WeightStructures, find_weight_structures
 
 _MAGNITUDES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda entries: entries.abs().mean(-1),
@@ -198,8 +198,7 @@ def _weight_structures(network: nn.Module, graph: ChannelGraph, pattern: str | P
     """
     if isinstance(pattern, str):
         pattern = parse_pattern(pattern)
-    structures = find_structures(network, graph, replace(pattern, coupled=False, whole=False))
-    assert isinstance(structures, WeightStructures)  # only coupled patterns have others
+    structures = find_weight_structures(network, graph, pattern)
     if any(found.choices > 1 for found in structures.found):
         raise UserError(
             f"pattern {pattern.name!r} keeps a number of every few weights, which no penalty leads to; use 'element', "

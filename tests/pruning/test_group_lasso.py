@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from autoprune.pruning.group_lasso import GroupLasso, Thresholding, l1
 from autoprune.pruning.masking import Masking
 from autoprune.pruning.masks import Masks
 from autoprune.pruning.patterns import LAYER
-from autoprune.pruning.structures import find_structures
+from autoprune.pruning.weight_structures import find_weight_structures
 from tests.graph.networks import resnet_b
 from tests.pruning.residual import digits_accuracy, fresh_residual, train_on_digits
 
@@ -256,7 +255,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
 
 def test_a_whole_layer_is_a_structure_that_may_go() -> None:
     network, graph = _made()
-    groups = find_structures(network, graph, replace(LAYER, whole=False)).groups
+    groups = find_weight_structures(network, graph, LAYER).groups
     assert [(group.name, group.width, group.least) for group in groups] == [(name, 1, 0) for name in "0359"]
 
 

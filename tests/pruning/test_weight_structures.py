@@ -12,10 +12,9 @@ from autoprune.errors import UserError
 from autoprune.graph.groups import find_groups
 from autoprune.graph.profile import measure_costs, measure_effective
 from autoprune.pruning.masks import Importance
-from autoprune.pruning.patterns import LAYER, Pattern, parse_pattern
+from autoprune.pruning.patterns import Pattern, parse_pattern
 from autoprune.pruning.pruner import LEVEL, RANDOM, Pruner
-from autoprune.pruning.structures import STEPS, WeightStructures, find_structures
-from tests.graph.unusual_networks import UNUSUAL
+from autoprune.pruning.weight_structures import STEPS, WeightStructures, find_weight_structures
 
 
 class Small(nn.Module):
@@ -44,9 +43,7 @@ def _small() -> Small:
 
 
 def _found(network: nn.Module, pattern: str = "element", inputs: Tensor = INPUTS) -> WeightStructures:
-    found = find_structures(network, find_groups(network, inputs), parse_pattern(pattern))
-    assert isinstance(found, WeightStructures)
-    return found
+    return find_weight_structures(network, find_groups(network, inputs), parse_pattern(pattern))
 
 
 def _scores(network: nn.Module, pattern: Pattern, inputs: Tensor = INPUTS) -> Importance:
@@ -174,20 +171,3 @@ def test_an_unknown_group_is_refused() -> None:
     network = _small()
     with pytest.raises(UserError, match=r"pattern 'element' has no group 'nine'; it has twice, strided, up, fc"):
         _found(network).realise(network, {}, {"nine": 3})
-
-
-def test_whole_layers_that_go_cost_what_was_predicted_and_those_that_cannot_be_scored_stay() -> None:
-    network, inputs = UNUSUAL["vit_module"].build(), torch.randn(2, *UNUSUAL["vit_module"].shape)
-    graph = find_groups(network, inputs)
-    found = find_structures(network, graph, LAYER)
-    names = ["blocks.0.mlp.0", "blocks.1.mlp.0"]  # the attention's inside is not followed
-    assert [(group.name, group.width, group.least) for group in found.groups] == [(name, 1, 0) for name in names]
-    scores = Pruner("x", LEVEL.criterion, LAYER).scores(network, graph)
-    for widths in ({}, {names[0]: 0}, {names[0]: 1, names[1]: 0}, dict.fromkeys(names, 0)):
-        realised = found.realise(network, scores, widths, check_on=inputs)
-        assert found.measure(realised, inputs, scores, widths) == found.cost_table(network, inputs).costs(widths)
-        gone = [name for name in names if widths.get(name) == 0]
-        assert list(found.removed(widths)) == gone
-        masks = found.masks(network, scores, widths)
-        assert {f"{name}.weight" for name in gone} <= set(masks)
-        assert not set(masks) & set(dict(realised.named_parameters()))
