@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -19,19 +18,12 @@ from autoprune.pruning.gradients import Loss
 from autoprune.pruning.masking import Masking
 from autoprune.pruning.masks import Importance, Masks, highest_of_each
 from autoprune.pruning.pruner import Pruner
-from autoprune.pruning.schedules import Timing, Unit
+from autoprune.pruning.rewinding import EarlyState, Resettable
+from autoprune.pruning.schedules import Timing, Unit, default_timing
 from autoprune.pruning.statistics import Source
 from autoprune.pruning.targets import aim, matching
 
 Batch = tuple[Tensor, Tensor]
-
-
-class Resettable(Protocol):
-    """An optimizer, or its rate schedule."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: dict[str, Any], /) -> None: ...
 
 
 class Pruning:
@@ -83,7 +75,7 @@ class Pruning:
     ) -> None:
         self.network = network
         self.pruner: Pruner = registry.resolve("pruner", pruner) if isinstance(pruner, str) else pruner
-        self.timing = timing or _default_timing(self.pruner)
+        self.timing = timing or default_timing(self.pruner.schedule)
         self.masking = masking or Masking(network)
         loss = loss or nn.functional.cross_entropy
         self._source = None if statistics_batches is None else Source(statistics_batches, loss)
@@ -98,8 +90,7 @@ class Pruning:
         self._importance: Importance = {}
         self._passed: dict[str, int] = {"step": 0, "epoch": 0, "round": 0}
         self._passed.update({str(unit): count for unit, count in (passed or {}).items()})
-        self._early: tuple[dict[str, Any], ...] = (copy.deepcopy(network.state_dict()),)
-        self._early_kept = False
+        self._early = EarlyState(network)
         if passed is None:
             self._update_if_due()
 
@@ -175,11 +166,10 @@ class Pruning:
                 f"rounds are of a schedule that rewinds, such as 'lottery_ticket', and at least 1 in number; here are "
                 f"{count} of {self.pruner.schedule.name!r}"
             )
-        if len(self._early) == 1 and not self._early_kept:
-            self._early = (self._early[0], *(copy.deepcopy(state.state_dict()) for state in states))
+        self._early.start(*states)
         yield self._passed["round"]
         for done in range(self._passed["round"] + 1, count + 1):
-            if early and not self._early_kept:
+            if early and not self._early.kept:
                 raise UserError("the early state to go back to was never kept: call keep_early() in the first round")
             self.update(done / count)
             self._passed["round"] = done
@@ -188,16 +178,12 @@ class Pruning:
 
     def keep_early(self, *states: Resettable) -> None:
         """The network, and optimizer and rate schedule, as they are now, are what later rounds start from."""
-        self._early = tuple(copy.deepcopy(state.state_dict()) for state in (self.network, *states))
-        self._early_kept = True
+        self._early.keep(*states)
 
     def rewind(self, *states: Resettable) -> None:
         """Puts the network, and optimizer and rate schedule, back to the early state; the masks hold."""
-        if len(self._early) != 1 + len(states):
-            raise UserError(f"{len(self._early) - 1} states were kept beside the network's but {len(states)} are given")
-        for state, early in zip((self.network, *states), self._early, strict=True):
-            state.load_state_dict(copy.deepcopy(early))
-        self.masking.remember(self._early[0])
+        self._early.restore(*states)
+        self.masking.remember(self._early.weights)
         self.masking.hold()
 
     @overload
@@ -245,14 +231,12 @@ class Pruning:
 
         The early state is part of it where the schedule rewinds.
         """
-        early = list(self._early) if self.pruner.schedule.rewinds else []
         return {
             "passed": dict(self._passed),
             "allocation": self.allocation.to_json(),
             "importance": {name: torch.from_numpy(scores) for name, scores in self._importance.items()},
             "remembered": self.masking.state_dict(),
-            "early": early,
-            "early_kept": self._early_kept,
+            "early": self._early.state_dict() if self.pruner.schedule.rewinds else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -260,20 +244,7 @@ class Pruning:
         self._passed = dict(state["passed"])
         self.allocation = Allocation.from_json(state["allocation"])
         self._importance = {name: scores.cpu().numpy() for name, scores in state["importance"].items()}
-        self._early, self._early_kept = tuple(state["early"]) or self._early, state["early_kept"]
+        if state["early"] is not None:
+            self._early.load_state_dict(state["early"])
         self._mask(recover=False)
         self.masking.remember(state["remembered"])
-
-
-def _default_timing(pruner: Pruner) -> Timing:
-    """At once, for a schedule that prunes once or that `rounds` drives.
-
-    Raises:
-        UserError: the schedule is a gradual one.
-    """
-    if pruner.schedule.once or pruner.schedule.rewinds:
-        return Timing()
-    raise UserError(
-        f"schedule {pruner.schedule.name!r} prunes little by little: say from when to when and how often, for example "
-        "timing=Timing(start=0, end=10, frequency=1, unit='epoch')"
-    )

@@ -71,6 +71,20 @@ class Timing:
         return passed / self.updates if self.updates else 1.0
 
 
+def default_timing(schedule: Schedule) -> Timing:
+    """At once, of a schedule that prunes once or whose rounds say when.
+
+    Raises:
+        UserError: the schedule is a gradual one.
+    """
+    if schedule.once or schedule.rewinds:
+        return Timing()
+    raise UserError(
+        f"schedule {schedule.name!r} prunes little by little: say from when to when and how often, for example "
+        "timing=Timing(start=0, end=10, frequency=1, unit='epoch')"
+    )
+
+
 def cubic(progress: float, first: float, last: float) -> float:
     """Last + (first − last) · (1 − progress)³: much at once while much is redundant, ever less later.
 
