@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from autoprune.commands.interruption import interruptible, typed
 from autoprune.commands.options import experiment_of, overrides, refuse_settings
 from autoprune.config import Experiment, load_experiment
-from autoprune.config.schedule import load_schedule
+from autoprune.config.schedule_loading import load_schedule
 from autoprune.errors import UserError
 
 if TYPE_CHECKING:

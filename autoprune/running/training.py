@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from autoprune.config import Experiment, dump_experiment
-from autoprune.config.schedule import ScheduleFile, load_schedule
+from autoprune.config.schedule import ScheduleFile
+from autoprune.config.schedule_loading import load_schedule
 from autoprune.core.ledger import Ledger
 from autoprune.core.trial import Score
 from autoprune.errors import RunFolderError, UserError

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.config.schedule import load_schedule
+from autoprune.config.schedule_loading import load_schedule
 from autoprune.errors import ConfigError
 
 EXAMPLES = Path(__file__).parents[2] / "experiments" / "schedules"
