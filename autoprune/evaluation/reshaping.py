@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.errors import CheckpointError, UserError
-from autoprune.graph.branches import find_branches
+from autoprune.graph.branches import choose_branches, find_branches
 from autoprune.graph.groups import ChannelGraph, Kept, find_groups
 from autoprune.pruning.copying import copy_network
 from autoprune.pruning.masks import Masks
@@ -43,6 +43,39 @@ class Shape:
         return Shape(self.removed, found)
 
 
+@dataclass(frozen=True)
+class Shaped:
+    """A network that has lost some of a dense one.
+
+    Attributes:
+        inputs: `[2, …]` samples.
+        masks: of its weights.
+    """
+
+    network: nn.Module
+    inputs: Tensor
+    shape: Shape
+    masks: Masks
+
+    def without(self, branches: Sequence[str]) -> Shaped:
+        """Without residual branches, by the names that `find_branches` gives them in this network."""
+        graph = find_groups(self.network, self.inputs)
+        gone = choose_branches(find_branches(self.network, graph), branches)
+        layers = [layer for branch in gone for layer in branch.layers]
+        shape = self.shape.without(branches, layers)
+        return self._become(lambda network, check_on: remove_branches(network, graph, branches, check_on), shape)
+
+    def thinned(self, kept: Kept) -> Shaped:
+        """With some channels of its groups."""
+        graph = find_groups(self.network, self.inputs)
+        shape = self.shape.thinned(graph, kept)
+        return self._become(lambda network, check_on: thin(network, graph, kept, check_on), shape)
+
+    def _become(self, change: Callable[[nn.Module, Tensor | None], nn.Module], shape: Shape) -> Shaped:
+        masks = _carried(self.network, self.masks, lambda twin: change(twin, None))
+        return Shaped(change(self.network, self.inputs), self.inputs, shape, masks)
+
+
 def reshape(dense: nn.Module, graph: ChannelGraph, shape: Shape) -> nn.Module:
     """A copy of a dense network in a shape, its own weights where they stay.
 
@@ -70,7 +103,7 @@ def _without(dense: nn.Module, graph: ChannelGraph, removed: Sequence[str]) -> t
     return network, graph
 
 
-def carried(network: nn.Module, masks: Masks, transform: Callable[[nn.Module], nn.Module]) -> Masks:
+def _carried(network: nn.Module, masks: Masks, transform: Callable[[nn.Module], nn.Module]) -> Masks:
     """Masks of a network as masks of what a thinning or removal makes of it."""
     twin = copy_network(network)
     with torch.no_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,22 +13,21 @@ from autoprune.config.schedule import PolicySection, ScheduleFile
 from autoprune.core.trial import Score
 from autoprune.errors import CheckpointError, UserError
 from autoprune.evaluation.judging import Batches, judge_top_5, zeros_in
-from autoprune.evaluation.reshaping import Shape, carried, reshape
+from autoprune.evaluation.reshaping import Shape, Shaped, reshape
 from autoprune.evaluation.schedule_parts import plan_of
 from autoprune.evaluation.scoring import ScoringImages
+from autoprune.evaluation.shape_changes import planned_changes, remove_dead, thin_masked
+from autoprune.evaluation.ticket_rounds import TicketRounds
 from autoprune.evaluation.training_parts import Passed, TrainingParts, carried_in
-from autoprune.graph.branches import choose_branches, find_branches
-from autoprune.graph.groups import ChannelGraph, Kept, find_groups
+from autoprune.graph.groups import find_groups
 from autoprune.pruning.masking import Masking
 from autoprune.pruning.masks import Masks
-from autoprune.pruning.removal import dead_branches, remove_branches
 from autoprune.pruning.schedules import Unit
-from autoprune.pruning.thinning import thin
 from autoprune.tasks.base import Hook, Task
 from autoprune.tasks.distillation import distillation
 from autoprune.tasks.optimizers import rate_of
 from autoprune.tasks.resuming import checkpointing, resume
-from autoprune.tasks.snapshot import Snapshot, take_snapshot
+from autoprune.tasks.snapshot import Snapshot
 from autoprune.tasks.training import count_steps
 
 
@@ -79,10 +78,11 @@ class TrainingRun:
         self._epoch_steps = max(1, count_steps(task, replace(self.plan, steps=None, epochs=1.0)))
         self._validation = Batches(task, "validation", None, 250, 0, inputs.device).load()
         self.network = reshape(dense, find_groups(dense, inputs), Shape())
-        self.shape, self._reshaped, self.round = Shape(), 0, 0
+        self.shape, self._reshaped = Shape(), 0
+        self._changes = planned_changes(schedule, self._epoch_steps)
+        self._rounds = TicketRounds(schedule.rounds, watching.save_early)
         self._passed: dict[Unit, int] = {"step": 0, "epoch": 0}
         self._since: Passed | None = None
-        self._early: Snapshot | None = None
         self._losses: list[float] = []
         self._optimizer: torch.optim.Optimizer | None = None
         self._check()
@@ -114,8 +114,8 @@ class TrainingRun:
             self.shape = Shape(tuple(state["removed"]), state["kept"])
             self.network = reshape(self._dense, find_groups(self._dense, self._inputs), self.shape)
             self.network.load_state_dict(snapshot.state_dict)
-            self._reshaped, self.round = state["reshaped"], state["round"]
-            self._passed, self._losses, self._early = dict(state["passed"]), list(state["losses"]), early
+            self._reshaped, self._rounds.done, self._rounds.early = state["reshaped"], state["round"], early
+            self._passed, self._losses = dict(state["passed"]), list(state["losses"])
             since = state["since"]  # the parts were put to work at the last change of shape
             self._since = None if since is None else dict(since)
             self.parts = self._at_work(self._since, carried_in(state["parts"]))
@@ -139,9 +139,9 @@ class TrainingRun:
             except _Reshape:
                 snapshot = None
                 continue
-            if not self._begin_round():
+            snapshot = self._begin_round()
+            if snapshot is None:
                 break
-            snapshot = self._early
         self.parts.finish()
         return self._measure("final")
 
@@ -159,28 +159,17 @@ class TrainingRun:
     def _start(self, network: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
         self._optimizer = optimizer
         self.masking.hold()
-        self._keep_early(network)
-
-    def _keep_early(self, network: nn.Module) -> None:
-        """Keeps the state that rounds go back to, when it is reached in the first."""
-        rounds = self._schedule.rounds
-        if rounds is None or self._early is not None or self._optimizer is None:
-            return
-        if self._passed["step"] == (0 if rounds.rewind == "initial" else rounds.rewind):
-            self._early = take_snapshot(
-                network, self._optimizer, self._passed["step"], {"epoch": self._passed["epoch"]}
-            )
-            self._watching.save_early(self._early)
+        self._rounds.keep_early(network, optimizer, self._passed)
 
     def _term(self, network: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor | None:
         return self.parts.term(self._passed)
 
     def _after_step(self, network: nn.Module, step: int, steps: int, loss: float) -> None:
-        rate = rate_of(self._optimizer) if self._optimizer is not None else self.plan.rate
+        assert self._optimizer is not None  # training has started
         before, self._passed = self._passed, {**self._passed, "step": step}
         self._losses.append(loss)
-        self.parts.step(before, self._passed, rate / (1 - self.plan.momentum))
-        self._keep_early(network)
+        self.parts.step(before, self._passed, rate_of(self._optimizer) / (1 - self.plan.momentum))
+        self._rounds.keep_early(network, self._optimizer, self._passed)
 
     def _after_epoch(self, network: nn.Module, epoch: int) -> None:
         self._passed = {**self._passed, "epoch": epoch}
@@ -194,97 +183,52 @@ class TrainingRun:
             "removed": list(self.shape.removed),
             "kept": {name: list(stays) for name, stays in self.shape.kept.items()},
             "reshaped": self._reshaped,
-            "round": self.round,
+            "round": self._rounds.done,
             "passed": _plain(self._passed),
             "since": None if self._since is None else _plain(self._since),
             "losses": list(self._losses),
             "parts": self.parts.state_dict(),
         }
 
-    def _reshapings(self) -> list[tuple[int, PolicySection]]:
-        """The changes of shape, by the step after which they come."""
-        found = []
-        for policy in self._schedule.policies:
-            if policy.thin or policy.remove_layers:
-                start, _, _, unit = policy.timing()
-                found.append((start * (self._epoch_steps if unit == "epoch" else 1), policy))
-        return sorted(found, key=lambda each: each[0])
-
     def _stop_where_due(self, network: nn.Module, step: int, steps: int) -> None:
-        left = self._reshapings()[self._reshaped :]
+        left = self._changes[self._reshaped :]
         if left and left[0][0] == step:
             raise _Reshape
 
     def _reshape_where_due(self) -> bool:
         """Makes the changes of shape that are due now; whether there were any."""
-        due = [policy for step, policy in self._reshapings()[self._reshaped :] if step <= self._passed["step"]]
+        due = [policy for step, policy in self._changes[self._reshaped :] if step <= self._passed["step"]]
         for policy in due:
-            if policy.thin:
-                self._thin()
-            else:
-                self._remove_dead(cast(str, policy.remove_layers))
+            self._reshape(policy)
             self._reshaped += 1
         return bool(due)
 
-    def _remove_dead(self, penalty: str) -> None:
-        """Removes the residual branches of which the penalty has masked a layer that all passes."""
-        self.parts.finish_penalties(self._passed, penalty)
-        graph = find_groups(self.network, self._inputs)
-        self._remove(graph, dead_branches(self.network, graph, 0.0, statistic="max"))
-
-    def _remove(self, graph: ChannelGraph, names: Sequence[str]) -> None:
-        branches = choose_branches(find_branches(self.network, graph), names)
-        layers = [layer for branch in branches for layer in branch.layers]
-        self._watching.note({"event": "removed", "branches": list(names), "step": self._passed["step"]})
-        self._become(
-            lambda network, check_on: remove_branches(network, graph, names, check_on),
-            self.shape.without(names, layers),
-        )
-
-    def _thin(self) -> None:
-        """Removes the channels, and then the whole layers, that prunings have masked."""
-        kept: dict[str, Sequence[int]] = {}
-        removed = [name for pruning in self.parts.prunings.values() for name in pruning.removed()]
-        for pruning in self.parts.prunings.values():
-            for group, stays in pruning.kept().items():
-                both = set(kept.get(group, stays)) & set(stays)
-                kept[group] = tuple(sorted(both)) or tuple(stays)
-        if not kept and not removed:
-            raise UserError("there is nothing to thin: no pruner of pattern 'filter' or 'layer' has pruned by then")
-        if kept:
-            self._thin_to(kept)
-        if removed:
-            self._remove(find_groups(self.network, self._inputs), removed)
-
-    def _thin_to(self, kept: Kept) -> None:
-        graph = find_groups(self.network, self._inputs)
-        widths = {group: len(stays) for group, stays in kept.items()}
-        self._watching.note({"event": "thinned", "widths": widths, "step": self._passed["step"]})
-        self._become(lambda network, check_on: thin(network, graph, kept, check_on), self.shape.thinned(graph, kept))
-
-    def _become(self, transform: Callable[[nn.Module, Tensor | None], nn.Module], shape: Shape) -> None:
-        """Goes on with what a change of shape makes of the network."""
+    def _reshape(self, policy: PolicySection) -> None:
+        """Goes on with what a change of shape leaves of the network."""
+        if policy.remove_layers is not None:
+            self.parts.finish_penalties(self._passed, policy.remove_layers)
         self.masking.hold()
-        masks = carried(self.network, self.masking.masks, lambda twin: transform(twin, None))
-        self.network = transform(self.network, self._inputs)
-        self.shape, self._since = shape, dict(self._passed)
-        self.parts = self._at_work(self._since, masks)
+        before = Shaped(self.network, self._inputs, self.shape, self.masking.masks)
+        if policy.remove_layers is not None:
+            after = remove_dead(before, self._note_change)
+        else:
+            after = thin_masked(before, self.parts.prunings.values(), self._note_change)
+        self.network, self.shape, self._since = after.network, after.shape, dict(self._passed)
+        self.parts = self._at_work(self._since, after.masks)
 
-    def _begin_round(self) -> bool:
-        """Prunes and rewinds for the next round of a lottery ticket; false if there is none."""
-        rounds = self._schedule.rounds
-        if rounds is None or self.round >= rounds.count:
-            return False
-        if self._early is None:
-            raise UserError(f"the first round ended before step {rounds.rewind}, to which the others should go back")
+    def _note_change(self, what: Mapping[str, Any]) -> None:
+        self._watching.note({**what, "step": self._passed["step"]})
+
+    def _begin_round(self) -> Snapshot | None:
+        """Prunes for the next round of a lottery ticket; the snapshot that it starts from, None if there is none."""
+        if self._rounds.over:
+            return None
         self._measure("round")
-        self.round += 1
         (pruning,) = self.parts.prunings.values()
-        pruning.update(self.round / rounds.count)
-        self.masking.remember(self._early.state_dict)
-        self._passed = {"step": self._early.step, "epoch": int(self._early.extra["epoch"])}
+        early = self._rounds.begin(pruning, self.masking)
+        self._passed = {"step": early.step, "epoch": int(early.extra["epoch"])}
         self._losses = []
-        return True
+        return early
 
     def _measure(self, event: str) -> Score:
         """Judges the network on the validation images, and notes it."""
@@ -301,8 +245,8 @@ class TrainingRun:
         }
         known = {name: value for name, value in measured.items() if value is not None}
         epochs = -(-self.steps // self._epoch_steps)
-        total = {"epochs": self.round * epochs + self._passed["epoch"]}  # over all rounds
-        self._watching.note({"event": event, "round": self.round, **_plain(self._passed), **total, **known})
+        total = {"epochs": self._rounds.done * epochs + self._passed["epoch"]}  # over all rounds
+        self._watching.note({"event": event, "round": self._rounds.done, **_plain(self._passed), **total, **known})
         return score
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune.config.schedule import load_schedule
+from autoprune.config.schedule_loading import load_schedule
 from autoprune.errors import CheckpointError, UserError
 from autoprune.evaluation.judging import zeros_in
 from autoprune.evaluation.training_run import TrainingRun, Watching
