@@ -33,6 +33,8 @@ def explain(error: ErrorDetails, model: type[BaseModel]) -> str:
     kind, given, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "extra_forbidden":
         return _unknown_key(str(error["loc"][-1]), _keys_at(error["loc"][:-1], model))
+    if kind == "missing":
+        return "is needed but not given"
     if kind == "value_error":
         return str(context["error"])
     if kind == "literal_error":

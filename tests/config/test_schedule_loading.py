@@ -78,6 +78,12 @@ policies:
     ]
 
 
+def test_a_key_that_is_needed_is_named(tmp_path: Path) -> None:
+    assert _faults(tmp_path, "pruners: {a: {pruner: agp, sparsity: 0.5}}\n") == [
+        "schedule.yaml:1:1: train: is needed but not given"
+    ]
+
+
 def test_rounds_are_of_one_pruner_and_nothing_else(tmp_path: Path) -> None:
     text = """\
 train: {steps: 30}
