@@ -16,7 +16,8 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Budget
 from autoprune.core.trial import Recipe, Trial
 from autoprune.errors import UserError
-from autoprune.evaluation.evaluator import Evaluator, Judging
+from autoprune.evaluation.evaluator import Evaluator
+from autoprune.evaluation.images import Judging
 from autoprune.evaluation.scoring import ScoringImages
 from autoprune.evaluation.subject import Subject, example_inputs, study
 from autoprune.pruning.copying import copy_network
@@ -27,6 +28,14 @@ from autoprune.running.progress import Display
 from autoprune.running.session import make_tracker, start_session
 from autoprune.running.setup import FROM_PYTHON, assemble
 from autoprune.tasks.base import Task
+
+_SHORT = {
+    "trials": "search.trials",
+    "evaluations": "search.evaluations",
+    "seed": "search.seed",
+    "searcher": "search.searcher",
+    "device": "run.device",
+}
 
 
 @dataclass(frozen=True)
@@ -68,13 +77,13 @@ def search(
         output: the run's folder; a new one under `runs/` if None.
         progress: whether to show progress on stderr.
         **settings: any key of an experiment file, `__` in place of the dot: `search__trials=100`,
-            `evaluation__images=1000`, `track__enabled=False`; `trials`, `seed`, `searcher` and `device` for short.
+            `evaluation__images=1000`, `track__enabled=False`; `trials`, `evaluations`, `seed`, `searcher`
+            and `device` for short.
 
     Raises:
         UserError: a setting, the budget, the network or the data are at fault.
     """
-    short = {"trials": "search.trials", "seed": "search.seed", "searcher": "search.searcher", "device": "run.device"}
-    given = {short.get(key, key.replace("__", ".")): value for key, value in settings.items()}
+    given = {_SHORT.get(key, key.replace("__", ".")): value for key, value in settings.items()}
     experiment = load_experiment(
         None, {"budget": str(Budget.of(budget)), "output": output, "task.name": f"{FROM_PYTHON}{task.name}", **given}
     )

@@ -121,6 +121,9 @@ def _add_search(commands: argparse._SubParsersAction[_Parser]) -> None:
     group.add_argument("--pattern", metavar="NAME", help="default: the pruner's; `autoprune list patterns`")
     group.add_argument("--space", metavar="FILE", help="a search space (default: filters)")
     group.add_argument("--trials", metavar="N", help="candidates to judge, the sweep not counted (default: 50)")
+    group.add_argument(
+        "--evaluations", metavar="N", help="cap on the cost of all, the sweep too, in judgements of the dense network"
+    )
     group.add_argument("--seed", metavar="N", help="default: 0")
     group.add_argument("--output", metavar="DIR", help="the run's folder (default: a new one under runs/)")
     group.add_argument("--resume", metavar="DIR", type=Path, help="continue a run; all settings come from its folder")

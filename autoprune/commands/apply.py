@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         best = _read_best(source)
         experiment = load_experiment(None, {**_defaults(best, arguments), **given}, arguments.set)
-        applied = applying.anew(best["widths"], experiment, plan)
+        applied = applying.anew(best["widths"], experiment, experiment.recipe(), plan)
     try:
         applied.write(arguments.output)
     except OSError as fault:
@@ -97,10 +97,11 @@ def _defaults(best: dict[str, Any], arguments: argparse.Namespace) -> dict[str, 
         "evaluation.recalibrate.images": recipe.get("recalibrate"),
         "evaluation.recalibrate.augment": recipe.get("augment"),
         "evaluation.reconstruct": recipe.get("reconstruct"),
+        "evaluation.finetune": recipe.get("finetune"),
         "search.seed": scoring.pop("seed", None),
         **{f"scoring.{key}": value for key, value in scoring.items()},
     }
-    return {key: value for key, value in defaults.items() if ":" not in str(value)}
+    return {key: value for key, value in defaults.items() if not isinstance(value, str) or ":" not in value}
 
 
 def _mapping(best: dict[str, Any], key: str, source: str) -> dict[str, Any]:

@@ -22,10 +22,11 @@ _KEYS = {
     "pattern": "scoring.pattern",
     "space": "space",
     "trials": "search.trials",
+    "evaluations": "search.evaluations",
     "seed": "search.seed",
     "tracking_uri": "track.uri",
 }
-_NUMBERS = ("trials", "seed")
+_NUMBERS = ("trials", "evaluations", "seed")
 
 
 def overrides(arguments: argparse.Namespace) -> dict[str, Any]:

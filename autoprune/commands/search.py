@@ -56,7 +56,7 @@ def _report(conclusion: Conclusion, experiment: Experiment) -> None:
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140, highlight=False).print(
         results_table(conclusion.results)
     )
-    failed = sum(trial.score is None for trial in conclusion.trials)
+    failed = sum(trial.failed for trial in conclusion.trials)
     count = len(conclusion.trials)
     failures = f", {failed} of them failed" if failed else ""
     print(f"\n{count} trial{'' if count == 1 else 's'}{failures}; budget {experiment.budget}")

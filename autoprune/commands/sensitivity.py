@@ -15,7 +15,7 @@ def run(arguments: argparse.Namespace) -> None:
     folder = Path(arguments.output or ".")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; --output names a folder")
-    from autoprune.evaluation.evaluator import Judging
+    from autoprune.core.sensitivity import sweep_grid
     from autoprune.running.curves import measure_curves, write_curves
     from autoprune.running.folder import RunFolder
     from autoprune.running.progress import Display, training_progress
@@ -24,11 +24,9 @@ def run(arguments: argparse.Namespace) -> None:
     display = Display()
     with training_progress(display, "training the default network once") as hook:
         setup = prepare(experiment, hook, display)
-    settings = experiment.evaluation
-    evaluator = setup.evaluator(
-        Judging(settings.images, settings.batch, experiment.search.seed, identity=setup.identity)
-    )
-    curves = measure_curves(setup, evaluator, display, {}, lambda *_: None)
+    evaluator = setup.evaluator(setup.judging())
+    grid = sweep_grid(setup.space, experiment.sensitivity.levels)
+    curves = measure_curves(setup, evaluator, display, grid, {}, lambda *_: None)
     folder.mkdir(parents=True, exist_ok=True)
     write_curves(curves, RunFolder(folder))
     for suffix in ("json", "csv", "png"):

@@ -1,189 +1,36 @@
-"""What an experiment says: every key with its type, range and default."""
+"""What an experiment says, complete and checked."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
-from pydantic_core.core_schema import ValidationInfo
-
-from autoprune import registry
-from autoprune.config import credentials, paths
+from autoprune.config import credentials
+from autoprune.config.sections import (
+    BudgetText,
+    EvaluationSection,
+    FinalistsSection,
+    FinetuneSection,
+    PrunerName,
+    RunSection,
+    ScoringSection,
+    SearchSection,
+    Section,
+    SensitivitySection,
+    SpaceSection,
+    TaskSection,
+    TrackSection,
+    Typed,
+)
 from autoprune.core.budget import Budget
-from autoprune.core.shapes import FORMS, block_shape, n_and_m
 from autoprune.core.space import GroupRule, SpaceRules
-from autoprune.core.trial import Objective, Recipe
+from autoprune.core.trial import Finetune, Recipe
 from autoprune.errors import UserError
 
-_OWN_TASK = "; or your own as package.module:attribute"
-_OWN_MODEL = "; or your own as package.module:callable"
-
-
-def _task_name(name: str) -> str:
-    return name if ":" in name else registry.check("task", name, _OWN_TASK)
-
-
-def _model_name(name: str) -> str:
-    return name if ":" in name else registry.check("model", name, _OWN_MODEL)
-
-
-def _searcher_name(name: str) -> str:
-    return registry.check("searcher", name)
-
-
-def _pruner_name(name: str) -> str:
-    return registry.check("pruner", name)
-
-
-def _criterion_name(name: str) -> str:
-    return registry.check("criterion", name)
-
-
-def _pattern_name(name: str) -> str:
-    return name if block_shape(name) or n_and_m(name) else registry.check("pattern", name, f"; {FORMS}")
-
-
-def existing_file(path: Path) -> Path:
-    return paths.existing(path, "file")
-
-
-def _file_or_folder(path: Path) -> Path:
-    return paths.existing(path, "file or folder")
-
-
-def _budget_text(value: Any) -> Any:
-    if not isinstance(value, (str, Mapping, Budget)):
-        raise ValueError(f"should be a text such as flops=0.5 or a mapping such as {{flops: 0.5}} but is {value!r}")
-    return str(Budget.of(value))
-
-
-Typed = BeforeValidator(paths.typed)
-Texts = Annotated[tuple[str, ...], Field(strict=False)]
-Ends = Annotated[tuple[Literal["first", "last"], ...], Field(strict=False)]
-Keep = Annotated[float, Field(gt=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
-PrunerName = Annotated[str, AfterValidator(_pruner_name)]
-PatternName = Annotated[str, AfterValidator(_pattern_name)]
-BudgetText = Annotated[str, BeforeValidator(_budget_text)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
-
-
-class TaskSection(Section):
-    """Network, weights and data; None leaves the choice to the task."""
-
-    name: Annotated[str, AfterValidator(_task_name)] = "digits"
-    data: Annotated[Path, Typed, AfterValidator(_file_or_folder)] | None = None
-    model: Annotated[str, AfterValidator(_model_name)] | None = None
-    checkpoint: Annotated[Path, Typed, AfterValidator(existing_file)] | None = None
-
-
-class GroupSection(Section):
-    """The rule of some groups; what is None is left to the whole space."""
-
-    min_keep: Keep | None = None
-    max_keep: Keep | None = None
-    multiple_of: Positive | None = None
-    pin: bool = False
-
-
-class SpaceSection(Section):
-    """See `autoprune.core.space.SpaceRules`."""
-
-    source: str = "the space of the experiment"
-    include: Texts = ("*",)
-    exclude: Texts = ()
-    types: Texts | None = None
-    protect: Ends = ("first", "last")
-    coupled: bool = True
-    min_keep: Keep = 0.1
-    max_keep: Keep = 1.0
-    multiple_of: Positive = 1
-    groups: dict[str, GroupSection] = Field(default_factory=dict)
-
-    @field_validator("max_keep")
-    @classmethod
-    def _in_order(cls, most: float, info: ValidationInfo) -> float:
-        least = info.data.get("min_keep", 0.0)
-        if least > most:
-            raise ValueError(f"max_keep {most} is below min_keep {least}")
-        return most
-
-    @field_validator("groups")
-    @classmethod
-    def _groups_in_order(cls, groups: dict[str, GroupSection], info: ValidationInfo) -> dict[str, GroupSection]:
-        for pattern, rule in groups.items():
-            least = info.data.get("min_keep", 0.0) if rule.min_keep is None else rule.min_keep
-            most = info.data.get("max_keep", 1.0) if rule.max_keep is None else rule.max_keep
-            if least > most:
-                raise ValueError(f"for {pattern!r} max_keep {most} is below min_keep {least}")
-        return groups
-
-
-class ScoringSection(Section):
-    """How structures are scored; None leaves it to the pruner. Images are read only by criteria that need data."""
-
-    criterion: Annotated[str, AfterValidator(_criterion_name)] | None = None
-    pattern: PatternName | None = None
-    combine: Literal["mean", "sum", "max"] | None = None
-    normalise: bool | None = None
-    images: Positive = 1024
-    batch: Positive = 64
-
-
-class SearchSection(Section):
-    searcher: Annotated[str, AfterValidator(_searcher_name)] = "tpe"
-    trials: Positive = 50
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
-
-
-class RecalibrateSection(Section):
-    """Batch norm re-estimation; 0 images leave the statistics as they are."""
-
-    images: Annotated[int, Field(ge=0)] = 512
-    augment: bool = True
-
-
-# What `reconstruct: true` stands for.
-RECONSTRUCTION_IMAGES = 512
-
-
-def _count_of_images(value: Any) -> Any:
-    return {True: RECONSTRUCTION_IMAGES, False: 0}[value] if isinstance(value, bool) else value
-
-
-class EvaluationSection(Section):
-    """How candidates are judged; `reconstruct` is a number of training images, 0 or false for none, true for 512."""
-
-    objective: Objective = "loss"
-    images: Positive = 5000
-    batch: Positive = 128
-    recalibrate: RecalibrateSection = RecalibrateSection()
-    reconstruct: Annotated[int, BeforeValidator(_count_of_images), Field(ge=0)] = 0
-
-
-class SensitivitySection(Section):
-    """The sweep: a file of curves to use instead, or how to make them."""
-
-    file: Annotated[Path, Typed, AfterValidator(existing_file)] | None = None
-    images: Positive = 1000
-    levels: Positive = 8
-
-
-class RunSection(Section):
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Positive | None = None
-
-
-class TrackSection(Section):
-    uri: Annotated[str, Field(min_length=1)] | None = Field(default=None, repr=False)  # may hold a password
-    experiment: Annotated[str, Field(min_length=1)] = "autoprune"
-    enabled: bool = True
+# How many candidates a search judges where neither their number nor its cost is said.
+TRIALS = 50
 
 
 class Experiment(Section):
@@ -196,6 +43,7 @@ class Experiment(Section):
     budget: BudgetText | None = None
     search: SearchSection = SearchSection()
     evaluation: EvaluationSection = EvaluationSection()
+    finalists: FinalistsSection = FinalistsSection()
     sensitivity: SensitivitySection = SensitivitySection()
     run: RunSection = RunSection()
     track: TrackSection = TrackSection()
@@ -209,8 +57,24 @@ class Experiment(Section):
 
     def recipe(self) -> Recipe:
         """What is done to every candidate besides pruning."""
-        recalibrate = self.evaluation.recalibrate
-        return Recipe(recalibrate.images, recalibrate.augment, self.evaluation.reconstruct)
+        settings = self.evaluation
+        recalibrate = settings.recalibrate
+        return Recipe(recalibrate.images, recalibrate.augment, settings.reconstruct, _finetune(settings.finetune))
+
+    def final_recipe(self) -> Recipe:
+        """What is done to the finalists: as to every candidate, but for what their section says otherwise."""
+        recipe, settings = self.recipe(), self.finalists
+        return replace(
+            recipe,
+            reconstruct=settings.reconstruct or recipe.reconstruct,
+            finetune=_finetune(settings.finetune) or recipe.finetune,
+        )
+
+    def most_trials(self) -> int | None:
+        """How many candidates may be judged; None where only their cost is limited."""
+        if self.search.trials is None and self.search.evaluations is None:
+            return TRIALS
+        return self.search.trials
 
     def require_budget(self) -> None:
         """Nothing, if there is a budget.
@@ -244,3 +108,7 @@ class Experiment(Section):
             f"the credentials of the tracking URI {self.track.uri} are not stored with a run; "
             "give it again with --tracking-uri or set MLFLOW_TRACKING_URI"
         )
+
+
+def _finetune(section: FinetuneSection | None) -> Finetune | None:
+    return None if section is None else section.finetune()

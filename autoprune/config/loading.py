@@ -10,14 +10,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from autoprune.config.documents import Document, Keys, parse_document, read_document
-from autoprune.config.experiment import Experiment, Section, SpaceSection
+from autoprune.config.experiment import Experiment
 from autoprune.config.messages import explain, shown
+from autoprune.config.sections import Section, SpaceSection
 from autoprune.config.spaces import DEFAULT, read_space
 from autoprune.errors import ConfigError
 
 _OPTIONS = {
     "search.searcher": "--searcher",
     "search.trials": "--trials",
+    "search.evaluations": "--evaluations",
     "search.seed": "--seed",
     "task.name": "--task",
     "task.model": "--model",

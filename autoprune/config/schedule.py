@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from autoprune import registry
-from autoprune.config.experiment import PatternName, Positive, PrunerName, Section, Texts, Typed, existing_file
+from autoprune.config.sections import PatternName, Positive, PrunerName, Section, Texts, Typed, existing_file
 
 Unit = Literal["step", "epoch"]
 Whole = Annotated[int, Field(ge=0)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -57,9 +57,9 @@ class SensitivityCurves:
             "format": FORMAT,
             "fingerprint": dict(self.fingerprint),
             "widths": dict(self.widths),
-            "dense": asdict(self.dense),
+            "dense": self.dense.to_json(),
             "levels": {
-                group: {str(width): asdict(score) for width, score in sorted(levels.items())}
+                group: {str(width): score.to_json() for width, score in sorted(levels.items())}
                 for group, levels in self.levels.items()
             },
         }
@@ -75,10 +75,10 @@ class SensitivityCurves:
             if data["format"] != FORMAT:
                 raise UserError(f"{source} has sensitivity format {data['format']}; this release reads {FORMAT}")
             levels = {
-                group: {int(width): Score(**score) for width, score in scores.items()}
+                group: {int(width): Score.from_json(score) for width, score in scores.items()}
                 for group, scores in data["levels"].items()
             }
-            return cls(Score(**data["dense"]), levels, data["widths"], data["fingerprint"])
+            return cls(Score.from_json(data["dense"]), levels, data["widths"], data["fingerprint"])
         except UserError:
             raise
         except (KeyError, TypeError, AttributeError, ValueError) as fault:

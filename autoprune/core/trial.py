@@ -8,33 +8,55 @@ from typing import Any, Literal
 
 from autoprune.core.allocation import Allocation
 
-Role = Literal["final", "intermediate"]
+Role = Literal["final", "intermediate", "finalist"]
 FailureKind = Literal["nan", "out_of_memory", "exception", "timeout", "worker_died"]
 Setting = str | int | float | bool
 
 
 @dataclass(frozen=True)
+class Finetune:
+    """A short training of a candidate: SGD, with the fields of the same names in `autoprune.tasks.plan.TrainingPlan`.
+
+    Attributes:
+        steps: optimizer steps.
+        schedule: how the rate goes on from `rate`: `cosine` (down to 0) or `constant`.
+        batch: images a step.
+    """
+
+    steps: int
+    rate: float = 0.02
+    schedule: Literal["cosine", "constant"] = "cosine"
+    batch: int = 128
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """What is done to a candidate besides pruning.
+    """What is done to a candidate besides pruning, in this order.
 
     Attributes:
         recalibrate: how many training images re-estimate the batch norm; 0 leaves the statistics as they are.
         augment: whether those images are augmented as in training.
         reconstruct: how many training images, not augmented, refit the layers whose inputs were thinned by least
             squares; this takes the place of re-estimation. 0 refits nothing.
+        finetune: how it is trained then; None is not at all.
     """
 
     recalibrate: int = 512
     augment: bool = True
     reconstruct: int = 0
+    finetune: Finetune | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Without what is not done and earlier releases did not know, so that their records compare equal."""
-        return {name: setting for name, setting in asdict(self).items() if name != "reconstruct" or setting}
+        later = ("reconstruct", "finetune")
+        return {name: setting for name, setting in asdict(self).items() if name not in later or setting}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Recipe:
-        return cls(**data)
+        finetune = data.get("finetune")
+        return cls(**{**data, "finetune": Finetune(**finetune) if finetune else None})
 
 
 @dataclass(frozen=True)
@@ -45,8 +67,10 @@ class Candidate:
         number: counts from 0 within a run.
         settings: values of the further dimensions that are searched along.
         parent: number of the trial whose weights it starts from; None is the dense network.
-        role: only `final` candidates can win; `intermediate` ones are rounds on the way.
+        role: `final` candidates and `finalist`s can win, `intermediate` ones are rounds on the way; a finalist is the
+            allocation of an earlier trial under the run's last recipe, and no searcher proposed it.
         limits: what it may cost: the run's limits, or its round's.
+        bars: after each rung, the objective's value above which its judgement ends; None has no bar, empty is no race.
     """
 
     number: int
@@ -56,6 +80,7 @@ class Candidate:
     parent: int | None = None
     role: Role = "final"
     limits: Mapping[str, int] = field(default_factory=dict)
+    bars: tuple[float | None, ...] = ()
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -71,6 +96,7 @@ class Candidate:
             "parent": self.parent,
             "role": self.role,
             "limits": dict(self.limits),
+            **({"bars": list(self.bars)} if self.bars else {}),
         }
 
     @classmethod
@@ -83,6 +109,7 @@ class Candidate:
             parent=data["parent"],
             role=data["role"],
             limits=dict(data["limits"]),
+            bars=tuple(data.get("bars", ())),
         )
 
 
@@ -94,11 +121,45 @@ class Score:
         loss: mean over the images.
         accuracy: mean of the task's metric over the images, higher is better.
         images: how many were judged.
+        kl: mean divergence of the outputs from the dense network's, KL(dense ‖ pruned) in nats, where it was asked for.
+        rungs: the scores on the first images, fewest first, where they were asked for.
     """
 
     loss: float
     accuracy: float
     images: int
+    kl: float | None = None
+    rungs: tuple[Score, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Without what was not asked for."""
+        data: dict[str, Any] = {"loss": self.loss, "accuracy": self.accuracy, "images": self.images}
+        if self.kl is not None:
+            data["kl"] = self.kl
+        return {**data, "rungs": [rung.to_json() for rung in self.rungs]} if self.rungs else data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Score:
+        rungs = tuple(cls.from_json(rung) for rung in data.get("rungs", ()))
+        return cls(**{**data, "rungs": rungs})
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A judgement that ended at a rung, where the candidate was above its bar; it cannot win.
+
+    Attributes:
+        score: on the images up to there.
+    """
+
+    score: Score
+
+    def to_json(self) -> dict[str, Any]:
+        return self.score.to_json()
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Stopped:
+        return cls(Score.from_json(data))
 
 
 @dataclass(frozen=True)
@@ -107,6 +168,39 @@ class Failure:
 
     kind: FailureKind
     reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Failure:
+        return cls(**data)
+
+
+Outcome = Score | Stopped | Failure
+_OUTCOMES: Mapping[str, type[Score] | type[Stopped] | type[Failure]] = {
+    "score": Score,
+    "stopped": Stopped,
+    "failure": Failure,
+}
+
+
+def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
+    """The outcome under the name of its kind: `{"score": {…}}`."""
+    name = next(name for name, kind in _OUTCOMES.items() if isinstance(outcome, kind))
+    return {name: outcome.to_json()}
+
+
+def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
+    """The outcome in a record that `outcome_to_json` is part of.
+
+    Raises:
+        KeyError: there is none.
+    """
+    for name, kind in _OUTCOMES.items():
+        if name in data:
+            return kind.from_json(data[name])
+    raise KeyError(f"one of {', '.join(_OUTCOMES)}")
 
 
 @dataclass(frozen=True)
@@ -117,13 +211,15 @@ class Trial:
         costs: FLOPs, parameters and bytes counted on the pruned network (empty if it failed before).
         seconds: how long the evaluation took.
         worker: who evaluated.
+        work: what the evaluation cost, in multiply-adds (see `autoprune.core.work`).
     """
 
     candidate: Candidate
-    outcome: Score | Failure
+    outcome: Outcome
     costs: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     worker: str = "inline"
+    work: int = 0
 
     @property
     def number(self) -> int:
@@ -131,35 +227,53 @@ class Trial:
 
     @property
     def score(self) -> Score | None:
-        """The score, or None for a failure."""
+        """The score on all images, or None for a failure and for a judgement that ended early."""
         return self.outcome if isinstance(self.outcome, Score) else None
+
+    @property
+    def failed(self) -> bool:
+        """Whether something went wrong; a judgement that ended early has not failed."""
+        return isinstance(self.outcome, Failure)
 
     def to_json(self) -> dict[str, Any]:
         """The outcome with the candidate's number; the candidate itself stands in its `asked` record."""
-        name = "score" if isinstance(self.outcome, Score) else "failure"
         return {
             "number": self.number,
-            name: asdict(self.outcome),
+            **outcome_to_json(self.outcome),
             "costs": dict(self.costs),
             "seconds": round(self.seconds, 3),
             "worker": self.worker,
+            "work": self.work,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], candidate: Candidate) -> Trial:
-        outcome = Score(**data["score"]) if "score" in data else Failure(**data["failure"])
-        return cls(candidate, outcome, data["costs"], data["seconds"], data["worker"])
+        outcome = outcome_from_json(data)
+        return cls(candidate, outcome, data["costs"], data["seconds"], data["worker"], data.get("work", 0))
 
 
-Objective = Literal["loss", "accuracy"]
+Objective = Literal["loss", "accuracy", "kl"]
 
 
 def value(score: Score, objective: Objective) -> float:
-    """What a search minimises: the loss, or one minus the accuracy."""
+    """What a search minimises: the loss, one minus the accuracy, or the divergence from the dense network.
+
+    Raises:
+        ValueError: the divergence was not measured.
+    """
+    if objective == "kl":
+        if score.kl is None:
+            raise ValueError("the score has no divergence from the dense network")
+        return score.kl
     return score.loss if objective == "loss" else 1.0 - score.accuracy
 
 
-def ranked(trials: Sequence[Trial], objective: Objective) -> list[Trial]:
-    """The final trials that have a score, best first; of equal ones the earlier."""
-    scored = [(value(t.score, objective), t.number, t) for t in trials if t.score and t.candidate.role == "final"]
+def ranked(trials: Sequence[Trial], objective: Objective, role: Role = "final") -> list[Trial]:
+    """The trials of one role that have a score, best first; of equal ones the earlier."""
+    scored = [(value(t.score, objective), t.number, t) for t in trials if t.score and t.candidate.role == role]
     return [trial for _, _, trial in sorted(scored, key=lambda item: item[:2])]
+
+
+def winners(trials: Sequence[Trial], objective: Objective) -> list[Trial]:
+    """Those that can win, best first: the finalists where there are any, as they had the run's last recipe."""
+    return ranked(trials, objective, "finalist") or ranked(trials, objective)

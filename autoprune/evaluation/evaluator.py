@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import nn
 
-from autoprune.core.trial import Candidate, Failure, Recipe, Score, Trial
+from autoprune.core.trial import Candidate, Failure, Finetune, Outcome, Recipe, Score, Stopped, Trial
+from autoprune.core.work import macs_of, recipe_work
 from autoprune.errors import AutopruneError, CheckpointError, TaskError, UserError
 from autoprune.evaluation.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild_from, write_checkpoint
-from autoprune.evaluation.judging import Batches, judge, recalibrate
-from autoprune.evaluation.scoring import ScoringImages
+from autoprune.evaluation.images import Images, Judging
+from autoprune.evaluation.judging import judge, recalibrate
+from autoprune.evaluation.outcomes import finite, outcome_of
+from autoprune.evaluation.racing import race
 from autoprune.evaluation.subject import Subject
 from autoprune.graph.groups import Kept
 from autoprune.pruning.masking import Masking
-from autoprune.pruning.reconstruction import refit
-from autoprune.tasks.base import Batch, Hook, Split, Task
-
-RECALIBRATION_BATCH = 128
+from autoprune.pruning.reconstruction import count_refitted, refit
+from autoprune.tasks.base import Batch, Hook, Split, Task, TrainingPlan
 
 Watch = Callable[[Iterable[Batch]], Iterable[Batch]]
 """Passes batches on, and may show how far they are used."""
@@ -37,25 +36,6 @@ class CostMismatch(AutopruneError):
     """The thinned network does not cost what was predicted; a fault of autoprune."""
 
 
-@dataclass(frozen=True)
-class Judging:
-    """On what candidates are judged.
-
-    Attributes:
-        images: validation images; None is all.
-        batch: images in one forward pass.
-        seed: draws the images that re-estimate the batch norm, the same for every candidate.
-        weights: folder where a trial's network is left as `<number>.pt`, or None.
-        identity: what is written beside the weights: the model's and the task's name.
-    """
-
-    images: int | None = None
-    batch: int = 128
-    seed: int = 0
-    weights: Path | None = None
-    identity: Mapping[str, Any] = field(default_factory=dict)
-
-
 class Evaluator:
     """Judges candidates of one dense network; data is read once and kept."""
 
@@ -63,7 +43,7 @@ class Evaluator:
         self.subject = subject
         self.task = task
         self.judging = judging
-        self._loaded: dict[tuple[object, ...], Iterable[Batch]] = {}
+        self.images = Images(task, judging, subject.inputs.device)
 
     def evaluate(self, candidate: Candidate, keep: bool = True) -> Trial:
         """The candidate's trial. What goes wrong with it is its outcome, a failure; only a disk's trouble is raised.
@@ -77,25 +57,62 @@ class Evaluator:
         start = time.perf_counter()
         costs: dict[str, int] = {}
 
-        def score() -> Score:
+        def score() -> Score | Stopped:
             network = self.build(candidate.allocation, candidate.recipe)
             costs.update(self._checked_costs(network, candidate))
-            found = self.judge(network, self.judging.images)
-            if keep and self.judging.weights is not None and _finite(found):
+            found = self._judge(network, candidate)
+            if keep and self.judging.weights is not None and isinstance(found, Score) and finite(found):
                 self.write(network, candidate, found, self.judging.weights / f"{candidate.number}.pt")
             return found
 
         outcome = outcome_of(score)
-        return Trial(candidate, outcome, costs, time.perf_counter() - start)
+        work = self.work(candidate, outcome) if costs else 0
+        return Trial(candidate, outcome, costs, time.perf_counter() - start, work=work)
+
+    def _judge(self, network: nn.Module, candidate: Candidate) -> Score | Stopped:
+        """A finalist on all images, any other on those that judge candidates, rung by rung if there are any."""
+        if candidate.role == "finalist":
+            return self.judge(network, None)
+        judging, rungs = self.judging, self.images.rungs()
+        if not rungs:
+            return self.judge(network, judging.images)
+        batches = self.images.batches("validation", judging.images)
+        taught = self.images.taught(self.subject.network, "validation", judging.images)
+        return race(network, self.task, batches, rungs, candidate.bars, judging.objective, taught)
+
+    def work(self, candidate: Candidate, outcome: Outcome) -> int:
+        """What an evaluation cost, in multiply-adds; see `autoprune.core.work`."""
+        judged = outcome.score if isinstance(outcome, Stopped) else outcome
+        images = 0 if isinstance(judged, Failure) else judged.images
+        return self.recipe_work(candidate.allocation, candidate.recipe) + images * self.macs(candidate.allocation)
+
+    def recipe_work(self, allocation: Mapping[str, int], recipe: Recipe) -> int:
+        """What the recipe of an allocation costs, in multiply-adds."""
+        refitted = self.refitted(allocation) if recipe.reconstruct else 0
+        return recipe_work(self.images.used(recipe), self.macs(allocation), self.macs({}), refitted)
+
+    def refitted(self, allocation: Mapping[str, int]) -> int:
+        """How many layers reconstruction refits."""
+        subject = self.subject
+        return count_refitted(subject.graph, subject.structures.kept(subject.importance, allocation))
+
+    def macs(self, allocation: Mapping[str, int]) -> int:
+        """Multiply-adds of one image's forward pass."""
+        return macs_of(self.subject.costs, allocation)
 
     def build(self, allocation: Mapping[str, int], recipe: Recipe) -> nn.Module:
         """The thinned network of an allocation after its recipe, compared with the masked one before that."""
         subject = self.subject
         network = subject.structures.realise(subject.network, subject.importance, allocation, check_on=subject.inputs)
-        self._apply_recipe(network, subject.structures.kept(subject.importance, allocation), recipe)
+        self._prepare(network, subject.structures.kept(subject.importance, allocation), recipe)
+        if recipe.finetune is not None:
+            self.task.train(network, self._plan(recipe.finetune), [self.held_masks(network, allocation)])
         return network
 
-    def _apply_recipe(self, network: nn.Module, kept: Kept, recipe: Recipe) -> None:
+    def _plan(self, finetune: Finetune) -> TrainingPlan:
+        return TrainingPlan(**asdict(finetune), seed=self.judging.seed)
+
+    def _prepare(self, network: nn.Module, kept: Kept, recipe: Recipe) -> None:
         """Refits what lost inputs, else re-estimates the batch norm; in place.
 
         Both is worse than refitting alone: refitted layers give the dense network's outputs again, to which its own
@@ -103,16 +120,9 @@ class Evaluator:
         its FLOPs: loss 0.98 refitted, 1.31 re-estimated after that, and far worse re-estimated before it.)
         """
         if recipe.reconstruct:
-            refit(network, self.subject.network, self.subject.graph, kept, self._recipe_batches(recipe))
+            refit(network, self.subject.network, self.subject.graph, kept, self.images.for_recipe(recipe))
         elif recipe.recalibrate:
-            recalibrate(network, self._recipe_batches(recipe))
-
-    def _recipe_batches(self, recipe: Recipe) -> Iterable[Batch]:
-        """The training images that the recipe uses: for refitting plain ones where there are any, like those judged."""
-        if recipe.reconstruct:
-            plain = ScoringImages(self.task, self.subject.inputs.device, seed=self.judging.seed).split
-            return self.batches(plain, recipe.reconstruct, RECALIBRATION_BATCH)
-        return self.batches("train" if recipe.augment else "plain", recipe.recalibrate, RECALIBRATION_BATCH)
+            recalibrate(network, self.images.for_recipe(recipe))
 
     def warm_up(self, recipe: Recipe) -> None:
         """Reads the data that every candidate needs.
@@ -126,17 +136,9 @@ class Evaluator:
                 f"evaluation.reconstruct refits the users of channels that were removed; pattern {pattern.name!r} "
                 "removes none: leave it out"
             )
-        self.batches("validation", self.judging.images, self.judging.batch)
+        self.images.batches("validation", self.judging.images)
         if recipe.reconstruct or recipe.recalibrate:
-            self._recipe_batches(recipe)
-
-    def judges_all(self) -> bool:
-        """Whether the images that judge candidates are all the validation images there are."""
-        limit = self.judging.images
-        if limit is None:
-            return True
-        more = Batches(self.task, "validation", limit + 1, self.judging.batch, 0, torch.device("cpu"))
-        return sum(len(inputs) for inputs, _ in more) <= limit
+            self.images.for_recipe(recipe)
 
     def judge(
         self,
@@ -145,16 +147,9 @@ class Evaluator:
         split: Split = "validation",
         watch: Watch = unwatched,
     ) -> Score:
-        """Loss and accuracy on the first `images` of a split (None: all)."""
-        return judge(network, self.task, watch(self.batches(split, images, self.judging.batch)))
-
-    def batches(self, split: Split, images: int | None, batch: int) -> Iterable[Batch]:
-        """The first images of a split, kept in memory where they fit."""
-        key = (split, images, batch)
-        if key not in self._loaded:
-            device = self.subject.inputs.device
-            self._loaded[key] = Batches(self.task, split, images, batch, self.judging.seed, device).load()
-        return self._loaded[key]
+        """Loss and accuracy, and the divergence if it is the objective, on the first images of a split (None: all)."""
+        batches = self.images.batches(split, images)
+        return judge(network, self.task, watch(batches), taught=self.images.taught(self.subject.network, split, images))
 
     def write(self, network: nn.Module, candidate: Candidate, score: Score, path: Path) -> None:
         """Writes a trial's network as a pruned checkpoint."""
@@ -200,23 +195,6 @@ class Evaluator:
         return counted
 
 
-def outcome_of(judge: Callable[[], Score]) -> Score | Failure:
-    """The score that `judge` returns; a failure where it is not a number or something goes wrong.
-
-    Raises:
-        OSError: data cannot be read or a file not be written: the run's trouble, not the candidate's.
-    """
-    try:
-        score = judge()
-    except (torch.OutOfMemoryError, MemoryError) as fault:
-        return Failure("out_of_memory", str(fault))
-    except OSError:
-        raise
-    except Exception as fault:  # the user's network, loss or data may raise anything
-        return Failure("exception", f"{type(fault).__name__}: {fault}")
-    return score if _finite(score) else Failure("nan", f"loss {score.loss}, accuracy {score.accuracy}")
-
-
 def judge_dense(evaluator: Evaluator, watch: Watch = unwatched) -> Score:
     """The dense network as it is, on the images that judge candidates.
 
@@ -231,7 +209,3 @@ def judge_dense(evaluator: Evaluator, watch: Watch = unwatched) -> Score:
             "check the checkpoint, the data, the loss and the metric"
         )
     return outcome
-
-
-def _finite(score: Score) -> bool:
-    return bool(torch.isfinite(torch.tensor([score.loss, score.accuracy])).all())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from autoprune.core.trial import Score
 from autoprune.errors import DataError
 from autoprune.tasks.base import Batch, Split, Task
+from autoprune.tasks.distillation import soft_loss
 from autoprune.tasks.metrics import applicable_top_k, top_k
 
 # Batches up to this size are kept in memory; a larger split is read again each time.
@@ -72,22 +74,66 @@ Look = Callable[[Tensor, Tensor], None]
 """Is shown the outputs and targets of each batch."""
 
 
-def judge(network: nn.Module, task: Task, batches: Iterable[Batch], look: Look = lambda *_: None) -> Score:
-    """Mean loss and accuracy over the batches, in evaluation mode; not a number if the network gives none."""
+class Tally:
+    """Sums of a judgement in progress; exact, so that the order of the batches does not matter.
+
+    Args:
+        taught: of each batch, in order, the dense network's outputs, from which the divergence is measured; None
+            measures none.
+    """
+
+    def __init__(self, task: Task, taught: Sequence[Tensor] | None = None) -> None:
+        self._task, self._taught = task, taught
+        self._losses: list[float] = []
+        self._accuracies: list[float] = []
+        self._divergences: list[float] = []
+        self.images = 0
+
+    def add(self, outputs: Tensor, targets: Tensor, count: int, batch: int) -> None:
+        """One more batch of `count` images, number `batch`."""
+        self._losses.append(float(self._task.loss(outputs, targets)) * count)
+        self._accuracies.append(float(self._task.metric(outputs, targets).double().mean()) * count)
+        if self._taught is not None:
+            self._divergences.append(float(soft_loss(outputs, self._taught[batch], 1.0)) * count)
+        self.images += count
+
+    def score(self, rungs: tuple[Score, ...] = ()) -> Score:
+        """The means over the images so far; not a number if the network gives none."""
+        if not self.images:
+            raise DataError(f"task {self._task.name} gave no images to judge on")
+        loss, accuracy = (_sum(parts) / self.images for parts in (self._losses, self._accuracies))
+        kl = _sum(self._divergences) / self.images if self._taught is not None else None
+        return Score(loss, accuracy, self.images, kl, rungs)
+
+
+def _sum(parts: Sequence[float]) -> float:
+    """The sum, rounded once; what is no number stays none."""
+    try:
+        return math.fsum(parts)
+    except (ValueError, OverflowError):  # infinities of both signs, or numbers too large
+        return math.nan
+
+
+def judge(
+    network: nn.Module,
+    task: Task,
+    batches: Iterable[Batch],
+    look: Look = lambda *_: None,
+    taught: Sequence[Tensor] | None = None,
+) -> Score:
+    """Mean loss and accuracy over the batches, in evaluation mode; not a number if the network gives none.
+
+    Args:
+        taught: the dense network's outputs of each batch, from which the divergence is measured; None measures none.
+    """
     network.eval()
-    loss = accuracy = 0.0
-    images = 0
+    tally = Tally(task, taught)
     with torch.inference_mode():
-        for inputs, targets in batches:
+        for batch, (inputs, targets) in enumerate(batches):
             outputs = network(inputs)
-            count = len(inputs)
             look(outputs, targets)
-            loss += float(task.loss(outputs, targets)) * count
-            accuracy += float(task.metric(outputs, targets).double().mean()) * count
-            images += count
-    if not images:
-        raise DataError(f"task {task.name} gave no images to judge on")
-    return Score(loss / images, accuracy / images, images)
+            tally.add(outputs, targets, len(inputs), batch)
+    return tally.score()
 
 
 def judge_top_5(network: nn.Module, task: Task, batches: Iterable[Batch]) -> tuple[Score, float | None]:

@@ -10,7 +10,8 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Failure, Recipe, Score
 from autoprune.errors import TaskError
-from autoprune.evaluation.evaluator import Evaluator, outcome_of
+from autoprune.evaluation.evaluator import Evaluator
+from autoprune.evaluation.outcomes import outcome_of
 
 log = logging.getLogger(__name__)
 

@@ -69,6 +69,12 @@ def refit(thinned: nn.Module, dense: nn.Module, graph: ChannelGraph, kept: Kept,
                 _refit_layer(thinned, layer, wanted, batches)
 
 
+def count_refitted(graph: ChannelGraph, kept: Kept) -> int:
+    """How many layers `refit` would give new weights."""
+    keep = graph.keep_mask(kept)
+    return sum(_is_refitted(layer, keep) for layer in graph.layers)
+
+
 def _is_refitted(layer: Layer, keep: Tensor) -> bool:
     if layer.incoming is None or not layer.produces or layer.kind not in ("convolution", "linear"):
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
@@ -39,13 +39,14 @@ class Result:
     effective: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        scores = {"validation": self.validation.to_json(), "test": self.test.to_json() if self.test else None}
+        return {**{name: getattr(self, name) for name in self.__dataclass_fields__}, **scores}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Result:
         fields = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
-        fields["validation"] = Score(**data["validation"])
-        fields["test"] = Score(**data["test"]) if data["test"] else None
+        fields["validation"] = Score.from_json(data["validation"])
+        fields["test"] = Score.from_json(data["test"]) if data["test"] else None
         return cls(**fields)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ from torch import nn
 from autoprune.config import Experiment, load_experiment
 from autoprune.core.allocation import Allocation
 from autoprune.core.ledger import History, read_history
-from autoprune.core.trial import Trial, ranked
+from autoprune.core.trial import Recipe, Trial, winners
 from autoprune.errors import UserError
 from autoprune.evaluation.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild, write_checkpoint
-from autoprune.evaluation.evaluator import Evaluator, Judging
+from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.export import export_network
 from autoprune.graph.profile import measure_costs
 from autoprune.running.folder import RunFolder, existing_folder
@@ -73,7 +73,8 @@ def from_run(
     allocation, weights = trial.candidate.allocation, folder.weights_of(trial.number)
     stored = read_checkpoint(weights) if weights.is_file() else None
     if stored is None or not _same_weights(history, given.get("task.checkpoint"), experiment):
-        return anew(allocation, experiment, plan, f"trial {trial.number} of {path}, pruned anew")
+        origin = f"trial {trial.number} of {path}, pruned anew"
+        return anew(allocation, experiment, trial.candidate.recipe, plan, origin)
     origin = f"trial {trial.number} of {path}, as it was scored"
     if plan is not None:
         setup = _prepare(experiment)
@@ -86,8 +87,10 @@ def from_run(
     return Applied(network, stored, costs, dense["costs"] if dense else costs, origin, stored.masked)
 
 
-def anew(widths: Mapping[str, int], experiment: Experiment, plan: Plan | None, origin: str = "pruned anew") -> Applied:
-    """The network of an allocation, pruned from the experiment's checkpoint, batch norm re-estimated.
+def anew(
+    widths: Mapping[str, int], experiment: Experiment, recipe: Recipe, plan: Plan | None, origin: str = "pruned anew"
+) -> Applied:
+    """The network of an allocation, pruned from the experiment's checkpoint, after a recipe.
 
     Raises:
         UserError: the network or data are at fault, or the widths do not fit the network.
@@ -100,7 +103,7 @@ def anew(widths: Mapping[str, int], experiment: Experiment, plan: Plan | None, o
         if not groups[name].least <= width <= groups[name].width:
             raise UserError(f"group {name!r} has {groups[name].width} structures, not {width}")
     evaluator = _evaluator(setup)
-    network = evaluator.build(allocation, experiment.recipe())
+    network = evaluator.build(allocation, recipe)
     if plan is not None:
         return _finetuned(setup, evaluator, network, allocation, plan, origin)
     return _judged(setup, evaluator, network, allocation, origin)
@@ -131,9 +134,7 @@ def _prepare(experiment: Experiment) -> Setup:
 
 
 def _evaluator(setup: Setup) -> Evaluator:
-    settings = setup.experiment.evaluation
-    seed = setup.experiment.search.seed
-    return setup.evaluator(Judging(None, settings.batch, seed, identity=setup.identity))
+    return setup.evaluator(replace(setup.judging(), images=None, rungs=(), objective="loss"))
 
 
 def _trial(history: History, number: int | None, folder: RunFolder, experiment: Experiment) -> Trial:
@@ -143,13 +144,13 @@ def _trial(history: History, number: int | None, folder: RunFolder, experiment: 
     if number is None and finished is not None:
         number = int(finished["best"])
     if number is None:
-        scored = ranked(list(trials.values()), experiment.evaluation.objective)
+        scored = winners(list(trials.values()), experiment.evaluation.objective)
         if not scored:
             raise UserError(f"{folder.path} has no scored trial yet; continue it with --resume {folder.path}")
         return scored[0]
     if number not in trials:
         raise UserError(f"{folder.path} has no finished trial {number}; it has {_spans(sorted(trials))}")
-    if trials[number].score is None:
+    if trials[number].failed:
         raise UserError(f"trial {number} of {folder.path} failed: {trials[number].outcome}")
     return trials[number]
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import nn
 
-from autoprune.core.trial import Candidate, Score, Trial, ranked, value
+from autoprune.core.trial import Candidate, Score, Trial
 from autoprune.errors import TaskError
 from autoprune.files import write_whole
 from autoprune.graph.latency import measure_latency
 from autoprune.reporting.plots import plot_frontier
 from autoprune.reporting.results import Result, results_csv, results_in
 from autoprune.running.context import RunContext
+from autoprune.running.finalists import choose
 from autoprune.running.folder import RunFolder
-from autoprune.running.search import FINALISTS
 from autoprune.running.tracking import RunOutcome
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.uniform import uniform_allocation
@@ -39,12 +39,10 @@ class Conclusion:
 
 def conclude(run: RunContext, problem: SearchProblem, dense: Score, trials: list[Trial]) -> Conclusion:
     """Picks the winner and writes the final table, `best.yaml`, `frontier.png` and the mirror's outcome."""
-    finals = _judge_finalists(run, ranked(trials, problem.objective)[:FINALISTS])
-    winner = min(finals, key=lambda number: (value(finals[number], problem.objective), number))
-    best = next(trial for trial in trials if trial.number == winner)
+    best, score = choose(run, problem, trials)
     results = results_in(run.history)
     if not results or (results[-1].name, results[-1].number) != ("best", best.number):
-        results = _measure(run, problem, dense, trials, best, finals[winner])
+        results = _measure(run, problem, dense, trials, best, score)
         for result in results:
             run.ledger.write("result", **result.to_json())
     plot_frontier(trials, results, dict(**run.limits), run.folder.frontier)
@@ -55,38 +53,15 @@ def conclude(run: RunContext, problem: SearchProblem, dense: Score, trials: list
     return Conclusion(run.folder, best, tuple(results), tuple(trials))
 
 
-def _judge_finalists(run: RunContext, finalists: list[Trial]) -> dict[int, Score]:
-    """Number to score on all validation images; the search's own scores where it used all of them."""
-    scores = {trial.number: trial.score for trial in finalists if trial.score}
-    if run.evaluator.judges_all():
-        return scores
-    done = {record["number"]: Score(**record["score"]) for record in run.history.of("judged")}
-    with run.display.stage("finalists", len(finalists), len(done)) as advance:
-        for trial in finalists:
-            if trial.number not in done:
-                done[trial.number] = run.evaluator.judge(_network(run, trial), None)
-                run.ledger.write("judged", number=trial.number, score=asdict(done[trial.number]))
-                advance("")
-    return {number: done[number] for number in scores}
-
-
-def _network(run: RunContext, trial: Trial) -> nn.Module:
-    """The network of a trial: as it was judged if its weights are kept, else made anew in the same way."""
-    path = run.folder.weights_of(trial.number)
-    if path.is_file():
-        return run.evaluator.restore(path)
-    return run.evaluator.build(trial.candidate.allocation, trial.candidate.recipe)
-
-
 def _measure(
     run: RunContext, problem: SearchProblem, dense: Score, trials: list[Trial], best: Trial, score: Score
 ) -> list[Result]:
     """The rows of the final table; the test images are read here for the first time, when the choice is made."""
     uniform = _uniform(run, problem, trials)
     chosen = [("uniform", uniform)] if uniform.score else []
-    networks = [run.setup.subject.network, *(_network(run, trial) for _, trial in [*chosen, ("best", best)])]
+    networks = [run.setup.subject.network, *(run.network(trial) for _, trial in [*chosen, ("best", best)])]
     latencies = measure_latency(networks, run.setup.subject.inputs[:1])
-    whole = run.evaluator.judges_all()
+    whole = run.evaluator.images.judges_all()
     first = (
         dense if whole else run.evaluator.judge(networks[0], watch=partial(run.display.watch, "dense network, batches"))
     )
@@ -152,7 +127,7 @@ def _outcome(run: RunContext, best: Trial, results: list[Result], trials: list[T
         "latency_ms": winner.latency_ms,
         "seconds": sum(trial.seconds for trial in trials),
         "trials": len(trials),
-        "failed_trials": sum(trial.score is None for trial in trials),
+        "failed_trials": sum(trial.failed for trial in trials),
     }
     for result in results:
         prefix = "" if result is winner else f"{result.name}_"

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from autoprune.core.budget import Limits
 from autoprune.core.ledger import History, Ledger
+from autoprune.core.trial import Trial
 from autoprune.evaluation.evaluator import Evaluator
+from autoprune.running.account import Account
 from autoprune.running.folder import RunFolder
 from autoprune.running.progress import Display
 from autoprune.running.setup import Setup
@@ -29,3 +33,11 @@ class RunContext:
     limits: Limits
     tracker: Tracker
     display: Display
+    account: Account
+
+    def network(self, trial: Trial) -> nn.Module:
+        """The network of a trial: as it was judged if its weights are kept, else made anew in the same way."""
+        path = self.folder.weights_of(trial.number)
+        if path.is_file():
+            return self.evaluator.restore(path)
+        return self.evaluator.build(trial.candidate.allocation, trial.candidate.recipe)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autoprune.core.ledger import History, Ledger
-from autoprune.core.sensitivity import SensitivityCurves, sweep_grid
-from autoprune.core.trial import Failure, Score
+from autoprune.core.sensitivity import SensitivityCurves
+from autoprune.core.trial import Failure, Score, outcome_to_json
 from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.sweep import Level, Record, sweep, sweep_fingerprint
@@ -22,15 +21,20 @@ from autoprune.running.setup import Setup
 
 
 def measure_curves(
-    setup: Setup, evaluator: Evaluator, display: Display, done: dict[Level, Score | Failure], record: Record
+    setup: Setup,
+    evaluator: Evaluator,
+    display: Display,
+    grid: Mapping[str, Sequence[int]],
+    done: dict[Level, Score | Failure],
+    record: Record,
 ) -> SensitivityCurves:
-    """The curves of a sweep over the setup's space; levels that are done are not judged again.
+    """The curves of a sweep over a grid; levels that are done are not judged again.
 
     Args:
+        grid: group to the kept widths to judge.
         record: called with each level as it is judged.
     """
     settings = setup.experiment.sensitivity
-    grid = sweep_grid(setup.space, settings.levels)
     total = 1 + sum(len(widths) for widths in grid.values())
     with display.stage("sensitivity", total, len(done)) as advance:
 
@@ -41,14 +45,13 @@ def measure_curves(
         return sweep(evaluator, grid, setup.experiment.recipe(), settings.images, done, note)
 
 
-def write_level(ledger: Ledger, group: str, width: int, outcome: Score | Failure) -> None:
-    """Writes a level's outcome into a ledger.
+def write_level(ledger: Ledger, group: str, width: int, outcome: Score | Failure, work: int) -> None:
+    """Writes a level's outcome, and what it cost, into a ledger.
 
     Raises:
         LedgerWriteError: it cannot be written.
     """
-    name = "score" if isinstance(outcome, Score) else "failure"
-    ledger.write("level", group=group, width=width, **{name: asdict(outcome)})
+    ledger.write("level", group=group, width=width, **outcome_to_json(outcome), work=work)
 
 
 def levels_in(history: History) -> dict[Level, Score | Failure]:
@@ -57,7 +60,7 @@ def levels_in(history: History) -> dict[Level, Score | Failure]:
 
 
 def _outcome(record: Mapping[str, Any]) -> Score | Failure:
-    return Score(**record["score"]) if "score" in record else Failure(**record["failure"])
+    return Score.from_json(record["score"]) if "score" in record else Failure.from_json(record["failure"])
 
 
 def read_curves(setup: Setup, evaluator: Evaluator, path: Path) -> SensitivityCurves:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from autoprune.core.trial import Failure, Score, Trial
+from autoprune.core.trial import Failure, Outcome, Score, Stopped, Trial
 from autoprune.errors import UserError
 from autoprune.running.tracking import RunDescription, RunOutcome
 
@@ -32,6 +32,7 @@ _ENVIRONMENT = {
 _PARAM_LENGTH = 6000
 _TAG_LENGTH = 5000
 _SQLITE = "sqlite:///"
+_STATES: Mapping[type[Outcome], str] = {Score: "scored", Stopped: "stopped", Failure: "failed"}
 
 
 class Guard:
@@ -130,7 +131,7 @@ class MlflowTracker:
             "autoprune.number": str(trial.number),
             "autoprune.budget": self._run.budget,
             "autoprune.costs": str(self._run.params["costs"]),
-            "autoprune.state": "failed" if isinstance(trial.outcome, Failure) else "scored",
+            "autoprune.state": _STATES[type(trial.outcome)],
         }
         if isinstance(trial.outcome, Failure):
             tags["autoprune.failure"] = f"{trial.outcome.kind}: {trial.outcome.reason}"[:_TAG_LENGTH]
@@ -174,8 +175,15 @@ def trial_metrics(trial: Trial, dense: Mapping[str, int]) -> dict[str, float]:
         if kind in trial.costs:
             metrics[f"{kind}_kept"] = trial.costs[kind] / dense[kind]
     if isinstance(trial.outcome, Score):
-        metrics.update(accuracy=trial.outcome.accuracy, loss=trial.outcome.loss)
+        metrics |= _score_metrics(trial.outcome)
+    elif isinstance(trial.outcome, Stopped):  # on a part of the images, so not under the names of whole judgements
+        metrics |= {f"stopped_{name}": value for name, value in _score_metrics(trial.outcome.score).items()}
     return {**metrics, "seconds": trial.seconds}
+
+
+def _score_metrics(score: Score) -> dict[str, float]:
+    known = {"accuracy": score.accuracy, "loss": score.loss, "kl": score.kl, "images": score.images}
+    return {name: float(value) for name, value in known.items() if value is not None}
 
 
 def trial_params(trial: Trial, params: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from autoprune import registry
 from autoprune.core.budget import within
 from autoprune.core.ledger import History
-from autoprune.core.trial import Candidate, Score, Trial, ranked
+from autoprune.core.trial import Candidate, Failure, Trial, ranked
 from autoprune.errors import AllTrialsFailed, AutopruneError
 from autoprune.running.context import RunContext
 from autoprune.running.inline import Executor, Inline
 from autoprune.searchers.base import Searcher, SearchProblem
-
-# The networks of so many of the best trials are kept in the run's folder, and judged once more at the end.
-FINALISTS = 5
 
 
 class ReplayError(AutopruneError):
@@ -37,7 +34,10 @@ def search(run: RunContext, problem: SearchProblem) -> list[Trial]:
 
 
 def _loop(run: RunContext, problem: SearchProblem, searcher: Searcher, executor: Executor, trials: list[Trial]) -> None:
-    pending, running = run.history.open_candidates(), 0
+    pending = [candidate for candidate in run.history.open_candidates() if candidate.role != "finalist"]
+    running = 0
+    if any(trial.candidate.role == "finalist" for trial in trials):
+        return  # the search was over
     with run.display.stage("search", problem.trials, len(trials)) as advance:
         while True:
             while running < executor.slots and (candidate := _next(run, pending, searcher)) is not None:
@@ -68,7 +68,8 @@ def _next(run: RunContext, pending: list[Candidate], searcher: Searcher) -> Cand
 
 def _drop_weights(run: RunContext, trials: list[Trial], problem: SearchProblem) -> None:
     """Deletes the networks of trials that are no longer among the best."""
-    keep = {trial.number for trial in ranked(trials, problem.objective)[:FINALISTS]}
+    best = ranked(trials, problem.objective)[: run.setup.experiment.finalists.count]
+    keep = {trial.number for trial in best}
     for path in run.folder.weights.glob("*.pt"):
         if path.stem.isdigit() and int(path.stem) not in keep:
             path.unlink()
@@ -83,8 +84,11 @@ def replay(history: History, searcher: Searcher) -> list[Trial]:
     trials = []
     for step in history.steps():
         if isinstance(step, Trial):
-            searcher.tell(step)
             trials.append(step)
+        if (step.candidate if isinstance(step, Trial) else step).role == "finalist":
+            continue  # no searcher proposed it
+        if isinstance(step, Trial):
+            searcher.tell(step)
             continue
         again = searcher.ask(1)
         if [(candidate.number, candidate.key) for candidate in again] != [(step.number, step.key)]:
@@ -97,7 +101,7 @@ def replay(history: History, searcher: Searcher) -> list[Trial]:
 
 
 def _why(trials: list[Trial]) -> str:
-    reasons = sorted({f"{t.outcome.kind}: {t.outcome.reason}" for t in trials if not isinstance(t.outcome, Score)})
+    reasons = sorted({f"{t.outcome.kind}: {t.outcome.reason}" for t in trials if isinstance(t.outcome, Failure)})
     return f"none of {len(trials)} candidates could be scored ({'; '.join(reasons[:3])})"
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 
+from autoprune import registry
 from autoprune.config import Experiment, dump_experiment
+from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Limits
 from autoprune.core.ledger import VERSION, History, Ledger, read_history
 from autoprune.core.sensitivity import SensitivityCurves
-from autoprune.core.trial import Score
+from autoprune.core.trial import Failure, Score
 from autoprune.errors import UserError
-from autoprune.evaluation.evaluator import Evaluator, Judging, judge_dense
+from autoprune.evaluation.evaluator import Evaluator, judge_dense
+from autoprune.evaluation.sweep import Record
+from autoprune.running.account import Account, grid_work, level_work
 from autoprune.running.conclusion import Conclusion, conclude
 from autoprune.running.context import RunContext
 from autoprune.running.curves import levels_in, measure_curves, read_curves, write_curves, write_level
@@ -21,7 +25,7 @@ from autoprune.running.progress import Display
 from autoprune.running.search import search
 from autoprune.running.setup import Setup
 from autoprune.running.tracking import CurveTracker, NoCurves, NoTracker, RunDescription, Tracker
-from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.base import Searcher, SearchProblem
 
 
 def start_session(setup: Setup, folder: RunFolder, tracker: Tracker, display: Display) -> Conclusion:
@@ -32,10 +36,10 @@ def start_session(setup: Setup, folder: RunFolder, tracker: Tracker, display: Di
         AllTrialsFailed: no candidate could be scored.
         LedgerWriteError: the disk is full; the run can be resumed.
     """
-    limits, evaluator = _ready(setup, folder)
+    limits, evaluator, account = _ready(setup, folder)
     folder.create(dump_experiment(setup.experiment))
     with Ledger(folder.ledger) as ledger:
-        return _run(RunContext(setup, folder, ledger, History([]), evaluator, limits, tracker, display))
+        return _run(RunContext(setup, folder, ledger, History([]), evaluator, limits, tracker, display, account))
 
 
 def resume_session(setup: Setup, folder: RunFolder, tracker: Tracker, display: Display) -> Conclusion:
@@ -46,24 +50,22 @@ def resume_session(setup: Setup, folder: RunFolder, tracker: Tracker, display: D
         AllTrialsFailed: no candidate could be scored.
         LedgerWriteError: the disk is full; the run can be resumed.
     """
-    limits, evaluator = _ready(setup, folder)
+    limits, evaluator, account = _ready(setup, folder)
     with Ledger(folder.ledger) as ledger:
         history = read_history(folder.path)
         _check_identity(history, setup, folder)
-        return _run(RunContext(setup, folder, ledger, history, evaluator, limits, tracker, display))
+        return _run(RunContext(setup, folder, ledger, history, evaluator, limits, tracker, display, account))
 
 
-def _ready(setup: Setup, folder: RunFolder) -> tuple[Limits, Evaluator]:
-    """The limits, checked, and an evaluator whose data are read; a given file of curves fits."""
+def _ready(setup: Setup, folder: RunFolder) -> tuple[Limits, Evaluator, Account]:
+    """The limits, checked, an evaluator whose data are read, and what the run may cost; a given file of curves fits."""
     limits = setup.limits()
-    settings = setup.experiment.evaluation
-    evaluator = setup.evaluator(
-        Judging(settings.images, settings.batch, setup.experiment.search.seed, folder.weights, setup.identity)
-    )
+    evaluator = setup.evaluator(replace(setup.judging(), weights=folder.weights))
     evaluator.warm_up(setup.experiment.recipe())
+    evaluator.warm_up(setup.experiment.final_recipe())
     if setup.experiment.sensitivity.file is not None:
         read_curves(setup, evaluator, setup.experiment.sensitivity.file)
-    return limits, evaluator
+    return limits, evaluator, Account.open(setup, evaluator, limits)
 
 
 def _check_identity(history: History, setup: Setup, folder: RunFolder) -> None:
@@ -101,9 +103,9 @@ def _dense(run: RunContext) -> Score:
     """The dense network as it is, judged on the images that judge candidates."""
     record = run.history.last("dense")
     if record is not None:
-        return Score(**record["score"])
+        return Score.from_json(record["score"])
     score = judge_dense(run.evaluator, partial(run.display.watch, "dense network, batches"))
-    run.ledger.write("dense", score=asdict(score), costs=run.setup.subject.costs.dense())
+    run.ledger.write("dense", score=score.to_json(), costs=run.setup.subject.costs.dense())
     return score
 
 
@@ -121,7 +123,8 @@ def _describe(run: RunContext) -> RunDescription:
         "pruner": experiment.pruner,
         "costs": "effective" if run.setup.subject.costs.effective else "actual",
         **{f"scoring.{key}": value for key, value in run.setup.subject.scoring.items() if key != "pruner"},
-        "trials": experiment.search.trials,
+        "trials": experiment.most_trials(),
+        "evaluations": experiment.search.evaluations,
         "seed": experiment.search.seed,
         "objective": experiment.evaluation.objective,
         "images": experiment.evaluation.images,
@@ -132,31 +135,55 @@ def _describe(run: RunContext) -> RunDescription:
     return RunDescription(run.folder.path, str(experiment.budget), params, dict(**run.setup.subject.costs.dense()))
 
 
-def _curves(run: RunContext) -> SensitivityCurves:
-    """Sensitivity curves from the experiment's file, else the run's own sweep."""
-    file = run.setup.experiment.sensitivity.file
+def _curves(run: RunContext) -> tuple[SensitivityCurves | None, int]:
+    """Sensitivity curves and what they cost: from the experiment's file, else by a sweep if the searcher uses any."""
+    experiment = run.setup.experiment
+    file, spent = experiment.sensitivity.file, 0
     if file is not None:
         curves = read_curves(run.setup, run.evaluator, file)
     else:
-        curves = measure_curves(
-            run.setup, run.evaluator, run.display, levels_in(run.history), partial(write_level, run.ledger)
-        )
+        grid = run.account.grid(run.setup, run.evaluator) if _uses_curves(experiment) else {}
+        if not grid:
+            return None, 0
+        curves = measure_curves(run.setup, run.evaluator, run.display, grid, levels_in(run.history), _recorder(run))
+        spent = grid_work(run.evaluator, grid, experiment.recipe(), experiment.sensitivity.images)
     write_curves(curves, run.folder)
-    return curves
+    return curves, spent
 
 
-def _problem(run: RunContext, curves: SensitivityCurves) -> SearchProblem:
+def _recorder(run: RunContext) -> Record:
+    """Writes each level of the sweep into the ledger, with what it cost."""
+    experiment = run.setup.experiment
+
+    def record(group: str, width: int, outcome: Score | Failure) -> None:
+        level = Allocation({group: width} if group else {})
+        work = level_work(run.evaluator, level, experiment.recipe(), experiment.sensitivity.images)
+        write_level(run.ledger, group, width, outcome, work)
+
+    return record
+
+
+def _uses_curves(experiment: Experiment) -> bool:
+    searcher: type[Searcher] = registry.resolve("searcher", experiment.search.searcher)
+    return searcher.uses_curves
+
+
+def _problem(run: RunContext, swept: tuple[SensitivityCurves | None, int]) -> SearchProblem:
     experiment, subject = run.setup.experiment, run.setup.subject
+    curves, spent = swept
     return SearchProblem(
         space=run.setup.space,
         costs=subject.costs,
         limits=run.limits,
-        trials=experiment.search.trials,
+        trials=experiment.most_trials(),
         seed=experiment.search.seed,
         objective=experiment.evaluation.objective,
         recipe=experiment.recipe(),
-        curves={subject.pruner.name: curves},
+        curves={subject.pruner.name: curves} if curves else {},
         importance=subject.importance,
+        work=run.account.left(spent),
+        price=run.account.candidate,
+        rungs=run.evaluator.images.rungs(),
     )
 
 

@@ -16,7 +16,8 @@ from autoprune.config import Experiment
 from autoprune.core.budget import Limits, check_feasible
 from autoprune.core.space import SearchSpace
 from autoprune.errors import TaskError, UserError
-from autoprune.evaluation.evaluator import Evaluator, Judging
+from autoprune.evaluation.evaluator import Evaluator
+from autoprune.evaluation.images import Judging
 from autoprune.evaluation.scoring import ScoringImages
 from autoprune.evaluation.subject import Subject, example_inputs, study
 from autoprune.pruning.patterns import parse_pattern
@@ -56,6 +57,18 @@ class Setup:
         limits = self.subject.limits(self.experiment.budget_value())
         check_feasible(self.space, self.subject.costs, limits)
         return limits
+
+    def judging(self) -> Judging:
+        """On what candidates are judged, nothing of them kept."""
+        settings = self.experiment.evaluation
+        return Judging(
+            settings.images,
+            settings.batch,
+            self.experiment.search.seed,
+            settings.objective,
+            settings.rungs,
+            identity=self.identity,
+        )
 
     def evaluator(self, judging: Judging) -> Evaluator:
         return Evaluator(self.subject, self.task, judging)

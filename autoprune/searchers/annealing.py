@@ -2,13 +2,16 @@
 
 Source: Kirkpatrick, Gelatt and Vecchi 1983, "Optimization by Simulated Annealing", Science 220. The first temperature
 is that at which half of the worse steps are accepted: the median rise among the first steps, over ln 2. Temperature
-falls geometrically with the number of the candidate, down to `END` of the first at the last, and the steps with it:
-fewer trades of width, which cross fewer levels.
+falls geometrically with what is used of the trials or of the work, down to `END` of the first at the end, and the steps
+with it: fewer trades of width, which cross fewer levels.
 
 The walk begins at the best start. Each result is compared, when it comes, with where the walk then stands, whatever it
 was a neighbour of, at the temperature of its own number and with a draw of its own number (Metropolis' rule: a rise is
 accepted with probability exp(-rise / temperature)). So several neighbours run at once, and any order of results is a
 walk. Failures move nothing. No allocation is judged twice.
+
+The draw is made when a candidate is proposed, so it is known then up to which value it would be accepted; one that is
+clearly above that after some of the images is dropped there.
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.trial import Candidate, Trial, value
-from autoprune.searchers.base import History, SearchProblem, ask_repeatedly
+from autoprune.core.trial import Candidate, Trial
+from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.history import Bars, History, ask_repeatedly
 from autoprune.searchers.moves import trade
 from autoprune.searchers.random import draw_new
 from autoprune.searchers.starts import opening
@@ -30,7 +34,7 @@ END = 1e-4
 REACH = (0.05, 0.2)
 """The share of a group's levels that a trade may cross, at the end and at first."""
 _WARMING = 0.1
-"""The share of the trials whose rises set the first temperature, at least `_LEAST` of them."""
+"""The share of the walk whose rises set the first temperature, at least `_LEAST` of them."""
 _LEAST = 4
 _DRAWS = 50
 
@@ -42,6 +46,8 @@ class Annealing:
         starts: allocations to begin with; None takes the standard ones (uniform, threshold, knapsacks).
     """
 
+    uses_curves = True
+
     def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
         self._history = History(problem)
         self._starts = opening(problem, starts)
@@ -49,7 +55,7 @@ class Annealing:
         self._rises: list[float] = []
 
     def ask(self, limit: int) -> Sequence[Candidate]:
-        return ask_repeatedly(self._history, limit, self._next)
+        return ask_repeatedly(self._history, limit, self._next, self._bars)
 
     def tell(self, trial: Trial) -> None:
         self._history.tell(trial)
@@ -58,34 +64,45 @@ class Annealing:
         rise = math.inf if self._at is None else self._value(trial) - self._value(self._at)
         if self._at is None or rise <= 0 or self._accepts(trial.number, rise):
             self._at = trial
-        if trial.number >= self._opening and 0 < rise < math.inf and len(self._rises) < self._warming:
+        if 0 < rise < math.inf and self._is_warming(trial.number):
             self._rises.append(rise)
 
     def _value(self, trial: Trial) -> float:
         assert trial.score is not None
-        return value(trial.score, self._history.problem.objective)
+        return self._history.value(trial.score)
 
     @property
     def _opening(self) -> int:
         """How many candidates come before the first neighbour."""
         return len(self._starts) or FIRST
 
-    @property
-    def _warming(self) -> int:
-        return max(_LEAST, round(_WARMING * self._history.problem.trials))
+    def _walked(self, number: int) -> float:
+        """How much of the walk was over when a candidate was asked for; that of the next is known, too. In [0, 1]."""
+        progress = [*self._history.progress, self._history.elapsed]
+        begun = progress[min(self._opening, len(progress) - 1)]
+        return min(max((progress[number] - begun) / max(1.0 - begun, 1e-9), 0.0), 1.0)
 
-    def _cooled(self, number: int) -> float:
-        """The temperature at a candidate's number, as a share of the first."""
-        steps = max(self._history.problem.trials - 1 - self._opening, 1)
-        return float(END ** min(max((number - self._opening) / steps, 0.0), 1.0))
+    def _is_warming(self, number: int) -> bool:
+        """Whether the rise to a neighbour tells of the first temperature."""
+        return number >= self._opening and (len(self._rises) < _LEAST or self._walked(number) < _WARMING)
 
     def _accepts(self, number: int, rise: float) -> bool:
-        """Whether a step up is taken: never before the first temperature is known."""
-        if number < self._opening or len(self._rises) < self._warming:
-            return False
-        temperature = float(np.median(self._rises)) / math.log(2) * self._cooled(number)
+        return rise < self._climbs(number)
+
+    def _climbs(self, number: int) -> float:
+        """Up to which rise a candidate is accepted by its draw: 0 before the first temperature is known."""
+        if number < self._opening or self._is_warming(number):
+            return 0.0
+        temperature = float(np.median(self._rises)) / math.log(2) * END ** self._walked(number)
         draw = np.random.default_rng([self._history.problem.seed, number, 1]).random()
-        return bool(draw < math.exp(-rise / temperature))
+        return float(-temperature * math.log(draw)) if draw > 0 else math.inf
+
+    def _bars(self) -> Bars:
+        """None where the rise itself is wanted."""
+        number = self._history.number
+        if number < self._opening or self._is_warming(number):
+            return ()
+        return self._history.bars(self._at, self._climbs(number))
 
     def _next(self) -> Allocation | None:
         history = self._history
@@ -99,7 +116,7 @@ class Annealing:
 
     def _neighbour(self, at: Allocation, rng: np.random.Generator) -> Allocation | None:
         """A new allocation one or two trades away, or None if `_DRAWS` in a row were known."""
-        cooled = self._cooled(self._history.number)
+        cooled = END ** self._walked(self._history.number)
         reach = REACH[0] + (REACH[1] - REACH[0]) * math.sqrt(cooled)
         for _ in range(_DRAWS):
             pairs = 1 + int(rng.random() < math.sqrt(cooled))

@@ -26,6 +26,8 @@ class Auto:
         starts: allocations to begin with; None takes the standard ones (uniform, threshold, knapsacks).
     """
 
+    uses_curves = True
+
     def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
         self._evolution = Evolution(problem, starts, BROOD, Preselection(problem))
 

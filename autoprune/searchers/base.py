@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from autoprune.core.budget import Limits, project
 from autoprune.core.costs import CostTable
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.space import SearchSpace
-from autoprune.core.trial import Candidate, Objective, Recipe, Trial, value
+from autoprune.core.trial import Candidate, Objective, Recipe, Trial
 from autoprune.errors import UserError
 
 
@@ -25,29 +25,41 @@ class SearchProblem:
     Attributes:
         curves: sensitivity curves by criterion; empty if no sweep was made.
         importance: per group, `[width]` scores of its structures, higher is kept.
-        trials: how many final candidates the search may judge.
+        trials: how many final candidates the search may judge; None is as many as `work` allows.
+        work: multiply-adds that judging candidates may take; None is as many as `trials` take.
+        price: multiply-adds that judging one candidate takes at most.
+        rungs: ascending numbers of images after which a judgement can end.
         limits: what every candidate may cost, as whole numbers.
+
+    Raises:
+        ValueError: neither trials nor work are limited.
     """
 
     space: SearchSpace
     costs: CostTable
     limits: Limits
-    trials: int
+    trials: int | None
     seed: int = 0
     objective: Objective = "loss"
     recipe: Recipe = field(default_factory=Recipe)
     curves: Mapping[str, SensitivityCurves] = field(default_factory=dict)
     importance: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    work: int | None = None
+    price: int = 0
+    rungs: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.trials is None and self.work is None:
+            raise ValueError("a search needs an end: a number of trials, or the work that they may take")
 
     def project(self, widths: Mapping[str, int]) -> Allocation:
         """The allocation moved inside the space and onto every limit."""
         return project(widths, self.space, self.costs, self.limits)
 
-    def candidate(self, number: int, allocation: Allocation) -> Candidate:
+    def candidate(self, number: int, allocation: Allocation, bars: tuple[float | None, ...] = ()) -> Candidate:
         """A final candidate under this problem's recipe and limits."""
-        return Candidate(
-            number, allocation, self.recipe, limits={str(kind): limit for kind, limit in self.limits.items()}
-        )
+        limits = {str(kind): limit for kind, limit in self.limits.items()}
+        return Candidate(number, allocation, self.recipe, limits=limits, bars=bars)
 
     def generator(self, number: int) -> np.random.Generator:
         """The random draws of one candidate: a function of the seed and its number alone."""
@@ -59,7 +71,14 @@ class Searcher(Protocol):
 
     `ask(n)` is n times `ask(1)`. Numbers count from 0 without gaps. No candidate is proposed twice; every one lies in
     the space and within the limits. Results may come in any order, failures come too.
+
+    Attributes:
+        uses_curves: whether sensitivity curves are of use to it, so that a sweep is worth its cost.
     """
+
+    uses_curves: ClassVar[bool]
+
+    def __init__(self, problem: SearchProblem) -> None: ...
 
     def ask(self, limit: int) -> Sequence[Candidate]:
         """At most `limit` new candidates.
@@ -69,95 +88,6 @@ class Searcher(Protocol):
 
     def tell(self, trial: Trial) -> None:
         """Takes the outcome of a candidate it proposed."""
-
-
-class History:
-    """What a searcher asked and was told; the bookkeeping that every searcher shares.
-
-    Attributes:
-        asked: the candidates, each at the index of its number.
-        told: number to trial, in the order in which they came.
-    """
-
-    def __init__(self, problem: SearchProblem) -> None:
-        self.problem = problem
-        self.asked: list[Candidate] = []
-        self.told: dict[int, Trial] = {}
-        self._proposed: set[Allocation] = set()
-
-    def __contains__(self, allocation: Allocation) -> bool:
-        """Whether it was proposed before."""
-        return allocation in self._proposed
-
-    def first_new(self, allocations: Iterable[Allocation]) -> Allocation | None:
-        """The first of some allocations that was not proposed before, or None."""
-        return next((each for each in allocations if each not in self), None)
-
-    @property
-    def number(self) -> int:
-        """The number of the next candidate."""
-        return len(self.asked)
-
-    @property
-    def full(self) -> bool:
-        """Whether as many candidates were asked for as the problem allows."""
-        return self.number >= self.problem.trials
-
-    def propose(self, allocation: Allocation) -> Candidate:
-        """The next candidate, recorded. `allocation` must be new."""
-        assert allocation not in self._proposed, f"{allocation!r} was proposed before"
-        candidate = self.problem.candidate(self.number, allocation)
-        self.asked.append(candidate)
-        self._proposed.add(allocation)
-        return candidate
-
-    def tell(self, trial: Trial) -> None:
-        """Records the outcome of a candidate.
-
-        Raises:
-            ValueError: it was never asked for, or was told before.
-        """
-        if not 0 <= trial.number < self.number or self.asked[trial.number].key != trial.candidate.key:
-            raise ValueError(f"trial {trial.number} is none of the {self.number} candidates that were asked for")
-        if trial.number in self.told:
-            raise ValueError(f"trial {trial.number} was told before; tell each trial once")
-        self.told[trial.number] = trial
-
-    def best(self) -> Trial | None:
-        """The trial of least value, the earliest number among equals; None while there is no score."""
-        scored = [
-            (value(trial.score, self.problem.objective), trial.number) for trial in self.told.values() if trial.score
-        ]
-        return self.told[min(scored)[1]] if scored else None
-
-
-def ask_repeatedly(history: History, limit: int, find: Callable[[], Allocation | None]) -> list[Candidate]:
-    """At most `limit` candidates, one by one, so that `ask(n)` is n times `ask(1)`.
-
-    Args:
-        find: a new allocation, or None if there is none now.
-    """
-    asked: list[Candidate] = []
-    while len(asked) < limit and not history.full and (allocation := find()) is not None:
-        asked.append(history.propose(allocation))
-    return asked
-
-
-class Given:
-    """Proposes a list of allocations in turn, each once, and ends."""
-
-    def __init__(self, problem: SearchProblem, allocations: Sequence[Allocation]) -> None:
-        self._history = History(problem)
-        self._allocations = tuple(dict.fromkeys(allocations))
-
-    def ask(self, limit: int) -> Sequence[Candidate]:
-        return ask_repeatedly(self._history, limit, self._next)
-
-    def tell(self, trial: Trial) -> None:
-        self._history.tell(trial)
-
-    def _next(self) -> Allocation | None:
-        return next((allocation for allocation in self._allocations if allocation not in self._history), None)
 
 
 def measured_curves(problem: SearchProblem, searcher: str) -> tuple[SensitivityCurves, ...]:

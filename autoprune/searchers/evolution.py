@@ -9,8 +9,8 @@ levels between units so that the budget is kept, mostly few of them (the lesser 
 - There are no generations: each result counts when it comes, in any order, so every slot stays busy.
 - It begins with the standard starts, each judged, not with draws; without any it begins with `FIRST` draws.
 - No allocation is judged twice.
-- EvoPress judges offspring on growing subsets of the data, so that losers cost little. Rungs of one trial are not yet
-  something that a searcher can ask for. `_parent` is the one place where results are compared: there they belong.
+- EvoPress judges a generation on growing subsets of the data and keeps the better part each time, so that losers cost
+  little. Here every offspring is compared with its parent after some of the images, and dropped if it is clearly worse.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Trial
-from autoprune.searchers.base import History, SearchProblem, ask_repeatedly
+from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.history import Bars, History, ask_repeatedly
 from autoprune.searchers.moves import trade
 from autoprune.searchers.random import draw_new
 from autoprune.searchers.starts import opening
@@ -53,6 +54,8 @@ class Evolution:
         choose: takes it from them; the first where none is given.
     """
 
+    uses_curves = True
+
     def __init__(
         self,
         problem: SearchProblem,
@@ -66,7 +69,7 @@ class Evolution:
         self._reach = REACH[1]
 
     def ask(self, limit: int) -> Sequence[Candidate]:
-        return ask_repeatedly(self._history, limit, self._next)
+        return ask_repeatedly(self._history, limit, self._next, self._bars)
 
     def tell(self, trial: Trial) -> None:
         self._history.tell(trial)
@@ -94,6 +97,10 @@ class Evolution:
         """The best candidate so far, or None while there is no score."""
         best = self._history.best()
         return best.candidate.allocation if best else None
+
+    def _bars(self) -> Bars:
+        """What the best candidate was worth after some of the images; the starts are judged on all."""
+        return () if self._history.number < self._opening else self._history.bars(self._history.best())
 
     def _offspring(self, parent: Allocation, rng: np.random.Generator) -> Allocation | None:
         """The chosen of `brood` new mutants, or None if `_DRAWS` for each gave no new one."""

@@ -19,7 +19,8 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.budget import check_feasible
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Candidate, Trial
-from autoprune.searchers.base import Given, SearchProblem, measured_curves
+from autoprune.searchers.base import SearchProblem, measured_curves
+from autoprune.searchers.history import Given
 from autoprune.searchers.threshold import level_losses
 
 EXPONENTS = (1.0, 2.0, 0.5)
@@ -205,6 +206,8 @@ def _short_narrowings(model: AdditiveModel, choice: Choice) -> list[tuple[int, i
 
 class Knapsack:
     """Proposes the knapsack of each criterion's curves under each exponent, those that differ."""
+
+    uses_curves = True
 
     def __init__(self, problem: SearchProblem) -> None:
         curves = measured_curves(problem, "knapsack")

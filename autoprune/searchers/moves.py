@@ -6,7 +6,8 @@ import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import within
-from autoprune.searchers.base import History, SearchProblem
+from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.history import History
 
 _REACH = 0.25
 """The furthest a single move goes, as a share of a group's levels."""

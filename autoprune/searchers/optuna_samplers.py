@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Trial, value
-from autoprune.searchers.base import History, SearchProblem, ask_repeatedly
+from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.history import History, ask_repeatedly
 from autoprune.searchers.moves import new_neighbour
 from autoprune.searchers.random import draw_new
 from autoprune.searchers.starts import opening
@@ -113,6 +114,8 @@ class Tpe:
     Args:
         starts: allocations to begin with; None takes the standard ones (uniform, threshold, knapsacks).
     """
+
+    uses_curves = True
 
     def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
         self._history = History(problem)
@@ -207,6 +210,8 @@ class CmaEs:
     Args:
         starts: allocations to begin with; None takes the standard ones (uniform, threshold, knapsacks).
     """
+
+    uses_curves = True
 
     def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
         self._history = History(problem)

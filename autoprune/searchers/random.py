@@ -12,7 +12,8 @@ import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Trial
-from autoprune.searchers.base import History, SearchProblem, ask_repeatedly
+from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.history import History, ask_repeatedly
 
 DRAWS = 200
 """How many draws in a row must all have been proposed before until the space counts as exhausted."""
@@ -32,6 +33,8 @@ def draw_new(history: History, rng: np.random.Generator) -> Allocation | None:
 
 class Random:
     """Proposes independent draws, never the same twice; ends when it finds no new one."""
+
+    uses_curves = False
 
     def __init__(self, problem: SearchProblem) -> None:
         self._history = History(problem)

@@ -17,7 +17,8 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.budget import check_feasible, within
 from autoprune.core.trial import Candidate, Trial
 from autoprune.errors import UserError
-from autoprune.searchers.base import Given, SearchProblem
+from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.history import Given
 
 _LEAST = 1e-12
 
@@ -69,6 +70,8 @@ def ranked_allocation(problem: SearchProblem) -> Allocation:
 
 class Ranked:
     """Proposes the ranked allocation, once."""
+
+    uses_curves = False
 
     def __init__(self, problem: SearchProblem) -> None:
         self._given = Given(problem, [ranked_allocation(problem)])

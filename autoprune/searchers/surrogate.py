@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.trial import value
-from autoprune.searchers.base import History, SearchProblem
+from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.history import History
 
 Floats = NDArray[np.float64]
 Features = Callable[[Mapping[str, int]], Floats]
@@ -103,11 +103,11 @@ class Preselection:
     def __call__(self, history: History, parent: Allocation, offspring: Sequence[Allocation]) -> Allocation:
         turn = history.number % len(self._views)
         features = self._views[turn]
-        trials = [(trial.score, trial.candidate.allocation) for trial in history.told.values() if trial.score]
+        trials = history.estimates()
         if features is None or len(trials) < 2:
             return offspring[0]
-        losses = np.array([value(score, history.problem.objective) for score, _ in trials])
-        measured = np.array([features(allocation) for _, allocation in trials])
+        losses = np.array([loss for _, loss in trials])
+        measured = np.array([features(allocation) for allocation, _ in trials])
         scale = np.maximum(np.abs(measured).mean(axis=0), 1e-9)
         best = int(losses.argmin())
         # A curve already says how much worse a group makes it; of widths no group's share is known before.

@@ -16,7 +16,8 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.budget import check_feasible, within
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Candidate, Trial
-from autoprune.searchers.base import Given, SearchProblem, measured_curves
+from autoprune.searchers.base import SearchProblem, measured_curves
+from autoprune.searchers.history import Given
 
 Levels = Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
 
@@ -58,6 +59,8 @@ def _narrowest_under(losses: Levels, bound: float) -> Allocation:
 
 class Threshold:
     """Proposes the threshold allocation of each criterion's curves."""
+
+    uses_curves = True
 
     def __init__(self, problem: SearchProblem) -> None:
         allocations = [threshold_allocation(problem, curves) for curves in measured_curves(problem, "threshold")]

@@ -12,7 +12,8 @@ from autoprune.core.allocation import Allocation, width_from_sparsity
 from autoprune.core.budget import check_feasible, within
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Candidate, Trial
-from autoprune.searchers.base import Given, SearchProblem
+from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.history import Given
 
 _HALVINGS = 40
 
@@ -55,6 +56,8 @@ def uniform_allocation(problem: SearchProblem) -> Allocation:
 
 class Uniform:
     """Proposes the uniform allocation, once."""
+
+    uses_curves = False
 
     def __init__(self, problem: SearchProblem) -> None:
         self._given = Given(problem, [uniform_allocation(problem)])

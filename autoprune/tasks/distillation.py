@@ -53,12 +53,24 @@ def soft_loss(outputs: Tensor, taught: Tensor, temperature: float) -> Tensor:
 
 
 def _check_logits(outputs: object, taught: object) -> None:
-    for whose, found in (("network", outputs), ("teacher", taught)):
-        if not isinstance(found, Tensor) or found.dim() != 2:
-            kind = list(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
-            raise TaskError(f"distillation needs [batch, classes] logits, but the {whose} gives {kind}")
-    if isinstance(outputs, Tensor) and isinstance(taught, Tensor) and outputs.shape != taught.shape:
+    student, teacher = logits(outputs, "distillation", "network"), logits(taught, "distillation", "teacher")
+    if student.shape != teacher.shape:
         raise TaskError(
-            f"distillation needs a teacher of the same classes, but it gives {list(taught.shape)} "
-            f"and the network {list(outputs.shape)}"
+            f"distillation needs a teacher of the same classes, but it gives {list(teacher.shape)} "
+            f"and the network {list(student.shape)}"
         )
+
+
+def logits(outputs: object, what: str, whose: str = "network") -> Tensor:
+    """The outputs, if they are `[batch, classes]` logits.
+
+    Args:
+        what: needs them, for the message.
+
+    Raises:
+        TaskError: they are not.
+    """
+    if isinstance(outputs, Tensor) and outputs.dim() == 2:
+        return outputs
+    kind = list(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+    raise TaskError(f"{what} needs [batch, classes] logits, but the {whose} gives {kind}")

@@ -105,7 +105,7 @@ def test_options_are_judged_even_if_the_file_has_wrong_syntax(here):
         ("search: {trials: '1000'}", "e.yaml:1:18: search.trials: should be a whole number but is '1000'"),
         ("search: {trials: true}", "e.yaml:1:18: search.trials: should be a whole number but is true"),
         ("search: {trials: 1.0}", "e.yaml:1:18: search.trials: should be a whole number but is 1.0"),
-        ("search: {trials: }", "e.yaml:1:17: search.trials: should be a whole number but is empty (null)"),
+        ("search: {seed: }", "e.yaml:1:15: search.seed: should be a whole number but is empty (null)"),
         ("search: {trials: [1]}", "e.yaml:1:18: search.trials: should be a whole number but is a list"),
         ("search: {seed: -1}", "e.yaml:1:16: search.seed: should be at least 0 but is -1"),
         ("search: {seed: 4294967296}", "e.yaml:1:16: search.seed: should be at most 4294967295 but is 4294967296"),
@@ -114,7 +114,7 @@ def test_options_are_judged_even_if_the_file_has_wrong_syntax(here):
         ("evaluation: {batch: 0}", "e.yaml:1:21: evaluation.batch: should be at least 1 but is 0"),
         (
             "evaluation: {objective: los}",
-            "e.yaml:1:25: evaluation.objective: should be one of loss, accuracy but",
+            "e.yaml:1:25: evaluation.objective: should be one of loss, accuracy, kl but",
         ),
         ("evaluation: {recalibrate: {images: -1}}", "e.yaml:1:36: evaluation.recalibrate.images: should be at least 0"),
         ("evaluation: {recalibrate: {augment: yes}}", "e.yaml:1:37: evaluation.recalibrate.augment: should be true or"),

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from autoprune.config import load_experiment, shipped_spaces
-from autoprune.config.experiment import SpaceSection
+from autoprune.config.sections import SpaceSection
 from autoprune.config.spaces import _folder
 from autoprune.core.space import SpaceRules
 

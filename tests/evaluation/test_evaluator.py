@@ -8,7 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Failure, Recipe, Score
-from autoprune.evaluation.evaluator import Evaluator, Judging
+from autoprune.evaluation.evaluator import Evaluator
+from autoprune.evaluation.images import Judging
 from autoprune.evaluation.judging import judge
 from autoprune.evaluation.subject import example_inputs, study
 from autoprune.evaluation.sweep import sweep
@@ -135,7 +136,7 @@ def test_a_disk_that_is_full_is_not_the_candidates_fault(tmp_path: Path, monkeyp
 def test_whether_all_images_judge() -> None:
     subject = make_evaluator().subject
     for images, all_of_them in ((None, True), (63, False), (64, True), (65, True)):
-        assert Evaluator(subject, task, Judging(images, batch=16)).judges_all() is all_of_them
+        assert Evaluator(subject, task, Judging(images, batch=16)).images.judges_all() is all_of_them
 
 
 def test_a_sweep_judges_each_level_alone_with_the_rest_dense() -> None:

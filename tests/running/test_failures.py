@@ -12,11 +12,12 @@ from torch import Tensor
 from autoprune import registry
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Failure
-from autoprune.searchers.base import Given, SearchProblem
+from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.history import Given
 from tests import user_tasks
 from tests.journeys import OWN, SEARCH, Cli, history_of
 
-FAULTY = (*OWN, "--task", "tests.user_tasks:faulty", "--searcher", "random", "--output", "run")
+FAULTY = (*OWN, "--task", "tests.user_tasks:faulty", "--searcher", "tpe", "--output", "run")
 # The dense network, the dense network re-estimated, and two levels of two groups are judged before the first trial.
 FIRST_TRIAL = 6
 
@@ -107,7 +108,7 @@ def test_a_dense_network_that_cannot_be_judged_is_the_users_to_mend(
 
 
 def test_a_network_that_refuses_some_widths_only_loses_those(autoprune: Cli, workdir: Path) -> None:
-    command = (*OWN, "--task", "tests.user_tasks:refusing_task", "--searcher", "random", "--trials", "8")
+    command = (*OWN, "--task", "tests.user_tasks:refusing_task", "--searcher", "tpe", "--trials", "8")
     command = (*command, "--budget", "flops=0.45")
     autoprune.succeed(*command, "--output", "run")
     trials = history_of(workdir / "run").trials()
@@ -119,10 +120,13 @@ def test_a_network_that_refuses_some_widths_only_loses_those(autoprune: Cli, wor
 def test_a_searcher_above_the_budget_stops_the_run(
     autoprune: Cli, workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def greedy(problem: SearchProblem) -> Given:
-        return Given(problem, [Allocation(problem.space.widest())])
+    class Greedy(Given):
+        uses_curves = False
 
-    monkeypatch.setattr(registry, "resolve", lambda kind, name: greedy if kind == "searcher" else resolve(kind, name))
+        def __init__(self, problem: SearchProblem) -> None:
+            super().__init__(problem, [Allocation(problem.space.widest())])
+
+    monkeypatch.setattr(registry, "resolve", lambda kind, name: Greedy if kind == "searcher" else resolve(kind, name))
     message = autoprune.refused(*SEARCH, "--output", "run", code=1)
     assert "which is above the budget" in message
     assert history_of(workdir / "run").trials() == []

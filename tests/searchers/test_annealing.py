@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from autoprune.core.trial import Candidate, Failure, Score, Trial
+from autoprune.core.trial import Candidate, Failure, Score, Stopped, Trial
 from autoprune.searchers.annealing import END, Annealing
 from autoprune.searchers.starts import starts
 from tests.searchers.landscapes import make_problem, with_curves
@@ -46,7 +48,8 @@ def test_about_half_of_the_steps_like_the_first_are_accepted_after_warming(rise:
     accepted = 0
     for seed in range(60):
         searcher, number = warmed(seed=seed)
-        searcher._rises = [rise_ / searcher._cooled(number) for rise_ in searcher._rises]  # undo what has cooled
+        cooled = END ** searcher._walked(number)
+        searcher._rises = [rise_ / cooled for rise_ in searcher._rises]  # undo what has cooled
         (candidate,) = searcher.ask(1)
         searcher.tell(told(candidate, 1.0 + rise))
         accepted += standing(searcher) > 1.0
@@ -55,10 +58,41 @@ def test_about_half_of_the_steps_like_the_first_are_accepted_after_warming(rise:
 
 def test_the_temperature_falls_geometrically_to_its_end() -> None:
     searcher, first = Annealing(PROBLEM), len(starts(PROBLEM))
-    middle = searcher._cooled((first + PROBLEM.trials - 1) // 2)
-    assert searcher._cooled(first) == 1.0
-    assert searcher._cooled(PROBLEM.trials - 1) == pytest.approx(END)
-    assert middle == pytest.approx(math.sqrt(END), rel=0.1)
+    for candidate in searcher.ask(PROBLEM.trials):
+        searcher.tell(told(candidate, 1.0 + 0.1 * (candidate.number % 5)))
+    climbs = [searcher._climbs(number) / -math.log(draw(number)) for number in range(PROBLEM.trials)]
+    warming = next(number for number, climb in enumerate(climbs) if climb > 0)
+    assert warming == pytest.approx(first + 0.1 * (PROBLEM.trials - first), abs=1.5)
+    temperatures = climbs[warming:]
+    ratios = [after / before for before, after in itertools.pairwise(temperatures)]
+    assert ratios == pytest.approx([END ** (1 / (PROBLEM.trials - first))] * len(ratios))
+    assert temperatures[-1] / temperatures[0] == pytest.approx(END**0.9, rel=0.1)
+
+
+def draw(number: int) -> float:
+    return float(np.random.default_rng([PROBLEM.seed, number, 1]).random())
+
+
+def raced(candidate: Candidate, loss: float) -> Trial:
+    return Trial(candidate, Score(loss, 0.5, 100, rungs=(Score(loss - 0.1, 0.5, 10),)))
+
+
+def test_a_neighbour_may_be_dropped_only_where_its_draw_would_not_take_it() -> None:
+    problem = replace(PROBLEM, rungs=(10,))
+    searcher = Annealing(problem)
+    for candidate in searcher.ask(len(starts(problem))):
+        assert candidate.bars == ()
+        searcher.tell(raced(candidate, 1.0 + 0.1 * candidate.number))
+    for _ in range(100):
+        (candidate,) = searcher.ask(1)
+        if candidate.bars:
+            break
+        searcher.tell(raced(candidate, 1.1))
+    # Every trial rose by 0.1 from the rung to the end, so that the bar allows for no doubt.
+    assert candidate.bars == (pytest.approx(standing(searcher) - 0.1 + searcher._climbs(candidate.number)),)
+    before = standing(searcher)
+    searcher.tell(Trial(candidate, Stopped(Score(3.0, 0.5, 10))))
+    assert standing(searcher) == before
 
 
 def test_a_late_result_is_compared_with_where_the_walk_stands_when_it_comes() -> None:

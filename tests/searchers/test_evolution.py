@@ -7,8 +7,8 @@ import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Failure, Score, Trial
-from autoprune.searchers.base import History
 from autoprune.searchers.evolution import FIRST, Evolution
+from autoprune.searchers.history import History
 from autoprune.searchers.random import Random
 from autoprune.searchers.starts import starts
 from tests.searchers.landscapes import make_problem, with_curves

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from autoprune.core.budget import within
-from autoprune.searchers.base import History
+from autoprune.searchers.history import History
 from autoprune.searchers.moves import neighbour, new_neighbour, trade
 from autoprune.searchers.uniform import uniform_allocation
 from tests.searchers.landscapes import make_problem

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from autoprune.core.trial import Score, Trial
-from autoprune.searchers.base import History
+from autoprune.searchers.history import History
 from autoprune.searchers.random import draw, draw_new
 from autoprune.searchers.surrogate import NOISE, SPREAD, Preselection, degradations, fit, removed_over_kept
 from tests.searchers.landscapes import make_problem, planted, with_curves

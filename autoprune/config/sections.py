@@ -1,0 +1,227 @@
+"""The sections of an experiment: every key with its type, range and default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic_core.core_schema import ValidationInfo
+
+from autoprune import registry
+from autoprune.config import paths
+from autoprune.core.budget import Budget
+from autoprune.core.shapes import FORMS, block_shape, n_and_m
+from autoprune.core.trial import Finetune, Objective
+
+_OWN_TASK = "; or your own as package.module:attribute"
+_OWN_MODEL = "; or your own as package.module:callable"
+
+
+def _task_name(name: str) -> str:
+    return name if ":" in name else registry.check("task", name, _OWN_TASK)
+
+
+def _model_name(name: str) -> str:
+    return name if ":" in name else registry.check("model", name, _OWN_MODEL)
+
+
+def _searcher_name(name: str) -> str:
+    return registry.check("searcher", name)
+
+
+def _pruner_name(name: str) -> str:
+    return registry.check("pruner", name)
+
+
+def _criterion_name(name: str) -> str:
+    return registry.check("criterion", name)
+
+
+def _pattern_name(name: str) -> str:
+    return name if block_shape(name) or n_and_m(name) else registry.check("pattern", name, f"; {FORMS}")
+
+
+def existing_file(path: Path) -> Path:
+    return paths.existing(path, "file")
+
+
+def _file_or_folder(path: Path) -> Path:
+    return paths.existing(path, "file or folder")
+
+
+def _budget_text(value: Any) -> Any:
+    if not isinstance(value, (str, Mapping, Budget)):
+        raise ValueError(f"should be a text such as flops=0.5 or a mapping such as {{flops: 0.5}} but is {value!r}")
+    return str(Budget.of(value))
+
+
+Typed = BeforeValidator(paths.typed)
+Texts = Annotated[tuple[str, ...], Field(strict=False)]
+Ends = Annotated[tuple[Literal["first", "last"], ...], Field(strict=False)]
+Keep = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+PrunerName = Annotated[str, AfterValidator(_pruner_name)]
+PatternName = Annotated[str, AfterValidator(_pattern_name)]
+BudgetText = Annotated[str, BeforeValidator(_budget_text)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+
+class TaskSection(Section):
+    """Network, weights and data; None leaves the choice to the task."""
+
+    name: Annotated[str, AfterValidator(_task_name)] = "digits"
+    data: Annotated[Path, Typed, AfterValidator(_file_or_folder)] | None = None
+    model: Annotated[str, AfterValidator(_model_name)] | None = None
+    checkpoint: Annotated[Path, Typed, AfterValidator(existing_file)] | None = None
+
+
+class GroupSection(Section):
+    """The rule of some groups; what is None is left to the whole space."""
+
+    min_keep: Keep | None = None
+    max_keep: Keep | None = None
+    multiple_of: Positive | None = None
+    pin: bool = False
+
+
+class SpaceSection(Section):
+    """See `autoprune.core.space.SpaceRules`."""
+
+    source: str = "the space of the experiment"
+    include: Texts = ("*",)
+    exclude: Texts = ()
+    types: Texts | None = None
+    protect: Ends = ("first", "last")
+    coupled: bool = True
+    min_keep: Keep = 0.1
+    max_keep: Keep = 1.0
+    multiple_of: Positive = 1
+    groups: dict[str, GroupSection] = Field(default_factory=dict)
+
+    @field_validator("max_keep")
+    @classmethod
+    def _in_order(cls, most: float, info: ValidationInfo) -> float:
+        least = info.data.get("min_keep", 0.0)
+        if least > most:
+            raise ValueError(f"max_keep {most} is below min_keep {least}")
+        return most
+
+    @field_validator("groups")
+    @classmethod
+    def _groups_in_order(cls, groups: dict[str, GroupSection], info: ValidationInfo) -> dict[str, GroupSection]:
+        for pattern, rule in groups.items():
+            least = info.data.get("min_keep", 0.0) if rule.min_keep is None else rule.min_keep
+            most = info.data.get("max_keep", 1.0) if rule.max_keep is None else rule.max_keep
+            if least > most:
+                raise ValueError(f"for {pattern!r} max_keep {most} is below min_keep {least}")
+        return groups
+
+
+class ScoringSection(Section):
+    """How structures are scored; None leaves it to the pruner. Images are read only by criteria that need data."""
+
+    criterion: Annotated[str, AfterValidator(_criterion_name)] | None = None
+    pattern: PatternName | None = None
+    combine: Literal["mean", "sum", "max"] | None = None
+    normalise: bool | None = None
+    images: Positive = 1024
+    batch: Positive = 64
+
+
+class SearchSection(Section):
+    """Who proposes, and how long: `evaluations` caps the cost of everything, in judgements of the dense network."""
+
+    searcher: Annotated[str, AfterValidator(_searcher_name)] = "tpe"
+    trials: Positive | None = None
+    evaluations: Positive | None = None
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+
+
+class RecalibrateSection(Section):
+    """Batch norm re-estimation; 0 images leave the statistics as they are."""
+
+    images: Annotated[int, Field(ge=0)] = 512
+    augment: bool = True
+
+
+# What `reconstruct: true` stands for.
+RECONSTRUCTION_IMAGES = 512
+
+
+def _count_of_images(value: Any) -> Any:
+    return {True: RECONSTRUCTION_IMAGES, False: 0}[value] if isinstance(value, bool) else value
+
+
+Images = Annotated[int, BeforeValidator(_count_of_images), Field(ge=0)]
+"""A number of training images, 0 or false for none, true for 512."""
+
+
+class FinetuneSection(Section):
+    """A short training, SGD; see `autoprune.core.trial.Finetune`."""
+
+    steps: Positive
+    rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.02
+    schedule: Literal["cosine", "constant"] = "cosine"
+    batch: Positive = 128
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
+
+    def finetune(self) -> Finetune:
+        return Finetune(**self.model_dump())
+
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class EvaluationSection(Section):
+    """How candidates are judged.
+
+    After each share of the images in `rungs` a candidate that is clearly behind may be dropped; none are judged whole.
+    """
+
+    objective: Objective = "loss"
+    images: Positive = 5000
+    batch: Positive = 128
+    rungs: Annotated[tuple[Share, ...], Field(strict=False)] = (0.1, 0.3)
+    recalibrate: RecalibrateSection = RecalibrateSection()
+    reconstruct: Images = 0
+    finetune: FinetuneSection | None = None
+
+    @field_validator("rungs")
+    @classmethod
+    def _ascending(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
+        if list(rungs) != sorted(set(rungs)):
+            raise ValueError(f"should ascend but is {list(rungs)}")
+        return rungs
+
+
+class FinalistsSection(Section):
+    """The best few, judged once more on all validation images, after a recipe of their own if one is given."""
+
+    count: Positive = 5
+    reconstruct: Images = 0
+    finetune: FinetuneSection | None = None
+
+
+class SensitivitySection(Section):
+    """The sweep: a file of curves to use instead, or how to make them."""
+
+    file: Annotated[Path, Typed, AfterValidator(existing_file)] | None = None
+    images: Positive = 1000
+    levels: Positive = 8
+
+
+class RunSection(Section):
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Positive | None = None
+
+
+class TrackSection(Section):
+    uri: Annotated[str, Field(min_length=1)] | None = Field(default=None, repr=False)  # may hold a password
+    experiment: Annotated[str, Field(min_length=1)] = "autoprune"
+    enabled: bool = True

@@ -1,0 +1,45 @@
+"""What an evaluation costs, whoever does it: multiply-adds of forward passes.
+
+A forward pass of one image counts the multiply-adds of the network it goes through, a training step three times as
+much (the backward pass counts twice, once for the activations and once for the weights). One *evaluation* is the
+judgement of the dense network on the images that judge candidates; `--evaluations` is in units of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from autoprune.core.budget import Limits
+from autoprune.core.costs import CostTable
+from autoprune.core.trial import Recipe
+
+TRAINING = 3
+"""Forward passes that one image in a training step is worth."""
+
+
+def recipe_work(recipe: Recipe, macs: int, dense_macs: int, refitted: int = 0) -> int:
+    """What a candidate's recipe costs.
+
+    Args:
+        macs: multiply-adds of the candidate's network, for one image.
+        dense_macs: those of the dense network.
+        refitted: how many layers reconstruction refits; for each it goes through the network up to there, which is
+            taken to be half of it.
+    """
+    work = recipe.recalibrate * macs
+    if recipe.reconstruct:
+        work = recipe.reconstruct * (dense_macs + (refitted * macs + 1) // 2)
+    if recipe.finetune is not None:
+        work += TRAINING * recipe.finetune.steps * recipe.finetune.batch * macs
+    return work
+
+
+def macs_of(costs: CostTable, allocation: Mapping[str, int]) -> int:
+    """Multiply-adds of one image's forward pass; where weights are only set to zero, those of the dense network."""
+    return (costs.dense() if costs.effective else costs.costs(allocation))["flops"] // 2
+
+
+def greatest_macs(costs: CostTable, limits: Limits) -> int:
+    """The most multiply-adds of one image that an allocation within the limits can take."""
+    dense = costs.dense()["flops"] // 2
+    return dense if costs.effective else min(dense, limits.get("flops", 2 * dense) // 2)

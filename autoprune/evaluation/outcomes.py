@@ -1,0 +1,36 @@
+"""What may go wrong with a judgement, as its outcome."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from autoprune.core.trial import Failure, Score, Stopped
+
+Judged = TypeVar("Judged", bound=Score | Stopped)
+
+
+def outcome_of(judge: Callable[[], Judged]) -> Judged | Failure:
+    """What `judge` returns; a failure where a score is not a number or something goes wrong.
+
+    Raises:
+        OSError: data cannot be read or a file not be written: the run's trouble, not the candidate's.
+    """
+    try:
+        judged = judge()
+    except (torch.OutOfMemoryError, MemoryError) as fault:
+        return Failure("out_of_memory", str(fault))
+    except OSError:
+        raise
+    except Exception as fault:  # the user's network, loss or data may raise anything
+        return Failure("exception", f"{type(fault).__name__}: {fault}")
+    score = judged.score if isinstance(judged, Stopped) else judged
+    return judged if finite(score) else Failure("nan", f"loss {score.loss}, accuracy {score.accuracy}")
+
+
+def finite(score: Score) -> bool:
+    """Whether loss and accuracy are numbers, and the divergence if it was measured."""
+    return all(math.isfinite(number) for number in (score.loss, score.accuracy, score.kl or 0.0))

@@ -1,0 +1,64 @@
+"""The best few of a search, judged once more: on all validation images, and under the last recipe if there is one."""
+
+from __future__ import annotations
+
+from autoprune.core.trial import Candidate, Recipe, Score, Trial, ranked, winners
+from autoprune.core.trial import value as value_of
+from autoprune.running.context import RunContext
+from autoprune.searchers.base import SearchProblem
+
+
+def choose(run: RunContext, problem: SearchProblem, trials: list[Trial]) -> tuple[Trial, Score]:
+    """The winner with its score on all validation images; what was found before and written down is not judged again.
+
+    Where finalists have a recipe of their own each becomes a trial, which is added to `trials`.
+    """
+    experiment = run.setup.experiment
+    chosen = ranked(trials, problem.objective)[: experiment.finalists.count]
+    recipe = experiment.final_recipe()
+    if recipe != problem.recipe:
+        trials += _trials(run, chosen, recipe, trials)
+        winner = winners(trials, problem.objective)[0]
+        if winner.candidate.role == "finalist" and winner.score is not None:
+            return winner, winner.score
+    scores = _on_all_images(run, chosen)
+    number = min(scores, key=lambda number: (value_of(scores[number], problem.objective), number))
+    return next(trial for trial in chosen if trial.number == number), scores[number]
+
+
+def _trials(run: RunContext, chosen: list[Trial], recipe: Recipe, trials: list[Trial]) -> list[Trial]:
+    """Trials of the chosen allocations under another recipe, numbered on from `trials`; those that are not in it."""
+    asked = {c.allocation: c for c in run.history.steps() if isinstance(c, Candidate) and c.role == "finalist"}
+    told = {trial.number for trial in trials}
+    number = 1 + max([*told, *(candidate.number for candidate in asked.values())])
+    found: list[Trial] = []
+    with run.display.stage("finalists", len(chosen)) as advance:
+        for trial in chosen:
+            candidate = asked.get(trial.candidate.allocation)
+            if candidate is None:
+                limits = dict(trial.candidate.limits)
+                settings = dict(trial.candidate.settings)
+                candidate = Candidate(number, trial.candidate.allocation, recipe, settings, None, "finalist", limits)
+                number += 1
+                run.ledger.asked(candidate)
+            if candidate.number not in told:
+                found.append(run.evaluator.evaluate(candidate))
+                run.ledger.told(found[-1])
+                run.tracker.told(found[-1])
+            advance("")
+    return found
+
+
+def _on_all_images(run: RunContext, chosen: list[Trial]) -> dict[int, Score]:
+    """Number to score on all validation images; the search's own scores where it used all of them."""
+    if run.evaluator.images.judges_all():
+        return {trial.number: trial.score for trial in chosen if trial.score}
+    done = {record["number"]: Score.from_json(record["score"]) for record in run.history.of("judged")}
+    with run.display.stage("finalists", len(chosen), sum(trial.number in done for trial in chosen)) as advance:
+        for trial in chosen:
+            if trial.number not in done:
+                score = done[trial.number] = run.evaluator.judge(run.network(trial), None)
+                work = score.images * run.evaluator.macs(trial.candidate.allocation)
+                run.ledger.write("judged", number=trial.number, score=score.to_json(), work=work)
+                advance("")
+    return {trial.number: done[trial.number] for trial in chosen}

@@ -1,0 +1,170 @@
+"""What a searcher asked and was told, and how far it has come: the bookkeeping that every searcher shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.trial import Candidate, Score, Stopped, Trial, value
+from autoprune.searchers.base import SearchProblem
+
+DOUBT = 1.0
+"""By how many standard deviations a candidate must be behind at a rung to be dropped there."""
+_LEAST = 4
+_NORMAL = 1.4826  # the median of absolute values times this is the standard deviation of a normal distribution
+
+Bars = tuple[float | None, ...]
+
+
+class History:
+    """What a searcher asked and was told.
+
+    Attributes:
+        asked: the candidates, each at the index of its number.
+        told: number to trial, in the order in which they came.
+        progress: of each candidate, in [0, 1]: how much of the trials or of the work was used when it was asked for.
+    """
+
+    def __init__(self, problem: SearchProblem) -> None:
+        self.problem = problem
+        self.asked: list[Candidate] = []
+        self.told: dict[int, Trial] = {}
+        self.progress: list[float] = []
+        self._proposed: set[Allocation] = set()
+        self._spent = 0
+
+    def __contains__(self, allocation: Allocation) -> bool:
+        """Whether it was proposed before."""
+        return allocation in self._proposed
+
+    def first_new(self, allocations: Iterable[Allocation]) -> Allocation | None:
+        """The first of some allocations that was not proposed before, or None."""
+        return next((each for each in allocations if each not in self), None)
+
+    @property
+    def number(self) -> int:
+        """The number of the next candidate."""
+        return len(self.asked)
+
+    @property
+    def full(self) -> bool:
+        """Whether as many candidates were asked for as the problem allows."""
+        trials, work = self.problem.trials, self.problem.work
+        if trials is not None and self.number >= trials:
+            return True
+        return work is not None and self._committed + self.problem.price > work
+
+    @property
+    def _committed(self) -> int:
+        """Multiply-adds spent, and those that what still runs may take."""
+        return self._spent + (self.number - len(self.told)) * self.problem.price
+
+    @property
+    def elapsed(self) -> float:
+        """How much of the trials or of the work is used, whichever is more; in [0, 1]."""
+        trials, work = self.problem.trials, self.problem.work
+        parts = [self.number / trials] if trials else []
+        parts += [self._committed / work] if work else []
+        return min(1.0, max(parts, default=1.0))
+
+    def propose(self, allocation: Allocation, bars: Bars = ()) -> Candidate:
+        """The next candidate, recorded. `allocation` must be new."""
+        assert allocation not in self._proposed, f"{allocation!r} was proposed before"
+        candidate = self.problem.candidate(self.number, allocation, bars)
+        self.progress.append(self.elapsed)
+        self.asked.append(candidate)
+        self._proposed.add(allocation)
+        return candidate
+
+    def tell(self, trial: Trial) -> None:
+        """Records the outcome of a candidate.
+
+        Raises:
+            ValueError: it was never asked for, or was told before.
+        """
+        if not 0 <= trial.number < self.number or self.asked[trial.number].key != trial.candidate.key:
+            raise ValueError(f"trial {trial.number} is none of the {self.number} candidates that were asked for")
+        if trial.number in self.told:
+            raise ValueError(f"trial {trial.number} was told before; tell each trial once")
+        self.told[trial.number] = trial
+        self._spent += trial.work
+
+    def best(self) -> Trial | None:
+        """The trial of least value, the earliest number among equals; None while there is no score."""
+        scored = [(self.value(trial.score), trial.number) for trial in self.told.values() if trial.score]
+        return self.told[min(scored)[1]] if scored else None
+
+    def value(self, score: Score) -> float:
+        """What the search minimises, of a score."""
+        return value(score, self.problem.objective)
+
+    def estimates(self) -> list[tuple[Allocation, float]]:
+        """Allocation and value of each trial, in the order told; failures are left out.
+
+        Of one that was dropped at a rung it is the value there, plus what the best trial's rose from there to the end.
+        """
+        best, found = self.best(), []
+        for trial in self.told.values():
+            if trial.score is not None:
+                found.append((trial.candidate.allocation, self.value(trial.score)))
+            elif isinstance(trial.outcome, Stopped) and best is not None:
+                rise = self._rise(best, len(trial.outcome.score.rungs))
+                found.append((trial.candidate.allocation, self.value(trial.outcome.score) + rise))
+        return found
+
+    def bars(self, reference: Trial | None, above: float = 0.0) -> Bars:
+        """Values at the rungs from which a candidate is not expected to end at most `above` over a reference.
+
+        On the same first images two networks err alike, so what counts is by how much a candidate is behind the
+        reference there. How far that is from the final difference is measured on the trials that went to the end:
+        `DOUBT` standard deviations (robust: from the median) are allowed. Empty until `_LEAST` such trials are known.
+        """
+        if reference is None or reference.score is None:
+            return ()
+        others = [t for t in self.told.values() if t.score and t.score.rungs and t.number != reference.number]
+        if len(others) < _LEAST:
+            return ()
+        bars = []
+        for rung, score in enumerate(reference.score.rungs):
+            misses = [abs(self._rise(other, rung) - self._rise(reference, rung)) for other in others]
+            bars.append(self.value(score) + above + DOUBT * _NORMAL * float(np.median(misses)))
+        return tuple(bars)
+
+    def _rise(self, trial: Trial, rung: int) -> float:
+        """By how much a trial's value rose from a rung to the end."""
+        assert trial.score is not None
+        return self.value(trial.score) - self.value(trial.score.rungs[rung]) if trial.score.rungs else 0.0
+
+
+def ask_repeatedly(
+    history: History, limit: int, find: Callable[[], Allocation | None], bars: Callable[[], Bars] = tuple
+) -> list[Candidate]:
+    """At most `limit` candidates, one by one, so that `ask(n)` is n times `ask(1)`.
+
+    Args:
+        find: a new allocation, or None if there is none now.
+        bars: those of the candidate that `find` has just found.
+    """
+    asked: list[Candidate] = []
+    while len(asked) < limit and not history.full and (allocation := find()) is not None:
+        asked.append(history.propose(allocation, bars()))
+    return asked
+
+
+class Given:
+    """Proposes a list of allocations in turn, each once, and ends."""
+
+    def __init__(self, problem: SearchProblem, allocations: Sequence[Allocation]) -> None:
+        self._history = History(problem)
+        self._allocations = tuple(dict.fromkeys(allocations))
+
+    def ask(self, limit: int) -> Sequence[Candidate]:
+        return ask_repeatedly(self._history, limit, self._next)
+
+    def tell(self, trial: Trial) -> None:
+        self._history.tell(trial)
+
+    def _next(self) -> Allocation | None:
+        return next((allocation for allocation in self._allocations if allocation not in self._history), None)

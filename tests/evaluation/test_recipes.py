@@ -1,0 +1,137 @@
+"""What is done to a candidate besides pruning, on what it is judged, and what that costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.trial import Candidate, Finetune, Recipe, Score, Stopped
+from autoprune.core.work import TRAINING
+from autoprune.errors import TaskError
+from autoprune.evaluation.evaluator import Evaluator
+from autoprune.evaluation.images import Images, Judging
+from autoprune.evaluation.subject import example_inputs, study
+from autoprune.pruning.pruner import L1_FILTER, LEVEL, Pruner
+from autoprune.tasks.plan import TrainingPlan
+from tests.user_tasks import Tiny, task
+
+HALF = Allocation({"second": 8, "third": 5})
+TUNED = Recipe(48, finetune=Finetune(4, rate=0.05, batch=32))
+JUDGING = Judging(batch=16, seed=2)
+
+
+def make_evaluator(judging: Judging = JUDGING, pruner: Pruner = L1_FILTER) -> Evaluator:
+    return Evaluator(study(task.network(), example_inputs(task, torch.device("cpu")), pruner), task, judging)
+
+
+def macs(allocation: Allocation) -> int:
+    """Multiply-adds by hand: convolutions on 8x8, 4x4 and 2x2 outputs, and the head."""
+    second, third = allocation.get("second", 16), allocation.get("third", 16)
+    return 9 * 8 * 64 + 9 * 8 * second * 16 + 9 * second * third * 4 + 4 * third
+
+
+def test_a_candidate_is_trained_after_its_batch_norm_was_re_estimated() -> None:
+    found = make_evaluator().build(HALF, TUNED)
+    expected = make_evaluator().build(HALF, replace(TUNED, finetune=None))
+    plan = TrainingPlan(steps=4, rate=0.05, batch=32, seed=2)
+    task.train(expected, plan)
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], tensor)
+    assert not found.training
+
+
+def test_weights_that_were_set_to_zero_stay_zero_in_training() -> None:
+    evaluator = make_evaluator(pruner=LEVEL)
+    name, width = next((g.name, g.width) for g in evaluator.subject.structures.groups if g.name.startswith("second"))
+    network = evaluator.build(Allocation({name: width // 4}), TUNED)
+    weights = network.get_submodule("second").weight
+    assert int((weights == 0).sum()) == width - width // 4
+    assert not torch.equal(weights, task.network().second.weight)
+
+
+def test_the_divergence_is_that_of_the_outputs() -> None:
+    evaluator = make_evaluator(replace(JUDGING, objective="kl"))
+    score = evaluator.judge(network := evaluator.build(HALF, Recipe(48)))
+    images = torch.cat([inputs for inputs, _ in task.batches("validation", 64)])
+    with torch.no_grad():
+        dense, pruned = (F.softmax(net.eval()(images), 1) for net in (task.network(), network))
+    assert score.kl == pytest.approx(float((dense * (dense / pruned).log()).sum(1).mean()), rel=1e-4)
+    assert evaluator.judge(evaluator.subject.network).kl == pytest.approx(0.0, abs=1e-7)
+    assert make_evaluator().judge(network).kl is None
+
+
+def test_the_divergence_needs_logits() -> None:
+    class Pair(Tiny):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images)[:, :, None]
+
+    images = Images(task, replace(JUDGING, objective="kl"), torch.device("cpu"))
+    with pytest.raises(TaskError, match=r"objective kl needs \[batch, classes\] logits"):
+        images.taught(Pair().eval(), "validation", None)
+
+
+def test_a_candidate_behind_its_bar_is_dropped_and_its_network_not_kept(tmp_path: Path) -> None:
+    judging = replace(JUDGING, rungs=(0.2, 0.5), weights=tmp_path)
+    trial = make_evaluator(judging).evaluate(Candidate(0, HALF, Recipe(48), bars=(None, 0.0)))
+    assert isinstance(trial.outcome, Stopped)
+    assert trial.outcome.score.images == 32
+    assert trial.score is None
+    assert not trial.failed
+    assert trial.work == (48 + 32) * macs(HALF)
+    assert list(tmp_path.iterdir()) == []
+    whole = make_evaluator(judging).evaluate(Candidate(1, HALF, Recipe(48), bars=(None, None)))
+    assert isinstance(whole.outcome, Score)
+    assert [rung.images for rung in whole.outcome.rungs] == [16, 32]
+    assert [path.name for path in tmp_path.iterdir()] == ["1.pt"]
+
+
+def test_rungs_are_whole_batches_of_what_there_is() -> None:
+    subject = make_evaluator().subject
+    for shares, images, batch, expected in [
+        ((0.1, 0.3), None, 16, (16, 32)),
+        ((0.1, 0.2), None, 16, (16,)),
+        ((0.1, 0.9), None, 16, (16,)),
+        ((0.5,), 33, 10, (20,)),
+        ((0.5,), 1000, 64, ()),
+        ((), None, 16, ()),
+    ]:
+        evaluator = Evaluator(subject, task, Judging(images, batch, rungs=shares))
+        assert evaluator.images.rungs() == expected
+
+
+def test_a_finalist_is_judged_on_all_images() -> None:
+    evaluator = make_evaluator(replace(JUDGING, images=20))
+    scores = [evaluator.evaluate(Candidate(0, HALF, Recipe(48), role=role)).score for role in ("final", "finalist")]
+    assert [score.images for score in scores if score] == [20, 64]
+    assert evaluator.images.available() == 64
+    assert evaluator.images.judging() == 20
+
+
+@pytest.mark.parametrize(
+    ("recipe", "passes"),
+    [
+        (Recipe(0), 0),
+        (Recipe(48), 48),
+        (Recipe(10_000), 96),  # there are no more
+        (TUNED, 48 + TRAINING * 4 * 32),
+    ],
+)
+def test_work_is_images_times_multiply_adds(recipe: Recipe, passes: int) -> None:
+    assert make_evaluator().evaluate(Candidate(0, HALF, recipe)).work == (passes + 64) * macs(HALF)
+
+
+def test_refitting_counts_the_dense_network_once_and_half_the_thinned_one_for_each_layer() -> None:
+    trial = make_evaluator().evaluate(Candidate(0, HALF, Recipe(reconstruct=40)))
+    assert trial.work == 40 * macs(Allocation({})) + 40 * 2 * macs(HALF) // 2 + 64 * macs(HALF)
+
+
+def test_zeros_save_no_work() -> None:
+    evaluator = make_evaluator(pruner=LEVEL)
+    group = evaluator.subject.structures.groups[0]
+    trial = evaluator.evaluate(Candidate(0, Allocation({group.name: group.width // 2}), Recipe(0)))
+    assert trial.work == 64 * macs(Allocation({}))
