@@ -1,0 +1,91 @@
+"""Tables and a picture out of the results of `run.py`."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+Line = Mapping[str, Any]
+
+_TITLES = {
+    "half": "ResNet-20, inner groups, half of the FLOPs",
+    "third": "ResNet-20, inner groups, 35 % of the FLOPs",
+    "all_groups": "ResNet-20, all groups, half of the FLOPs",
+    "resnet56": "ResNet-56, inner groups, half of the FLOPs",
+}
+_COLUMNS = {
+    "validation loss": ("loss", 1.0, 4),
+    "validation": ("best_validation", 100.0, 2),
+    "test": ("best_test", 100.0, 2),
+    "reconstructed: test": ("refitted_test", 100.0, 2),
+    "after one epoch: test": ("tuned_test", 100.0, 2),
+    "evaluations": ("evaluations", 1.0, 1),
+    "judged": ("trials", 1.0, 0),
+    "dropped early": ("stopped", 1.0, 0),
+    "seconds": ("seconds", 1.0, 0),
+}
+
+
+def write_report(lines: Sequence[Line], folder: Path) -> None:
+    """Writes `tables.md` and `anytime.png`."""
+    parts = []
+    for study, title in _TITLES.items():
+        of = [line for line in lines if line["cell"]["study"] == study]
+        if of:
+            parts.append("\n".join((f"**{title}**", "", *_table(of))))
+    text = "\n\n".join(parts)
+    (folder / "tables.md").write_text(text + "\n")
+    print(text)
+    _picture([line for line in lines if line["cell"]["study"] == "half"], folder / "anytime.png")
+
+
+def _table(lines: Sequence[Line]) -> list[str]:
+    """A row for each searcher: means over seeds ± standard deviation, the least mean loss first."""
+    searchers = {line["cell"]["searcher"] for line in lines}
+    rows = {name: [line for line in lines if line["cell"]["searcher"] == name] for name in searchers}
+    order = sorted(rows, key=lambda name: statistics.mean(line["loss"] for line in rows[name]))
+    head = ["| searcher | seeds | " + " | ".join(_COLUMNS) + " |", "| --- |" + " ---: |" * (len(_COLUMNS) + 1)]
+    return head + [
+        f"| {name} | {len(rows[name])} | "
+        + " | ".join(
+            _shown([line[key] * scale for line in rows[name]], digits) for key, scale, digits in _COLUMNS.values()
+        )
+        + " |"
+        for name in order
+    ]
+
+
+def _shown(values: Sequence[float], digits: int) -> str:
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 and digits > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
+def _picture(lines: Sequence[Line], path: Path) -> None:
+    """The best validation loss so far against what was spent: each seed thin, their mean bold."""
+    figure = Figure(figsize=(8.5, 5.2), layout="constrained")
+    axes = figure.subplots()
+    for number, name in enumerate(sorted({line["cell"]["searcher"] for line in lines})):
+        courses = [line["anytime"] for line in lines if line["cell"]["searcher"] == name]
+        until = max(line["evaluations"] for line in lines if line["cell"]["searcher"] == name)
+        colour = f"C{number}"
+        grid = [until * step / 400 for step in range(401)]
+        begun = max(course[0][0] for course in courses)
+        for course in courses:
+            xs, ys = zip(*[*course, [until, course[-1][1]]], strict=True)
+            axes.step(xs, ys, where="post", color=colour, linewidth=0.6, alpha=0.5)
+        points = [(x, statistics.mean(_at(course, x) for course in courses)) for x in grid if x >= begun]
+        axes.step(*zip(*points, strict=True), where="post", color=colour, linewidth=2, label=name)
+    axes.set_xlabel("evaluations (images × multiply-adds, in judgements of the dense network; the sweep counted in)")
+    axes.set_ylabel("best validation loss so far")
+    axes.grid(alpha=0.3)
+    axes.legend(title="searcher", fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def _at(course: Sequence[Sequence[float]], spent: float) -> float:
+    """The best value at a cost, after the first trial."""
+    return [value for cost, value in course if cost <= spent][-1]

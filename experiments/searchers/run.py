@@ -1,0 +1,176 @@
+"""Searchers compared at the same cost: every cell of the matrix is one `autoprune search`, applied in three ways.
+
+    python experiments/searchers/run.py [--quick] [--processes 2]
+
+Each cell searches with `experiments/searchers.yaml`, then writes the best network as it was scored, reconstructed, and
+after the same short training, and judges each. Stop it at any time (Ctrl-C): the same command goes on, within a search
+too. Run it where the paths of the experiment file hold (the repository's root). `--report` only writes the tables and
+the picture from what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from report import write_report
+
+from autoprune.core.ledger import read_history
+from autoprune.core.trial import Score, Stopped
+
+HERE = Path(__file__).parent
+EXPERIMENT = HERE.parent / "searchers.yaml"
+SEARCHERS = ("uniform", "random", "knapsack", "annealing", "evolution", "tpe", "auto")
+# One epoch of the 20,000 training images here.
+FINETUNE = "steps=157,rate=0.02,momentum=0.9,weight_decay=0.0005,batch=128"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One search.
+
+    Attributes:
+        study: `half` (the table), `third` (flops=0.35), `all_groups` or `resnet56`.
+        evaluations: what it may cost in all.
+    """
+
+    study: str
+    searcher: str
+    seed: int
+    evaluations: int
+    model: str = "resnet20"
+    space: str = "inner_only"
+    flops: float = 0.5
+
+    @property
+    def name(self) -> str:
+        return f"{self.study}-{self.searcher}-{self.seed}"
+
+
+def matrix(quick: bool) -> list[Cell]:
+    """All cells, the table's first."""
+    evaluations = 12 if quick else 100
+    seeds = range(1) if quick else range(3)
+    cells = [Cell("half", searcher, seed, evaluations) for seed in seeds for searcher in SEARCHERS]
+    for searcher in ("auto", "tpe", "random", "uniform"):
+        cells += [
+            Cell("third", searcher, 0, evaluations, flops=0.35),
+            Cell("all_groups", searcher, 0, evaluations, space="filters"),
+            Cell("resnet56", searcher, 0, evaluations, model="resnet56"),
+        ]
+    return cells
+
+
+def main() -> None:
+    arguments = _arguments()
+    folder = HERE / ("quick" if arguments.quick else "full")
+    results = folder / "results.jsonl"
+    if not arguments.report:
+        folder.mkdir(exist_ok=True)
+        done = {json.dumps(line["cell"], sort_keys=True) for line in read(results)}
+        missing = [c for c in matrix(arguments.quick) if json.dumps(asdict(c), sort_keys=True) not in done]
+        print(f"{len(done)} searches are done, {len(missing)} to do", file=sys.stderr)
+        with ThreadPoolExecutor(arguments.processes) as pool:
+            for line in pool.map(lambda cell: _run(cell, folder / "runs" / cell.name), missing):
+                with results.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                print(json.dumps({**line, "anytime": len(line["anytime"])}), flush=True)
+    write_report(read(results), folder)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="minutes instead of hours, one seed, 12 evaluations")
+    parser.add_argument("--report", action="store_true", help="only write tables and picture from what is there")
+    parser.add_argument("--processes", type=int, default=2, help="searches at once, each on one thread")
+    return parser.parse_args()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of results; one that was cut off while it was written is left out."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _run(cell: Cell, run: Path) -> dict[str, Any]:
+    run.parent.mkdir(exist_ok=True)
+    start = time.perf_counter()
+    if (run / "ledger.jsonl").exists():
+        autoprune("search", "--resume", run)
+    else:
+        autoprune("search", EXPERIMENT, *_options(cell), "--output", run)
+    searched = time.perf_counter() - start
+    task = _task(cell)
+    autoprune("apply", run, "--output", run / "best.pt")
+    autoprune("apply", run / "best.yaml", *task, "--set", "evaluation.reconstruct=512", "--output", run / "refitted.pt")
+    autoprune("apply", run, "--finetune", FINETUNE, "--output", run / "tuned.pt")
+    judged = {
+        f"{name}_{split}": json.loads(autoprune("evaluate", run / f"{name}.pt", *task, "--split", split, "--json"))
+        for name in ("best", "refitted", "tuned")
+        for split in ("validation", "test")
+    }
+    accuracies = {name: report["accuracy"] for name, report in judged.items()}
+    return {
+        "cell": asdict(cell),
+        **accuracies,
+        "loss": judged["best_validation"]["loss"],
+        **_course(run),
+        "seconds": searched,
+    }
+
+
+def _options(cell: Cell) -> list[Any]:
+    plain = ["--searcher", cell.searcher, "--seed", cell.seed, "--evaluations", cell.evaluations]
+    return [*plain, "--budget", f"flops={cell.flops}", "--space", cell.space, *_task(cell)]
+
+
+def _task(cell: Cell) -> list[Any]:
+    task = yaml.safe_load(EXPERIMENT.read_text())["task"]
+    checkpoint = Path(task["checkpoint"]).with_name(f"{cell.model}_cifar10.th")
+    return ["--task", task["name"], "--model", cell.model, "--checkpoint", checkpoint, "--data", task["data"]]
+
+
+def _course(run: Path) -> dict[str, Any]:
+    """How many were judged, what all cost in evaluations, and the best loss so far against that."""
+    history = read_history(run)
+    dense = history.last("dense")
+    assert dense is not None
+    unit = dense["score"]["images"] * dense["costs"]["flops"] // 2
+    spent, best, course = unit, float("inf"), []
+    for record in history.records:
+        spent += record.get("work", 0)
+        if record["event"] == "told" and "score" in record and record["score"]["loss"] < best:
+            best = record["score"]["loss"]
+            course.append([round(spent / unit, 2), best])
+    outcomes = [trial.outcome for trial in history.trials()]
+    return {
+        "trials": sum(isinstance(outcome, Score) for outcome in outcomes),
+        "stopped": sum(isinstance(outcome, Stopped) for outcome in outcomes),
+        "evaluations": round(spent / unit, 2),
+        "anytime": course,
+    }
+
+
+def autoprune(*arguments: Any) -> str:
+    """What a command prints.
+
+    Raises:
+        RuntimeError: it failed; with what it said.
+    """
+    command = [sys.executable, "-m", "autoprune", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()
