@@ -103,11 +103,11 @@ class Evaluator:
         its FLOPs: loss 0.98 refitted, 1.31 re-estimated after that, and far worse re-estimated before it.)
         """
         if recipe.reconstruct:
-            refit(network, self.subject.network, self.subject.graph, kept, self._recipe_batches(recipe))
+            refit(network, self.subject.network, self.subject.graph, kept, self.recipe_batches(recipe))
         elif recipe.recalibrate:
-            recalibrate(network, self._recipe_batches(recipe))
+            recalibrate(network, self.recipe_batches(recipe))
 
-    def _recipe_batches(self, recipe: Recipe) -> Iterable[Batch]:
+    def recipe_batches(self, recipe: Recipe) -> Iterable[Batch]:
         """The training images that the recipe uses: for refitting plain ones where there are any, like those judged."""
         if recipe.reconstruct:
             plain = ScoringImages(self.task, self.subject.inputs.device, seed=self.judging.seed).split
@@ -128,7 +128,7 @@ class Evaluator:
             )
         self.batches("validation", self.judging.images, self.judging.batch)
         if recipe.reconstruct or recipe.recalibrate:
-            self._recipe_batches(recipe)
+            self.recipe_batches(recipe)
 
     def judges_all(self) -> bool:
         """Whether the images that judge candidates are all the validation images there are."""

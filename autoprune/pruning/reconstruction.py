@@ -58,7 +58,7 @@ def refit(thinned: nn.Module, dense: nn.Module, graph: ChannelGraph, kept: Kept,
     channels are chosen before.
     """
     keep = graph.keep_mask(kept)
-    layers = [layer for layer in graph.layers if _is_refitted(layer, keep)]
+    layers = refitted_layers(graph, kept)
     if not layers:
         return
     with mode(dense, training=False), mode(thinned, training=False), torch.no_grad():
@@ -67,6 +67,12 @@ def refit(thinned: nn.Module, dense: nn.Module, graph: ChannelGraph, kept: Kept,
             wanted = targets.pop(layer.name)
             if any(wanted):  # an auxiliary head is not called in evaluation mode
                 _refit_layer(thinned, layer, wanted, batches)
+
+
+def refitted_layers(graph: ChannelGraph, kept: Kept) -> list[Layer]:
+    """The layers that lose inputs and are refitted, in forward order."""
+    keep = graph.keep_mask(kept)
+    return [layer for layer in graph.layers if _is_refitted(layer, keep)]
 
 
 def _is_refitted(layer: Layer, keep: Tensor) -> bool:
