@@ -21,6 +21,7 @@ from autoprune.evaluation.judging import recalibrate
 from autoprune.evaluation.streams import Continued, Stream, estimating_copy, runs_in_parts
 from autoprune.graph.prefix import Parts, crosses_state, measure_operations, shared_prefix
 from autoprune.graph.trace import trace
+from autoprune.pruning.copying import copy_network
 from autoprune.pruning.rewritten import RewrittenNetwork
 from autoprune.tasks.base import Batch
 
@@ -125,10 +126,10 @@ class Prefixes:
         recipe, subject = self._recipe, self._evaluator.subject
         if recipe != Recipe(recipe.recalibrate, recipe.augment, recipe.reconstruct):
             return False
-        network = estimating_copy(subject.network) if self._estimates else subject.network
-        return all(isinstance(batches, Sequence) for batches in self._batches) and runs_in_parts(
-            network, subject.inputs
-        )
+        if not all(isinstance(batches, Sequence) for batches in self._batches):
+            return False
+        network = estimating_copy(subject.network) if self._estimates else copy_network(subject.network)
+        return runs_in_parts(network, subject.inputs)
 
     def _differs(self, allocation: Allocation) -> int:
         """The place where the network of an allocation begins to differ from the dense one; 0 if nobody can say."""

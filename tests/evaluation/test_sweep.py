@@ -137,6 +137,20 @@ class SharedNorm(nn.Module):
         return self.head(x + self.two(x)).mean((2, 3))
 
 
+class Accumulating(nn.Module):
+    """What is alive before a block is written to behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block = nn.Conv2d(3, 8, 3, padding=1), nn.Sequential(conv_bn(8, 6), conv_bn(6, 8))
+        self.head = nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x.add_(self.block(x))
+        return self.head(x).mean((2, 3))
+
+
 def chain(act: Callable[[], nn.Module] = nn.Identity) -> Case:
     return Case(lambda: Chain(act), (3, 6, 6), {"one.0": 8, "two.0": 8, "three.0": 8})
 
@@ -206,6 +220,13 @@ def test_a_norm_that_is_called_on_both_sides_is_not_cut_through() -> None:
     assert places(evaluator_of(case)) == {"two.0.0": "two.0.0"}
     cheap, naive = (run(evaluator_of(case), grid, replace(ALL, reuse=reuse))[0] for reuse in (True, False))
     assert_same_scores(cheap, naive)
+
+
+def test_what_a_level_writes_in_place_is_not_there_for_the_next() -> None:
+    evaluator = evaluator_of(Case(Accumulating, (3, 6, 6), {"stem": 8, "block.0.0": 6}))
+    cheap, naive = (run(evaluator, {"block.0.0": [1, 3]}, replace(ALL, reuse=reuse))[0] for reuse in (True, False))
+    assert_same_scores(cheap, naive)
+    assert (cheap.work or 0) < (naive.work or 0)
 
 
 def test_recipes_that_change_every_weight_share_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
