@@ -10,13 +10,16 @@ from autoprune.errors import UserError
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Sweeps every group of the space and writes `sensitivity.json`, `.csv` and `.png`."""
+    """Sweeps every group of the space and writes `sensitivity.json`, `.csv` and `.png`.
+
+    Curves of the same network by other scorings stay in the `.json`, beside the new ones.
+    """
     experiment = experiment_of(arguments)
     folder = Path(arguments.output or ".")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; --output names a folder")
     from autoprune.core.sensitivity import sweep_grid
-    from autoprune.running.curves import measure_curves, write_curves
+    from autoprune.running.curves import curves_beside, measure_curves, work_line, write_curves
     from autoprune.running.folder import RunFolder
     from autoprune.running.progress import Display, training_progress
     from autoprune.running.setup import prepare
@@ -26,8 +29,10 @@ def run(arguments: argparse.Namespace) -> None:
         setup = prepare(experiment, hook, display)
     evaluator = setup.evaluator(setup.judging())
     grid = sweep_grid(setup.space, experiment.sensitivity.levels)
+    others = curves_beside(setup, RunFolder(folder))
     curves = measure_curves(setup, evaluator, display, grid, {}, lambda *_: None)
     folder.mkdir(parents=True, exist_ok=True)
-    write_curves(curves, RunFolder(folder))
+    write_curves(curves, RunFolder(folder), others)
+    display.say(work_line(curves, setup.subject.costs))
     for suffix in ("json", "csv", "png"):
         print(RunFolder(folder).sensitivity(suffix))

@@ -70,6 +70,10 @@ class Experiment(Section):
             finetune=_finetune(settings.finetune) or recipe.finetune,
         )
 
+    def sweep_recipe(self) -> Recipe:
+        """What is done to the levels of the sweep: as to every candidate, but that none is trained."""
+        return replace(self.recipe(), finetune=None)
+
     def most_trials(self) -> int | None:
         """How many candidates may be judged; None where only their cost is limited."""
         if self.search.trials is None and self.search.evaluations is None:

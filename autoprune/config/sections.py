@@ -209,11 +209,17 @@ class FinalistsSection(Section):
 
 
 class SensitivitySection(Section):
-    """The sweep: a file of curves to use instead, or how to make them."""
+    """The sweep: a file of curves to use instead, or how to make them.
+
+    A group's levels end with the first whose accuracy is below `stop` times the dense network's (null: none ends).
+    With `reuse` what comes before a group is computed once for all of its levels.
+    """
 
     file: Annotated[Path, Typed, AfterValidator(existing_file)] | None = None
     images: Positive = 1000
     levels: Positive = 8
+    stop: Keep | None = 0.5
+    reuse: bool = True
 
 
 class RunSection(Section):

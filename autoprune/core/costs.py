@@ -118,12 +118,13 @@ class CostTable:
         gradient = (factors * tally.right) @ self._left + (factors * tally.left) @ self._right
         return dict(zip(self.widths, gradient.tolist(), strict=True))
 
-    def by_layer(self, kind: str) -> dict[str, int]:
-        """What each layer of the dense network costs."""
+    def by_layer(self, kind: str, allocation: Mapping[str, int] | None = None) -> dict[str, int]:
+        """What each layer costs; groups that the allocation does not name are dense."""
+        widths = {**self.widths, **(allocation or {})}
         shares: dict[str, int] = {}
         for term in self.terms:
             if term.kind == kind:
-                share = term.factor * term.left.at(self.widths) * term.right.at(self.widths)
+                share = term.factor * term.left.at(widths) * term.right.at(widths)
                 shares[term.layer] = shares.get(term.layer, 0) + share
         return shares
 

@@ -9,12 +9,44 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from autoprune.core.space import Bounds, SearchSpace
 from autoprune.core.trial import Objective, Score, value
-from autoprune.errors import UserError
 
-FORMAT = 1
+Widths = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How much worse the network is for each kept width of one group.
+
+    Attributes:
+        widths: `[level]` measured ones, ascending; the last is the dense one.
+        worse: `[level]` degradations ≥ 0, never rising with the width.
+    """
+
+    widths: Widths
+    worse: Floats
+
+    def at(self, widths: ArrayLike) -> Floats:
+        """The degradations at any widths: linear between levels; below the narrowest the curve goes on.
+
+        It does so with the slope of its last segment, or where that is less with its mean slope: noise can flatten a
+        segment, and narrower is never free.
+        """
+        wanted = np.asarray(widths, dtype=np.float64)
+        inside = np.interp(wanted, self.widths, self.worse)
+        below = np.maximum(self.widths[0] - wanted, 0.0)
+        return np.asarray(inside + self._slope() * below, dtype=np.float64)
+
+    def _slope(self) -> float:
+        """How much worse one structure less than the narrowest width is."""
+        if len(self.widths) < 2:
+            return 0.0
+        rises = self.worse[0] - self.worse[[1, -1]]
+        return float((rises / (self.widths[[1, -1]] - self.widths[0])).max())
 
 
 @dataclass(frozen=True)
@@ -26,35 +58,36 @@ class SensitivityCurves:
         levels: group to kept width to score; the full width is not listed, it is `dense`.
         widths: dense width of each group.
         fingerprint: what the curves depend on (checkpoint, task, images, pruner, recipe); others are not comparable.
+        work: what the sweep cost, in images times multiply-adds; None where an earlier release did not say.
+        naive_work: what judging every level of its grid by itself would have cost.
     """
 
     dense: Score
     levels: Mapping[str, Mapping[int, Score]]
     widths: Mapping[str, int]
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    work: int | None = None
+    naive_work: int | None = None
 
-    def degradation(self, group: str, objective: Objective = "loss") -> tuple[np.ndarray, np.ndarray]:
-        """Kept widths, ascending, and how much worse each is than dense, made monotone.
+    def curve(self, group: str, objective: Objective = "loss") -> Curve:
+        """How much worse than dense the network is at the widths of one group, made monotone.
 
-        Returns:
-            `[level]` widths and `[level]` degradations ≥ 0 that never rise with the width: each is the greatest found
-            at that width or any wider one (noise can show a narrower group as better than a wider one; no network
-            loses by keeping more).
+        A degradation is the greatest found at that width or any wider one: noise can show a narrower group as better
+        than a wider one, but no network loses by keeping more.
         """
         points = {self.widths[group]: self.dense, **self.levels.get(group, {})}
         widths = np.array(sorted(points))
         worse = np.array([value(points[w], objective) - value(self.dense, objective) for w in widths.tolist()])
         worse = np.maximum(worse, 0.0)
-        return widths, np.maximum.accumulate(worse[::-1])[::-1]
+        return Curve(widths, np.maximum.accumulate(worse[::-1])[::-1])
 
     def at(self, group: str, width: int, objective: Objective = "loss") -> float:
-        """The degradation at any width, linear between levels and constant below the narrowest."""
-        widths, worse = self.degradation(group, objective)
-        return float(np.interp(width, widths, worse))
+        """The degradation at any width; see `Curve.at`."""
+        return float(self.curve(group, objective).at(width))
 
     def to_json(self) -> dict[str, Any]:
+        work = {"work": self.work, "naive_work": self.naive_work}
         return {
-            "format": FORMAT,
             "fingerprint": dict(self.fingerprint),
             "widths": dict(self.widths),
             "dense": self.dense.to_json(),
@@ -62,29 +95,22 @@ class SensitivityCurves:
                 group: {str(width): score.to_json() for width, score in sorted(levels.items())}
                 for group, levels in self.levels.items()
             },
+            **{name: amount for name, amount in work.items() if amount is not None},
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], source: str = "the file") -> SensitivityCurves:
+    def from_json(cls, data: Mapping[str, Any]) -> SensitivityCurves:
         """The curves that `to_json` wrote.
 
         Raises:
-            UserError: `data` is not what this release writes.
+            KeyError, TypeError, AttributeError, ValueError: `data` is nothing of the kind.
         """
-        try:
-            if data["format"] != FORMAT:
-                raise UserError(f"{source} has sensitivity format {data['format']}; this release reads {FORMAT}")
-            levels = {
-                group: {int(width): Score.from_json(score) for width, score in scores.items()}
-                for group, scores in data["levels"].items()
-            }
-            return cls(Score.from_json(data["dense"]), levels, data["widths"], data["fingerprint"])
-        except UserError:
-            raise
-        except (KeyError, TypeError, AttributeError, ValueError) as fault:
-            raise UserError(
-                f"{source} holds no sensitivity curves ({fault!r}); make it with `autoprune sensitivity`"
-            ) from fault
+        levels = {
+            group: {int(width): Score.from_json(score) for width, score in scores.items()}
+            for group, scores in data["levels"].items()
+        }
+        work, naive = data.get("work"), data.get("naive_work")
+        return cls(Score.from_json(data["dense"]), levels, data["widths"], data["fingerprint"], work, naive)
 
     def to_csv(self) -> str:
         """One line a level: group, width, kept, loss, accuracy."""

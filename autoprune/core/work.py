@@ -17,18 +17,15 @@ TRAINING = 3
 """Forward passes that one image in a training step is worth."""
 
 
-def recipe_work(recipe: Recipe, macs: int, dense_macs: int, refitted: int = 0) -> int:
+def recipe_work(recipe: Recipe, macs: int, refit_macs: int = 0) -> int:
     """What a candidate's recipe costs.
 
     Args:
         macs: multiply-adds of the candidate's network, for one image.
-        dense_macs: those of the dense network.
-        refitted: how many layers reconstruction refits; for each it goes through the network up to there, which is
-            taken to be half of it.
+        refit_macs: those of reconstruction, for one image: the dense network once, and the candidate's up to each layer
+            that is refitted.
     """
-    work = recipe.recalibrate * macs
-    if recipe.reconstruct:
-        work = recipe.reconstruct * (dense_macs + (refitted * macs + 1) // 2)
+    work = recipe.reconstruct * refit_macs if recipe.reconstruct else recipe.recalibrate * macs
     if recipe.finetune is not None:
         work += TRAINING * recipe.finetune.steps * recipe.finetune.batch * macs
     return work

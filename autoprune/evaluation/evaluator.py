@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from itertools import accumulate
 from pathlib import Path
 
 from torch import nn
@@ -19,8 +20,9 @@ from autoprune.evaluation.outcomes import finite, outcome_of
 from autoprune.evaluation.racing import race
 from autoprune.evaluation.subject import Subject
 from autoprune.graph.groups import Kept
+from autoprune.graph.layers import Layer
 from autoprune.pruning.masking import Masking
-from autoprune.pruning.reconstruction import count_refitted, refit
+from autoprune.pruning.reconstruction import refit, refitted_layers
 from autoprune.tasks.base import Batch, Hook, Split, Task, TrainingPlan
 
 Watch = Callable[[Iterable[Batch]], Iterable[Batch]]
@@ -88,13 +90,27 @@ class Evaluator:
 
     def recipe_work(self, allocation: Mapping[str, int], recipe: Recipe) -> int:
         """What the recipe of an allocation costs, in multiply-adds."""
-        refitted = self.refitted(allocation) if recipe.reconstruct else 0
-        return recipe_work(self.images.used(recipe), self.macs(allocation), self.macs({}), refitted)
+        refit_macs = self.refit_macs(allocation) if recipe.reconstruct else 0
+        return recipe_work(self.images.used(recipe), self.macs(allocation), refit_macs)
 
-    def refitted(self, allocation: Mapping[str, int]) -> int:
+    def refit_macs(self, allocation: Mapping[str, int]) -> int:
+        """Multiply-adds of reconstruction for one image.
+
+        The dense network once, and the thinned one up to each layer that is refitted; nothing where none is.
+        """
+        subject, refitted = self.subject, self._refitted(allocation)
+        shares = subject.costs.by_layer("flops", allocation)
+        names = [layer.name for layer in subject.graph.layers]
+        up_to = dict(zip(names, accumulate(shares.get(name, 0) // 2 for name in names), strict=True))
+        return self.macs({}) + sum(up_to[layer.name] for layer in refitted) if refitted else 0
+
+    def count_refitted(self, allocation: Mapping[str, int]) -> int:
         """How many layers reconstruction refits."""
+        return len(self._refitted(allocation))
+
+    def _refitted(self, allocation: Mapping[str, int]) -> list[Layer]:
         subject = self.subject
-        return count_refitted(subject.graph, subject.structures.kept(subject.importance, allocation))
+        return refitted_layers(subject.graph, subject.structures.kept(subject.importance, allocation))
 
     def macs(self, allocation: Mapping[str, int]) -> int:
         """Multiply-adds of one image's forward pass."""

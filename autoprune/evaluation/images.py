@@ -77,7 +77,7 @@ class Images:
         """The recipe with as many images as there are, where it asks for more."""
         if not (recipe.reconstruct or recipe.recalibrate):
             return recipe
-        images = sum(len(inputs) for inputs, _ in self.for_recipe(recipe))
+        images = _count(self.for_recipe(recipe))
         return replace(recipe, reconstruct=images) if recipe.reconstruct else replace(recipe, recalibrate=images)
 
     def taught(self, dense: nn.Module, split: Split, images: int | None) -> Sequence[Tensor] | None:
@@ -98,13 +98,17 @@ class Images:
 
     def judging(self) -> int:
         """How many images judge a candidate."""
-        return sum(len(inputs) for inputs, _ in self.batches("validation", self._judging.images))
+        return self.count("validation", self._judging.images)
+
+    def count(self, split: Split, most: int | None) -> int:
+        """How many images of a split there are, at most so many."""
+        return _count(self.batches(split, most))
 
     def available(self) -> int:
         """How many validation images there are."""
         if self.judges_all():
             return self.judging()
-        return sum(len(inputs) for inputs, _ in self._task.batches("validation", self._judging.batch))
+        return _count(self._task.batches("validation", self._judging.batch))
 
     def rungs(self) -> tuple[int, ...]:
         """The numbers of images after which a candidate's judgement may end, at ends of batches; none if all but one.
@@ -123,4 +127,8 @@ class Images:
         if limit is None:
             return True
         more = Batches(self._task, "validation", limit + 1, self._judging.batch, 0, torch.device("cpu"))
-        return sum(len(inputs) for inputs, _ in more) <= limit
+        return _count(more) <= limit
+
+
+def _count(batches: Iterable[Batch]) -> int:
+    return sum(len(inputs) for inputs, _ in batches)

@@ -155,7 +155,7 @@ def recalibrate(network: nn.Module, batches: Iterable[Batch]) -> None:
     section 3.3 (adaptive batch normalisation); there with momentum, here as an average that forgets nothing.
     """
     network.eval()
-    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = estimating_norms(network)
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
@@ -169,6 +169,11 @@ def recalibrate(network: nn.Module, batches: Iterable[Batch]) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
+
+
+def estimating_norms(network: nn.Module) -> list[_BatchNorm]:
+    """The batch norms that keep statistics, which `recalibrate` estimates anew."""
+    return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
 def zeros_in(network: nn.Module) -> float:

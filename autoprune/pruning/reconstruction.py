@@ -58,7 +58,7 @@ def refit(thinned: nn.Module, dense: nn.Module, graph: ChannelGraph, kept: Kept,
     channels are chosen before.
     """
     keep = graph.keep_mask(kept)
-    layers = [layer for layer in graph.layers if _is_refitted(layer, keep)]
+    layers = refitted_layers(graph, kept)
     if not layers:
         return
     with mode(dense, training=False), mode(thinned, training=False), torch.no_grad():
@@ -69,10 +69,10 @@ def refit(thinned: nn.Module, dense: nn.Module, graph: ChannelGraph, kept: Kept,
                 _refit_layer(thinned, layer, wanted, batches)
 
 
-def count_refitted(graph: ChannelGraph, kept: Kept) -> int:
-    """How many layers `refit` would give new weights."""
+def refitted_layers(graph: ChannelGraph, kept: Kept) -> list[Layer]:
+    """The layers that lose inputs and are refitted, in forward order."""
     keep = graph.keep_mask(kept)
-    return sum(_is_refitted(layer, keep) for layer in graph.layers)
+    return [layer for layer in graph.layers if _is_refitted(layer, keep)]
 
 
 def _is_refitted(layer: Layer, keep: Tensor) -> bool:

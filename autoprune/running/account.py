@@ -6,22 +6,20 @@ uniform allocation where no trial was it, the test images) is not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Limits
 from autoprune.core.sensitivity import sweep_grid
 from autoprune.core.trial import Recipe
 from autoprune.core.work import greatest_macs, recipe_work
 from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator
+from autoprune.evaluation.sweep import Grid, affordable
+from autoprune.running.curves import sweep_settings
 from autoprune.running.setup import Setup
 
 SWEEP_SHARE = 0.25
 """The most of what a run may cost that its sweep may take."""
-
-Grid = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -50,12 +48,10 @@ class Account:
         evaluations = setup.experiment.search.evaluations
         if evaluations is None:
             return cls(0, None, 0, 0)
-        images, dense = evaluator.images.judging(), evaluator.macs({})
-        macs = greatest_macs(setup.subject.costs, limits)
-        refitted = evaluator.refitted(setup.space.narrowest())
-        candidate = recipe_work(evaluator.images.used(setup.experiment.recipe()), macs, dense, refitted) + images * macs
-        unit = images * dense
-        account = cls(unit, evaluations * unit, _finals(setup, evaluator, macs, refitted), candidate)
+        images = evaluator.images.judging()
+        unit = images * evaluator.macs({})
+        candidate = _most_work(setup, evaluator, limits, setup.experiment.recipe(), images)
+        account = cls(unit, evaluations * unit, _finals(setup, evaluator, limits), candidate)
         account.check()
         return account
 
@@ -81,33 +77,25 @@ class Account:
 
         As many a group as the experiment says, fewer where they cost too much, none if even one would.
         """
-        settings, recipe = setup.experiment.sensitivity, setup.experiment.recipe()
+        levels = setup.experiment.sensitivity.levels
         if self.allowed is None:
-            return sweep_grid(setup.space, settings.levels)
+            return sweep_grid(setup.space, levels)
         most = min(SWEEP_SHARE * self.allowed, self.allowed - self.unit - self.finals - self.candidate)
-        for levels in range(settings.levels, 0, -1):
-            grid = sweep_grid(setup.space, levels)
-            if grid_work(evaluator, grid, recipe, settings.images) <= most:
-                return grid
-        return {}
+        grids = [sweep_grid(setup.space, each) for each in range(levels, 0, -1)]
+        return affordable(evaluator, grids, sweep_settings(setup.experiment), most)
 
 
-def grid_work(evaluator: Evaluator, grid: Grid, recipe: Recipe, images: int) -> int:
-    """What judging every level of a grid costs, and the dense network after the same recipe."""
-    levels = [Allocation({group: width}) for group, widths in grid.items() for width in widths]
-    return sum(level_work(evaluator, level, recipe, images) for level in [Allocation({}), *levels])
+def _most_work(setup: Setup, evaluator: Evaluator, limits: Limits, recipe: Recipe, images: int) -> int:
+    """What an allocation within the limits costs at most, about: where layers are refitted at half of the network."""
+    macs = greatest_macs(setup.subject.costs, limits)
+    dense, count = evaluator.macs({}), evaluator.count_refitted(setup.space.narrowest())
+    return recipe_work(evaluator.images.used(recipe), macs, dense + (count * macs + 1) // 2) + images * macs
 
 
-def level_work(evaluator: Evaluator, allocation: Allocation, recipe: Recipe, images: int) -> int:
-    """What judging one level costs."""
-    return evaluator.recipe_work(allocation, recipe) + images * evaluator.macs(allocation)
-
-
-def _finals(setup: Setup, evaluator: Evaluator, macs: int, refitted: int) -> int:
+def _finals(setup: Setup, evaluator: Evaluator, limits: Limits) -> int:
     """What judging the finalists costs at most: nothing, if they have been judged on all images already."""
     experiment, images = setup.experiment, evaluator.images
     recipe, count = experiment.final_recipe(), experiment.finalists.count
     if recipe != experiment.recipe():
-        work = recipe_work(images.used(recipe), macs, evaluator.macs({}), refitted)
-        return count * (work + images.available() * macs)
-    return 0 if images.judges_all() else count * images.available() * macs
+        return count * _most_work(setup, evaluator, limits, recipe, images.available())
+    return 0 if images.judges_all() else count * _most_work(setup, evaluator, limits, Recipe(0), images.available())

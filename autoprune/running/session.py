@@ -8,15 +8,13 @@ from importlib.metadata import version
 
 from autoprune import registry
 from autoprune.config import Experiment, dump_experiment
-from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Limits
 from autoprune.core.ledger import VERSION, History, Ledger, read_history
 from autoprune.core.sensitivity import SensitivityCurves
-from autoprune.core.trial import Failure, Score
+from autoprune.core.trial import Score
 from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator, judge_dense
-from autoprune.evaluation.sweep import Record
-from autoprune.running.account import Account, grid_work, level_work
+from autoprune.running.account import Account
 from autoprune.running.conclusion import Conclusion, conclude
 from autoprune.running.context import RunContext
 from autoprune.running.curves import levels_in, measure_curves, read_curves, write_curves, write_level
@@ -145,22 +143,11 @@ def _curves(run: RunContext) -> tuple[SensitivityCurves | None, int]:
         grid = run.account.grid(run.setup, run.evaluator) if _uses_curves(experiment) else {}
         if not grid:
             return None, 0
-        curves = measure_curves(run.setup, run.evaluator, run.display, grid, levels_in(run.history), _recorder(run))
-        spent = grid_work(run.evaluator, grid, experiment.recipe(), experiment.sensitivity.images)
+        record = partial(write_level, run.ledger)
+        curves = measure_curves(run.setup, run.evaluator, run.display, grid, levels_in(run.history), record)
+        spent = curves.work or 0
     write_curves(curves, run.folder)
     return curves, spent
-
-
-def _recorder(run: RunContext) -> Record:
-    """Writes each level of the sweep into the ledger, with what it cost."""
-    experiment = run.setup.experiment
-
-    def record(group: str, width: int, outcome: Score | Failure) -> None:
-        level = Allocation({group: width} if group else {})
-        work = level_work(run.evaluator, level, experiment.recipe(), experiment.sensitivity.images)
-        write_level(run.ledger, group, width, outcome, work)
-
-    return record
 
 
 def _uses_curves(experiment: Experiment) -> bool:

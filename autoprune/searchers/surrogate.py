@@ -85,8 +85,8 @@ def removed_over_kept(problem: SearchProblem) -> Features:
 def degradations(problem: SearchProblem) -> Features:
     """What the first sensitivity curves say of each group."""
     curves = next(iter(problem.curves.values()))
-    tables = [(name, *curves.degradation(name, problem.objective)) for name in problem.space.names]
-    return lambda widths: np.array([np.interp(widths[name], kept, worse) for name, kept, worse in tables])
+    tables = [(name, curves.curve(name, problem.objective)) for name in problem.space.names]
+    return lambda widths: np.array([curve.at(widths[name]) for name, curve in tables], dtype=np.float64)
 
 
 class Preselection:

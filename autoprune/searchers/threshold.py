@@ -27,8 +27,7 @@ def level_losses(problem: SearchProblem, curves: SensitivityCurves) -> Levels:
     tables = {}
     for name in problem.space.names:
         levels = np.array(problem.space.bounds[name].levels(), dtype=np.int64)
-        widths, worse = curves.degradation(name, problem.objective)
-        tables[name] = (levels, np.interp(levels, widths, worse))
+        tables[name] = (levels, curves.curve(name, problem.objective).at(levels))
     return tables
 
 

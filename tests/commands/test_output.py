@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from autoprune import registry
-from autoprune.core.sensitivity import SensitivityCurves
-from tests.journeys import SEARCH, TINY, UNTRACKED, Cli, DigitsRun, history_of, search_in_child
+from tests.journeys import SEARCH, Cli, DigitsRun, history_of, search_in_child
 
 
 def test_a_search_prints_its_table_and_the_next_commands(autoprune: Cli, workdir: Path) -> None:
@@ -96,30 +95,6 @@ def test_list_names_everything_in_both_forms(autoprune: Cli, workdir: Path) -> N
         described = json.loads(autoprune.succeed("list", what, "--json").out)
         assert all(described.values())
         assert list(described) == list(names)
-
-
-def test_sensitivity_writes_three_files_and_names_them(autoprune: Cli, workdir: Path) -> None:
-    levels = ("--set", "sensitivity.levels=2", "--set", "sensitivity.images=100")
-    out = autoprune.succeed("sensitivity", "--output", "curves", *levels).out
-    assert out.split() == ["curves/sensitivity.json", "curves/sensitivity.csv", "curves/sensitivity.png"]
-    assert (workdir / "curves" / "sensitivity.csv").read_text().startswith("group,width,kept,loss,accuracy,images\n")
-    assert (workdir / "curves" / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
-    curves = ("--set", "sensitivity.file=curves/sensitivity.json")
-    autoprune.succeed("search", "--budget", "flops=0.6", *TINY, *UNTRACKED, *curves, "--output", "run")
-    assert history_of(workdir / "run").of("level") == []
-
-
-@pytest.mark.parametrize("pattern", ["element", "filter", "channel", "2:4", "block_1x1x4"])
-def test_sensitivity_of_any_pattern(autoprune: Cli, workdir: Path, pattern: str) -> None:
-    levels = ("--set", "sensitivity.levels=1", "--set", "sensitivity.images=100")
-    autoprune.succeed("sensitivity", "--pattern", pattern, *levels)
-    curves = SensitivityCurves.from_json(json.loads(Path("sensitivity.json").read_text()))
-    width = {"element": 2304, "filter": 16, "channel": 16, "2:4": 4, "block_1x1x4": 576}[pattern]
-    assert curves.widths["stage1.conv1"] == width
-    (kept,) = curves.levels["stage1.conv1"]
-    assert kept < width
-    assert pattern in json.dumps(dict(curves.fingerprint))
-    assert any(score.loss > curves.dense.loss for levels in curves.levels.values() for score in levels.values())
 
 
 def test_evaluate_in_json_parses(autoprune: Cli, workdir: Path, digits_run: DigitsRun) -> None:

@@ -7,12 +7,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.trial import Candidate, Failure, Recipe, Score
+from autoprune.core.trial import Candidate, Failure, Recipe
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.images import Judging
 from autoprune.evaluation.judging import judge
 from autoprune.evaluation.subject import example_inputs, study
-from autoprune.evaluation.sweep import sweep
+from autoprune.evaluation.sweep import SweepSettings, sweep
 from autoprune.graph.profile import measure_costs
 from autoprune.pruning.masks import choose
 from autoprune.pruning.pruner import L1_FILTER
@@ -91,7 +91,8 @@ def test_a_reconstructed_trial_is_restored_as_it_was_scored(tmp_path: Path) -> N
 def test_curves_with_and_without_reconstruction_are_not_confused() -> None:
     evaluator = make_evaluator()
     plain, refitted = (
-        sweep(evaluator, {"second": [2]}, recipe, 64, {}, lambda *_: None) for recipe in (RECIPE, Recipe(48, True, 40))
+        sweep(evaluator, {"second": [2]}, SweepSettings(recipe, 64), {}, lambda *_: None)
+        for recipe in (RECIPE, Recipe(48, True, 40))
     )
     assert plain.fingerprint != refitted.fingerprint
     assert plain.levels != refitted.levels
@@ -102,7 +103,7 @@ def test_curves_with_and_without_reconstruction_are_not_confused() -> None:
 def test_the_dense_network_is_never_changed(tmp_path: Path) -> None:
     evaluator = make_evaluator(tmp_path)
     evaluator.evaluate(Candidate(0, HALF, RECIPE))
-    sweep(evaluator, {"second": [2, 9]}, RECIPE, 64, {}, lambda *_: None)
+    sweep(evaluator, {"second": [2, 9]}, SweepSettings(RECIPE, 64), {}, lambda *_: None)
     for name, tensor in tiny().state_dict().items():
         assert torch.equal(evaluator.subject.network.state_dict()[name], tensor)
     assert not evaluator.subject.network.training
@@ -137,42 +138,3 @@ def test_whether_all_images_judge() -> None:
     subject = make_evaluator().subject
     for images, all_of_them in ((None, True), (63, False), (64, True), (65, True)):
         assert Evaluator(subject, task, Judging(images, batch=16)).images.judges_all() is all_of_them
-
-
-def test_a_sweep_judges_each_level_alone_with_the_rest_dense() -> None:
-    evaluator = make_evaluator()
-    recorded: dict[tuple[str, int], Score | Failure] = {}
-    grid = {"second": [2, 9], "third": [4]}
-    curves = sweep(
-        evaluator, grid, RECIPE, 40, {}, lambda group, width, score: recorded.update({(group, width): score})
-    )
-    for group, widths in grid.items():
-        for width in widths:
-            network = evaluator.build(Allocation({group: width}), RECIPE)
-            expected = make_evaluator().judge(network, 40)
-            assert curves.levels[group][width] == recorded[group, width] == expected
-    assert curves.dense == recorded["", 0] == evaluator.judge(evaluator.build({}, RECIPE), 40)
-    assert curves.dense.images == 40
-    assert curves.widths == {"second": 16, "third": 16}
-
-
-def test_a_sweep_does_not_judge_what_is_done() -> None:
-    evaluator = make_evaluator()
-    done: dict[tuple[str, int], Score | Failure] = {
-        ("", 0): Score(1.0, 0.5, 40),
-        ("second", 2): Score(2.0, 0.25, 40),
-        ("third", 4): Failure("nan", "loss nan"),
-    }
-    recorded: list[tuple[str, int]] = []
-    curves = sweep(
-        evaluator,
-        {"second": [2, 9], "third": [4]},
-        RECIPE,
-        40,
-        done,
-        lambda group, width, _: recorded.append((group, width)),
-    )
-    assert recorded == [("second", 9)]
-    assert curves.dense == done["", 0]
-    assert curves.levels["second"][2] == done["second", 2]
-    assert curves.levels["third"] == {}

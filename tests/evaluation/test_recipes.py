@@ -125,9 +125,13 @@ def test_work_is_images_times_multiply_adds(recipe: Recipe, passes: int) -> None
     assert make_evaluator().evaluate(Candidate(0, HALF, recipe)).work == (passes + 64) * macs(HALF)
 
 
-def test_refitting_counts_the_dense_network_once_and_half_the_thinned_one_for_each_layer() -> None:
-    trial = make_evaluator().evaluate(Candidate(0, HALF, Recipe(reconstruct=40)))
-    assert trial.work == 40 * macs(Allocation({})) + 40 * 2 * macs(HALF) // 2 + 64 * macs(HALF)
+def test_refitting_counts_the_dense_network_once_and_the_thinned_one_up_to_each_layer() -> None:
+    evaluator = make_evaluator()
+    layers = evaluator.subject.costs.by_layer("flops", HALF)
+    first, second, third, last = (flops // 2 for flops in layers.values())
+    up_to_third, up_to_last = first + second + third, first + second + third + last
+    trial = evaluator.evaluate(Candidate(0, HALF, Recipe(reconstruct=40)))
+    assert trial.work == 40 * (macs(Allocation({})) + up_to_third + up_to_last) + 64 * macs(HALF)
 
 
 def test_zeros_save_no_work() -> None:

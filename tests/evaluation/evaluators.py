@@ -1,0 +1,48 @@
+"""Evaluators of small networks on random images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from autoprune.evaluation.evaluator import Evaluator
+from autoprune.evaluation.images import Judging
+from autoprune.evaluation.subject import study
+from autoprune.pruning.patterns import FILTER, Pattern
+from autoprune.pruning.pruner import L1_FILTER
+from autoprune.tasks.training import seeded
+from autoprune.tasks.user import SimpleTask
+from tests.graph.networks import Case
+
+CLASSES = 3
+
+
+def images_like(shape: tuple[int, ...], count: int, seed: int) -> Tensor:
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def evaluator_of(case: Case, pattern: Pattern = FILTER, batch: int = 8) -> Evaluator:
+    """Of a network with random weights and random statistics, judged on 20 images."""
+    with seeded(1):
+        network = case.build().float()
+        _spread_statistics(network)
+
+    def data(count: int, seed: int) -> TensorDataset:
+        return TensorDataset(images_like(case.shape, count, seed), torch.arange(count) % CLASSES)
+
+    task = SimpleTask(lambda: network, data(40, 0), data(20, 1), plain_data=data(40, 0))
+    subject = study(network, images_like(case.shape, 2, 2), replace(L1_FILTER, pattern=pattern))
+    return Evaluator(subject, task, Judging(batch=batch))
+
+
+def _spread_statistics(network: nn.Module) -> None:
+    """Batch norm that does not do almost nothing."""
+    for module in network.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            for tensor in (module.weight, module.running_var):
+                nn.init.uniform_(tensor, 0.5, 1.5)
+            for tensor in (module.bias, module.running_mean):
+                nn.init.normal_(tensor, 0.0, 0.5)

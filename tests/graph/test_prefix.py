@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoprune.graph.prefix import Parts, crosses_state, measure_operations, shared_prefix
+from autoprune.graph.profile import count_flops
+from autoprune.graph.trace import trace
+from tests.graph.networks import WELL_KNOWN
+
+
+class Views(nn.Module):
+    """Two halves of one activation, one of them changed in place, and the whole used afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.last = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, scale: float = 2.0) -> Tensor:
+        x = self.norm(self.conv(x)) * scale
+        one, two = x.chunk(2, dim=1)
+        one.mul_(-1)
+        return self.last((x + torch.cat((two, one), 1)).mean((2, 3)))
+
+
+def build(name: str) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    if name == "views":
+        return Views().eval(), torch.randn(2, 3, 6, 6)
+    case = WELL_KNOWN[name]
+    return case.build().float().eval(), torch.randn(2, *case.shape)
+
+
+@pytest.mark.parametrize("name", ["views", "vgg", "resnet_b", "densenet", "shufflenet_v2_computed", "unet_interpolate"])
+def test_any_two_parts_give_what_the_whole_gives(name: str) -> None:
+    network, inputs = build(name)
+    parts = Parts(trace(network))
+    with torch.no_grad():
+        expected = network(inputs.clone())
+        for place in range(parts.first, len(parts.nodes)):
+            values = parts.advance(parts.begin(inputs.clone()), parts.first, place)
+            assert tuple(values) == parts.alive(place)
+            torch.testing.assert_close(parts.finish(copy.deepcopy(values), place), expected, rtol=0, atol=0)
+
+
+def test_the_values_at_a_place_may_be_used_again_if_copies_are_given_away() -> None:
+    network, inputs = build("views")
+    parts = Parts(trace(network))
+    place = next(i for i, node in enumerate(parts.nodes) if node.target == "mul_")
+    with torch.no_grad():
+        values = parts.advance(parts.begin(inputs), parts.first, place)
+        first, second = (parts.finish(copy.deepcopy(values), place) for _ in range(2))
+        assert torch.equal(first, second)
+        parts.finish(values, place)
+        assert not torch.equal(first, parts.finish(values, place))
+
+
+def test_faults_of_a_network_are_raised_as_they_are() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(5, 4, 3))
+    with pytest.raises(RuntimeError) as plain:
+        network(torch.zeros(1, 3, 8, 8))
+    parts = Parts(trace(network))
+    with pytest.raises(RuntimeError) as found:
+        parts.finish(parts.begin(torch.zeros(1, 3, 8, 8)), parts.first)
+    assert str(found.value) == str(plain.value)
+
+
+def test_operations_are_measured_one_by_one() -> None:
+    network, inputs = build("views")
+    costs = measure_operations(trace(network), inputs)
+    names = [node.name for node in trace(network).graph.nodes]
+    conv = 4 * 4 * (4 * 3 * 3 * 3)
+    behind = {name: costs.macs_before[i + 1] for i, name in enumerate(names)}
+    assert (behind["x"], behind["conv"], behind["cat"], behind["last"]) == (0, conv, conv, conv + 8)
+    assert costs.macs_before[-1] == count_flops(network, inputs) // 2
+    assert costs.size_bytes[names.index("conv")] == 4 * 4 * 4 * 4
+    assert costs.size_bytes[names.index("chunk")] == 4 * 4 * 4 * 4  # both halves
+
+
+def _change(network: Any, what: str) -> None:
+    with torch.no_grad():
+        if what == "weight":
+            network.norm.weight[0] += 1
+        elif what == "statistics":
+            network.norm.running_mean[0] += 1
+        elif what == "last":
+            network.last.bias[0] += 1
+
+
+@pytest.mark.parametrize(
+    ("what", "place"), [("weight", "norm"), ("statistics", "norm"), ("last", "last"), ("nothing", None)]
+)
+def test_networks_are_the_same_up_to_the_first_tensor_that_differs(what: str, place: str | None) -> None:
+    network, _ = build("views")
+    other = copy.deepcopy(network)
+    _change(other, what)
+    names = [node.name for node in trace(network).graph.nodes]
+    assert shared_prefix(trace(network), trace(other)) == (len(names) if place is None else names.index(place))
+
+
+class Scaled(Views):
+    def forward(self, x: Tensor, scale: float = 2.0) -> Tensor:
+        return self.last((self.norm(self.conv(x)) * 3.0).mean((2, 3)))
+
+
+def test_networks_are_the_same_up_to_the_first_operation_or_argument_that_differs() -> None:
+    network, _ = build("views")
+    other = Scaled().eval()
+    other.load_state_dict(network.state_dict())
+    nodes = list(trace(network).graph.nodes)
+    shared = shared_prefix(trace(network), trace(other))
+    assert nodes[shared].op != "placeholder"
+    assert shared <= [node.name for node in nodes].index("mul")
+
+
+def test_state_is_crossed_between_two_calls_of_a_module_with_buffers() -> None:
+    norm, relu = nn.BatchNorm2d(3), nn.ReLU()
+    traced = trace(nn.Sequential(norm, relu, nn.Conv2d(3, 3, 1), norm, relu))
+    assert [crosses_state(traced, place) for place in range(1, 7)] == [False, True, True, True, False, False]
