@@ -1,4 +1,4 @@
-"""The projection of any allocation onto the limits of a budget: repaired if above, filled if below, or only repaired."""
+"""The projection of any allocation onto the limits of a budget: repaired if above, and filled unless told otherwise."""
 
 from __future__ import annotations
 

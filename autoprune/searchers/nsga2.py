@@ -1,7 +1,8 @@
 """NSGA-II: what the objective costs in each of the limited costs, as one frontier.
 
 Source: Deb et al. 2002, "A fast and elitist multiobjective genetic algorithm: NSGA-II", IEEE Transactions on
-Evolutionary Computation 6; Optuna's sampler. It minimises the objective and every cost that the budget names. We differ:
+Evolutionary Computation 6; Optuna's sampler. It minimises the objective and every cost that the budget
+names. We differ:
 
 - Every candidate is repaired onto the limits, but what is left of them is never filled: cheaper ones are wanted too.
 - It begins with uniform and knapsacks under several budgets between the least reachable and the limits, each judged, so
@@ -49,7 +50,7 @@ def tightened(problem: SearchProblem, share: float) -> SearchProblem:
 
 
 def ladder(problem: SearchProblem) -> tuple[Allocation, ...]:
-    """Uniform and, for each criterion's curves, knapsacks under `RUNGS` budgets, the loosest first; those that differ."""
+    """Uniform and knapsacks (of each criterion) under `RUNGS` budgets, the loosest first; those that differ."""
     found = []
     for rung in range(RUNGS, 0, -1):
         tighter = tightened(problem, rung / RUNGS)

@@ -9,6 +9,9 @@ still run count as bad (constant liar, Ginsbourger et al. 2010). Optuna's estima
   doi:10.1080/0305215X.2012.687731; there the share falls with time). On synthetic landscapes of 12 and 27 groups that
   took a fifth to two fifths off the mean regret; more candidates per proposal than Optuna's 24 did not help reliably.
 - It begins with allocations worth an evaluation, and draws at random only until `FIRST` candidates have scores.
+- It searches widths. A multiplier for each group on the knapsack's losses, with points decoded by solving that (2 to
+  20 ms), is aware of the curves, but whatever changes one group moves all others: on synthetic landscapes, some with
+  misleading curves, the mean regret was 1.05 times as large after 50 trials and 1.7 times after 100.
 - The sampler is seeded anew for every proposal from (seed, number, attempt), so that a replay goes on as the unbroken
   run would.
 """

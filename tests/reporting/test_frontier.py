@@ -14,7 +14,11 @@ from autoprune.reporting.results import Result
 
 DENSE = {"flops": 200, "params": 30, "size": 400}
 TRIALS = [
-    Trial(Candidate(n, Allocation({"a": n + 1})), Score(1.0 - n / 10, n / 10, 50), dict(flops=10 * n, params=n, size=n))
+    Trial(
+        Candidate(n, Allocation({"a": n + 1})),
+        Score(1.0 - n / 10, n / 10, 50),
+        {"flops": 10 * n, "params": n, "size": n},
+    )
     for n in (4, 7)
 ]
 
