@@ -107,8 +107,9 @@ SEARCHERS: Mapping[str, str] = {
     "knapsack": "autoprune.searchers.knapsack:Knapsack",
     "evolution": "autoprune.searchers.evolution:Evolution",
     "annealing": "autoprune.searchers.annealing:Annealing",
-    "tpe": "autoprune.searchers.optuna_samplers:Tpe",
-    "cmaes": "autoprune.searchers.optuna_samplers:CmaEs",
+    "tpe": "autoprune.searchers.tpe:Tpe",
+    "cmaes": "autoprune.searchers.cmaes:CmaEs",
+    "nsga2": "autoprune.searchers.nsga2:Nsga2",
     "auto": "autoprune.searchers.auto:Auto",
 }
 

@@ -1,10 +1,10 @@
-"""The projection of any allocation onto the limits of a budget: repaired if above, filled if below."""
+"""The projection of any allocation onto the limits of a budget: repaired if above, and filled unless told otherwise."""
 
 from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,13 +32,28 @@ def project(allocation: Mapping[str, int], space: SearchSpace, costs: CostTable,
     """
     check_feasible(space, costs, limits)
     grid = _Grid.of(space, costs, limits)
-    wanted = np.clip(np.array([allocation[name] for name in space.names], dtype=np.int64), grid.lowest, grid.ceiling)
+    wanted = grid.clip([allocation[name] for name in space.names])
     if grid.fits(grid.below(wanted)):
         start = _furthest(wanted, grid.ceiling, grid)
     else:
         start = _furthest(grid.lowest, wanted, grid)
     widths = _fill_steps(start, wanted, grid, _order(space.names, wanted))
     return Allocation(dict(zip(space.names, widths, strict=True)))
+
+
+def repair(allocation: Mapping[str, int], space: SearchSpace, costs: CostTable, limits: Limits) -> Allocation:
+    """The allocation moved inside the space and, if it is above a limit, under the limits; nothing is filled.
+
+    As in `project`, every width moves the same fraction of the way to its narrowest. What keeps the limits stays as it
+    is, so a repair of the result returns it unchanged.
+
+    Raises:
+        BudgetInfeasible: even the narrowest allocation is above a limit.
+    """
+    check_feasible(space, costs, limits)
+    grid = _Grid.of(space, costs, limits)
+    wanted = grid.clip([allocation[name] for name in space.names])
+    return Allocation(dict(zip(space.names, _furthest(grid.lowest, wanted, grid).tolist(), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,10 @@ class _Grid:
             limits=np.array([limits.get(kind, unlimited) for kind in COST_KINDS], dtype=np.int64),
             costs=costs,
         )
+
+    def clip(self, widths: Sequence[int]) -> Ints:
+        """The nearest widths between the narrowest and the ceilings; not yet in steps."""
+        return np.clip(np.array(widths, dtype=np.int64), self.lowest, self.ceiling)
 
     def below(self, widths: NDArray[np.float64] | Ints) -> Ints:
         """The widest allowed widths at or below these, as `Bounds.below`."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoprune.core.kinds import COST_KINDS, EFFECTIVE_KINDS
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Trial
 from autoprune.reporting.results import Result, cost_name
@@ -39,25 +40,35 @@ def plot_sensitivity(curves: SensitivityCurves, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def plot_frontier(trials: Sequence[Trial], results: Sequence[Result], limits: Mapping[str, int], path: Path) -> None:
-    """Accuracy against FLOPs and against parameters, and the best loss so far; dense, uniform and best marked."""
-    figure = _figure(15, 4.8)
-    by_flops, by_params, anytime = figure.subplots(1, 3)
+def plot_frontier(
+    trials: Sequence[Trial],
+    frontier: Sequence[Trial],
+    results: Sequence[Result],
+    limits: Mapping[str, int],
+    path: Path,
+) -> None:
+    """Accuracy against FLOPs, parameters and any other limited cost, and the best loss so far.
+
+    Marked are dense, uniform and best, and the trials of the frontier; a line joins them where one cost alone is
+    limited, for elsewhere they are no curve.
+    """
+    kinds = [kind for kind in COST_KINDS if kind in (*EFFECTIVE_KINDS, *limits)]
+    figure = _figure(5.0 * (len(kinds) + 1), 4.8)
+    *panels, anytime = figure.subplots(1, len(kinds) + 1)
     dense = next(result for result in results if result.name == "dense")
-    for axes, kind in ((by_flops, "flops"), (by_params, "params")):
+    for axes, kind in zip(panels, kinds, strict=True):
         _plot_cost(axes, kind, trials, results, dense)
+        _plot_non_dominated(axes, kind, frontier, dense, joined=list(limits) == [kind])
         if kind in limits:
             axes.axvline(100 * limits[kind] / dense.costs[kind], color="grey", linestyle=":", label="limit")
         _label(axes, f"{cost_name(kind, dense.effective)} kept (%)", "validation accuracy (%)")
-    by_flops.legend(fontsize=8)
+    panels[0].legend(fontsize=8)
     _plot_anytime(anytime, trials, results)
     figure.savefig(path, dpi=110)
 
 
 def _plot_cost(axes: Axes, kind: str, trials: Sequence[Trial], results: Sequence[Result], dense: Result) -> None:
-    scored = [(trial.costs[kind], trial.score) for trial in trials if trial.score]
-    kept = [100 * cost / dense.costs[kind] for cost, _ in scored]
-    axes.scatter(kept, [100 * score.accuracy for _, score in scored], s=14, alpha=0.5, label="trials")
+    axes.scatter(*_kept_and_accuracy(kind, trials, dense), s=14, alpha=0.4, color="tab:blue", label="trials")
     for result in results:
         axes.scatter(
             [100 * result.costs[kind] / dense.costs[kind]],
@@ -66,8 +77,22 @@ def _plot_cost(axes: Axes, kind: str, trials: Sequence[Trial], results: Sequence
             color=_COLOURS[result.name],
             marker=_MARKERS[result.name],
             label=result.name,
-            zorder=3,
+            zorder=4,
         )
+
+
+def _plot_non_dominated(axes: Axes, kind: str, frontier: Sequence[Trial], dense: Result, joined: bool) -> None:
+    kept, accuracy = _kept_and_accuracy(kind, frontier, dense)
+    axes.scatter(kept, accuracy, s=36, color="tab:green", edgecolor="black", linewidth=0.6, label="frontier", zorder=3)
+    if joined:
+        order = sorted(range(len(kept)), key=kept.__getitem__)
+        axes.plot([kept[i] for i in order], [accuracy[i] for i in order], color="tab:green", linewidth=1, zorder=2)
+
+
+def _kept_and_accuracy(kind: str, trials: Sequence[Trial], dense: Result) -> tuple[list[float], list[float]]:
+    """Per cent of a cost that is kept, and of images that are right, of the trials that have a score."""
+    scored = [(100 * trial.costs[kind] / dense.costs[kind], trial.score) for trial in trials if trial.score]
+    return [kept for kept, _ in scored], [100 * score.accuracy for _, score in scored]
 
 
 def _plot_anytime(axes: Axes, trials: Sequence[Trial], results: Sequence[Result]) -> None:

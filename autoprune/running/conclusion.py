@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import nn
 
+from autoprune.core.frontier import frontier
 from autoprune.core.trial import Candidate, Score, Trial
 from autoprune.errors import TaskError
 from autoprune.files import write_whole
 from autoprune.graph.latency import measure_latency
+from autoprune.reporting.frontier import frontier_csv
 from autoprune.reporting.plots import plot_frontier
 from autoprune.reporting.results import Result, results_csv, results_in
 from autoprune.running.context import RunContext
@@ -38,19 +40,27 @@ class Conclusion:
 
 
 def conclude(run: RunContext, problem: SearchProblem, dense: Score, trials: list[Trial]) -> Conclusion:
-    """Picks the winner and writes the final table, `best.yaml`, `frontier.png` and the mirror's outcome."""
+    """Picks the winner and writes the final table, `best.yaml`, the frontier and the mirror's outcome."""
     best, score = choose(run, problem, trials)
     results = results_in(run.history)
     if not results or (results[-1].name, results[-1].number) != ("best", best.number):
         results = _measure(run, problem, dense, trials, best, score)
         for result in results:
             run.ledger.write("result", **result.to_json())
-    plot_frontier(trials, results, dict(**run.limits), run.folder.frontier)
+    _write_frontier(run, problem, trials, results)
     write_whole(run.folder.results, results_csv(results).encode())
     run.folder.write_best(_best(run, best, results[-1]))
     run.ledger.write("finished", best=best.number)
     run.tracker.finish(_outcome(run, best, results, trials))
     return Conclusion(run.folder, best, tuple(results), tuple(trials))
+
+
+def _write_frontier(run: RunContext, problem: SearchProblem, trials: list[Trial], results: list[Result]) -> None:
+    """The trials that none beats in the objective and every limited cost at once, as a table and in the picture."""
+    best = frontier(trials, problem.objective, list(problem.limits))
+    costs = run.setup.subject.costs
+    write_whole(run.folder.frontier_table, frontier_csv(best, dict(**costs.dense()), costs.effective).encode())
+    plot_frontier(trials, best, results, dict(**run.limits), run.folder.frontier)
 
 
 def _measure(
@@ -139,6 +149,7 @@ def _outcome(run: RunContext, best: Trial, results: list[Result], trials: list[T
         folder.best,
         folder.results,
         folder.frontier,
+        folder.frontier_table,
         folder.experiment,
         *map(folder.sensitivity, ("png", "csv", "json")),
     ]

@@ -44,6 +44,10 @@ class RunFolder:
         return self.path / "frontier.png"
 
     @property
+    def frontier_table(self) -> Path:
+        return self.path / "frontier.csv"
+
+    @property
     def results(self) -> Path:
         return self.path / "results.csv"
 

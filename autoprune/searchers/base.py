@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Limits, project
 from autoprune.core.costs import CostTable
+from autoprune.core.projection import repair
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Candidate, Objective, Recipe, Trial
@@ -55,6 +56,10 @@ class SearchProblem:
     def project(self, widths: Mapping[str, int]) -> Allocation:
         """The allocation moved inside the space and onto every limit."""
         return project(widths, self.space, self.costs, self.limits)
+
+    def repair(self, widths: Mapping[str, int]) -> Allocation:
+        """The allocation moved inside the space and under every limit; what they leave is not filled."""
+        return repair(widths, self.space, self.costs, self.limits)
 
     def candidate(self, number: int, allocation: Allocation, bars: tuple[float | None, ...] = ()) -> Candidate:
         """A final candidate under this problem's recipe and limits."""

@@ -27,7 +27,7 @@ EXPONENTS = (1.0, 2.0, 0.5)
 _LINEARISATIONS = 6
 _BISECTIONS = 14
 _REWEIGHTINGS = 12
-_EXCHANGES = 300
+EXCHANGES = 300
 
 Choice = NDArray[np.int64]
 """`[group]` indices of levels."""
@@ -114,8 +114,13 @@ class AdditiveModel:
         return [(int(group), int(levels[group])) for group in order]
 
 
-def knapsack_allocation(problem: SearchProblem, curves: SensitivityCurves, exponent: float = 1.0) -> Allocation:
+def knapsack_allocation(
+    problem: SearchProblem, curves: SensitivityCurves, exponent: float = 1.0, exchanges: int = EXCHANGES
+) -> Allocation:
     """The least sum of degradations to the power of `exponent` within the limits, with what is left filled.
+
+    Args:
+        exchanges: at most how many exchanges are tried; they take most of the time.
 
     Raises:
         BudgetInfeasible: even the narrowest allocation is above a limit.
@@ -130,7 +135,7 @@ def knapsack_allocation(problem: SearchProblem, curves: SensitivityCurves, expon
         choice = _settle(model, weights)
         if model.loss(choice) < model.loss(best):
             best, best_weights = choice, weights
-    return problem.project(model.allocation(_exchange(model, best, best_weights)))
+    return problem.project(model.allocation(_exchange(model, best, best_weights, exchanges)))
 
 
 def _settle(model: AdditiveModel, weights: NDArray[np.float64]) -> Choice:
@@ -180,10 +185,10 @@ def _widened(model: AdditiveModel, choice: Choice, weights: NDArray[np.float64],
     return None
 
 
-def _exchange(model: AdditiveModel, choice: Choice, weights: NDArray[np.float64]) -> Choice:
+def _exchange(model: AdditiveModel, choice: Choice, weights: NDArray[np.float64], most: int) -> Choice:
     """`choice` after narrowing one group and filling with others, repeated as long as the loss falls."""
     tries, improved = 0, True
-    while improved and tries < _EXCHANGES:
+    while improved and tries < most:
         improved = False
         for group, level in _short_narrowings(model, choice):
             tries += 1
@@ -193,7 +198,7 @@ def _exchange(model: AdditiveModel, choice: Choice, weights: NDArray[np.float64]
             if model.loss(moved) < model.loss(choice) - 1e-12:
                 choice, improved = moved, True
                 break
-            if tries >= _EXCHANGES:
+            if tries >= most:
                 break
     return choice
 

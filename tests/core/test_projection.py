@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import within
 from autoprune.core.costs import CostTable, CostTerm, Count
-from autoprune.core.projection import project
+from autoprune.core.projection import project, repair
 from autoprune.core.space import Bounds
 from autoprune.errors import BudgetInfeasible
 from tests.core.networks import networks, space_of
@@ -47,6 +47,30 @@ def test_no_single_step_of_a_projection_still_fits(network):
     assume(feasible(network))
     result = projected(network)
     assert not [step for step in single_steps(result, network.space) if within(step, network.costs, network.limits)]
+
+
+def repaired(network, proposal=None):
+    return repair(proposal or network.proposal, network.space, network.costs, network.limits)
+
+
+@given(networks())
+@settings(max_examples=150, deadline=None)
+def test_a_repair_keeps_every_limit_lies_in_the_space_and_widens_nothing(network):
+    assume(feasible(network))
+    result = repaired(network)
+    assert within(result, network.costs, network.limits)
+    assert result in network.space
+    lowest = network.space.narrowest()
+    assert all(result[name] <= max(network.proposal[name], lowest[name]) for name in network.space.names)
+
+
+@given(networks())
+@settings(max_examples=150, deadline=None)
+def test_a_repair_leaves_alone_what_keeps_the_limits(network):
+    assume(feasible(network))
+    assert repaired(network, network.space.narrowest()) == network.space.narrowest()
+    result = repaired(network)
+    assert repaired(network, result) == result
 
 
 @given(networks())

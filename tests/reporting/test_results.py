@@ -63,7 +63,7 @@ def test_plots_take_failures_zero_losses_and_groups_without_levels(tmp_path: Pat
         Trial(candidate, Score(0.0, 1.0, 10), {"flops": 1000, "params": 300}),
         Trial(Candidate(1, Allocation({"a": 3})), Failure("nan", "loss nan")),
     ]
-    plot_frontier(trials, [DENSE, BEST], {"flops": 1000, "params": 300}, tmp_path / "frontier.png")
+    plot_frontier(trials, trials[:1], [DENSE, BEST], {"flops": 1000, "params": 300}, tmp_path / "frontier.png")
     dense = Score(0.1, 0.9, 10)
     plot_sensitivity(SensitivityCurves(dense, {"a": {1: dense}, "b": {}}, {"a": 4, "b": 2}), tmp_path / "curves.png")
     plot_sensitivity(SensitivityCurves(dense, {}, {}), tmp_path / "empty.png")

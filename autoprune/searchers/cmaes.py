@@ -1,0 +1,91 @@
+"""CMA-ES on one factor for each group, by which the width of the best start is multiplied.
+
+Source: the covariance matrix adaptation evolution strategy, Hansen and Ostermeier 2001, Evolutionary Computation 9;
+Optuna's sampler, which stands on the package `cmaes`. Factors are searched on a logarithmic scale around 1, and every
+proposal is projected. It learns from the factors it proposed, not from the widths realised: its covariance is that of
+its own draws. Multipliers on the knapsack's losses instead, around those that the best start implies, were worse on
+synthetic landscapes: 1.1 to 1.4 times the mean regret after 50 trials, 1.3 times after 100. `POPULATION` is smaller
+than Hansen's 4 + 3 ln(groups), for more generations within a few dozen trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.trial import Candidate, Trial, value
+from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.history import History, ask_repeatedly
+from autoprune.searchers.moves import new_neighbour
+from autoprune.searchers.optuna_studies import CovarianceStudy
+from autoprune.searchers.random import draw_new
+from autoprune.searchers.starts import opening
+
+FIRST = 6
+POPULATION = 6
+FACTOR = 1.5
+"""By how much at most a width of the best start is multiplied or divided."""
+_NEIGHBOURS = 50
+
+
+class Multipliers:
+    """Every group's width as a number in [0, 1]: the logarithm of its ratio to a centre, which is 0.5 everywhere."""
+
+    def __init__(self, names: Sequence[str], centre: Allocation) -> None:
+        self._names, self._centre = names, centre
+
+    def widths(self, point: Mapping[str, float]) -> dict[str, int]:
+        """The nearest whole widths; not yet inside the space, nor within the limits.
+
+        Where all of a group is gone at the centre, half a structure is multiplied, so that it may come back.
+        """
+        return {n: round(max(self._centre[n], 0.5) * FACTOR ** (2.0 * point[n] - 1.0)) for n in self._names}
+
+
+class CmaEs:
+    """Proposes the starts, then multiples of the best of them as CMA-ES draws them; never the same twice.
+
+    Args:
+        starts: allocations to begin with; None takes the standard ones (uniform, threshold, knapsacks).
+    """
+
+    uses_curves = True
+
+    def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
+        self._history = History(problem)
+        self._starts = opening(problem, starts)
+        self._strategy: CovarianceStudy | None = None
+        self._multipliers: Multipliers | None = None
+
+    def ask(self, limit: int) -> Sequence[Candidate]:
+        return ask_repeatedly(self._history, limit, self._next)
+
+    def tell(self, trial: Trial) -> None:
+        self._history.tell(trial)
+        if self._strategy is not None:
+            loss = None if trial.score is None else value(trial.score, self._history.problem.objective)
+            self._strategy.finish(trial.number, loss)
+
+    def _next(self) -> Allocation | None:
+        history = self._history
+        start = history.first_new(self._starts)
+        if start is not None:
+            return start
+        rng = history.problem.generator(history.number)
+        drawn, best = draw_new(history, rng), history.best()
+        if drawn is None or best is None or history.number < (len(self._starts) or FIRST):
+            return drawn
+        return self._proposal(best, rng) or drawn
+
+    def _proposal(self, best: Trial, rng: np.random.Generator) -> Allocation | None:
+        """What the strategy draws, or a neighbour of it if that was proposed before; None if those were, too."""
+        history, names = self._history, self._history.problem.space.names
+        if self._strategy is None or self._multipliers is None:
+            assert best.score is not None
+            self._multipliers = Multipliers(names, best.candidate.allocation)
+            self._strategy = CovarianceStudy(names, value(best.score, history.problem.objective), POPULATION)
+        point = self._strategy.sample(history.number, rng)
+        allocation = history.problem.project(self._multipliers.widths(point))
+        return allocation if allocation not in history else new_neighbour(history, allocation, rng, _NEIGHBOURS)

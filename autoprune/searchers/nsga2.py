@@ -1,0 +1,135 @@
+"""NSGA-II: what the objective costs in each of the limited costs, as one frontier.
+
+Source: Deb et al. 2002, "A fast and elitist multiobjective genetic algorithm: NSGA-II", IEEE Transactions on
+Evolutionary Computation 6; Optuna's sampler. It minimises the objective and every cost that the budget
+names. We differ:
+
+- Every candidate is repaired onto the limits, but what is left of them is never filled: cheaper ones are wanted too.
+- It begins with uniform and knapsacks under several budgets between the least reachable and the limits, each judged, so
+  that the frontier is spread from the first generation on; draws under random budgets complete it.
+- There are no generations after the first: each offspring has parents from the best of all trials so far (the steady
+  state of Durillo et al. 2009, "On the Effect of the Steady-State Selection Scheme in Multi-Objective Genetic
+  Algorithms", EMO), so every slot stays busy, and any order of results is a run.
+- Parents are blended (BLX-0.5); in the one comparison made that found more than the paper's simulated binary crossover.
+- No allocation is judged twice: in place of one that was, a neighbour of it is.
+
+On synthetic landscapes of 12 and 27 groups its frontier after 100 trials dominated 3 to 11 % more (of the area between
+cost and log loss) than its first candidates alone, and 7 to 15 % more than five evolutions of 20 trials, each under a
+budget of its own. Without its seeds it dominated 7 to 9 % more than random draws under random budgets where losses
+interact, and no more than those on rippled, noisy landscapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.trial import Candidate, Trial, value
+from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.coordinates import Coordinates
+from autoprune.searchers.history import History, ask_repeatedly
+from autoprune.searchers.knapsack import knapsack_allocation
+from autoprune.searchers.optuna_studies import breed
+from autoprune.searchers.uniform import uniform_allocation
+
+POPULATION = 20
+"""A fifth of the hundred evaluations that a frontier is worth."""
+RUNGS = 6
+"""How many budgets the first candidates are spread over."""
+EXPONENTS = (1.0, 2.0)
+"""Those of the knapsacks among the first candidates."""
+_ATTEMPTS = 4
+_NEIGHBOURS = 50
+_DRAWS = 200
+
+
+def tightened(problem: SearchProblem, share: float) -> SearchProblem:
+    """The problem under limits that lie a share of the way from the least reachable costs to its own."""
+    least, most = problem.costs.costs(problem.space.narrowest()), problem.costs.costs(problem.space.widest())
+    limits = {
+        kind: least[kind] + int(share * (min(limit, most[kind]) - least[kind]))
+        for kind, limit in problem.limits.items()
+    }
+    return replace(problem, limits=limits)
+
+
+def ladder(problem: SearchProblem) -> tuple[Allocation, ...]:
+    """Uniform and knapsacks (of each criterion) under `RUNGS` budgets, the loosest first; those that differ."""
+    found = []
+    for rung in range(RUNGS, 0, -1):
+        tighter = tightened(problem, rung / RUNGS)
+        found.append(uniform_allocation(tighter))
+        for curves in problem.curves.values():
+            found.extend(knapsack_allocation(tighter, curves, exponent, exchanges=0) for exponent in EXPONENTS)
+    return tuple(dict.fromkeys(found))
+
+
+class Nsga2:
+    """Proposes the ladder, a few random draws, then offspring of the best; never the same twice.
+
+    Args:
+        starts: allocations to begin with, repaired; None takes the ladder.
+    """
+
+    uses_curves = True
+
+    def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
+        self._history = History(problem)
+        given = ladder(problem) if starts is None else [problem.repair(allocation) for allocation in starts]
+        self._starts = tuple(dict.fromkeys(given))
+        self._coordinates = Coordinates(problem)
+
+    def ask(self, limit: int) -> Sequence[Candidate]:
+        return ask_repeatedly(self._history, limit, self._next)
+
+    def tell(self, trial: Trial) -> None:
+        self._history.tell(trial)
+
+    def _next(self) -> Allocation | None:
+        history = self._history
+        start = history.first_new(self._starts)
+        if start is not None:
+            return start
+        rng = history.problem.generator(history.number)
+        scored = [trial for trial in history.told.values() if trial.score]
+        bred = history.number >= POPULATION and len(scored) > 1
+        return (history.first_new(self._offspring(scored, rng)) if bred else None) or history.first_new(
+            draw(history.problem, rng) for _ in range(_DRAWS)
+        )
+
+    def _offspring(self, scored: Sequence[Trial], rng: np.random.Generator) -> Iterator[Allocation]:
+        """A few offspring, then neighbours of the last."""
+        problem = self._history.problem
+        points = np.array([self._coordinates.of(trial.candidate.allocation) for trial in scored])
+        values = np.array([self._values(trial) for trial in scored])
+        if values[:, 0].min() > 0:  # a few hopeless losses would make all others look crowded
+            values[:, 0] = np.log(values[:, 0])
+        for _ in range(_ATTEMPTS):
+            child = problem.repair(self._coordinates.widths(breed(points, values, POPULATION, rng)))
+            yield child
+        for _ in range(_NEIGHBOURS):
+            yield neighbour(problem, child, rng)
+
+    def _values(self, trial: Trial) -> list[float]:
+        """What is minimised: the objective, and each limited cost as a share of its limit."""
+        assert trial.score is not None
+        problem = self._history.problem
+        costs = problem.costs.costs(trial.candidate.allocation)
+        shares = [costs[kind] / limit for kind, limit in problem.limits.items()]
+        return [value(trial.score, problem.objective), *shares]
+
+
+def draw(problem: SearchProblem, rng: np.random.Generator) -> Allocation:
+    """An allocation with every width uniform among those allowed, repaired under a random budget."""
+    levels = (problem.space.bounds[name].levels() for name in problem.space.names)
+    widths = dict(zip(problem.space.names, (int(rng.choice(each)) for each in levels), strict=True))
+    return tightened(problem, rng.random()).repair(widths)
+
+
+def neighbour(problem: SearchProblem, allocation: Allocation, rng: np.random.Generator) -> Allocation:
+    """The allocation with one group at another level, repaired."""
+    name = problem.space.names[int(rng.integers(len(problem.space.names)))]
+    return problem.repair({**allocation, name: int(rng.choice(problem.space.bounds[name].levels()))})

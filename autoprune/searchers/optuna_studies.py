@@ -1,0 +1,140 @@
+"""Optuna's samplers as plain functions of points and values; the only file that imports optuna.
+
+Points are numbers in [0, 1], one a coordinate. What a searcher realised is told, not what the sampler proposed, except
+by CMA-ES. A sampler is seeded anew for every proposal, because a resumed sampler would not go on as an unbroken one.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@cache
+def _optuna() -> ModuleType:
+    """Optuna, imported on first use, its log reduced to errors."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def _distributions(names: Sequence[str]) -> dict[str, Any]:
+    return {name: _optuna().distributions.FloatDistribution(0.0, 1.0) for name in names}
+
+
+def _seed(rng: np.random.Generator) -> int:
+    return int(rng.integers(2**31))
+
+
+class ParzenStudy:
+    """A study told of realised points, and proposals of TPE from it."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        optuna = _optuna()
+        self._distributions = _distributions(names)
+        self._study = optuna.create_study(direction="minimize", sampler=optuna.samplers.RandomSampler(seed=0))
+        self._trial: dict[int, int] = {}
+
+    def add(self, number: int, point: Floats) -> None:
+        """Candidate `number` runs, at `point`."""
+        optuna = _optuna()
+        params = dict(zip(self._distributions, point.tolist(), strict=True))
+        self._trial[number] = len(self._study.get_trials(deepcopy=False))
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.RUNNING, params=params, distributions=self._distributions
+            )
+        )
+
+    def finish(self, number: int, loss: float | None) -> None:
+        """Candidate `number` has a value, or None if it failed."""
+        state = _optuna().trial.TrialState
+        self._study.tell(self._trial[number], loss, state=state.FAIL if loss is None else state.COMPLETE)
+
+    def sample(self, rng: np.random.Generator) -> Floats:
+        """A proposal; the trial that asking leaves in the study is told as failed, which the estimator passes over."""
+        optuna = _optuna()
+        self._study.sampler = optuna.samplers.TPESampler(seed=_seed(rng), n_startup_trials=1)
+        trial = self._study.ask(self._distributions)
+        point = np.array([trial.params[name] for name in self._distributions])
+        self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        return point
+
+
+class CovarianceStudy:
+    """A study that CMA-ES samples, begun at the middle of the unit cube.
+
+    Args:
+        middle: the value there.
+    """
+
+    def __init__(self, names: Sequence[str], middle: float, population: int) -> None:
+        optuna = _optuna()
+        self._distributions, self._population = _distributions(names), population
+        self._study = optuna.create_study(direction="minimize", sampler=optuna.samplers.RandomSampler(seed=0))
+        self._trial: dict[int, int] = {}
+        # The sampler takes the dimensions from trials that are complete, so the first is the middle, with its value.
+        params = dict.fromkeys(names, 0.5)
+        self._study.add_trial(optuna.trial.create_trial(params=params, distributions=self._distributions, value=middle))
+
+    def sample(self, number: int, rng: np.random.Generator) -> Mapping[str, float]:
+        """The point of candidate `number`, which runs until it is finished."""
+        self._study.sampler = _optuna().samplers.CmaEsSampler(seed=_seed(rng), popsize=self._population)
+        trial = self._study.ask(self._distributions)
+        self._trial[number] = trial.number
+        return dict(trial.params)
+
+    def finish(self, number: int, loss: float | None) -> None:
+        """Candidate `number` has a value, or None if it failed; one that was not sampled here is passed over."""
+        state = _optuna().trial.TrialState
+        if number in self._trial:
+            self._study.tell(self._trial[number], loss, state=state.FAIL if loss is None else state.COMPLETE)
+
+
+@cache
+def _blend() -> Any:
+    """The crossover of `breed`, without Optuna's warning that it is experimental."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", _optuna().exceptions.ExperimentalWarning)
+        return _optuna().samplers.nsgaii.BLXAlphaCrossover()
+
+
+def breed(points: Floats, values: Floats, population: int, rng: np.random.Generator) -> Floats:
+    """One offspring, by NSGA-II, of the best of all that has values.
+
+    Parents are chosen from the `population` points that survive its sorting (by domination, then by crowding) and
+    blended (BLX-0.5, Eshelman and Schaffer 1993, "Real-Coded Genetic Algorithms and Interval-Schemata"); one coordinate
+    of the offspring, on average, is drawn anew.
+
+    Args:
+        points: `[n, coordinate]`, n ≥ 2.
+        values: `[n, objective]`, all minimised.
+    """
+    optuna = _optuna()
+    names = [str(i) for i in range(points.shape[1])]
+    size = min(population, len(points))
+    sampler = optuna.samplers.NSGAIISampler(population_size=size, crossover=_blend(), seed=_seed(rng))
+    study = optuna.create_study(directions=["minimize"] * values.shape[1], sampler=sampler)
+    distributions = _distributions(names)
+    # A sampler breeds from trials of the generation before, and knows it by this attribute alone.
+    generation = {sampler._get_generation_key(): 0}
+    study.add_trials(
+        optuna.trial.create_trial(
+            params=dict(zip(names, point, strict=True)),
+            distributions=distributions,
+            values=value,
+            system_attrs=generation,
+        )
+        for point, value in zip(points.tolist(), values.tolist(), strict=True)
+    )
+    params = study.ask(distributions).params
+    return np.array([params[name] for name in names])

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.frontier import frontier, non_dominated
+from autoprune.core.trial import Candidate, Failure, Role, Score, Trial
+
+
+def trial(number: int, loss: float, flops: int, params: int = 0, accuracy: float = 0.5, role: Role = "final") -> Trial:
+    candidate = Candidate(number, Allocation({"a": number + 1}), role=role)
+    return Trial(candidate, Score(loss, accuracy, 10), {"flops": flops, "params": params})
+
+
+def dominates(left: list[int], right: list[int]) -> bool:
+    return all(a <= b for a, b in zip(left, right, strict=True)) and left != right
+
+
+@given(st.lists(st.lists(st.integers(0, 4), min_size=3, max_size=3), min_size=1, max_size=30))
+def test_what_is_left_is_what_a_slow_loop_leaves(points: list[list[int]]) -> None:
+    slow = [
+        not any(dominates(other, point) for other in points) and point not in points[:i]
+        for i, point in enumerate(points)
+    ]
+    assert non_dominated(np.array(points, dtype=float)).tolist() == slow
+
+
+def test_a_frontier_goes_from_the_cheapest_to_the_best() -> None:
+    trials = [trial(0, 0.2, 90), trial(1, 0.9, 10), trial(2, 0.5, 50), trial(3, 0.6, 60), trial(4, 0.5, 50)]
+    assert [t.number for t in frontier(trials, "loss", ["flops"])] == [1, 2, 0]
+
+
+def test_each_named_cost_counts() -> None:
+    trials = [trial(0, 0.5, 50, params=9), trial(1, 0.5, 60, params=5), trial(2, 0.6, 60, params=5)]
+    assert [t.number for t in frontier(trials, "loss", ["flops"])] == [0]
+    assert [t.number for t in frontier(trials, "loss", ["flops", "params"])] == [0, 1]
+    assert [t.number for t in frontier(trials, "loss", ["params", "flops"])] == [1, 0]
+
+
+def test_the_objective_counts() -> None:
+    trials = [trial(0, 0.5, 50, accuracy=0.6), trial(1, 0.4, 50, accuracy=0.5)]
+    assert [t.number for t in frontier(trials, "loss", ["flops"])] == [1]
+    assert [t.number for t in frontier(trials, "accuracy", ["flops"])] == [0]
+
+
+@pytest.mark.parametrize("others", [[], [trial(0, 0.1, 5, role="intermediate")]])
+def test_failures_and_what_cannot_win_are_left_out(others: list[Trial]) -> None:
+    failed = Trial(Candidate(7, Allocation({"a": 1})), Failure("nan", "loss nan"))
+    assert frontier([failed, *others], "loss", ["flops"]) == []
+    assert [t.number for t in frontier([failed, *others, trial(8, 0.5, 50)], "loss", ["flops"])] == [8]

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.budget import within
+from autoprune.core.costs import CostKind
+from autoprune.core.frontier import frontier
+from autoprune.core.trial import Trial
+from autoprune.searchers.nsga2 import POPULATION, RUNGS, Nsga2, draw, ladder, neighbour, tightened
+from tests.searchers.landscapes import Landscape, judge, make_problem, planted, run, with_curves
+
+LANDSCAPE = planted("interactions", 3, streams=True, pairs=0.9)
+
+
+def hypervolume(landscape: Landscape, allocations: Sequence[Allocation]) -> float:
+    """The area that points dominate of (share of the limit, true log loss over the least), up to (1, 2.5)."""
+    limit, least = landscape.problem.limits["flops"], landscape.true(landscape.optimum)
+    points = sorted(
+        (landscape.problem.costs.cost(each, "flops") / limit, float(np.log(landscape.true(each) / least)))
+        for each in allocations
+    )
+    area, best = 0.0, 2.5
+    for share, loss in points:
+        if share <= 1 and loss < best:
+            area, best = area + (1 - share) * (best - loss), loss
+    return area
+
+
+def searched(seed: int, trials: int, starts: Sequence[Allocation] | None = None) -> list[Trial]:
+    return run(LANDSCAPE, Nsga2(replace(LANDSCAPE.problem, seed=seed, trials=trials), starts))
+
+
+def allocations(trials: Sequence[Trial]) -> list[Allocation]:
+    return [trial.candidate.allocation for trial in trials]
+
+
+def test_the_area_of_known_points() -> None:
+    assert hypervolume(LANDSCAPE, []) == 0
+    assert abs(hypervolume(LANDSCAPE, [LANDSCAPE.optimum])) < 1e-6  # on the limit
+    one = LANDSCAPE.problem.space.narrowest()
+    assert hypervolume(LANDSCAPE, [one, LANDSCAPE.optimum]) == hypervolume(LANDSCAPE, [one])
+
+
+def test_tighter_limits_lie_between_the_least_reachable_and_the_problems_own() -> None:
+    problem = make_problem()
+    least = problem.costs.cost(problem.space.narrowest(), "flops")
+    found = [tightened(problem, share).limits["flops"] for share in (0.0, 0.5, 1.0)]
+    assert found == [least, least + (problem.limits["flops"] - least) // 2, problem.limits["flops"]]
+
+
+def test_a_limit_above_all_costs_is_tightened_from_what_can_be_spent() -> None:
+    problem = make_problem()
+    most = problem.costs.cost(problem.space.widest(), "flops")
+    assert tightened(replace(problem, limits={"flops": 10 * most}), 1.0).limits["flops"] == most
+
+
+def test_the_first_candidates_are_spread_over_the_budgets() -> None:
+    problem = with_curves(make_problem())
+    costs = [problem.costs.cost(each, "flops") for each in ladder(problem)]
+    least, limit = problem.costs.cost(problem.space.narrowest(), "flops"), problem.limits["flops"]
+    rungs = {round(RUNGS * (cost - least) / (limit - least)) for cost in costs}
+    assert rungs == set(range(1, RUNGS + 1))
+    assert RUNGS < len(costs) <= POPULATION
+    assert allocations(searched(0, len(costs))) == list(ladder(LANDSCAPE.problem))
+
+
+def test_without_curves_uniform_stands_on_every_rung() -> None:
+    assert len(ladder(make_problem())) == RUNGS
+
+
+def test_nothing_is_filled_up_to_the_limits() -> None:
+    problem = LANDSCAPE.problem
+    rng = np.random.default_rng(0)
+    drawn = [draw(problem, rng) for _ in range(60)]
+    moved = [neighbour(problem, drawn[0], rng) for _ in range(60)]
+    assert all(each in problem.space and within(each, problem.costs, problem.limits) for each in [*drawn, *moved])
+    shares = [problem.costs.cost(each, "flops") / problem.limits["flops"] for each in drawn]
+    assert np.mean(np.array(shares) < 0.9) > 0.5
+    assert all(sum(each[name] != drawn[0][name] for name in each) <= 1 for each in moved if _cheaper(each, drawn[0]))
+
+
+def _cheaper(left: Allocation, right: Allocation) -> bool:
+    return all(left[name] <= right[name] for name in left)
+
+
+def test_offspring_enlarge_the_frontier_that_it_begins_with() -> None:
+    begun = hypervolume(LANDSCAPE, ladder(LANDSCAPE.problem))
+    ended = [hypervolume(LANDSCAPE, allocations(searched(seed, 60))) for seed in (0, 1)]
+    assert min(ended) > 1.02 * begun
+
+
+def test_without_its_seeds_its_frontier_is_larger_than_that_of_as_many_draws() -> None:
+    bred, drawn = [], []
+    for seed in (0, 1):
+        rng = np.random.default_rng(seed)
+        bred.append(hypervolume(LANDSCAPE, allocations(searched(seed, 60, starts=()))))
+        drawn.append(hypervolume(LANDSCAPE, [draw(LANDSCAPE.problem, rng) for _ in range(60)]))
+    assert np.mean(bred) > np.mean(drawn)
+
+
+def test_of_two_limited_costs_each_spreads_the_frontier() -> None:
+    dense = LANDSCAPE.problem.costs.dense()
+    limits: dict[CostKind, int] = {"flops": dense["flops"] // 2, "params": dense["params"] // 2}
+    problem = replace(LANDSCAPE.problem, limits=limits, trials=40)
+    found = run(replace(LANDSCAPE, problem=problem), Nsga2(problem))
+    counted = [replace(t, costs=dict(**problem.costs.costs(t.candidate.allocation))) for t in found]
+    both, one = (frontier(counted, "loss", kinds) for kinds in (["flops", "params"], ["flops"]))
+    assert len(both) > len(one) > 5
+
+
+def test_given_starts_may_be_cheaper_than_the_limits() -> None:
+    problem = make_problem()
+    narrowest = problem.space.narrowest()
+    searcher = Nsga2(problem, starts=[narrowest, problem.space.dense()])
+    first, second = searcher.ask(2)
+    assert first.allocation == narrowest
+    assert second.allocation == problem.repair(problem.space.dense())
+    searcher.tell(judge(LANDSCAPE, first))
