@@ -15,7 +15,7 @@ levels between units so that the budget is kept, mostly few of them (the lesser 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -35,9 +35,6 @@ REACH = (0.05, 0.3, 0.5)
 _GROW, _SHRINK = 1.6, 0.89  # one success makes up for four failures
 _DRAWS = 50
 
-Choose = Callable[[History, Allocation, Sequence[Allocation]], Allocation]
-"""The offspring to be judged, of those that a parent (second) could have; none was proposed before."""
-
 
 def mutant(problem: SearchProblem, parent: Allocation, rng: np.random.Generator, reach: float) -> Allocation:
     """The parent after one to `PAIRS` trades, few more often than many."""
@@ -50,22 +47,13 @@ class Evolution:
 
     Args:
         starts: allocations to begin with; None takes the standard ones (uniform, threshold, knapsacks).
-        brood: how many different mutants are made for one to be judged.
-        choose: takes it from them; the first where none is given.
     """
 
     uses_curves = True
 
-    def __init__(
-        self,
-        problem: SearchProblem,
-        starts: Sequence[Allocation] | None = None,
-        brood: int = 1,
-        choose: Choose | None = None,
-    ) -> None:
+    def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
         self._history = History(problem)
         self._starts = opening(problem, starts)
-        self._brood, self._choose = brood, choose
         self._reach = REACH[1]
 
     def ask(self, limit: int) -> Sequence[Candidate]:
@@ -103,14 +91,6 @@ class Evolution:
         return () if self._history.number < self._opening else self._history.bars(self._history.best())
 
     def _offspring(self, parent: Allocation, rng: np.random.Generator) -> Allocation | None:
-        """The chosen of `brood` new mutants, or None if `_DRAWS` for each gave no new one."""
-        found: dict[Allocation, None] = {}
-        for _ in range(_DRAWS * self._brood):
-            each = mutant(self._history.problem, parent, rng, self._reach)
-            if each not in self._history:
-                found[each] = None
-            if len(found) == self._brood:
-                break
-        if self._choose is None or len(found) < 2:
-            return next(iter(found), None)
-        return self._choose(self._history, parent, tuple(found))
+        """A new mutant, or None if `_DRAWS` in a row were known."""
+        problem = self._history.problem
+        return self._history.first_new(mutant(problem, parent, rng, self._reach) for _ in range(_DRAWS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,6 +17,19 @@ _LEAST = 4
 _NORMAL = 1.4826  # the median of absolute values times this is the standard deviation of a normal distribution
 
 Bars = tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a trial says of the value of its allocation.
+
+    Attributes:
+        deviation: standard deviation of the value from that on all images.
+    """
+
+    allocation: Allocation
+    value: float
+    deviation: float = 0.0
 
 
 class History:
@@ -100,18 +114,21 @@ class History:
         """What the search minimises, of a score."""
         return value(score, self.problem.objective)
 
-    def estimates(self) -> list[tuple[Allocation, float]]:
-        """Allocation and value of each trial, in the order told; failures are left out.
+    def estimates(self) -> list[Estimate]:
+        """What each trial says of the value of its allocation, in the order told; failures say nothing.
 
         Of one that was dropped at a rung it is the value there, plus what the best trial's rose from there to the end.
         """
         best, found = self.best(), []
+        misses = self._misses(best) if best else []
         for trial in self.told.values():
+            allocation = trial.candidate.allocation
             if trial.score is not None:
-                found.append((trial.candidate.allocation, self.value(trial.score)))
+                found.append(Estimate(allocation, self.value(trial.score)))
             elif isinstance(trial.outcome, Stopped) and best is not None:
-                rise = self._rise(best, len(trial.outcome.score.rungs))
-                found.append((trial.candidate.allocation, self.value(trial.outcome.score) + rise))
+                rung = len(trial.outcome.score.rungs)
+                value = self.value(trial.outcome.score) + self._rise(best, rung)
+                found.append(Estimate(allocation, value, misses[rung] if rung < len(misses) else 0.0))
         return found
 
     def bars(self, reference: Trial | None, above: float = 0.0) -> Bars:
@@ -123,14 +140,21 @@ class History:
         """
         if reference is None or reference.score is None:
             return ()
+        pairs = zip(reference.score.rungs, self._misses(reference), strict=False)
+        return tuple(self.value(score) + above + DOUBT * miss for score, miss in pairs)
+
+    def _misses(self, reference: Trial) -> list[float]:
+        """By how much, at each rung, what a trial is ahead of a reference differs from the end; standard deviations.
+
+        Robust: from the median. Empty until `_LEAST` other trials went to the end.
+        """
         others = [t for t in self.told.values() if t.score and t.score.rungs and t.number != reference.number]
-        if len(others) < _LEAST:
-            return ()
-        bars = []
-        for rung, score in enumerate(reference.score.rungs):
-            misses = [abs(self._rise(other, rung) - self._rise(reference, rung)) for other in others]
-            bars.append(self.value(score) + above + DOUBT * _NORMAL * float(np.median(misses)))
-        return tuple(bars)
+        if len(others) < _LEAST or reference.score is None:
+            return []
+        return [
+            _NORMAL * float(np.median([abs(self._rise(other, rung) - self._rise(reference, rung)) for other in others]))
+            for rung in range(len(reference.score.rungs))
+        ]
 
     def _rise(self, trial: Trial, rung: int) -> float:
         """By how much a trial's value rose from a rung to the end."""
