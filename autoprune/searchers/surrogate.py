@@ -76,10 +76,9 @@ class Kernel:
 
     def between(self, ones: Points, others: Points) -> Floats:
         """`[n, m]` covariances."""
-        found: Floats = self.slope * ones.slopes @ others.slopes.T
-        if self.rough:
-            found += self.rough * roughness(ones.widths, others.widths, self.length)
-        return found
+        alike = self.slope * ones.slopes @ others.slopes.T
+        rough = self.rough * roughness(ones.widths, others.widths, self.length) if self.rough else 0.0
+        return np.asarray(alike + rough, dtype=np.float64)
 
     def itself(self, points: Points) -> Floats:
         """`[n]` variances."""

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Failure, Score, Trial
 from autoprune.searchers.evolution import FIRST, Evolution
-from autoprune.searchers.history import History
 from autoprune.searchers.random import Random
 from autoprune.searchers.starts import starts
 from tests.searchers.landscapes import make_problem, with_curves
@@ -81,20 +78,3 @@ def test_trades_reach_less_far_after_failures_than_after_successes() -> None:
         )
 
     assert stride(rising=True) < 0.2 < stride(rising=False)
-
-
-def test_of_a_brood_the_chosen_one_is_proposed() -> None:
-    broods: list[int] = []
-
-    def last(history: History, parent: Allocation, offspring: Sequence[Allocation]) -> Allocation:
-        broods.append(len(offspring))
-        return offspring[-1]
-
-    searcher = Evolution(PROBLEM, brood=7, choose=last)
-    for candidate in searcher.ask(len(starts(PROBLEM))):
-        searcher.tell(told(candidate, 1.0))
-    plain = Evolution(PROBLEM)
-    for candidate in plain.ask(len(starts(PROBLEM))):
-        plain.tell(told(candidate, 1.0))
-    assert searcher.ask(1)[0].allocation != plain.ask(1)[0].allocation
-    assert broods == [7]

@@ -8,7 +8,7 @@ import pytest
 
 from autoprune.core.trial import Candidate, Failure, Score, Stopped, Trial
 from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.history import DOUBT, History
+from autoprune.searchers.history import DOUBT, Estimate, History
 from autoprune.searchers.random import Random
 from tests.searchers.landscapes import make_problem
 
@@ -96,14 +96,19 @@ def test_a_bar_allows_for_how_far_the_first_images_mislead() -> None:
 
 def test_what_was_dropped_is_estimated_by_how_the_best_went_on() -> None:
     history = History(PROBLEM)
-    best, early, late, failed = candidates(history, 4)
+    best, early, late, failed, *others = candidates(history, 8)
     history.tell(judged(best, 1.0, 0.7, 0.9))
     history.tell(Trial(early, Stopped(Score(1.5, 0.5, 10))))
     history.tell(Trial(late, Stopped(Score(1.5, 0.5, 40, rungs=(Score(0.8, 0.5, 10),)))))
     history.tell(Trial(failed, Failure("nan", "")))
-    assert history.estimates() == [
-        (best.allocation, 1.0),
-        (early.allocation, pytest.approx(1.8)),
-        (late.allocation, pytest.approx(1.6)),
+    expected = [
+        Estimate(best.allocation, 1.0),
+        Estimate(early.allocation, pytest.approx(1.8)),
+        Estimate(late.allocation, pytest.approx(1.6)),
     ]
+    assert history.estimates() == expected  # how sure that is is not known yet
+    for other in others:
+        history.tell(judged(other, 2.0, 1.6, 1.85))
+    unsure = [0.0, pytest.approx(1.4826 * 0.1), pytest.approx(1.4826 * 0.05)]
+    assert [estimate.deviation for estimate in history.estimates()[:3]] == unsure
     assert history.best() is history.told[0]
