@@ -91,7 +91,7 @@ def roughness(ones: Floats, others: Floats, length: float) -> Floats:
     for one, other in zip(ones.T, others.T, strict=True):
         apart = np.sqrt(5.0) / length * np.abs(one[:, None] - other[None, :])
         total += (1.0 + apart + apart**2 / 3.0) * np.exp(-apart)
-    return total / ones.shape[1]
+    return np.asarray(total / ones.shape[1])
 
 
 @dataclass(frozen=True)
