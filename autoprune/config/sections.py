@@ -136,7 +136,7 @@ class ScoringSection(Section):
 class SearchSection(Section):
     """Who proposes, and how long: `evaluations` caps the cost of everything, in judgements of the dense network."""
 
-    searcher: Annotated[str, AfterValidator(_searcher_name)] = "tpe"
+    searcher: Annotated[str, AfterValidator(_searcher_name)] = "auto"
     trials: Positive | None = None
     evaluations: Positive | None = None
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0

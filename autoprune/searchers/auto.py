@@ -2,8 +2,8 @@
 
 Uniform, threshold and the knapsacks of several exponents are judged, because none is the best on every network. Then a
 Gaussian process is fitted to all trials (see `surrogate`), and a candidate is sought in it as `evolution` seeks one in
-the network: mutants of the best trial, mutants of the best of these, and so on for `ROUNDS` rounds; the one of least
-lower bound is judged. That takes a fraction of a second, much less than a judgement.
+the network: mutants of the best trial, mutants of the best of these, and so on (see `climbing`); the one of least lower
+bound is judged. That takes a fraction of a second, much less than a judgement.
 
 Source: Bayesian optimisation by a lower confidence bound (Srinivas et al. 2010, "Gaussian Process Optimization in the
 Bandit Setting", ICML), the bound searched locally from the best trial as in SMAC (Hutter, Hoos and Leyton-Brown 2011,
@@ -15,22 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Trial
 from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.evolution import FIRST, REACH, mutant
+from autoprune.searchers.climbing import climb
+from autoprune.searchers.evolution import FIRST
 from autoprune.searchers.history import Bars, History, ask_repeatedly
 from autoprune.searchers.random import draw_new
 from autoprune.searchers.starts import opening
 from autoprune.searchers.surrogate import Surrogate
-
-ROUNDS = 3
-BROOD = 24
-"""How many mutants a round looks at."""
-DARING = 1.0
-"""How many standard deviations below its expectation an allocation is taken to be."""
 
 
 class Auto:
@@ -67,24 +60,9 @@ class Auto:
         start = history.first_new(self._starts)
         if start is not None:
             return start
-        rng = history.problem.generator(history.number)
+        problem, rng = history.problem, history.problem.generator(history.number)
         best = history.best()
         if best is None or history.number < self._opening:
             return draw_new(history, rng)
-        return self._climb(best.candidate.allocation, rng) or draw_new(history, rng)
-
-    def _climb(self, parent: Allocation, rng: np.random.Generator) -> Allocation | None:
-        """The new allocation of least bound among mutants, round by round those of the least so far; None if none is.
-
-        Without a model the first that is new.
-        """
-        bound = self._surrogate.fitted()
-        found: dict[Allocation, float] = {}
-        for _ in range(ROUNDS):
-            reach = float(np.exp(rng.uniform(*np.log(REACH[::2]))))
-            brood = list(dict.fromkeys(mutant(self._history.problem, parent, rng, reach) for _ in range(BROOD)))
-            bounds = np.zeros(len(brood)) if bound is None else bound(brood, DARING)
-            # Rounded, so that a resumed run on another machine finds the same.
-            found.update(zip(brood, np.round(bounds, 9).tolist(), strict=True))
-            parent = min(found, key=found.__getitem__)
-        return self._history.first_new(sorted(found, key=found.__getitem__))
+        found = climb(problem, best.candidate.allocation, self._surrogate.fitted(), rng)
+        return history.first_new(found) or draw_new(history, rng)

@@ -11,12 +11,15 @@ names. We differ:
   state of Durillo et al. 2009, "On the Effect of the Steady-State Selection Scheme in Multi-Objective Genetic
   Algorithms", EMO), so every slot stays busy, and any order of results is a run.
 - Parents are blended (BLX-0.5); in the one comparison made that found more than the paper's simulated binary crossover.
+- An offspring is not judged as it is: it is moved onto a budget drawn at random, and in its place the allocation under
+  this budget is judged that a model of all trials expects most of (see `surrogate`), sought by `climbing` from it or
+  from the best trials moved onto the budget. Evolution thus brings what the model would not look for (a memetic
+  algorithm: Moscato 1989, "On Evolution, Search, Optimization, Genetic Algorithms and Martial Arts"). On synthetic
+  landscapes of 9 to 27 groups the frontier after 100 trials dominated 1.04 to 1.2 times as much (of the area between
+  cost and log loss) as without.
 - No allocation is judged twice: in place of one that was, a neighbour of it is.
 
-On synthetic landscapes of 12 and 27 groups its frontier after 100 trials dominated 3 to 11 % more (of the area between
-cost and log loss) than its first candidates alone, and 7 to 15 % more than five evolutions of 20 trials, each under a
-budget of its own. Without its seeds it dominated 7 to 9 % more than random draws under random budgets where losses
-interact, and no more than those on rippled, noisy landscapes.
+Without its seeds it need not beat random draws under random budgets on rippled, noisy landscapes.
 """
 
 from __future__ import annotations
@@ -29,10 +32,12 @@ import numpy as np
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Trial, value
 from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.climbing import climb
 from autoprune.searchers.coordinates import Coordinates
-from autoprune.searchers.history import History, ask_repeatedly
+from autoprune.searchers.history import Estimate, History, ask_repeatedly
 from autoprune.searchers.knapsack import knapsack_allocation
 from autoprune.searchers.optuna_studies import breed
+from autoprune.searchers.surrogate import Floats, Surrogate
 from autoprune.searchers.uniform import uniform_allocation
 
 POPULATION = 20
@@ -41,8 +46,8 @@ RUNGS = 6
 """How many budgets the first candidates are spread over."""
 EXPONENTS = (1.0, 2.0)
 """Those of the knapsacks among the first candidates."""
-_ATTEMPTS = 4
 _NEIGHBOURS = 50
+_PARENTS = 80
 _DRAWS = 200
 
 
@@ -81,6 +86,7 @@ class Nsga2:
         given = ladder(problem) if starts is None else [problem.repair(allocation) for allocation in starts]
         self._starts = tuple(dict.fromkeys(given))
         self._coordinates = Coordinates(problem)
+        self._surrogate = Surrogate(self._history, self._excess)
 
     def ask(self, limit: int) -> Sequence[Candidate]:
         return ask_repeatedly(self._history, limit, self._next)
@@ -101,17 +107,35 @@ class Nsga2:
         )
 
     def _offspring(self, scored: Sequence[Trial], rng: np.random.Generator) -> Iterator[Allocation]:
-        """A few offspring, then neighbours of the last."""
+        """What the model makes of an offspring, itself, and neighbours of it."""
         problem = self._history.problem
         points = np.array([self._coordinates.of(trial.candidate.allocation) for trial in scored])
         values = np.array([self._values(trial) for trial in scored])
         if values[:, 0].min() > 0:  # a few hopeless losses would make all others look crowded
             values[:, 0] = np.log(values[:, 0])
-        for _ in range(_ATTEMPTS):
-            child = problem.repair(self._coordinates.widths(breed(points, values, POPULATION, rng)))
-            yield child
+        tight = tightened(problem, rng.random())
+        child = tight.project(self._coordinates.widths(breed(points, values, POPULATION, rng)))
+        bound = self._surrogate.fitted()
+        if bound is not None:
+            best = list(dict.fromkeys([child, *(tight.project(each) for each in self._least_excess(_PARENTS))]))
+            parent = best[int(np.argmin(np.round(bound(best, 0.0), 9)))]
+            yield from climb(tight, parent, bound, rng)
+        yield child
         for _ in range(_NEIGHBOURS):
             yield neighbour(problem, child, rng)
+
+    def _least_excess(self, count: int) -> list[Allocation]:
+        """The allocations on the frontier so far and next to it."""
+        estimates = self._history.estimates()
+        return [estimates[i].allocation for i in np.argsort(self._excess(estimates), kind="stable")[:count]]
+
+    def _excess(self, estimates: Sequence[Estimate]) -> Floats:
+        """`[n]` by how much each is above the least of those that cost no more, as a share of it."""
+        problem = self._history.problem
+        costs = np.array([[problem.costs.cost(e.allocation, kind) for kind in problem.limits] for e in estimates])
+        values = np.array([each.value for each in estimates])
+        least = np.array([values[(costs <= own).all(axis=1)].min() for own in costs])
+        return np.asarray((values - least) / np.maximum(np.abs(least), 1e-12))
 
     def _values(self, trial: Trial) -> list[float]:
         """What is minimised: the objective, and each limited cost as a share of its limit."""

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from autoprune.core.allocation import Allocation
 from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.history import History
+from autoprune.searchers.history import Estimate, History
 
 Floats = NDArray[np.float64]
 Features = Callable[[Mapping[str, int]], Floats]
@@ -187,11 +187,12 @@ class Surrogate:
 
     Args:
         history: what was told; as much as is told later is modelled by the next `fitted`.
+        order: numbers of estimates, of which those with the least are modelled; None takes their values.
     """
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, order: Callable[[Sequence[Estimate]], Floats] | None = None) -> None:
         problem = history.problem
-        self._history, self._curved = history, bool(problem.curves)
+        self._history, self._order, self._curved = history, order, bool(problem.curves)
         self._features = degradations(problem) if problem.curves else removed_over_kept(problem)
         self._names = problem.space.names
         self._dense = np.array([group.width for group in problem.space.groups], dtype=np.float64)
@@ -202,8 +203,7 @@ class Surrogate:
 
         Candidates that still run are taken to come out as expected. None while fewer than three trials have a value.
         """
-        estimates = sorted(self._history.estimates(), key=lambda each: each.value)[:MOST]
-        best = self._history.best()
+        estimates, best = self._nearest(), self._history.best()
         if best is None or len(estimates) < 3:
             return None
         allocations = [each.allocation for each in estimates]
@@ -231,6 +231,14 @@ class Surrogate:
             return posterior.expected(at) - daring * posterior.unsure(at)
 
         return bound
+
+    def _nearest(self) -> list[Estimate]:
+        """The estimates to be modelled, at most `MOST`."""
+        estimates = self._history.estimates()
+        if len(estimates) <= MOST:
+            return estimates
+        values = np.array([each.value for each in estimates]) if self._order is None else self._order(estimates)
+        return [estimates[i] for i in np.argsort(values, kind="stable")[:MOST]]
 
     def _raw(self, allocations: Sequence[Allocation]) -> tuple[Floats, Floats]:
         """`[n, group]` features and logarithms of kept shares."""
