@@ -30,7 +30,7 @@ from autoprune.core.trial import Finetune, Recipe
 from autoprune.errors import UserError
 
 # How many candidates a search judges where neither their number nor its cost is said.
-TRIALS = 50
+TRIALS = 100
 
 
 class Experiment(Section):

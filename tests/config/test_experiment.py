@@ -19,7 +19,7 @@ def test_the_default_experiment_has_the_values_of_the_core():
     assert experiment.recipe() == Recipe()
     rules = experiment.space_rules()
     assert rules == SpaceRules(source="search_spaces/filters.yaml")
-    assert (experiment.search.searcher, experiment.most_trials(), experiment.pruner) == ("auto", 50, "l1_filter")
+    assert (experiment.search.searcher, experiment.most_trials(), experiment.pruner) == ("auto", 100, "l1_filter")
     assert (experiment.evaluation.images, experiment.evaluation.batch) == (5000, 128)
     scoring = experiment.scoring
     assert (scoring.criterion, scoring.combine, scoring.normalise) == (None, None, None)

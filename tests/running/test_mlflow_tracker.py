@@ -46,7 +46,7 @@ def test_the_parent_shows_the_winner_and_holds_the_files(digits_run: DigitsRun) 
     assert metrics["trials"] == len(children) == 4
     assert parent.data.tags["autoprune.best_trial"] == str(best["trial"])
     assert parent.data.tags["autoprune.budget"] == "flops=0.5"
-    assert {"searcher": "tpe", "pruner": "l1_filter", "budget": "flops=0.5", "seed": "0"}.items() <= (
+    assert {"searcher": "auto", "pruner": "l1_filter", "budget": "flops=0.5", "seed": "0"}.items() <= (
         parent.data.params.items()
     )
     artifacts = {item.path for item in MlflowClient(digits_run.store).list_artifacts(parent.info.run_id)}

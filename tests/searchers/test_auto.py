@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from autoprune.core.trial import Candidate, Failure, Score, Trial
+from autoprune.searchers.auto import Auto
+from autoprune.searchers.starts import starts
+from tests.searchers.landscapes import judge, planted
+
+LANDSCAPE = planted("interactions", 3, True, pairs=0.9)
+PROBLEM = replace(LANDSCAPE.problem, trials=80)
+
+
+def opened(searcher: Auto, count: int) -> list[Candidate]:
+    """The first candidates, each told."""
+    found = list(searcher.ask(count))
+    for candidate in found:
+        searcher.tell(judge(LANDSCAPE, candidate))
+    return found
+
+
+def test_it_begins_with_every_start() -> None:
+    first = opened(Auto(PROBLEM), len(starts(PROBLEM)))
+    assert [candidate.allocation for candidate in first] == list(starts(PROBLEM))
+
+
+def test_what_it_proposes_is_far_better_than_a_blind_mutant() -> None:
+    """Half of what follows the starts is better than all of these."""
+    searcher = Auto(PROBLEM)
+    first = opened(searcher, len(starts(PROBLEM)))
+    least = min(LANDSCAPE.true(candidate.allocation) for candidate in first)
+    better = []
+    for _ in range(20):
+        (candidate,) = opened(searcher, 1)
+        better.append(LANDSCAPE.true(candidate.allocation) < least)
+    assert sum(better) >= 10
+
+
+def test_many_slots_do_not_crowd_one_place() -> None:
+    """What still runs is believed, so the next looks elsewhere."""
+    searcher = Auto(PROBLEM)
+    opened(searcher, 30)
+    asked = [candidate.allocation for candidate in searcher.ask(8)]
+    assert len(set(asked)) == 8
+    apart = [sum(a[n] != b[n] for n in a) for i, a in enumerate(asked) for b in asked[:i]]
+    assert min(apart) >= 2
+
+
+def test_failures_teach_nothing_and_stop_nothing() -> None:
+    searcher, first = Auto(PROBLEM), len(starts(PROBLEM))
+    for number in range(40):
+        (candidate,) = searcher.ask(1)
+        failed = Failure("nan", "loss nan")
+        searcher.tell(Trial(candidate, failed) if number % 2 and number > first else judge(LANDSCAPE, candidate))
+
+
+@pytest.mark.parametrize("value", [0.0, -2.0])
+def test_values_that_have_no_logarithm_are_taken_as_they_are(value: float) -> None:
+    searcher = Auto(PROBLEM)
+    for number in range(20):
+        (candidate,) = searcher.ask(1)
+        searcher.tell(Trial(candidate, Score(value + 0.1 * number, 0.5, 10)))
