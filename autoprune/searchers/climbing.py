@@ -11,7 +11,7 @@ from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.evolution import REACH, mutant
 from autoprune.searchers.surrogate import Floats
 
-ROUNDS = 3
+ROUNDS = 8
 BROOD = 24
 """How many mutants a round looks at."""
 DARING = 1.0

@@ -178,8 +178,11 @@ def removed_over_kept(problem: SearchProblem) -> Features:
 def degradations(problem: SearchProblem) -> Features:
     """What the first sensitivity curves say of each group."""
     curves = next(iter(problem.curves.values()))
-    tables = [(name, curves.curve(name, problem.objective)) for name in problem.space.names]
-    return lambda widths: np.array([curve.at(widths[name]) for name, curve in tables], dtype=np.float64)
+    tables = [
+        (group.name, curves.curve(group.name, problem.objective).at(np.arange(group.width + 1)).tolist())
+        for group in problem.space.groups
+    ]
+    return lambda widths: np.array([table[widths[name]] for name, table in tables], dtype=np.float64)
 
 
 class Surrogate:
