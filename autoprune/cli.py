@@ -120,7 +120,11 @@ def _add_search(commands: argparse._SubParsersAction[_Parser]) -> None:
     group.add_argument("--pruner", metavar="NAME", help="default: l1_filter; `autoprune list pruners`")
     group.add_argument("--pattern", metavar="NAME", help="default: the pruner's; `autoprune list patterns`")
     group.add_argument("--space", metavar="FILE", help="a search space (default: filters)")
-    group.add_argument("--trials", metavar="N", help="candidates to judge, the sweep not counted (default: 50)")
+    group.add_argument(
+        "--trials",
+        metavar="N",
+        help="candidates to judge, the sweep not counted (default: 100, or as many as --evaluations pays for)",
+    )
     group.add_argument(
         "--evaluations", metavar="N", help="cap on the cost of all, the sweep too, in judgements of the dense network"
     )

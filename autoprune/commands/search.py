@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from autoprune.commands.interruption import interruptible, typed
 from autoprune.commands.options import experiment_of, overrides, refuse_settings
 from autoprune.config import Experiment, load_experiment
+from autoprune.core.trial import Stopped, Trial
 
 if TYPE_CHECKING:
     from autoprune.running.conclusion import Conclusion
@@ -56,14 +58,19 @@ def _report(conclusion: Conclusion, experiment: Experiment) -> None:
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140, highlight=False).print(
         results_table(conclusion.results)
     )
-    failed = sum(trial.failed for trial in conclusion.trials)
-    count = len(conclusion.trials)
-    failures = f", {failed} of them failed" if failed else ""
-    print(f"\n{count} trial{'' if count == 1 else 's'}{failures}; budget {experiment.budget}")
+    print(f"\n{_count(conclusion.trials)}; budget {experiment.budget}")
     print(f"run folder: {folder}\n\nnext:")
     print(f"  {typed('ui', folder)}")
     print(f"  {typed('apply', folder, '--output', 'pruned.pt')}")
     print(f"  {typed('evaluate', 'pruned.pt', *_task_options(experiment), '--split', 'test')}")
+
+
+def _count(trials: Sequence[Trial]) -> str:
+    """How many there were, and of how many there is no score: "100 trials, 60 of them dropped early"."""
+    dropped = sum(isinstance(trial.outcome, Stopped) for trial in trials)
+    kinds = {"dropped early": dropped, "failed": sum(trial.failed for trial in trials)}
+    parts = [f"{count} of them {kind}" for kind, count in kinds.items() if count]
+    return ", ".join([f"{len(trials)} trial{'' if len(trials) == 1 else 's'}", *parts])
 
 
 def _task_options(experiment: Experiment) -> list[str]:

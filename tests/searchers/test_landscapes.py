@@ -31,9 +31,14 @@ loss, four to a group's width, under noise. They take small steps from the best 
 """
 
 
-@pytest.fixture(params=["tpe", "evolution", "annealing", "cmaes", "auto", "nsga2"])
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+MODELLING = ("auto", "nsga2")
+"""These take a tenth of a second for a proposal; what they do on large landscapes is the slow tier's."""
+PAIRS = [
+    pytest.param(name, landscape, marks=[pytest.mark.slow] if name in MODELLING and large else [])
+    for name in ("tpe", "evolution", "annealing", "cmaes", *MODELLING)
+    for landscape, large in ((each, each.endswith("_27")) for each in LANDSCAPES)
+]
+pairs = pytest.mark.parametrize(("name", "landscape"), PAIRS, indirect=["landscape"])
 
 
 @pytest.fixture(params=list(LANDSCAPES))
@@ -58,12 +63,14 @@ def test_nothing_that_keeps_the_limits_is_better_than_the_optimum(landscape: Lan
     assert all(landscape.regret(each) >= -1e-12 for each in [*near, *(draw(problem, rng) for _ in range(50))])
 
 
+@pairs
 def test_it_beats_random_with_its_seeds(name: str, landscape: Landscape) -> None:
     if (name, landscape.name) == ("nsga2", "deceptive_12"):
         pytest.skip("its seeds lie in a ripple, and few of its trials look for a way out at the limit itself")
     assert mean_regret(landscape, resolve("searcher", name)) < 0.9 * random_regret(landscape.name)
 
 
+@pairs
 def test_it_beats_random_without_its_seeds(name: str, landscape: Landscape) -> None:
     if name == "nsga2":
         pytest.skip("it looks for a frontier, not for the best under one budget")
@@ -74,7 +81,6 @@ def test_it_beats_random_without_its_seeds(name: str, landscape: Landscape) -> N
 
 
 def test_auto_beats_the_evolution_that_chooses_blindly() -> None:
-    """Where groups are many and work together; of twelve it takes a third off, of 27 half."""
-    for name in ("interactions_12", "interactions_27"):
-        landscape = LANDSCAPES[name]
-        assert mean_regret(landscape, Auto) < 0.95 * mean_regret(landscape, Evolution)
+    """Where groups work together."""
+    landscape = LANDSCAPES["interactions_12"]
+    assert mean_regret(landscape, Auto) < 0.8 * mean_regret(landscape, Evolution)
