@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import within
 from autoprune.core.costs import CostKind
 from autoprune.core.frontier import frontier
-from autoprune.core.trial import Trial
+from autoprune.core.trial import Candidate, Score, Trial
 from autoprune.searchers.nsga2 import POPULATION, RUNGS, Nsga2, draw, ladder, neighbour, tightened
 from tests.searchers.landscapes import Landscape, judge, make_problem, planted, run, with_curves
 
@@ -120,3 +121,29 @@ def test_given_starts_may_be_cheaper_than_the_limits() -> None:
     assert first.allocation == narrowest
     assert second.allocation == problem.repair(problem.space.dense())
     searcher.tell(judge(LANDSCAPE, first))
+
+
+def test_one_is_dropped_where_it_is_behind_another_that_costs_no_more() -> None:
+    problem = replace(LANDSCAPE.problem, rungs=(10,))
+    searcher = Nsga2(problem)
+
+    def told(candidate: Candidate) -> None:
+        loss = LANDSCAPE.true(candidate.allocation)
+        searcher.tell(Trial(candidate, Score(loss, 0.5, 100, rungs=(Score(loss - 0.1, 0.5, 10),))))
+
+    first = list(searcher.ask(POPULATION))
+    for candidate in first:
+        told(candidate)
+    assert all(candidate.bars == () for candidate in first)
+    for _ in range(10):
+        (candidate,) = searcher.ask(1)
+        own = problem.costs.cost(candidate.allocation, "flops")
+        as_cheap = [
+            LANDSCAPE.true(each.allocation) for each in first if problem.costs.cost(each.allocation, "flops") <= own
+        ]
+        if as_cheap:
+            assert candidate.bars == (pytest.approx(min(as_cheap) - 0.1),)
+        else:
+            assert candidate.bars == ()
+        first.append(candidate)
+        told(candidate)
