@@ -120,6 +120,7 @@ def test_options_are_judged_even_if_the_file_has_wrong_syntax(here):
         ("evaluation: {recalibrate: {augment: yes}}", "e.yaml:1:37: evaluation.recalibrate.augment: should be true or"),
         ("space: {min_keep: 0}", "e.yaml:1:19: space.min_keep: should be above 0"),
         ("space: {min_keep: .nan}", "e.yaml:1:19: space.min_keep: should be"),
+        ("evaluation: {rungs: [2]}", "e.yaml:1:22: evaluation.rungs.0: should be below 1"),
         ("space: {max_keep: 1.5}", "e.yaml:1:19: space.max_keep: should be at most 1"),
         ("space: {multiple_of: 0}", "e.yaml:1:22: space.multiple_of: should be at least 1"),
         ("space: {min_keep: 0.5, max_keep: 0.2}", "e.yaml:1:34: space.max_keep: max_keep 0.2 is below min_keep 0.5"),
