@@ -22,14 +22,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.trial import Candidate, Trial
+from autoprune.core.trial import Trial
 from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.history import Bars, History, ask_repeatedly
+from autoprune.searchers.history import Bars
 from autoprune.searchers.moves import trade
-from autoprune.searchers.random import draw_new
-from autoprune.searchers.starts import opening
+from autoprune.searchers.opened import Opened
 
-FIRST = 6
 END = 1e-4
 REACH = (0.05, 0.2)
 """The share of a group's levels that a trade may cross, at the end and at first."""
@@ -39,26 +37,16 @@ _LEAST = 4
 _DRAWS = 50
 
 
-class Annealing:
-    """Proposes the starts, then neighbours of where the walk stands; never the same twice.
-
-    Args:
-        starts: allocations to begin with; None takes the standard ones (uniform, threshold, knapsacks).
-    """
-
-    uses_curves = True
+class Annealing(Opened):
+    """Proposes the starts, then neighbours of where the walk stands; never the same twice."""
 
     def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
-        self._history = History(problem)
-        self._starts = opening(problem, starts)
+        super().__init__(problem, starts)
         self._at: Trial | None = None
         self._rises: list[float] = []
 
-    def ask(self, limit: int) -> Sequence[Candidate]:
-        return ask_repeatedly(self._history, limit, self._next, self._bars)
-
     def tell(self, trial: Trial) -> None:
-        self._history.tell(trial)
+        super().tell(trial)
         if trial.score is None:
             return
         rise = math.inf if self._at is None else self._value(trial) - self._value(self._at)
@@ -70,11 +58,6 @@ class Annealing:
     def _value(self, trial: Trial) -> float:
         assert trial.score is not None
         return self._history.value(trial.score)
-
-    @property
-    def _opening(self) -> int:
-        """How many candidates come before the first neighbour."""
-        return len(self._starts) or FIRST
 
     def _walked(self, number: int) -> float:
         """How much of the walk was over when a candidate was asked for; that of the next is known, too. In [0, 1]."""
@@ -104,15 +87,9 @@ class Annealing:
             return ()
         return self._history.bars(self._at, self._climbs(number))
 
-    def _next(self) -> Allocation | None:
-        history = self._history
-        start = history.first_new(self._starts)
-        if start is not None:
-            return start
-        rng = history.problem.generator(history.number)
-        if self._at is None or history.number < self._opening:
-            return draw_new(history, rng)
-        return self._neighbour(self._at.candidate.allocation, rng) or draw_new(history, rng)
+    def _go_on(self, best: Trial, rng: np.random.Generator) -> Allocation | None:
+        assert self._at is not None, "the walk stands at the first trial that has a score, if at no better one"
+        return self._neighbour(self._at.candidate.allocation, rng)
 
     def _neighbour(self, at: Allocation, rng: np.random.Generator) -> Allocation | None:
         """A new allocation one or two trades away, or None if `_DRAWS` in a row were known."""

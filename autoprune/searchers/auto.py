@@ -19,13 +19,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.trial import Candidate, Trial
+from autoprune.core.trial import Trial
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.climbing import DARING, climb
-from autoprune.searchers.evolution import FIRST
-from autoprune.searchers.history import Bars, History, ask_repeatedly
-from autoprune.searchers.random import draw, draw_new
-from autoprune.searchers.starts import opening
+from autoprune.searchers.opened import Opened
+from autoprune.searchers.random import draw
 from autoprune.searchers.surrogate import Surrogate
 
 ELSEWHERE = 3
@@ -33,46 +31,19 @@ ELSEWHERE = 3
 DRAWS = 100
 
 
-class Auto:
-    """Proposes the starts, then what the model expects most of; never the same twice.
+class Auto(Opened):
+    """Proposes the starts, then what the model expects most of; never the same twice."""
 
-    Args:
-        starts: allocations to begin with; None takes the standard ones (uniform, threshold, knapsacks).
-    """
-
-    uses_curves = True
+    races = True
 
     def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
-        self._history = History(problem)
-        self._starts = opening(problem, starts)
+        super().__init__(problem, starts)
         self._surrogate = Surrogate(self._history)
 
-    def ask(self, limit: int) -> Sequence[Candidate]:
-        return ask_repeatedly(self._history, limit, self._next, self._bars)
-
-    def tell(self, trial: Trial) -> None:
-        self._history.tell(trial)
-
-    @property
-    def _opening(self) -> int:
-        """How many candidates come before the model's first."""
-        return len(self._starts) or FIRST
-
-    def _bars(self) -> Bars:
-        """What the best candidate was worth after some of the images; the starts are judged on all."""
-        return () if self._history.number < self._opening else self._history.bars(self._history.best())
-
-    def _next(self) -> Allocation | None:
-        history = self._history
-        start = history.first_new(self._starts)
-        if start is not None:
-            return start
-        problem, rng = history.problem, history.problem.generator(history.number)
-        best = history.best()
-        if best is None or history.number < self._opening:
-            return draw_new(history, rng)
+    def _go_on(self, best: Trial, rng: np.random.Generator) -> Allocation | None:
+        history, problem = self._history, self._history.problem
         bound, parent = self._surrogate.fitted(), best.candidate.allocation
         if bound is not None and history.number % ELSEWHERE == 0:
             draws = [draw(problem, rng) for _ in range(DRAWS)]
             parent = draws[int(np.argmin(np.round(bound(draws, DARING), 9)))]
-        return history.first_new(climb(problem, parent, bound, rng)) or draw_new(history, rng)
+        return history.first_new(climb(problem, parent, bound, rng))

@@ -15,15 +15,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.trial import Candidate, Trial, value
+from autoprune.core.trial import Trial, value
 from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.history import History, ask_repeatedly
 from autoprune.searchers.moves import new_neighbour
+from autoprune.searchers.opened import Opened
 from autoprune.searchers.optuna_studies import CovarianceStudy
-from autoprune.searchers.random import draw_new
-from autoprune.searchers.starts import opening
 
-FIRST = 6
 POPULATION = 6
 FACTOR = 1.5
 """By how much at most a width of the best start is multiplied or divided."""
@@ -44,42 +41,21 @@ class Multipliers:
         return {n: round(max(self._centre[n], 0.5) * FACTOR ** (2.0 * point[n] - 1.0)) for n in self._names}
 
 
-class CmaEs:
-    """Proposes the starts, then multiples of the best of them as CMA-ES draws them; never the same twice.
-
-    Args:
-        starts: allocations to begin with; None takes the standard ones (uniform, threshold, knapsacks).
-    """
-
-    uses_curves = True
+class CmaEs(Opened):
+    """Proposes the starts, then multiples of the best of them as CMA-ES draws them; never the same twice."""
 
     def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
-        self._history = History(problem)
-        self._starts = opening(problem, starts)
+        super().__init__(problem, starts)
         self._strategy: CovarianceStudy | None = None
         self._multipliers: Multipliers | None = None
 
-    def ask(self, limit: int) -> Sequence[Candidate]:
-        return ask_repeatedly(self._history, limit, self._next)
-
     def tell(self, trial: Trial) -> None:
-        self._history.tell(trial)
+        super().tell(trial)
         if self._strategy is not None:
             loss = None if trial.score is None else value(trial.score, self._history.problem.objective)
             self._strategy.finish(trial.number, loss)
 
-    def _next(self) -> Allocation | None:
-        history = self._history
-        start = history.first_new(self._starts)
-        if start is not None:
-            return start
-        rng = history.problem.generator(history.number)
-        drawn, best = draw_new(history, rng), history.best()
-        if drawn is None or best is None or history.number < (len(self._starts) or FIRST):
-            return drawn
-        return self._proposal(best, rng) or drawn
-
-    def _proposal(self, best: Trial, rng: np.random.Generator) -> Allocation | None:
+    def _go_on(self, best: Trial, rng: np.random.Generator) -> Allocation | None:
         """What the strategy draws, or a neighbour of it if that was proposed before; None if those were, too."""
         history, names = self._history, self._history.problem.space.names
         if self._strategy is None or self._multipliers is None:

@@ -20,14 +20,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.trial import Candidate, Trial
+from autoprune.core.trial import Trial
 from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.history import Bars, History, ask_repeatedly
 from autoprune.searchers.moves import trade
-from autoprune.searchers.random import draw_new
-from autoprune.searchers.starts import opening
+from autoprune.searchers.opened import Opened
 
-FIRST = 6
 PAIRS = 3
 """The most trades in one mutation."""
 REACH = (0.05, 0.3, 0.5)
@@ -42,55 +39,21 @@ def mutant(problem: SearchProblem, parent: Allocation, rng: np.random.Generator,
     return trade(problem, parent, rng, reach, pairs)
 
 
-class Evolution:
-    """Proposes the starts, then mutants of the best; never the same twice.
+class Evolution(Opened):
+    """Proposes the starts, then mutants of the best; never the same twice."""
 
-    Args:
-        starts: allocations to begin with; None takes the standard ones (uniform, threshold, knapsacks).
-    """
-
-    uses_curves = True
+    races = True
 
     def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
-        self._history = History(problem)
-        self._starts = opening(problem, starts)
+        super().__init__(problem, starts)
         self._reach = REACH[1]
 
-    def ask(self, limit: int) -> Sequence[Candidate]:
-        return ask_repeatedly(self._history, limit, self._next, self._bars)
-
     def tell(self, trial: Trial) -> None:
-        self._history.tell(trial)
+        super().tell(trial)
         if trial.number >= self._opening:
             better = self._history.best() is trial
             self._reach = float(np.clip(self._reach * (_GROW if better else _SHRINK), REACH[0], REACH[2]))
 
-    @property
-    def _opening(self) -> int:
-        """How many candidates come before the first mutant."""
-        return len(self._starts) or FIRST
-
-    def _next(self) -> Allocation | None:
-        history = self._history
-        start = history.first_new(self._starts)
-        if start is not None:
-            return start
-        rng = history.problem.generator(history.number)
-        parent = self._parent()
-        if parent is None or history.number < self._opening:
-            return draw_new(history, rng)
-        return self._offspring(parent, rng) or draw_new(history, rng)
-
-    def _parent(self) -> Allocation | None:
-        """The best candidate so far, or None while there is no score."""
-        best = self._history.best()
-        return best.candidate.allocation if best else None
-
-    def _bars(self) -> Bars:
-        """What the best candidate was worth after some of the images; the starts are judged on all."""
-        return () if self._history.number < self._opening else self._history.bars(self._history.best())
-
-    def _offspring(self, parent: Allocation, rng: np.random.Generator) -> Allocation | None:
-        """A new mutant, or None if `_DRAWS` in a row were known."""
-        problem = self._history.problem
+    def _go_on(self, best: Trial, rng: np.random.Generator) -> Allocation | None:
+        problem, parent = self._history.problem, best.candidate.allocation
         return self._history.first_new(mutant(problem, parent, rng, self._reach) for _ in range(_DRAWS))

@@ -24,63 +24,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.trial import Candidate, Trial, value
+from autoprune.core.trial import Trial, value
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.coordinates import Coordinates
-from autoprune.searchers.history import History, ask_repeatedly
 from autoprune.searchers.moves import new_neighbour
+from autoprune.searchers.opened import FIRST, Opened
 from autoprune.searchers.optuna_studies import ParzenStudy
-from autoprune.searchers.random import draw_new
-from autoprune.searchers.starts import opening
 
-FIRST = 6
 SHARE = 0.3
 _ATTEMPTS = 4
 _NEIGHBOURS = 50
 
 
-class Tpe:
-    """Proposes the starts, a few random draws, then what the estimator expects to be good; never the same twice.
-
-    Args:
-        starts: allocations to begin with; None takes the standard ones (uniform, threshold, knapsacks).
-    """
-
-    uses_curves = True
+class Tpe(Opened):
+    """Proposes the starts, a few random draws, then what the estimator expects to be good; never the same twice."""
 
     def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
-        self._history = History(problem)
-        self._starts = opening(problem, starts)
+        super().__init__(problem, starts)
         self._coordinates = Coordinates(problem)
         self._study = ParzenStudy(problem.space.names)
 
-    def ask(self, limit: int) -> Sequence[Candidate]:
-        return ask_repeatedly(self._history, limit, self._next)
-
     def tell(self, trial: Trial) -> None:
-        self._history.tell(trial)
+        super().tell(trial)
         loss = None if trial.score is None else value(trial.score, self._history.problem.objective)
         self._study.finish(trial.number, loss)
 
     def _next(self) -> Allocation | None:
-        allocation = self._find()
+        allocation = super()._next()
         if allocation is not None:
             self._study.add(self._history.number, self._coordinates.of(allocation))
         return allocation
 
-    def _find(self) -> Allocation | None:
-        history = self._history
-        start = history.first_new(self._starts)
-        if start is not None:
-            return start
-        rng = history.problem.generator(history.number)
-        best = history.best()
-        scored = sum(trial.score is not None for trial in history.told.values())
-        if best is None or scored < FIRST:
-            return draw_new(history, rng)
-        return self._proposal(best.candidate.allocation) or (
-            new_neighbour(history, best.candidate.allocation, rng, _NEIGHBOURS) or draw_new(history, rng)
-        )
+    def _go_on(self, best: Trial, rng: np.random.Generator) -> Allocation | None:
+        history, at = self._history, best.candidate.allocation
+        if sum(trial.score is not None for trial in history.told.values()) < FIRST:
+            return None
+        return self._proposal(at) or new_neighbour(history, at, rng, _NEIGHBOURS)
 
     def _proposal(self, best: Allocation) -> Allocation | None:
         """The first new one among a few crossings of the best candidate with the estimator's proposals."""

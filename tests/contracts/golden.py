@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.registry import resolve
+from autoprune.searchers.opened import FIRST
 from autoprune.searchers.starts import starts
-from autoprune.searchers.tpe import FIRST
 from tests.searchers.landscapes import Landscape, planted, run
 
 _FOLDER = Path(__file__).parents[1] / "golden"

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 from autoprune.core.trial import Candidate, Failure, Trial
+from autoprune.searchers.opened import FIRST
 from autoprune.searchers.random import Random
 from autoprune.searchers.starts import starts
-from autoprune.searchers.tpe import FIRST, Tpe
+from autoprune.searchers.tpe import Tpe
 from tests.searchers.landscapes import make_problem, with_curves
 
 

@@ -1,0 +1,76 @@
+"""What searches share that begin with allocations worth an evaluation and go on from what their trials say."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.trial import Candidate, Trial
+from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.history import Bars, History, ask_repeatedly
+from autoprune.searchers.random import draw_new
+from autoprune.searchers.starts import opening
+
+FIRST = 6
+"""How many draws stand in for the starts where there are none."""
+
+
+class Opened(ABC):
+    """Proposes its starts, then what `_go_on` finds, or a draw where that finds nothing; never the same twice.
+
+    Args:
+        starts: allocations to begin with; None takes the standard ones (uniform, threshold, knapsacks).
+
+    Attributes:
+        races: whether a candidate is dropped where it is clearly worse than the best after some of the images; the
+            starts are judged on all.
+    """
+
+    uses_curves: ClassVar[bool] = True
+    races: ClassVar[bool] = False
+
+    def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
+        self._history = History(problem)
+        self._starts = opening(problem, starts)
+
+    def ask(self, limit: int) -> Sequence[Candidate]:
+        return ask_repeatedly(self._history, limit, self._next, self._bars)
+
+    def tell(self, trial: Trial) -> None:
+        self._history.tell(trial)
+
+    @property
+    def _opening(self) -> int:
+        """How many candidates come before the first that `_go_on` finds."""
+        return len(self._starts) or FIRST
+
+    def _bars(self) -> Bars:
+        """Those of the candidate that was just found."""
+        if not self.races or self._history.number < self._opening:
+            return ()
+        return self._history.bars(self._history.best())
+
+    def _next(self) -> Allocation | None:
+        history = self._history
+        start = history.first_new(self._starts)
+        if start is not None:
+            return start
+        rng, best = history.problem.generator(history.number), history.best()
+        if best is not None and history.number >= self._opening:
+            found = self._go_on(best, rng)
+            if found is not None:
+                return found
+        return draw_new(history, rng)
+
+    @abstractmethod
+    def _go_on(self, best: Trial, rng: np.random.Generator) -> Allocation | None:
+        """A new allocation, or None if none was found.
+
+        Args:
+            best: the best trial so far.
+            rng: the draws of this candidate.
+        """
