@@ -14,7 +14,8 @@ from autoprune import registry
 from autoprune.config import load_experiment
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Budget
-from autoprune.core.trial import Recipe, Trial
+from autoprune.core.recipe import Recipe
+from autoprune.core.trial import Trial
 from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.images import Judging

@@ -12,7 +12,7 @@ from torch import nn
 
 import autoprune
 from autoprune import Allocation, SimpleTask
-from autoprune.core.trial import Recipe
+from autoprune.core.recipe import Recipe
 from autoprune.errors import UserError
 from tests.evaluation.test_evaluator import HALF
 from tests.journeys import Cli, fresh_process, history_of

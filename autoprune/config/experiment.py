@@ -25,8 +25,8 @@ from autoprune.config.sections import (
     Typed,
 )
 from autoprune.core.budget import Budget
+from autoprune.core.recipe import Finetune, Recipe
 from autoprune.core.space import GroupRule, SpaceRules
-from autoprune.core.trial import Finetune, Recipe
 from autoprune.errors import UserError
 
 # How many candidates a search judges where neither their number nor its cost is said.

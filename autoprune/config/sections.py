@@ -12,8 +12,9 @@ from pydantic_core.core_schema import ValidationInfo
 from autoprune import registry
 from autoprune.config import paths
 from autoprune.core.budget import Budget
+from autoprune.core.recipe import Finetune
 from autoprune.core.shapes import FORMS, block_shape, n_and_m
-from autoprune.core.trial import Finetune, Objective
+from autoprune.core.trial import Objective
 
 _OWN_TASK = "; or your own as package.module:attribute"
 _OWN_MODEL = "; or your own as package.module:callable"
@@ -162,7 +163,7 @@ Images = Annotated[int, BeforeValidator(_count_of_images), Field(ge=0)]
 
 
 class FinetuneSection(Section):
-    """A short training, SGD; see `autoprune.core.trial.Finetune`."""
+    """A short training; see `autoprune.core.recipe.Training`."""
 
     steps: Positive
     rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.02
@@ -170,6 +171,9 @@ class FinetuneSection(Section):
     batch: Positive = 128
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    distill: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
 
     def finetune(self) -> Finetune:
         return Finetune(**self.model_dump())

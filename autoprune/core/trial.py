@@ -7,56 +7,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from autoprune.core.allocation import Allocation
+from autoprune.core.recipe import Recipe
 
 Role = Literal["final", "intermediate", "finalist"]
 FailureKind = Literal["nan", "out_of_memory", "exception", "timeout", "worker_died"]
 Setting = str | int | float | bool
-
-
-@dataclass(frozen=True)
-class Finetune:
-    """A short training of a candidate: SGD, with the fields of the same names in `autoprune.tasks.plan.TrainingPlan`.
-
-    Attributes:
-        steps: optimizer steps.
-        schedule: how the rate goes on from `rate`: `cosine` (down to 0) or `constant`.
-        batch: images a step.
-    """
-
-    steps: int
-    rate: float = 0.02
-    schedule: Literal["cosine", "constant"] = "cosine"
-    batch: int = 128
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What is done to a candidate besides pruning, in this order.
-
-    Attributes:
-        recalibrate: how many training images re-estimate the batch norm; 0 leaves the statistics as they are.
-        augment: whether those images are augmented as in training.
-        reconstruct: how many training images, not augmented, refit the layers whose inputs were thinned by least
-            squares; this takes the place of re-estimation. 0 refits nothing.
-        finetune: how it is trained then; None is not at all.
-    """
-
-    recalibrate: int = 512
-    augment: bool = True
-    reconstruct: int = 0
-    finetune: Finetune | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Without what is not done and earlier releases did not know, so that their records compare equal."""
-        later = ("reconstruct", "finetune")
-        return {name: setting for name, setting in asdict(self).items() if name not in later or setting}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Recipe:
-        finetune = data.get("finetune")
-        return cls(**{**data, "finetune": Finetune(**finetune) if finetune else None})
 
 
 @dataclass(frozen=True)
@@ -75,7 +30,7 @@ class Candidate:
 
     number: int
     allocation: Allocation
-    recipe: Recipe = Recipe()
+    recipe: Recipe = field(default_factory=Recipe)
     settings: Mapping[str, Setting] = field(default_factory=dict)
     parent: int | None = None
     role: Role = "final"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from autoprune.core.budget import Limits
 from autoprune.core.costs import CostTable
-from autoprune.core.trial import Recipe
+from autoprune.core.recipe import Recipe
 
 TRAINING = 3
 """Forward passes that one image in a training step is worth."""

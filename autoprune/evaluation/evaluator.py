@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
 from itertools import accumulate
 from pathlib import Path
 
 from torch import nn
 
-from autoprune.core.trial import Candidate, Failure, Finetune, Outcome, Recipe, Score, Stopped, Trial
+from autoprune.core.recipe import Recipe, Training
+from autoprune.core.trial import Candidate, Failure, Outcome, Score, Stopped, Trial
 from autoprune.core.work import macs_of, recipe_work
 from autoprune.errors import AutopruneError, CheckpointError, TaskError, UserError
 from autoprune.evaluation.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild_from, write_checkpoint
@@ -24,6 +25,7 @@ from autoprune.graph.layers import Layer
 from autoprune.pruning.masking import Masking
 from autoprune.pruning.reconstruction import refit, refitted_layers
 from autoprune.tasks.base import Batch, Hook, Split, Task, TrainingPlan
+from autoprune.tasks.distillation import distillation
 
 Watch = Callable[[Iterable[Batch]], Iterable[Batch]]
 """Passes batches on, and may show how far they are used."""
@@ -122,11 +124,16 @@ class Evaluator:
         network = subject.structures.realise(subject.network, subject.importance, allocation, check_on=subject.inputs)
         self._prepare(network, subject.structures.kept(subject.importance, allocation), recipe)
         if recipe.finetune is not None:
-            self.task.train(network, self._plan(recipe.finetune), [self.held_masks(network, allocation)])
+            self._train(network, recipe.finetune, [self.held_masks(network, allocation)])
         return network
 
-    def _plan(self, finetune: Finetune) -> TrainingPlan:
-        return TrainingPlan(**asdict(finetune), seed=self.judging.seed)
+    def _train(self, network: nn.Module, training: Training, hooks: Sequence[Hook]) -> None:
+        """Trains a network in place, taught by the dense one if the training says so."""
+        shared = {field.name for field in fields(TrainingPlan)}
+        plan = TrainingPlan(**{n: v for n, v in asdict(training).items() if n in shared}, seed=self.judging.seed)
+        if training.distill:
+            hooks = [distillation(self.subject.network, training.temperature, training.distill), *hooks]
+        self.task.train(network, plan, hooks)
 
     def _prepare(self, network: nn.Module, kept: Kept, recipe: Recipe) -> None:
         """Refits what lost inputs, else re-estimates the batch norm; in place.

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune.core.trial import Objective, Recipe
+from autoprune.core.recipe import Recipe
+from autoprune.core.trial import Objective
 from autoprune.evaluation.judging import Batches
 from autoprune.evaluation.scoring import ScoringImages
 from autoprune.tasks.base import Batch, Split, Task

@@ -15,7 +15,8 @@ from functools import cached_property
 from torch import fx, nn
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.trial import Recipe, Score
+from autoprune.core.recipe import Recipe
+from autoprune.core.trial import Score
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.judging import recalibrate
 from autoprune.evaluation.streams import Continued, Stream, estimating_copy, runs_in_parts

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autoprune.core.allocation import Allocation
+from autoprune.core.recipe import Recipe
 from autoprune.core.sensitivity import SensitivityCurves
-from autoprune.core.trial import Failure, Recipe, Score
+from autoprune.core.trial import Failure, Score
 from autoprune.errors import TaskError
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.outcomes import outcome_of

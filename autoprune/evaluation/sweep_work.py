@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autoprune.core.trial import Recipe
+from autoprune.core.recipe import Recipe
 from autoprune.evaluation.evaluator import Evaluator
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autoprune.core.budget import Limits
+from autoprune.core.recipe import Recipe
 from autoprune.core.sensitivity import sweep_grid
-from autoprune.core.trial import Recipe
 from autoprune.core.work import greatest_macs, recipe_work
 from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator

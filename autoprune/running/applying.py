@@ -13,7 +13,8 @@ from torch import nn
 from autoprune.config import Experiment, load_experiment
 from autoprune.core.allocation import Allocation
 from autoprune.core.ledger import History, read_history
-from autoprune.core.trial import Recipe, Trial, winners
+from autoprune.core.recipe import Recipe
+from autoprune.core.trial import Trial, winners
 from autoprune.errors import UserError
 from autoprune.evaluation.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild, write_checkpoint
 from autoprune.evaluation.evaluator import Evaluator

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from autoprune.core.trial import Candidate, Recipe, Score, Trial, ranked, winners
+from autoprune.core.recipe import Recipe
+from autoprune.core.trial import Candidate, Score, Trial, ranked, winners
 from autoprune.core.trial import value as value_of
 from autoprune.running.context import RunContext
 from autoprune.searchers.base import SearchProblem

@@ -13,9 +13,10 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Limits, project
 from autoprune.core.costs import CostTable
 from autoprune.core.projection import repair
+from autoprune.core.recipe import Recipe
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.space import SearchSpace
-from autoprune.core.trial import Candidate, Objective, Recipe, Trial
+from autoprune.core.trial import Candidate, Objective, Trial
 from autoprune.errors import UserError
 
 

@@ -4,8 +4,8 @@ from pydantic import ValidationError
 from autoprune.config import load_experiment
 from autoprune.config.credentials import are_masked, mask
 from autoprune.core.budget import Budget
+from autoprune.core.recipe import Recipe
 from autoprune.core.space import GroupRule, SpaceRules
-from autoprune.core.trial import Recipe
 from autoprune.errors import UserError
 
 

@@ -4,7 +4,8 @@ import math
 import pytest
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.trial import Candidate, Failure, Recipe, Score, Trial, value
+from autoprune.core.recipe import Recipe
+from autoprune.core.trial import Candidate, Failure, Score, Trial, value
 
 CANDIDATE = Candidate(
     3,

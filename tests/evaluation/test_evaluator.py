@@ -7,7 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.trial import Candidate, Failure, Recipe
+from autoprune.core.recipe import Recipe
+from autoprune.core.trial import Candidate, Failure
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.images import Judging
 from autoprune.evaluation.judging import judge

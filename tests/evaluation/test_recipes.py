@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.trial import Candidate, Finetune, Recipe, Score, Stopped
+from autoprune.core.recipe import Finetune, Recipe
+from autoprune.core.trial import Candidate, Score, Stopped
 from autoprune.core.work import TRAINING
 from autoprune.errors import TaskError
 from autoprune.evaluation.evaluator import Evaluator

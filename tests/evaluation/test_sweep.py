@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.core.allocation import Allocation
+from autoprune.core.recipe import Recipe
 from autoprune.core.sensitivity import SensitivityCurves
-from autoprune.core.trial import Failure, Recipe, Score
+from autoprune.core.trial import Failure, Score
 from autoprune.evaluation import evaluator as evaluating
 from autoprune.evaluation import prefixes
 from autoprune.evaluation.evaluator import Evaluator

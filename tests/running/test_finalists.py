@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autoprune.core.trial import Finetune, Recipe
+from autoprune.core.recipe import Finetune, Recipe
 from tests.journeys import OWN, Cli, history_of
 
 TUNED = ("--set", "finalists.count=2", "--set", "finalists.finetune.steps=6", "--set", "finalists.finetune.batch=32")

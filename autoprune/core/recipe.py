@@ -1,0 +1,79 @@
+"""What is done to a candidate besides pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Training:
+    """A short training of a candidate, with the fields of the same names in `autoprune.tasks.plan.TrainingPlan`.
+
+    Attributes:
+        steps: optimizer steps.
+        schedule: how the rate goes on from `rate`: `cosine` (down to 0) or `constant`.
+        batch: images a step.
+        distill: weight of the divergence from the dense network's outputs beside the task's loss; 0 leaves it out.
+        temperature: by which the logits of both are divided for it.
+    """
+
+    steps: int
+    rate: float = 0.02
+    schedule: Literal["cosine", "constant"] = "cosine"
+    batch: int = 128
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    distill: float = 0.0
+    temperature: float = 4.0
+
+
+@dataclass(frozen=True)
+class Finetune(Training):
+    """A training after pruning; what is pruned stays pruned."""
+
+
+@dataclass(frozen=True)
+class AdmmTraining(Training):
+    """A training before pruning that draws the weights to the candidate's allocation; see `autoprune.pruning.admm`.
+
+    Attributes:
+        rho: how strongly weights are drawn to their projection.
+        frequency: steps between two projections.
+    """
+
+    rho: float = 0.01
+    frequency: int = 10
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is done to a candidate besides pruning, in this order: `admm` before it, all else after it.
+
+    Attributes:
+        recalibrate: how many training images re-estimate the batch norm; 0 leaves the statistics as they are.
+        augment: whether those images are augmented as in training.
+        reconstruct: how many training images, not augmented, refit the layers whose inputs were thinned by least
+            squares; this takes the place of re-estimation. 0 refits nothing.
+        finetune: how it is trained then; None is not at all.
+        admm: how its weights are trained towards being pruned; None leaves them as they are.
+    """
+
+    recalibrate: int = 512
+    augment: bool = True
+    reconstruct: int = 0
+    finetune: Finetune | None = None
+    admm: AdmmTraining | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Without what is not done and earlier releases did not know, so that their records compare equal."""
+        later = ("reconstruct", "finetune", "admm")
+        return {name: setting for name, setting in asdict(self).items() if name not in later or setting}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Recipe:
+        finetune, admm = data.get("finetune"), data.get("admm")
+        trainings = {"finetune": finetune and Finetune(**finetune), "admm": admm and AdmmTraining(**admm)}
+        return cls(**{**data, **trainings})
