@@ -14,9 +14,10 @@ import argparse
 import json
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ def main() -> None:
         missing = [c for c in matrix(arguments.quick) if json.dumps(asdict(c), sort_keys=True) not in done]
         print(f"{len(done)} searches are done, {len(missing)} to do", file=sys.stderr)
         with ThreadPoolExecutor(arguments.processes) as pool:
-            for line in pool.map(lambda cell: _run(cell, folder / "runs" / cell.name), missing):
+            for done_one in as_completed([pool.submit(_run, cell, folder / "runs" / cell.name) for cell in missing]):
+                line = done_one.result()
                 with results.open("a") as file:
                     file.write(json.dumps(line) + "\n")
                 print(json.dumps({**line, "anytime": len(line["anytime"])}), flush=True)
@@ -102,12 +104,10 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def _run(cell: Cell, run: Path) -> dict[str, Any]:
     run.parent.mkdir(exist_ok=True)
-    start = time.perf_counter()
     if (run / "ledger.jsonl").exists():
         autoprune("search", "--resume", run)
     else:
         autoprune("search", EXPERIMENT, *_options(cell), "--output", run)
-    searched = time.perf_counter() - start
     task = _task(cell)
     autoprune("apply", run, "--output", run / "best.pt")
     autoprune("apply", run / "best.yaml", *task, "--set", "evaluation.reconstruct=512", "--output", run / "refitted.pt")
@@ -123,7 +123,6 @@ def _run(cell: Cell, run: Path) -> dict[str, Any]:
         **accuracies,
         "loss": judged["best_validation"]["loss"],
         **_course(run),
-        "seconds": searched,
     }
 
 
@@ -156,7 +155,14 @@ def _course(run: Path) -> dict[str, Any]:
         "stopped": sum(isinstance(outcome, Stopped) for outcome in outcomes),
         "evaluations": round(spent / unit, 2),
         "anytime": course,
+        "seconds": round(_seconds(history.records)),
     }
+
+
+def _seconds(records: Sequence[Mapping[str, Any]]) -> float:
+    """How long a search ran, the time in which it was interrupted left out."""
+    steps = [(now["time"] - before["time"], now["event"]) for before, now in pairwise(records)]
+    return sum(seconds for seconds, event in steps if event != "resumed")
 
 
 def autoprune(*arguments: Any) -> str:
