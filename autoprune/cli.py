@@ -132,6 +132,13 @@ def _add_search(commands: argparse._SubParsersAction[_Parser]) -> None:
     group.add_argument("--output", metavar="DIR", help="the run's folder (default: a new one under runs/)")
     group.add_argument("--resume", metavar="DIR", type=Path, help="continue a run; all settings come from its folder")
     group.add_argument("--tracking-uri", metavar="URI", help="MLflow's store (default: as MLflow does)")
+    group = command.add_argument_group("where trials are evaluated (see 'On a cluster' in the README)")
+    group.add_argument("--workers", metavar="N", help="trials at once, by Ray Tune (default: 0, in this process)")
+    group.add_argument("--cpus-per-trial", metavar="X", help="CPUs of a worker, and its threads (default: 1)")
+    group.add_argument("--gpus-per-trial", metavar="X", help="GPUs of a worker; 0.25 shares one (default: 0)")
+    group.add_argument("--retries", metavar="N", help="further tries where a worker dies or hangs (default: 2)")
+    group.add_argument("--trial-timeout", metavar="S", help="seconds after which a trial counts as hung")
+    group.add_argument("--ray-address", metavar="A", help="a running cluster (default: RAY_ADDRESS, else none)")
 
 
 def _add_sensitivity(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,17 @@ _KEYS = {
     "evaluations": "search.evaluations",
     "seed": "search.seed",
     "tracking_uri": "track.uri",
+    "workers": "run.workers",
+    "cpus_per_trial": "run.cpus_per_trial",
+    "gpus_per_trial": "run.gpus_per_trial",
+    "retries": "run.retries",
+    "trial_timeout": "run.trial_timeout",
+    "ray_address": "run.ray_address",
 }
-_NUMBERS = ("trials", "evaluations", "seed")
+_NUMBERS = ("trials", "evaluations", "seed", "workers", "retries")
+_AMOUNTS = ("cpus_per_trial", "gpus_per_trial", "trial_timeout")
+# Where a run goes on may differ from where it began.
+_NEW_ON_RESUME = {"track.uri", *(_KEYS[name] for name in (*_AMOUNTS, "workers", "retries", "ray_address"))}
 
 
 def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -36,6 +46,9 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         text = given.get(_KEYS[name])
         if text is not None and text.lstrip("-").isdigit():  # any other text is reported with all other faults
             given[_KEYS[name]] = int(text)
+    for name in _AMOUNTS:
+        with suppress(KeyError, ValueError):
+            given[_KEYS[name]] = float(given[_KEYS[name]])
     return given
 
 
@@ -57,9 +70,9 @@ def refuse_settings(arguments: argparse.Namespace, *others: object) -> None:
         others: further arguments that would be settings; None where not given.
 
     Raises:
-        UserError: one is; all come from the run's folder, only the tracking URI may be given anew.
+        UserError: one is; all come from the run's folder but where trials are evaluated and mirrored.
     """
-    given = set(overrides(arguments)) - {"track.uri"}
+    given = set(overrides(arguments)) - _NEW_ON_RESUME
     given |= {f"--set {text}" for text in arguments.set}
     given |= {str(value) for value in others if value is not None}
     if given:

@@ -226,9 +226,27 @@ class SensitivitySection(Section):
     reuse: bool = True
 
 
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class RunSection(Section):
+    """Where trials are evaluated: in this process, or with `workers` by Ray Tune, each on its share of the hardware.
+
+    Attributes:
+        threads: of torch in this process; a worker has as many as it has CPUs.
+        retries: how often the trial of a worker that died, hung or ran out of memory is tried again.
+        trial_timeout: seconds after which a trial counts as hung; None waits for ever.
+        ray_address: of a running cluster (`auto`, `host:port`); None is `RAY_ADDRESS`, else a Ray of its own.
+    """
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Positive | None = None
+    workers: Annotated[int, Field(ge=0)] = 0
+    cpus_per_trial: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    gpus_per_trial: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    retries: Annotated[int, Field(ge=0)] = 2
+    trial_timeout: Seconds | None = None
+    ray_address: Annotated[str, Field(min_length=1)] | None = None
 
 
 class TrackSection(Section):

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from autoprune import registry
-from autoprune.core.budget import within
-from autoprune.core.ledger import History
-from autoprune.core.trial import Candidate, Failure, Trial, ranked
-from autoprune.errors import AllTrialsFailed, AutopruneError
+from autoprune.core.trial import Failure, Trial, ranked
+from autoprune.errors import AllTrialsFailed
 from autoprune.running.context import RunContext
-from autoprune.running.inline import Executor, Inline
+from autoprune.running.course import Course
+from autoprune.running.inline import evaluate_inline
 from autoprune.searchers.base import Searcher, SearchProblem
-
-
-class ReplayError(AutopruneError):
-    """A searcher does not propose again what the ledger says it proposed."""
 
 
 def search(run: RunContext, problem: SearchProblem) -> list[Trial]:
@@ -24,89 +19,20 @@ def search(run: RunContext, problem: SearchProblem) -> list[Trial]:
         LedgerWriteError: a record could not be written; the run can be resumed.
     """
     searcher: Searcher = registry.resolve("searcher", run.setup.experiment.search.searcher)(problem)
-    trials = replay(run.history, searcher)
-    for trial in trials:
-        run.tracker.told(trial)
-    _loop(run, problem, searcher, Inline(run.evaluator), trials)
-    if not ranked(trials, problem.objective):
-        raise AllTrialsFailed(_why(trials) + f"; see {run.folder.ledger}")
-    return trials
+    course = Course(run, problem, searcher)
+    settings = run.setup.experiment.run
+    with run.display.stage("search", problem.trials, len(course.trials)) as course.advance:
+        if settings.workers:
+            from autoprune.running.ray_tune import evaluate_on_ray
 
-
-def _loop(run: RunContext, problem: SearchProblem, searcher: Searcher, executor: Executor, trials: list[Trial]) -> None:
-    pending = [candidate for candidate in run.history.open_candidates() if candidate.role != "finalist"]
-    running = 0
-    if any(trial.candidate.role == "finalist" for trial in trials):
-        return  # the search was over
-    with run.display.stage("search", problem.trials, len(trials)) as advance:
-        while True:
-            while running < executor.slots and (candidate := _next(run, pending, searcher)) is not None:
-                executor.submit(candidate)
-                running += 1
-            if not running:
-                return
-            trial = executor.collect()
-            running -= 1
-            trials.append(trial)
-            run.ledger.told(trial)
-            run.tracker.told(trial)
-            searcher.tell(trial)
-            _drop_weights(run, trials, problem)
-            advance(_note(trials, problem))
-
-
-def _next(run: RunContext, pending: list[Candidate], searcher: Searcher) -> Candidate | None:
-    if pending:
-        return pending.pop(0)
-    for candidate in searcher.ask(1):
-        if not within(candidate.allocation, run.setup.subject.costs, run.limits):
-            raise AutopruneError(f"the searcher proposed {candidate.allocation}, which is above the budget")
-        run.ledger.asked(candidate)
-        return candidate
-    return None
-
-
-def _drop_weights(run: RunContext, trials: list[Trial], problem: SearchProblem) -> None:
-    """Deletes the networks of trials that are no longer among the best."""
-    best = ranked(trials, problem.objective)[: run.setup.experiment.finalists.count]
-    keep = {trial.number for trial in best}
-    for path in run.folder.weights.glob("*.pt"):
-        if path.stem.isdigit() and int(path.stem) not in keep:
-            path.unlink()
-
-
-def replay(history: History, searcher: Searcher) -> list[Trial]:
-    """Brings a searcher to the state in which the ledger left it; the finished trials, in the order told.
-
-    Raises:
-        ReplayError: the searcher now proposes something else (another release wrote the ledger, say).
-    """
-    trials = []
-    for step in history.steps():
-        if isinstance(step, Trial):
-            trials.append(step)
-        if (step.candidate if isinstance(step, Trial) else step).role == "finalist":
-            continue  # no searcher proposed it
-        if isinstance(step, Trial):
-            searcher.tell(step)
-            continue
-        again = searcher.ask(1)
-        if [(candidate.number, candidate.key) for candidate in again] != [(step.number, step.key)]:
-            found = again[0].allocation if again else "nothing"
-            raise ReplayError(
-                f"candidate {step.number} cannot be replayed: the ledger has {step.allocation}, the searcher proposes "
-                f"{found}; was the run made by another release of autoprune or of a library it stands on?"
-            )
-    return trials
+            evaluate_on_ray(course, run.setup, run.evaluator.judging)
+        else:
+            evaluate_inline(course, run.evaluator, settings)
+    if not ranked(course.trials, problem.objective):
+        raise AllTrialsFailed(_why(course.trials) + f"; see {run.folder.ledger}")
+    return course.trials
 
 
 def _why(trials: list[Trial]) -> str:
     reasons = sorted({f"{t.outcome.kind}: {t.outcome.reason}" for t in trials if isinstance(t.outcome, Failure)})
     return f"none of {len(trials)} candidates could be scored ({'; '.join(reasons[:3])})"
-
-
-def _note(trials: list[Trial], problem: SearchProblem) -> str:
-    best = ranked(trials, problem.objective)
-    if not best or best[0].score is None:
-        return "no score yet"
-    return f"best {problem.objective} {getattr(best[0].score, problem.objective):.4f} (trial {best[0].number})"

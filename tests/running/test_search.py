@@ -10,7 +10,7 @@ import pytest
 from autoprune.core.allocation import Allocation
 from autoprune.core.ledger import Ledger, read_history
 from autoprune.core.trial import Candidate, Failure, Score, Trial
-from autoprune.running.search import ReplayError, replay
+from autoprune.running.course import ReplayError, replay
 
 
 class Follower:

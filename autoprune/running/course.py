@@ -1,0 +1,110 @@
+"""A search in progress: what is to be evaluated next, and what becomes of an outcome; whoever evaluates asks here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from autoprune.core.budget import within
+from autoprune.core.ledger import History
+from autoprune.core.trial import Candidate, Trial, ranked
+from autoprune.errors import AutopruneError
+from autoprune.running.context import RunContext
+from autoprune.searchers.base import Searcher, SearchProblem
+
+
+class ReplayError(AutopruneError):
+    """A searcher does not propose again what the ledger says it proposed."""
+
+
+class Course:
+    """The one place where a searcher is asked and told, each time with the ledger and the mirror.
+
+    Attributes:
+        trials: every trial so far, in the order told.
+        running: how many candidates were handed out and have not come back.
+    """
+
+    def __init__(self, run: RunContext, problem: SearchProblem, searcher: Searcher) -> None:
+        self._run, self._problem, self._searcher = run, problem, searcher
+        self.trials = replay(run.history, searcher)
+        self.running = 0
+        self.advance: Callable[[str], None] = lambda _: None
+        over = any(trial.candidate.role == "finalist" for trial in self.trials)
+        self._pending = [c for c in run.history.open_candidates() if c.role != "finalist"]
+        self._over = over
+        for trial in self.trials:
+            run.tracker.told(trial)
+
+    def next(self) -> Candidate | None:
+        """The next candidate, written down; None while nothing can be asked before a trial comes back, or at the end.
+
+        Raises:
+            LedgerWriteError: a record could not be written; the run can be resumed.
+        """
+        if self._over:
+            return None
+        candidate = self._pending.pop(0) if self._pending else self._ask()
+        self.running += candidate is not None
+        return candidate
+
+    def _ask(self) -> Candidate | None:
+        for candidate in self._searcher.ask(1):
+            if not within(candidate.allocation, self._run.setup.subject.costs, self._run.limits):
+                raise AutopruneError(f"the searcher proposed {candidate.allocation}, which is above the budget")
+            self._run.ledger.asked(candidate)
+            return candidate
+        return None
+
+    def take(self, trial: Trial) -> None:
+        """An outcome: written down, mirrored, and told.
+
+        Raises:
+            LedgerWriteError: a record could not be written; the run can be resumed.
+        """
+        self.running -= 1
+        self.trials.append(trial)
+        self._run.ledger.told(trial)
+        self._run.tracker.told(trial)
+        self._searcher.tell(trial)
+        self._drop_weights()
+        self.advance(self._note())
+
+    def _drop_weights(self) -> None:
+        """Deletes the networks of trials that are no longer among the best."""
+        best = ranked(self.trials, self._problem.objective)[: self._run.setup.experiment.finalists.count]
+        keep = {trial.number for trial in best}
+        for path in self._run.folder.weights.glob("*.pt"):
+            if path.stem.isdigit() and int(path.stem) not in keep:
+                path.unlink()
+
+    def _note(self) -> str:
+        objective = self._problem.objective
+        best = ranked(self.trials, objective)
+        if not best or best[0].score is None:
+            return "no score yet"
+        return f"best {objective} {getattr(best[0].score, objective):.4f} (trial {best[0].number})"
+
+
+def replay(history: History, searcher: Searcher) -> list[Trial]:
+    """Brings a searcher to the state in which the ledger left it; the finished trials, in the order told.
+
+    Raises:
+        ReplayError: the searcher now proposes something else (another release wrote the ledger, say).
+    """
+    trials = []
+    for step in history.steps():
+        if isinstance(step, Trial):
+            trials.append(step)
+        if (step.candidate if isinstance(step, Trial) else step).role == "finalist":
+            continue  # no searcher proposed it
+        if isinstance(step, Trial):
+            searcher.tell(step)
+            continue
+        again = searcher.ask(1)
+        if [(candidate.number, candidate.key) for candidate in again] != [(step.number, step.key)]:
+            found = again[0].allocation if again else "nothing"
+            raise ReplayError(
+                f"candidate {step.number} cannot be replayed: the ledger has {step.allocation}, the searcher proposes "
+                f"{found}; was the run made by another release of autoprune or of a library it stands on?"
+            )
+    return trials
