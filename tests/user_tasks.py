@@ -72,7 +72,7 @@ def crashing() -> nn.Module:
     raise RuntimeError("no network today")
 
 
-def _data(seed: int, size: int) -> TensorDataset:
+def data(seed: int, size: int) -> TensorDataset:
     """Images whose class is the quarter that is bright."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(size) % 4
@@ -92,9 +92,9 @@ def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
     return loss
 
 
-task = SimpleTask(tiny, _data(0, 96), _data(1, 64), _data(2, 64))
-without_test = SimpleTask(tiny, _data(0, 96), _data(1, 64))
-refusing_task = SimpleTask(refusing, _data(0, 96), _data(1, 64), _data(2, 64))
-untraceable = SimpleTask(Untraceable, _data(0, 96), _data(1, 64))
-faulty = SimpleTask(tiny, _data(0, 96), _data(1, 64), _data(2, 64), loss=_loss)
+task = SimpleTask(tiny, data(0, 96), data(1, 64), data(2, 64))
+without_test = SimpleTask(tiny, data(0, 96), data(1, 64))
+refusing_task = SimpleTask(refusing, data(0, 96), data(1, 64), data(2, 64))
+untraceable = SimpleTask(Untraceable, data(0, 96), data(1, 64))
+faulty = SimpleTask(tiny, data(0, 96), data(1, 64), data(2, 64), loss=_loss)
 number = 7

@@ -28,8 +28,6 @@ from autoprune.running.worker import Parcel, evaluate, settle, worker_name
 if TYPE_CHECKING:
     from ray.tune import Trainable
 
-log = logging.getLogger(__name__)
-
 # Before the first import: no usage statistics; interrupts reach us, not Tune; none of Tune's own logs and records.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -46,6 +44,8 @@ _ENVIRONMENT = {
 
 def evaluate_on_ray(course: Course, setup: Setup, judging: Judging) -> None:
     """Evaluates until the search ends, as many trials at once as there are workers.
+
+    Nothing that Tune logs or records is of use: the run's ledger and display say it.
 
     Raises:
         UserError: the cluster cannot be reached, has not what the workers need, or does not see the run's folder.
@@ -147,6 +147,7 @@ def _check_shared(folder: Path) -> None:
 def _tune(course: Course, parcel: Parcel, settings: RunSection, storage: Path) -> None:
     from ray import tune
 
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     asking = _asking(course, settings)
     resources = {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial}
     trainable = tune.with_resources(tune.with_parameters(_worker(), parcel=parcel, settings=settings), resources)
