@@ -67,6 +67,11 @@ class Recipe:
     finetune: Finetune | None = None
     admm: AdmmTraining | None = None
 
+    @property
+    def trains(self) -> bool:
+        """Whether a candidate's weights are trained."""
+        return self.finetune is not None or self.admm is not None
+
     def to_json(self) -> dict[str, Any]:
         """Without what is not done and earlier releases did not know, so that their records compare equal."""
         later = ("reconstruct", "finetune", "admm")

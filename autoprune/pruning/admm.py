@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autoprune.core.allocation import Allocation
@@ -61,6 +63,7 @@ class Admm:
         rho: how strongly weights are drawn.
         frequency: steps between the projections.
         masking: shared with other prunings of the network. Masks are held there after `finish`.
+        lost: group → which of its structures are gone already (of the shape of its scores): no projection keeps them.
 
     Raises:
         UserError: a name matches no group, or a number is out of range.
@@ -78,12 +81,14 @@ class Admm:
         rho: float = 0.01,
         frequency: int = 100,
         masking: Masking | None = None,
+        lost: Mapping[str, NDArray[np.bool_]] | None = None,
     ) -> None:
         if not (math.isfinite(rho) and rho > 0) or frequency < 1:
             raise UserError(f"ADMM takes a rho above 0 and a frequency of 1 or more steps, not {rho} and {frequency}")
         self.masking = masking or Masking(network)
         self._network, self._graph = network, graph
         self._rho, self._frequency = rho, frequency
+        self._lost = dict(lost or {})
         self._pattern = parse_pattern(pattern) if isinstance(pattern, str) else pattern
         self._structures = find_structures(network, graph, self._pattern)
         groups = matching(self._structures.groups, layers)
@@ -120,13 +125,17 @@ class Admm:
         squares = [(weight - self._projected[name]).square().sum() for name, weight in self._weights().items()]
         return float(torch.stack(squares).sum().sqrt())
 
+    def importance(self) -> Importance:
+        """Group to scores of its structures by the present weights: those with the highest stay in hard pruning."""
+        return self._importance(self._weights())
+
     def masks(self) -> Masks:
         """What hard pruning of the present weights removes: exactly the asked counts, whole channels everywhere."""
-        return self._structures.masks(self._network, self._importance(self._weights()), self.widths)
+        return self._structures.masks(self._network, self.importance(), self.widths)
 
     def kept(self) -> Kept:
         """Group to the channels that stay, for thinning; nothing for a pattern that only zeroes weights."""
-        return self._structures.kept(self._importance(self._weights()), self.widths)
+        return self._structures.kept(self.importance(), self.widths)
 
     def finish(self) -> Masks:
         masks = self.masks()
@@ -138,7 +147,10 @@ class Admm:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._passed = state["passed"]
-        self._projected, self._dual = dict(state["projected"]), dict(state["dual"])
+        self._projected, self._dual = (
+            {name: state[kind][name].to(weight, copy=True) for name, weight in self._weights().items()}
+            for kind in ("projected", "dual")
+        )
 
     def _weights(self) -> Weights:
         return {name: self._network.get_parameter(name).detach() for name in dict.fromkeys(self._layers.values())}
@@ -159,7 +171,9 @@ class Admm:
             return Evidence(layer.name, arranged.flatten(0, 1))
 
         squares = {name: self._structures.parts(name, _SQUARED, ask) for name in self.widths}
-        return {name: torch.stack(parts).sum(0).sqrt().cpu().numpy() for name, parts in squares.items()}
+        norms = {name: torch.stack(parts).sum(0).sqrt().cpu().numpy() for name, parts in squares.items()}
+        gone = self._lost
+        return {name: np.where(gone[name], -np.inf, norm) if name in gone else norm for name, norm in norms.items()}
 
 
 def _aim(
