@@ -93,7 +93,7 @@ def search(
     setup = assemble(experiment, task, copy_network(model), display)
     conclusion = start_session(setup, folder, make_tracker(experiment), display)
     evaluator = Evaluator(setup.subject, task, Judging())
-    network = evaluator.restore(folder.weights_of(conclusion.best.number)).network
+    network = evaluator.restore(folder.weights_of(conclusion.best.number))
     return SearchResult(
         network,
         conclusion.best.number,

@@ -15,7 +15,7 @@ from autoprune.core.trial import Candidate, Failure, Outcome, Score, Stopped, Tr
 from autoprune.core.work import macs_of, recipe_work
 from autoprune.errors import AutopruneError, CheckpointError, TaskError, UserError
 from autoprune.evaluation.building import Builder, Built
-from autoprune.evaluation.checkpoint import read_checkpoint, rebuild_from, write_checkpoint
+from autoprune.evaluation.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild_from, write_checkpoint
 from autoprune.evaluation.images import Images, Judging
 from autoprune.evaluation.judging import judge
 from autoprune.evaluation.outcomes import finite, outcome_of
@@ -181,15 +181,21 @@ class Evaluator:
         metrics = {"accuracy": score.accuracy, "loss": score.loss, "images": score.images}
         write_checkpoint(path, built.checkpoint(metrics, self.judging.identity))
 
-    def restore(self, path: Path) -> Built:
-        """A trial's network as it was written, on the device where candidates are judged.
+    def restore(self, path: Path) -> nn.Module:
+        """The network of a trial as it was written, on the device where candidates are judged.
 
         Raises:
             CheckpointError: the file is damaged or not of this network.
         """
-        checkpoint = read_checkpoint(path)
-        if checkpoint is None:
-            raise CheckpointError(f"{path} is no pruned checkpoint of autoprune")
+        return rebuild_from(self.subject.network, self.subject.graph, _read(path))
+
+    def restore_to_train(self, path: Path) -> Built:
+        """The same with what was pruned, so that it can stay so in training.
+
+        Raises:
+            CheckpointError: as `restore`.
+        """
+        checkpoint = _read(path)
         network = rebuild_from(self.subject.network, self.subject.graph, checkpoint)
         return Built(network, descend(self.subject, checkpoint), checkpoint.widths)
 
@@ -199,6 +205,13 @@ class Evaluator:
         if counted != predicted:
             raise CostMismatch(f"the pruned network costs {counted} but {predicted} was predicted")
         return counted
+
+
+def _read(path: Path) -> PrunedCheckpoint:
+    checkpoint = read_checkpoint(path)
+    if checkpoint is None:
+        raise CheckpointError(f"{path} is no pruned checkpoint of autoprune")
+    return checkpoint
 
 
 def judge_dense(evaluator: Evaluator, watch: Watch = unwatched) -> Score:

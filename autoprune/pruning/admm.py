@@ -44,7 +44,8 @@ class Admm:
     the asked widths: of every group the structures with the highest Euclidean norm stay, the others are zero. Then U
     grows by W − Z. At first Z is the projection of W, and U is zero. Between two projections training must get to bring
     W near Z − U, else U grows until Z holds other structures: rho · rate/(1 − momentum) · frequency should be about 1
-    or above.
+    or above. With momentum W swings about Z − U where 4 · rho · rate is above (1 − momentum)², and the projection may
+    come when it is on the far side: then take a smaller rho or momentum.
 
     Of pattern `filter` a structure is a channel in all layers that make it, so that it goes from all of them or none.
     What uses the channel is left free while training: only `finish` zeroes its inputs, biases and batch norms too.

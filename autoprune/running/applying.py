@@ -81,7 +81,7 @@ def from_run(
     if plan is not None:
         setup = _prepare(experiment)
         evaluator = _evaluator(setup)
-        return _finetuned(setup, evaluator, evaluator.restore(weights), plan, origin)
+        return _finetuned(setup, evaluator, evaluator.restore_to_train(weights), plan, origin)
     task = task_of(experiment)
     network = rebuild(stored, task.network)
     dense = history.last("dense")

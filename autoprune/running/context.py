@@ -39,5 +39,5 @@ class RunContext:
         """The network of a trial: as it was judged if its weights are kept, else made anew in the same way."""
         path = self.folder.weights_of(trial.number)
         if path.is_file():
-            return self.evaluator.restore(path).network
+            return self.evaluator.restore(path)
         return self.evaluator.make(trial.candidate).network

@@ -29,7 +29,7 @@ from tests.pruning.residual import residual
 from tests.user_tasks import task
 
 HALF = Allocation({"second": 8, "third": 5})
-DRAWN = AdmmTraining(24, rate=0.02, batch=32, rho=0.5, frequency=6)
+DRAWN = AdmmTraining(24, batch=32, frequency=6)
 
 
 def evaluator_of(folder: Path | None = None, pruner: Pruner = L1_FILTER, on: Any = task) -> Evaluator:
@@ -70,7 +70,7 @@ def test_admm_brings_weights_and_their_projection_together(pruner: Pruner, watch
     half = Allocation({group.name: group.width // 2 for group in groups})
     built = evaluator.make(Candidate(0, half, Recipe(0, admm=replace(DRAWN, steps=60))))
     assert len(watched.distances) == 11
-    assert watched.distances[-1] < 0.4 * watched.distances[0]
+    assert watched.distances[-1] < 0.3 * watched.distances[0]
     assert watched.distances[-1] < watched.distances[3] < watched.distances[0]
     assert built.costs() == evaluator.subject.costs.costs(half)
 
@@ -119,7 +119,7 @@ def test_where_nothing_goes_admm_is_plain_training(tmp_path: Path) -> None:
     evaluator.evaluate(Candidate(0, HALF, Recipe(0)))
     built = evaluator.make(Candidate(1, HALF, Recipe(0, admm=DRAWN), parent=0))
     assert built.costs() == evaluator.subject.costs.costs(HALF)
-    before = evaluator.restore(tmp_path / "0.pt").network.get_parameter("third.weight")
+    before = evaluator.restore(tmp_path / "0.pt").get_parameter("third.weight")
     assert not torch.isin(built.network.get_parameter("third.weight"), before).any()
 
 

@@ -33,7 +33,7 @@ def make_evaluator(weights: Path | None = None) -> Evaluator:
 def test_a_trial_is_thinned_recalibrated_and_judged(tmp_path: Path) -> None:
     evaluator = make_evaluator(tmp_path)
     trial = evaluator.evaluate(Candidate(3, HALF, RECIPE))
-    network = evaluator.restore(tmp_path / "3.pt").network
+    network = evaluator.restore(tmp_path / "3.pt")
     assert network.second.out_channels == 8
     assert network.third.in_channels == 8
     assert network.head.in_features == 5
@@ -85,7 +85,7 @@ def test_reconstruction_brings_the_outputs_nearer_to_the_dense_networks() -> Non
 def test_a_reconstructed_trial_is_restored_as_it_was_scored(tmp_path: Path) -> None:
     evaluator = make_evaluator(tmp_path)
     trial = evaluator.evaluate(Candidate(3, HALF, Recipe(reconstruct=48)))
-    assert trial.score == judge(evaluator.restore(tmp_path / "3.pt").network, task, task.batches("validation", 32))
+    assert trial.score == judge(evaluator.restore(tmp_path / "3.pt"), task, task.batches("validation", 32))
     assert trial.score != make_evaluator().evaluate(Candidate(3, HALF, RECIPE)).score
 
 

@@ -144,7 +144,7 @@ def test_a_child_is_pruned_from_its_parents_weights(pruner: str, tmp_path: Path)
     assert parent.score is not None
     assert child.score is not None, child.outcome
     assert child.costs == evaluator.subject.costs.costs(narrow)
-    before, after = (evaluator.restore(tmp_path / f"{number}.pt").network.state_dict() for number in (0, 1))
+    before, after = (evaluator.restore(tmp_path / f"{number}.pt").state_dict() for number in (0, 1))
     dense = evaluator.subject.network.state_dict()
     for name, found in after.items():
         if found.is_floating_point() and found.numel() > 1:
@@ -170,10 +170,10 @@ def test_training_moves_a_childs_own_weights_and_lowers_its_loss(tmp_path: Path)
     for number, steps in ((1, 1), (2, 40)):
         recipe = Recipe(0, finetune=Finetune(steps, rate=0.02, batch=32))
         evaluator.evaluate(Candidate(number, NARROW, recipe, parent=0))
-        network = evaluator.restore(tmp_path / f"{number}.pt").network
+        network = evaluator.restore(tmp_path / f"{number}.pt")
         losses[number] = evaluator.judge(network, split="train").loss
     assert losses[2] < losses[1] - 0.05
-    parent, child = (evaluator.restore(tmp_path / f"{number}.pt").network for number in (0, 2))
+    parent, child = (evaluator.restore(tmp_path / f"{number}.pt") for number in (0, 2))
     assert widths(child) == [8, 7, 9]
     assert not torch.isin(child.first.weight, parent.first.weight).any()
 
