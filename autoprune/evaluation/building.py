@@ -139,7 +139,7 @@ class Builder:
         hooks = [_drawing(admm) if admm is not None else Hook(after_step=lambda *_: masking.hold())]
         hooks.append(pauses.hook("admm", admm.state_dict if admm is not None else lambda: None))
         self._train(network, training, seed, hooks, paused)
-        scores = admm.importance() if admm is not None else {}
+        scores = start.without_lost(admm.importance()) if admm is not None else {}
         return replace(start, network=network, importance={**start.importance, **scores})
 
     def _train(
@@ -182,7 +182,6 @@ def _admm(
         rho=training.rho,
         frequency=training.frequency,
         masking=masking,
-        lost=start.lost,
     )
 
 

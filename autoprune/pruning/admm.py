@@ -6,9 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autoprune.core.allocation import Allocation
@@ -64,7 +62,6 @@ class Admm:
         rho: how strongly weights are drawn.
         frequency: steps between the projections.
         masking: shared with other prunings of the network. Masks are held there after `finish`.
-        lost: group → which of its structures are gone already (of the shape of its scores): no projection keeps them.
 
     Raises:
         UserError: a name matches no group, or a number is out of range.
@@ -82,14 +79,12 @@ class Admm:
         rho: float = 0.01,
         frequency: int = 100,
         masking: Masking | None = None,
-        lost: Mapping[str, NDArray[np.bool_]] | None = None,
     ) -> None:
         if not (math.isfinite(rho) and rho > 0) or frequency < 1:
             raise UserError(f"ADMM takes a rho above 0 and a frequency of 1 or more steps, not {rho} and {frequency}")
         self.masking = masking or Masking(network)
         self._network, self._graph = network, graph
         self._rho, self._frequency = rho, frequency
-        self._lost = dict(lost or {})
         self._pattern = parse_pattern(pattern) if isinstance(pattern, str) else pattern
         self._structures = find_structures(network, graph, self._pattern)
         groups = matching(self._structures.groups, layers)
@@ -172,9 +167,7 @@ class Admm:
             return Evidence(layer.name, arranged.flatten(0, 1))
 
         squares = {name: self._structures.parts(name, _SQUARED, ask) for name in self.widths}
-        norms = {name: torch.stack(parts).sum(0).sqrt().cpu().numpy() for name, parts in squares.items()}
-        gone = self._lost
-        return {name: np.where(gone[name], -np.inf, norm) if name in gone else norm for name, norm in norms.items()}
+        return {name: torch.stack(parts).sum(0).sqrt().cpu().numpy() for name, parts in squares.items()}
 
 
 def _aim(

@@ -21,7 +21,7 @@ from autoprune.evaluation.images import Judging
 from autoprune.evaluation.subject import example_inputs, study
 from autoprune.pruning.admm import Admm
 from autoprune.pruning.patterns import LAYER
-from autoprune.pruning.pruner import L1_FILTER, LEVEL, N_OF_M, Pruner
+from autoprune.pruning.pruner import L1_FILTER, LEVEL, N_OF_M, RANDOM, Pruner
 from autoprune.tasks.base import Hook
 from autoprune.tasks.training import seeded
 from tests import user_tasks
@@ -76,7 +76,7 @@ def test_admm_brings_weights_and_their_projection_together(pruner: Pruner, watch
 
 
 def test_what_admm_keeps_is_kept_with_its_weights(watched: Watched) -> None:
-    evaluator = evaluator_of()
+    evaluator = evaluator_of(pruner=RANDOM)  # which would keep others
     built = evaluator.make(Candidate(0, HALF, Recipe(0, admm=DRAWN)))
     admm = watched.admm
     assert admm is not None
@@ -112,6 +112,17 @@ def test_admm_keeps_what_a_parent_lost_at_zero_and_chooses_from_the_rest(tmp_pat
     stays = set(built.checkpoint({}, {}).kept["second"])
     assert len(stays) == 6
     assert stays < set(np.flatnonzero(~built.subject.lost["second"]).tolist())
+
+
+def test_weights_that_a_parent_set_to_zero_stay_zero_while_admm_trains(tmp_path: Path) -> None:
+    evaluator = evaluator_of(tmp_path, LEVEL)
+    group = evaluator.subject.structures.groups[1]
+    wide, narrow = (Allocation({group.name: group.width * share // 8}) for share in (6, 4))
+    evaluator.evaluate(Candidate(0, wide, Recipe(0)))
+    built = evaluator.make(Candidate(1, narrow, Recipe(0, admm=DRAWN), parent=0))
+    weight = built.subject.network.get_submodule(group.name).weight
+    assert int((weight == 0).sum()) == group.width - wide[group.name]
+    assert int((built.network.get_submodule(group.name).weight == 0).sum()) == group.width - narrow[group.name]
 
 
 def test_where_nothing_goes_admm_is_plain_training(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def spoil(path: Path, damage: str) -> None:
     elif damage == "shapes":
         snapshot.state_dict["head.weight"] = torch.zeros(4, 2)  # type: ignore[index]
     elif damage == "extra":
-        snapshot.extra["phase"] = "rest"  # type: ignore[index]
+        snapshot.extra["importance"] = {"second": "high"}  # type: ignore[index]
     else:
         snapshot.optimizer["param_groups"][0]["momentum"] = 0.5
     write_snapshot(path, snapshot)

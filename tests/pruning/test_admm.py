@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -174,17 +173,6 @@ def test_admm_goes_on_from_its_state() -> None:
     for _ in range(3):
         assert _descend(other, again) == _descend(weight, whole)
     assert torch.equal(other, weight)
-
-
-def test_what_is_gone_already_stays_gone_though_it_is_larger() -> None:
-    network = nn.Sequential(nn.Linear(2, 1, bias=False))
-    with torch.no_grad():
-        network[0].weight.copy_(torch.tensor([[3.0, 1.0]]))
-    graph = find_groups(network, torch.randn(2, 2))
-    admm = Admm(network, graph, "element", 0.5, lost={"0": np.array([True, False])})
-    assert admm.state_dict()["projected"]["0.weight"].tolist() == [[0, 1]]
-    assert admm.masks()["0.weight"].tolist() == [[False, True]]
-    assert admm.importance()["0"].tolist() == [-math.inf, 1]
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
