@@ -66,6 +66,10 @@ class TaskError(UserError):
     """The user's task or network cannot be built or used."""
 
 
+class Diverged(TaskError):
+    """A training whose loss or weights are no numbers any more."""
+
+
 class RunFolderError(UserError):
     """A folder that is no run, already holds one, or is in use."""
 

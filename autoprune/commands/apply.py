@@ -89,6 +89,7 @@ def _defaults(best: dict[str, Any], arguments: argparse.Namespace) -> dict[str, 
     """What a `best.yaml` says of task, model, pruner and recipe: a file names no code to run, the user does."""
     if arguments.task is None and isinstance(best["task"], str) and ":" in best["task"]:
         raise UserError(f"{arguments.source} was made on task {best['task']!r}; name it with --task to import it")
+    _refuse_trained(best, arguments.source)
     recipe, scoring = _mapping(best, "recipe", arguments.source), _mapping(best, "scoring", arguments.source)
     defaults = {
         "task.name": best["task"],
@@ -102,6 +103,18 @@ def _defaults(best: dict[str, Any], arguments: argparse.Namespace) -> dict[str, 
         **{f"scoring.{key}": value for key, value in scoring.items()},
     }
     return {key: value for key, value in defaults.items() if not isinstance(value, str) or ":" not in value}
+
+
+def _refuse_trained(best: dict[str, Any], source: str) -> None:
+    """Nothing, if the dense weights are what was pruned: others lie in the run's folder alone."""
+    parent = best.get("parent")
+    if parent is None and not _mapping(best, "recipe", source).get("admm"):
+        return
+    why = "were trained before they were pruned" if parent is None else f"are those that trial {parent} left"
+    raise UserError(
+        f"{source} holds the widths, but not the weights that go with them, which {why}; "
+        "apply the run's folder: autoprune apply RUN"
+    )
 
 
 def _mapping(best: dict[str, Any], key: str, source: str) -> dict[str, Any]:

@@ -39,12 +39,21 @@ class Finetune(Training):
 class AdmmTraining(Training):
     """A training before pruning that draws the weights to the candidate's allocation; see `autoprune.pruning.admm`.
 
+    It goes without momentum, at a rate that moves the weights as far as 0.02 does with a momentum of 0.9. Each step
+    then takes away rho · rate of the distance to the projection, so that few steps between two projections suffice.
+    With momentum the weights swing about it, unless 4 · rho · rate ≤ (1 − momentum)², and a projection may meet them on
+    the far side; not to swing at 0.9 they would need about 60 steps from one projection to the next. (Digits pruned to
+    15 % of the FLOPs, 200 steps: ‖W − Z‖ / ‖W‖ falls from 0.74 to 0.05; with momentum 0.9 to 0.11 at the best rho, to
+    0.2 to 0.4 at most others, and at rho 0.01 it grows to 1.3. ResNet-20 to 40 %, 60 steps at rate 0.1: 0.54 to 0.07.)
+
     Attributes:
         rho: how strongly weights are drawn to their projection.
         frequency: steps between two projections.
     """
 
-    rho: float = 0.01
+    rate: float = 0.2
+    momentum: float = 0.0
+    rho: float = 1.0
     frequency: int = 10
 
 
@@ -66,6 +75,11 @@ class Recipe:
     reconstruct: int = 0
     finetune: Finetune | None = None
     admm: AdmmTraining | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether a candidate's weights are trained."""
+        return self.finetune is not None or self.admm is not None
 
     def to_json(self) -> dict[str, Any]:
         """Without what is not done and earlier releases did not know, so that their records compare equal."""

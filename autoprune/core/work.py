@@ -17,17 +17,23 @@ TRAINING = 3
 """Forward passes that one image in a training step is worth."""
 
 
-def recipe_work(recipe: Recipe, macs: int, refit_macs: int = 0) -> int:
+def recipe_work(recipe: Recipe, macs: int, dense_macs: int, refit_macs: int = 0) -> int:
     """What a candidate's recipe costs.
+
+    ADMM trains the network before it is thinned: in its dense shape also where it starts from a parent, whose lost
+    channels are zeros then. A training that is taught has the dense network look at every image once.
 
     Args:
         macs: multiply-adds of the candidate's network, for one image.
+        dense_macs: those of the dense network.
         refit_macs: those of reconstruction, for one image: the dense network once, and the candidate's up to each layer
             that is refitted.
     """
     work = recipe.reconstruct * refit_macs if recipe.reconstruct else recipe.recalibrate * macs
-    if recipe.finetune is not None:
-        work += TRAINING * recipe.finetune.steps * recipe.finetune.batch * macs
+    for training, trained_macs in ((recipe.admm, dense_macs), (recipe.finetune, macs)):
+        if training is not None:
+            taught = dense_macs if training.distill else 0
+            work += training.steps * training.batch * (TRAINING * trained_macs + taught)
     return work
 
 

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
 from pathlib import Path
 
 from torch import nn
 
-from autoprune.core.recipe import Recipe, Training
+from autoprune.core.allocation import Allocation
+from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Candidate, Failure, Outcome, Score, Stopped, Trial
 from autoprune.core.work import macs_of, recipe_work
 from autoprune.errors import AutopruneError, CheckpointError, TaskError, UserError
+from autoprune.evaluation.building import Builder, Built
 from autoprune.evaluation.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild_from, write_checkpoint
 from autoprune.evaluation.images import Images, Judging
-from autoprune.evaluation.judging import judge, recalibrate
+from autoprune.evaluation.judging import judge
 from autoprune.evaluation.outcomes import finite, outcome_of
+from autoprune.evaluation.parents import Parents, descend
+from autoprune.evaluation.pausing import Pauses, training_key
 from autoprune.evaluation.racing import race
 from autoprune.evaluation.subject import Subject
-from autoprune.graph.groups import Kept
 from autoprune.graph.layers import Layer
-from autoprune.pruning.masking import Masking
-from autoprune.pruning.reconstruction import refit, refitted_layers
-from autoprune.tasks.base import Batch, Hook, Split, Task, TrainingPlan
-from autoprune.tasks.distillation import distillation
+from autoprune.pruning.reconstruction import refitted_layers
+from autoprune.tasks.base import Batch, Split, Task
 
 Watch = Callable[[Iterable[Batch]], Iterable[Batch]]
 """Passes batches on, and may show how far they are used."""
@@ -48,30 +48,56 @@ class Evaluator:
         self.task = task
         self.judging = judging
         self.images = Images(task, judging, subject.inputs.device)
+        self._builder = Builder(subject.network, task, self.images, judging.seed)
+        self._parents = Parents(subject, judging.weights)
 
     def evaluate(self, candidate: Candidate, keep: bool = True) -> Trial:
         """The candidate's trial. What goes wrong with it is its outcome, a failure; only a disk's trouble is raised.
 
         Args:
-            keep: whether its network is written to the weights' folder.
+            keep: whether its network is written to the weights' folder; until then its training leaves snapshots there.
 
         Raises:
             OSError: the network cannot be written, or data cannot be read.
         """
         start = time.perf_counter()
         costs: dict[str, int] = {}
+        folder = self.judging.weights if keep else None
+        pauses = Pauses() if folder is None else self._pauses(candidate, folder)
 
         def score() -> Score | Stopped:
-            network = self.build(candidate.allocation, candidate.recipe)
-            costs.update(self._checked_costs(network, candidate))
-            found = self._judge(network, candidate)
-            if keep and self.judging.weights is not None and isinstance(found, Score) and finite(found):
-                self.write(network, candidate, found, self.judging.weights / f"{candidate.number}.pt")
+            built = self.make(candidate, pauses)
+            costs.update(self._checked_costs(built))
+            found = self._judge(built.network, candidate)
+            if folder is not None and isinstance(found, Score) and finite(found):
+                self._write(built, found, folder / f"{candidate.number}.pt")
             return found
 
         outcome = outcome_of(score)
+        pauses.remove()
         work = self.work(candidate, outcome) if costs else 0
         return Trial(candidate, outcome, costs, time.perf_counter() - start, work=work)
+
+    def _pauses(self, candidate: Candidate, folder: Path) -> Pauses:
+        key = training_key(candidate, self.judging.seed)
+        return Pauses(folder / f"{candidate.number}.training", key, self.judging.snapshot_seconds)
+
+    def make(self, candidate: Candidate, pauses: Pauses | None = None) -> Built:
+        """The candidate's network after its recipe.
+
+        Raises:
+            CheckpointError: its parent's weights are missing, damaged or of another network.
+            Diverged: its training came to a loss or weights that are no numbers.
+        """
+        return self._builder.build(candidate, self._recipe(candidate), self._subject(candidate), pauses or Pauses())
+
+    def _recipe(self, candidate: Candidate) -> Recipe:
+        """What is done to it besides pruning."""
+        return candidate.recipe
+
+    def _subject(self, candidate: Candidate) -> Subject:
+        """The network that it starts from, with the scores by which it is pruned."""
+        return self._parents.subject_of(candidate)
 
     def _judge(self, network: nn.Module, candidate: Candidate) -> Score | Stopped:
         """A finalist on all images, any other on those that judge candidates, rung by rung if there are any."""
@@ -88,12 +114,14 @@ class Evaluator:
         """What an evaluation cost, in multiply-adds; see `autoprune.core.work`."""
         judged = outcome.score if isinstance(outcome, Stopped) else outcome
         images = 0 if isinstance(judged, Failure) else judged.images
-        return self.recipe_work(candidate.allocation, candidate.recipe) + images * self.macs(candidate.allocation)
+        return self.recipe_work(candidate.allocation, self._recipe(candidate)) + images * self.macs(
+            candidate.allocation
+        )
 
     def recipe_work(self, allocation: Mapping[str, int], recipe: Recipe) -> int:
         """What the recipe of an allocation costs, in multiply-adds."""
         refit_macs = self.refit_macs(allocation) if recipe.reconstruct else 0
-        return recipe_work(self.images.used(recipe), self.macs(allocation), refit_macs)
+        return recipe_work(self.images.used(recipe), self.macs(allocation), self.macs({}), refit_macs)
 
     def refit_macs(self, allocation: Mapping[str, int]) -> int:
         """Multiply-adds of reconstruction for one image.
@@ -119,33 +147,8 @@ class Evaluator:
         return macs_of(self.subject.costs, allocation)
 
     def build(self, allocation: Mapping[str, int], recipe: Recipe) -> nn.Module:
-        """The thinned network of an allocation after its recipe, compared with the masked one before that."""
-        subject = self.subject
-        network = subject.structures.realise(subject.network, subject.importance, allocation, check_on=subject.inputs)
-        self._prepare(network, subject.structures.kept(subject.importance, allocation), recipe)
-        if recipe.finetune is not None:
-            self._train(network, recipe.finetune, [self.held_masks(network, allocation)])
-        return network
-
-    def _train(self, network: nn.Module, training: Training, hooks: Sequence[Hook]) -> None:
-        """Trains a network in place, taught by the dense one if the training says so."""
-        shared = {field.name for field in fields(TrainingPlan)}
-        plan = TrainingPlan(**{n: v for n, v in asdict(training).items() if n in shared}, seed=self.judging.seed)
-        if training.distill:
-            hooks = [distillation(self.subject.network, training.temperature, training.distill), *hooks]
-        self.task.train(network, plan, hooks)
-
-    def _prepare(self, network: nn.Module, kept: Kept, recipe: Recipe) -> None:
-        """Refits what lost inputs, else re-estimates the batch norm; in place.
-
-        Both is worse than refitting alone: refitted layers give the dense network's outputs again, to which its own
-        statistics belong, and weights fitted behind one set of statistics do not suit another. (ResNet-20 at half of
-        its FLOPs: loss 0.98 refitted, 1.31 re-estimated after that, and far worse re-estimated before it.)
-        """
-        if recipe.reconstruct:
-            refit(network, self.subject.network, self.subject.graph, kept, self.images.for_recipe(recipe))
-        elif recipe.recalibrate:
-            recalibrate(network, self.images.for_recipe(recipe))
+        """The network of an allocation, pruned from the dense one, after a recipe."""
+        return self.make(Candidate(-1, Allocation(allocation), recipe)).network
 
     def warm_up(self, recipe: Recipe) -> None:
         """Reads the data that every candidate needs.
@@ -174,48 +177,41 @@ class Evaluator:
         batches = self.images.batches(split, images)
         return judge(network, self.task, watch(batches), taught=self.images.taught(self.subject.network, split, images))
 
-    def write(self, network: nn.Module, candidate: Candidate, score: Score, path: Path) -> None:
-        """Writes a trial's network as a pruned checkpoint."""
+    def _write(self, built: Built, score: Score, path: Path) -> None:
         metrics = {"accuracy": score.accuracy, "loss": score.loss, "images": score.images}
-        write_checkpoint(path, self.pruned(network, candidate.allocation, metrics))
+        write_checkpoint(path, built.checkpoint(metrics, self.judging.identity))
 
     def restore(self, path: Path) -> nn.Module:
-        """The network that `write` wrote, on the device where candidates are judged.
+        """The network of a trial as it was written, on the device where candidates are judged.
 
         Raises:
             CheckpointError: the file is damaged or not of this network.
         """
-        checkpoint = read_checkpoint(path)
-        if checkpoint is None:
-            raise CheckpointError(f"{path} is no pruned checkpoint of autoprune")
-        return rebuild_from(self.subject.network, self.subject.graph, checkpoint)
+        return rebuild_from(self.subject.network, self.subject.graph, _read(path))
 
-    def pruned(
-        self, network: nn.Module, allocation: Mapping[str, int], metrics: Mapping[str, float]
-    ) -> PrunedCheckpoint:
-        """What is written of a thinned network of this allocation."""
-        return PrunedCheckpoint.of(network, self.subject, allocation, metrics, self.judging.identity)
+    def restore_to_train(self, path: Path) -> Built:
+        """The same with what was pruned, so that it can stay so in training.
 
-    def measure(self, network: nn.Module, allocation: Mapping[str, int]) -> dict[str, int]:
-        """What the network of an allocation costs, counted on itself; *effective* where weights were set to zero."""
-        subject = self.subject
-        return subject.structures.measure(network, subject.inputs, subject.importance, allocation)
+        Raises:
+            CheckpointError: as `restore`.
+        """
+        checkpoint = _read(path)
+        network = rebuild_from(self.subject.network, self.subject.graph, checkpoint)
+        return Built(network, descend(self.subject, checkpoint), checkpoint.widths)
 
-    def held_masks(self, network: nn.Module, allocation: Mapping[str, int]) -> Hook:
-        """Keeps the weights at zero that an allocation prunes while its network trains; a thinned one needs nothing."""
-        subject = self.subject
-        if not subject.costs.effective:
-            return Hook()
-        masking = Masking(network)
-        masking.set("allocation", subject.structures.masks(network, subject.importance, allocation))
-        return Hook(after_step=lambda *_: masking.hold())
-
-    def _checked_costs(self, network: nn.Module, candidate: Candidate) -> dict[str, int]:
-        counted = self.measure(network, candidate.allocation)
-        predicted = self.subject.costs.costs(candidate.allocation)
+    def _checked_costs(self, built: Built) -> dict[str, int]:
+        counted = built.costs()
+        predicted = self.subject.costs.costs(built.allocation)
         if counted != predicted:
             raise CostMismatch(f"the pruned network costs {counted} but {predicted} was predicted")
         return counted
+
+
+def _read(path: Path) -> PrunedCheckpoint:
+    checkpoint = read_checkpoint(path)
+    if checkpoint is None:
+        raise CheckpointError(f"{path} is no pruned checkpoint of autoprune")
+    return checkpoint
 
 
 def judge_dense(evaluator: Evaluator, watch: Watch = unwatched) -> Score:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Objective
 from autoprune.evaluation.judging import Batches
+from autoprune.evaluation.pausing import SNAPSHOT_SECONDS
 from autoprune.evaluation.scoring import ScoringImages
 from autoprune.tasks.base import Batch, Split, Task
 from autoprune.tasks.distillation import logits
@@ -31,7 +32,8 @@ class Judging:
         seed: draws the images that re-estimate the batch norm and those that train, the same for every candidate.
         objective: what is minimised; the divergence from the dense network is measured only if it is that.
         rungs: ascending shares of the images after which a candidate's judgement may end.
-        weights: folder where a trial's network is left as `<number>.pt`, or None.
+        weights: folder where a trial's network is left as `<number>.pt`, and parents' are found; or None.
+        snapshot_seconds: between two snapshots of a candidate's training, which lie there too.
         identity: what is written beside the weights: the model's and the task's name.
     """
 
@@ -41,6 +43,7 @@ class Judging:
     objective: Objective = "loss"
     rungs: tuple[float, ...] = ()
     weights: Path | None = None
+    snapshot_seconds: float = SNAPSHOT_SECONDS
     identity: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 
 from autoprune.core.trial import Failure, Score, Stopped
+from autoprune.errors import Diverged
 
 Judged = TypeVar("Judged", bound=Score | Stopped)
 
@@ -21,6 +22,8 @@ def outcome_of(judge: Callable[[], Judged]) -> Judged | Failure:
     """
     try:
         judged = judge()
+    except Diverged as fault:
+        return Failure("nan", str(fault))
     except (torch.OutOfMemoryError, MemoryError) as fault:
         return Failure("out_of_memory", str(fault))
     except OSError:

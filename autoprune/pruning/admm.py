@@ -42,7 +42,8 @@ class Admm:
     the asked widths: of every group the structures with the highest Euclidean norm stay, the others are zero. Then U
     grows by W − Z. At first Z is the projection of W, and U is zero. Between two projections training must get to bring
     W near Z − U, else U grows until Z holds other structures: rho · rate/(1 − momentum) · frequency should be about 1
-    or above.
+    or above. With momentum W swings about Z − U where 4 · rho · rate is above (1 − momentum)², and the projection may
+    come when it is on the far side: then take a smaller rho or momentum.
 
     Of pattern `filter` a structure is a channel in all layers that make it, so that it goes from all of them or none.
     What uses the channel is left free while training: only `finish` zeroes its inputs, biases and batch norms too.
@@ -120,13 +121,17 @@ class Admm:
         squares = [(weight - self._projected[name]).square().sum() for name, weight in self._weights().items()]
         return float(torch.stack(squares).sum().sqrt())
 
+    def importance(self) -> Importance:
+        """Group to scores of its structures by the present weights: those with the highest stay in hard pruning."""
+        return self._importance(self._weights())
+
     def masks(self) -> Masks:
         """What hard pruning of the present weights removes: exactly the asked counts, whole channels everywhere."""
-        return self._structures.masks(self._network, self._importance(self._weights()), self.widths)
+        return self._structures.masks(self._network, self.importance(), self.widths)
 
     def kept(self) -> Kept:
         """Group to the channels that stay, for thinning; nothing for a pattern that only zeroes weights."""
-        return self._structures.kept(self._importance(self._weights()), self.widths)
+        return self._structures.kept(self.importance(), self.widths)
 
     def finish(self) -> Masks:
         masks = self.masks()
@@ -138,7 +143,10 @@ class Admm:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._passed = state["passed"]
-        self._projected, self._dual = dict(state["projected"]), dict(state["dual"])
+        self._projected, self._dual = (
+            {name: state[kind][name].to(weight, copy=True) for name, weight in self._weights().items()}
+            for kind in ("projected", "dual")
+        )
 
     def _weights(self) -> Weights:
         return {name: self._network.get_parameter(name).detach() for name in dict.fromkeys(self._layers.values())}

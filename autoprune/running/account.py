@@ -89,7 +89,8 @@ def _most_work(setup: Setup, evaluator: Evaluator, limits: Limits, recipe: Recip
     """What an allocation within the limits costs at most, about: where layers are refitted at half of the network."""
     macs = greatest_macs(setup.subject.costs, limits)
     dense, count = evaluator.macs({}), evaluator.count_refitted(setup.space.narrowest())
-    return recipe_work(evaluator.images.used(recipe), macs, dense + (count * macs + 1) // 2) + images * macs
+    refit = dense + (count * macs + 1) // 2
+    return recipe_work(evaluator.images.used(recipe), macs, dense, refit) + images * macs
 
 
 def _finals(setup: Setup, evaluator: Evaluator, limits: Limits) -> int:

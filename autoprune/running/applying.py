@@ -14,8 +14,9 @@ from autoprune.config import Experiment, load_experiment
 from autoprune.core.allocation import Allocation
 from autoprune.core.ledger import History, read_history
 from autoprune.core.recipe import Recipe
-from autoprune.core.trial import Trial, winners
+from autoprune.core.trial import Candidate, Trial, winners
 from autoprune.errors import UserError
+from autoprune.evaluation.building import Built
 from autoprune.evaluation.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild, write_checkpoint
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.export import export_network
@@ -71,16 +72,16 @@ def from_run(
     history = read_history(path)
     experiment = load_experiment(folder.experiment, given, sets)
     trial = _trial(history, number, folder, experiment)
-    allocation, weights = trial.candidate.allocation, folder.weights_of(trial.number)
+    weights = folder.weights_of(trial.number)
     stored = read_checkpoint(weights) if weights.is_file() else None
-    if stored is None or not _same_weights(history, given.get("task.checkpoint"), experiment):
-        origin = f"trial {trial.number} of {path}, pruned anew"
-        return anew(allocation, experiment, trial.candidate.recipe, plan, origin)
+    same = _same_weights(history, given.get("task.checkpoint"), experiment)
+    if stored is None or not same:
+        return _remade(trial.candidate, experiment, folder, same, plan)
     origin = f"trial {trial.number} of {path}, as it was scored"
     if plan is not None:
         setup = _prepare(experiment)
         evaluator = _evaluator(setup)
-        return _finetuned(setup, evaluator, evaluator.restore(weights), allocation, plan, origin)
+        return _finetuned(setup, evaluator, evaluator.restore_to_train(weights), plan, origin)
     task = task_of(experiment)
     network = rebuild(stored, task.network)
     dense = history.last("dense")
@@ -88,9 +89,27 @@ def from_run(
     return Applied(network, stored, costs, dense["costs"] if dense else costs, origin, stored.masked)
 
 
-def anew(
-    widths: Mapping[str, int], experiment: Experiment, recipe: Recipe, plan: Plan | None, origin: str = "pruned anew"
-) -> Applied:
+def _remade(candidate: Candidate, experiment: Experiment, folder: RunFolder, same: bool, plan: Plan | None) -> Applied:
+    """A candidate's network made anew: from its parent's weights in the run's folder if it has a parent.
+
+    Args:
+        same: whether the experiment's checkpoint is the one that the run was made with.
+
+    Raises:
+        UserError: it has a parent, and its weights are gone or were trained from another checkpoint.
+    """
+    if candidate.parent is not None and not same:
+        raise UserError(
+            f"trial {candidate.number} of {folder.path} starts from the weights of trial {candidate.parent}, which "
+            "come from the run's own checkpoint; leave out --checkpoint"
+        )
+    setup = _prepare(experiment)
+    evaluator = _evaluator(setup, folder.weights)
+    origin = f"trial {candidate.number} of {folder.path}, pruned anew"
+    return _finished(setup, evaluator, evaluator.make(candidate), plan, origin)
+
+
+def anew(widths: Mapping[str, int], experiment: Experiment, recipe: Recipe, plan: Plan | None) -> Applied:
     """The network of an allocation, pruned from the experiment's checkpoint, after a recipe.
 
     Raises:
@@ -104,28 +123,28 @@ def anew(
         if not groups[name].least <= width <= groups[name].width:
             raise UserError(f"group {name!r} has {groups[name].width} structures, not {width}")
     evaluator = _evaluator(setup)
-    network = evaluator.build(allocation, recipe)
+    return _finished(setup, evaluator, evaluator.make(Candidate(-1, allocation, recipe)), plan, "pruned anew")
+
+
+def _finished(setup: Setup, evaluator: Evaluator, built: Built, plan: Plan | None, origin: str) -> Applied:
     if plan is not None:
-        return _finetuned(setup, evaluator, network, allocation, plan, origin)
-    return _judged(setup, evaluator, network, allocation, origin)
+        return _finetuned(setup, evaluator, built, plan, origin)
+    return _judged(setup, evaluator, built, origin)
 
 
-def _finetuned(
-    setup: Setup, evaluator: Evaluator, network: nn.Module, allocation: Allocation, plan: Plan, origin: str
-) -> Applied:
+def _finetuned(setup: Setup, evaluator: Evaluator, built: Built, plan: Plan, origin: str) -> Applied:
     with training_progress(Display(), "fine-tuning") as hook:
-        setup.task.train(network, TrainingPlan(**plan), [evaluator.held_masks(network, allocation), hook])
+        setup.task.train(built.network, TrainingPlan(**plan), [built.held_masks(), hook])
     settings = " ".join(f"{key}={value}" for key, value in plan.items())
-    return _judged(setup, evaluator, network, allocation, f"{origin}, fine-tuned ({settings})")
+    return _judged(setup, evaluator, built, f"{origin}, fine-tuned ({settings})")
 
 
-def _judged(setup: Setup, evaluator: Evaluator, network: nn.Module, allocation: Allocation, origin: str) -> Applied:
-    score = evaluator.judge(network, None)
+def _judged(setup: Setup, evaluator: Evaluator, built: Built, origin: str) -> Applied:
+    score = evaluator.judge(built.network, None)
     metrics = {"accuracy": score.accuracy, "loss": score.loss, "images": score.images}
-    costs = evaluator.measure(network, allocation)
-    checkpoint = evaluator.pruned(network, allocation, metrics)
-    table = setup.subject.costs
-    return Applied(network.cpu(), checkpoint, costs, dict(**table.dense()), origin, table.effective)
+    costs, table = built.costs(), setup.subject.costs
+    checkpoint = built.checkpoint(metrics, evaluator.judging.identity)
+    return Applied(built.network.cpu(), checkpoint, costs, dict(**table.dense()), origin, table.effective)
 
 
 def _prepare(experiment: Experiment) -> Setup:
@@ -134,8 +153,8 @@ def _prepare(experiment: Experiment) -> Setup:
         return prepare(experiment, hook, display)
 
 
-def _evaluator(setup: Setup) -> Evaluator:
-    return setup.evaluator(replace(setup.judging(), images=None, rungs=(), objective="loss"))
+def _evaluator(setup: Setup, weights: Path | None = None) -> Evaluator:
+    return setup.evaluator(replace(setup.judging(), images=None, rungs=(), objective="loss", weights=weights))
 
 
 def _trial(history: History, number: int | None, folder: RunFolder, experiment: Experiment) -> Trial:

@@ -106,7 +106,7 @@ def _test(run: RunContext, name: str, network: nn.Module) -> Score | None:
 
 
 def _best(run: RunContext, best: Trial, result: Result) -> dict[str, Any]:
-    """What `best.yaml` says: enough to prune anew from the dense checkpoint."""
+    """What `best.yaml` says: enough to prune anew from the dense checkpoint, unless it started from other weights."""
     experiment = run.setup.experiment
     return {
         "trial": best.number,
@@ -123,6 +123,7 @@ def _best(run: RunContext, best: Trial, result: Result) -> dict[str, Any]:
         "pruner": experiment.pruner,
         "scoring": {**experiment.scoring.model_dump(), "seed": experiment.search.seed},
         "recipe": best.candidate.recipe.to_json(),
+        **({} if best.candidate.parent is None else {"parent": best.candidate.parent}),
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Candidate, Score, Trial, ranked, winners
 from autoprune.core.trial import value as value_of
@@ -29,17 +31,16 @@ def choose(run: RunContext, problem: SearchProblem, trials: list[Trial]) -> tupl
 
 def _trials(run: RunContext, chosen: list[Trial], recipe: Recipe, trials: list[Trial]) -> list[Trial]:
     """Trials of the chosen allocations under another recipe, numbered on from `trials`; those that are not in it."""
-    asked = {c.allocation: c for c in run.history.steps() if isinstance(c, Candidate) and c.role == "finalist"}
+    asked = [c for c in run.history.steps() if isinstance(c, Candidate) and c.role == "finalist"]
     told = {trial.number for trial in trials}
-    number = 1 + max([*told, *(candidate.number for candidate in asked.values())])
+    number = 1 + max([*told, *(candidate.number for candidate in asked)])
     found: list[Trial] = []
     with run.display.stage("finalists", len(chosen)) as advance:
         for trial in chosen:
-            candidate = asked.get(trial.candidate.allocation)
+            wanted = _finalist(number, trial, recipe)
+            candidate = next((known for known in asked if _is_same(known, wanted)), None)
             if candidate is None:
-                limits = dict(trial.candidate.limits)
-                settings = dict(trial.candidate.settings)
-                candidate = Candidate(number, trial.candidate.allocation, recipe, settings, None, "finalist", limits)
+                candidate = wanted
                 number += 1
                 run.ledger.asked(candidate)
             if candidate.number not in told:
@@ -48,6 +49,26 @@ def _trials(run: RunContext, chosen: list[Trial], recipe: Recipe, trials: list[T
                 run.tracker.told(found[-1])
             advance("")
     return found
+
+
+def _finalist(number: int, trial: Trial, recipe: Recipe) -> Candidate:
+    """The trial's allocation under another recipe; from its weights if those were trained, else from the dense ones."""
+    before = trial.candidate
+    trained = before.parent is not None or before.recipe.trains
+    # ADMM was done before the trial was pruned, and its weights are what the finalist starts from.
+    recipe = replace(recipe, admm=None) if trained else recipe
+    parent = trial.number if trained else None
+    settings, limits = dict(before.settings), dict(before.limits)
+    return Candidate(number, before.allocation, recipe, settings, parent, "finalist", limits)
+
+
+def _is_same(known: Candidate, wanted: Candidate) -> bool:
+    """Whether a finalist of the ledger is the one wanted; earlier releases started all from the dense network."""
+    return (
+        known.allocation == wanted.allocation
+        and known.settings == wanted.settings
+        and known.parent in (wanted.parent, None)
+    )
 
 
 def _on_all_images(run: RunContext, chosen: list[Trial]) -> dict[int, Score]:

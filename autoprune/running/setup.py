@@ -133,7 +133,8 @@ def _study(experiment: Experiment, task: Task, network: nn.Module, inputs: Tenso
     if display is None or not pruner.criterion.reads_data:
         return study(network, inputs, pruner, images, seed)
     with display.stage(f"scoring by {pruner.criterion.name}", math.ceil(images.images / images.batch)) as advance:
-        return study(network, inputs, pruner, replace(images, seen=lambda: advance("")), seed)
+        subject = study(network, inputs, pruner, replace(images, seen=lambda: advance("")), seed)
+    return replace(subject, images=images)  # scores of another network later are not shown there
 
 
 def chosen_pruner(experiment: Experiment) -> Pruner:

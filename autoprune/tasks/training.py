@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autoprune.errors import TaskError
+from autoprune.errors import Diverged, TaskError
 from autoprune.tasks.base import Batch, Hook, Task, TrainingPlan
 from autoprune.tasks.layout import arranged
 from autoprune.tasks.optimizers import build_optimizer, set_rate
@@ -28,7 +28,8 @@ def train(network: nn.Module, task: Task, plan: TrainingPlan, hooks: Sequence[Ho
     follow from the seed given to `task.batches` alone.
 
     Raises:
-        TaskError: the plan cannot be followed, or a loss is NaN or infinite.
+        TaskError: the plan cannot be followed.
+        Diverged: a loss is NaN or infinite.
     """
     steps = count_steps(task, plan)
     device = device_of(network)
@@ -125,7 +126,7 @@ def _step(
 def _finite(loss: Tensor, step: int) -> float:
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise TaskError(f"the training loss is {value} at step {step}; lower the rate, or check the training data")
+        raise Diverged(f"the training loss is {value} at step {step}; lower the rate, or check the training data")
     return value
 
 

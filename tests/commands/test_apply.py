@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from autoprune.core.trial import Trial
 from autoprune.evaluation.checkpoint import PrunedCheckpoint, load, read_checkpoint
@@ -145,3 +146,18 @@ def test_a_pruned_file_does_not_evaluate_as_another_network(autoprune: Cli, work
     autoprune.succeed(*OWN, "--task", "tests.user_tasks:task", "--output", "run")
     autoprune.succeed("apply", "run", "--output", "p.pt")
     assert "the network does not have" in autoprune.refused("evaluate", "p.pt", "--task", "digits")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"parent": 4}, "which are those that trial 4 left; apply the run's folder"),
+        ({"recipe": {"recalibrate": 512, "admm": {"steps": 10}}}, "which were trained before they were pruned"),
+    ],
+)
+def test_widths_without_the_weights_they_were_found_for_are_refused(
+    autoprune: Cli, workdir: Path, change: dict[str, object], said: str
+) -> None:
+    best = {"widths": {"conv": 4}, "task": "digits", "model": "digits_resnet", "pruner": "l1_filter", **change}
+    Path("best.yaml").write_text(yaml.safe_dump(best))
+    assert said in autoprune.refused("apply", "best.yaml", "--output", "p.pt")

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from autoprune.core.allocation import Allocation
+from autoprune.core.trial import Candidate
 from autoprune.errors import CheckpointError
 from autoprune.evaluation.checkpoint import (
     PrunedCheckpoint,
@@ -27,9 +28,9 @@ from tests.user_tasks import tiny
 
 def write_tiny(path: Path, allocation: Allocation = HALF) -> nn.Module:
     evaluator = make_evaluator()
-    network = evaluator.build(allocation, RECIPE)
-    write_checkpoint(path, evaluator.pruned(network, allocation, {"accuracy": 0.5}))
-    return network
+    built = evaluator.make(Candidate(0, allocation, RECIPE))
+    write_checkpoint(path, built.checkpoint({"accuracy": 0.5}, {}))
+    return built.network
 
 
 def test_a_pruned_checkpoint_is_tensors_and_plain_values(tmp_path: Path) -> None:

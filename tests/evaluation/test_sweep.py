@@ -17,8 +17,7 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.recipe import Recipe
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Failure, Score
-from autoprune.evaluation import evaluator as evaluating
-from autoprune.evaluation import prefixes
+from autoprune.evaluation import building, prefixes
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prefixes import Prefixes
 from autoprune.evaluation.streams import Stream
@@ -276,7 +275,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[FlopCounterMode]:
     with monkeypatch.context() as patch:
         for place, name in (
             (Stream, "advance"), (Evaluator, "judge"),
-            (prefixes, "recalibrate"), (evaluating, "recalibrate"), (evaluating, "refit"),
+            (prefixes, "recalibrate"), (building, "recalibrate"), (building, "refit"),
         ):  # fmt: skip
             patch.setattr(place, name, counting(getattr(place, name)))
         yield counter

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from autoprune.core.recipe import Finetune, Recipe
 from tests.journeys import OWN, Cli, history_of
+from tests.user_tasks import task
 
 TUNED = ("--set", "finalists.count=2", "--set", "finalists.finetune.steps=6", "--set", "finalists.finetune.batch=32")
 RUN = (*OWN, "--task", "tests.user_tasks:task", "--searcher", "random", *TUNED, "--output", "run")
@@ -62,6 +64,55 @@ def test_a_run_cut_off_among_its_finalists_goes_on_there(autoprune: Cli, workdir
         assert [record["number"] for record in after if record["event"] == event] == [0, 1, 2, 3, 4]
     expected = [json.loads(line) for line in whole if '"event": "finished"' in line]
     assert after[-1]["best"] == expected[0]["best"]
+
+
+TRAINED_BEFORE = (*RUN, "--set", "evaluation.finetune.steps=3", "--set", "evaluation.finetune.batch=32")
+
+
+def test_a_finalist_starts_from_the_weights_of_a_trial_that_trained(autoprune: Cli, workdir: Path) -> None:
+    autoprune.succeed(*TRAINED_BEFORE)
+    trials = history_of(workdir / "run").trials()
+    first, finals = trials[:3], trials[3:]
+    best = sorted(first, key=lambda trial: trial.score.loss)[:2]
+    assert [trial.candidate.parent for trial in finals] == [trial.number for trial in best]
+    assert [trial.candidate.allocation for trial in finals] == [trial.candidate.allocation for trial in best]
+    assert {trial.candidate.recipe for trial in finals} == {TRAINED}
+    assert max(trial.score.loss for trial in finals) < min(trial.score.loss for trial in first)
+
+
+def test_a_finalist_starts_from_the_dense_network_where_no_trial_trained(autoprune: Cli, workdir: Path) -> None:
+    autoprune.succeed(*RUN)
+    assert {trial.candidate.parent for trial in history_of(workdir / "run").trials()} == {None}
+
+
+def test_finalists_that_an_earlier_release_asked_for_are_not_asked_for_again(autoprune: Cli, workdir: Path) -> None:
+    autoprune.succeed(*TRAINED_BEFORE)
+    ledger = workdir / "run" / "ledger.jsonl"
+    records = [json.loads(line) for line in ledger.read_text().splitlines()]
+    asked = [i for i, record in enumerate(records) if record.get("role") == "finalist"]
+    records[asked[0]]["parent"] = None
+    ledger.write_text("".join(json.dumps(record) + "\n" for record in records[: asked[0] + 1]))
+    autoprune.succeed("search", "--resume", workdir / "run")
+    finals = history_of(workdir / "run").trials()[3:]
+    assert [trial.number for trial in finals] == [3, 4]
+    assert finals[0].candidate.parent is None
+    assert finals[1].candidate.parent is not None
+
+
+def test_a_winner_with_a_parent_is_applied_from_the_runs_folder_alone(autoprune: Cli, workdir: Path) -> None:
+    autoprune.succeed(*TRAINED_BEFORE)
+    best = yaml.safe_load((workdir / "run" / "best.yaml").read_text())
+    said = autoprune.refused("apply", "run/best.yaml", "--task", "tests.user_tasks:task", "--output", "pruned.pt")
+    assert f"not the weights that go with them, which are those that trial {best['parent']} left" in said
+    (workdir / "run" / "weights" / f"{best['trial']}.pt").unlink()
+    assert "pruned anew" in autoprune.succeed("apply", "run", "--output", "pruned.pt").out
+    found = autoprune.succeed("evaluate", "pruned.pt", "--task", "tests.user_tasks:task", "--json")
+    assert json.loads(found.out)["loss"] == pytest.approx(best["loss"], rel=1e-4)
+    torch.save({name: tensor + 1 for name, tensor in task.network().state_dict().items()}, "other.pt")
+    said = autoprune.refused("apply", "run", "--checkpoint", "other.pt", "--output", "pruned.pt")
+    assert f"starts from the weights of trial {best['parent']}, which come from the run's own checkpoint" in said
+    (workdir / "run" / "weights" / f"{best['parent']}.pt").unlink()
+    assert "the weights of the parent" in autoprune.refused("apply", "run", "--output", "pruned.pt")
 
 
 def test_without_a_recipe_of_their_own_no_trial_is_added(autoprune: Cli, workdir: Path) -> None:

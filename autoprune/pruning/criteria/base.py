@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from autoprune.graph.layers import Layer
@@ -113,3 +114,23 @@ class Criterion:
     def reads_data(self) -> bool:
         """Whether samples must be run through the network."""
         return bool(self.needs & DATA)
+
+
+def among_nonzero(criterion: Criterion) -> Criterion:
+    """The criterion as asked of a network that lost structures: all zeros score 0 and are compared with nothing.
+
+    Only criteria that go by weights alone compare structures with each other; any other stays as it is. (LASSO gives
+    no coefficient to what contributes nothing.)
+    """
+    if criterion.needs or criterion.drawn:
+        return criterion
+
+    def score(evidence: Evidence) -> Tensor | None:
+        there = evidence.weight.ne(0).any(1)
+        scores = torch.zeros(len(there), dtype=torch.float64, device=there.device)
+        if not bool(there.any()):
+            return scores
+        found = criterion.score(replace(evidence, weight=evidence.weight[there]))
+        return None if found is None else scores.masked_scatter(there, found.double())
+
+    return replace(criterion, score=score)

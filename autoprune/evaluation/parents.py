@@ -1,0 +1,169 @@
+"""Networks of earlier trials as what a candidate starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autoprune.core.trial import Candidate
+from autoprune.errors import AutopruneError, CheckpointError
+from autoprune.evaluation.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild_from
+from autoprune.evaluation.reshaping import Shape, kept_by_group, reshape
+from autoprune.evaluation.subject import Subject
+from autoprune.graph.layers import Layer
+from autoprune.pruning.copying import copy_network
+from autoprune.pruning.criteria.base import Evidence
+from autoprune.pruning.criteria.magnitudes import THRESHOLD
+from autoprune.pruning.masks import highest_of_each, masked_copy
+from autoprune.pruning.thinning import compare
+
+
+class WiderThanParent(AutopruneError):
+    """A candidate keeps more of a group than its parent has."""
+
+
+class Parents:
+    """What candidates start from, by the number of the trial that left it; the last one is kept.
+
+    Args:
+        dense: what the trials were pruned from.
+        folder: where trials leave their networks as `<number>.pt`; None where they leave none.
+    """
+
+    def __init__(self, dense: Subject, folder: Path | None) -> None:
+        self._dense, self._folder = dense, folder
+        self._last: tuple[int, Subject] | None = None
+
+    def subject_of(self, candidate: Candidate) -> Subject:
+        """The network that a candidate starts from, scored anew: its parent's, or the dense one.
+
+        Raises:
+            CheckpointError: the parent's file is missing, damaged or of another network.
+            WiderThanParent: the candidate keeps more of a group than the parent has.
+        """
+        if candidate.parent is None:
+            return self._dense
+        if self._last is None or self._last[0] != candidate.parent:
+            self._last = None  # two of them need not fit into memory
+            self._last = candidate.parent, self._read(candidate.parent).scored_by(self._dense.pruner)
+        _check_widths(candidate, self._last[1])
+        return self._last[1]
+
+    def _read(self, number: int) -> Subject:
+        path = None if self._folder is None else self._folder / f"{number}.pt"
+        if path is None or not path.is_file():
+            raise CheckpointError(
+                f"the weights of the parent, trial {number}, are gone: there is no {path or 'folder of weights'}"
+            )
+        checkpoint = read_checkpoint(path)
+        if checkpoint is None:
+            raise CheckpointError(f"the parent's {path} is damaged or no pruned checkpoint of autoprune")
+        return descend(self._dense, checkpoint)
+
+
+def _check_widths(candidate: Candidate, subject: Subject) -> None:
+    dense = {group.name: group.width for group in subject.structures.groups}
+    wider = [
+        f"{name} ({candidate.allocation.get(name, dense[name])} of {left})"
+        for name, left in subject.left().items()
+        if candidate.allocation.get(name, dense[name]) > left
+    ]
+    if wider:
+        raise WiderThanParent(
+            f"candidate {candidate.number} keeps more than its parent, trial {candidate.parent}, has left of group "
+            f"{', '.join(wider)}; a child's widths are at most its parent's"
+        )
+
+
+def descend(dense: Subject, checkpoint: PrunedCheckpoint) -> Subject:
+    """The network of a checkpoint in the shape of the dense one that it was pruned from, what it lost set to zero.
+
+    It computes what the checkpoint's network computes. What it has left is not scored yet: all the same.
+
+    Raises:
+        CheckpointError: the checkpoint is of another network or pattern.
+        ThinningError: the two networks do not compute the same.
+    """
+    if checkpoint.pattern != dense.pruner.pattern.name:
+        raise CheckpointError(
+            f"the checkpoint was pruned by pattern {checkpoint.pattern!r}, not {dense.pruner.pattern.name!r}"
+        )
+    small = rebuild_from(dense.network, dense.graph, checkpoint)  # refuses what does not fit
+    network = _spread(dense, checkpoint)
+    lost = _lost(dense, network, checkpoint)
+    importance = {group.name: np.zeros_like(dense.importance[group.name]) for group in dense.structures.groups}
+    whole = replace(dense, network=network, lost=lost, importance=importance)
+    subject = replace(
+        whole, network=masked_copy(network, whole.lost_masks()), importance=whole.without_lost(importance)
+    )
+    compare(small, subject.network, dense.inputs)
+    return subject
+
+
+def _spread(dense: Subject, checkpoint: PrunedCheckpoint) -> nn.Module:
+    """A copy of the dense network with the checkpoint's entries where they came from; what it lost is left over."""
+    places = reshape(_numbered(dense.network), dense.graph, Shape((), checkpoint.kept)).state_dict()
+    network = copy_network(dense.network)
+    state = network.state_dict()
+    with torch.no_grad():
+        for name, found in checkpoint.state_dict.items():
+            if state[name].is_floating_point():
+                entries = state[name].flatten()
+                entries[places[name].flatten().long()] = found.to(entries).flatten()
+                state[name].copy_(entries.view(state[name].shape))
+            else:
+                state[name].copy_(found)
+    return network
+
+
+def _numbered(network: nn.Module) -> nn.Module:
+    """A copy whose tensors hold the number of each of their entries, which double precision has exactly."""
+    twin = copy_network(network)
+    for tensor in twin.state_dict(keep_vars=True).values():
+        if tensor.is_floating_point():
+            tensor.data = torch.arange(tensor.numel(), dtype=torch.float64, device=tensor.device).view(tensor.shape)
+    return twin
+
+
+def _lost(dense: Subject, network: nn.Module, checkpoint: PrunedCheckpoint) -> dict[str, NDArray[np.bool_]]:
+    """Group to which of its structures the checkpoint's network is without, for groups that lost some."""
+    pattern = dense.pruner.pattern
+    if pattern.whole:
+        stays: Mapping[str, NDArray[np.bool_]] = {name: np.array([False]) for name in checkpoint.removed}
+    elif pattern.coupled:
+        widths = {group.name: group.width for group in dense.structures.groups}
+        by_group = kept_by_group(dense.graph, checkpoint.kept)
+        stays = {name: np.isin(np.arange(widths[name]), kept) for name, kept in by_group.items()}
+    else:
+        stays = _nonzero(dense, network, checkpoint.widths)
+    return {name: ~there for name, there in stays.items() if not there.all()}
+
+
+def _nonzero(dense: Subject, network: nn.Module, widths: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:
+    """Group to which of its parts of a weight were not set to zero; a part may be zero by chance and counts as there.
+
+    Raises:
+        CheckpointError: there are more of them than the widths say.
+    """
+
+    def ask(layer: Layer) -> Evidence:
+        weight: Tensor = network.get_submodule(layer.name).weight.detach()  # type: ignore[operator]
+        return Evidence(layer.name, dense.pruner.pattern.arrange(layer, weight.double()).flatten(0, 1))
+
+    found = {}
+    for group in dense.structures.groups:
+        keep = widths.get(group.name, group.width)
+        (scores,) = dense.structures.parts(group.name, THRESHOLD, ask)
+        largest = scores.cpu().numpy()
+        found[group.name] = highest_of_each(largest, keep, group.least)
+        if largest[~found[group.name]].any():
+            raise CheckpointError(
+                f"the checkpoint has more of group {group.name!r} than {keep} parts that are not zero"
+            )
+    return found

@@ -1,0 +1,232 @@
+"""Candidates that start from what an earlier trial left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoprune import registry
+from autoprune.core.allocation import Allocation
+from autoprune.core.recipe import Finetune, Recipe
+from autoprune.core.trial import Candidate, Failure, Trial
+from autoprune.evaluation.building import Built
+from autoprune.evaluation.checkpoint import PrunedCheckpoint
+from autoprune.evaluation.evaluator import Evaluator
+from autoprune.evaluation.images import Judging
+from autoprune.evaluation.parents import descend
+from autoprune.evaluation.scoring import ScoringImages
+from autoprune.evaluation.subject import Subject, example_inputs, study
+from autoprune.pruning.patterns import ELEMENT, FILTER, KERNEL, LAYER, TWO_FOUR, Pattern
+from autoprune.pruning.pruner import FPGM, L1_FILTER, LEVEL, Pruner
+from tests.graph.contract import batch, randomise
+from tests.graph.networks import WELL_KNOWN, Case
+from tests.graph.unusual_networks import UNUSUAL
+from tests.user_tasks import task
+
+CASES = {**WELL_KNOWN, **UNUSUAL}
+SOME = {name: CASES[name] for name in ("resnet20", "resnext", "vit_module", "mlp")}
+TUNED = Recipe(0, finetune=Finetune(4, rate=0.05, batch=32))
+
+
+def study_case(case: Case, pattern: Pattern = FILTER) -> Subject:
+    """A network whose structures are scored by chance."""
+    network = randomise(case.build()).to(case.dtype).eval()
+    subject = study(network, batch(case.shape, case.integers, case.dtype), replace(L1_FILTER, pattern=pattern))
+    rng = np.random.default_rng(0)
+    return replace(subject, importance={name: rng.random(found.shape) for name, found in subject.importance.items()})
+
+
+def draw(subject: Subject, rng: np.random.Generator, below: Mapping[str, int] | None = None) -> Allocation:
+    """Random widths, of some groups all; nowhere above others."""
+    widths = {}
+    for group in subject.structures.groups:
+        most = (below or {}).get(group.name, group.width)
+        widths[group.name] = int(rng.integers(group.least, most + 1)) if rng.random() < 0.7 else most
+    return Allocation(widths)
+
+
+def moved(network: nn.Module) -> nn.Module:
+    """The network as if it had been trained: what is not zero is something else, statistics too."""
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.mul_(1 + 0.2 * torch.rand(tensor.shape, generator=torch.Generator().manual_seed(3)))
+    return network
+
+
+def parent_of(subject: Subject, allocation: Mapping[str, int]) -> tuple[nn.Module, PrunedCheckpoint]:
+    small = moved(subject.structures.realise(subject.network, subject.importance, allocation))
+    return small.eval(), Built(small, subject, allocation).checkpoint({}, {})
+
+
+def outputs(network: nn.Module, inputs: Tensor) -> list[Tensor]:
+    with torch.no_grad():
+        found = network(inputs)
+    return list(found) if isinstance(found, tuple | list) else [found]
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [(name, FILTER) for name in CASES] + [(name, each) for name in SOME for each in (ELEMENT, KERNEL, TWO_FOUR, LAYER)],
+    ids=lambda each: each if isinstance(each, str) else each.name,
+)
+def test_a_parents_network_in_the_dense_shape_computes_the_same(name: str, pattern: Pattern) -> None:
+    subject = study_case(CASES[name], pattern)
+    allocation = draw(subject, np.random.default_rng(1))
+    small, checkpoint = parent_of(subject, allocation)
+    found = descend(subject, checkpoint)
+    assert found.left() == {n: keep for n, keep in allocation.items() if keep < dense_widths(subject)[n]}
+    torch.testing.assert_close(outputs(found.network, subject.inputs), outputs(small, subject.inputs))
+
+
+def dense_widths(subject: Subject) -> dict[str, int]:
+    return {group.name: group.width for group in subject.structures.groups}
+
+
+@pytest.mark.parametrize("pattern", [FILTER, ELEMENT, TWO_FOUR, LAYER], ids=lambda each: each.name)
+@pytest.mark.parametrize("name", SOME)
+def test_what_a_parent_lost_does_not_come_back(name: str, pattern: Pattern) -> None:
+    dense = study_case(SOME[name], pattern)
+    rng = np.random.default_rng(1)
+    subject = descend(dense, parent_of(dense, draw(dense, rng))[1]).scored_by(dense.pruner)
+    for _ in range(3):
+        allocation = draw(subject, rng, subject.left())
+        small = subject.structures.realise(subject.network, subject.importance, allocation, check_on=subject.inputs)
+        again = descend(dense, Built(small, subject, allocation).checkpoint({}, {}))
+        for group, gone in subject.lost.items():
+            assert again.lost[group][gone].all()
+        assert Built(small, subject, allocation).costs() == dense.costs.costs(allocation)
+
+
+def test_scores_are_those_of_the_parents_weights() -> None:
+    dense = study_case(SOME["resnet20"])
+    allocation = Allocation({"layer1.0.conv1": 9, "layer3.1.conv1": 20})
+    small, checkpoint = parent_of(dense, allocation)
+    subject = descend(dense, checkpoint).scored_by(FPGM)
+    weight = small.get_submodule("layer1.0.conv1").weight.detach().flatten(1)
+    by_hand = [float((weight - row).norm(dim=1).sum()) for row in weight]
+    gone, scores = subject.lost["layer1.0.conv1"], subject.importance["layer1.0.conv1"]
+    assert (~gone).sum() == 9
+    assert (scores[gone] == -np.inf).all()
+    assert scores[~gone] / scores[~gone].mean() == pytest.approx(np.array(by_hand) / np.mean(by_hand))
+
+
+def evaluator_of(folder: Path, pruner: Pruner = L1_FILTER, recipe_images: int = 64) -> Evaluator:
+    device = torch.device("cpu")
+    images = ScoringImages(task, device, recipe_images)
+    subject = study(task.network(), example_inputs(task, device), pruner, images)
+    return Evaluator(subject, task, Judging(batch=32, seed=2, weights=folder))
+
+
+def widths(network: nn.Module) -> list[int]:
+    return [network.get_submodule(name).out_channels for name in ("first", "second", "third")]
+
+
+WIDE, NARROW = Allocation({"second": 12, "third": 9}), Allocation({"second": 7, "third": 9})
+
+
+@pytest.mark.parametrize(
+    "pruner", ["l1_filter", "fpgm", "apoz", "taylor", "reconstruction", "random", "level", "two_four"]
+)
+def test_a_child_is_pruned_from_its_parents_weights(pruner: str, tmp_path: Path) -> None:
+    evaluator = evaluator_of(tmp_path, registry.resolve("pruner", pruner))
+    first, second = evaluator.subject.structures.groups[-2:]
+    wide = Allocation({first.name: first.width * 3 // 4, second.name: second.width // 2})
+    narrow = Allocation({first.name: first.width // 2, second.name: second.width // 2})
+    parent = evaluator.evaluate(Candidate(0, wide, TUNED))
+    child = evaluator.evaluate(Candidate(1, narrow, Recipe(0), parent=0))
+    assert parent.score is not None
+    assert child.score is not None, child.outcome
+    assert child.costs == evaluator.subject.costs.costs(narrow)
+    before, after = (evaluator.restore(tmp_path / f"{number}.pt").state_dict() for number in (0, 1))
+    dense = evaluator.subject.network.state_dict()
+    for name, found in after.items():
+        if found.is_floating_point() and found.numel() > 1:
+            values = found[found != 0]
+            assert torch.isin(values, before[name]).all()
+            if found.dim() > 1:
+                assert not torch.isin(values, dense[name]).any()
+
+
+def test_a_child_of_the_same_widths_is_its_parent(tmp_path: Path) -> None:
+    evaluator = evaluator_of(tmp_path)
+    parent = evaluator.evaluate(Candidate(0, WIDE, TUNED))
+    child = evaluator.evaluate(Candidate(1, WIDE, Recipe(0), parent=0))
+    assert child.score == parent.score
+    again = evaluator_of(tmp_path).evaluate(Candidate(1, WIDE, Recipe(0), parent=0))
+    assert again.score == parent.score
+
+
+def test_training_moves_a_childs_own_weights_and_lowers_its_loss(tmp_path: Path) -> None:
+    evaluator = evaluator_of(tmp_path)
+    evaluator.evaluate(Candidate(0, WIDE, TUNED))
+    losses = {}
+    for number, steps in ((1, 1), (2, 40)):
+        recipe = Recipe(0, finetune=Finetune(steps, rate=0.02, batch=32))
+        evaluator.evaluate(Candidate(number, NARROW, recipe, parent=0))
+        network = evaluator.restore(tmp_path / f"{number}.pt")
+        losses[number] = evaluator.judge(network, split="train").loss
+    assert losses[2] < losses[1] - 0.05
+    parent, child = (evaluator.restore(tmp_path / f"{number}.pt") for number in (0, 2))
+    assert widths(child) == [8, 7, 9]
+    assert not torch.isin(child.first.weight, parent.first.weight).any()
+
+
+def test_children_of_one_parent_see_the_same_images_and_grandchildren_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = []
+    train = type(task).train
+    monkeypatch.setattr(
+        type(task), "train", lambda own, net, plan, hooks: seeds.append(plan.seed) or train(own, net, plan, hooks)
+    )
+    evaluator = evaluator_of(tmp_path)
+    for number, parent in enumerate((None, 0, 0, 1)):
+        evaluator.evaluate(Candidate(number, NARROW, TUNED, parent=parent))
+    assert seeds[0] == 2
+    assert seeds[1] == seeds[2]
+    assert len(set(seeds)) == 3
+
+
+def failed(trial: Trial) -> str:
+    assert isinstance(trial.outcome, Failure)
+    assert trial.outcome.kind == "exception"
+    return trial.outcome.reason
+
+
+def test_a_parent_that_is_missing_damaged_or_of_another_network_fails_the_trial(tmp_path: Path) -> None:
+    evaluator = evaluator_of(tmp_path)
+    child = Candidate(5, NARROW, Recipe(0), parent=0)
+    assert "the weights of the parent, trial 0, are gone: there is no" in failed(evaluator.evaluate(child))
+    (tmp_path / "0.pt").write_bytes(b"PK damaged")
+    assert "0.pt is damaged" in failed(evaluator.evaluate(child))
+    evaluator_of(tmp_path, LEVEL).evaluate(Candidate(0, Allocation({}), Recipe(0)))
+    assert "pruned by pattern 'element', not 'filter'" in failed(evaluator.evaluate(child))
+    other = study_case(SOME["resnet20"])
+    torch.save({"autoprune": 2, **vars(parent_of(other, draw(other, np.random.default_rng(0)))[1])}, tmp_path / "0.pt")
+    assert "layers that the network does not have" in failed(evaluator.evaluate(child))
+    evaluator.evaluate(Candidate(0, WIDE, Recipe(0)))
+    assert evaluator.evaluate(child).score is not None
+
+
+def test_a_candidate_wider_than_its_parent_fails(tmp_path: Path) -> None:
+    evaluator = evaluator_of(tmp_path)
+    evaluator.evaluate(Candidate(0, NARROW, Recipe(0)))
+    said = failed(evaluator.evaluate(Candidate(1, Allocation({"second": 8}), Recipe(0), parent=0)))
+    assert "keeps more than its parent, trial 0, has left of group second (8 of 7), third (16 of 9)" in said
+
+
+def test_a_parent_of_weights_set_to_zero_has_as_many_as_its_widths_say(tmp_path: Path) -> None:
+    evaluator = evaluator_of(tmp_path, LEVEL)
+    group = evaluator.subject.structures.groups[0]
+    built = evaluator.make(Candidate(0, Allocation({group.name: group.width // 2})))
+    checkpoint = built.checkpoint({}, {})
+    assert descend(evaluator.subject, checkpoint).left() == {group.name: group.width // 2}
+    with pytest.raises(Exception, match="more of group 'first'"):
+        descend(evaluator.subject, replace(checkpoint, widths={group.name: group.width // 4}))
