@@ -70,6 +70,11 @@ class Experiment(Section):
             finetune=_finetune(settings.finetune) or recipe.finetune,
         )
 
+    def round_recipe(self, admm: bool) -> Recipe:
+        """What is done to a candidate that is trained in a round of `netadapt` or `autocompress`."""
+        rounds, recipe = self.search.rounds.rounds(), self.recipe()
+        return replace(recipe, finetune=rounds.finetune or recipe.finetune, admm=rounds.admm if admm else None)
+
     def sweep_recipe(self) -> Recipe:
         """What is done to the levels of the sweep: as to every candidate, but that none is trained."""
         return replace(self.recipe(), finetune=None)

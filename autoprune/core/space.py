@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +158,14 @@ class SearchSpace:
     def round_down(self, widths: NDArray[np.float64]) -> Allocation:
         """The allowed widths at or below `[group]` real-valued ones."""
         return Allocation({name: self.bounds[name].below(float(w)) for name, w in zip(self.names, widths, strict=True)})
+
+    def narrowed(self, ceilings: Mapping[str, int]) -> SearchSpace:
+        """The space with no group wider than its ceiling; groups without one are as before."""
+        bounds = {
+            name: replace(each, ceiling=min(each.ceiling, ceilings.get(name, each.ceiling)))
+            for name, each in self.bounds.items()
+        }
+        return replace(self, bounds=bounds)
 
     def size(self) -> int:
         """How many allocations there are, budget apart."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from autoprune.core.budget import within
+from autoprune.core.budget import Limits, within
+from autoprune.core.costs import COST_KINDS
 from autoprune.core.ledger import History
 from autoprune.core.trial import Candidate, Trial, ranked
 from autoprune.errors import AutopruneError
@@ -32,6 +33,8 @@ class Course:
         over = any(trial.candidate.role == "finalist" for trial in self.trials)
         self._pending = [c for c in run.history.open_candidates() if c.role != "finalist"]
         self._over = over
+        self._remarked = 0
+        self._remark()
         for trial in self.trials:
             run.tracker.told(trial)
 
@@ -49,10 +52,12 @@ class Course:
 
     def _ask(self) -> Candidate | None:
         for candidate in self._searcher.ask(1):
-            if not within(candidate.allocation, self._run.setup.subject.costs, self._run.limits):
+            limits = self._run.limits if candidate.role == "final" else _limits_of(candidate)
+            if not within(candidate.allocation, self._run.setup.subject.costs, limits):
                 raise AutopruneError(f"the searcher proposed {candidate.allocation}, which is above the budget")
             self._run.ledger.asked(candidate)
             return candidate
+        self._remark()
         return None
 
     def take(self, trial: Trial) -> None:
@@ -66,23 +71,38 @@ class Course:
         self._run.ledger.told(trial)
         self._run.tracker.told(trial)
         self._searcher.tell(trial)
+        self._remark()
         self._drop_weights()
         self.advance(self._note())
 
     def _drop_weights(self) -> None:
-        """Deletes the networks of trials that are no longer among the best."""
+        """Deletes the networks of trials that are no longer among the best, and which no candidate will start from."""
         best = ranked(self.trials, self._problem.objective)[: self._run.setup.experiment.finalists.count]
-        keep = {trial.number for trial in best}
+        keep = {trial.number for trial in best} | self._searcher.parents
         for path in self._run.folder.weights.glob("*.pt"):
             if path.stem.isdigit() and int(path.stem) not in keep:
                 path.unlink()
 
+    def _remark(self) -> None:
+        """Says what the searcher has to remark and has not said."""
+        remarks = self._searcher.remarks
+        for remark in remarks[self._remarked :]:
+            self._run.display.say(remark)
+        self._remarked = len(remarks)
+
     def _note(self) -> str:
         objective = self._problem.objective
-        best = ranked(self.trials, objective)
-        if not best or best[0].score is None:
-            return "no score yet"
-        return f"best {objective} {getattr(best[0].score, objective):.4f} (trial {best[0].number})"
+        for role in ("final", "intermediate"):
+            best = ranked(self.trials, objective, role)
+            if best and best[0].score is not None:
+                of = "" if role == "final" else " of the rounds so far"
+                return f"best {objective}{of} {getattr(best[0].score, objective):.4f} (trial {best[0].number})"
+        return "no score yet"
+
+
+def _limits_of(candidate: Candidate) -> Limits:
+    """What a candidate may cost in its round."""
+    return {kind: candidate.limits[kind] for kind in COST_KINDS if kind in candidate.limits}
 
 
 def replay(history: History, searcher: Searcher) -> list[Trial]:

@@ -29,7 +29,7 @@ def search(run: RunContext, problem: SearchProblem) -> list[Trial]:
         else:
             evaluate_inline(course, run.evaluator, settings)
     if not ranked(course.trials, problem.objective):
-        raise AllTrialsFailed(_why(course.trials) + f"; see {run.folder.ledger}")
+        raise AllTrialsFailed("; ".join((*searcher.remarks[-1:], _why(course.trials), f"see {run.folder.ledger}")))
     return course.trials
 
 

@@ -171,6 +171,7 @@ def _problem(run: RunContext, swept: tuple[SensitivityCurves | None, int]) -> Se
         work=run.account.left(spent),
         price=run.account.candidate,
         rungs=run.evaluator.images.rungs(),
+        rounds=experiment.search.rounds.rounds(run.account.trained),
     )
 
 

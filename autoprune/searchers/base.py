@@ -14,6 +14,7 @@ from autoprune.core.budget import Limits, project
 from autoprune.core.costs import CostTable
 from autoprune.core.projection import repair
 from autoprune.core.recipe import Recipe
+from autoprune.core.rounds import Rounds
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Candidate, Objective, Trial
@@ -32,6 +33,7 @@ class SearchProblem:
         price: multiply-adds that judging one candidate takes at most.
         rungs: ascending numbers of images after which a judgement can end.
         limits: what every candidate may cost, as whole numbers.
+        rounds: for searchers that work in rounds; None leaves it to them.
 
     Raises:
         ValueError: neither trials nor work are limited.
@@ -49,6 +51,7 @@ class SearchProblem:
     work: int | None = None
     price: int = 0
     rungs: tuple[int, ...] = ()
+    rounds: Rounds | None = None
 
     def __post_init__(self) -> None:
         if self.trials is None and self.work is None:
@@ -76,13 +79,22 @@ class Searcher(Protocol):
     """Asked for candidates, told trials; a deterministic function of its problem and of the sequence of both.
 
     `ask(n)` is n times `ask(1)`. Numbers count from 0 without gaps. No candidate is proposed twice; every one lies in
-    the space and within the limits. Results may come in any order, failures come too.
+    the space and within the limits that it names: the problem's if it is final. Results may come in any order, failures
+    come too.
 
     Attributes:
         uses_curves: whether sensitivity curves are of use to it, so that a sweep is worth its cost.
+        parents: numbers of the trials whose weights a later candidate may start from.
+        remarks: what the user should know, in the order in which it was found.
     """
 
     uses_curves: ClassVar[bool]
+
+    @property
+    def parents(self) -> frozenset[int]: ...
+
+    @property
+    def remarks(self) -> Sequence[str]: ...
 
     def __init__(self, problem: SearchProblem) -> None: ...
 
@@ -94,6 +106,18 @@ class Searcher(Protocol):
 
     def tell(self, trial: Trial) -> None:
         """Takes the outcome of a candidate it proposed."""
+
+
+class Unparented:
+    """What a searcher says whose candidates all start from the dense network, and which has nothing to remark."""
+
+    @property
+    def parents(self) -> frozenset[int]:
+        return frozenset()
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        return ()
 
 
 def measured_curves(problem: SearchProblem, searcher: str) -> tuple[SensitivityCurves, ...]:

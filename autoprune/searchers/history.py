@@ -9,7 +9,7 @@ import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Score, Stopped, Trial, value
-from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.base import SearchProblem, Unparented
 
 DOUBT = 1.0
 """By how many standard deviations a candidate must be behind at a rung to be dropped there."""
@@ -177,7 +177,7 @@ def ask_repeatedly(
     return asked
 
 
-class Given:
+class Given(Unparented):
     """Proposes a list of allocations in turn, each once, and ends."""
 
     def __init__(self, problem: SearchProblem, allocations: Sequence[Allocation]) -> None:

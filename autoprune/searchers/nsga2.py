@@ -32,7 +32,7 @@ import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Trial, value
-from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.base import SearchProblem, Unparented
 from autoprune.searchers.climbing import climb
 from autoprune.searchers.coordinates import Coordinates
 from autoprune.searchers.history import Bars, Estimate, History, ask_repeatedly
@@ -73,7 +73,7 @@ def ladder(problem: SearchProblem) -> tuple[Allocation, ...]:
     return tuple(dict.fromkeys(found))
 
 
-class Nsga2:
+class Nsga2(Unparented):
     """Proposes the ladder, a few random draws, then offspring of the best; never the same twice.
 
     Args:

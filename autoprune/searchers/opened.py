@@ -10,7 +10,7 @@ import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Trial
-from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.base import SearchProblem, Unparented
 from autoprune.searchers.history import Bars, History, ask_repeatedly
 from autoprune.searchers.random import draw_new
 from autoprune.searchers.starts import opening
@@ -19,7 +19,7 @@ FIRST = 6
 """How many draws stand in for the starts where there are none."""
 
 
-class Opened(ABC):
+class Opened(Unparented, ABC):
     """Proposes its starts, then what `_go_on` finds, or a draw where that finds nothing; never the same twice.
 
     Args:

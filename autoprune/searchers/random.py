@@ -12,7 +12,7 @@ import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Trial
-from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.base import SearchProblem, Unparented
 from autoprune.searchers.history import History, ask_repeatedly
 
 DRAWS = 200
@@ -31,7 +31,7 @@ def draw_new(history: History, rng: np.random.Generator) -> Allocation | None:
     return history.first_new(draws)
 
 
-class Random:
+class Random(Unparented):
     """Proposes independent draws, never the same twice; ends when it finds no new one."""
 
     uses_curves = False
