@@ -24,9 +24,12 @@ from autoprune.core.trial import Candidate, Trial
 from autoprune.searchers.annealing import Annealing
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.rounds import InRounds
+from autoprune.searchers.uniform import uniform_allocation
 
 ROUNDS = 4
 TRIES = 3
+STARTS = 4
+"""With how many of the allocations that the last round tried an annealing begins, on its own limits, beside uniform."""
 
 
 class AutoCompress(InRounds):
@@ -46,15 +49,22 @@ class AutoCompress(InRounds):
                 f"rounds; as many would take {count * (self.rounds.probes + 1)} trials"
             )
         self._probes = probes
+        self._probed: list[Trial] = []
 
     def _begin(self) -> None:
         seed = self.problem.seed * (len(self.plan) + 1) + self._round
         inside = replace(self.narrowed(self.widths), trials=self._probes, work=None, seed=seed)
-        self._annealing = Annealing(inside)
+        starts = [uniform_allocation(inside), *self._ranked_probes()[:STARTS]] if self.parent else None
+        self._annealing = Annealing(inside, starts)
         self._probe_of: dict[int, Candidate] = {}
-        self._probed: list[Trial] = []
+        self._probed = []
         self._trained: list[Trial] = []
         self._tried: list[Allocation] = []
+
+    def _ranked_probes(self) -> list[Allocation]:
+        """The allocations of the last annealing, best first."""
+        scored = sorted((self.value(t), t.number, t.candidate.allocation) for t in self._probed if t.score)
+        return [allocation for _, _, allocation in scored]
 
     def _next(self) -> Candidate | None:
         for probe in self._annealing.ask(1):
@@ -71,8 +81,7 @@ class AutoCompress(InRounds):
         """The best of what was found and not tried yet."""
         if self._tried and not self._can_try_again():
             return None
-        scored = sorted((self.value(t), t.number, t.candidate.allocation) for t in self._probed if t.score)
-        left = [allocation for _, _, allocation in scored if allocation not in self._tried]
+        left = [allocation for allocation in self._ranked_probes() if allocation not in self._tried]
         if not left:
             return None
         self._tried.append(left[0])

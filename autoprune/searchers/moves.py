@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.budget import within
+from autoprune.core.budget import Limits, within
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.history import History
 
@@ -59,16 +61,18 @@ def _traded(problem: SearchProblem, allocation: Allocation, rng: np.random.Gener
     widths = {**allocation, giver: narrower[-int(rng.integers(1, furthest + 1))]}
     if takers:
         taker = takers[int(rng.integers(len(takers)))]
-        widths[taker] = _widest(problem, widths, taker)
+        wider = [level for level in bounds[taker].levels() if level > widths[taker]]
+        widths[taker] = widest_fitting(problem, widths, taker, wider, problem.limits) or widths[taker]
     return Allocation(widths)
 
 
-def _widest(problem: SearchProblem, widths: dict[str, int], group: str) -> int:
-    """The widest level of a group within the limits, all others as they are; its own if there is no wider one."""
-    levels = [level for level in problem.space.bounds[group].levels() if level >= widths[group]]
-    fits, above = 0, len(levels)
+def widest_fitting(
+    problem: SearchProblem, widths: Mapping[str, int], group: str, levels: Sequence[int], limits: Limits
+) -> int | None:
+    """The widest of a group's ascending levels that keeps the limits, all others as they are; None if none does."""
+    fits, above = -1, len(levels)
     while above - fits > 1:
         middle = (fits + above) // 2
-        inside = within({**widths, group: levels[middle]}, problem.costs, problem.limits)
+        inside = within({**widths, group: levels[middle]}, problem.costs, limits)
         fits, above = (middle, above) if inside else (fits, middle)
-    return levels[fits]
+    return levels[fits] if fits >= 0 else None

@@ -24,8 +24,10 @@ import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import within
+from autoprune.core.kinds import CostKind
 from autoprune.core.trial import Candidate, Trial
 from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.moves import widest_fitting
 from autoprune.searchers.rounds import InRounds
 
 ROUNDS = 10
@@ -53,21 +55,33 @@ class NetAdapt(InRounds):
         self._trials: list[Trial] = []
 
     def _begin(self) -> None:
-        found = [allocation for name in self.problem.space.names if (allocation := self._alone(name)) is not None]
-        if not found and not within(self.widths, self.problem.costs, self.limits):
-            found = [self._with_others(name) for name in self.problem.space.names]
-        found = list(dict.fromkeys(found)) or [self.widths]
-        order = sorted(range(len(found)), key=lambda i: (self._promise(found[i]), i))[: self._each]
-        self._waiting, self._trials = [found[i] for i in sorted(order)], []
+        names, bounds = self.problem.space.names, self.problem.space.bounds
+        found = {name: allocation for name in names if (allocation := self._alone(name)) is not None}
+        if found:
+            self._waiting = list(self._promising(found).values())
+        else:
+            widths = self.widths
+            least = {n: Allocation({**widths, n: bounds[n].lowest}) for n in names if bounds[n].lowest < widths[n]}
+            self._waiting = list(dict.fromkeys(self._with_others(name) for name in self._promising(least)))
+        if within(self.widths, self.problem.costs, self.limits):  # the last round: a coarse step went so far already
+            self._waiting = [self.widths]
+        self._trials = []
+
+    def _promising(self, narrowed: Mapping[str, Allocation]) -> dict[str, Allocation]:
+        """The most promising of the allocations that narrow one group each, in the order of the groups."""
+        if len(narrowed) <= self._each:
+            return dict(narrowed)
+        before = self.problem.costs.costs(self.widths)
+        order = sorted(narrowed, key=lambda name: self._promise(name, narrowed[name], before))
+        chosen = set(order[: self._each])
+        return {name: allocation for name, allocation in narrowed.items() if name in chosen}
 
     def _alone(self, name: str) -> Allocation | None:
         """The widest width of a group at which the round's limits are kept, all others as they are, if there is one."""
         widths = self.widths
-        for level in reversed(self.problem.space.bounds[name].levels()):
-            narrowed = Allocation({**widths, name: level})
-            if level < widths[name] and within(narrowed, self.problem.costs, self.limits):
-                return narrowed
-        return None
+        narrower = [level for level in self.problem.space.bounds[name].levels() if level < widths[name]]
+        level = widest_fitting(self.problem, widths, name, narrower, self.limits)
+        return None if level is None else Allocation({**widths, name: level})
 
     def _with_others(self, name: str) -> Allocation:
         """A group as narrow as it goes, and the others moved onto the round's limits."""
@@ -86,34 +100,26 @@ class NetAdapt(InRounds):
             return None
         if self.rounds.by == "value":
             return min(scored, key=lambda trial: (self.value(trial), trial.number))
-        base = min(map(self.value, scored))
-        if self.parent is not None:
-            base = min(base, self.value(self.parent))
-        return min(
-            scored,
-            key=lambda trial: ((self.value(trial) - base) / self._saved(trial.candidate.allocation), trial.number),
-        )
+        base = min(map(self.value, [*scored, self.parent] if self.parent else scored))
+        before = self.problem.costs.costs(self.widths)
 
-    def _saved(self, allocation: Mapping[str, int]) -> float:
-        """What an allocation saves of this round's beginning, as shares of the limits, added up."""
-        costs, before = (self.problem.costs.costs(each) for each in (allocation, self.widths))
-        saved = sum((before[kind] - costs[kind]) / limit for kind, limit in self.limits.items())
-        return max(saved, 1e-12)
+        def rise(trial: Trial) -> float:
+            return (self.value(trial) - base) / self._saved(trial.candidate.allocation, before)
 
-    def _promise(self, allocation: Allocation) -> float:
-        """What narrowing is expected to cost per saved share; less is better."""
-        return self._expected_rise(allocation) / self._saved(allocation)
+        return min(scored, key=lambda trial: (rise(trial), trial.number))
 
-    def _expected_rise(self, allocation: Allocation) -> float:
-        """By the curves, added over the groups that are narrowed; without curves the share of the scores that goes."""
-        widths = self.widths
-        return sum(
-            self._rise(name, allocation[name], widths[name])
-            for name in self.problem.space.names
-            if allocation[name] < widths[name]
-        )
+    def _saved(self, allocation: Mapping[str, int], before: Mapping[CostKind, int]) -> float:
+        """What an allocation saves of what was spent before, as shares of the limits, added up."""
+        costs = self.problem.costs.costs(allocation)
+        shares = [(before[kind] - costs[kind]) / limit for kind, limit in self.limits.items()]
+        return max(sum(shares), 1e-12)
+
+    def _promise(self, name: str, allocation: Mapping[str, int], before: Mapping[CostKind, int]) -> float:
+        """What narrowing a group is expected to cost per saved share; less is better."""
+        return self._rise(name, allocation[name], self.widths[name]) / self._saved(allocation, before)
 
     def _rise(self, name: str, to: int, at: int) -> float:
+        """By how much the curves let the objective rise; without curves the share of the scores that goes."""
         problem = self.problem
         if problem.curves:
             kind = problem.objective
