@@ -24,7 +24,6 @@ import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import within
-from autoprune.core.kinds import CostKind
 from autoprune.core.trial import Candidate, Trial
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.moves import widest_fitting
@@ -108,13 +107,13 @@ class NetAdapt(InRounds):
 
         return min(scored, key=lambda trial: (rise(trial), trial.number))
 
-    def _saved(self, allocation: Mapping[str, int], before: Mapping[CostKind, int]) -> float:
+    def _saved(self, allocation: Mapping[str, int], before: Mapping[str, int]) -> float:
         """What an allocation saves of what was spent before, as shares of the limits, added up."""
         costs = self.problem.costs.costs(allocation)
         shares = [(before[kind] - costs[kind]) / limit for kind, limit in self.limits.items()]
         return max(sum(shares), 1e-12)
 
-    def _promise(self, name: str, allocation: Mapping[str, int], before: Mapping[CostKind, int]) -> float:
+    def _promise(self, name: str, allocation: Mapping[str, int], before: Mapping[str, int]) -> float:
         """What narrowing a group is expected to cost per saved share; less is better."""
         return self._rise(name, allocation[name], self.widths[name]) / self._saved(allocation, before)
 
