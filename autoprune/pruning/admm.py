@@ -144,7 +144,7 @@ class Admm:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._passed = state["passed"]
         self._projected, self._dual = (
-            {name: state[kind][name].to(weight, copy=True) for name, weight in self._weights().items()}
+            {name: state[kind][name].to(weight) for name, weight in self._weights().items()}
             for kind in ("projected", "dual")
         )
 

@@ -163,6 +163,14 @@ def test_a_child_of_the_same_widths_is_its_parent(tmp_path: Path) -> None:
     assert again.score == parent.score
 
 
+def test_each_child_starts_from_its_own_parent(tmp_path: Path) -> None:
+    evaluator = evaluator_of(tmp_path)
+    parents = [evaluator.evaluate(Candidate(number, WIDE, recipe)) for number, recipe in enumerate((TUNED, Recipe(0)))]
+    children = [evaluator.evaluate(Candidate(3 + parent, WIDE, Recipe(0), parent=parent)) for parent in (0, 1, 0)]
+    assert [child.score for child in children] == [parents[parent].score for parent in (0, 1, 0)]
+    assert children[0].score != children[1].score
+
+
 def test_training_moves_a_childs_own_weights_and_lowers_its_loss(tmp_path: Path) -> None:
     evaluator = evaluator_of(tmp_path)
     evaluator.evaluate(Candidate(0, WIDE, TUNED))
