@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from autoprune.core.trial import Failure, Outcome, Score, Stopped, Trial
 from autoprune.errors import UserError
+from autoprune.running.mirrored import trial_metrics, trial_params
 from autoprune.running.tracking import RunDescription, RunOutcome
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import DatasetInput, Run
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,9 @@ _ENVIRONMENT = {
 # MLflow's limits on the length of a parameter and of a tag.
 _PARAM_LENGTH = 6000
 _TAG_LENGTH = 5000
+# MLflow's limit on the length of a dataset's digest.
+_DIGEST_LENGTH = 36
+_DIGESTED = ("checkpoint", "data")
 _SQLITE = "sqlite:///"
 _STATES: Mapping[type[Outcome], str] = {Score: "scored", Stopped: "stopped", Failure: "failed"}
 
@@ -53,8 +58,8 @@ class Guard:
             return None
 
 
-class MlflowTracker:
-    """One parent run for the search, one child run for each trial.
+class MlflowMirror:
+    """One parent run for the search, one child run for each trial; whatever goes wrong is raised.
 
     Args:
         uri: the store or server; None leaves it to MLflow (`MLFLOW_TRACKING_URI`, else `sqlite:///mlflow.db`).
@@ -64,98 +69,48 @@ class MlflowTracker:
     def __init__(self, uri: str | None, experiment: str) -> None:
         self._uri = uri
         self._experiment = experiment
-        self._guard = Guard()
         self._parent = ""
-        self._experiment_id = ""
-        self._run: RunDescription | None = None
-        self._mirrored: set[int] = set()
 
-    def start(self, run: RunDescription, known: str | None) -> str | None:
+    def open(self, run: RunDescription) -> Collection[int]:
         self._run = run
-        return self._guard(lambda: self._open(run, known))
-
-    def told(self, trial: Trial) -> None:
-        if trial.number not in self._mirrored:
-            self._mirrored.add(trial.number)
-            self._guard(lambda: self._child(trial))
-
-    def finish(self, outcome: RunOutcome) -> None:
-        self._guard(lambda: self._close(outcome))
-
-    def interrupt(self) -> None:
-        self._guard(lambda: self._client.set_terminated(self._parent, "KILLED"))
-
-    def _open(self, run: RunDescription, known: str | None) -> str:
         self._client: MlflowClient = client(self._uri)
         self._experiment_id = open_experiment(self._client, self._experiment)
-        self._parent = self._reopened(known) or self._new_parent(run)
+        self._parent = self._reopened(run) or self._new_parent(run)
         children = self._client.search_runs(
             [self._experiment_id], f"tags.`mlflow.parentRunId` = '{self._parent}'", max_results=50000
         )
-        self._mirrored = {int(child.data.tags["autoprune.number"]) for child in children if _is_whole(child)}
+        whole = {int(child.data.tags["autoprune.number"]): child for child in reversed(children) if _is_whole(child)}
         for child in children:
-            if not _is_whole(child):  # a crash or a full store left it half written; it is written anew
+            number = int(child.data.tags["autoprune.number"])
+            if whole.get(number) is not child:  # half written at a crash or by a full store, or written twice
                 self._client.delete_run(child.info.run_id)
-        return self._parent
+        return whole
 
-    def _reopened(self, known: str | None) -> str | None:
-        from mlflow.exceptions import MlflowException
-
-        if known is None:
-            return None
-        try:
-            self._client.get_run(known)
-        except MlflowException:  # the store was emptied since: a new parent is written from the ledger
-            return None
-        self._client.update_run(known, status="RUNNING")
-        return known
-
-    def _new_parent(self, run: RunDescription) -> str:
-        tags = {
-            "autoprune.role": "search",
-            "autoprune.folder": str(run.folder.resolve()),
-            "autoprune.budget": run.budget,
-            "autoprune.costs": str(run.params["costs"]),
-        }
-        created = self._client.create_run(self._experiment_id, tags=tags, run_name=run.folder.resolve().name)
-        run_id = str(created.info.run_id)
-        dense = {f"dense_{kind}": float(cost) for kind, cost in run.dense.items()}
-        self._log(run_id, dense, {"budget": run.budget, **run.params}, {})
-        return run_id
-
-    def _child(self, trial: Trial) -> None:
-        assert self._run is not None  # told comes after start
+    def told(self, trial: Trial, when: float, step: int, best: Trial | None) -> None:
+        end = int(when * 1000)
         tags = {
             "mlflow.parentRunId": self._parent,
             "autoprune.role": trial.candidate.role,
+            "autoprune.run": self._run.key,
             "autoprune.number": str(trial.number),
             "autoprune.budget": self._run.budget,
             "autoprune.costs": str(self._run.params["costs"]),
             "autoprune.state": _STATES[type(trial.outcome)],
+            "autoprune.worker": trial.worker,
         }
         if isinstance(trial.outcome, Failure):
             tags["autoprune.failure"] = f"{trial.outcome.kind}: {trial.outcome.reason}"[:_TAG_LENGTH]
-        end = int(time.time() * 1000)
         begin = end - int(trial.seconds * 1000)
         created = self._client.create_run(self._experiment_id, begin, tags, run_name=str(trial.number))
-        self._log(created.info.run_id, trial_metrics(trial, self._run.dense), trial_params(trial, self._run.params), {})
+        run_id = created.info.run_id
+        self._log(run_id, trial_metrics(trial, self._run.dense), trial_params(trial, self._run.params), {}, end)
+        if best is not None and best.score is not None:
+            known = {"best_loss": best.score.loss, "best_accuracy": best.score.accuracy}
+            self._log(self._parent, known, {}, {}, end, step)
         status = "FAILED" if isinstance(trial.outcome, Failure) else "FINISHED"
-        self._client.set_terminated(created.info.run_id, status, end)
+        self._client.set_terminated(run_id, status, end)
 
-    def _log(
-        self, run_id: str, metrics: Mapping[str, float], params: Mapping[str, Any], tags: Mapping[str, str]
-    ) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
-        now = int(time.time() * 1000)
-        self._client.log_batch(
-            run_id,
-            [Metric(name, float(value), now, 0) for name, value in metrics.items()],
-            [Param(name, str(value)[:_PARAM_LENGTH]) for name, value in params.items()],
-            [RunTag(name, value) for name, value in tags.items()],
-        )
-
-    def _close(self, outcome: RunOutcome) -> None:
+    def finish(self, outcome: RunOutcome) -> None:
         known = self._client.get_run(self._parent).data.metrics  # of a run that had finished and was resumed
         changed = {name: value for name, value in outcome.metrics.items() if known.get(name) != value}
         self._log(self._parent, changed, {}, {"autoprune.best_trial": str(outcome.best)})
@@ -163,40 +118,86 @@ class MlflowTracker:
             self._client.log_artifact(self._parent, str(path), "weights" if path.suffix == ".pt" else None)
         self._client.set_terminated(self._parent, "FINISHED")
 
+    def interrupt(self) -> None:
+        self._client.set_terminated(self._parent, "KILLED")
+
+    def _reopened(self, run: RunDescription) -> str | None:
+        """The mirror that is in the store already; None if there is none, or it was deleted."""
+        found = self._client.search_runs(
+            [self._experiment_id], f"tags.`autoprune.run` = '{run.key}' and tags.`autoprune.role` = 'search'"
+        )
+        known = found[0].info.run_id if found else self._noted(run.known)
+        if known is not None:
+            self._client.update_run(known, status="RUNNING")
+            self._client.set_tag(known, "autoprune.run", run.key)
+            self._client.set_tag(known, "autoprune.folder", str(run.folder.resolve()))
+        return known
+
+    def _noted(self, known: str | None) -> str | None:
+        from mlflow.exceptions import MlflowException
+
+        if known is None:
+            return None
+        try:
+            return None if self._client.get_run(known).info.lifecycle_stage == "deleted" else known
+        except MlflowException:  # the store was emptied since, or it is another one
+            return None
+
+    def _new_parent(self, run: RunDescription) -> str:
+        tags = {
+            "autoprune.role": "search",
+            "autoprune.run": run.key,
+            "autoprune.folder": str(run.folder.resolve()),
+            "autoprune.budget": run.budget,
+            "autoprune.costs": str(run.params["costs"]),
+            "autoprune.command": shlex.join(run.command)[:_TAG_LENGTH],
+            **{f"autoprune.{name}.digest": run.identity[name] for name in _DIGESTED if name in run.identity},
+            **{f"autoprune.environment.{name}": text for name, text in run.environment.items()},
+        }
+        created = self._client.create_run(self._experiment_id, tags=tags, run_name=run.folder.resolve().name)
+        run_id = str(created.info.run_id)
+        dense = {f"dense_{kind}": float(cost) for kind, cost in run.dense.items()}
+        self._log(run_id, dense, {"budget": run.budget, **run.params}, {})
+        self._client.log_inputs(run_id, _datasets(run))
+        return run_id
+
+    def _log(
+        self,
+        run_id: str,
+        metrics: Mapping[str, float],
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        when: int | None = None,
+        step: int = 0,
+    ) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        now = int(time.time() * 1000) if when is None else when
+        self._client.log_batch(
+            run_id,
+            [Metric(name, float(value), now, step) for name, value in metrics.items()],
+            [Param(name, str(value)[:_PARAM_LENGTH]) for name, value in params.items()],
+            [RunTag(name, value) for name, value in tags.items()],
+        )
+
+
+def _datasets(run: RunDescription) -> list[DatasetInput]:
+    """What the run read, as MLflow's datasets: the task's data and the dense checkpoint, by their digests."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    names = {"data": str(run.identity.get("task", "data")), "checkpoint": str(run.identity.get("model", "checkpoint"))}
+    return [
+        DatasetInput(
+            Dataset(names[kind], run.identity[kind][:_DIGEST_LENGTH], "autoprune", f'{{"kind": "{kind}"}}'),
+            [InputTag("mlflow.data.context", kind)],
+        )
+        for kind in _DIGESTED
+        if kind in run.identity
+    ]
+
 
 def _is_whole(child: Run) -> bool:
     return child.info.status in ("FINISHED", "FAILED")
-
-
-def trial_metrics(trial: Trial, dense: Mapping[str, int]) -> dict[str, float]:
-    """What a child run shows of a trial, by name."""
-    metrics: dict[str, float] = {kind: float(cost) for kind, cost in trial.costs.items()}
-    for kind in ("flops", "params"):
-        if kind in trial.costs:
-            metrics[f"{kind}_kept"] = trial.costs[kind] / dense[kind]
-    if isinstance(trial.outcome, Score):
-        metrics |= _score_metrics(trial.outcome)
-    elif isinstance(trial.outcome, Stopped):  # on a part of the images, so not under the names of whole judgements
-        metrics |= {f"stopped_{name}": value for name, value in _score_metrics(trial.outcome.score).items()}
-    return {**metrics, "seconds": trial.seconds}
-
-
-def _score_metrics(score: Score) -> dict[str, float]:
-    known = {"accuracy": score.accuracy, "loss": score.loss, "kl": score.kl, "images": score.images}
-    return {name: float(value) for name, value in known.items() if value is not None}
-
-
-def trial_params(trial: Trial, params: Mapping[str, Any]) -> dict[str, Any]:
-    """What a child run shows of a candidate, by name."""
-    recipe = trial.candidate.recipe
-    return {
-        "searcher": params["searcher"],
-        "pruner": params["pruner"],
-        "costs": params["costs"],
-        "recipe": " ".join(f"{name}={setting}" for name, setting in recipe.to_json().items()),
-        "settings": " ".join(f"{name}={value}" for name, value in sorted(trial.candidate.settings.items())) or "none",
-        **{f"keep.{group}": width for group, width in trial.candidate.allocation.items()},
-    }
 
 
 def open_experiment(store: MlflowClient, name: str) -> str:
