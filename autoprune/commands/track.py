@@ -15,7 +15,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     read_record(arguments.folder)  # what is wrong with it is said before MLflow is imported
     uri, experiment = store_of_run(arguments.folder, arguments.tracking_uri, arguments.experiment)
-    from autoprune.running.mlflow_tracker import MlflowMirror
+    from autoprune.running.mlflow_mirror import MlflowMirror
 
     try:
         done = complete(arguments.folder, MlflowMirror(uri, experiment))

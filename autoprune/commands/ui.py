@@ -7,32 +7,66 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from autoprune.config import load_experiment
 from autoprune.errors import AutopruneError, UserError
+
+if TYPE_CHECKING:
+    from autoprune.running.mlflow_view import View
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Starts MLflow's user interface on the store of a run and prints the address of its table of runs."""
-    from autoprune.running.folder import existing_folder
+    """Starts MLflow's user interface on the store of a run and prints the addresses of its table and charts."""
+    from autoprune.commands.stores import EXPERIMENT, store_of_run
 
-    uri = arguments.tracking_uri
-    if arguments.folder is not None and uri is None:
-        uri = load_experiment(existing_folder(arguments.folder).experiment).tracking_uri()
+    uri, experiment = arguments.tracking_uri, arguments.experiment or EXPERIMENT
+    if arguments.folder is not None:
+        uri, experiment = store_of_run(arguments.folder, uri, arguments.experiment)
     _check_port(arguments.host, arguments.port)
-    from autoprune.running.mlflow_tracker import experiment_id, store_uri
+    from autoprune.running.mlflow_tracker import experiment_id, share_view, store_uri
 
     store = store_uri(uri)
-    number = experiment_id(store, arguments.experiment)
+    number, view = experiment_id(store, experiment), _view(arguments.folder, store, experiment)
+    share_view(store, number, *view.tag())
     if store.startswith(("http://", "https://")):
-        print(f"the runs are at {store}/#/experiments/{number}?workflowType=machine_learning")
+        print(_addresses(view, store, number))
         return
+    _serve(store, arguments.host, arguments.port, view, number)
+
+
+def _view(folder: Path | None, store: str, experiment: str) -> View:
+    """What to show: one run, or all with the groups of the newest.
+
+    Raises:
+        UserError: the store does not have the run.
+    """
+    from autoprune.running.mlflow_tracker import mirror_of, newest_groups
+    from autoprune.running.mlflow_view import View, telling_groups
+
+    if folder is None:
+        return View("loss", newest_groups(store, experiment))
+    from autoprune.reporting.record import read_record
+    from autoprune.running.tracking import run_key
+
+    record, key = read_record(folder), run_key(folder)
+    if mirror_of(store, experiment, key) is None:
+        raise UserError(f"{folder} is not in {store} yet; put it there with: autoprune track {folder}")
+    return View(record.objective, telling_groups([trial.candidate.allocation for trial in record.trials]), key)
+
+
+def _addresses(view: View, root: str, number: str) -> str:
+    table, charts = (view.address(root, number, charts) for charts in (False, True))
+    tree = f"{root}/#/experiments/{number}/runs?workflowType=machine_learning"
+    return f"table   {table}\ncharts  {charts}\nall     {tree}"
+
+
+def _serve(store: str, host: str, port: int, view: View, number: str) -> None:
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, "--workers", "1"]
-    server = subprocess.Popen([*command, "--host", arguments.host, "--port", str(arguments.port)])
+    server = subprocess.Popen([*command, "--host", host, "--port", str(port)])
     try:
-        if _answers(server, arguments.host, arguments.port):
-            place = f"http://{arguments.host}:{arguments.port}/#/experiments/{number}?workflowType=machine_learning"
-            print(f"\nthe runs are at {place}\n(Ctrl-C ends it)", flush=True)
+        if _answers(server, host, port):
+            print(f"\n{_addresses(view, f'http://{host}:{port}', number)}\n(Ctrl-C ends it)", flush=True)
         code = server.wait()
     except KeyboardInterrupt:
         server.terminate()

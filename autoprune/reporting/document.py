@@ -35,6 +35,7 @@ from autoprune.reporting.summary import (
     mixture,
     percent,
     progress,
+    shared,
 )
 from autoprune.reporting.trials import trials_csv
 
@@ -104,7 +105,7 @@ def _one(record: RunRecord, figures: Figures) -> str:
         section("Accuracy against cost", _grid(figures, "accuracy-")),
         section("How the search went", _grid(figures, "best-")),
         section("What the best one keeps", _grid(figures, "widths", wide=True)),
-        section("Sensitivity of each group", _grid(figures, "sensitivity-")),
+        section("Sensitivity of each group", _grid(figures, "sensitivity-", wide=True)),
         section("Best trials", _top(record)),
         section("Failures", _failures(record)),
         section("To use it", _commands(record)),
@@ -248,12 +249,14 @@ def _made(record: RunRecord) -> str:
 
 def _many(records: Sequence[RunRecord], figures: Figures) -> str:
     lines = [cells(record) for record in records]
-    headings = headings_of(lines)
+    same = shared(records)
+    headings = [heading for heading in headings_of(lines) if heading not in same]
     rows = [[line.get(heading, "") for heading in headings] for line in lines]
+    alike = ", ".join(f"{heading} {words}" for heading, words in same.items())
     body = [
         f"<h1>{len(records)} runs side by side</h1>",
         paragraph(mixture(records) or "", "lead"),
-        section("Comparison", table(headings, rows, LEFT)),
+        section("Comparison", paragraph(alike, "muted"), table(headings, rows, LEFT)),
         section("The best so far", _grid(figures, "best-")),
         section("Frontiers", _grid(figures, "frontiers-")),
         section("Where they are", facts({record.name: str(record.folder) for record in records})),
@@ -267,4 +270,5 @@ def _grid(figures: Figures, beginning: str, wide: bool = False) -> str:
         for name, (found, caption) in figures.items()
         if name.startswith(beginning)
     ]
-    return f'<div class="figures">{"".join(drawn)}</div>' if drawn else ""
+    kind = "column" if wide else "figures"
+    return f'<div class="{kind}">{"".join(drawn)}</div>' if drawn else ""

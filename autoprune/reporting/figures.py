@@ -15,12 +15,15 @@ from autoprune.reporting.results import cost_name
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import Locator
 
 _Style: TypeAlias = dict[str, Any]
 _OBJECTIVES = {"loss": "validation loss", "accuracy": "validation error", "kl": "divergence from dense"}
 _DRAWN_AS_POINTS = 3000
 """More trials than these are drawn as a picture, which keeps the page small."""
 _NAMED = 8
+_APART = 4.0
+"""Of the axes: how many numbers fit above, and how many per cent of the cost apart side by side."""
 
 
 def cost_figure(record: RunRecord, kind: str) -> Figure | None:
@@ -38,18 +41,43 @@ def cost_figure(record: RunRecord, kind: str) -> Figure | None:
             axes.axvline(100 * record.limits[kind] / dense, color=LIGHT["limit"], linestyle=":", label="limit")
         _draw_networks(axes, record, kind, dense)
         label(axes, f"{cost_name(kind, record.effective)} kept (%)", "validation accuracy (%)")
-        axes.legend(loc="lower right")
+        _legend(figure)
     return figure
+
+
+def _legend(figure: Figure, columns: int = 6) -> None:
+    """Above the axes, where it hides nothing."""
+    figure.legend(loc="outside upper left", ncols=columns, handlelength=1.5, columnspacing=1.2)
 
 
 def _draw_frontier(axes: Axes, record: RunRecord, kind: str, dense: int) -> None:
     trials = frontier_of(record)
     kept, accuracy = _points(trials, kind, dense)
-    joined = len(record.limits) <= 1 and kind in (record.limits or ("flops",))
-    style: _Style = {"linewidth": 1.2 if joined else 0, "marker": "o", "markersize": 5, "color": LIGHT["frontier"]}
+    style: _Style = {
+        "linewidth": 1.2 if _alone(record, kind) else 0,
+        "marker": "o",
+        "markersize": 5,
+        "color": LIGHT["frontier"],
+    }
     axes.plot(kept, accuracy, **style, label="frontier", zorder=3)
-    for trial, x, y in list(zip(trials, kept, accuracy, strict=True))[-_NAMED:]:
-        axes.annotate(str(trial.number), (x, y), (4, -10), textcoords="offset points", fontsize=7, color=LIGHT["muted"])
+    written: _Style = {"textcoords": "offset points", "fontsize": 8, "color": LIGHT["muted"]}
+    for trial, x, y in _apart(list(zip(trials, kept, accuracy, strict=True))):
+        axes.annotate(str(trial.number), (x, y), (6, -9), **written)
+
+
+def _alone(record: RunRecord, kind: str) -> bool:
+    """Whether the frontier is a curve: only one cost is limited, and it is this one."""
+    return list(record.limits or ("flops",)) == [kind]
+
+
+def _apart(points: list[tuple[Trial, float, float]]) -> list[tuple[Trial, float, float]]:
+    """Points whose numbers can stand beside them without touching; the most accurate first, per cent on both axes."""
+    chosen: list[tuple[Trial, float, float]] = []
+    height = max((y for _, _, y in points), default=0) - min((y for _, _, y in points), default=0)
+    for point in sorted(points, key=lambda each: -each[2]):
+        if all(abs(point[1] - x) > _APART or abs(point[2] - y) > height / _NAMED for _, x, y in chosen):
+            chosen.append(point)
+    return chosen
 
 
 def _draw_networks(axes: Axes, record: RunRecord, kind: str, dense: int) -> None:
@@ -88,9 +116,17 @@ def anytime_figure(records: Sequence[RunRecord], against: str) -> Figure | None:
             _draw_levels(axes, records[0])
         if min(lowest) > 0:
             log_scale(axes)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(_whole_numbers())
         label(axes, against if against == "trials" else "evaluations (dense judgements)", _objective_label(drawn))
-        axes.legend()
+        _legend(figure, 6 if len(records) == 1 else 2)
     return figure
+
+
+def _whole_numbers() -> Locator:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(8, integer=True)
 
 
 def _draw_anytime(axes: Axes, record: RunRecord, against: str, colour: str) -> float:
@@ -155,7 +191,7 @@ def widths_figure(record: RunRecord) -> Figure | None:
         axes.set_xlim(0, 1.14 * max(record.groups[name] for name in names))
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("width")
-        figure.legend(loc="outside upper right", ncols=2)
+        _legend(figure)
     return figure
 
 
@@ -175,15 +211,17 @@ def sensitivity_figure(record: RunRecord, name: str) -> Figure | None:
         if name == "loss" and all(score.loss > 0 for levels in curves.levels.values() for score in levels.values()):
             log_scale(axes)
         label(axes, "kept of the group (%)", f"validation {name}" + ("" if name == "loss" else " (%)"))
-        figure.legend(loc="outside right upper", fontsize=7.5)
+        figure.legend(loc="outside right upper")
     return figure
 
 
-_SENSITIVITY_WIDTH = 6.4
+_SENSITIVITY_WIDTH = 7.6
 
 
 def _shade(i: int, count: int) -> str:
-    """One of `count` colours along a scale that reads on light and on dark."""
+    """One of `count` colours that read on light and on dark: of a few distinct ones, of more along a scale."""
+    if count <= len(SERIES):
+        return SERIES[i]
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -202,11 +240,12 @@ def frontiers_figure(records: Sequence[RunRecord], kind: str) -> Figure | None:
             assert record.best is not None
             dense, colour = record.dense.costs[kind], _colour(records, record)
             kept, accuracy = _points(frontier_of(record), kind, dense)
-            axes.plot(kept, accuracy, marker="o", markersize=4, linewidth=1, color=colour, label=record.name)
+            width = 1 if _alone(record, kind) else 0
+            axes.plot(kept, accuracy, marker="o", markersize=4, linewidth=width, color=colour, label=record.name)
             kept, accuracy = _points([record.best], kind, dense)
             axes.scatter(kept, accuracy, marker="*", s=150, color=colour, zorder=4)
         label(axes, f"{cost_name(kind, drawn[0].effective)} kept (%)", "validation accuracy (%)")
-        axes.legend(loc="lower right")
+        _legend(figure, 2)
     return figure
 
 

@@ -1,23 +1,21 @@
-"""The mirror of a run in MLflow; the one file that imports it."""
+"""The door to MLflow: the one file that imports it."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-import shlex
+import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from autoprune.core.trial import Failure, Outcome, Score, Stopped, Trial
 from autoprune.errors import UserError
-from autoprune.running.mirrored import trial_metrics, trial_params
-from autoprune.running.tracking import RunDescription, RunOutcome
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, Run
+    from mlflow.entities import Run
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +29,11 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
 # MLflow's limits on the length of a parameter and of a tag.
-_PARAM_LENGTH = 6000
-_TAG_LENGTH = 5000
+PARAM_LENGTH = 6000
+TAG_LENGTH = 5000
 # MLflow's limit on the length of a dataset's digest.
 _DIGEST_LENGTH = 36
-_DIGESTED = ("checkpoint", "data")
 _SQLITE = "sqlite:///"
-_STATES: Mapping[type[Outcome], str] = {Score: "scored", Stopped: "stopped", Failure: "failed"}
 
 
 class Guard:
@@ -58,146 +54,54 @@ class Guard:
             return None
 
 
-class MlflowMirror:
-    """One parent run for the search, one child run for each trial; whatever goes wrong is raised.
+def write(
+    store: MlflowClient,
+    run_id: str,
+    metrics: Mapping[str, float],
+    params: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+    when: int | None = None,
+    step: int = 0,
+) -> None:
+    """Adds to a run, all at once.
 
     Args:
-        uri: the store or server; None leaves it to MLflow (`MLFLOW_TRACKING_URI`, else `sqlite:///mlflow.db`).
-        experiment: name of the MLflow experiment.
+        when: the metrics were measured, in milliseconds since 1970; None is now.
     """
+    from mlflow.entities import Metric, Param, RunTag
 
-    def __init__(self, uri: str | None, experiment: str) -> None:
-        self._uri = uri
-        self._experiment = experiment
-        self._parent = ""
-
-    def open(self, run: RunDescription) -> Collection[int]:
-        self._run = run
-        self._client: MlflowClient = client(self._uri)
-        self._experiment_id = open_experiment(self._client, self._experiment)
-        self._parent = self._reopened(run) or self._new_parent(run)
-        children = self._client.search_runs(
-            [self._experiment_id], f"tags.`mlflow.parentRunId` = '{self._parent}'", max_results=50000
-        )
-        whole = {int(child.data.tags["autoprune.number"]): child for child in reversed(children) if _is_whole(child)}
-        for child in children:
-            number = int(child.data.tags["autoprune.number"])
-            if whole.get(number) is not child:  # half written at a crash or by a full store, or written twice
-                self._client.delete_run(child.info.run_id)
-        return whole
-
-    def told(self, trial: Trial, when: float, step: int, best: Trial | None) -> None:
-        end = int(when * 1000)
-        tags = {
-            "mlflow.parentRunId": self._parent,
-            "autoprune.role": trial.candidate.role,
-            "autoprune.run": self._run.key,
-            "autoprune.number": str(trial.number),
-            "autoprune.budget": self._run.budget,
-            "autoprune.costs": str(self._run.params["costs"]),
-            "autoprune.state": _STATES[type(trial.outcome)],
-            "autoprune.worker": trial.worker,
-        }
-        if isinstance(trial.outcome, Failure):
-            tags["autoprune.failure"] = f"{trial.outcome.kind}: {trial.outcome.reason}"[:_TAG_LENGTH]
-        begin = end - int(trial.seconds * 1000)
-        created = self._client.create_run(self._experiment_id, begin, tags, run_name=str(trial.number))
-        run_id = created.info.run_id
-        self._log(run_id, trial_metrics(trial, self._run.dense), trial_params(trial, self._run.params), {}, end)
-        if best is not None and best.score is not None:
-            known = {"best_loss": best.score.loss, "best_accuracy": best.score.accuracy}
-            self._log(self._parent, known, {}, {}, end, step)
-        status = "FAILED" if isinstance(trial.outcome, Failure) else "FINISHED"
-        self._client.set_terminated(run_id, status, end)
-
-    def finish(self, outcome: RunOutcome) -> None:
-        known = self._client.get_run(self._parent).data.metrics  # of a run that had finished and was resumed
-        changed = {name: value for name, value in outcome.metrics.items() if known.get(name) != value}
-        self._log(self._parent, changed, {}, {"autoprune.best_trial": str(outcome.best)})
-        for path in outcome.files:
-            self._client.log_artifact(self._parent, str(path), "weights" if path.suffix == ".pt" else None)
-        self._client.set_terminated(self._parent, "FINISHED")
-
-    def interrupt(self) -> None:
-        self._client.set_terminated(self._parent, "KILLED")
-
-    def _reopened(self, run: RunDescription) -> str | None:
-        """The mirror that is in the store already; None if there is none, or it was deleted."""
-        found = self._client.search_runs(
-            [self._experiment_id], f"tags.`autoprune.run` = '{run.key}' and tags.`autoprune.role` = 'search'"
-        )
-        known = found[0].info.run_id if found else self._noted(run.known)
-        if known is not None:
-            self._client.update_run(known, status="RUNNING")
-            self._client.set_tag(known, "autoprune.run", run.key)
-            self._client.set_tag(known, "autoprune.folder", str(run.folder.resolve()))
-        return known
-
-    def _noted(self, known: str | None) -> str | None:
-        from mlflow.exceptions import MlflowException
-
-        if known is None:
-            return None
-        try:
-            return None if self._client.get_run(known).info.lifecycle_stage == "deleted" else known
-        except MlflowException:  # the store was emptied since, or it is another one
-            return None
-
-    def _new_parent(self, run: RunDescription) -> str:
-        tags = {
-            "autoprune.role": "search",
-            "autoprune.run": run.key,
-            "autoprune.folder": str(run.folder.resolve()),
-            "autoprune.budget": run.budget,
-            "autoprune.costs": str(run.params["costs"]),
-            "autoprune.command": shlex.join(run.command)[:_TAG_LENGTH],
-            **{f"autoprune.{name}.digest": run.identity[name] for name in _DIGESTED if name in run.identity},
-            **{f"autoprune.environment.{name}": text for name, text in run.environment.items()},
-        }
-        created = self._client.create_run(self._experiment_id, tags=tags, run_name=run.folder.resolve().name)
-        run_id = str(created.info.run_id)
-        dense = {f"dense_{kind}": float(cost) for kind, cost in run.dense.items()}
-        self._log(run_id, dense, {"budget": run.budget, **run.params}, {})
-        self._client.log_inputs(run_id, _datasets(run))
-        return run_id
-
-    def _log(
-        self,
-        run_id: str,
-        metrics: Mapping[str, float],
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-        when: int | None = None,
-        step: int = 0,
-    ) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
-        now = int(time.time() * 1000) if when is None else when
-        self._client.log_batch(
-            run_id,
-            [Metric(name, float(value), now, step) for name, value in metrics.items()],
-            [Param(name, str(value)[:_PARAM_LENGTH]) for name, value in params.items()],
-            [RunTag(name, value) for name, value in tags.items()],
-        )
+    now = int(time.time() * 1000) if when is None else when
+    store.log_batch(
+        run_id,
+        [Metric(name, float(value), now, step) for name, value in metrics.items()],
+        [Param(name, str(value)[:PARAM_LENGTH]) for name, value in (params or {}).items()],
+        [RunTag(name, value[:TAG_LENGTH]) for name, value in (tags or {}).items()],
+    )
 
 
-def _datasets(run: RunDescription) -> list[DatasetInput]:
-    """What the run read, as MLflow's datasets: the task's data and the dense checkpoint, by their digests."""
+def write_inputs(store: MlflowClient, run_id: str, digests: Mapping[str, tuple[str, str]]) -> None:
+    """Notes what a run read, as MLflow's datasets: by what it is for, a name and a digest."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    names = {"data": str(run.identity.get("task", "data")), "checkpoint": str(run.identity.get("model", "checkpoint"))}
-    return [
+    inputs = [
         DatasetInput(
-            Dataset(names[kind], run.identity[kind][:_DIGEST_LENGTH], "autoprune", f'{{"kind": "{kind}"}}'),
+            Dataset(name, digest[:_DIGEST_LENGTH], "autoprune", f'{{"kind": "{kind}"}}'),
             [InputTag("mlflow.data.context", kind)],
         )
-        for kind in _DIGESTED
-        if kind in run.identity
+        for kind, (name, digest) in digests.items()
     ]
+    store.log_inputs(run_id, inputs)
 
 
-def _is_whole(child: Run) -> bool:
-    return child.info.status in ("FINISHED", "FAILED")
+def active_run(store: MlflowClient, run_id: str) -> Run | None:
+    """A run that is in the store and not deleted, or None."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = store.get_run(run_id)
+    except MlflowException:  # the store was emptied since, or it is another one
+        return None
+    return run if run.info.lifecycle_stage == "active" else None
 
 
 def open_experiment(store: MlflowClient, name: str) -> str:
@@ -213,7 +117,32 @@ def client(uri: str | None) -> MlflowClient:
 
     for name in ("mlflow", "alembic"):  # its import sets the levels anew
         logging.getLogger(name).setLevel(logging.WARNING)
+    _make_database(uri)
     return MlflowClient(tracking_uri=uri)
+
+
+def _make_database(uri: str | None) -> None:
+    """Makes a local store that is not there, whole or not at all.
+
+    MLflow takes seconds for it, and what a kill leaves half made it can never open again.
+    """
+    import mlflow
+    from mlflow import MlflowClient
+
+    store = str(uri or mlflow.get_tracking_uri())
+    path = Path(store.removeprefix(_SQLITE))
+    if not store.startswith(_SQLITE) or "?" in store or path.exists() or not path.parent.is_dir():
+        return
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+        part = Path(folder).absolute() / path.name
+        MlflowClient(tracking_uri=f"{_SQLITE}{part}").search_experiments(max_results=1)
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            try:
+                os.link(part, path)
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without links
+                os.rename(part, path)
 
 
 def _set_environment() -> None:
@@ -275,3 +204,26 @@ def experiment_id(uri: str, name: str) -> str:
     if found is None:
         raise UserError(f"the MLflow store has no experiment {name!r}; --experiment names it")
     return str(found.experiment_id)
+
+
+def mirror_of(uri: str, experiment: str, key: str) -> str | None:
+    """The id of the run that mirrors a search; None if the store has none.
+
+    Args:
+        key: see `RunDescription.key`.
+    """
+    found = client(uri).search_runs(
+        [experiment_id(uri, experiment)], f"tags.`autoprune.run` = '{key}' and tags.`autoprune.role` = 'search'"
+    )
+    return str(found[0].info.run_id) if found else None
+
+
+def newest_groups(uri: str, experiment: str) -> list[str]:
+    """The groups of the network that the newest trial in a store is of; none if there is no trial."""
+    found = client(uri).search_runs([experiment_id(uri, experiment)], "tags.`autoprune.role` = 'final'", max_results=1)
+    return [name.removeprefix("keep.") for run in found for name in run.data.params if name.startswith("keep.")]
+
+
+def share_view(uri: str, experiment: str, tag: str, content: str) -> None:
+    """Stores a view of the user interface; without it the interface shows its own table."""
+    Guard()(lambda: client(uri).set_experiment_tag(experiment, tag, content))

@@ -186,6 +186,6 @@ def make_tracker(experiment: Experiment) -> Tracker:
     """
     if not experiment.track.enabled:
         return NoTracker()
-    from autoprune.running.mlflow_tracker import MlflowMirror
+    from autoprune.running.mlflow_mirror import MlflowMirror
 
     return BackgroundTracker(MlflowMirror(experiment.tracking_uri(), experiment.track.experiment))

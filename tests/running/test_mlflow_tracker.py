@@ -14,7 +14,7 @@ from mlflow.entities import Run
 
 from autoprune.evaluation.checkpoint import load, read_checkpoint
 from autoprune.running.background import BackgroundTracker
-from autoprune.running.mlflow_tracker import MlflowMirror
+from autoprune.running.mlflow_mirror import MlflowMirror
 from tests.journeys import HALF, TINY, Cli, DigitsRun, fresh_process, history_of, search_in_child
 from tests.running.test_resuming import dying
 
