@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,46 +28,50 @@ def run(arguments: argparse.Namespace) -> None:
     from autoprune.running.mlflow_tracker import experiment_id, share_view, store_uri
 
     store = store_uri(uri)
-    number, view = experiment_id(store, experiment), _view(arguments.folder, store, experiment)
-    share_view(store, number, *view.tag())
+    number, views = experiment_id(store, experiment), _views(arguments.folder, store, experiment)
+    for view in views:
+        share_view(store, number, *view.tag())
     if store.startswith(("http://", "https://")):
-        print(_addresses(view, store, number))
+        print(_addresses(views, store, number))
         return
-    _serve(store, arguments.host, arguments.port, view, number)
+    _serve(store, arguments.host, arguments.port, views, number)
 
 
-def _view(folder: Path | None, store: str, experiment: str) -> View:
-    """What to show: one run, or all with the groups of the newest.
+def _views(folder: Path | None, store: str, experiment: str) -> list[View]:
+    """What to show: a run alone if one is named, and all searches with their trials below them.
 
     Raises:
         UserError: the store does not have the run.
     """
-    from autoprune.running.mlflow_tracker import mirror_of, newest_groups
+    from autoprune.running.mlflow_tracker import mirror_of, newest
     from autoprune.running.mlflow_view import View, telling_groups
 
     if folder is None:
-        return View("loss", newest_groups(store, experiment))
+        groups, searches = newest(store, experiment)
+        return [View("loss", groups, unfolded=searches)]
     from autoprune.reporting.record import read_record
     from autoprune.running.tracking import run_key
 
     record, key = read_record(folder), run_key(folder)
-    if mirror_of(store, experiment, key) is None:
+    mirror = mirror_of(store, experiment, key)
+    if mirror is None:
         raise UserError(f"{folder} is not in {store} yet; put it there with: autoprune track {folder}")
-    return View(record.objective, telling_groups([trial.candidate.allocation for trial in record.trials]), key)
+    groups = telling_groups([trial.candidate.allocation for trial in record.trials])
+    return [View(record.objective, groups, key), View(record.objective, groups, unfolded=[mirror])]
 
 
-def _addresses(view: View, root: str, number: str) -> str:
-    table, charts = (view.address(root, number, charts) for charts in (False, True))
-    tree = f"{root}/#/experiments/{number}/runs?workflowType=machine_learning"
-    return f"table   {table}\ncharts  {charts}\nall     {tree}"
+def _addresses(views: Sequence[View], root: str, number: str) -> str:
+    """One a line: the first view as a table and as charts, and the last one's table where there are two."""
+    shown = [("table", views[0], False), ("charts", views[0], True), ("all searches", views[-1], False)]
+    return "\n".join(f"{name:14}{view.address(root, number, charts)}" for name, view, charts in shown[: 1 + len(views)])
 
 
-def _serve(store: str, host: str, port: int, view: View, number: str) -> None:
+def _serve(store: str, host: str, port: int, views: Sequence[View], number: str) -> None:
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, "--workers", "1"]
     server = subprocess.Popen([*command, "--host", host, "--port", str(port)])
     try:
         if _answers(server, host, port):
-            print(f"\n{_addresses(view, f'http://{host}:{port}', number)}\n(Ctrl-C ends it)", flush=True)
+            print(f"\n{_addresses(views, f'http://{host}:{port}', number)}\n(Ctrl-C ends it)", flush=True)
         code = server.wait()
     except KeyboardInterrupt:
         server.terminate()

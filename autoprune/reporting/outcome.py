@@ -22,7 +22,7 @@ def outcome_metrics(results: Sequence[Result], trials: Sequence[Trial]) -> dict[
         "flops_kept": winner.costs["flops"] / dense.costs["flops"],
         "params_kept": winner.costs["params"] / dense.costs["params"],
         "latency_ms": winner.latency_ms,
-        "seconds": sum(trial.seconds for trial in trials),
+        "seconds": round(sum(round(trial.seconds, 3) for trial in trials), 3),
         "trials": len(trials),
         "failed_trials": sum(trial.failed for trial in trials),
     }

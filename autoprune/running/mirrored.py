@@ -18,7 +18,7 @@ def trial_metrics(trial: Trial, dense: Mapping[str, int]) -> dict[str, float]:
         metrics |= _score_metrics(trial.outcome)
     elif isinstance(trial.outcome, Stopped):  # on a part of the images, so not under the names of whole judgements
         metrics |= {f"stopped_{name}": value for name, value in _score_metrics(trial.outcome.score).items()}
-    return {**metrics, "seconds": trial.seconds}
+    return {**metrics, "seconds": round(trial.seconds, 3)}
 
 
 def _score_metrics(score: Score) -> dict[str, float]:

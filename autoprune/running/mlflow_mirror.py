@@ -81,10 +81,10 @@ class MlflowMirror:
         write(self._client, self._parent, changed, tags={"autoprune.best_trial": str(outcome.best)})
         for path in outcome.files:
             self._client.log_artifact(self._parent, str(path), "weights" if path.suffix == ".pt" else None)
-        self._client.set_terminated(self._parent, "FINISHED")
+        self._client.set_terminated(self._parent, "FINISHED", _milliseconds(self._run.ended))
 
     def interrupt(self) -> None:
-        self._client.set_terminated(self._parent, "KILLED")
+        self._client.set_terminated(self._parent, "KILLED", _milliseconds(self._run.ended))
 
     def _reopened(self, run: RunDescription) -> str | None:
         """The mirror that is in the store already; None if there is none, or it was deleted."""
@@ -111,7 +111,7 @@ class MlflowMirror:
         }
         name = run.folder.resolve().name
         key = {"autoprune.run": run.key, "autoprune.role": "search"}
-        created = self._client.create_run(self._experiment_id, tags=key, run_name=name)
+        created = self._client.create_run(self._experiment_id, _milliseconds(run.begun), key, name)
         run_id = str(created.info.run_id)
         dense = {f"dense_{kind}": float(cost) for kind, cost in run.dense.items()}
         write(self._client, run_id, dense, {"budget": run.budget, **run.params}, tags)
@@ -122,6 +122,10 @@ class MlflowMirror:
 
 def _digests(run: RunDescription) -> list[tuple[str, str]]:
     return [(kind, whose) for kind, whose in _DIGESTED.items() if kind in run.identity]
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds * 1000)
 
 
 def _is_whole(child: Run) -> bool:

@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 from autoprune.core.trial import Objective
 
@@ -29,11 +28,13 @@ class View:
     Attributes:
         run: key of the search that is shown alone; None shows all.
         groups: whose kept widths are compared.
+        unfolded: ids of the searches whose trials are shown at once where all searches are listed.
     """
 
     objective: Objective
     groups: Sequence[str]
     run: str | None = None
+    unfolded: Sequence[str] = ()
 
     @property
     def key(self) -> str:
@@ -48,11 +49,10 @@ class View:
 
     def address(self, root: str, experiment: str, charts: bool) -> str:
         """Where an interface at `root` shows it: as a table, or as charts."""
-        mode = "&compareRunsMode=CHART" if charts else "&compareRunsMode=TABLE"
-        facets = "".join(f"&{name}={quote(str(value).lower() if isinstance(value, bool) else value)}"
-                         for name, value in self._facets().items())  # fmt: skip
-        path = f"/#/experiments/{experiment}/runs?workflowType=machine_learning{mode}"
-        return f"{root}{path}{facets}&viewStateShareKey={self.key}"
+        mode = "CHART" if charts else "TABLE"
+        # No filter and no order here: the interface leaves a shared view alone where its address names any.
+        path = f"/#/experiments/{experiment}/runs?workflowType=machine_learning&compareRunsMode={mode}"
+        return f"{root}{path}&viewStateShareKey={self.key}"
 
     def _facets(self) -> dict[str, Any]:
         """What is listed and in which order; with neither MLflow shows trials below their search."""
@@ -67,17 +67,18 @@ class View:
 
     def state(self) -> dict[str, Any]:
         """The state of the interface."""
-        columns = ["tags.`autoprune.role`", "tags.`autoprune.state`", "params.`searcher`"]
+        columns = ["tags.`autoprune.role`", "tags.`autoprune.state`"]
+        columns += ["params.`searcher`", "params.`budget`"] if self.run is None else []
         columns += [f"metrics.`{name}`" for name in self._metrics()]
         return {
             **self._facets(),
             "selectedColumns": columns,
             "columnOrder": columns,
             "runsHiddenMode": "SHOW_ALL",
-            "runsExpanded": {},
+            "runsExpanded": dict.fromkeys(self.unfolded, True),
             "useGroupedValuesInCharts": True,
             "hideEmptyCharts": True,
-            "compareRunSections": [_section("Search"), _section("Widths")],
+            "compareRunSections": [_section("Search"), _section("Widths", columns=1, cardHeight=460)],
             "compareRunCharts": self._charts(),
             "isAccordionReordered": False,
             "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
@@ -91,22 +92,19 @@ class View:
         best = "best_accuracy" if self.objective == "accuracy" else "best_loss"
         name = "accuracy" if self.objective == "accuracy" else "loss"
         return [
-            _chart("accuracy-flops", "SCATTER", "Search", **_against("flops_kept"), runsCountToCompare=1000,
-                   displayName="accuracy against FLOPs kept"),
-            _chart("accuracy-params", "SCATTER", "Search", **_against("params_kept"), runsCountToCompare=1000,
-                   displayName="accuracy against parameters kept"),
+            _chart("accuracy-flops", "SCATTER", "Search", **_against("flops_kept"), runsCountToCompare=1000),
+            _chart("accuracy-params", "SCATTER", "Search", **_against("params_kept"), runsCountToCompare=1000),
             _chart("best", "LINE", "Search", metricKey=best, selectedMetricKeys=[best], xAxisKey="step",
                    lineSmoothness=0, scaleType="linear", xAxisScaleType="linear", useGlobalXaxisKey=False,
-                   useGlobalLineSmoothing=False, displayName="best so far against trials"),
+                   useGlobalLineSmoothing=False),
             _chart("widths", "PARALLEL", "Widths", selectedParams=[f"keep.{group}" for group in self.groups],
-                   selectedMetrics=[name], showAllRuns=True, runsCountToCompare=1000,
-                   displayName="kept widths"),
+                   selectedMetrics=[name], showAllRuns=True, runsCountToCompare=1000),
         ]  # fmt: skip
 
 
-def _section(name: str) -> dict[str, Any]:
+def _section(name: str, **settings: Any) -> dict[str, Any]:
     return {"uuid": _identifier(name), "name": name, "display": True, "isReordered": True, "deleted": False,
-            "isGenerated": False}  # fmt: skip
+            "isGenerated": False, **settings}  # fmt: skip
 
 
 def _chart(name: str, kind: str, section: str, **settings: Any) -> dict[str, Any]:

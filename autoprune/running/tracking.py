@@ -28,6 +28,8 @@ class RunDescription:
         groups: each group's dense width.
         identity: names and digests of task, model, checkpoint and data.
         told_at: number of a trial to when it was told, in seconds since 1970, as far as the ledger goes.
+        begun: the time of its first record.
+        ended: the time of its last one; None while it goes on.
     """
 
     folder: Path
@@ -42,12 +44,15 @@ class RunDescription:
     command: Sequence[str]
     environment: Mapping[str, str]
     told_at: Mapping[int, float]
+    begun: float | None = None
+    ended: float | None = None
 
 
 def describe(record: RunRecord) -> RunDescription:
     """The description of a run, from its ledger alone."""
     tracked = record.history.last("tracked")
     params = record.started.get("params") or _settings(record)
+    records = record.history.records
     return RunDescription(
         record.folder,
         run_key(record.folder),
@@ -61,6 +66,8 @@ def describe(record: RunRecord) -> RunDescription:
         record.started.get("command", ()),
         record.started.get("environment", {}),
         record.told_at,
+        records[0]["time"] if records else None,
+        records[-1]["time"] if records and record.state != "going on" else None,
     )
 
 
