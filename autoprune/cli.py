@@ -76,6 +76,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         known: list[str] = arguments.parser.options()
         hint = did_you_mean(unknown[0].partition("=")[0], known) if unknown[0].startswith("-") else ""
         raise UserError(f"unknown option or argument {unknown[0]!r}{hint} ({arguments.parser.prog} --help)")
+    arguments.typed = list(argv)
     return arguments
 
 
@@ -88,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"autoprune {version('autoprune')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    for add in (_add_search, _add_sensitivity, _add_inspect, _add_apply, _add_train, _add_evaluate, _add_list, _add_ui):
+    for add in _COMMANDS:
         add(commands)
     return parser
 
@@ -202,12 +203,47 @@ def _add_list(commands: argparse._SubParsersAction[_Parser]) -> None:
     command.add_argument("--json", action="store_true")
 
 
+def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = _command(
+        commands, "report", "what runs came to: a table, or a page to pass on; needs no data and no server"
+    )
+    command.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="a run's folder, finished or not")
+    command.add_argument("--format", choices=("table", "json", "csv", "html"), default="table", help="default: table")
+    command.add_argument(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        help="where html goes (default: report/ in the run's folder), or the others",
+    )
+
+
+def _add_track(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = _command(commands, "track", "bring MLflow's mirror of a run up to its ledger, here or in another store")
+    command.add_argument("folder", type=Path, metavar="RUN", help="a run's folder, finished or interrupted")
+    command.add_argument("--tracking-uri", metavar="URI", help="MLflow's store (default: the run's own)")
+    command.add_argument("--experiment", metavar="NAME", help="MLflow's experiment (default: the run's own)")
+
+
 def _add_ui(commands: argparse._SubParsersAction[_Parser]) -> None:
     command = _command(commands, "ui", "MLflow's own user interface on the store of your runs")
     command.add_argument(
-        "folder", nargs="?", type=Path, metavar="RUN", help="a run whose store to show (default: MLflow's)"
+        "folder", nargs="?", type=Path, metavar="RUN", help="a run to show, from its store (default: all of MLflow's)"
     )
     command.add_argument("--tracking-uri", metavar="URI")
-    command.add_argument("--experiment", metavar="NAME", default="autoprune")
+    command.add_argument("--experiment", metavar="NAME", help="default: the run's own, or autoprune")
     command.add_argument("--host", default="127.0.0.1")
     command.add_argument("--port", type=int, default=5000)
+
+
+_COMMANDS = (
+    _add_search,
+    _add_sensitivity,
+    _add_inspect,
+    _add_apply,
+    _add_train,
+    _add_evaluate,
+    _add_report,
+    _add_track,
+    _add_list,
+    _add_ui,
+)

@@ -32,10 +32,10 @@ def run(arguments: argparse.Namespace) -> None:
         refuse_settings(arguments, arguments.experiment, arguments.output)
         folder = existing_folder(arguments.resume)
         experiment = load_experiment(folder.experiment, overrides(arguments))
-    _report(_search(experiment, folder, resume=arguments.resume is not None), experiment)
+    _report(_search(experiment, folder, arguments), experiment)
 
 
-def _search(experiment: Experiment, folder: RunFolder, resume: bool) -> Conclusion:
+def _search(experiment: Experiment, folder: RunFolder, arguments: argparse.Namespace) -> Conclusion:
     from autoprune.running.progress import Display, training_progress
     from autoprune.running.session import make_tracker, resume_session, start_session
     from autoprune.running.setup import prepare
@@ -45,8 +45,8 @@ def _search(experiment: Experiment, folder: RunFolder, resume: bool) -> Conclusi
     with interruptible(folder.ledger, folder.experiment, typed("search", "--resume", str(folder.path))):
         with training_progress(display, "training the default network once") as hook:
             setup = prepare(experiment, hook, display)
-        session = resume_session if resume else start_session
-        return session(setup, folder, tracker, display)
+        session = start_session if arguments.resume is None else resume_session
+        return session(setup, folder, tracker, display, arguments.typed)
 
 
 def _report(conclusion: Conclusion, experiment: Experiment) -> None:

@@ -7,32 +7,71 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from autoprune.config import load_experiment
 from autoprune.errors import AutopruneError, UserError
+
+if TYPE_CHECKING:
+    from autoprune.running.mlflow_view import View
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Starts MLflow's user interface on the store of a run and prints the address of its table of runs."""
-    from autoprune.running.folder import existing_folder
+    """Starts MLflow's user interface on the store of a run and prints the addresses of its table and charts."""
+    from autoprune.commands.stores import EXPERIMENT, store_of_run
 
-    uri = arguments.tracking_uri
-    if arguments.folder is not None and uri is None:
-        uri = load_experiment(existing_folder(arguments.folder).experiment).tracking_uri()
+    uri, experiment = arguments.tracking_uri, arguments.experiment or EXPERIMENT
+    if arguments.folder is not None:
+        uri, experiment = store_of_run(arguments.folder, uri, arguments.experiment)
     _check_port(arguments.host, arguments.port)
-    from autoprune.running.mlflow_tracker import experiment_id, store_uri
+    from autoprune.running.mlflow_tracker import experiment_id, share_view, store_uri
 
     store = store_uri(uri)
-    number = experiment_id(store, arguments.experiment)
+    number, views = experiment_id(store, experiment), _views(arguments.folder, store, experiment)
+    for view in views:
+        share_view(store, number, *view.tag())
     if store.startswith(("http://", "https://")):
-        print(f"the runs are at {store}/#/experiments/{number}?workflowType=machine_learning")
+        print(_addresses(views, store, number))
         return
+    _serve(store, arguments.host, arguments.port, views, number)
+
+
+def _views(folder: Path | None, store: str, experiment: str) -> list[View]:
+    """What to show: a run alone if one is named, and all searches with their trials below them.
+
+    Raises:
+        UserError: the store does not have the run.
+    """
+    from autoprune.running.mlflow_tracker import mirror_of, newest
+    from autoprune.running.mlflow_view import View, telling_groups
+
+    if folder is None:
+        groups, searches = newest(store, experiment)
+        return [View("loss", groups, unfolded=searches)]
+    from autoprune.reporting.record import read_record
+    from autoprune.running.tracking import run_key
+
+    record, key = read_record(folder), run_key(folder)
+    mirror = mirror_of(store, experiment, key)
+    if mirror is None:
+        raise UserError(f"{folder} is not in {store} yet; put it there with: autoprune track {folder}")
+    groups = telling_groups([trial.candidate.allocation for trial in record.trials])
+    return [View(record.objective, groups, key), View(record.objective, groups, unfolded=[mirror])]
+
+
+def _addresses(views: Sequence[View], root: str, number: str) -> str:
+    """One a line: the first view as a table and as charts, and the last one's table where there are two."""
+    shown = [("table", views[0], False), ("charts", views[0], True), ("all searches", views[-1], False)]
+    return "\n".join(f"{name:14}{view.address(root, number, charts)}" for name, view, charts in shown[: 1 + len(views)])
+
+
+def _serve(store: str, host: str, port: int, views: Sequence[View], number: str) -> None:
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, "--workers", "1"]
-    server = subprocess.Popen([*command, "--host", arguments.host, "--port", str(arguments.port)])
+    server = subprocess.Popen([*command, "--host", host, "--port", str(port)])
     try:
-        if _answers(server, arguments.host, arguments.port):
-            place = f"http://{arguments.host}:{arguments.port}/#/experiments/{number}?workflowType=machine_learning"
-            print(f"\nthe runs are at {place}\n(Ctrl-C ends it)", flush=True)
+        if _answers(server, host, port):
+            print(f"\n{_addresses(views, f'http://{host}:{port}', number)}\n(Ctrl-C ends it)", flush=True)
         code = server.wait()
     except KeyboardInterrupt:
         server.terminate()

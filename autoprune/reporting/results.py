@@ -72,17 +72,23 @@ def results_csv(results: Sequence[Result]) -> str:
 
 
 def results_table(results: Sequence[Result]) -> Table:
-    """The final table, with what each network costs beside the dense one."""
-    dense = next(result for result in results if result.name == "dense")
+    """The final table for the terminal."""
+    headings, rows = results_cells(results)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    flops, params = (cost_name(kind, any(result.effective for result in results)) for kind in EFFECTIVE_KINDS)
-    for heading in ("network", "accuracy", "loss", flops, "of dense", params, "of dense", "latency"):
+    for heading in headings:
         table.add_column(heading, justify="left" if heading == "network" else "right", no_wrap=True)
-    if any(result.test for result in results):
-        table.add_column("test accuracy", justify="right", no_wrap=True)
-    for result in results:
-        table.add_row(*_cells(result, dense), style="bold" if result.name == "best" else None)
+    for result, cells in zip(results, rows, strict=True):
+        table.add_row(*cells, style="bold" if result.name == "best" else None)
     return table
+
+
+def results_cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the final table, with what each network costs beside the dense one."""
+    dense = next(result for result in results if result.name == "dense")
+    flops, params = (cost_name(kind, any(result.effective for result in results)) for kind in EFFECTIVE_KINDS)
+    headings = ["network", "accuracy", "loss", flops, "of dense", params, "of dense", "latency"]
+    headings += ["test accuracy"] if any(result.test for result in results) else []
+    return headings, [_cells(result, dense) for result in results]
 
 
 def _cells(result: Result, dense: Result) -> list[str]:

@@ -19,7 +19,7 @@ from autoprune.reporting.results import Result, results_csv, results_in
 from autoprune.running.context import RunContext
 from autoprune.running.finalists import choose
 from autoprune.running.folder import RunFolder
-from autoprune.running.tracking import RunOutcome
+from autoprune.running.tracking import outcome_of
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.uniform import uniform_allocation
 
@@ -51,7 +51,7 @@ def conclude(run: RunContext, problem: SearchProblem, dense: Score, trials: list
     write_whole(run.folder.results, results_csv(results).encode())
     run.folder.write_best(_best(run, best, results[-1]))
     run.ledger.write("finished", best=best.number)
-    run.tracker.finish(_outcome(run, best, results, trials))
+    run.tracker.finish(outcome_of(run.folder, best.number, results, trials))
     return Conclusion(run.folder, best, tuple(results), tuple(trials))
 
 
@@ -125,34 +125,3 @@ def _best(run: RunContext, best: Trial, result: Result) -> dict[str, Any]:
         "recipe": best.candidate.recipe.to_json(),
         **({} if best.candidate.parent is None else {"parent": best.candidate.parent}),
     }
-
-
-def _outcome(run: RunContext, best: Trial, results: list[Result], trials: list[Trial]) -> RunOutcome:
-    dense, winner = results[0], results[-1]
-    metrics: dict[str, float] = {
-        "accuracy": winner.validation.accuracy,
-        "loss": winner.validation.loss,
-        **winner.costs,
-        "flops_kept": winner.costs["flops"] / dense.costs["flops"],
-        "params_kept": winner.costs["params"] / dense.costs["params"],
-        "latency_ms": winner.latency_ms,
-        "seconds": sum(trial.seconds for trial in trials),
-        "trials": len(trials),
-        "failed_trials": sum(trial.failed for trial in trials),
-    }
-    for result in results:
-        prefix = "" if result is winner else f"{result.name}_"
-        metrics[f"{prefix}accuracy"] = result.validation.accuracy
-        if result.test:
-            metrics[f"{prefix}test_accuracy"] = result.test.accuracy
-    folder = run.folder
-    files = [
-        folder.best,
-        folder.results,
-        folder.frontier,
-        folder.frontier_table,
-        folder.experiment,
-        *map(folder.sensitivity, ("png", "csv", "json")),
-    ]
-    files.append(folder.weights_of(best.number))
-    return RunOutcome(best.number, metrics, [path for path in files if path.is_file()])

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoprune.running.mlflow_tracker import Guard, client, open_experiment
+from autoprune.running.mlflow_tracker import PARAM_LENGTH, Guard, client, open_experiment
 
-_PARAM_LENGTH = 6000
 # MLflow takes no other characters in names; a slash would open a section of its own.
 _NOT_IN_NAMES = re.compile(r"[^\w\-.: ]")
 
@@ -49,7 +48,7 @@ class MlflowCurves:
         number = open_experiment(self._client, self._experiment)
         self._run = str(self._client.create_run(number, tags=tags, run_name=folder.resolve().name).info.run_id)
         for name, value in params.items():
-            self._client.log_param(self._run, _allowed(name), str(value)[:_PARAM_LENGTH])
+            self._client.log_param(self._run, _allowed(name), str(value)[:PARAM_LENGTH])
         return self._run
 
     def _points(self, metrics: Mapping[str, float], epoch: int) -> None:

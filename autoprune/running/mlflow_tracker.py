@@ -1,17 +1,17 @@
-"""The mirror of a run in MLflow; the one file that imports it."""
+"""The door to MLflow: the one file that imports it."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from autoprune.core.trial import Failure, Outcome, Score, Stopped, Trial
 from autoprune.errors import UserError
-from autoprune.running.tracking import RunDescription, RunOutcome
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,10 +29,11 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
 # MLflow's limits on the length of a parameter and of a tag.
-_PARAM_LENGTH = 6000
-_TAG_LENGTH = 5000
+PARAM_LENGTH = 6000
+TAG_LENGTH = 5000
+# MLflow's limit on the length of a dataset's digest.
+_DIGEST_LENGTH = 36
 _SQLITE = "sqlite:///"
-_STATES: Mapping[type[Outcome], str] = {Score: "scored", Stopped: "stopped", Failure: "failed"}
 
 
 class Guard:
@@ -53,150 +54,54 @@ class Guard:
             return None
 
 
-class MlflowTracker:
-    """One parent run for the search, one child run for each trial.
+def write(
+    store: MlflowClient,
+    run_id: str,
+    metrics: Mapping[str, float],
+    params: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+    when: int | None = None,
+    step: int = 0,
+) -> None:
+    """Adds to a run, all at once.
 
     Args:
-        uri: the store or server; None leaves it to MLflow (`MLFLOW_TRACKING_URI`, else `sqlite:///mlflow.db`).
-        experiment: name of the MLflow experiment.
+        when: the metrics were measured, in milliseconds since 1970; None is now.
     """
+    from mlflow.entities import Metric, Param, RunTag
 
-    def __init__(self, uri: str | None, experiment: str) -> None:
-        self._uri = uri
-        self._experiment = experiment
-        self._guard = Guard()
-        self._parent = ""
-        self._experiment_id = ""
-        self._run: RunDescription | None = None
-        self._mirrored: set[int] = set()
+    now = int(time.time() * 1000) if when is None else when
+    store.log_batch(
+        run_id,
+        [Metric(name, float(value), now, step) for name, value in metrics.items()],
+        [Param(name, str(value)[:PARAM_LENGTH]) for name, value in (params or {}).items()],
+        [RunTag(name, value[:TAG_LENGTH]) for name, value in (tags or {}).items()],
+    )
 
-    def start(self, run: RunDescription, known: str | None) -> str | None:
-        self._run = run
-        return self._guard(lambda: self._open(run, known))
 
-    def told(self, trial: Trial) -> None:
-        if trial.number not in self._mirrored:
-            self._mirrored.add(trial.number)
-            self._guard(lambda: self._child(trial))
+def write_inputs(store: MlflowClient, run_id: str, digests: Mapping[str, tuple[str, str]]) -> None:
+    """Notes what a run read, as MLflow's datasets: by what it is for, a name and a digest."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    def finish(self, outcome: RunOutcome) -> None:
-        self._guard(lambda: self._close(outcome))
-
-    def interrupt(self) -> None:
-        self._guard(lambda: self._client.set_terminated(self._parent, "KILLED"))
-
-    def _open(self, run: RunDescription, known: str | None) -> str:
-        self._client: MlflowClient = client(self._uri)
-        self._experiment_id = open_experiment(self._client, self._experiment)
-        self._parent = self._reopened(known) or self._new_parent(run)
-        children = self._client.search_runs(
-            [self._experiment_id], f"tags.`mlflow.parentRunId` = '{self._parent}'", max_results=50000
+    inputs = [
+        DatasetInput(
+            Dataset(name, digest[:_DIGEST_LENGTH], "autoprune", f'{{"kind": "{kind}"}}'),
+            [InputTag("mlflow.data.context", kind)],
         )
-        self._mirrored = {int(child.data.tags["autoprune.number"]) for child in children if _is_whole(child)}
-        for child in children:
-            if not _is_whole(child):  # a crash or a full store left it half written; it is written anew
-                self._client.delete_run(child.info.run_id)
-        return self._parent
-
-    def _reopened(self, known: str | None) -> str | None:
-        from mlflow.exceptions import MlflowException
-
-        if known is None:
-            return None
-        try:
-            self._client.get_run(known)
-        except MlflowException:  # the store was emptied since: a new parent is written from the ledger
-            return None
-        self._client.update_run(known, status="RUNNING")
-        return known
-
-    def _new_parent(self, run: RunDescription) -> str:
-        tags = {
-            "autoprune.role": "search",
-            "autoprune.folder": str(run.folder.resolve()),
-            "autoprune.budget": run.budget,
-            "autoprune.costs": str(run.params["costs"]),
-        }
-        created = self._client.create_run(self._experiment_id, tags=tags, run_name=run.folder.resolve().name)
-        run_id = str(created.info.run_id)
-        dense = {f"dense_{kind}": float(cost) for kind, cost in run.dense.items()}
-        self._log(run_id, dense, {"budget": run.budget, **run.params}, {})
-        return run_id
-
-    def _child(self, trial: Trial) -> None:
-        assert self._run is not None  # told comes after start
-        tags = {
-            "mlflow.parentRunId": self._parent,
-            "autoprune.role": trial.candidate.role,
-            "autoprune.number": str(trial.number),
-            "autoprune.budget": self._run.budget,
-            "autoprune.costs": str(self._run.params["costs"]),
-            "autoprune.state": _STATES[type(trial.outcome)],
-        }
-        if isinstance(trial.outcome, Failure):
-            tags["autoprune.failure"] = f"{trial.outcome.kind}: {trial.outcome.reason}"[:_TAG_LENGTH]
-        end = int(time.time() * 1000)
-        begin = end - int(trial.seconds * 1000)
-        created = self._client.create_run(self._experiment_id, begin, tags, run_name=str(trial.number))
-        self._log(created.info.run_id, trial_metrics(trial, self._run.dense), trial_params(trial, self._run.params), {})
-        status = "FAILED" if isinstance(trial.outcome, Failure) else "FINISHED"
-        self._client.set_terminated(created.info.run_id, status, end)
-
-    def _log(
-        self, run_id: str, metrics: Mapping[str, float], params: Mapping[str, Any], tags: Mapping[str, str]
-    ) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
-        now = int(time.time() * 1000)
-        self._client.log_batch(
-            run_id,
-            [Metric(name, float(value), now, 0) for name, value in metrics.items()],
-            [Param(name, str(value)[:_PARAM_LENGTH]) for name, value in params.items()],
-            [RunTag(name, value) for name, value in tags.items()],
-        )
-
-    def _close(self, outcome: RunOutcome) -> None:
-        known = self._client.get_run(self._parent).data.metrics  # of a run that had finished and was resumed
-        changed = {name: value for name, value in outcome.metrics.items() if known.get(name) != value}
-        self._log(self._parent, changed, {}, {"autoprune.best_trial": str(outcome.best)})
-        for path in outcome.files:
-            self._client.log_artifact(self._parent, str(path), "weights" if path.suffix == ".pt" else None)
-        self._client.set_terminated(self._parent, "FINISHED")
+        for kind, (name, digest) in digests.items()
+    ]
+    store.log_inputs(run_id, inputs)
 
 
-def _is_whole(child: Run) -> bool:
-    return child.info.status in ("FINISHED", "FAILED")
+def active_run(store: MlflowClient, run_id: str) -> Run | None:
+    """A run that is in the store and not deleted, or None."""
+    from mlflow.exceptions import MlflowException
 
-
-def trial_metrics(trial: Trial, dense: Mapping[str, int]) -> dict[str, float]:
-    """What a child run shows of a trial, by name."""
-    metrics: dict[str, float] = {kind: float(cost) for kind, cost in trial.costs.items()}
-    for kind in ("flops", "params"):
-        if kind in trial.costs:
-            metrics[f"{kind}_kept"] = trial.costs[kind] / dense[kind]
-    if isinstance(trial.outcome, Score):
-        metrics |= _score_metrics(trial.outcome)
-    elif isinstance(trial.outcome, Stopped):  # on a part of the images, so not under the names of whole judgements
-        metrics |= {f"stopped_{name}": value for name, value in _score_metrics(trial.outcome.score).items()}
-    return {**metrics, "seconds": trial.seconds}
-
-
-def _score_metrics(score: Score) -> dict[str, float]:
-    known = {"accuracy": score.accuracy, "loss": score.loss, "kl": score.kl, "images": score.images}
-    return {name: float(value) for name, value in known.items() if value is not None}
-
-
-def trial_params(trial: Trial, params: Mapping[str, Any]) -> dict[str, Any]:
-    """What a child run shows of a candidate, by name."""
-    recipe = trial.candidate.recipe
-    return {
-        "searcher": params["searcher"],
-        "pruner": params["pruner"],
-        "costs": params["costs"],
-        "recipe": " ".join(f"{name}={setting}" for name, setting in recipe.to_json().items()),
-        "settings": " ".join(f"{name}={value}" for name, value in sorted(trial.candidate.settings.items())) or "none",
-        **{f"keep.{group}": width for group, width in trial.candidate.allocation.items()},
-    }
+    try:
+        run = store.get_run(run_id)
+    except MlflowException:  # the store was emptied since, or it is another one
+        return None
+    return run if run.info.lifecycle_stage == "active" else None
 
 
 def open_experiment(store: MlflowClient, name: str) -> str:
@@ -212,7 +117,32 @@ def client(uri: str | None) -> MlflowClient:
 
     for name in ("mlflow", "alembic"):  # its import sets the levels anew
         logging.getLogger(name).setLevel(logging.WARNING)
+    _make_database(uri)
     return MlflowClient(tracking_uri=uri)
+
+
+def _make_database(uri: str | None) -> None:
+    """Makes a local store that is not there, whole or not at all.
+
+    MLflow takes seconds for it, and what a kill leaves half made it can never open again.
+    """
+    import mlflow
+    from mlflow import MlflowClient
+
+    store = str(uri or mlflow.get_tracking_uri())
+    path = Path(store.removeprefix(_SQLITE))
+    if not store.startswith(_SQLITE) or "?" in store or path.exists() or not path.parent.is_dir():
+        return
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+        part = Path(folder).absolute() / path.name
+        MlflowClient(tracking_uri=f"{_SQLITE}{part}").search_experiments(max_results=1)
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            try:
+                os.link(part, path)
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without links
+                os.rename(part, path)
 
 
 def _set_environment() -> None:
@@ -274,3 +204,27 @@ def experiment_id(uri: str, name: str) -> str:
     if found is None:
         raise UserError(f"the MLflow store has no experiment {name!r}; --experiment names it")
     return str(found.experiment_id)
+
+
+def mirror_of(uri: str, experiment: str, key: str) -> str | None:
+    """The id of the run that mirrors a search; None if the store has none.
+
+    Args:
+        key: see `RunDescription.key`.
+    """
+    found = client(uri).search_runs(
+        [experiment_id(uri, experiment)], f"tags.`autoprune.run` = '{key}' and tags.`autoprune.role` = 'search'"
+    )
+    return str(found[0].info.run_id) if found else None
+
+
+def newest(uri: str, experiment: str) -> tuple[list[str], list[str]]:
+    """The groups of the newest trial's network, and the id of its search; nothing if there is no trial."""
+    found = client(uri).search_runs([experiment_id(uri, experiment)], "tags.`autoprune.role` = 'final'", max_results=1)
+    groups = [name.removeprefix("keep.") for run in found for name in run.data.params if name.startswith("keep.")]
+    return groups, [run.data.tags["mlflow.parentRunId"] for run in found]
+
+
+def share_view(uri: str, experiment: str, tag: str, content: str) -> None:
+    """Stores a view of the user interface; without it the interface shows its own table."""
+    Guard()(lambda: client(uri).set_experiment_tag(experiment, tag, content))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -14,20 +15,28 @@ from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Score
 from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator, judge_dense
+from autoprune.reporting.record import read_record
 from autoprune.running.account import Account
+from autoprune.running.background import BackgroundTracker
 from autoprune.running.conclusion import Conclusion, conclude
 from autoprune.running.context import RunContext
 from autoprune.running.curves import levels_in, measure_curves, read_curves, write_curves, write_level
+from autoprune.running.description import recorded
 from autoprune.running.folder import RunFolder
 from autoprune.running.progress import Display
 from autoprune.running.search import search
 from autoprune.running.setup import Setup
-from autoprune.running.tracking import CurveTracker, NoCurves, NoTracker, RunDescription, Tracker
+from autoprune.running.tracking import CurveTracker, NoCurves, NoTracker, Tracker, describe
 from autoprune.searchers.base import Searcher, SearchProblem
 
 
-def start_session(setup: Setup, folder: RunFolder, tracker: Tracker, display: Display) -> Conclusion:
+def start_session(
+    setup: Setup, folder: RunFolder, tracker: Tracker, display: Display, command: Sequence[str] = ()
+) -> Conclusion:
     """Makes the run's folder and runs; until the data are read and the budget is checked nothing is written.
+
+    Args:
+        command: the arguments that were typed, for the records; none for a search begun in Python.
 
     Raises:
         UserError: the budget cannot be reached, or data are missing.
@@ -37,11 +46,18 @@ def start_session(setup: Setup, folder: RunFolder, tracker: Tracker, display: Di
     limits, evaluator, account = _ready(setup, folder)
     folder.create(dump_experiment(setup.experiment))
     with Ledger(folder.ledger) as ledger:
-        return _run(RunContext(setup, folder, ledger, History([]), evaluator, limits, tracker, display, account))
+        return _run(
+            RunContext(setup, folder, ledger, History([]), evaluator, limits, tracker, display, account), command
+        )
 
 
-def resume_session(setup: Setup, folder: RunFolder, tracker: Tracker, display: Display) -> Conclusion:
+def resume_session(
+    setup: Setup, folder: RunFolder, tracker: Tracker, display: Display, command: Sequence[str] = ()
+) -> Conclusion:
     """Goes on with a run where its ledger ends.
+
+    Args:
+        command: as `start_session` has it.
 
     Raises:
         UserError: the network or data are not those the run was started with, or another process writes to the run.
@@ -52,7 +68,7 @@ def resume_session(setup: Setup, folder: RunFolder, tracker: Tracker, display: D
     with Ledger(folder.ledger) as ledger:
         history = read_history(folder.path)
         _check_identity(history, setup, folder)
-        return _run(RunContext(setup, folder, ledger, history, evaluator, limits, tracker, display, account))
+        return _run(RunContext(setup, folder, ledger, history, evaluator, limits, tracker, display, account), command)
 
 
 def _ready(setup: Setup, folder: RunFolder) -> tuple[Limits, Evaluator, Account]:
@@ -77,7 +93,7 @@ def _check_identity(history: History, setup: Setup, folder: RunFolder) -> None:
         )
 
 
-def _run(run: RunContext) -> Conclusion:
+def _run(run: RunContext, command: Sequence[str]) -> Conclusion:
     """Does what is not done yet."""
     run.ledger.write(
         "resumed" if run.history.records else "started",
@@ -86,9 +102,10 @@ def _run(run: RunContext) -> Conclusion:
         identity=dict(run.setup.identity),
         scoring=dict(run.setup.subject.scoring),
         limits=dict(**run.limits),
+        **recorded(run.setup, command),
     )
     dense = _dense(run)
-    _start_tracking(run)
+    run.tracker.start(describe(read_record(run.folder.path)))
     try:
         problem = _problem(run, _curves(run))
         return conclude(run, problem, dense, search(run, problem))
@@ -105,32 +122,6 @@ def _dense(run: RunContext) -> Score:
     score = judge_dense(run.evaluator, partial(run.display.watch, "dense network, batches"))
     run.ledger.write("dense", score=score.to_json(), costs=run.setup.subject.costs.dense())
     return score
-
-
-def _start_tracking(run: RunContext) -> None:
-    known = run.history.last("tracked")
-    mirror = run.tracker.start(_describe(run), known["mirror"] if known else None)
-    if mirror is not None and (known is None or known["mirror"] != mirror):
-        run.ledger.write("tracked", mirror=mirror)
-
-
-def _describe(run: RunContext) -> RunDescription:
-    experiment, identity = run.setup.experiment, run.setup.identity
-    params = {
-        "searcher": experiment.search.searcher,
-        "pruner": experiment.pruner,
-        "costs": "effective" if run.setup.subject.costs.effective else "actual",
-        **{f"scoring.{key}": value for key, value in run.setup.subject.scoring.items() if key != "pruner"},
-        "trials": experiment.most_trials(),
-        "evaluations": experiment.search.evaluations,
-        "seed": experiment.search.seed,
-        "objective": experiment.evaluation.objective,
-        "images": experiment.evaluation.images,
-        "task": identity["task"],
-        "model": identity["model"],
-        "space": run.setup.space.source,
-    }
-    return RunDescription(run.folder.path, str(experiment.budget), params, dict(**run.setup.subject.costs.dense()))
 
 
 def _curves(run: RunContext) -> tuple[SensitivityCurves | None, int]:
@@ -196,6 +187,6 @@ def make_tracker(experiment: Experiment) -> Tracker:
     """
     if not experiment.track.enabled:
         return NoTracker()
-    from autoprune.running.mlflow_tracker import MlflowTracker
+    from autoprune.running.mlflow_mirror import MlflowMirror
 
-    return MlflowTracker(experiment.tracking_uri(), experiment.track.experiment)
+    return BackgroundTracker(MlflowMirror(experiment.tracking_uri(), experiment.track.experiment))

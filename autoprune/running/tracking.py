@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from autoprune.core.trial import Trial
+from autoprune.core.ledger import NAME
+from autoprune.core.trial import Objective, Trial
+from autoprune.reporting.outcome import outcome_metrics
+from autoprune.reporting.record import RunRecord
+from autoprune.reporting.results import Result
+from autoprune.running.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -15,14 +21,76 @@ class RunDescription:
     """What a mirror is told of a run at its start.
 
     Attributes:
+        key: the same for a run wherever its folder lies and whoever mirrors it, another for every run.
+        known: the mirror that an earlier release noted in the ledger.
         params: what was chosen, by name.
         dense: the dense network's FLOPs, parameters and bytes.
+        groups: each group's dense width.
+        identity: names and digests of task, model, checkpoint and data.
+        told_at: number of a trial to when it was told, in seconds since 1970, as far as the ledger goes.
+        begun: the time of its first record.
+        ended: the time of its last one; None while it goes on.
     """
 
     folder: Path
+    key: str
+    known: str | None
     budget: str
+    objective: Objective
     params: Mapping[str, Any]
     dense: Mapping[str, int]
+    groups: Mapping[str, int]
+    identity: Mapping[str, str]
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    told_at: Mapping[int, float]
+    begun: float | None = None
+    ended: float | None = None
+
+
+def describe(record: RunRecord) -> RunDescription:
+    """The description of a run, from its ledger alone."""
+    tracked = record.history.last("tracked")
+    params = record.started.get("params") or _settings(record)
+    records = record.history.records
+    return RunDescription(
+        record.folder,
+        run_key(record.folder),
+        tracked["mirror"] if tracked else None,
+        str(record.setting("budget", "none")),
+        record.objective,
+        params,
+        record.dense.costs if record.dense else {},
+        record.groups,
+        record.identity,
+        record.started.get("command", ()),
+        record.started.get("environment", {}),
+        record.told_at,
+        records[0]["time"] if records else None,
+        records[-1]["time"] if records and record.state != "going on" else None,
+    )
+
+
+def run_key(folder: Path) -> str:
+    """A digest of the first record of a run's ledger, which holds when it was started and on what."""
+    with open(folder / NAME, "rb") as file:
+        return hashlib.sha256(file.readline()).hexdigest()[:16]
+
+
+def _settings(record: RunRecord) -> dict[str, Any]:
+    """What an earlier release's ledger leaves to the experiment's file."""
+    scoring = record.started.get("scoring", {})
+    search = {name: record.setting(f"search.{name}") for name in ("searcher", "trials", "evaluations", "seed")}
+    return {
+        **search,
+        "pruner": record.setting("pruner"),
+        "costs": "effective" if record.effective else "actual",
+        **{f"scoring.{key}": value for key, value in scoring.items() if key != "pruner"},
+        "objective": record.objective,
+        "images": record.setting("evaluation.images"),
+        **{key: record.identity.get(key) for key in ("task", "model")},
+        "space": record.setting("space.source"),
+    }
 
 
 @dataclass(frozen=True)
@@ -39,14 +107,34 @@ class RunOutcome:
     files: Sequence[Path]
 
 
-class Tracker(Protocol):
-    """A mirror of the ledger; what goes wrong in it never stops a search."""
+def outcome_of(folder: RunFolder, best: int, results: Sequence[Result], trials: Sequence[Trial]) -> RunOutcome:
+    """What a finished run leaves to its mirror."""
+    paths = [
+        folder.best,
+        folder.results,
+        folder.frontier,
+        folder.frontier_table,
+        folder.experiment,
+        *map(folder.sensitivity, ("png", "csv", "json")),
+        folder.weights_of(best),
+    ]
+    return RunOutcome(best, outcome_metrics(results, trials), [path for path in paths if path.is_file()])
 
-    def start(self, run: RunDescription, known: str | None) -> str | None:
-        """Begins to mirror a run, or goes on with the mirror `known`; what identifies the mirror, or None."""
 
-    def told(self, trial: Trial) -> None:
-        """Mirrors one trial, unless it has been before."""
+class Mirror(Protocol):
+    """A copy of a ledger elsewhere. Whatever goes wrong in it is raised; every method may be called again then."""
+
+    def open(self, run: RunDescription) -> Collection[int]:
+        """Finds the mirror of a run or makes it; the numbers of the trials that it holds."""
+
+    def told(self, trial: Trial, when: float, step: int, best: Trial | None) -> None:
+        """Adds a trial.
+
+        Args:
+            when: it was told, in seconds since 1970.
+            step: how many trials were told until then, this one too.
+            best: of those.
+        """
 
     def finish(self, outcome: RunOutcome) -> None:
         """Writes the outcome and closes the mirror."""
@@ -55,10 +143,26 @@ class Tracker(Protocol):
         """Closes the mirror of a run that stopped early."""
 
 
+class Tracker(Protocol):
+    """Who mirrors a run; what goes wrong with it never stops or slows a search."""
+
+    def start(self, run: RunDescription) -> None:
+        """Begins to mirror a run, or goes on."""
+
+    def told(self, trial: Trial) -> None:
+        """Mirrors one trial, unless it has been before."""
+
+    def finish(self, outcome: RunOutcome) -> None:
+        """Mirrors the outcome, and waits for a while until all is mirrored."""
+
+    def interrupt(self) -> None:
+        """Notes that the run stopped early."""
+
+
 class NoTracker:
     """Mirrors nothing."""
 
-    def start(self, run: RunDescription, known: str | None) -> str | None:
+    def start(self, run: RunDescription) -> None:
         return None
 
     def told(self, trial: Trial) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 HEAVY = {"torch", "numpy", "optuna", "mlflow", "ray", "matplotlib", "scipy", "sklearn", "pandas"}
-COMMANDS = ("search", "sensitivity", "inspect", "apply", "evaluate", "list", "ui")
+COMMANDS = ("search", "sensitivity", "inspect", "apply", "evaluate", "report", "track", "list", "ui")
 PROGRAM = """
 import sys
 from autoprune.cli import main
@@ -64,6 +64,8 @@ def test_help_answers_at_once() -> None:
         ["inspect", "--model", "resnet21"],
         ["evaluate", "p.pt", "--task", "digit"],
         ["ui", "missing"],
+        ["track", "missing"],
+        ["report", "missing"],
     ],
     ids=" ".join,
 )

@@ -1,0 +1,106 @@
+"""`autoprune report`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoprune.errors import RunFolderError, UserError
+
+if TYPE_CHECKING:
+    from autoprune.reporting.record import RunRecord
+
+_NAMES = {"table": "report.txt", "json": "report.json", "csv": "trials.csv"}
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prints what runs came to, or writes a page about them; reads their ledgers and nothing else."""
+    from autoprune.reporting.record import read_record
+
+    records = [read_record(folder) for folder in _different(arguments.folders)]
+    if arguments.format == "html":
+        _write_page(records, _place(arguments))
+        return
+    text = _text(records, arguments.format)
+    if arguments.output is None:
+        sys.stdout.write(text)
+        return
+    from autoprune.files import write_whole
+
+    path = arguments.output / _NAMES[arguments.format]
+    _make(arguments.output)
+    write_whole(path, text.encode())
+    print(path)
+
+
+def _different(folders: Sequence[Path]) -> list[Path]:
+    """The folders in order, each once."""
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        if folder.resolve() in found:
+            print(f"autoprune: {folder} is named twice and reported once", file=sys.stderr)
+        found.setdefault(folder.resolve(), folder)
+    return list(found.values())
+
+
+def _text(records: Sequence[RunRecord], form: str) -> str:
+    if form == "json":
+        from autoprune.reporting.comparison import comparison_json
+
+        return comparison_json(records)
+    if form == "csv":
+        from autoprune.reporting.trials import trials_csv
+
+        return trials_csv(records)
+    return _table(records)
+
+
+def _table(records: Sequence[RunRecord]) -> str:
+    import io
+
+    from rich.console import Console
+
+    from autoprune.reporting.summary import mixture, shared, summary_table
+
+    text = io.StringIO()
+    console = Console(file=text, width=240, highlight=False, force_terminal=sys.stdout.isatty())
+    console.print(summary_table(records))
+    same = ", ".join(f"{heading} {words}" for heading, words in shared(records).items())
+    console.print(f"\n{same}") if same else None
+    note = mixture(records)
+    if note is not None:
+        console.print(f"\n{note}")
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+
+
+def _place(arguments: argparse.Namespace) -> Path:
+    """The folder of the page.
+
+    Raises:
+        UserError: several runs, and no folder named.
+    """
+    output: Path | None = arguments.output
+    if output is not None:
+        return output
+    if len(arguments.folders) > 1:
+        raise UserError("a page about several runs belongs to none of them; name its folder with --output")
+    return Path(arguments.folders[0]) / "report"
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as fault:
+        raise RunFolderError(
+            f"{folder} cannot be made ({fault.strerror}); name another folder with --output"
+        ) from fault
+
+
+def _write_page(records: Sequence[RunRecord], folder: Path) -> None:
+    from autoprune.reporting.document import write_page
+
+    _make(folder)
+    print(write_page(records, folder))

@@ -1,0 +1,274 @@
+"""A run, or several side by side, as one page to pass on, with its pictures and numbers as files."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from autoprune.core.kinds import COST_KINDS, EFFECTIVE_KINDS
+from autoprune.core.trial import Failure, Trial, ranked, winners
+from autoprune.files import write_whole
+from autoprune.reporting.comparison import comparison_json, nni_json
+from autoprune.reporting.drawing import png, svg
+from autoprune.reporting.figures import (
+    anytime_figure,
+    cost_figure,
+    frontiers_figure,
+    sensitivity_figure,
+    widths_figure,
+)
+from autoprune.reporting.markup import code, facts, figure, folded, numbers, page, paragraph, section, table
+from autoprune.reporting.record import RunRecord
+from autoprune.reporting.results import cost_name, results_cells
+from autoprune.reporting.summary import (
+    LEFT,
+    cells,
+    counts,
+    duration,
+    headings_of,
+    kept_shares,
+    mixture,
+    percent,
+    progress,
+    shared,
+)
+from autoprune.reporting.trials import trials_csv
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_TOP = 20
+Figures = Mapping[str, tuple["Figure", str]]
+"""By name of the file: a figure and what it shows."""
+
+
+def write_page(records: Sequence[RunRecord], folder: Path) -> Path:
+    """Writes `index.html` with PNG, CSV and JSON files beside it; where the page is.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = figures_of(records)
+    for name, (drawn, _) in figures.items():
+        png(drawn, folder / f"{name}.png")
+    write_whole(folder / "trials.csv", trials_csv(records).encode())
+    write_whole(folder / "report.json", comparison_json(records).encode())
+    if len(records) == 1:
+        write_whole(folder / "comparison.json", nni_json(records[0]).encode())
+    path = folder / "index.html"
+    write_whole(path, (_one(records[0], figures) if len(records) == 1 else _many(records, figures)).encode())
+    return path
+
+
+def figures_of(records: Sequence[RunRecord]) -> Figures:
+    """What the runs allow to draw."""
+    drawn: dict[str, tuple[Figure | None, str]] = {}
+    if len(records) == 1:
+        (record,) = records
+        for kind in _drawn_costs(record):
+            text = f"Accuracy of every trial against the {cost_name(kind, record.effective)} that it keeps."
+            drawn[f"accuracy-{kind}"] = cost_figure(record, kind), f"{text} Numbers name trials of the frontier."
+    else:
+        for kind in EFFECTIVE_KINDS:
+            text = (
+                f"The frontier of each run in accuracy and {cost_name(kind, records[0].effective)}; a star is its best."
+            )
+            drawn[f"frontiers-{kind}"] = frontiers_figure(records, kind), text
+    drawn["best-trials"] = anytime_figure(records, "trials"), "The best so far after each trial."
+    work = "The best so far against all work that was done, the sweep and trials dropped early included."
+    drawn["best-evaluations"] = anytime_figure(records, "evaluations"), work
+    if len(records) == 1:
+        widths = "Channels or weights that each group keeps in the best one, beside the dense network."
+        drawn["widths"] = widths_figure(records[0]), widths
+        for name in ("loss", "accuracy"):
+            text = f"Validation {name} with one group pruned and all others dense."
+            drawn[f"sensitivity-{name}"] = sensitivity_figure(records[0], name), text
+    return {name: (found, caption) for name, (found, caption) in drawn.items() if found is not None}
+
+
+def _drawn_costs(record: RunRecord) -> list[str]:
+    return [kind for kind in COST_KINDS if kind in (*EFFECTIVE_KINDS, *record.limits)]
+
+
+def _one(record: RunRecord, figures: Figures) -> str:
+    body = [
+        _heading(record),
+        paragraph(_sentence(record), "lead"),
+        numbers(_headline(record)),
+        section("Dense, uniform, best", _results(record)),
+        section("Accuracy against cost", _grid(figures, "accuracy-")),
+        section("How the search went", _grid(figures, "best-")),
+        section("What the best one keeps", _grid(figures, "widths", wide=True)),
+        section("Sensitivity of each group", _grid(figures, "sensitivity-", wide=True)),
+        section("Best trials", _top(record)),
+        section("Failures", _failures(record)),
+        section("To use it", _commands(record)),
+        section("How it was made", _made(record)),
+    ]
+    return page(f"{record.name}: autoprune", [part for part in body if part])
+
+
+def _heading(record: RunRecord) -> str:
+    kind = record.state.split()[0]
+    return f'<h1>{escape(record.name)} <span class="state {kind}">{escape(record.state)}</span></h1>'
+
+
+def _sentence(record: RunRecord) -> str:
+    """The result in words, to be quoted."""
+    setting = {
+        "model": record.identity.get("model", "the network"),
+        "task": record.identity.get("task", "its task"),
+        "budget": record.setting("budget", "no known budget"),
+    }
+    opening = "{model} on {task} under {budget}: ".format(**setting)
+    best, score, dense = record.best, record.best_validation, record.dense
+    if best is None or score is None or dense is None:
+        return f"{opening}no trial has a score yet ({progress(record)})."
+    kept = kept_shares(record, best)
+    flops, params = (f"{percent(kept[kind])} of the {cost_name(kind, record.effective)}" for kind in EFFECTIVE_KINDS)
+    text = (
+        f"{opening}trial {best.number} keeps {flops} and {params} at {percent(score.accuracy)} validation accuracy; "
+        f"the dense network has {percent(dense.validation.accuracy)}"
+    )
+    uniform = next((result for result in record.results if result.name == "uniform"), None)
+    text += f", uniform pruning to the same budget {percent(uniform.validation.accuracy)}" if uniform else ""
+    return text + ("." if record.state == "finished" else f". The search has not finished ({progress(record)}).")
+
+
+def _headline(record: RunRecord) -> list[tuple[str, str, str]]:
+    result, score, dense = record.best_result, record.best_validation, record.dense
+    kept = kept_shares(record, record.best)
+    test = result.test.accuracy if result and result.test else None
+    dense_test = f"dense {percent(dense.test.accuracy)}" if dense and dense.test else ""
+    whole = f"dense {percent(dense.validation.accuracy)}" if dense else ""
+    cost = {kind: cost_name(kind, record.effective) for kind in EFFECTIVE_KINDS}
+    work = "" if record.evaluations is None else f", {record.evaluations:.0f} evaluations"
+    return [
+        ("validation accuracy", percent(score.accuracy if score else None), whole),
+        ("test accuracy", percent(test), dense_test),
+        *((f"{cost[kind]} kept", percent(kept.get(kind)), _limit(record, kind)) for kind in EFFECTIVE_KINDS),
+        ("searched for", duration(record.seconds), progress(record) + work),
+    ]
+
+
+def _limit(record: RunRecord, kind: str) -> str:
+    if kind not in record.limits or record.dense is None:
+        return "not limited"
+    return f"limit {percent(record.limits[kind] / record.dense.costs[kind])}"
+
+
+def _results(record: RunRecord) -> str:
+    if not record.results:
+        return ""
+    headings, rows = results_cells(record.results)
+    return table(headings, rows, ["network"], [len(rows) - 1])
+
+
+def _top(record: RunRecord) -> str:
+    trials = winners(record.trials, record.objective)
+    trials += [trial for trial in ranked(record.trials, record.objective) if trial not in trials]
+    if not trials:
+        return ""
+    flops, params = (cost_name(kind, record.effective) for kind in EFFECTIVE_KINDS)
+    headings = ["trial", "loss", "accuracy", f"{flops} kept", f"{params} kept", "images", "seconds", "role", "worker"]
+    rows = [_trial_cells(record, trial) for trial in trials[:_TOP]]
+    number = record.best.number if record.best else -1
+    marked = [i for i, trial in enumerate(trials[:_TOP]) if trial.number == number]
+    text = f"{counts(record)}. All of them are in trials.csv beside this page."
+    return table(headings, rows, ["role", "worker"], marked) + paragraph(text, "muted")
+
+
+def _trial_cells(record: RunRecord, trial: Trial) -> list[str]:
+    score, kept = trial.score, kept_shares(record, trial)
+    assert score is not None  # it is ranked
+    return [
+        str(trial.number),
+        f"{score.loss:.4f}",
+        percent(score.accuracy),
+        *(percent(kept.get(kind)) for kind in EFFECTIVE_KINDS),
+        f"{score.images:,}",
+        f"{trial.seconds:.2f}",
+        trial.candidate.role,
+        trial.worker,
+    ]
+
+
+def _failures(record: RunRecord) -> str:
+    found: dict[tuple[str, str], list[int]] = {}
+    for trial in record.trials:
+        if isinstance(trial.outcome, Failure):
+            found.setdefault((trial.outcome.kind, trial.outcome.reason), []).append(trial.number)
+    if not found:
+        return ""
+    headings = ["trials", "kind", "reason", "first"]
+    rows = [
+        [str(len(numbers_)), kind.replace("_", " "), reason, str(numbers_[0])]
+        for (kind, reason), numbers_ in sorted(found.items(), key=lambda item: -len(item[1]))
+    ]
+    return table(headings, rows, ["kind", "reason"])
+
+
+def _commands(record: RunRecord) -> str:
+    folder = str(record.folder)
+    if record.state != "finished":
+        resume = shlex.join(["autoprune", "search", "--resume", folder])
+        return paragraph("The search goes on with") + code(resume)
+    task = record.setting("task", {})
+    options = [("--task", task.get("name")), ("--data", task.get("data")), ("--model", task.get("model"))]
+    given = [part for name, text in options if text is not None for part in (name, str(text))]
+    return code(
+        shlex.join(["autoprune", "apply", folder, "--output", "pruned.pt"]),
+        shlex.join(["autoprune", "evaluate", "pruned.pt", *given, "--split", "test"]),
+    )
+
+
+def _made(record: RunRecord) -> str:
+    command = record.started.get("command")
+    digests = {
+        f"{name} digest": str(record.identity[name]) for name in ("checkpoint", "data") if name in record.identity
+    }
+    environment = {name: str(text) for name, text in record.started.get("environment", {}).items()}
+    settings = yaml.safe_dump(dict(record.settings), sort_keys=False, allow_unicode=True) if record.settings else ""
+    return "\n".join(
+        filter(
+            None,
+            [
+                code(shlex.join(command)) if command else "",
+                facts({**digests, **environment}),
+                folded("every setting", code(settings.rstrip())) if settings else "",
+            ],
+        )
+    )
+
+
+def _many(records: Sequence[RunRecord], figures: Figures) -> str:
+    lines = [cells(record) for record in records]
+    same = shared(records)
+    headings = [heading for heading in headings_of(lines) if heading not in same]
+    rows = [[line.get(heading, "") for heading in headings] for line in lines]
+    alike = ", ".join(f"{heading} {words}" for heading, words in same.items())
+    body = [
+        f"<h1>{len(records)} runs side by side</h1>",
+        paragraph(mixture(records) or "", "lead"),
+        section("Comparison", paragraph(alike, "muted"), table(headings, rows, LEFT)),
+        section("The best so far", _grid(figures, "best-")),
+        section("Frontiers", _grid(figures, "frontiers-")),
+        section("Where they are", facts({record.name: str(record.folder) for record in records})),
+    ]
+    return page(f"{len(records)} runs: autoprune", [part for part in body if part])
+
+
+def _grid(figures: Figures, beginning: str, wide: bool = False) -> str:
+    drawn = [
+        figure(svg(found, caption), caption, wide)
+        for name, (found, caption) in figures.items()
+        if name.startswith(beginning)
+    ]
+    kind = "column" if wide else "figures"
+    return f'<div class="{kind}">{"".join(drawn)}</div>' if drawn else ""

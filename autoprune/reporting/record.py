@@ -1,0 +1,230 @@
+"""What a run's folder says of it: its ledger, and for ledgers of earlier releases the files beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from autoprune.core.curve_file import curves_from_json
+from autoprune.core.ledger import History, read_history
+from autoprune.core.sensitivity import SensitivityCurves
+from autoprune.core.trial import Objective, Score, Trial, ranked, winners
+from autoprune.errors import RunFolderError, UserError
+from autoprune.reporting.results import Result, results_in
+from autoprune.reporting.state import State, is_being_written, sessions_seconds
+
+_STARTS = ("started", "resumed")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as its ledger tells it; no network, data or checkpoint is needed to read it.
+
+    Attributes:
+        started: the newest `started` or `resumed` record; empty if the run was killed before it.
+        settings: the experiment, nested as in its file; empty where nothing tells.
+        trials: in the order told.
+        told_at: number of a trial to when it was told, in seconds since 1970.
+        asked: how many candidates were asked and not told.
+        seconds: while it ran, interruptions left out.
+    """
+
+    folder: Path
+    history: History
+    started: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    trials: tuple[Trial, ...]
+    told_at: Mapping[int, float]
+    asked: int
+    state: State
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    def setting(self, path: str, default: Any = None) -> Any:
+        """The value at a dotted path of the settings, or the default where it is not known."""
+        value: Any = self.settings
+        for part in path.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return default if value is None else value
+
+    @property
+    def objective(self) -> Objective:
+        named: Objective = self.setting("evaluation.objective", "loss")
+        return named
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Names and digests of task, model, checkpoint and data."""
+        found: Mapping[str, Any] = self.started.get("identity", {})
+        return found
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        found: Mapping[str, int] = self.started.get("limits", {})
+        return found
+
+    @cached_property
+    def dense(self) -> Result | None:
+        """The dense network: as the final table has it, before that on the images that judge candidates."""
+        for result in self.results:
+            if result.name == "dense":
+                return result
+        record = self.history.last("dense")
+        if record is None:
+            return None
+        return Result("dense", None, {}, Score.from_json(record["score"]), None, record["costs"], 0.0, self.effective)
+
+    @cached_property
+    def results(self) -> tuple[Result, ...]:
+        """The final table; empty before the run's end."""
+        return tuple(results_in(self.history))
+
+    @property
+    def effective(self) -> bool:
+        """Whether costs leave out weights that are set to zero."""
+        params = self.started.get("params", {})
+        return params.get("costs") == "effective" or any(result.effective for result in self.results)
+
+    @cached_property
+    def best(self) -> Trial | None:
+        """The winner, or before the end the best so far; None where no trial has a score."""
+        finished = self.history.last("finished")
+        if finished is not None:
+            return next((trial for trial in self.trials if trial.number == finished["best"]), None)
+        return next(iter(winners(self.trials, self.objective)), None)
+
+    @property
+    def best_result(self) -> Result | None:
+        return next((result for result in self.results if result.name == "best"), None)
+
+    @property
+    def best_validation(self) -> Score | None:
+        """The best one's score: on all validation images once the run has finished."""
+        if self.best_result is not None:
+            return self.best_result.validation
+        return self.best.score if self.best else None
+
+    @cached_property
+    def curves(self) -> SensitivityCurves | None:
+        """The sweep's curves, or those of the file that the search used; None if it used none."""
+        return _curves_of_levels(self.history, self._recorded_groups) or _curves_in(self.folder)
+
+    @property
+    def _recorded_groups(self) -> Mapping[str, int]:
+        found: Mapping[str, int] = self.started.get("groups", {})
+        return found
+
+    @cached_property
+    def groups(self) -> Mapping[str, int]:
+        """Each group's dense width; empty where neither the ledger nor the curves tell."""
+        return self._recorded_groups or (self.curves.widths if self.curves else {})
+
+    @property
+    def unit(self) -> int:
+        """One evaluation: the dense network judged once on the images that judge candidates, in multiply-adds."""
+        record = self.history.last("dense")
+        return record["score"]["images"] * record["costs"]["flops"] // 2 if record else 0
+
+    @property
+    def swept(self) -> int:
+        """What the sweep cost, in multiply-adds."""
+        return sum(record.get("work") or 0 for record in self.history.of("level"))
+
+    @property
+    def evaluations(self) -> float | None:
+        """What the run has cost so far, in evaluations; None where the ledger does not tell."""
+        if not self.unit or not any(trial.work for trial in self.trials):
+            return None
+        return 1 + (self.swept + sum(trial.work for trial in self.trials)) / self.unit
+
+
+def read_record(folder: Path) -> RunRecord:
+    """What the folder of a run says, whether it has finished, goes on or was killed.
+
+    Raises:
+        RunFolderError: it is no run, or its ledger is damaged.
+    """
+    history = read_history(folder)
+    try:
+        return _record(folder, history)
+    except RunFolderError as fault:
+        raise RunFolderError(f"{folder}: {fault}") from fault
+    except (KeyError, TypeError, AttributeError, ValueError) as fault:
+        raise RunFolderError(f"{folder}: a record of its ledger is not what this release writes: {fault!r}") from fault
+
+
+def _record(folder: Path, history: History) -> RunRecord:
+    started: Mapping[str, Any] = next(
+        (r for r in reversed(history.records) if r["event"] in ("started", "resumed")), {}
+    )
+    trials = history.trials()
+    told = {record["number"]: float(record["time"]) for record in reversed(history.of("told"))}
+    settings = started.get("settings") or _settings_beside(folder)
+    state: State = "finished" if history.last("finished") else "going on" if is_being_written(folder) else "interrupted"
+    record = RunRecord(
+        folder,
+        history,
+        started,
+        settings,
+        tuple(trials),
+        told,
+        len(history.open_candidates()),
+        state,
+        sessions_seconds(history.records),
+    )
+    _ = record.results, record.dense, record.curves  # what is damaged shows here
+    return record
+
+
+def _settings_beside(folder: Path) -> Mapping[str, Any]:
+    """The experiment as an earlier release left it: in its own file alone."""
+    try:
+        found = yaml.safe_load((folder / "experiment.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, Mapping) else {}
+
+
+def _curves_of_levels(history: History, widths: Mapping[str, int]) -> SensitivityCurves | None:
+    scores = {
+        (record["group"], record["width"]): Score.from_json(record["score"])
+        for record in history.of("level")
+        if "score" in record
+    }
+    dense = scores.pop(("", 0), None)
+    groups = list(dict.fromkeys(group for group, _ in scores))
+    if dense is None or not groups or not set(groups) <= set(widths):
+        return None
+    levels = {group: {width: score for (name, width), score in scores.items() if name == group} for group in groups}
+    return SensitivityCurves(dense, levels, {group: widths[group] for group in groups})
+
+
+def _curves_in(folder: Path) -> SensitivityCurves | None:
+    path = folder / "sensitivity.json"
+    try:
+        found = curves_from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
+    except (OSError, ValueError, UserError):  # the run's numbers do not depend on it
+        return None
+    return found[-1] if found else None
+
+
+def best_so_far(trials: Sequence[Trial], objective: Objective) -> list[Trial | None]:
+    """After each trial the best final one until then, None before the first with a score."""
+    best: list[Trial | None] = []
+    for trial in trials:
+        best.append(best_of(best[-1] if best else None, trial, objective))
+    return best
+
+
+def best_of(best: Trial | None, trial: Trial, objective: Objective) -> Trial | None:
+    """The better of the best final trial so far and a new one."""
+    return next(iter(ranked([t for t in (best, trial) if t is not None], objective)), None)

@@ -1,0 +1,132 @@
+"""The mirror of a run in MLflow: one run for the search, and below it one for each trial."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+
+from autoprune.core.trial import Failure, Outcome, Score, Stopped, Trial
+from autoprune.running.mirrored import trial_metrics, trial_params
+from autoprune.running.mlflow_tracker import active_run, client, open_experiment, write, write_inputs
+from autoprune.running.tracking import RunDescription, RunOutcome
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+_STATES: Mapping[type[Outcome], str] = {Score: "scored", Stopped: "stopped", Failure: "failed"}
+_DIGESTED = {"data": "task", "checkpoint": "model"}
+"""What of a run's identity is a digest, and whose."""
+
+
+class MlflowMirror:
+    """One parent run for the search, one child run for each trial; whatever goes wrong is raised.
+
+    Args:
+        uri: the store or server; None leaves it to MLflow (`MLFLOW_TRACKING_URI`, else `sqlite:///mlflow.db`).
+        experiment: name of the MLflow experiment.
+    """
+
+    def __init__(self, uri: str | None, experiment: str) -> None:
+        self._uri = uri
+        self._experiment = experiment
+        self._parent = ""
+
+    def open(self, run: RunDescription) -> Collection[int]:
+        self._run = run
+        self._client: MlflowClient = client(self._uri)
+        self._experiment_id = open_experiment(self._client, self._experiment)
+        self._parent = self._reopened(run) or self._new_parent(run)
+        children = self._client.search_runs(
+            [self._experiment_id], f"tags.`mlflow.parentRunId` = '{self._parent}'", max_results=50000
+        )
+        whole = {int(child.data.tags["autoprune.number"]): child for child in reversed(children) if _is_whole(child)}
+        for child in children:
+            number = int(child.data.tags["autoprune.number"])
+            if whole.get(number) is not child:  # half written at a crash or by a full store, or written twice
+                self._client.delete_run(child.info.run_id)
+            elif child.data.tags.get("autoprune.run") != run.key:  # an earlier release wrote it
+                self._client.set_tag(child.info.run_id, "autoprune.run", run.key)
+        return whole
+
+    def told(self, trial: Trial, when: float, step: int, best: Trial | None) -> None:
+        end = int(when * 1000)
+        tags = {
+            "mlflow.parentRunId": self._parent,
+            "autoprune.role": trial.candidate.role,
+            "autoprune.run": self._run.key,
+            "autoprune.number": str(trial.number),
+            "autoprune.budget": self._run.budget,
+            "autoprune.costs": str(self._run.params["costs"]),
+            "autoprune.state": _STATES[type(trial.outcome)],
+            "autoprune.worker": trial.worker,
+        }
+        if isinstance(trial.outcome, Failure):
+            tags["autoprune.failure"] = f"{trial.outcome.kind}: {trial.outcome.reason}"
+        begin = end - int(trial.seconds * 1000)
+        created = self._client.create_run(self._experiment_id, begin, tags, run_name=str(trial.number))
+        run_id = created.info.run_id
+        params = trial_params(trial, self._run.params)
+        write(self._client, run_id, trial_metrics(trial, self._run.dense), params, when=end)
+        if best is not None and best.score is not None:
+            known = {"best_loss": best.score.loss, "best_accuracy": best.score.accuracy}
+            write(self._client, self._parent, known, when=end, step=step)
+        status = "FAILED" if isinstance(trial.outcome, Failure) else "FINISHED"
+        self._client.set_terminated(run_id, status, end)
+
+    def finish(self, outcome: RunOutcome) -> None:
+        known = self._client.get_run(self._parent).data.metrics  # of a run that had finished and was resumed
+        changed = {name: value for name, value in outcome.metrics.items() if known.get(name) != value}
+        write(self._client, self._parent, changed, tags={"autoprune.best_trial": str(outcome.best)})
+        for path in outcome.files:
+            self._client.log_artifact(self._parent, str(path), "weights" if path.suffix == ".pt" else None)
+        self._client.set_terminated(self._parent, "FINISHED", _milliseconds(self._run.ended))
+
+    def interrupt(self) -> None:
+        self._client.set_terminated(self._parent, "KILLED", _milliseconds(self._run.ended))
+
+    def _reopened(self, run: RunDescription) -> str | None:
+        """The mirror that is in the store already; None if there is none, or it was deleted."""
+        found = self._client.search_runs(
+            [self._experiment_id], f"tags.`autoprune.run` = '{run.key}' and tags.`autoprune.role` = 'search'"
+        )
+        noted = active_run(self._client, run.known) if run.known is not None and not found else None
+        known = next(iter([*found, *([noted] if noted else [])]), None)
+        if known is None:
+            return None
+        run_id = str(known.info.run_id)
+        self._client.update_run(run_id, status="RUNNING")
+        write(self._client, run_id, {}, tags={"autoprune.run": run.key, "autoprune.folder": str(run.folder.resolve())})
+        return run_id
+
+    def _new_parent(self, run: RunDescription) -> str:
+        tags = {
+            "autoprune.folder": str(run.folder.resolve()),
+            "autoprune.budget": run.budget,
+            "autoprune.costs": str(run.params["costs"]),
+            "autoprune.command": shlex.join(run.command),
+            **{f"autoprune.{kind}.digest": run.identity[kind] for kind, _ in _digests(run)},
+            **{f"autoprune.environment.{name}": text for name, text in run.environment.items()},
+        }
+        name = run.folder.resolve().name
+        key = {"autoprune.run": run.key, "autoprune.role": "search"}
+        created = self._client.create_run(self._experiment_id, _milliseconds(run.begun), key, name)
+        run_id = str(created.info.run_id)
+        dense = {f"dense_{kind}": float(cost) for kind, cost in run.dense.items()}
+        write(self._client, run_id, dense, {"budget": run.budget, **run.params}, tags)
+        digests = {kind: (str(run.identity.get(whose, kind)), run.identity[kind]) for kind, whose in _digests(run)}
+        write_inputs(self._client, run_id, digests)
+        return run_id
+
+
+def _digests(run: RunDescription) -> list[tuple[str, str]]:
+    return [(kind, whose) for kind, whose in _DIGESTED.items() if kind in run.identity]
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds * 1000)
+
+
+def _is_whole(child: Run) -> bool:
+    return child.info.status in ("FINISHED", "FAILED")

@@ -1,0 +1,109 @@
+"""`autoprune track`: the mirror from the ledger, again and elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from autoprune.core.ledger import Ledger
+from tests.journeys import Cli, DigitsRun
+from tests.reporting.ledgers import OUTCOMES, write_run
+from tests.running.test_mlflow_tracker import runs
+
+
+def mirrored(store: str) -> tuple[Any, ...]:
+    """All that the mirror of a run shows, without ids and clocks."""
+    parent, children = runs(store)
+    history = MlflowClient(store).get_metric_history(parent.info.run_id, "best_loss")
+    kept = {name: text for name, text in parent.data.tags.items() if name.startswith("autoprune.")}
+    return (
+        parent.info.run_name,
+        parent.info.status,
+        parent.data.metrics,
+        parent.data.params,
+        kept,
+        [(point.step, point.value) for point in history],
+        [(child.info.run_name, child.info.status, child.data.metrics, child.data.params) for child in children],
+        [
+            (each.dataset.name, each.dataset.digest, each.tags[0].value)
+            for each in sorted(parent.inputs.dataset_inputs, key=lambda each: each.tags[0].value)
+        ],
+    )
+
+
+def test_another_store_gets_the_same_mirror_as_the_search_made(
+    autoprune: Cli, workdir: Path, digits_run: DigitsRun
+) -> None:
+    store = f"sqlite:///{workdir / 'other.db'}"
+    out = autoprune.succeed("track", digits_run.folder, "--tracking-uri", store).out
+    assert "4 of 4 trials mirrored anew" in out
+    assert mirrored(store) == mirrored(digits_run.store)
+    best = {path.path for path in MlflowClient(store).list_artifacts(runs(store)[0].info.run_id)}
+    assert {"best.yaml", "results.csv", "frontier.png", "sensitivity.png", "weights"} <= best
+
+
+def test_done_twice_it_adds_nothing(autoprune: Cli, workdir: Path, digits_run: DigitsRun) -> None:
+    store = f"sqlite:///{workdir / 'other.db'}"
+    autoprune.succeed("track", digits_run.folder, "--tracking-uri", store)
+    first, id_ = mirrored(store), runs(store)[0].info.run_id
+    out = autoprune.succeed("track", digits_run.folder, "--tracking-uri", store).out
+    assert "0 of 4 trials mirrored anew, 4 were there" in out
+    assert mirrored(store) == first
+    assert runs(store)[0].info.run_id == id_
+
+
+def test_a_mirror_that_was_cut_in_the_middle_is_completed(
+    autoprune: Cli, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(workdir / "run")
+    (workdir / "run" / "best.yaml").write_text("trial: 3\n")
+    store, log, calls = f"sqlite:///{workdir / 'mlflow.db'}", MlflowClient.log_batch, 0
+
+    def failing(self: MlflowClient, *arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 5:  # one for the parent, two for each child before
+            raise ConnectionError("the server went away")
+        return log(self, *arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", failing)
+        assert "went away" in autoprune("track", "run").err
+    assert autoprune.succeed("track", "run").out.startswith(f"{len(OUTCOMES) - 1} of 5 trials")
+    (workdir / "elsewhere").mkdir()
+    shutil.move(workdir / "run", workdir / "elsewhere" / "run")
+    autoprune.succeed("track", "elsewhere/run", "--tracking-uri", f"sqlite:///{workdir / 'whole.db'}")
+    whole, completed = mirrored(f"sqlite:///{workdir / 'whole.db'}"), mirrored(store)
+    assert completed[:4] == whole[:4]
+    assert completed[5:] == whole[5:]
+    assert completed[5] == [(1, 0.5), (2, 0.5), (3, 0.5), (4, 0.3), (5, 0.3)]
+
+
+def test_an_interrupted_run_is_mirrored_as_killed(autoprune: Cli, workdir: Path) -> None:
+    write_run(workdir / "run", finished=False)
+    assert "the run is interrupted" in autoprune.succeed("track", "run").out
+    parent, children = runs(f"sqlite:///{workdir / 'mlflow.db'}")
+    assert parent.info.status == "KILLED"
+    assert len(children) == 5
+
+
+def test_a_ledger_of_an_earlier_release_is_mirrored_too(autoprune: Cli, workdir: Path) -> None:
+    write_run(workdir / "run", started={})
+    autoprune.succeed("track", "run")
+    parent, children = runs(f"sqlite:///{workdir / 'mlflow.db'}")
+    assert parent.data.params["costs"] == "actual"
+    assert len(children) == 5
+
+
+def test_what_cannot_be_tracked_is_refused(autoprune: Cli, workdir: Path) -> None:
+    assert "has no ledger.jsonl" in autoprune.refused("track", "missing")
+    folder = write_run(workdir / "run", finished=False)
+    with Ledger(folder / "ledger.jsonl"):
+        assert "mirrors it itself" in autoprune.refused("track", "run")
+    write_run(workdir / "secret", track={"uri": "https://***@host", "experiment": "autoprune"})
+    assert "credentials" in autoprune.refused("track", "secret")
+    assert "MLflow cannot be written" in autoprune.refused("track", "run", "--tracking-uri", "nonsense://x", code=1)

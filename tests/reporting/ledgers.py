@@ -1,0 +1,95 @@
+"""Ledgers of small made-up runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.ledger import Ledger
+from autoprune.core.recipe import Finetune, Recipe
+from autoprune.core.trial import Candidate, Failure, Outcome, Score, Stopped, Trial
+from autoprune.reporting.results import Result
+
+DENSE_COSTS = {"flops": 2000, "params": 400, "size": 1600}
+WIDTHS = {"a": 8, "b": 4}
+IDENTITY = {"task": "digits", "model": "tiny", "checkpoint": "c0ffee", "data": "da7a"}
+SETTINGS = {
+    "task": {"name": "digits", "data": None, "model": None},
+    "pruner": "l1_filter",
+    "budget": "flops=0.5",
+    "search": {"searcher": "auto", "trials": 5, "seed": 0},
+    "evaluation": {"objective": "loss", "images": 100},
+    "track": {"uri": None, "experiment": "autoprune"},
+}
+OUTCOMES: tuple[Outcome, ...] = (
+    Score(0.5, 0.80, 100),
+    Stopped(Score(0.9, 0.60, 10)),
+    Failure("nan", "the loss is not finite"),
+    Score(0.3, 0.90, 100),
+    Score(0.4, 0.85, 100),
+)
+
+
+def trial(number: int, outcome: Outcome, **named: Any) -> Trial:
+    """Keeps `8 - number` of group a; half of the FLOPs and less by one for every number."""
+    allocation = Allocation({"a": 8 - number, "b": 2})
+    costs = {"flops": 1000 - number, "params": 200 - number, "size": 800}
+    candidate = Candidate(number, allocation, limits={"flops": 1000}, **named)
+    return Trial(candidate, outcome, costs, 2.0, "inline", 50_000)
+
+
+def write_run(
+    folder: Path,
+    outcomes: Sequence[Outcome] = OUTCOMES,
+    finished: bool = True,
+    test: bool = True,
+    identity: dict[str, str] = IDENTITY,
+    started: dict[str, Any] | None = None,
+    recipe: Recipe | None = None,
+    **settings: Any,
+) -> Path:
+    """The folder of a run with these outcomes, its best one trial 3.
+
+    Args:
+        started: further fields of the first record; what an earlier release did not write can be left out by `{}`.
+        settings: sections that differ.
+    """
+    folder.mkdir(parents=True)
+    described = {
+        "settings": {**SETTINGS, **settings},
+        "params": {"searcher": "auto", "pruner": "l1_filter", "costs": "actual", "trials": 5},
+        "groups": WIDTHS,
+        "command": ["autoprune", "search", "--budget", "flops=0.5"],
+        "environment": {"python": "3.11", "torch": "2.13"},
+    }
+    with Ledger(folder / "ledger.jsonl") as ledger:
+        ledger.write("started", version=1, identity=identity, scoring={"pruner": "l1_filter"}, limits={"flops": 1000},
+                     **(described if started is None else started))  # fmt: skip
+        ledger.write("dense", score=Score(0.1, 0.95, 100).to_json(), costs=DENSE_COSTS)
+        ledger.write("level", group="", width=0, score=Score(0.1, 0.95, 100).to_json(), work=100_000)
+        for group, width in (("a", 4), ("b", 2)):
+            ledger.write("level", group=group, width=width, score=Score(0.2, 0.9, 100).to_json(), work=50_000)
+        for number, outcome in enumerate(outcomes):
+            told = trial(number, outcome, **({"recipe": recipe} if recipe else {}))
+            ledger.asked(told.candidate)
+            ledger.told(told)
+        if finished:
+            for result in results(test):
+                ledger.write("result", **result.to_json())
+            ledger.write("finished", best=3)
+    return folder
+
+
+def results(test: bool) -> list[Result]:
+    best = trial(3, OUTCOMES[3])
+    held = Score(0.35, 0.88, 50) if test else None
+    return [
+        Result("dense", None, {}, Score(0.1, 0.95, 100), Score(0.12, 0.94, 50) if test else None, DENSE_COSTS, 1.5),
+        Result("uniform", 0, {"a": 8, "b": 2}, Score(0.5, 0.8, 100), held, trial(0, OUTCOMES[0]).costs, 1.0),
+        Result("best", 3, best.candidate.allocation.to_json(), Score(0.31, 0.89, 200), held, best.costs, 0.9),
+    ]
+
+
+TRAINED = Recipe(finetune=Finetune(steps=10))

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from autoprune.reporting.comparison import comparison_json, nni_fields, nni_json
+from autoprune.reporting.record import read_record
+from autoprune.reporting.summary import cells, mixture, shared, summarise
+from autoprune.reporting.trials import trials_csv
+from tests.reporting.ledgers import IDENTITY, OUTCOMES, TRAINED, write_run
+
+
+def test_the_layout_of_nni_holds_what_is_known_on_the_same_images(tmp_path: Path) -> None:
+    finished = nni_fields(read_record(write_run(tmp_path / "run")))
+    assert finished == {
+        "performance": {"original": 0.94, "pruned": 0.88, "speedup": 0.88},
+        "params": {"original": 400, "speedup": 197},
+        "flops": {"original": 2000, "speedup": 997},
+    }
+    without_test = nni_fields(read_record(write_run(tmp_path / "validation", test=False)))
+    assert without_test["performance"] == {"original": 0.95, "pruned": 0.89, "speedup": 0.89}
+
+
+def test_the_layout_of_nni_invents_nothing(tmp_path: Path) -> None:
+    nothing = read_record(write_run(tmp_path / "none", (), finished=False))
+    assert nni_fields(nothing) == {
+        "performance": {"original": 0.95}, "params": {"original": 400}, "flops": {"original": 2000}
+    }  # fmt: skip
+    trained = read_record(write_run(tmp_path / "trained", recipe=TRAINED))
+    assert nni_fields(trained)["performance"] == {"original": 0.94, "finetuned": 0.88}
+    zeros = replace(trained, started={**trained.started, "params": {"costs": "effective"}})
+    assert "speedup" not in nni_fields(zeros)["params"]
+    assert json.loads(nni_json(nothing)) == nni_fields(nothing)
+
+
+def test_json_holds_every_run_with_its_comparison(tmp_path: Path) -> None:
+    records = [read_record(write_run(tmp_path / name)) for name in ("one", "two")]
+    one, two = json.loads(comparison_json(records))["runs"]
+    assert (one["run"], two["run"]) == ("one", "two")
+    assert one["widths"] == {"a": 5, "b": 2}
+    assert one["dense_widths"] == {"a": 8, "b": 4}
+    assert one["trials"] == {"told": 5, "scored": 3, "failed": 1, "running": 0}
+    assert one["frontier"] == [4, 3] or one["frontier"] == [3, 4]
+    assert one["comparison"] == nni_fields(records[0])
+
+
+def test_csv_has_a_line_for_every_trial_of_every_run(tmp_path: Path) -> None:
+    records = [read_record(write_run(tmp_path / "one")), read_record(write_run(tmp_path / "two", OUTCOMES[:1]))]
+    rows = list(csv.DictReader(io.StringIO(trials_csv(records))))
+    assert [(row["run"], row["trial"]) for row in rows] == [*(("one", str(i)) for i in range(5)), ("two", "0")]
+    assert [row["state"] for row in rows[:5]] == ["scored", "dropped", "failed", "scored", "scored"]
+    assert (rows[3]["flops"], rows[3]["flops_kept"], rows[3]["keep.a"]) == ("997", "0.4985", "5")
+    assert (rows[1]["accuracy"], rows[1]["images"]) == ("0.6", "10")
+    assert (rows[2]["accuracy"], rows[2]["failure"]) == ("", "nan: the loss is not finite")
+
+
+def test_a_summary_says_how_far_a_run_has_come(tmp_path: Path) -> None:
+    killed = read_record(write_run(tmp_path / "killed", OUTCOMES[:2], finished=False))
+    assert cells(killed)["state"] == "interrupted, 2 of 5 trials"
+    line = summarise(killed)
+    assert (line.best, line.loss, line.test_accuracy) == (0, 0.5, None)
+    nothing = read_record(write_run(tmp_path / "nothing", (), finished=False))
+    assert cells(nothing)["state"] == "interrupted, 0 of 5 trials"
+    assert cells(nothing)["accuracy"] == ""
+
+
+def test_runs_of_different_tasks_are_compared_with_a_word_of_caution(tmp_path: Path) -> None:
+    one = read_record(write_run(tmp_path / "one"))
+    other = read_record(write_run(tmp_path / "other", identity={**IDENTITY, "task": "cifar10"}))
+    assert mixture([one, one]) is None
+    note = mixture([one, other])
+    assert note is not None
+    assert "different tasks" in note
+    assert set(shared([one, other])) == {"pruner", "budget"}
