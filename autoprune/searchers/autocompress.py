@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Trial
 from autoprune.searchers.annealing import Annealing
@@ -52,7 +54,7 @@ class AutoCompress(InRounds):
         self._probed: list[Trial] = []
 
     def _begin(self) -> None:
-        seed = self.problem.seed * (len(self.plan) + 1) + self._round
+        seed = int(np.random.SeedSequence([self.problem.seed, self._round]).generate_state(1)[0])
         inside = replace(self.narrowed(self.widths), trials=self._probes, work=None, seed=seed)
         starts = [uniform_allocation(inside), *self._ranked_probes()[:STARTS]] if self.parent else None
         self._annealing = Annealing(inside, starts)

@@ -9,7 +9,8 @@ We differ:
 - The reductions are planned so that the limits are reached in a given number of rounds (see `rounds.plan`); the paper
   fixes the first reduction and its decay, and takes as many rounds as that needs.
 - The winner is, unless told otherwise, the candidate with the least rise of the objective per saved share of the
-  limited costs, as steps of wide groups overshoot the round's limits; the paper takes the highest accuracy.
+  limited costs, as steps of wide groups overshoot the round's limits; the paper takes the highest accuracy. In the
+  first round the objective alone decides.
 - Where no group can keep the round's limits alone, each is narrowed as far as it goes, and the others share the rest
   alike (the projection). The paper stops there.
 - Where fewer candidates are allowed than there are groups, a round tries those of which the sensitivity curves expect
@@ -99,11 +100,14 @@ class NetAdapt(InRounds):
             return None
         if self.rounds.by == "value":
             return min(scored, key=lambda trial: (self.value(trial), trial.number))
-        base = min(map(self.value, [*scored, self.parent] if self.parent else scored))
-        before = self.problem.costs.costs(self.widths)
+        if self.parent is None:  # how much the dense network is worth nobody said, so no rise is known
+            return min(scored, key=lambda trial: (self.value(trial), trial.number))
+        begin, before = self.value(self.parent), self.problem.costs.costs(self.widths)
 
         def rise(trial: Trial) -> float:
-            return (self.value(trial) - base) / self._saved(trial.candidate.allocation, before)
+            """Per saved cost; a fall counts more where more is saved."""
+            found, saved = self.value(trial) - begin, self._saved(trial.candidate.allocation, before)
+            return found / saved if found > 0 else found * saved
 
         return min(scored, key=lambda trial: (rise(trial), trial.number))
 
