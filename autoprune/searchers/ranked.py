@@ -72,6 +72,7 @@ class Ranked:
     """Proposes the ranked allocation, once."""
 
     uses_curves = False
+    handles_settings = False
 
     def __init__(self, problem: SearchProblem) -> None:
         self._given = Given(problem, [ranked_allocation(problem)])

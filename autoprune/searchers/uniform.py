@@ -58,6 +58,7 @@ class Uniform:
     """Proposes the uniform allocation, once."""
 
     uses_curves = False
+    handles_settings = False
 
     def __init__(self, problem: SearchProblem) -> None:
         self._given = Given(problem, [uniform_allocation(problem)])
