@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import model_validator
 
@@ -32,11 +32,12 @@ from autoprune.core.budget import Budget
 from autoprune.core.recipe import Finetune, Recipe
 from autoprune.core.settings import FINETUNE, needs_finetune, own_value, with_own
 from autoprune.core.space import GroupRule, SpaceRules
-from autoprune.core.trial import Setting
 from autoprune.errors import UserError
 
 # How many candidates a search judges where neither their number nor its cost is said.
 TRIALS = 100
+
+Value = TypeVar("Value")
 
 
 class Experiment(Section):
@@ -85,8 +86,8 @@ class Experiment(Section):
             finetune=_finetune(settings.finetune) or recipe.finetune,
         )
 
-    def final_settings(self, settings: Mapping[str, Setting]) -> dict[str, Setting]:
-        """Those of a candidate that hold for it as a finalist: all but what the finalists' section says itself."""
+    def final_settings(self, settings: Mapping[str, Value]) -> dict[str, Value]:
+        """Those by name that hold for a candidate as a finalist: all but what the finalists' section says itself."""
         said = [FINETUNE] if self.finalists.finetune else []
         said += ["reconstruct"] if self.finalists.reconstruct else []
         return {name: value for name, value in settings.items() if not name.startswith(tuple(said))}

@@ -181,7 +181,7 @@ class _Draft:
 
 
 def _split(key: str) -> Keys:
-    """A dotted key as keys; the pattern in `space.groups.PATTERN.KEY` and the name in `space.settings.NAME` hold dots."""
+    """A dotted key as keys; the pattern in `space.groups.PATTERN.KEY` and `space.settings.NAME` may hold dots."""
     parts = key.split(".")
     if parts[:2] == ["space", "groups"] and len(parts) > 4:
         return ("space", "groups", ".".join(parts[2:-1]), parts[-1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from autoprune.core.recipe import Finetune, Recipe
@@ -147,7 +148,7 @@ def resolved(recipe: Recipe, settings: Mapping[str, Setting]) -> Recipe:
     """The recipe with the settings that concern it put in; all others are passed over.
 
     Raises:
-        UserError: a setting of the fine-tuning is given, but neither the recipe nor a setting says how many steps it has.
+        UserError: a setting of the fine-tuning is given, but neither the recipe nor a setting says how many steps.
     """
     changed: dict[str, Any] = {name: settings[name] for name in _RECIPE if name in settings}
     training: dict[str, Any] = {
@@ -158,6 +159,14 @@ def resolved(recipe: Recipe, settings: Mapping[str, Setting]) -> Recipe:
             raise UserError(needs_finetune(FINETUNE + next(iter(training))))
         changed["finetune"] = replace(recipe.finetune or Finetune(steps=1), **training)
     return replace(recipe, **changed)
+
+
+def extreme_recipes(recipe: Recipe, dimensions: Mapping[str, Dimension]) -> list[Recipe]:
+    """The recipes among which the dearest under any values of the dimensions is, and whose images are all there are."""
+    names = [name for name in dimensions if name in (*_RECIPE, f"{FINETUNE}steps", f"{FINETUNE}distill")]
+    corners = product(*(dimensions[name].extremes() for name in names))
+    settings = defaults(dimensions)
+    return [resolved(recipe, {**settings, **dict(zip(names, corner, strict=True))}) for corner in corners]
 
 
 def needs_finetune(name: str) -> str:
@@ -185,3 +194,13 @@ def own_value(name: str, recipe: Recipe) -> Setting | None:
 def with_own(dimensions: Mapping[str, Dimension], own: Mapping[str, Setting | None]) -> dict[str, Dimension]:
     """The dimensions, told what the experiment's own values are."""
     return {name: replace(dimension, own=own.get(name)) for name, dimension in dimensions.items()}
+
+
+def written(settings: Mapping[str, Setting]) -> str:
+    """Settings as a person reads them: `criterion=l2 finetune.rate=0.03`."""
+    return " ".join(f"{name}={text_of(value)}" for name, value in settings.items())
+
+
+def text_of(value: Setting) -> str:
+    """A value as it is written in an experiment."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -11,7 +12,8 @@ from pathlib import Path
 from torch import nn
 
 from autoprune.core.recipe import Recipe, Training
-from autoprune.core.trial import Candidate, Failure, Outcome, Score, Stopped, Trial
+from autoprune.core.settings import resolved
+from autoprune.core.trial import Candidate, Failure, Outcome, Score, Setting, Stopped, Trial
 from autoprune.core.work import macs_of, recipe_work
 from autoprune.errors import AutopruneError, CheckpointError, TaskError, UserError
 from autoprune.evaluation.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild_from, write_checkpoint
@@ -19,6 +21,8 @@ from autoprune.evaluation.images import Images, Judging
 from autoprune.evaluation.judging import judge, recalibrate
 from autoprune.evaluation.outcomes import finite, outcome_of
 from autoprune.evaluation.racing import race
+from autoprune.evaluation.scoring import ScoringImages
+from autoprune.evaluation.scorings import Scorings
 from autoprune.evaluation.subject import Subject
 from autoprune.graph.groups import Kept
 from autoprune.graph.layers import Layer
@@ -41,13 +45,33 @@ class CostMismatch(AutopruneError):
 
 
 class Evaluator:
-    """Judges candidates of one dense network; data is read once and kept."""
+    """Judges candidates of one dense network; data is read once and kept.
 
-    def __init__(self, subject: Subject, task: Task, judging: Judging) -> None:
+    Args:
+        scoring: the images that score structures where settings choose another criterion than the subject's.
+    """
+
+    def __init__(self, subject: Subject, task: Task, judging: Judging, scoring: ScoringImages | None = None) -> None:
+        images = scoring or ScoringImages(task, subject.inputs.device, seed=judging.seed)
+        self.scorings = Scorings(subject, images, judging.seed)
         self.subject = subject
         self.task = task
         self.judging = judging
         self.images = Images(task, judging, subject.inputs.device)
+
+    def under(self, settings: Mapping[str, Setting]) -> Evaluator:
+        """The same with the scores of the structures that settings choose; itself where they choose its own."""
+        subject = self.scorings.subject(settings)
+        if subject is self.subject:
+            return self
+        other = copy.copy(self)
+        other.subject = subject
+        return other
+
+    def make(self, candidate: Candidate) -> nn.Module:
+        """The candidate's network after its recipe, both as its settings say."""
+        recipe = resolved(candidate.recipe, candidate.settings)
+        return self.under(candidate.settings).build(candidate.allocation, recipe)
 
     def evaluate(self, candidate: Candidate, keep: bool = True) -> Trial:
         """The candidate's trial. What goes wrong with it is its outcome, a failure; only a disk's trouble is raised.
@@ -62,11 +86,11 @@ class Evaluator:
         costs: dict[str, int] = {}
 
         def score() -> Score | Stopped:
-            network = self.build(candidate.allocation, candidate.recipe)
-            costs.update(self._checked_costs(network, candidate))
+            network, chosen = self.make(candidate), self.under(candidate.settings)
+            costs.update(chosen._checked_costs(network, candidate))
             found = self._judge(network, candidate)
             if keep and self.judging.weights is not None and isinstance(found, Score) and finite(found):
-                self.write(network, candidate, found, self.judging.weights / f"{candidate.number}.pt")
+                chosen.write(network, candidate, found, self.judging.weights / f"{candidate.number}.pt")
             return found
 
         outcome = outcome_of(score)
@@ -88,7 +112,8 @@ class Evaluator:
         """What an evaluation cost, in multiply-adds; see `autoprune.core.work`."""
         judged = outcome.score if isinstance(outcome, Stopped) else outcome
         images = 0 if isinstance(judged, Failure) else judged.images
-        return self.recipe_work(candidate.allocation, candidate.recipe) + images * self.macs(candidate.allocation)
+        recipe = resolved(candidate.recipe, candidate.settings)
+        return self.recipe_work(candidate.allocation, recipe) + images * self.macs(candidate.allocation)
 
     def recipe_work(self, allocation: Mapping[str, int], recipe: Recipe) -> int:
         """What the recipe of an allocation costs, in multiply-adds."""

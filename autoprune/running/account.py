@@ -6,11 +6,13 @@ uniform allocation where no trial was it, the test images) is not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoprune.core.budget import Limits
 from autoprune.core.recipe import Recipe
 from autoprune.core.sensitivity import sweep_grid
+from autoprune.core.settings import extreme_recipes
 from autoprune.core.work import greatest_macs, recipe_work
 from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator
@@ -50,7 +52,8 @@ class Account:
             return cls(0, None, 0, 0)
         images = evaluator.images.judging()
         unit = images * evaluator.macs({})
-        candidate = _most_work(setup, evaluator, limits, setup.experiment.recipe(), images)
+        recipes = extreme_recipes(setup.experiment.recipe(), setup.space.settings)
+        candidate = _most_work(setup, evaluator, limits, recipes, images)
         account = cls(unit, evaluations * unit, _finals(setup, evaluator, limits), candidate)
         account.check()
         return account
@@ -85,11 +88,16 @@ class Account:
         return affordable(evaluator, grids, sweep_settings(setup.experiment), most)
 
 
-def _most_work(setup: Setup, evaluator: Evaluator, limits: Limits, recipe: Recipe, images: int) -> int:
-    """What an allocation within the limits costs at most, about: where layers are refitted at half of the network."""
+def _most_work(setup: Setup, evaluator: Evaluator, limits: Limits, recipes: Sequence[Recipe], images: int) -> int:
+    """What an allocation within the limits costs at most, about: where layers are refitted at half of the network.
+
+    Args:
+        recipes: of which the dearest counts; several where settings of the recipe are searched.
+    """
     macs = greatest_macs(setup.subject.costs, limits)
     dense, count = evaluator.macs({}), evaluator.count_refitted(setup.space.narrowest())
-    return recipe_work(evaluator.images.used(recipe), macs, dense + (count * macs + 1) // 2) + images * macs
+    refit_macs = dense + (count * macs + 1) // 2
+    return max(recipe_work(evaluator.images.used(each), macs, refit_macs) for each in recipes) + images * macs
 
 
 def _finals(setup: Setup, evaluator: Evaluator, limits: Limits) -> int:
@@ -97,5 +105,6 @@ def _finals(setup: Setup, evaluator: Evaluator, limits: Limits) -> int:
     experiment, images = setup.experiment, evaluator.images
     recipe, count = experiment.final_recipe(), experiment.finalists.count
     if recipe != experiment.recipe():
-        return count * _most_work(setup, evaluator, limits, recipe, images.available())
-    return 0 if images.judges_all() else count * _most_work(setup, evaluator, limits, Recipe(0), images.available())
+        recipes = extreme_recipes(recipe, experiment.final_settings(setup.space.settings))
+        return count * _most_work(setup, evaluator, limits, recipes, images.available())
+    return 0 if images.judges_all() else count * _most_work(setup, evaluator, limits, [Recipe(0)], images.available())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from autoprune.config import Experiment, load_experiment
 from autoprune.core.allocation import Allocation
 from autoprune.core.ledger import History, read_history
 from autoprune.core.recipe import Recipe
-from autoprune.core.trial import Trial, winners
+from autoprune.core.settings import resolved
+from autoprune.core.trial import Setting, Trial, winners
 from autoprune.errors import UserError
 from autoprune.evaluation.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild, write_checkpoint
 from autoprune.evaluation.evaluator import Evaluator
@@ -75,11 +77,11 @@ def from_run(
     stored = read_checkpoint(weights) if weights.is_file() else None
     if stored is None or not _same_weights(history, given.get("task.checkpoint"), experiment):
         origin = f"trial {trial.number} of {path}, pruned anew"
-        return anew(allocation, experiment, trial.candidate.recipe, plan, origin)
+        return anew(allocation, experiment, trial.candidate.recipe, plan, origin, trial.candidate.settings)
     origin = f"trial {trial.number} of {path}, as it was scored"
     if plan is not None:
         setup = _prepare(experiment)
-        evaluator = _evaluator(setup)
+        evaluator = _evaluator(setup).under(trial.candidate.settings)
         return _finetuned(setup, evaluator, evaluator.restore(weights), allocation, plan, origin)
     task = task_of(experiment)
     network = rebuild(stored, task.network)
@@ -89,9 +91,17 @@ def from_run(
 
 
 def anew(
-    widths: Mapping[str, int], experiment: Experiment, recipe: Recipe, plan: Plan | None, origin: str = "pruned anew"
+    widths: Mapping[str, int],
+    experiment: Experiment,
+    recipe: Recipe,
+    plan: Plan | None,
+    origin: str = "pruned anew",
+    settings: Mapping[str, Setting] = MappingProxyType({}),
 ) -> Applied:
     """The network of an allocation, pruned from the experiment's checkpoint, after a recipe.
+
+    Args:
+        settings: what a search chose otherwise of scoring and recipe.
 
     Raises:
         UserError: the network or data are at fault, or the widths do not fit the network.
@@ -103,8 +113,8 @@ def anew(
     for name, width in allocation.items():
         if not groups[name].least <= width <= groups[name].width:
             raise UserError(f"group {name!r} has {groups[name].width} structures, not {width}")
-    evaluator = _evaluator(setup)
-    network = evaluator.build(allocation, recipe)
+    evaluator = _evaluator(setup).under(settings)
+    network = evaluator.build(allocation, resolved(recipe, settings))
     if plan is not None:
         return _finetuned(setup, evaluator, network, allocation, plan, origin)
     return _judged(setup, evaluator, network, allocation, origin)

@@ -40,4 +40,4 @@ class RunContext:
         path = self.folder.weights_of(trial.number)
         if path.is_file():
             return self.evaluator.restore(path)
-        return self.evaluator.build(trial.candidate.allocation, trial.candidate.recipe)
+        return self.evaluator.make(trial.candidate)

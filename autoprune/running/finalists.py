@@ -29,23 +29,25 @@ def choose(run: RunContext, problem: SearchProblem, trials: list[Trial]) -> tupl
 
 def _trials(run: RunContext, chosen: list[Trial], recipe: Recipe, trials: list[Trial]) -> list[Trial]:
     """Trials of the chosen allocations under another recipe, numbered on from `trials`; those that are not in it."""
-    asked = {c.allocation: c for c in run.history.steps() if isinstance(c, Candidate) and c.role == "finalist"}
+    asked = {c.key: c for c in run.history.steps() if isinstance(c, Candidate) and c.role == "finalist"}
     told = {trial.number for trial in trials}
     number = 1 + max([*told, *(candidate.number for candidate in asked.values())])
     found: list[Trial] = []
     with run.display.stage("finalists", len(chosen)) as advance:
         for trial in chosen:
-            candidate = asked.get(trial.candidate.allocation)
+            limits = dict(trial.candidate.limits)
+            settings = run.setup.experiment.final_settings(trial.candidate.settings)
+            wanted = Candidate(number, trial.candidate.allocation, recipe, settings, None, "finalist", limits)
+            candidate = asked.get(wanted.key)
             if candidate is None:
-                limits = dict(trial.candidate.limits)
-                settings = dict(trial.candidate.settings)
-                candidate = Candidate(number, trial.candidate.allocation, recipe, settings, None, "finalist", limits)
+                candidate = asked[wanted.key] = wanted
                 number += 1
                 run.ledger.asked(candidate)
             if candidate.number not in told:
                 found.append(run.evaluator.evaluate(candidate))
                 run.ledger.told(found[-1])
                 run.tracker.told(found[-1])
+                told.add(candidate.number)  # two that differed in what the last recipe says are one now
             advance("")
     return found
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from autoprune.core.settings import text_of, written
 from autoprune.core.trial import Failure, Outcome, Score, Stopped, Trial
 from autoprune.errors import UserError
 from autoprune.running.tracking import RunDescription, RunOutcome
@@ -31,6 +33,7 @@ _ENVIRONMENT = {
 # MLflow's limits on the length of a parameter and of a tag.
 _PARAM_LENGTH = 6000
 _TAG_LENGTH = 5000
+_NOT_IN_NAMES = re.compile(r"[^\w\-./: ]")
 _SQLITE = "sqlite:///"
 _STATES: Mapping[type[Outcome], str] = {Score: "scored", Stopped: "stopped", Failure: "failed"}
 
@@ -188,13 +191,14 @@ def _score_metrics(score: Score) -> dict[str, float]:
 
 def trial_params(trial: Trial, params: Mapping[str, Any]) -> dict[str, Any]:
     """What a child run shows of a candidate, by name."""
-    recipe = trial.candidate.recipe
+    recipe, settings = trial.candidate.recipe, trial.candidate.settings
     return {
         "searcher": params["searcher"],
         "pruner": params["pruner"],
         "costs": params["costs"],
         "recipe": " ".join(f"{name}={setting}" for name, setting in recipe.to_json().items()),
-        "settings": " ".join(f"{name}={value}" for name, value in sorted(trial.candidate.settings.items())) or "none",
+        "settings": written(dict(sorted(settings.items()))) or "none",
+        **{f"settings.{_NOT_IN_NAMES.sub('_', name)}": text_of(value) for name, value in settings.items()},
         **{f"keep.{group}": width for group, width in trial.candidate.allocation.items()},
     }
 
