@@ -14,9 +14,15 @@ from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.coordinates import Coordinates, Floats
 from autoprune.searchers.moves import new_neighbour
 from autoprune.searchers.opened import FIRST, Opened
-from autoprune.searchers.points import Point, Proposal
+from autoprune.searchers.points import Point, Proposal, draw_settings
 
 SHARE = 0.3
+PROBES = 4
+"""How many candidates after the starts have the best start's widths under settings drawn at random.
+
+All starts have the same settings, so nothing is known of others yet. On two synthetic landscapes with three settings
+(six seeds of 50 trials, logarithms of the best loss over the least) these four took 0.25 and 0.37 to 0.05 and 0.26.
+"""
 _ATTEMPTS = 4
 _NEIGHBOURS = 50
 
@@ -38,7 +44,7 @@ class Sampled(Opened):
     """Proposes the starts, a few random draws, then what its sampler expects to be good; never the same twice.
 
     A proposal takes each group and each setting from the sampler with probability `SHARE` and from the best candidate
-    so far otherwise.
+    so far otherwise. Where settings are searched, `PROBES` of them under the widths of the best start come before.
     """
 
     handles_settings = True
@@ -66,6 +72,9 @@ class Sampled(Opened):
 
     def _go_on(self, best: Trial, rng: np.random.Generator) -> Proposal | None:
         history, at = self._history, best.candidate
+        settings = history.problem.space.settings
+        if settings and history.number < self._opening + PROBES:
+            return history.first_new(Point(at.allocation, draw_settings(settings, rng)) for _ in range(_ATTEMPTS))
         if sum(trial.score is not None for trial in history.told.values()) < FIRST:
             return None
         return self._proposal(at) or new_neighbour(history, Point(at.allocation, at.settings), rng, _NEIGHBOURS)
