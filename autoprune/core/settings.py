@@ -103,7 +103,8 @@ class Range:
     def _clean(self, value: float) -> Setting:
         if self.integer:
             return int(min(max(round(value), self.low), self.high))
-        digits = _DIGITS if self.step is None else _EXACT
+        narrow = math.floor(math.log10(self.high / (self.high - self.low)))  # more digits where most are the same
+        digits = _DIGITS + narrow if self.step is None else _EXACT
         return float(min(max(float(f"{value:.{digits}g}"), self.low), self.high))
 
     def __contains__(self, value: object) -> bool:
