@@ -47,6 +47,16 @@ def mutant(problem: SearchProblem, parent: Allocation, rng: np.random.Generator,
     return trade(problem, parent, rng, reach, pairs)
 
 
+def is_retuned(problem: SearchProblem, rng: np.random.Generator) -> bool:
+    """Whether an offspring differs from its parent in a setting; nothing is drawn where none is searched."""
+    return bool(problem.space.settings) and rng.random() < RETUNED
+
+
+def retuned(problem: SearchProblem, parent: Candidate, rng: np.random.Generator) -> Point:
+    """The parent's widths with another value for one setting."""
+    return Point(parent.allocation, move_settings(problem.space.settings, parent.settings, rng))
+
+
 class Evolution(Opened):
     """Proposes the starts, then mutants of the best; never the same twice."""
 
@@ -66,15 +76,10 @@ class Evolution(Opened):
 
     def _go_on(self, best: Trial, rng: np.random.Generator) -> Point | None:
         history = self._history
-        retuned = bool(history.problem.space.settings) and rng.random() < RETUNED
-        offspring = self._retune if retuned else self._mutate
-        found = history.first_new(offspring(best.candidate, rng) for _ in range(_DRAWS))
-        if found is not None and retuned:
-            self._retuned.add(history.number)
-        return found
+        if is_retuned(history.problem, rng):
+            self._retuned.add(history.number)  # not counted as a trade, nor is a draw in its place
+            return history.first_new(retuned(history.problem, best.candidate, rng) for _ in range(_DRAWS))
+        return history.first_new(self._mutant(best.candidate, rng) for _ in range(_DRAWS))
 
-    def _mutate(self, parent: Candidate, rng: np.random.Generator) -> Point:
+    def _mutant(self, parent: Candidate, rng: np.random.Generator) -> Point:
         return Point(mutant(self._history.problem, parent.allocation, rng, self._reach), parent.settings)
-
-    def _retune(self, parent: Candidate, rng: np.random.Generator) -> Point:
-        return Point(parent.allocation, move_settings(self._history.problem.space.settings, parent.settings, rng))

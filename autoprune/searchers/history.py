@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Score, Stopped, Trial, value
 from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.points import Point, Proposal
+from autoprune.searchers.points import Point, Proposal, Settings
 
 DOUBT = 1.0
 """By how many standard deviations a candidate must be behind at a rung to be dropped there."""
@@ -24,7 +24,7 @@ Found = TypeVar("Found", bound=Proposal)
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a trial says of the value of its allocation.
+    """What a trial says of the value of its allocation under its settings.
 
     Attributes:
         deviation: standard deviation of the value from that on all images.
@@ -33,6 +33,7 @@ class Estimate:
     allocation: Allocation
     value: float
     deviation: float = 0.0
+    settings: Settings = field(default_factory=dict)
 
 
 class History:
@@ -125,19 +126,19 @@ class History:
     def estimates(self) -> list[Estimate]:
         """What each trial says of the value of its allocation, in the order told; failures say nothing.
 
-        Only for searchers under which all candidates have the same settings: what a setting does is no allocation's.
+        Those under different settings do not compare as they are.
         Of one that was dropped at a rung it is the value there, plus what the best trial's rose from there to the end.
         """
         best, found = self.best(), []
         misses = self._misses(best) if best else []
         for trial in self.told.values():
-            allocation = trial.candidate.allocation
+            allocation, settings = trial.candidate.allocation, trial.candidate.settings
             if trial.score is not None:
-                found.append(Estimate(allocation, self.value(trial.score)))
+                found.append(Estimate(allocation, self.value(trial.score), settings=settings))
             elif isinstance(trial.outcome, Stopped) and best is not None:
                 rung = len(trial.outcome.score.rungs)
                 value = self.value(trial.outcome.score) + self._rise(best, rung)
-                found.append(Estimate(allocation, value, misses[rung] if rung < len(misses) else 0.0))
+                found.append(Estimate(allocation, value, misses[rung] if rung < len(misses) else 0.0, settings))
         return found
 
     def bars(self, reference: Trial | None, above: float = 0.0) -> Bars:

@@ -23,7 +23,7 @@ HANDLING = [name for name in NAMES if resolve("searcher", name).handles_settings
 
 
 def test_these_search_settings() -> None:
-    assert HANDLING == ["cmaes", "evolution", "gp", "random", "tpe"]
+    assert HANDLING == ["auto", "cmaes", "evolution", "gp", "random", "tpe"]
 
 
 @pytest.mark.parametrize("slots", [1, 4, 16])

@@ -94,7 +94,7 @@ def test_best_yaml_alone_prunes_anew_by_the_criteria_of_single_groups(autoprune:
     assert "did you mean 'fpgm'?" in autoprune.refused("apply", "flipped.yaml", *TASK, "--output", "p.pt")
 
 
-@pytest.mark.parametrize("searcher", ["tpe", "evolution"])
+@pytest.mark.parametrize("searcher", ["tpe", "auto"])
 def test_a_killed_joint_search_goes_on_and_ends_as_if_it_had_not_been(
     autoprune: Cli, workdir: Path, searcher: str
 ) -> None:
@@ -107,7 +107,7 @@ def test_a_killed_joint_search_goes_on_and_ends_as_if_it_had_not_been(
     assert [t.candidate.settings for t in broken.trials()] == [t.candidate.settings for t in whole.trials()]
 
 
-@pytest.mark.parametrize("searcher", ["knapsack", "auto"])
+@pytest.mark.parametrize("searcher", ["knapsack", "annealing"])
 def test_a_searcher_of_widths_alone_says_so_once_and_keeps_the_defaults(
     autoprune: Cli, workdir: Path, searcher: str
 ) -> None:
@@ -115,7 +115,7 @@ def test_a_searcher_of_widths_alone_says_so_once_and_keeps_the_defaults(
     line = " ".join(said.split())
     assert line.count(f"searcher '{searcher}' searches widths alone") == 1
     assert "criterion=l1 criterion.third=l1 finetune.rate=0.02" in line
-    assert "random, evolution, tpe, gp, cmaes" in line
+    assert "random, evolution, tpe, gp, cmaes, auto" in line
     trials = history_of(workdir / "run").trials()
     assert {tuple(trial.candidate.settings.values()) for trial in trials} == {("l1", "l1", 0.02)}
 

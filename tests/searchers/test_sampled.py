@@ -7,6 +7,7 @@ import pytest
 
 from autoprune.core.settings import Choice, Range, defaults
 from autoprune.core.trial import Candidate, Score, Trial
+from autoprune.searchers.auto import Auto
 from autoprune.searchers.cmaes import CmaEs
 from autoprune.searchers.coordinates import Coordinates
 from autoprune.searchers.evolution import Evolution
@@ -55,7 +56,7 @@ def _effect(candidate: Candidate) -> float:
     return 1.0 + float(rate) + {"l1": 1.0, "l2": 0.5, "fpgm": 0.0}[str(candidate.settings["criterion"])]
 
 
-@pytest.mark.parametrize("kind", [Tpe, Evolution, CmaEs])
+@pytest.mark.parametrize("kind", [Tpe, Evolution, CmaEs, Auto])
 def test_the_best_settings_are_found_and_kept(kind: type[Opened]) -> None:
     searcher, found = kind(PROBLEM), []
     while asked := searcher.ask(1):
