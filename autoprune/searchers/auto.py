@@ -68,7 +68,7 @@ class Auto(Opened):
             found = history.first_new(retuned(problem, best.candidate, rng) for _ in range(_RETUNINGS))
             if found is not None:
                 self._parents[history.number] = best
-            return found
+                return found
         bound, parent = self._surrogate.fitted(), best.candidate.allocation
         if bound is not None and history.number % ELSEWHERE == 0:
             draws = [draw(problem, rng) for _ in range(DRAWS)]

@@ -77,8 +77,10 @@ class Evolution(Opened):
     def _go_on(self, best: Trial, rng: np.random.Generator) -> Point | None:
         history = self._history
         if is_retuned(history.problem, rng):
-            self._retuned.add(history.number)  # not counted as a trade, nor is a draw in its place
-            return history.first_new(retuned(history.problem, best.candidate, rng) for _ in range(_DRAWS))
+            found = history.first_new(retuned(history.problem, best.candidate, rng) for _ in range(_DRAWS))
+            if found is not None:
+                self._retuned.add(history.number)
+                return found
         return history.first_new(self._mutant(best.candidate, rng) for _ in range(_DRAWS))
 
     def _mutant(self, parent: Candidate, rng: np.random.Generator) -> Point:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.recipe import Finetune, Recipe
 from autoprune.core.trial import Candidate, Score
 from autoprune.errors import UserError
+from autoprune.evaluation.checkpoint import read_checkpoint
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.images import Judging
+from autoprune.evaluation.reshaping import kept_by_layer
 from autoprune.evaluation.scoring import ScoringImages
 from autoprune.evaluation.scorings import Scorings, scoring_for
 from autoprune.evaluation.subject import Subject, study
@@ -122,3 +125,15 @@ def test_searched_steps_cost_what_they_take(subject: Subject) -> None:
         for steps in (1, 3)
     )
     assert many - few == 2 * 3 * 128 * evaluator.macs({"0": 4})
+
+
+def test_what_is_written_names_the_structures_that_its_criterion_kept(subject: Subject, tmp_path: Path) -> None:
+    widths = {"0": 4, "2": 4, "4": 4}
+    candidate = Candidate(0, Allocation(widths), Recipe(0), {"criterion": "apoz"})
+    evaluator = Evaluator(subject, TASK, Judging(batch=20, weights=tmp_path), IMAGES)
+    assert evaluator.evaluate(candidate).score
+    written = read_checkpoint(tmp_path / "0.pt")
+    by = scoring_for(subject, {"criterion": "apoz"}, IMAGES, 0)
+    assert written is not None
+    assert written.kept == kept_by_layer(subject.graph, by.structures.kept(by.importance, widths))
+    assert written.kept != kept_by_layer(subject.graph, subject.structures.kept(subject.importance, widths))

@@ -99,3 +99,21 @@ def test_the_gaussian_process_passes_over_failures_and_takes_a_loss_of_nothing()
         study.add(number, np.array([number / 5]))
         study.finish(number, loss)
     assert 0 <= study.sample(np.random.default_rng(0))[0] <= 1
+
+
+@pytest.mark.parametrize("kind", [Evolution, Auto])
+def test_where_all_settings_were_tried_for_the_best_widths_others_are_sought_near_them(kind: type[Opened]) -> None:
+    two = replace(PLAIN, space=replace(PLAIN.space, settings={"criterion": Choice(("l1", "l2"))}))
+    searcher, first = kind(two), len(starts(two))
+    for candidate in searcher.ask(first):
+        searcher.tell(told(candidate, 1.0))
+    found = searcher.ask(1)
+    while found[-1].settings["criterion"] == "l1":
+        searcher.tell(told(found[-1], 2.0))
+        found += searcher.ask(1)
+    searcher.tell(told(found[-1], 2.0))
+    later = []
+    for _ in range(12):
+        later += searcher.ask(1)
+        searcher.tell(told(later[-1], 2.0))
+    assert {each.settings["criterion"] for each in later} == {"l1"}
