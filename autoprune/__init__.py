@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from autoprune.api import SearchResult, apply, search
     from autoprune.core.allocation import Allocation
     from autoprune.core.budget import Budget
+    from autoprune.embedding import NetworkSpace, allocation_from, search_space, suggest_allocation
     from autoprune.evaluation.checkpoint import load
     from autoprune.pruning.gradual import Pruning
     from autoprune.pruning.schedules import Timing
@@ -22,30 +23,38 @@ __all__ = [
     "Allocation",
     "Budget",
     "Hook",
+    "NetworkSpace",
     "Pruning",
     "SearchResult",
     "SimpleTask",
     "Task",
     "Timing",
     "TrainingPlan",
+    "allocation_from",
     "apply",
     "load",
     "search",
+    "search_space",
+    "suggest_allocation",
 ]
 
 _PLACES = {
     "Allocation": "autoprune.core.allocation",
     "Budget": "autoprune.core.budget",
     "Hook": "autoprune.tasks.base",
+    "NetworkSpace": "autoprune.embedding",
     "Pruning": "autoprune.pruning.gradual",
     "SearchResult": "autoprune.api",
     "SimpleTask": "autoprune.tasks.user",
     "Task": "autoprune.tasks.base",
     "Timing": "autoprune.pruning.schedules",
     "TrainingPlan": "autoprune.tasks.base",
+    "allocation_from": "autoprune.embedding",
     "apply": "autoprune.api",
     "load": "autoprune.evaluation.checkpoint",
     "search": "autoprune.api",
+    "search_space": "autoprune.embedding",
+    "suggest_allocation": "autoprune.embedding",
 }
 
 

@@ -108,6 +108,7 @@ SEARCHERS: Mapping[str, str] = {
     "evolution": "autoprune.searchers.evolution:Evolution",
     "annealing": "autoprune.searchers.annealing:Annealing",
     "tpe": "autoprune.searchers.tpe:Tpe",
+    "gp": "autoprune.searchers.gp:Gp",
     "cmaes": "autoprune.searchers.cmaes:CmaEs",
     "nsga2": "autoprune.searchers.nsga2:Nsga2",
     "auto": "autoprune.searchers.auto:Auto",

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from autoprune import registry
 from autoprune.commands import disk
 from autoprune.commands.finetune import parse_plan
 from autoprune.commands.options import overrides
 from autoprune.config import load_experiment
+from autoprune.core.settings import criterion_pattern
 from autoprune.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         best = _read_best(source)
         experiment = load_experiment(None, {**_defaults(best, arguments), **given}, arguments.set)
-        applied = applying.anew(best["widths"], experiment, experiment.recipe(), plan)
+        settings = _criteria(best, arguments.source)
+        applied = applying.anew(best["widths"], experiment, experiment.recipe(), plan, settings=settings)
     try:
         applied.write(arguments.output)
     except OSError as fault:
@@ -115,6 +118,18 @@ def _refuse_trained(best: dict[str, Any], source: str) -> None:
         f"{source} holds the widths, but not the weights that go with them, which {why}; "
         "apply the run's folder: autoprune apply RUN"
     )
+
+
+def _criteria(best: dict[str, Any], source: str) -> dict[str, Any]:
+    """The criteria of single groups; all other settings are in its scoring and recipe, where options win over them.
+
+    Raises:
+        UserError: one is unknown.
+    """
+    chosen = {n: value for n, value in _mapping(best, "settings", source).items() if criterion_pattern(str(n))}
+    for value in chosen.values():
+        registry.check("criterion", str(value))
+    return chosen
 
 
 def _mapping(best: dict[str, Any], key: str, source: str) -> dict[str, Any]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
+
+from pydantic import model_validator
 
 from autoprune.config import credentials
 from autoprune.config.sections import (
@@ -24,13 +27,17 @@ from autoprune.config.sections import (
     TrackSection,
     Typed,
 )
+from autoprune.config.settings import error_at
 from autoprune.core.budget import Budget
 from autoprune.core.recipe import Finetune, Recipe
+from autoprune.core.settings import FINETUNE, needs_finetune, own_value, with_own
 from autoprune.core.space import GroupRule, SpaceRules
 from autoprune.errors import UserError
 
 # How many candidates a search judges where neither their number nor its cost is said.
 TRIALS = 100
+
+Value = TypeVar("Value")
 
 
 class Experiment(Section):
@@ -49,11 +56,20 @@ class Experiment(Section):
     track: TrackSection = TrackSection()
     output: Annotated[Path, Typed] | None = None
 
+    @model_validator(mode="after")
+    def _trains_what_is_searched(self) -> Experiment:
+        """The search of how candidates are fine-tuned needs candidates that are."""
+        searched = [name for name in self.space.settings if name.startswith(FINETUNE)]
+        if searched and self.evaluation.finetune is None and f"{FINETUNE}steps" not in searched:
+            raise error_at(("space", "settings", searched[0]), needs_finetune(searched[0]))
+        return self
+
     def space_rules(self) -> SpaceRules:
         """The search space before it meets a network."""
-        fields = self.space.model_dump(exclude={"groups"})
+        fields = self.space.model_dump(exclude={"groups", "settings"})
         groups = {pattern: GroupRule(**rule.model_dump()) for pattern, rule in self.space.groups.items()}
-        return SpaceRules(**fields, groups=groups)
+        own = {name: own_value(name, self.recipe()) for name in self.space.settings}
+        return SpaceRules(**fields, groups=groups, settings=with_own(self.space.settings, own))
 
     def recipe(self) -> Recipe:
         """What is done to every candidate besides pruning."""
@@ -74,6 +90,12 @@ class Experiment(Section):
         """What is done to a candidate that is trained in a round of `netadapt` or `autocompress`."""
         rounds, recipe = self.search.rounds.rounds(), self.recipe()
         return replace(recipe, finetune=rounds.finetune or recipe.finetune, admm=rounds.admm if admm else None)
+
+    def final_settings(self, settings: Mapping[str, Value]) -> dict[str, Value]:
+        """Those by name that hold for a candidate as a finalist: all but what the finalists' section says itself."""
+        said = [FINETUNE] if self.finalists.finetune else []
+        said += ["reconstruct"] if self.finalists.reconstruct else []
+        return {name: value for name, value in settings.items() if not name.startswith(tuple(said))}
 
     def sweep_recipe(self) -> Recipe:
         """What is done to the levels of the sweep: as to every candidate, but that none is trained."""

@@ -13,7 +13,9 @@ from autoprune.config.documents import Document, Keys, parse_document, read_docu
 from autoprune.config.experiment import Experiment
 from autoprune.config.messages import explain, shown
 from autoprune.config.sections import Section, SpaceSection
+from autoprune.config.settings import RANGE_KEYS
 from autoprune.config.spaces import DEFAULT, read_space
+from autoprune.core.settings import CRITERION
 from autoprune.errors import ConfigError
 
 _OPTIONS = {
@@ -179,10 +181,13 @@ class _Draft:
 
 
 def _split(key: str) -> Keys:
-    """A dotted key as keys; the pattern in `space.groups.PATTERN.KEY` may itself hold dots."""
+    """A dotted key as keys; the pattern in `space.groups.PATTERN.KEY` and `space.settings.NAME` may hold dots."""
     parts = key.split(".")
     if parts[:2] == ["space", "groups"] and len(parts) > 4:
         return ("space", "groups", ".".join(parts[2:-1]), parts[-1])
+    if parts[:2] == ["space", "settings"] and len(parts) > 3:
+        inner = len(parts) - (parts[-1] in RANGE_KEYS and parts[2] != CRITERION)
+        return ("space", "settings", ".".join(parts[2:inner]), *parts[inner:])
     return tuple(parts)
 
 

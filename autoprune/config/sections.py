@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
 from pydantic_core.core_schema import ValidationInfo
 
 from autoprune import registry
 from autoprune.config import paths
+from autoprune.config.settings import read_settings, write_settings
 from autoprune.core.budget import Budget
 from autoprune.core.recipe import AdmmTraining, Finetune
 from autoprune.core.rounds import Rounds
@@ -64,6 +65,7 @@ Texts = Annotated[tuple[str, ...], Field(strict=False)]
 Ends = Annotated[tuple[Literal["first", "last"], ...], Field(strict=False)]
 Keep = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+Dimensions = Annotated[dict[str, Any], BeforeValidator(read_settings), PlainSerializer(write_settings)]
 PrunerName = Annotated[str, AfterValidator(_pruner_name)]
 PatternName = Annotated[str, AfterValidator(_pattern_name)]
 BudgetText = Annotated[str, BeforeValidator(_budget_text)]
@@ -104,6 +106,7 @@ class SpaceSection(Section):
     max_keep: Keep = 1.0
     multiple_of: Positive = 1
     groups: dict[str, GroupSection] = Field(default_factory=dict)
+    settings: Dimensions = Field(default_factory=dict)
 
     @field_validator("max_keep")
     @classmethod

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from autoprune.core.allocation import Allocation
+from autoprune.core.settings import Dimension, criterion_pattern
 from autoprune.errors import ConfigError, UserError, did_you_mean
 
 if TYPE_CHECKING:  # rules are read without numpy, so that a fault in them answers at once
@@ -101,6 +102,7 @@ class SpaceRules:
     `types` (where given), it is not protected, and, with `coupled` False, it has a single producer.
     `groups` maps a pattern to a rule of its own; later entries win. What may go whole has a floor of 0, unless a rule
     of its own says how much of it stays: `min_keep` of the space is for all other groups.
+    `settings` are further dimensions, by name; see `autoprune.core.settings`.
     """
 
     include: tuple[str, ...] = ("*",)
@@ -113,16 +115,22 @@ class SpaceRules:
     multiple_of: int = 1
     groups: Mapping[str, GroupRule] = field(default_factory=dict)
     source: str = "the default search space"
+    settings: Mapping[str, Dimension] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The prunable groups of one network with their bounds, and why the others are pinned to their dense width."""
+    """The prunable groups of one network with their bounds, and why the others are pinned to their dense width.
+
+    Attributes:
+        settings: what is searched beside the widths, by name.
+    """
 
     groups: tuple[Group, ...]
     bounds: Mapping[str, Bounds]
     pinned: Mapping[str, str] = field(default_factory=dict)
     source: str = "the default search space"
+    settings: Mapping[str, Dimension] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for group in self.groups:
@@ -186,7 +194,13 @@ def build_space(rules: SpaceRules, groups: Sequence[Group]) -> SearchSpace:
     if not free:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in pinned.items()) or "the network has no group"
         raise ConfigError([f"{rules.source}: no group is left to prune ({reasons})"])
-    return SearchSpace(free, {group.name: _bounds(rules, group) for group in free}, pinned, rules.source)
+    bounds = {group.name: _bounds(rules, group) for group in free}
+    return SearchSpace(free, bounds, pinned, rules.source, dict(rules.settings))
+
+
+def matching(pattern: str, groups: Sequence[Group]) -> list[str]:
+    """The names of the groups that a shell pattern matches, by their own name or a producer's."""
+    return [group.name for group in groups if _matches(pattern, group)]
 
 
 def _names(group: Group) -> tuple[str, ...]:
@@ -201,6 +215,7 @@ def _patterns_without_match(rules: SpaceRules, groups: Sequence[Group]) -> list[
     names = sorted({name for group in groups for name in _names(group)})
     patterns = [("include", p) for p in rules.include] + [("exclude", p) for p in rules.exclude]
     patterns += [("groups", p) for p in rules.groups]
+    patterns += [("settings", p) for name in rules.settings if (p := criterion_pattern(name))]
     return [
         f"{place}: {pattern!r} matches no group{did_you_mean(pattern, names)}; `autoprune inspect` lists them"
         for place, pattern in patterns

@@ -11,6 +11,7 @@ from torch import nn
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.recipe import Recipe
+from autoprune.core.settings import resolved
 from autoprune.core.trial import Candidate, Failure, Outcome, Score, Stopped, Trial
 from autoprune.core.work import macs_of, recipe_work
 from autoprune.errors import AutopruneError, CheckpointError, TaskError, UserError
@@ -22,6 +23,7 @@ from autoprune.evaluation.outcomes import finite, outcome_of
 from autoprune.evaluation.parents import Parents, descend
 from autoprune.evaluation.pausing import Pauses, training_key
 from autoprune.evaluation.racing import race
+from autoprune.evaluation.scorings import Scorings
 from autoprune.evaluation.subject import Subject
 from autoprune.graph.layers import Layer
 from autoprune.pruning.reconstruction import refitted_layers
@@ -50,6 +52,7 @@ class Evaluator:
         self.images = Images(task, judging, subject.inputs.device)
         self._builder = Builder(subject.network, task, self.images, judging.seed)
         self._parents = Parents(subject, judging.weights)
+        self._scorings = self._of_parent = Scorings(subject)
 
     def evaluate(self, candidate: Candidate, keep: bool = True) -> Trial:
         """The candidate's trial. What goes wrong with it is its outcome, a failure; only a disk's trouble is raised.
@@ -93,11 +96,16 @@ class Evaluator:
 
     def _recipe(self, candidate: Candidate) -> Recipe:
         """What is done to it besides pruning."""
-        return candidate.recipe
+        return resolved(candidate.recipe, candidate.settings)
 
     def _subject(self, candidate: Candidate) -> Subject:
         """The network that it starts from, with the scores by which it is pruned."""
-        return self._parents.subject_of(candidate)
+        start = self._parents.subject_of(candidate)
+        if start is self.subject:
+            return self._scorings.subject(candidate.settings)
+        if start is not self._of_parent.base:
+            self._of_parent = Scorings(start)
+        return self._of_parent.subject(candidate.settings)
 
     def _judge(self, network: nn.Module, candidate: Candidate) -> Score | Stopped:
         """A finalist on all images, any other on those that judge candidates, rung by rung if there are any."""
@@ -114,9 +122,8 @@ class Evaluator:
         """What an evaluation cost, in multiply-adds; see `autoprune.core.work`."""
         judged = outcome.score if isinstance(outcome, Stopped) else outcome
         images = 0 if isinstance(judged, Failure) else judged.images
-        return self.recipe_work(candidate.allocation, self._recipe(candidate)) + images * self.macs(
-            candidate.allocation
-        )
+        work = self.recipe_work(candidate.allocation, self._recipe(candidate))
+        return work + images * self.macs(candidate.allocation)
 
     def recipe_work(self, allocation: Mapping[str, int], recipe: Recipe) -> int:
         """What the recipe of an allocation costs, in multiply-adds."""

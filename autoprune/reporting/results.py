@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.table import Table
 
 from autoprune.core.kinds import EFFECTIVE_KINDS
 from autoprune.core.ledger import History
-from autoprune.core.trial import Score
+from autoprune.core.settings import text_of
+from autoprune.core.trial import Score, Setting
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Result:
         test: on the test images, which chose nothing; None if the task has none.
         latency_ms: median time of one sample's forward pass.
         effective: whether weights were set to zero and the costs leave out what is zero.
+        settings: those that were searched along, as they were for it.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Result:
     costs: Mapping[str, int]
     latency_ms: float
     effective: bool = False
+    settings: Mapping[str, Setting] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         scores = {"validation": self.validation.to_json(), "test": self.test.to_json() if self.test else None}
@@ -62,12 +65,16 @@ def results_csv(results: Sequence[Result]) -> str:
     costs = list(results[0].costs)
     effective = any(result.effective for result in results)
     headings = [f"effective_{kind}" if effective and kind in EFFECTIVE_KINDS else kind for kind in costs]
-    writer.writerow(["network", "trial", "accuracy", "loss", "test_accuracy", *headings, "latency_ms"])
+    searched = list(results[-1].settings)
+    headings += ["latency_ms", *(f"settings.{name}" for name in searched)]
+    writer.writerow(["network", "trial", "accuracy", "loss", "test_accuracy", *headings])
     for result in results:
         test = result.test.accuracy if result.test else ""
         number = "" if result.number is None else result.number
         scores = [result.validation.accuracy, result.validation.loss, test]
-        writer.writerow([result.name, number, *scores, *(result.costs[kind] for kind in costs), result.latency_ms])
+        settings = [text_of(result.settings.get(name, "")) for name in searched]
+        values = [*scores, *(result.costs[kind] for kind in costs), result.latency_ms, *settings]
+        writer.writerow([result.name, number, *values])
     return text.getvalue()
 
 
@@ -76,7 +83,7 @@ def results_table(results: Sequence[Result]) -> Table:
     headings, rows = results_cells(results)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in headings:
-        table.add_column(heading, justify="left" if heading == "network" else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if heading in ("network", "settings") else "right", no_wrap=True)
     for result, cells in zip(results, rows, strict=True):
         table.add_row(*cells, style="bold" if result.name == "best" else None)
     return table
@@ -88,7 +95,12 @@ def results_cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]
     flops, params = (cost_name(kind, any(result.effective for result in results)) for kind in EFFECTIVE_KINDS)
     headings = ["network", "accuracy", "loss", flops, "of dense", params, "of dense", "latency"]
     headings += ["test accuracy"] if any(result.test for result in results) else []
-    return headings, [_cells(result, dense) for result in results]
+    rows = [_cells(result, dense) for result in results]
+    if any(result.settings for result in results):
+        headings.append("settings")
+        for result, cells in zip(results, rows, strict=True):
+            cells.append("\n".join(f"{name}={text_of(value)}" for name, value in result.settings.items()))
+    return headings, rows
 
 
 def _cells(result: Result, dense: Result) -> list[str]:

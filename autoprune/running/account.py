@@ -6,12 +6,14 @@ uniform allocation where no trial was it, the test images) is not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoprune import registry
 from autoprune.core.budget import Limits
 from autoprune.core.recipe import Recipe
 from autoprune.core.sensitivity import sweep_grid
+from autoprune.core.settings import extreme_recipes
 from autoprune.core.work import greatest_macs, recipe_work
 from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator
@@ -59,8 +61,9 @@ class Account:
         searcher = registry.resolve("searcher", experiment.search.searcher)
         if issubclass(searcher, InRounds):
             limits = {}  # the first rounds' candidates are little smaller than the dense network
-            trained = _most_work(setup, evaluator, limits, experiment.round_recipe(searcher.admm), images)
-        candidate = _most_work(setup, evaluator, limits, experiment.recipe(), images)
+            trained = _most_work(setup, evaluator, limits, [experiment.round_recipe(searcher.admm)], images)
+        recipes = extreme_recipes(experiment.recipe(), setup.space.settings)
+        candidate = _most_work(setup, evaluator, limits, recipes, images)
         account = cls(unit, evaluations * unit, finals, candidate, trained)
         account.check()
         return account
@@ -97,12 +100,16 @@ class Account:
         return affordable(evaluator, grids, sweep_settings(setup.experiment), most)
 
 
-def _most_work(setup: Setup, evaluator: Evaluator, limits: Limits, recipe: Recipe, images: int) -> int:
-    """What an allocation within the limits costs at most, about: where layers are refitted at half of the network."""
+def _most_work(setup: Setup, evaluator: Evaluator, limits: Limits, recipes: Sequence[Recipe], images: int) -> int:
+    """What an allocation within the limits costs at most, about: where layers are refitted at half of the network.
+
+    Args:
+        recipes: of which the dearest counts; several where settings of the recipe are searched.
+    """
     macs = greatest_macs(setup.subject.costs, limits)
     dense, count = evaluator.macs({}), evaluator.count_refitted(setup.space.narrowest())
     refit = dense + (count * macs + 1) // 2
-    return recipe_work(evaluator.images.used(recipe), macs, dense, refit) + images * macs
+    return max(recipe_work(evaluator.images.used(each), macs, dense, refit) for each in recipes) + images * macs
 
 
 def _finals(setup: Setup, evaluator: Evaluator, limits: Limits) -> int:
@@ -110,5 +117,6 @@ def _finals(setup: Setup, evaluator: Evaluator, limits: Limits) -> int:
     experiment, images = setup.experiment, evaluator.images
     recipe, count = experiment.final_recipe(), experiment.finalists.count
     if recipe != experiment.recipe():
-        return count * _most_work(setup, evaluator, limits, recipe, images.available())
-    return 0 if images.judges_all() else count * _most_work(setup, evaluator, limits, Recipe(0), images.available())
+        recipes = extreme_recipes(recipe, experiment.final_settings(setup.space.settings))
+        return count * _most_work(setup, evaluator, limits, recipes, images.available())
+    return 0 if images.judges_all() else count * _most_work(setup, evaluator, limits, [Recipe(0)], images.available())

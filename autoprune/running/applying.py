@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from autoprune.config import Experiment, load_experiment
 from autoprune.core.allocation import Allocation
 from autoprune.core.ledger import History, read_history
 from autoprune.core.recipe import Recipe
-from autoprune.core.trial import Candidate, Trial, winners
+from autoprune.core.trial import Candidate, Setting, Trial, winners
 from autoprune.errors import UserError
 from autoprune.evaluation.building import Built
 from autoprune.evaluation.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild, write_checkpoint
@@ -109,8 +110,17 @@ def _remade(candidate: Candidate, experiment: Experiment, folder: RunFolder, sam
     return _finished(setup, evaluator, evaluator.make(candidate), plan, origin)
 
 
-def anew(widths: Mapping[str, int], experiment: Experiment, recipe: Recipe, plan: Plan | None) -> Applied:
+def anew(
+    widths: Mapping[str, int],
+    experiment: Experiment,
+    recipe: Recipe,
+    plan: Plan | None,
+    settings: Mapping[str, Setting] = MappingProxyType({}),
+) -> Applied:
     """The network of an allocation, pruned from the experiment's checkpoint, after a recipe.
+
+    Args:
+        settings: what a search chose otherwise of scoring and recipe.
 
     Raises:
         UserError: the network or data are at fault, or the widths do not fit the network.
@@ -123,7 +133,8 @@ def anew(widths: Mapping[str, int], experiment: Experiment, recipe: Recipe, plan
         if not groups[name].least <= width <= groups[name].width:
             raise UserError(f"group {name!r} has {groups[name].width} structures, not {width}")
     evaluator = _evaluator(setup)
-    return _finished(setup, evaluator, evaluator.make(Candidate(-1, allocation, recipe)), plan, "pruned anew")
+    built = evaluator.make(Candidate(-1, allocation, recipe, dict(settings)))
+    return _finished(setup, evaluator, built, plan, "pruned anew")
 
 
 def _finished(setup: Setup, evaluator: Evaluator, built: Built, plan: Plan | None, origin: str) -> Applied:

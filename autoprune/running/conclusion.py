@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from autoprune.core.frontier import frontier
-from autoprune.core.trial import Candidate, Score, Trial
+from autoprune.core.settings import criterion_pattern, of_scoring, resolved
+from autoprune.core.trial import Score, Trial
 from autoprune.errors import TaskError
 from autoprune.files import write_whole
 from autoprune.graph.latency import measure_latency
@@ -85,13 +86,14 @@ def _measure(
         number = trial.number if trial.number >= 0 else None
         widths = trial.candidate.allocation.to_json()
         test = _test(run, name, network)
-        rows.append(Result(name, number, widths, validation, test, trial.costs, latency, effective))
+        settings = dict(trial.candidate.settings)
+        rows.append(Result(name, number, widths, validation, test, trial.costs, latency, effective, settings))
     return rows
 
 
 def _uniform(run: RunContext, problem: SearchProblem, trials: list[Trial]) -> Trial:
-    """The uniform allocation's trial; number -1 if the search did not try it."""
-    candidate = Candidate(-1, uniform_allocation(problem), problem.recipe, limits=dict(problem.limits))
+    """The uniform allocation's trial, with default settings; number -1 if the search did not try it."""
+    candidate = problem.candidate(-1, uniform_allocation(problem))
     for trial in trials:
         if trial.candidate.key == candidate.key:
             return trial
@@ -106,8 +108,12 @@ def _test(run: RunContext, name: str, network: nn.Module) -> Score | None:
 
 
 def _best(run: RunContext, best: Trial, result: Result) -> dict[str, Any]:
-    """What `best.yaml` says: enough to prune anew from the dense checkpoint, unless it started from other weights."""
-    experiment = run.setup.experiment
+    """What `best.yaml` says: enough to prune anew from the dense checkpoint, unless it started from other weights.
+
+    Scoring and recipe are those of the trial, its settings put in; criteria of single groups stand in `settings` alone.
+    """
+    experiment, settings = run.setup.experiment, best.candidate.settings
+    scoring = {name: value for name, value in of_scoring(settings).items() if criterion_pattern(name) is None}
     return {
         "trial": best.number,
         "widths": best.candidate.allocation.to_json(),
@@ -121,7 +127,8 @@ def _best(run: RunContext, best: Trial, result: Result) -> dict[str, Any]:
         "model": run.setup.identity["model"],
         "checkpoint_sha256": run.setup.identity["checkpoint"],
         "pruner": experiment.pruner,
-        "scoring": {**experiment.scoring.model_dump(), "seed": experiment.search.seed},
-        "recipe": best.candidate.recipe.to_json(),
+        "scoring": {**experiment.scoring.model_dump(), **scoring, "seed": experiment.search.seed},
+        "recipe": resolved(best.candidate.recipe, settings).to_json(),
+        **({"settings": dict(settings)} if settings else {}),
         **({} if best.candidate.parent is None else {"parent": best.candidate.parent}),
     }

@@ -48,6 +48,7 @@ def parameters(setup: Setup) -> dict[str, Any]:
         "task": identity["task"],
         "model": identity["model"],
         "space": setup.space.source,
+        **({"searched": " ".join(setup.space.settings)} if setup.space.settings else {}),
     }
 
 

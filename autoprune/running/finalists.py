@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from autoprune.core.recipe import Recipe
-from autoprune.core.trial import Candidate, Score, Trial, ranked, winners
+from autoprune.core.settings import resolved
+from autoprune.core.trial import Candidate, Score, Setting, Trial, ranked, winners
 from autoprune.core.trial import value as value_of
 from autoprune.running.context import RunContext
 from autoprune.searchers.base import SearchProblem
@@ -37,28 +39,31 @@ def _trials(run: RunContext, chosen: list[Trial], recipe: Recipe, trials: list[T
     found: list[Trial] = []
     with run.display.stage("finalists", len(chosen)) as advance:
         for trial in chosen:
-            wanted = _finalist(number, trial, recipe)
+            settings = run.setup.experiment.final_settings(trial.candidate.settings)
+            wanted = _finalist(number, trial, recipe, settings)
             candidate = next((known for known in asked if _is_same(known, wanted)), None)
             if candidate is None:
                 candidate = wanted
+                asked.append(wanted)
                 number += 1
                 run.ledger.asked(candidate)
             if candidate.number not in told:
                 found.append(run.evaluator.evaluate(candidate))
                 run.ledger.told(found[-1])
                 run.tracker.told(found[-1])
+                told.add(candidate.number)  # two that differed in what the last recipe says are one now
             advance("")
     return found
 
 
-def _finalist(number: int, trial: Trial, recipe: Recipe) -> Candidate:
+def _finalist(number: int, trial: Trial, recipe: Recipe, settings: Mapping[str, Setting]) -> Candidate:
     """The trial's allocation under another recipe; from its weights if those were trained, else from the dense ones."""
     before = trial.candidate
-    trained = before.parent is not None or before.recipe.trains
+    trained = before.parent is not None or resolved(before.recipe, before.settings).trains
     # ADMM was done before the trial was pruned, and its weights are what the finalist starts from.
     recipe = replace(recipe, admm=None) if trained else recipe
     parent = trial.number if trained else None
-    settings, limits = dict(before.settings), dict(before.limits)
+    limits = dict(before.limits)
     return Candidate(number, before.allocation, recipe, settings, parent, "finalist", limits)
 
 

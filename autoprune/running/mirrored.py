@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from autoprune.core.settings import text_of, written
 from autoprune.core.trial import Score, Stopped, Trial
+
+_NOT_IN_NAMES = re.compile(r"[^\w\-./: ]")
 
 
 def trial_metrics(trial: Trial, dense: Mapping[str, int]) -> dict[str, float]:
@@ -28,12 +32,13 @@ def _score_metrics(score: Score) -> dict[str, float]:
 
 def trial_params(trial: Trial, params: Mapping[str, Any]) -> dict[str, Any]:
     """What a child run shows of a candidate, by name."""
-    recipe = trial.candidate.recipe
+    recipe, settings = trial.candidate.recipe, trial.candidate.settings
     return {
         "searcher": params["searcher"],
         "pruner": params["pruner"],
         "costs": params["costs"],
         "recipe": " ".join(f"{name}={setting}" for name, setting in recipe.to_json().items()),
-        "settings": " ".join(f"{name}={value}" for name, value in sorted(trial.candidate.settings.items())) or "none",
+        "settings": written(dict(sorted(settings.items()))) or "none",
+        **{f"settings.{_NOT_IN_NAMES.sub('_', name)}": text_of(value) for name, value in settings.items()},
         **{f"keep.{group}": width for group, width in trial.candidate.allocation.items()},
     }

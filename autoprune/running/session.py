@@ -11,7 +11,9 @@ from autoprune import registry
 from autoprune.config import Experiment, dump_experiment
 from autoprune.core.budget import Limits
 from autoprune.core.ledger import VERSION, History, Ledger, read_history
+from autoprune.core.recipe import Recipe
 from autoprune.core.sensitivity import SensitivityCurves
+from autoprune.core.settings import extreme_recipes
 from autoprune.core.trial import Score
 from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator, judge_dense
@@ -22,6 +24,7 @@ from autoprune.running.conclusion import Conclusion, conclude
 from autoprune.running.context import RunContext
 from autoprune.running.curves import levels_in, measure_curves, read_curves, write_curves, write_level
 from autoprune.running.description import recorded
+from autoprune.running.dimensions import kept_line
 from autoprune.running.folder import RunFolder
 from autoprune.running.progress import Display
 from autoprune.running.search import search
@@ -75,11 +78,18 @@ def _ready(setup: Setup, folder: RunFolder) -> tuple[Limits, Evaluator, Account]
     """The limits, checked, an evaluator whose data are read, and what the run may cost; a given file of curves fits."""
     limits = setup.limits()
     evaluator = setup.evaluator(replace(setup.judging(), weights=folder.weights))
-    evaluator.warm_up(setup.experiment.recipe())
-    evaluator.warm_up(setup.experiment.final_recipe())
+    for recipe in _recipes(setup):
+        evaluator.warm_up(recipe)
     if setup.experiment.sensitivity.file is not None:
         read_curves(setup, evaluator, setup.experiment.sensitivity.file)
     return limits, evaluator, Account.open(setup, evaluator, limits)
+
+
+def _recipes(setup: Setup) -> list[Recipe]:
+    """Those of candidates and finalists, at the ends of what is searched of them."""
+    experiment, settings = setup.experiment, setup.space.settings
+    finals = extreme_recipes(experiment.final_recipe(), experiment.final_settings(settings))
+    return list(dict.fromkeys([*extreme_recipes(experiment.recipe(), settings), *finals]))
 
 
 def _check_identity(history: History, setup: Setup, folder: RunFolder) -> None:
@@ -104,6 +114,8 @@ def _run(run: RunContext, command: Sequence[str]) -> Conclusion:
         limits=dict(**run.limits),
         **recorded(run.setup, command),
     )
+    if line := kept_line(run.setup.space, run.setup.experiment.search.searcher):
+        run.display.say(line)
     dense = _dense(run)
     run.tracker.start(describe(read_record(run.folder.path)))
     try:

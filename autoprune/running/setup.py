@@ -22,6 +22,7 @@ from autoprune.evaluation.scoring import ScoringImages
 from autoprune.evaluation.subject import Subject, example_inputs, study
 from autoprune.pruning.patterns import parse_pattern
 from autoprune.pruning.pruner import Pruner
+from autoprune.running.dimensions import settle
 from autoprune.running.progress import Display
 from autoprune.running.threads import settle_threads
 from autoprune.tasks.base import Hook, Task
@@ -124,17 +125,24 @@ def assemble(experiment: Experiment, task: Task, network: nn.Module, display: Di
         "checkpoint": digest(network.state_dict()),
         "data": digest({"inputs": inputs}),
     }
-    return Setup(experiment, task, subject, subject.space(experiment.space_rules()), identity)
+    space = settle(subject.space(experiment.space_rules()), subject.pruner)
+    return Setup(experiment, task, subject, space, identity)
 
 
 def _study(experiment: Experiment, task: Task, network: nn.Module, inputs: Tensor, display: Display | None) -> Subject:
-    pruner, settings, seed = chosen_pruner(experiment), experiment.scoring, experiment.search.seed
-    images = ScoringImages(task, inputs.device, settings.images, settings.batch, seed)
+    pruner, seed = chosen_pruner(experiment), experiment.search.seed
+    images = scoring_images(experiment, task, inputs)
     if display is None or not pruner.criterion.reads_data:
         return study(network, inputs, pruner, images, seed)
     with display.stage(f"scoring by {pruner.criterion.name}", math.ceil(images.images / images.batch)) as advance:
         subject = study(network, inputs, pruner, replace(images, seen=lambda: advance("")), seed)
     return replace(subject, images=images)  # scores of another network later are not shown there
+
+
+def scoring_images(experiment: Experiment, task: Task, inputs: Tensor) -> ScoringImages:
+    """The training images that score structures, on the device of the inputs."""
+    settings = experiment.scoring
+    return ScoringImages(task, inputs.device, settings.images, settings.batch, experiment.search.seed)
 
 
 def chosen_pruner(experiment: Experiment) -> Pruner:

@@ -22,7 +22,7 @@ from autoprune.graph.groups import find_groups
 from autoprune.pruning.copying import copy_network
 from autoprune.pruning.masks import Importance
 from autoprune.pruning.pruner import Pruner
-from autoprune.running.setup import FROM_PYTHON, Setup, task_of
+from autoprune.running.setup import FROM_PYTHON, Setup, scoring_images, task_of
 from autoprune.tasks.base import Task
 
 
@@ -68,8 +68,20 @@ class Parcel:
         network, inputs = copy_network(self.network).to(device).eval(), self.inputs.to(device)
         graph = find_groups(network, inputs)
         structures = self.pruner.structures(network, graph)
-        subject = Subject(network, inputs, graph, structures, self.costs, self.pruner, self.importance, self.scoring)
-        return Evaluator(subject, self.task or task_of(self.experiment), self.judging)
+        task = self.task or task_of(self.experiment)
+        subject = Subject(
+            network,
+            inputs,
+            graph,
+            structures,
+            self.costs,
+            self.pruner,
+            self.importance,
+            self.scoring,
+            images=scoring_images(self.experiment, task, inputs),
+            seed=self.judging.seed,
+        )
+        return Evaluator(subject, task, self.judging)
 
 
 def settle(threads: int, gpus: float) -> torch.device:

@@ -16,8 +16,9 @@ from autoprune.core.projection import repair
 from autoprune.core.recipe import Recipe
 from autoprune.core.rounds import Rounds
 from autoprune.core.sensitivity import SensitivityCurves
+from autoprune.core.settings import defaults
 from autoprune.core.space import SearchSpace
-from autoprune.core.trial import Candidate, Objective, Trial
+from autoprune.core.trial import Candidate, Objective, Setting, Trial
 from autoprune.errors import UserError
 
 
@@ -65,10 +66,23 @@ class SearchProblem:
         """The allocation moved inside the space and under every limit; what they leave is not filled."""
         return repair(widths, self.space, self.costs, self.limits)
 
-    def candidate(self, number: int, allocation: Allocation, bars: tuple[float | None, ...] = ()) -> Candidate:
-        """A final candidate under this problem's recipe and limits."""
+    def candidate(
+        self,
+        number: int,
+        allocation: Allocation,
+        bars: tuple[float | None, ...] = (),
+        settings: Mapping[str, Setting] | None = None,
+    ) -> Candidate:
+        """A final candidate under this problem's recipe and limits; its settings are the defaults where None."""
         limits = {str(kind): limit for kind, limit in self.limits.items()}
-        return Candidate(number, allocation, self.recipe, limits=limits, bars=bars)
+        values = self.default_settings if settings is None else settings
+        chosen = {name: values[name] for name in self.space.settings}
+        return Candidate(number, allocation, self.recipe, chosen, limits=limits, bars=bars)
+
+    @property
+    def default_settings(self) -> Mapping[str, Setting]:
+        """The values of the space's settings where they are not searched."""
+        return defaults(self.space.settings)
 
     def generator(self, number: int) -> np.random.Generator:
         """The random draws of one candidate: a function of the seed and its number alone."""
@@ -86,9 +100,11 @@ class Searcher(Protocol):
         uses_curves: whether sensitivity curves are of use to it, so that a sweep is worth its cost.
         parents: numbers of the trials whose weights a later candidate may start from.
         remarks: what the user should know, in the order in which it was found.
+        handles_settings: whether it searches the settings of the space; else they keep their defaults.
     """
 
     uses_curves: ClassVar[bool]
+    handles_settings: ClassVar[bool]
 
     @property
     def parents(self) -> frozenset[int]: ...

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Score, Stopped, Trial, value
 from autoprune.searchers.base import SearchProblem, Unparented
+from autoprune.searchers.points import Point, Proposal, Settings
 
 DOUBT = 1.0
 """By how many standard deviations a candidate must be behind at a rung to be dropped there."""
@@ -17,11 +19,12 @@ _LEAST = 4
 _NORMAL = 1.4826  # the median of absolute values times this is the standard deviation of a normal distribution
 
 Bars = tuple[float | None, ...]
+Found = TypeVar("Found", bound=Proposal)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a trial says of the value of its allocation.
+    """What a trial says of the value of its allocation under its settings.
 
     Attributes:
         deviation: standard deviation of the value from that on all images.
@@ -30,6 +33,7 @@ class Estimate:
     allocation: Allocation
     value: float
     deviation: float = 0.0
+    settings: Settings = field(default_factory=dict)
 
 
 class History:
@@ -46,16 +50,20 @@ class History:
         self.asked: list[Candidate] = []
         self.told: dict[int, Trial] = {}
         self.progress: list[float] = []
-        self._proposed: set[Allocation] = set()
+        self._proposed: set[Point] = set()
+        self._defaults = problem.default_settings
         self._spent = 0
 
-    def __contains__(self, allocation: Allocation) -> bool:
-        """Whether it was proposed before."""
-        return allocation in self._proposed
+    def __contains__(self, proposal: Proposal) -> bool:
+        """Whether it was proposed before, under the same settings."""
+        return self._point(proposal) in self._proposed
 
-    def first_new(self, allocations: Iterable[Allocation]) -> Allocation | None:
-        """The first of some allocations that was not proposed before, or None."""
-        return next((each for each in allocations if each not in self), None)
+    def first_new(self, proposals: Iterable[Found]) -> Found | None:
+        """The first of some that was not proposed before, or None."""
+        return next((each for each in proposals if each not in self), None)
+
+    def _point(self, proposal: Proposal) -> Point:
+        return proposal if isinstance(proposal, Point) else Point(proposal, self._defaults)
 
     @property
     def number(self) -> int:
@@ -83,13 +91,14 @@ class History:
         parts += [self._committed / work] if work else []
         return min(1.0, max(parts, default=1.0))
 
-    def propose(self, allocation: Allocation, bars: Bars = ()) -> Candidate:
-        """The next candidate, recorded. `allocation` must be new."""
-        assert allocation not in self._proposed, f"{allocation!r} was proposed before"
-        candidate = self.problem.candidate(self.number, allocation, bars)
+    def propose(self, proposal: Proposal, bars: Bars = ()) -> Candidate:
+        """The next candidate, recorded. `proposal` must be new."""
+        point = self._point(proposal)
+        assert point not in self._proposed, f"{point!r} was proposed before"
+        candidate = self.problem.candidate(self.number, point.allocation, bars, point.settings)
         self.progress.append(self.elapsed)
         self.asked.append(candidate)
-        self._proposed.add(allocation)
+        self._proposed.add(point)
         return candidate
 
     def tell(self, trial: Trial) -> None:
@@ -117,18 +126,19 @@ class History:
     def estimates(self) -> list[Estimate]:
         """What each trial says of the value of its allocation, in the order told; failures say nothing.
 
+        Those under different settings do not compare as they are.
         Of one that was dropped at a rung it is the value there, plus what the best trial's rose from there to the end.
         """
         best, found = self.best(), []
         misses = self._misses(best) if best else []
         for trial in self.told.values():
-            allocation = trial.candidate.allocation
+            allocation, settings = trial.candidate.allocation, trial.candidate.settings
             if trial.score is not None:
-                found.append(Estimate(allocation, self.value(trial.score)))
+                found.append(Estimate(allocation, self.value(trial.score), settings=settings))
             elif isinstance(trial.outcome, Stopped) and best is not None:
                 rung = len(trial.outcome.score.rungs)
                 value = self.value(trial.outcome.score) + self._rise(best, rung)
-                found.append(Estimate(allocation, value, misses[rung] if rung < len(misses) else 0.0))
+                found.append(Estimate(allocation, value, misses[rung] if rung < len(misses) else 0.0, settings))
         return found
 
     def bars(self, reference: Trial | None, above: float = 0.0) -> Bars:
@@ -163,17 +173,17 @@ class History:
 
 
 def ask_repeatedly(
-    history: History, limit: int, find: Callable[[], Allocation | None], bars: Callable[[], Bars] = tuple
+    history: History, limit: int, find: Callable[[], Proposal | None], bars: Callable[[], Bars] = tuple
 ) -> list[Candidate]:
     """At most `limit` candidates, one by one, so that `ask(n)` is n times `ask(1)`.
 
     Args:
-        find: a new allocation, or None if there is none now.
+        find: something new, or None if there is nothing now.
         bars: those of the candidate that `find` has just found.
     """
     asked: list[Candidate] = []
-    while len(asked) < limit and not history.full and (allocation := find()) is not None:
-        asked.append(history.propose(allocation, bars()))
+    while len(asked) < limit and not history.full and (found := find()) is not None:
+        asked.append(history.propose(found, bars()))
     return asked
 
 

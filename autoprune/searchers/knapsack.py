@@ -210,6 +210,7 @@ class Knapsack(Given):
     """Proposes the knapsack of each criterion's curves under each exponent, those that differ."""
 
     uses_curves = True
+    handles_settings = False
 
     def __init__(self, problem: SearchProblem) -> None:
         curves = measured_curves(problem, "knapsack")

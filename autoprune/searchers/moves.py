@@ -10,6 +10,7 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Limits, within
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.history import History
+from autoprune.searchers.points import Point, Proposal
 
 _REACH = 0.25
 """The furthest a single move goes, as a share of a group's levels."""
@@ -30,10 +31,13 @@ def neighbour(problem: SearchProblem, allocation: Allocation, rng: np.random.Gen
     return problem.project(widths)
 
 
-def new_neighbour(history: History, allocation: Allocation, rng: np.random.Generator, draws: int) -> Allocation | None:
-    """A neighbour that was not proposed before, or None if `draws` in a row were."""
-    found = (neighbour(history.problem, allocation, rng) for _ in range(draws))
-    return history.first_new(found)
+def new_neighbour(history: History, at: Proposal, rng: np.random.Generator, draws: int) -> Proposal | None:
+    """A neighbour, under the same settings, that was not proposed before, or None if `draws` in a row were."""
+    if isinstance(at, Point):
+        return history.first_new(
+            Point(neighbour(history.problem, at.allocation, rng), at.settings) for _ in range(draws)
+        )
+    return history.first_new(neighbour(history.problem, at, rng) for _ in range(draws))
 
 
 def trade(

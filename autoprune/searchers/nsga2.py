@@ -81,6 +81,7 @@ class Nsga2(Unparented):
     """
 
     uses_curves = True
+    handles_settings = False
 
     def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
         self._history = History(problem)

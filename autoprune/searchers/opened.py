@@ -12,6 +12,7 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Trial
 from autoprune.searchers.base import SearchProblem, Unparented
 from autoprune.searchers.history import Bars, History, ask_repeatedly
+from autoprune.searchers.points import Proposal
 from autoprune.searchers.random import draw_new
 from autoprune.searchers.starts import opening
 
@@ -23,7 +24,8 @@ class Opened(Unparented, ABC):
     """Proposes its starts, then what `_go_on` finds, or a draw where that finds nothing; never the same twice.
 
     Args:
-        starts: allocations to begin with; None takes the standard ones (uniform, threshold, knapsacks).
+        starts: allocations to begin with, under the default settings; None takes the standard ones (uniform, threshold,
+            knapsacks).
 
     Attributes:
         races: whether a candidate is dropped where it is clearly worse than the best after some of the images; the
@@ -31,6 +33,7 @@ class Opened(Unparented, ABC):
     """
 
     uses_curves: ClassVar[bool] = True
+    handles_settings: ClassVar[bool] = False
     races: ClassVar[bool] = False
 
     def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
@@ -54,7 +57,7 @@ class Opened(Unparented, ABC):
             return ()
         return self._history.bars(self._history.best())
 
-    def _next(self) -> Allocation | None:
+    def _next(self) -> Proposal | None:
         history = self._history
         start = history.first_new(self._starts)
         if start is not None:
@@ -64,11 +67,11 @@ class Opened(Unparented, ABC):
             found = self._go_on(best, rng)
             if found is not None:
                 return found
-        return draw_new(history, rng)
+        return draw_new(history, rng, self.handles_settings)
 
     @abstractmethod
-    def _go_on(self, best: Trial, rng: np.random.Generator) -> Allocation | None:
-        """A new allocation, or None if none was found.
+    def _go_on(self, best: Trial, rng: np.random.Generator) -> Proposal | None:
+        """Something new, or None if nothing was found.
 
         Args:
             best: the best trial so far.

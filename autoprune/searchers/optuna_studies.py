@@ -1,21 +1,25 @@
 """Optuna's samplers as plain functions of points and values; the only file that imports optuna.
 
-Points are numbers in [0, 1], one a coordinate. What a searcher realised is told, not what the sampler proposed, except
-by CMA-ES. A sampler is seeded anew for every proposal, because a resumed sampler would not go on as an unbroken one.
+Points are numbers in [0, 1], one a coordinate; of a coordinate that is a choice, the index. What a searcher realised is
+told, not what the sampler proposed, except by CMA-ES. A sampler is seeded anew for every proposal, because a resumed
+sampler would not go on as an unbroken one.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+_LEAST = 1e-6
 
 
 @cache
@@ -27,27 +31,43 @@ def _optuna() -> ModuleType:
     return optuna
 
 
-def _distributions(names: Sequence[str]) -> dict[str, Any]:
-    return {name: _optuna().distributions.FloatDistribution(0.0, 1.0) for name in names}
+def _distributions(names: Sequence[str], choices: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """By name; of those in `choices` a category for each of so many values."""
+    known, counts = _optuna().distributions, choices or {}
+    return {
+        name: known.CategoricalDistribution(range(counts[name])) if name in counts else known.FloatDistribution(0, 1)
+        for name in names
+    }
 
 
 def _seed(rng: np.random.Generator) -> int:
     return int(rng.integers(2**31))
 
 
-class ParzenStudy:
-    """A study told of realised points, and proposals of TPE from it."""
+class _ToldStudy(ABC):
+    """A study told of realised points, and proposals of a sampler from it.
 
-    def __init__(self, names: Sequence[str]) -> None:
+    Attributes:
+        logarithmic: whether the sampler is told logarithms of the values.
+    """
+
+    logarithmic: ClassVar[bool] = False
+
+    def __init__(self, names: Sequence[str], choices: Mapping[str, int] | None = None) -> None:
         optuna = _optuna()
-        self._distributions = _distributions(names)
+        self._distributions, self._choices = _distributions(names, choices), choices or {}
         self._study = optuna.create_study(direction="minimize", sampler=optuna.samplers.RandomSampler(seed=0))
         self._trial: dict[int, int] = {}
+
+    @abstractmethod
+    def _sampler(self, seed: int) -> Any:
+        """The sampler of one proposal."""
 
     def add(self, number: int, point: Floats) -> None:
         """Candidate `number` runs, at `point`."""
         optuna = _optuna()
-        params = dict(zip(self._distributions, point.tolist(), strict=True))
+        values = zip(self._distributions, point.tolist(), strict=True)
+        params = {name: int(place) if name in self._choices else place for name, place in values}
         self._trial[number] = len(self._study.get_trials(deepcopy=False))
         self._study.add_trial(
             optuna.trial.create_trial(
@@ -58,16 +78,32 @@ class ParzenStudy:
     def finish(self, number: int, loss: float | None) -> None:
         """Candidate `number` has a value, or None if it failed."""
         state = _optuna().trial.TrialState
-        self._study.tell(self._trial[number], loss, state=state.FAIL if loss is None else state.COMPLETE)
+        told = math.log(max(loss, _LEAST)) if loss is not None and self.logarithmic else loss
+        self._study.tell(self._trial[number], told, state=state.FAIL if told is None else state.COMPLETE)
 
     def sample(self, rng: np.random.Generator) -> Floats:
-        """A proposal; the trial that asking leaves in the study is told as failed, which the estimator passes over."""
-        optuna = _optuna()
-        self._study.sampler = optuna.samplers.TPESampler(seed=_seed(rng), n_startup_trials=1)
+        """A proposal; the trial that asking leaves in the study is told as failed, which the samplers pass over."""
+        self._study.sampler = self._sampler(_seed(rng))
         trial = self._study.ask(self._distributions)
-        point = np.array([trial.params[name] for name in self._distributions])
-        self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        point = np.array([trial.params[name] for name in self._distributions], dtype=np.float64)
+        self._study.tell(trial, state=_optuna().trial.TrialState.FAIL)
         return point
+
+
+class ParzenStudy(_ToldStudy):
+    """A study told of realised points, and proposals of TPE from it."""
+
+    def _sampler(self, seed: int) -> Any:
+        return _optuna().samplers.TPESampler(seed=seed, n_startup_trials=1)
+
+
+class GaussianStudy(_ToldStudy):
+    """A study told of realised points, and proposals of a Gaussian process from it."""
+
+    logarithmic = True
+
+    def _sampler(self, seed: int) -> Any:
+        return _optuna().samplers.GPSampler(seed=seed, n_startup_trials=1)
 
 
 class CovarianceStudy:

@@ -1,7 +1,8 @@
 """Random search: every width drawn by itself, then projected onto the limits.
 
 Source: Bergstra and Bengio 2012, "Random Search for Hyper-Parameter Optimization", JMLR 13. Draws above the budget are
-projected, not rejected: at half of the FLOPs of a deep network nearly all of them would be.
+projected, not rejected: at half of the FLOPs of a deep network nearly all of them would be. Settings that are searched
+along are drawn by themselves, too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Trial
 from autoprune.searchers.base import SearchProblem, Unparented
 from autoprune.searchers.history import History, ask_repeatedly
+from autoprune.searchers.points import Point, Proposal, draw_settings
 
 DRAWS = 200
 """How many draws in a row must all have been proposed before until the space counts as exhausted."""
@@ -25,16 +27,25 @@ def draw(problem: SearchProblem, rng: np.random.Generator) -> Allocation:
     return problem.project(dict(zip(problem.space.names, (int(rng.choice(each)) for each in levels), strict=True)))
 
 
-def draw_new(history: History, rng: np.random.Generator) -> Allocation | None:
-    """A draw that was not proposed before, or None if `DRAWS` in a row were."""
-    draws = (draw(history.problem, rng) for _ in range(DRAWS))
-    return history.first_new(draws)
+def draw_new(history: History, rng: np.random.Generator, settings: bool = False) -> Proposal | None:
+    """A draw that was not proposed before, or None if `DRAWS` in a row were.
+
+    Args:
+        settings: whether the settings are drawn, too; else they keep their defaults.
+    """
+    problem = history.problem
+    if settings:
+        return history.first_new(
+            Point(draw(problem, rng), draw_settings(problem.space.settings, rng)) for _ in range(DRAWS)
+        )
+    return history.first_new(draw(problem, rng) for _ in range(DRAWS))
 
 
 class Random(Unparented):
     """Proposes independent draws, never the same twice; ends when it finds no new one."""
 
     uses_curves = False
+    handles_settings = True
 
     def __init__(self, problem: SearchProblem) -> None:
         self._history = History(problem)
@@ -45,5 +56,5 @@ class Random(Unparented):
     def tell(self, trial: Trial) -> None:
         self._history.tell(trial)
 
-    def _next(self) -> Allocation | None:
-        return draw_new(self._history, self._history.problem.generator(self._history.number))
+    def _next(self) -> Proposal | None:
+        return draw_new(self._history, self._history.problem.generator(self._history.number), settings=True)

@@ -69,6 +69,7 @@ class Ranked(Given):
     """Proposes the ranked allocation, once."""
 
     uses_curves = False
+    handles_settings = False
 
     def __init__(self, problem: SearchProblem) -> None:
         super().__init__(problem, [ranked_allocation(problem)])

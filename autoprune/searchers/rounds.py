@@ -49,6 +49,7 @@ class InRounds(ABC):
     """
 
     uses_curves: ClassVar[bool] = True
+    handles_settings: ClassVar[bool] = False
     admm: ClassVar[bool]
 
     def __init__(self, problem: SearchProblem, rounds: int) -> None:
@@ -128,7 +129,8 @@ class InRounds(ABC):
         limits = {str(kind): limit for kind, limit in self.limits.items()}
         parent = self.parent.number if self.parent else None
         role = role or ("final" if self.last else "intermediate")
-        return Candidate(len(self._asked), allocation, recipe, {}, parent, role, limits, bars)
+        settings = self.problem.default_settings
+        return Candidate(len(self._asked), allocation, recipe, settings, parent, role, limits, bars)
 
     @property
     def limits(self) -> Limits:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from autoprune.core.allocation import Allocation
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.history import Estimate, History
+from autoprune.searchers.points import Settings
 
 Floats = NDArray[np.float64]
 Features = Callable[[Mapping[str, int]], Floats]
@@ -191,11 +192,17 @@ class Surrogate:
     Args:
         history: what was told; as much as is told later is modelled by the next `fitted`.
         order: numbers of estimates, of which those with the least are modelled; None takes their values.
+        factor: by how much settings multiply all values, so that values under different ones compare.
     """
 
-    def __init__(self, history: History, order: Callable[[Sequence[Estimate]], Floats] | None = None) -> None:
+    def __init__(
+        self,
+        history: History,
+        order: Callable[[Sequence[Estimate]], Floats] | None = None,
+        factor: Callable[[Settings], float] = lambda _: 1.0,
+    ) -> None:
         problem = history.problem
-        self._history, self._order, self._curved = history, order, bool(problem.curves)
+        self._history, self._order, self._factor, self._curved = history, order, factor, bool(problem.curves)
         self._features = degradations(problem) if problem.curves else removed_over_kept(problem)
         self._names = problem.space.names
         self._dense = np.array([group.width for group in problem.space.groups], dtype=np.float64)
@@ -210,11 +217,13 @@ class Surrogate:
         if best is None or len(estimates) < 3:
             return None
         allocations = [each.allocation for each in estimates]
-        values = np.array([each.value for each in estimates])
-        reference = self._history.value(best.score) if best.score else values[0]
+        factors = np.array([self._factor(each.settings) for each in estimates])
+        values = np.array([each.value for each in estimates]) / factors
+        own = self._factor(best.candidate.settings)
+        reference = self._history.value(best.score) / own if best.score else values[0]
         logarithmic = min(float(values.min()), reference) > 0
         rises = np.log(values / reference) if logarithmic else values - reference
-        errors = np.array([each.deviation for each in estimates]) / (values if logarithmic else 1.0)
+        errors = np.array([each.deviation for each in estimates]) / factors / (values if logarithmic else 1.0)
         origin, measured = self._raw([best.candidate.allocation])[0], self._raw(allocations)[0]
         scale = np.maximum(np.abs(measured).mean(axis=0), 1e-9)
         # A curve already says how much worse a group makes it; of widths no group's share is known before.

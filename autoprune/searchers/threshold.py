@@ -59,6 +59,7 @@ class Threshold(Given):
     """Proposes the threshold allocation of each criterion's curves."""
 
     uses_curves = True
+    handles_settings = False
 
     def __init__(self, problem: SearchProblem) -> None:
         allocations = [threshold_allocation(problem, curves) for curves in measured_curves(problem, "threshold")]

@@ -55,6 +55,7 @@ class Uniform(Given):
     """Proposes the uniform allocation, once."""
 
     uses_curves = False
+    handles_settings = False
 
     def __init__(self, problem: SearchProblem) -> None:
         super().__init__(problem, [uniform_allocation(problem)])

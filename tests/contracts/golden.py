@@ -31,7 +31,7 @@ def trace(name: str) -> dict[str, Any]:
 
 
 def _shown(name: str, landscape: Landscape) -> int:
-    before = {"tpe": FIRST, "cmaes": len(starts(landscape.problem))}
+    before = {"tpe": FIRST, "gp": FIRST, "cmaes": len(starts(landscape.problem))}
     return before.get(name, 20)
 
 

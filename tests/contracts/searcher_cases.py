@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from autoprune.core.costs import CostKind, CostTable, CostTerm, Count
+from autoprune.core.settings import Choice, Range
 from autoprune.core.space import Bounds, Group, SearchSpace
 from autoprune.core.trial import Candidate, Failure, Score, Trial
 from autoprune.registry import SEARCHERS, resolve
@@ -61,6 +63,17 @@ def branches() -> SearchProblem:
     return with_curves(SearchProblem(space, costs, {"flops": 60}, 24, 0, importance=importance))
 
 
+def with_settings(problem: SearchProblem) -> SearchProblem:
+    """The same with four settings searched along: a choice, one of two, a range and steps."""
+    settings = {
+        "criterion": Choice(("l1", "l2", "fpgm"), own="l2"),
+        "normalise": Choice((True, False), own=True),
+        "finetune.rate": Range(0.003, 0.3, log=True, own=0.02),
+        "finetune.steps": Range(20, 200, step=20, integer=True, own=40),
+    }
+    return replace(problem, space=replace(problem.space, settings=settings))
+
+
 def three_limits(problem: SearchProblem) -> SearchProblem:
     """FLOPs, parameters and bytes (of layers in one or four a parameter) limited, so that any may be broken first."""
     weights = [term for term in problem.costs.terms if term.kind == "params"]
@@ -87,12 +100,13 @@ def case(name: str) -> SearchProblem:
         "may go whole": lambda: may_go_whole(problem),
         "narrowest of what may go whole": lambda: narrow(may_go_whole(problem)),
         "branches": branches,
+        "settings": lambda: with_settings(problem),
     }[name]()
 
 
 CASES = [
     "plain", "accuracy", "no curves", "two limits", "three limits", "just above the least", "steps of 8", "one group",
-    "tiny", "may go whole", "narrowest of what may go whole", "branches",
+    "tiny", "may go whole", "narrowest of what may go whole", "branches", "settings",
 ]  # fmt: skip
 
 
@@ -105,6 +119,7 @@ def outcome(candidate: Candidate, failing: bool = False) -> Trial:
     if failing:
         return Trial(candidate, Failure("nan", "the loss is not a number"))
     loss = sum(i % 3 / max(width, 0.5) for i, width in enumerate(candidate.allocation.values(), 1))
+    loss *= 1 + sum(zlib.crc32(f"{name} {value}".encode()) % 7 for name, value in candidate.settings.items()) / 10
     return Trial(candidate, Score(loss, 1 / (1 + loss), 10))
 
 

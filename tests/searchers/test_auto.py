@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 
-from autoprune.core.trial import Candidate, Failure, Score, Trial
+from autoprune.core.settings import Choice
+from autoprune.core.trial import Candidate, Failure, Score, Setting, Trial
 from autoprune.searchers.auto import Auto
 from autoprune.searchers.starts import starts
 from tests.searchers.landscapes import judge, planted
@@ -62,3 +64,21 @@ def test_values_that_have_no_logarithm_are_taken_as_they_are(value: float) -> No
     for number in range(20):
         (candidate,) = searcher.ask(1)
         searcher.tell(Trial(candidate, Score(value + 0.1 * number, 0.5, 10)))
+
+
+def test_what_a_setting_does_is_learnt_from_one_allocation_and_taken_to_hold_for_all() -> None:
+    settings = {"criterion": Choice(("l1", "l2", "fpgm")), "combine": Choice(("mean", "max"))}
+    worth = {"l1": 1.0, "l2": 3.0, "fpgm": 0.5, "mean": 1.0, "max": 0.8}
+    searcher = Auto(replace(PROBLEM, space=replace(PROBLEM.space, settings=settings)))
+
+    def factor(chosen: Mapping[str, Setting]) -> float:
+        return worth[str(chosen["criterion"])] * worth[str(chosen["combine"])]
+
+    for _ in range(40):
+        (candidate,) = searcher.ask(1)
+        told = judge(LANDSCAPE, candidate)
+        searcher.tell(Trial(candidate, Score(told.score.loss * factor(candidate.settings), 0.5, 10)))
+    tried = [each.settings for each in searcher._history.asked]
+    assert {each["criterion"] for each in tried} == {"l1", "l2", "fpgm"}
+    for each in tried:
+        assert searcher._surrogate._factor(each) == pytest.approx(factor(each))

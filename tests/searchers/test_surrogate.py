@@ -172,3 +172,21 @@ def test_trials_that_were_dropped_early_count() -> None:
     assert before is not None
     assert after is not None
     assert (after(dropped, 0.0) > before(dropped, 0.0) + 0.5).all()
+
+
+def test_values_under_settings_that_multiply_all_of_them_are_modelled_together() -> None:
+    plain, scaled = history_of(30), history_of(0)
+    for trial in plain.told.values():
+        settings, factor = ({"criterion": "l2"}, 5.0) if trial.number % 2 else ({"criterion": "l1"}, 1.0)
+        candidate = replace(scaled.propose(trial.candidate.allocation), settings=settings)
+        scaled.asked[-1] = candidate
+        scaled.tell(Trial(candidate, Score(trial.score.loss * factor, 0.5, 10)))
+    wanted = [trial.candidate.allocation for trial in history_of(40).told.values()][30:]
+    bounds = [
+        Surrogate(plain).fitted(),
+        Surrogate(scaled, factor=lambda settings: 5.0 if settings["criterion"] == "l2" else 1.0).fitted(),
+        Surrogate(scaled).fitted(),
+    ]
+    right, compared, mixed = (bound(wanted, 0.0) for bound in bounds if bound is not None)
+    assert np.corrcoef(compared, right)[0, 1] > 0.99
+    assert np.corrcoef(mixed, right)[0, 1] < 0.9

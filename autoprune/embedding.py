@@ -1,0 +1,151 @@
+"""An allocation inside a search of the user's own: a few lines in an Optuna objective or a Ray Tune `param_space`.
+
+Neither library is imported: an Optuna trial is asked through its `suggest_float`, and Ray Tune's dimensions are plain
+pairs of numbers. One number is proposed for each group, the share of its structures that is kept; whatever they are,
+the allocation is projected onto the budget, so that no proposal is above it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from autoprune import registry
+from autoprune.api import apply
+from autoprune.config import load_experiment
+from autoprune.core.allocation import Allocation
+from autoprune.core.budget import Budget
+from autoprune.core.costs import CostTable
+from autoprune.core.space import SearchSpace, build_space
+from autoprune.errors import UserError
+from autoprune.graph.groups import find_groups
+from autoprune.pruning.copying import copy_network
+from autoprune.pruning.pruner import Pruner
+
+PREFIX = "keep."
+"""What the name of every dimension begins with."""
+
+Limited = str | Budget | Mapping[str, float | str]
+"""A budget: `"flops=0.5"` or `{"flops": 0.5, "params": "200k"}`."""
+
+
+class Suggests(Protocol):
+    """What is asked of an Optuna trial."""
+
+    def suggest_float(self, name: str, low: float, high: float) -> float: ...
+
+    def set_user_attr(self, key: str, value: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class NetworkSpace:
+    """The prunable groups of one network and what their widths cost; it holds no weights, so it travels to workers.
+
+    Attributes:
+        inputs: `[2, …]` samples that the network takes.
+    """
+
+    groups: SearchSpace
+    costs: CostTable
+    pruner: str
+    inputs: Tensor
+
+    def dimensions(self) -> dict[str, tuple[float, float]]:
+        """Name to the least and the greatest share of a group's structures that is kept; `uniform` between the two.
+
+        A group that has but one width is left out.
+        """
+        bounds = {f"{PREFIX}{group.name}": (self.groups.bounds[group.name], group) for group in self.groups.groups}
+        ends = {name: (each.lowest / group.width, each.ceiling / group.width) for name, (each, group) in bounds.items()}
+        return {name: (low, high) for name, (low, high) in ends.items() if low < high}
+
+    def allocation(self, shares: Mapping[str, Any], budget: Limited) -> Allocation:
+        """The allocation at a value of each dimension, moved onto the budget; other entries are passed over.
+
+        Raises:
+            UserError: a dimension has no value, or the budget cannot be met.
+        """
+        missing = [name for name in self.dimensions() if name not in shares]
+        if missing:
+            raise UserError(
+                f"no value is given for {', '.join(missing)}; the names and ranges are those of `space.dimensions()`"
+            )
+        widths = dict(self.groups.narrowest())
+        for group in self.groups.groups:
+            if f"{PREFIX}{group.name}" in shares:
+                widths[group.name] = max(round(float(shares[f"{PREFIX}{group.name}"]) * group.width), 0)
+        return self._projected(widths, budget)
+
+    def _projected(self, widths: Mapping[str, int], budget: Limited) -> Allocation:
+        from autoprune.core.projection import project
+
+        return project(widths, self.groups, self.costs, Budget.of(budget).resolve(self.costs))
+
+    def apply(self, model: nn.Module, allocation: Mapping[str, int]) -> nn.Module:
+        """A smaller network: `model`, which is not changed, with each group at its kept width.
+
+        Its batch norm is not re-estimated: train it, or use `autoprune.apply` with a task.
+        """
+        return apply(model, allocation, inputs=self.inputs, pruner=self.pruner)
+
+
+def search_space(
+    model: nn.Module, inputs: Tensor, rules: str | Path | Mapping[str, Any] | None = None, pruner: str = "l1_filter"
+) -> NetworkSpace:
+    """The groups of a network that may be pruned, as a dimension each of any search.
+
+    Args:
+        model: trained or not; it is not changed.
+        inputs: `[batch, …]` samples that it takes.
+        rules: a search space: a file, a shipped name (`"inner_only"`), or what such a file holds (`{"min_keep": 0.25}`)
+            but settings, which are the user's own; None is the default one.
+        pruner: a name (`autoprune list pruners`): what is removed, and by which score `apply` chooses it.
+
+    Raises:
+        UserError: the network cannot be traced, or the rules or the pruner are at fault.
+    """
+    chosen: Pruner = registry.resolve("pruner", pruner)
+    given = dict(rules) if isinstance(rules, Mapping) else None if rules is None else str(rules)
+    found_rules = load_experiment(None, {"space": given, "evaluation.finetune": {"steps": 1}}).space_rules()
+    if found_rules.settings:
+        raise UserError(
+            f"{found_rules.source} has settings ({', '.join(found_rules.settings)}), which a search of your own "
+            "suggests itself; leave them out"
+        )
+    network, inputs = copy_network(model).eval(), inputs[:2]
+    structures = chosen.structures(network, find_groups(network, inputs))
+    groups = build_space(found_rules, structures.groups)
+    return NetworkSpace(groups, structures.cost_table(network, inputs), pruner, inputs)
+
+
+def suggest_allocation(trial: Suggests, space: NetworkSpace, budget: Limited) -> Allocation:
+    """An allocation that an Optuna trial suggests, always within the budget.
+
+    The trial gets one parameter for each group (`keep.<group>`), and the widths that came of them as its user attribute
+    `widths`, as those are what was tried.
+
+    Args:
+        trial: an Optuna trial, beside whose other parameters these stand.
+
+    Raises:
+        UserError: the budget cannot be met.
+    """
+    shares = {name: trial.suggest_float(name, low, high) for name, (low, high) in space.dimensions().items()}
+    allocation = space.allocation(shares, budget)
+    trial.set_user_attr("widths", allocation.to_json())
+    return allocation
+
+
+def allocation_from(config: Mapping[str, Any], space: NetworkSpace, budget: Limited) -> Allocation:
+    """The allocation in a configuration of Ray Tune, or of any search over `space.dimensions()`.
+
+    It is always within the budget.
+
+    Raises:
+        UserError: a dimension has no value, or the budget cannot be met.
+    """
+    return space.allocation(config, budget)

@@ -1,0 +1,168 @@
+"""An allocation inside a search of the user's own: the examples as they stand, and what they promise."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import autoprune
+from autoprune.core.budget import within
+from autoprune.errors import BudgetInfeasible, UserError
+from autoprune.graph.profile import measure_costs
+
+EXAMPLES = Path(__file__).parent / "examples"
+INPUTS = torch.zeros(2, 3, 8, 8)
+
+
+def network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Conv2d(32, 8, 3),
+        nn.ReLU(), nn.Flatten(), nn.Linear(32, 4),
+    )  # fmt: skip
+
+
+SPACE = autoprune.search_space(network(), INPUTS, {"protect": []})
+
+
+class Noting:
+    """Stands in for an Optuna trial."""
+
+    def __init__(self, share: float) -> None:
+        self.share, self.asked, self.noted = share, dict[str, tuple[float, float]](), dict[str, Any]()
+
+    def suggest_float(self, name: str, low: float, high: float) -> float:
+        self.asked[name] = (low, high)
+        return low + self.share * (high - low)
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        self.noted[key] = value
+
+
+def run_example(name: str, folder: Path, limit: int) -> str:
+    """What an example prints at last, in a folder that holds nothing but the examples."""
+    shutil.copytree(EXAMPLES, folder / "examples")
+    root = str(Path(autoprune.__file__).parents[1])
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": root}
+    env |= {"HOME": str(folder), "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    command = [sys.executable, name]
+    done = subprocess.run(
+        command, cwd=folder / "examples", env=env, capture_output=True, text=True, timeout=limit, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+def test_the_example_of_an_optuna_objective_runs_as_it_stands(tmp_path: Path) -> None:
+    loss, rate, widths = run_example("optuna_objective.py", tmp_path, 120).split(maxsplit=2)
+    assert 0 < float(loss) < 0.6
+    assert 0.003 <= float(rate) <= 0.3
+    assert re.fullmatch(r"\{'0': \d+, '2': \d+\}", widths)
+
+
+def test_the_example_of_a_param_space_of_ray_tune_runs_as_it_stands(tmp_path: Path) -> None:
+    loss, rate, widths = run_example("tune_param_space.py", tmp_path, 400).split(maxsplit=2)
+    assert 0 < float(loss) < 1.0
+    assert 0.003 <= float(rate) <= 0.3
+    assert re.fullmatch(r"Allocation\(\{'0': \d+, '2': \d+\}\)", widths)
+
+
+def test_dimensions_are_the_shares_that_may_be_kept_by_name() -> None:
+    assert SPACE.dimensions() == {"keep.0": (2 / 16, 1.0), "keep.3": (4 / 32, 1.0), "keep.5": (1 / 8, 1.0)}
+    pinned = {"protect": [], "groups": {"3": {"min_keep": 0.5, "max_keep": 0.5}}}
+    assert list(autoprune.search_space(network(), INPUTS, pinned).dimensions()) == ["keep.0", "keep.5"]
+
+
+@pytest.mark.parametrize("budget", ["flops=0.2", "flops=0.5,params=0.3", {"params": "3k"}])
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0, 1))
+def test_whatever_is_suggested_the_allocation_is_within_the_budget(budget: Any, share: float) -> None:
+    trial = Noting(share)
+    allocation = autoprune.suggest_allocation(trial, SPACE, budget)
+    limits = autoprune.Budget.of(budget).resolve(SPACE.costs)
+    assert within(allocation, SPACE.costs, limits)
+    assert allocation in SPACE.groups
+    assert trial.asked == SPACE.dimensions()
+    assert trial.noted == {"widths": dict(allocation)}
+
+
+def test_a_configuration_gives_the_same_allocation_as_a_trial_and_may_hold_more() -> None:
+    trial = Noting(0.7)
+    wanted = autoprune.suggest_allocation(trial, SPACE, "flops=0.5")
+    config = {name: trial.suggest_float(name, *ends) for name, ends in SPACE.dimensions().items()}
+    assert autoprune.allocation_from({**config, "rate": 0.1}, SPACE, "flops=0.5") == wanted
+
+
+def test_different_shares_give_different_allocations() -> None:
+    narrow = {"keep.0": 0.2, "keep.3": 1.0, "keep.5": 0.5}
+    first = autoprune.allocation_from(narrow, SPACE, "flops=0.5")
+    second = autoprune.allocation_from({**narrow, "keep.0": 1.0, "keep.3": 0.2}, SPACE, "flops=0.5")
+    assert first["0"] < second["0"]
+    assert first["3"] > second["3"]
+
+
+def test_an_allocation_is_applied_to_the_network_it_is_of_at_the_cost_predicted() -> None:
+    dense = network()
+    before = {name: tensor.clone() for name, tensor in dense.state_dict().items()}
+    allocation = autoprune.allocation_from(dict.fromkeys(SPACE.dimensions(), 0.5), SPACE, "flops=0.3")
+    smaller = SPACE.apply(dense, allocation)
+    assert measure_costs(smaller, INPUTS) == SPACE.costs.costs(allocation)
+    assert smaller(INPUTS).shape == (2, 4)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in dense.state_dict().items())
+
+
+def test_a_space_travels_to_other_processes_without_the_network() -> None:
+    written = pickle.dumps(SPACE)
+    again = pickle.loads(written)
+    config = dict.fromkeys(SPACE.dimensions(), 0.4)
+    assert autoprune.allocation_from(config, again, "flops=0.5") == SPACE.allocation(config, "flops=0.5")
+    assert len(written) < 20_000
+
+
+def test_a_missing_dimension_is_named() -> None:
+    with pytest.raises(UserError, match=r"no value is given for keep\.3, keep\.5; the names and ranges"):
+        autoprune.allocation_from({"keep.0": 0.5, "keep3": 0.5}, SPACE, "flops=0.5")
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"), [("flops=0.001", "cannot be met"), ("flop=0.5", "did you mean 'flops'"), ("", "empty")]
+)
+def test_a_budget_that_cannot_be_is_refused(budget: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        autoprune.suggest_allocation(Noting(0.5), SPACE, budget)
+
+
+def test_an_infeasible_budget_is_that() -> None:
+    with pytest.raises(BudgetInfeasible):
+        autoprune.suggest_allocation(Noting(0.5), SPACE, "flops=0.001")
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ({"settings": {"criterion": ["l1", "l2"]}}, "which a search of your own suggests itself"),
+        ({"min_keep": 2}, "min_keep: should be at most 1"),
+        ("inner", "did you mean 'inner_only'"),
+        ({"include": ["nothing"]}, "matches no group"),
+    ],
+)
+def test_rules_at_fault_are_refused(rules: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        autoprune.search_space(network(), INPUTS, rules)
+
+
+def test_neither_library_is_imported() -> None:
+    code = "import sys, autoprune; autoprune.search_space; print('optuna' in sys.modules, 'ray' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["False", "False"]
