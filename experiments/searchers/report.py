@@ -65,24 +65,32 @@ def _shown(values: Sequence[float], digits: int) -> str:
 
 
 def _picture(lines: Sequence[Line], path: Path) -> None:
-    """The best validation loss so far against what was spent: each seed thin, their mean bold."""
+    """The best validation loss so far against what was spent: each seed thin, their mean bold.
+
+    What ends early is dotted from there on. Losses above the mean of uniform's are cut off.
+    """
     figure = Figure(figsize=(8.5, 5.2), layout="constrained")
     axes = figure.subplots()
+    most = max(line["evaluations"] for line in lines)
     for number, name in enumerate(sorted({line["cell"]["searcher"] for line in lines})):
-        courses = [line["anytime"] for line in lines if line["cell"]["searcher"] == name]
-        until = max(line["evaluations"] for line in lines if line["cell"]["searcher"] == name)
-        colour = f"C{number}"
-        grid = [until * step / 400 for step in range(401)]
-        begun = max(course[0][0] for course in courses)
+        of = [line for line in lines if line["cell"]["searcher"] == name]
+        courses, until = [line["anytime"] for line in of], max(line["evaluations"] for line in of)
+        colour, begun = f"C{number}", max(course[0][0] for course in courses)
         for course in courses:
             xs, ys = zip(*[*course, [until, course[-1][1]]], strict=True)
             axes.step(xs, ys, where="post", color=colour, linewidth=0.6, alpha=0.5)
-        points = [(x, statistics.mean(_at(course, x) for course in courses)) for x in grid if x >= begun]
-        axes.step(*zip(*points, strict=True), where="post", color=colour, linewidth=2, label=name)
+        grid = sorted({begun, *(x for course in courses for x, _ in course if x > begun), until})
+        means = [statistics.mean(_at(course, x) for course in courses) for x in grid]
+        axes.step(grid, means, where="post", color=colour, linewidth=2, label=name)
+        if until < most / 2:
+            axes.plot([until, most], [means[-1]] * 2, ":", color=colour, linewidth=1.5)
+    losses = [line["loss"] for line in lines]
+    uniform = [line["loss"] for line in lines if line["cell"]["searcher"] == "uniform"] or losses
+    axes.set_ylim(0.98 * min(losses), 1.03 * statistics.mean(uniform))
     axes.set_xlabel("evaluations (images × multiply-adds, in judgements of the dense network; the sweep counted in)")
     axes.set_ylabel("best validation loss so far")
     axes.grid(alpha=0.3)
-    axes.legend(title="searcher", fontsize=8)
+    axes.legend(title="searcher", fontsize=8, loc="upper right", bbox_to_anchor=(1.0, 0.93))
     figure.savefig(path, dpi=120)
 
 
