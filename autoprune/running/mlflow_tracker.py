@@ -264,11 +264,10 @@ def mirror_of(uri: str, experiment: str, key: str) -> str | None:
     return str(found[0].info.run_id) if found else None
 
 
-def newest(uri: str, experiment: str) -> tuple[list[str], list[str]]:
-    """The groups of the newest trial's network, and the id of its search; nothing if there is no trial."""
+def newest_groups(uri: str, experiment: str) -> list[str]:
+    """The groups of the newest trial's network; none if there is no trial."""
     found = client(uri).search_runs([experiment_id(uri, experiment)], "tags.`autoprune.role` = 'final'", max_results=1)
-    groups = [name.removeprefix("keep.") for run in found for name in run.data.params if name.startswith("keep.")]
-    return groups, [run.data.tags["mlflow.parentRunId"] for run in found]
+    return [name.removeprefix("keep.") for run in found for name in run.data.params if name.startswith("keep.")]
 
 
 def share_view(uri: str, experiment: str, tag: str, content: str) -> None:
