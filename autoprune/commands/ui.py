@@ -43,21 +43,19 @@ def _views(folder: Path | None, store: str, experiment: str) -> list[View]:
     Raises:
         UserError: the store does not have the run.
     """
-    from autoprune.running.mlflow_tracker import mirror_of, newest
+    from autoprune.running.mlflow_tracker import mirror_of, newest_groups
     from autoprune.running.mlflow_view import View, telling_groups
 
     if folder is None:
-        groups, searches = newest(store, experiment)
-        return [View("loss", groups, unfolded=searches)]
+        return [View("loss", newest_groups(store, experiment))]
     from autoprune.reporting.record import read_record
     from autoprune.running.tracking import run_key
 
     record, key = read_record(folder), run_key(folder)
-    mirror = mirror_of(store, experiment, key)
-    if mirror is None:
+    if mirror_of(store, experiment, key) is None:
         raise UserError(f"{folder} is not in {store} yet; put it there with: autoprune track {folder}")
     groups = telling_groups([trial.candidate.allocation for trial in record.trials])
-    return [View(record.objective, groups, key), View(record.objective, groups, unfolded=[mirror])]
+    return [View(record.objective, groups, key), View(record.objective, groups)]
 
 
 def _addresses(views: Sequence[View], root: str, number: str) -> str:

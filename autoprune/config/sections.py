@@ -286,6 +286,9 @@ class RunSection(Section):
 
 
 class TrackSection(Section):
+    """Where a run is mirrored; with `model` the best network is also logged as one of MLflow's models."""
+
     uri: Annotated[str, Field(min_length=1)] | None = Field(default=None, repr=False)  # may hold a password
     experiment: Annotated[str, Field(min_length=1)] = "autoprune"
     enabled: bool = True
+    model: bool = False

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 PAUSE = 30.0
 """Seconds between two tries of a mirror that fails."""
-PATIENCE = 20.0
+PATIENCE = 30.0
 """Seconds without progress that the end of a run waits for its mirror."""
 MOST_PATIENCE = 120.0
 """Seconds that the end of a run waits at most."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from autoprune.reporting.results import Result, results_csv, results_in
 from autoprune.running.context import RunContext
 from autoprune.running.finalists import choose
 from autoprune.running.folder import RunFolder
-from autoprune.running.tracking import outcome_of
+from autoprune.running.tracking import RunOutcome, outcome_of
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.uniform import uniform_allocation
 
@@ -52,7 +52,7 @@ def conclude(run: RunContext, problem: SearchProblem, dense: Score, trials: list
     write_whole(run.folder.results, results_csv(results).encode())
     run.folder.write_best(_best(run, best, results[-1]))
     run.ledger.write("finished", best=best.number)
-    run.tracker.finish(outcome_of(run.folder, best.number, results, trials))
+    run.tracker.finish(_outcome(run, best, results, trials))
     return Conclusion(run.folder, best, tuple(results), tuple(trials))
 
 
@@ -132,3 +132,10 @@ def _best(run: RunContext, best: Trial, result: Result) -> dict[str, Any]:
         **({"settings": dict(settings)} if settings else {}),
         **({} if best.candidate.parent is None else {"parent": best.candidate.parent}),
     }
+
+
+def _outcome(run: RunContext, best: Trial, results: list[Result], trials: list[Trial]) -> RunOutcome:
+    outcome = outcome_of(run.folder, best.number, results, trials)
+    if not run.setup.experiment.track.model:
+        return outcome
+    return replace(outcome, model=(run.network(best).cpu().eval(), run.setup.subject.inputs.cpu()))

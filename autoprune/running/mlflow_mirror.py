@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
 
 from autoprune.core.trial import Failure, Outcome, Score, Stopped, Trial
 from autoprune.running.mirrored import trial_metrics, trial_params
-from autoprune.running.mlflow_tracker import active_run, client, open_experiment, write, write_inputs
+from autoprune.running.mlflow_tracker import (
+    active_run,
+    client,
+    is_whole,
+    open_experiment,
+    write,
+    write_inputs,
+    write_model,
+)
 from autoprune.running.tracking import RunDescription, RunOutcome
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 _STATES: Mapping[type[Outcome], str] = {Score: "scored", Stopped: "stopped", Failure: "failed"}
 _DIGESTED = {"data": "task", "checkpoint": "model"}
@@ -35,13 +38,13 @@ class MlflowMirror:
 
     def open(self, run: RunDescription) -> Collection[int]:
         self._run = run
-        self._client: MlflowClient = client(self._uri)
+        self._client = client(self._uri)
         self._experiment_id = open_experiment(self._client, self._experiment)
         self._parent = self._reopened(run) or self._new_parent(run)
         children = self._client.search_runs(
             [self._experiment_id], f"tags.`mlflow.parentRunId` = '{self._parent}'", max_results=50000
         )
-        whole = {int(child.data.tags["autoprune.number"]): child for child in reversed(children) if _is_whole(child)}
+        whole = {int(child.data.tags["autoprune.number"]): child for child in reversed(children) if is_whole(child)}
         for child in children:
             number = int(child.data.tags["autoprune.number"])
             if whole.get(number) is not child:  # half written at a crash or by a full store, or written twice
@@ -81,6 +84,8 @@ class MlflowMirror:
         write(self._client, self._parent, changed, tags={"autoprune.best_trial": str(outcome.best)})
         for path in outcome.files:
             self._client.log_artifact(self._parent, str(path), "weights" if path.suffix == ".pt" else None)
+        if outcome.model is not None:
+            write_model(self._client.tracking_uri, self._parent, *outcome.model)
         self._client.set_terminated(self._parent, "FINISHED", _milliseconds(self._run.ended))
 
     def interrupt(self) -> None:
@@ -126,7 +131,3 @@ def _digests(run: RunDescription) -> list[tuple[str, str]]:
 
 def _milliseconds(seconds: float | None) -> int | None:
     return None if seconds is None else int(seconds * 1000)
-
-
-def _is_whole(child: Run) -> bool:
-    return child.info.status in ("FINISHED", "FAILED")

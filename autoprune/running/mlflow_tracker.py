@@ -9,13 +9,14 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from autoprune.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+    from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ PARAM_LENGTH = 6000
 TAG_LENGTH = 5000
 # MLflow's limit on the length of a dataset's digest.
 _DIGEST_LENGTH = 36
+_URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _SQLITE = "sqlite:///"
 
 
@@ -93,6 +95,45 @@ def write_inputs(store: MlflowClient, run_id: str, digests: Mapping[str, tuple[s
     store.log_inputs(run_id, inputs)
 
 
+def write_model(uri: str, run_id: str, network: nn.Module, inputs: Tensor) -> None:
+    """Logs a network as a model of a run, exported, with signature and example: it runs without its own class.
+
+    What cannot be exported is left out with a warning. It takes seconds, and while it lasts MLflow's functions in
+    other threads of this process write to the same store.
+
+    Args:
+        inputs: `[2, …]` samples; with one alone the number of samples would be exported as fixed.
+    """
+    import mlflow
+    import mlflow.pytorch
+    import torch
+    from mlflow.models import infer_signature
+
+    given = os.environ.get(_URI_VARIABLE)
+    try:
+        with torch.no_grad():
+            signature = infer_signature(inputs.numpy(), network(inputs).numpy())
+        mlflow.set_tracking_uri(uri)
+        with mlflow.start_run(run_id=run_id):
+            mlflow.pytorch.log_model(
+                network,
+                name="pruned",
+                signature=signature,
+                input_example=inputs.numpy(),
+                # Named, as MLflow would find them out by loading the model in another process.
+                pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
+                serialization_format="pt2",
+            )
+    except Exception as fault:  # export may refuse a network in many ways
+        log.warning("the best network is not logged as a model of MLflow: %s: %s", type(fault).__name__, fault)
+    finally:
+        cast(Any, mlflow).set_tracking_uri(
+            None
+        )  # it sets the variable too, and would hold against a later change of it
+        if given is not None:
+            os.environ[_URI_VARIABLE] = given
+
+
 def active_run(store: MlflowClient, run_id: str) -> Run | None:
     """A run that is in the store and not deleted, or None."""
     from mlflow.exceptions import MlflowException
@@ -102,6 +143,11 @@ def active_run(store: MlflowClient, run_id: str) -> Run | None:
     except MlflowException:  # the store was emptied since, or it is another one
         return None
     return run if run.info.lifecycle_stage == "active" else None
+
+
+def is_whole(child: Run) -> bool:
+    """Whether a child run was written to its end."""
+    return child.info.status in ("FINISHED", "FAILED")
 
 
 def open_experiment(store: MlflowClient, name: str) -> str:
@@ -218,11 +264,10 @@ def mirror_of(uri: str, experiment: str, key: str) -> str | None:
     return str(found[0].info.run_id) if found else None
 
 
-def newest(uri: str, experiment: str) -> tuple[list[str], list[str]]:
-    """The groups of the newest trial's network, and the id of its search; nothing if there is no trial."""
+def newest_groups(uri: str, experiment: str) -> list[str]:
+    """The groups of the newest trial's network; none if there is no trial."""
     found = client(uri).search_runs([experiment_id(uri, experiment)], "tags.`autoprune.role` = 'final'", max_results=1)
-    groups = [name.removeprefix("keep.") for run in found for name in run.data.params if name.startswith("keep.")]
-    return groups, [run.data.tags["mlflow.parentRunId"] for run in found]
+    return [name.removeprefix("keep.") for run in found for name in run.data.params if name.startswith("keep.")]
 
 
 def share_view(uri: str, experiment: str, tag: str, content: str) -> None:

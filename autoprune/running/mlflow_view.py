@@ -28,13 +28,11 @@ class View:
     Attributes:
         run: key of the search that is shown alone; None shows all.
         groups: whose kept widths are compared.
-        unfolded: ids of the searches whose trials are shown at once where all searches are listed.
     """
 
     objective: Objective
     groups: Sequence[str]
     run: str | None = None
-    unfolded: Sequence[str] = ()
 
     @property
     def key(self) -> str:
@@ -75,7 +73,6 @@ class View:
             "selectedColumns": columns,
             "columnOrder": columns,
             "runsHiddenMode": "SHOW_ALL",
-            "runsExpanded": dict.fromkeys(self.unfolded, True),
             "useGroupedValuesInCharts": True,
             "hideEmptyCharts": True,
             "compareRunSections": [_section("Search"), _section("Widths", columns=1, cardHeight=460)],

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from autoprune.core.ledger import NAME
 from autoprune.core.trial import Objective, Trial
@@ -14,6 +14,9 @@ from autoprune.reporting.outcome import outcome_metrics
 from autoprune.reporting.record import RunRecord
 from autoprune.reporting.results import Result
 from autoprune.running.folder import RunFolder
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -100,11 +103,13 @@ class RunOutcome:
     Attributes:
         best: number of the best trial.
         files: what to keep beside the records.
+        model: the best one's network with inputs that it takes, where it is to be logged as a model.
     """
 
     best: int
     metrics: Mapping[str, float]
     files: Sequence[Path]
+    model: tuple[nn.Module, Tensor] | None = None
 
 
 def outcome_of(folder: RunFolder, best: int, results: Sequence[Result], trials: Sequence[Trial]) -> RunOutcome:

@@ -188,3 +188,28 @@ def test_pruned_artifact_is_the_best_trials_network(digits_run: DigitsRun, tmp_p
     best = parent.data.tags["autoprune.best_trial"]
     path = MlflowClient(digits_run.store).download_artifacts(parent.info.run_id, f"weights/{best}.pt", str(tmp_path))
     assert load(path).training is False
+
+
+def test_the_best_network_is_logged_as_a_model_where_that_is_wanted(autoprune: Cli, workdir: Path) -> None:
+    autoprune.succeed("search", *HALF, *TINY, "--set", "track.model=true", "--output", "run")
+    store = f"sqlite:///{workdir / 'mlflow.db'}"
+    parent, _ = runs(store)
+    assert parent.info.status == "FINISHED"
+    (output,) = parent.outputs.model_outputs
+    model = MlflowClient(store).get_logged_model(output.model_id)
+    described = yaml.safe_load((Path(model.artifact_location) / "MLmodel").read_text())
+    assert list((Path(model.artifact_location) / "data").glob("*.pt2"))
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    assert described["signature"]["inputs"]
+    assert described["saved_input_example_info"]["artifact_path"]
+
+
+def test_a_ledger_says_how_it_was_made_without_credentials(autoprune: Cli, workdir: Path) -> None:
+    uri = "https://somebody:secret@127.0.0.1:9/x"
+    autoprune("search", *HALF, *TINY, "--tracking-uri", uri, "--set", "track.enabled=false", "--output", "run")
+    (started,) = history_of(workdir / "run").of("started")
+    assert started["command"][:4] == ["autoprune", "search", "--budget", "flops=0.5"]
+    assert started["settings"]["track"]["uri"] == "https://***@127.0.0.1:9/x"
+    assert started["environment"]["torch"]
+    assert set(started["groups"]) == set(history_of(workdir / "run").trials()[0].candidate.allocation)
+    assert "secret" not in (workdir / "run" / "ledger.jsonl").read_text()
