@@ -19,7 +19,10 @@ def _examples() -> dict[str, str]:
 
 def test_the_python_examples_run_one_after_the_other_in_an_empty_folder(tmp_path: Path) -> None:
     examples = _examples()
-    assert set(examples) == {"my_task.py", "search.py", "prune_while_training.py"}
+    embedded = {path.name: path.read_text() for path in (Path(__file__).parent / "examples").glob("*.py")}
+    assert set(examples) == {"my_task.py", "search.py", "prune_while_training.py", *embedded}
+    for name, text in embedded.items():  # `test_embedding` runs these
+        assert text.partition("\n")[2] == examples[name], name
     for name, text in examples.items():
         (tmp_path / name).write_text(text)
     assert _run("search.py", tmp_path).startswith("Allocation(")

@@ -137,7 +137,7 @@ def test_where_nothing_goes_admm_is_plain_training(tmp_path: Path) -> None:
 def test_admm_draws_whole_branches() -> None:
     with seeded(0):
         network = residual()
-    blocks = user_tasks.SimpleTask(lambda: network, user_tasks._data(0, 96), user_tasks._data(1, 64))
+    blocks = user_tasks.SimpleTask(lambda: network, user_tasks.data(0, 96), user_tasks.data(1, 64))
     evaluator = evaluator_of(pruner=replace(L1_FILTER, pattern=LAYER), on=blocks)
     first = evaluator.subject.structures.groups[0].name
     built = evaluator.make(Candidate(0, Allocation({first: 0}), Recipe(0, admm=DRAWN)))
