@@ -26,12 +26,15 @@ from autoprune.core.trial import Candidate, Trial
 from autoprune.searchers.annealing import Annealing
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.rounds import InRounds
+from autoprune.searchers.starts import starts
 from autoprune.searchers.uniform import uniform_allocation
 
 ROUNDS = 4
 TRIES = 3
-STARTS = 4
-"""With how many of the allocations that the last round tried an annealing begins, on its own limits, beside uniform."""
+STARTS = 5
+"""With how many allocations an annealing begins, at most half of its probes: standard starts, in later rounds uniform
+and the best that the last round tried, moved onto the limits.
+"""
 
 
 class AutoCompress(InRounds):
@@ -56,8 +59,8 @@ class AutoCompress(InRounds):
     def _begin(self) -> None:
         seed = int(np.random.SeedSequence([self.problem.seed, self._round]).generate_state(1)[0])
         inside = replace(self.narrowed(self.widths), trials=self._probes, work=None, seed=seed)
-        starts = [uniform_allocation(inside), *self._ranked_probes()[:STARTS]] if self.parent else None
-        self._annealing = Annealing(inside, starts)
+        known = [uniform_allocation(inside), *self._ranked_probes()] if self.parent else starts(inside)
+        self._annealing = Annealing(inside, known[: max(1, min(STARTS, self._probes // 2))])
         self._probe_of: dict[int, Candidate] = {}
         self._probed = []
         self._trained: list[Trial] = []
