@@ -111,6 +111,8 @@ SEARCHERS: Mapping[str, str] = {
     "cmaes": "autoprune.searchers.cmaes:CmaEs",
     "nsga2": "autoprune.searchers.nsga2:Nsga2",
     "auto": "autoprune.searchers.auto:Auto",
+    "netadapt": "autoprune.searchers.netadapt:NetAdapt",
+    "autocompress": "autoprune.searchers.autocompress:AutoCompress",
 }
 
 BUDGETS: Mapping[str, str] = {

@@ -26,6 +26,7 @@ from autoprune.config.sections import (
 )
 from autoprune.core.budget import Budget
 from autoprune.core.recipe import Finetune, Recipe
+from autoprune.core.rounds import Rounds
 from autoprune.core.space import GroupRule, SpaceRules
 from autoprune.errors import UserError
 
@@ -69,6 +70,10 @@ class Experiment(Section):
             reconstruct=settings.reconstruct or recipe.reconstruct,
             finetune=_finetune(settings.finetune) or recipe.finetune,
         )
+
+    def rounds(self) -> Rounds | None:
+        """How a search in rounds goes on; None if the experiment does not say."""
+        return None if self.search.rounds is None else self.search.rounds.rounds()
 
     def sweep_recipe(self) -> Recipe:
         """What is done to the levels of the sweep: as to every candidate, but that none is trained."""

@@ -12,7 +12,8 @@ from pydantic_core.core_schema import ValidationInfo
 from autoprune import registry
 from autoprune.config import paths
 from autoprune.core.budget import Budget
-from autoprune.core.recipe import Finetune
+from autoprune.core.recipe import AdmmTraining, Finetune
+from autoprune.core.rounds import Rounds
 from autoprune.core.shapes import FORMS, block_shape, n_and_m
 from autoprune.core.trial import Objective
 
@@ -134,13 +135,72 @@ class ScoringSection(Section):
     batch: Positive = 64
 
 
+class TrainingSection(Section):
+    """A short training; see `autoprune.core.recipe.Training`."""
+
+    steps: Positive
+    rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.02
+    schedule: Literal["cosine", "constant"] = "cosine"
+    batch: Positive = 128
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    distill: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
+
+
+class FinetuneSection(TrainingSection):
+    """A training after pruning."""
+
+    def finetune(self) -> Finetune:
+        return Finetune(**self.model_dump())
+
+
+class RoundFinetuneSection(FinetuneSection):
+    """The short training that ends each step of a round."""
+
+    steps: Positive = 50
+    rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
+
+
+class AdmmSection(TrainingSection):
+    """A training towards being pruned; see `autoprune.core.recipe.AdmmTraining`."""
+
+    steps: Positive = 100
+    rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = AdmmTraining.rate
+    momentum: Annotated[float, Field(ge=0, lt=1)] = AdmmTraining.momentum
+    rho: Annotated[float, Field(gt=0, allow_inf_nan=False)] = AdmmTraining.rho
+    frequency: Positive = AdmmTraining.frequency
+
+    def admm(self) -> AdmmTraining:
+        return AdmmTraining(**self.model_dump())
+
+
+class RoundsSection(Section):
+    """How the searchers that work in rounds go on; see `autoprune.core.rounds.Rounds`."""
+
+    count: Positive | None = None
+    by: Literal["ratio", "value"] = "ratio"
+    probes: Positive = 20
+    finetune: RoundFinetuneSection | None = RoundFinetuneSection()
+    admm: AdmmSection = AdmmSection()
+
+    def rounds(self) -> Rounds:
+        finetune = None if self.finetune is None else self.finetune.finetune()
+        return Rounds(self.count, self.by, self.probes, finetune, self.admm.admm())
+
+
 class SearchSection(Section):
-    """Who proposes, and how long: `evaluations` caps the cost of everything, in judgements of the dense network."""
+    """Who proposes, and how long: `evaluations` caps the cost of everything, in judgements of the dense network.
+
+    `rounds` is for `netadapt` and `autocompress` alone; null leaves them to their defaults.
+    """
 
     searcher: Annotated[str, AfterValidator(_searcher_name)] = "auto"
     trials: Positive | None = None
     evaluations: Positive | None = None
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    rounds: RoundsSection | None = None
 
 
 class RecalibrateSection(Section):
@@ -160,23 +220,6 @@ def _count_of_images(value: Any) -> Any:
 
 Images = Annotated[int, BeforeValidator(_count_of_images), Field(ge=0)]
 """A number of training images, 0 or false for none, true for 512."""
-
-
-class FinetuneSection(Section):
-    """A short training; see `autoprune.core.recipe.Training`."""
-
-    steps: Positive
-    rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.02
-    schedule: Literal["cosine", "constant"] = "cosine"
-    batch: Positive = 128
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    distill: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
-
-    def finetune(self) -> Finetune:
-        return Finetune(**self.model_dump())
 
 
 Share = Annotated[float, Field(gt=0, lt=1)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +158,11 @@ class SearchSpace:
     def round_down(self, widths: NDArray[np.float64]) -> Allocation:
         """The allowed widths at or below `[group]` real-valued ones."""
         return Allocation({name: self.bounds[name].below(float(w)) for name, w in zip(self.names, widths, strict=True)})
+
+    def narrowed(self, ceilings: Mapping[str, int]) -> SearchSpace:
+        """The same space with no group wider than its ceiling; the ceilings are widths that the space allows."""
+        bounds = {name: replace(self.bounds[name], ceiling=ceilings[name]) for name in self.names}
+        return replace(self, bounds=bounds)
 
     def size(self) -> int:
         """How many allocations there are, budget apart."""

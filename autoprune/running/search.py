@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from autoprune import registry
-from autoprune.core.budget import within
+from autoprune.core.budget import Limits, within
 from autoprune.core.ledger import History
-from autoprune.core.trial import Candidate, Failure, Trial, ranked
+from autoprune.core.trial import Candidate, Trial, ranked, reasons
 from autoprune.errors import AllTrialsFailed, AutopruneError
 from autoprune.running.context import RunContext
 from autoprune.running.inline import Executor, Inline
@@ -27,9 +27,11 @@ def search(run: RunContext, problem: SearchProblem) -> list[Trial]:
     trials = replay(run.history, searcher)
     for trial in trials:
         run.tracker.told(trial)
+    for remark in searcher.remarks:
+        run.display.say(remark)
     _loop(run, problem, searcher, Inline(run.evaluator), trials)
     if not ranked(trials, problem.objective):
-        raise AllTrialsFailed(_why(trials) + f"; see {run.folder.ledger}")
+        raise AllTrialsFailed(f"{searcher.failure or _why(trials)}; see {run.folder.ledger}")
     return trials
 
 
@@ -51,7 +53,7 @@ def _loop(run: RunContext, problem: SearchProblem, searcher: Searcher, executor:
             run.ledger.told(trial)
             run.tracker.told(trial)
             searcher.tell(trial)
-            _drop_weights(run, trials, problem)
+            _drop_weights(run, trials, problem, searcher.parents)
             advance(_note(trials, problem))
 
 
@@ -59,17 +61,24 @@ def _next(run: RunContext, pending: list[Candidate], searcher: Searcher) -> Cand
     if pending:
         return pending.pop(0)
     for candidate in searcher.ask(1):
-        if not within(candidate.allocation, run.setup.subject.costs, run.limits):
+        if not within(candidate.allocation, run.setup.subject.costs, _limits(run, candidate)):
             raise AutopruneError(f"the searcher proposed {candidate.allocation}, which is above the budget")
         run.ledger.asked(candidate)
         return candidate
     return None
 
 
-def _drop_weights(run: RunContext, trials: list[Trial], problem: SearchProblem) -> None:
-    """Deletes the networks of trials that are no longer among the best."""
+def _limits(run: RunContext, candidate: Candidate) -> Limits:
+    """What a candidate may cost: the run's limits, or its own if it is a round on the way."""
+    if candidate.role == "final":
+        return run.limits
+    return {kind: candidate.limits[kind] for kind in run.limits}
+
+
+def _drop_weights(run: RunContext, trials: list[Trial], problem: SearchProblem, parents: frozenset[int]) -> None:
+    """Deletes the networks of trials that are not among the best, and from which no candidate will start."""
     best = ranked(trials, problem.objective)[: run.setup.experiment.finalists.count]
-    keep = {trial.number for trial in best}
+    keep = parents.union(trial.number for trial in best)
     for path in run.folder.weights.glob("*.pt"):
         if path.stem.isdigit() and int(path.stem) not in keep:
             path.unlink()
@@ -101,8 +110,7 @@ def replay(history: History, searcher: Searcher) -> list[Trial]:
 
 
 def _why(trials: list[Trial]) -> str:
-    reasons = sorted({f"{t.outcome.kind}: {t.outcome.reason}" for t in trials if isinstance(t.outcome, Failure)})
-    return f"none of {len(trials)} candidates could be scored ({'; '.join(reasons[:3])})"
+    return f"none of {len(trials)} candidates could be scored ({reasons(trials)})"
 
 
 def _note(trials: list[Trial], problem: SearchProblem) -> str:

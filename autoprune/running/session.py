@@ -90,7 +90,7 @@ def _run(run: RunContext) -> Conclusion:
     dense = _dense(run)
     _start_tracking(run)
     try:
-        problem = _problem(run, _curves(run))
+        problem = _problem(run, dense, _curves(run))
         return conclude(run, problem, dense, search(run, problem))
     except BaseException:  # also an interrupt from the keyboard: the mirror should not look as if it still ran
         run.tracker.interrupt()
@@ -155,7 +155,7 @@ def _uses_curves(experiment: Experiment) -> bool:
     return searcher.uses_curves
 
 
-def _problem(run: RunContext, swept: tuple[SensitivityCurves | None, int]) -> SearchProblem:
+def _problem(run: RunContext, dense: Score, swept: tuple[SensitivityCurves | None, int]) -> SearchProblem:
     experiment, subject = run.setup.experiment, run.setup.subject
     curves, spent = swept
     return SearchProblem(
@@ -171,6 +171,8 @@ def _problem(run: RunContext, swept: tuple[SensitivityCurves | None, int]) -> Se
         work=run.account.left(spent),
         price=run.account.candidate,
         rungs=run.evaluator.images.rungs(),
+        rounds=experiment.rounds(),
+        dense=dense,
     )
 
 

@@ -14,9 +14,10 @@ from autoprune.core.budget import Limits, project
 from autoprune.core.costs import CostTable
 from autoprune.core.projection import repair
 from autoprune.core.recipe import Recipe
+from autoprune.core.rounds import Rounds
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.space import SearchSpace
-from autoprune.core.trial import Candidate, Objective, Trial
+from autoprune.core.trial import Candidate, Objective, Role, Score, Trial
 from autoprune.errors import UserError
 
 
@@ -27,11 +28,14 @@ class SearchProblem:
     Attributes:
         curves: sensitivity curves by criterion; empty if no sweep was made.
         importance: per group, `[width]` scores of its structures, higher is kept.
-        trials: how many final candidates the search may judge; None is as many as `work` allows.
+        trials: how many candidates the search may judge; None is as many as `work` allows.
         work: multiply-adds that judging candidates may take; None is as many as `trials` take.
         price: multiply-adds that judging one candidate takes at most.
         rungs: ascending numbers of images after which a judgement can end.
         limits: what every candidate may cost, as whole numbers.
+        rounds: how a search in rounds goes on; None if nothing was said of it.
+        dense: the dense network as it is, on the images that judge candidates; None if it was not judged.
+        parent, role: those of every candidate; the whole run's start from the dense network and are final.
 
     Raises:
         ValueError: neither trials nor work are limited.
@@ -49,6 +53,10 @@ class SearchProblem:
     work: int | None = None
     price: int = 0
     rungs: tuple[int, ...] = ()
+    rounds: Rounds | None = None
+    dense: Score | None = None
+    parent: int | None = None
+    role: Role = "final"
 
     def __post_init__(self) -> None:
         if self.trials is None and self.work is None:
@@ -63,9 +71,9 @@ class SearchProblem:
         return repair(widths, self.space, self.costs, self.limits)
 
     def candidate(self, number: int, allocation: Allocation, bars: tuple[float | None, ...] = ()) -> Candidate:
-        """A final candidate under this problem's recipe and limits."""
+        """A candidate of this problem's parent and role, under its recipe and limits."""
         limits = {str(kind): limit for kind, limit in self.limits.items()}
-        return Candidate(number, allocation, self.recipe, limits=limits, bars=bars)
+        return Candidate(number, allocation, self.recipe, parent=self.parent, role=self.role, limits=limits, bars=bars)
 
     def generator(self, number: int) -> np.random.Generator:
         """The random draws of one candidate: a function of the seed and its number alone."""
@@ -76,7 +84,8 @@ class Searcher(Protocol):
     """Asked for candidates, told trials; a deterministic function of its problem and of the sequence of both.
 
     `ask(n)` is n times `ask(1)`. Numbers count from 0 without gaps. No candidate is proposed twice; every one lies in
-    the space and within the limits. Results may come in any order, failures come too.
+    the space and within its limits, which are the run's if it is final; if it has a parent, that is a trial told with a
+    score, none of whose groups is narrower. Results may come in any order, failures come too.
 
     Attributes:
         uses_curves: whether sensitivity curves are of use to it, so that a sweep is worth its cost.
@@ -85,6 +94,18 @@ class Searcher(Protocol):
     uses_curves: ClassVar[bool]
 
     def __init__(self, problem: SearchProblem) -> None: ...
+
+    @property
+    def parents(self) -> frozenset[int]:
+        """Numbers of the trials whose weights a later candidate, or one that runs, may start from."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the user should know of how it searches; each stays the same once it is there."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why it ended before it could propose final candidates, if it did."""
 
     def ask(self, limit: int) -> Sequence[Candidate]:
         """At most `limit` new candidates.

@@ -10,15 +10,12 @@ bends the curves: above 1 it spares the groups that would lose much, below 1 it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import check_feasible
 from autoprune.core.sensitivity import SensitivityCurves
-from autoprune.core.trial import Candidate, Trial
 from autoprune.searchers.base import SearchProblem, measured_curves
 from autoprune.searchers.history import Given
 from autoprune.searchers.threshold import level_losses
@@ -209,17 +206,11 @@ def _short_narrowings(model: AdditiveModel, choice: Choice) -> list[tuple[int, i
     return sorted(moves, key=lambda move: model.losses[move] - model.losses[move[0], choice[move[0]]])
 
 
-class Knapsack:
+class Knapsack(Given):
     """Proposes the knapsack of each criterion's curves under each exponent, those that differ."""
 
     uses_curves = True
 
     def __init__(self, problem: SearchProblem) -> None:
         curves = measured_curves(problem, "knapsack")
-        self._given = Given(problem, [knapsack_allocation(problem, c, e) for c in curves for e in EXPONENTS])
-
-    def ask(self, limit: int) -> Sequence[Candidate]:
-        return self._given.ask(limit)
-
-    def tell(self, trial: Trial) -> None:
-        self._given.tell(trial)
+        super().__init__(problem, [knapsack_allocation(problem, c, e) for c in curves for e in EXPONENTS])

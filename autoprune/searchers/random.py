@@ -6,14 +6,11 @@ projected, not rejected: at half of the FLOPs of a deep network nearly all of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.trial import Candidate, Trial
 from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.history import History, ask_repeatedly
+from autoprune.searchers.history import History, OneByOne
 
 DRAWS = 200
 """How many draws in a row must all have been proposed before until the space counts as exhausted."""
@@ -31,19 +28,10 @@ def draw_new(history: History, rng: np.random.Generator) -> Allocation | None:
     return history.first_new(draws)
 
 
-class Random:
+class Random(OneByOne):
     """Proposes independent draws, never the same twice; ends when it finds no new one."""
 
     uses_curves = False
-
-    def __init__(self, problem: SearchProblem) -> None:
-        self._history = History(problem)
-
-    def ask(self, limit: int) -> Sequence[Candidate]:
-        return ask_repeatedly(self._history, limit, self._next)
-
-    def tell(self, trial: Trial) -> None:
-        self._history.tell(trial)
 
     def _next(self) -> Allocation | None:
         return draw_new(self._history, self._history.problem.generator(self._history.number))

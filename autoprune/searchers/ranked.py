@@ -8,14 +8,11 @@ the dense network, as a share of each limit. The ranking is cut where the limits
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import check_feasible, within
-from autoprune.core.trial import Candidate, Trial
 from autoprune.errors import UserError
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.history import Given
@@ -68,16 +65,10 @@ def ranked_allocation(problem: SearchProblem) -> Allocation:
     return problem.project(above(inside))
 
 
-class Ranked:
+class Ranked(Given):
     """Proposes the ranked allocation, once."""
 
     uses_curves = False
 
     def __init__(self, problem: SearchProblem) -> None:
-        self._given = Given(problem, [ranked_allocation(problem)])
-
-    def ask(self, limit: int) -> Sequence[Candidate]:
-        return self._given.ask(limit)
-
-    def tell(self, trial: Trial) -> None:
-        self._given.tell(trial)
+        super().__init__(problem, [ranked_allocation(problem)])

@@ -7,7 +7,7 @@ bound is found exactly, by bisection over the degradations that occur, and what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import check_feasible, within
 from autoprune.core.sensitivity import SensitivityCurves
-from autoprune.core.trial import Candidate, Trial
 from autoprune.searchers.base import SearchProblem, measured_curves
 from autoprune.searchers.history import Given
 
@@ -56,17 +55,11 @@ def _narrowest_under(losses: Levels, bound: float) -> Allocation:
     return Allocation(chosen)
 
 
-class Threshold:
+class Threshold(Given):
     """Proposes the threshold allocation of each criterion's curves."""
 
     uses_curves = True
 
     def __init__(self, problem: SearchProblem) -> None:
-        allocations = [threshold_allocation(problem, curves) for curves in measured_curves(problem, "threshold")]
-        self._given = Given(problem, allocations)
-
-    def ask(self, limit: int) -> Sequence[Candidate]:
-        return self._given.ask(limit)
-
-    def tell(self, trial: Trial) -> None:
-        self._given.tell(trial)
+        curves = measured_curves(problem, "threshold")
+        super().__init__(problem, [threshold_allocation(problem, each) for each in curves])

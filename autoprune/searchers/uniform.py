@@ -6,12 +6,9 @@ Whole structures leave some of the budget unspent; the projection fills it, so t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from autoprune.core.allocation import Allocation, width_from_sparsity
 from autoprune.core.budget import check_feasible, within
 from autoprune.core.space import SearchSpace
-from autoprune.core.trial import Candidate, Trial
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.history import Given
 
@@ -54,16 +51,10 @@ def uniform_allocation(problem: SearchProblem) -> Allocation:
     return problem.project(at_sparsity(problem.space, least_sparsity(problem)))
 
 
-class Uniform:
+class Uniform(Given):
     """Proposes the uniform allocation, once."""
 
     uses_curves = False
 
     def __init__(self, problem: SearchProblem) -> None:
-        self._given = Given(problem, [uniform_allocation(problem)])
-
-    def ask(self, limit: int) -> Sequence[Candidate]:
-        return self._given.ask(limit)
-
-    def tell(self, trial: Trial) -> None:
-        self._given.tell(trial)
+        super().__init__(problem, [uniform_allocation(problem)])

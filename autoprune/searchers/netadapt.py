@@ -1,0 +1,138 @@
+"""NetAdapt: each round narrows one group, the one that loses least after a short training.
+
+Source: Yang et al. 2018, "NetAdapt: Platform-Aware Neural Network Adaptation for Mobile Applications", ECCV,
+arXiv:1804.03230, algorithm 1: a round has one candidate for each group, which is that group narrowed until the round's
+limits are kept and all others as they were, from the weights of the last round's winner, trained for a few steps. We
+differ:
+
+- The reductions are planned so that the last round's limits are the run's (see `rounds.plan`).
+- The winner is that of the least rise of the objective per saved cost, as a coarse step saves more than was asked for;
+  the paper takes the highest accuracy (`by: value`). Where the dense network was not judged, no rise is known in the
+  first round, and the objective alone decides.
+- A group that cannot keep the round's limits by itself goes to its least, and what is still above is taken from the
+  others by the projection. It is tried after the groups that can. So a round has candidates as long as the limits can
+  be reached at all.
+- Where the trials or the work do not allow every group in every round, a round tries those that promise the least rise
+  per saved cost by the sensitivity curves, or without curves by the scores of the structures that would go.
+- The candidates of a round are known when it begins, so they may run at once, and in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.budget import Limits, within
+from autoprune.core.costs import CostTable
+from autoprune.core.recipe import Recipe
+from autoprune.core.trial import Candidate, Score, Trial, value
+from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.in_rounds import InRounds
+from autoprune.searchers.moves import widest_level
+from autoprune.searchers.promise import expected_rise
+from autoprune.searchers.rounds import Leg, Round
+
+
+class NetAdapt(InRounds):
+    """Proposes, round by round, for each group the widest width that keeps the round's limits; draws nothing."""
+
+    count = 10
+    probed = False
+
+    def _trained(self, recipe: Recipe) -> Recipe:
+        return replace(recipe, finetune=self._settings.finetune or recipe.finetune)
+
+    def _least(self) -> int:
+        return 1
+
+    def _fewer_candidates(self, share: int) -> tuple[str, ...]:
+        space = self._history.problem.space
+        groups = sum(space.bounds[name].lowest < space.bounds[name].ceiling for name in space.names)
+        if share >= groups:
+            return ()
+        bound = self._allowance.bound(self._plan)
+        return (f"{share} of {groups} groups are tried in each of {len(self._plan)} rounds, as {bound} allows no more",)
+
+    def _make(self, leg: Leg) -> Round:
+        return _Contest(leg, by_ratio=self._settings.by == "ratio")
+
+
+class _Contest(Round):
+    """Candidates of which each narrows another group."""
+
+    def __init__(self, leg: Leg, by_ratio: bool) -> None:
+        super().__init__(leg)
+        self._by_ratio = by_ratio
+        self._found = tuple(islice(dict.fromkeys(narrowings(leg)), leg.share))
+        self._asked = 0
+
+    def next(self, number: int, spare: bool) -> Candidate | None:
+        if self._asked == len(self._found):
+            return None
+        self._asked += 1
+        problem = replace(self.leg.problem, recipe=self.leg.recipe)
+        return problem.candidate(number, self._found[self._asked - 1])
+
+    @property
+    def contenders(self) -> Sequence[Trial]:
+        return self.told
+
+    @property
+    def over(self) -> bool:
+        return len(self.told) == len(self._found) and self.best is not None
+
+    def rank(self, trial: Trial) -> float:
+        """The objective, or its rise from the parent's per saved cost; a fall counts more where more is saved."""
+        assert trial.score is not None
+        problem, before = self.leg.problem, self._score_before()
+        found = value(trial.score, problem.objective)
+        if not self._by_ratio or before is None:
+            return found
+        rise = found - value(before, problem.objective)
+        saved = saved_share(problem.costs, self.leg.before, trial.candidate.allocation, problem.limits)
+        return rise / saved if rise > 0 else rise * saved
+
+    def _score_before(self) -> Score | None:
+        return self.leg.problem.dense if self.leg.parent is None else self.leg.parent.score
+
+
+def narrowings(leg: Leg) -> Iterator[Allocation]:
+    """Per group the allocation that narrows it to the round's limits, the most promising first; some may be equal.
+
+    Groups that can do it alone come before those that need the others. Where the limits are kept already, the widths
+    stay as they are.
+    """
+    if leg.kept:
+        yield leg.before
+        return
+    problem, before = leg.problem, leg.before
+    alone: list[tuple[float, int, Allocation]] = []
+    helped: list[tuple[float, int, Allocation]] = []
+    for place, name in enumerate(problem.space.names):
+        least = problem.space.bounds[name].lowest
+        if least == before[name]:
+            continue
+        after = Allocation({**before, name: widest_level(problem, {**before, name: least}, name)})
+        fits = within(after, problem.costs, problem.limits)
+        (alone if fits else helped).append((_rate(problem, before, after), place, after))
+    yield from (after for _, _, after in sorted(alone, key=lambda each: each[:2]))
+    for _, _, after in sorted(helped, key=lambda each: each[:2]):  # the projection takes its time: only where needed
+        yield replace(problem, space=problem.space.narrowed(after)).project(after)
+
+
+def _rate(problem: SearchProblem, before: Mapping[str, int], after: Mapping[str, int]) -> float:
+    """The expected rise per saved cost; rounded, so that machines agree on the order."""
+    saved = saved_share(problem.costs, before, after, problem.limits)
+    return round(expected_rise(problem, before, after) / saved, 12)
+
+
+def saved_share(costs: CostTable, before: Mapping[str, int], after: Mapping[str, int], limits: Limits) -> float:
+    """What narrowing saves, as a share of what the limits ask for; above 0.
+
+    The mean over the limits that are not kept before; 1 is just enough of each.
+    """
+    was, now = costs.costs(before), costs.costs(after)
+    shares = [(was[kind] - now[kind]) / (was[kind] - limit) for kind, limit in limits.items() if was[kind] > limit]
+    return max(sum(shares) / max(len(shares), 1), 1e-9)
