@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from autoprune.core.allocation import Allocation
@@ -61,11 +59,11 @@ def _traded(problem: SearchProblem, allocation: Allocation, rng: np.random.Gener
     widths = {**allocation, giver: narrower[-int(rng.integers(1, furthest + 1))]}
     if takers:
         taker = takers[int(rng.integers(len(takers)))]
-        widths[taker] = widest_level(problem, widths, taker)
+        widths[taker] = _widest(problem, widths, taker)
     return Allocation(widths)
 
 
-def widest_level(problem: SearchProblem, widths: Mapping[str, int], group: str) -> int:
+def _widest(problem: SearchProblem, widths: dict[str, int], group: str) -> int:
     """The widest level of a group within the limits, all others as they are; its own if there is no wider one."""
     levels = [level for level in problem.space.bounds[group].levels() if level >= widths[group]]
     fits, above = 0, len(levels)

@@ -21,18 +21,17 @@ differ:
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from itertools import islice
+from dataclasses import dataclass, replace
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.budget import Limits, within
-from autoprune.core.costs import CostTable
+from autoprune.core.budget import Limits
+from autoprune.core.costs import CostsAround
 from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Candidate, Score, Trial, value
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.in_rounds import InRounds
-from autoprune.searchers.moves import widest_level
 from autoprune.searchers.promise import expected_rise
 from autoprune.searchers.rounds import Leg, Round
 
@@ -53,8 +52,7 @@ class NetAdapt(InRounds):
         return 1
 
     def _fewer_candidates(self, share: int) -> tuple[str, ...]:
-        space = self._history.problem.space
-        groups = sum(space.bounds[name].lowest < space.bounds[name].ceiling for name in space.names)
+        groups = len(_shrinkable(self._history.problem))
         if share >= groups:
             return ()
         bound, count = self._allowance.bound(self._plan), len(self._plan)
@@ -70,7 +68,7 @@ class _Contest(Round):
     def __init__(self, leg: Leg, by_ratio: bool) -> None:
         super().__init__(leg)
         self._by_ratio = by_ratio
-        self._found = tuple(islice(dict.fromkeys(narrowings(leg)), leg.share))
+        self._found = _first(narrowings(leg), leg.share)
         self._asked = 0
 
     def next(self, number: int, spare: bool) -> Candidate | None:
@@ -96,11 +94,22 @@ class _Contest(Round):
         if not self._by_ratio or before is None:
             return found
         rise = found - value(before, problem.objective)
-        saved = saved_share(problem.costs, self.leg.before, trial.candidate.allocation, problem.limits)
+        costs = problem.costs.costs
+        saved = saved_share(costs(self.leg.before), costs(trial.candidate.allocation), problem.limits)
         return rise / saved if rise > 0 else rise * saved
 
     def _score_before(self) -> Score | None:
         return self.leg.problem.dense if self.leg.parent is None else self.leg.parent.score
+
+
+def _first(allocations: Iterator[Allocation], count: int) -> list[Allocation]:
+    """The first ones that differ; none is made beyond these."""
+    found: dict[Allocation, None] = {}
+    for each in allocations:
+        found[each] = None
+        if len(found) == count:
+            break
+    return list(found)
 
 
 def narrowings(leg: Leg) -> Iterator[Allocation]:
@@ -112,33 +121,58 @@ def narrowings(leg: Leg) -> Iterator[Allocation]:
     if leg.kept:
         yield leg.before
         return
-    problem, before = leg.problem, leg.before
-    alone: list[tuple[float, int, Allocation]] = []
-    helped: list[tuple[float, int, Allocation]] = []
-    for place, name in enumerate(problem.space.names):
-        bounds = problem.space.bounds[name]
-        if bounds.lowest == before[name]:
-            continue
-        least = bounds.below((1 - MOST) * before[name])
-        after = Allocation({**before, name: widest_level(problem, {**before, name: least}, name)})
-        fits = within(after, problem.costs, problem.limits)
-        (alone if fits else helped).append((_rate(problem, before, after), place, after))
-    yield from (after for _, _, after in sorted(alone, key=lambda each: each[:2]))
-    for _, _, after in sorted(helped, key=lambda each: each[:2]):  # the projection takes its time: only where needed
-        yield replace(problem, space=problem.space.narrowed(after)).project(after)
+    problem, around = leg.problem, CostsAround(leg.problem.costs, leg.before)
+    cuts = [_cut(problem, leg.before, name, around) for name in _shrinkable(problem)]
+    for cut in sorted(cuts, key=lambda cut: (not cut.alone, cut.rate)):
+        if cut.alone:
+            yield cut.after
+        else:  # the projection takes its time: only where it is needed
+            yield replace(problem, space=problem.space.narrowed(cut.after)).project(cut.after)
 
 
-def _rate(problem: SearchProblem, before: Mapping[str, int], after: Mapping[str, int]) -> float:
-    """The expected rise per saved cost; rounded, so that machines agree on the order."""
-    saved = saved_share(problem.costs, before, after, problem.limits)
-    return round(expected_rise(problem, before, after) / saved, 12)
+@dataclass(frozen=True)
+class _Cut:
+    """One group narrowed.
+
+    Attributes:
+        alone: whether that keeps the limits.
+        rate: the expected rise per saved cost; rounded, so that machines agree on the order.
+    """
+
+    after: Allocation
+    alone: bool
+    rate: float
 
 
-def saved_share(costs: CostTable, before: Mapping[str, int], after: Mapping[str, int], limits: Limits) -> float:
-    """What narrowing saves, as a share of what the limits ask for; above 0.
+def _shrinkable(problem: SearchProblem) -> list[str]:
+    bounds = problem.space.bounds
+    return [name for name in problem.space.names if bounds[name].lowest < bounds[name].ceiling]
+
+
+def _cut(problem: SearchProblem, before: Allocation, name: str, around: CostsAround) -> _Cut:
+    """The widest width of a group that keeps the limits, or the least that it may have for now."""
+    bounds = problem.space.bounds[name]
+    least = bounds.below((1 - MOST) * before[name])
+    levels = [level for level in bounds.levels() if level >= least]
+    # Costs never fall as widths grow: the first that is above a limit ends those that are not.
+    fitting = bisect(levels, False, key=lambda level: not _keeps(around.at(name, level), problem.limits))
+    width = levels[max(fitting - 1, 0)]
+    after = Allocation({**before, name: width})
+    rise = expected_rise(problem, before, after)
+    saved = saved_share(around.costs, around.at(name, width), problem.limits)
+    return _Cut(after, fitting > 0, round(rise / saved, 12))
+
+
+def _keeps(costs: Mapping[str, int], limits: Limits) -> bool:
+    return all(costs[kind] <= limit for kind, limit in limits.items())
+
+
+def saved_share(before: Mapping[str, int], after: Mapping[str, int], limits: Limits) -> float:
+    """What costs fell by, as a share of what the limits ask for; above 0.
 
     The mean over the limits that are not kept before; 1 is just enough of each.
     """
-    was, now = costs.costs(before), costs.costs(after)
-    shares = [(was[kind] - now[kind]) / (was[kind] - limit) for kind, limit in limits.items() if was[kind] > limit]
+    shares = [
+        (before[kind] - after[kind]) / (before[kind] - most) for kind, most in limits.items() if before[kind] > most
+    ]
     return max(sum(shares) / max(len(shares), 1), 1e-9)
