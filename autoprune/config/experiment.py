@@ -30,6 +30,7 @@ from autoprune.config.sections import (
 from autoprune.config.settings import error_at
 from autoprune.core.budget import Budget
 from autoprune.core.recipe import Finetune, Recipe
+from autoprune.core.rounds import Rounds
 from autoprune.core.settings import FINETUNE, needs_finetune, own_value, with_own
 from autoprune.core.space import GroupRule, SpaceRules
 from autoprune.errors import UserError
@@ -86,10 +87,9 @@ class Experiment(Section):
             finetune=_finetune(settings.finetune) or recipe.finetune,
         )
 
-    def round_recipe(self, admm: bool) -> Recipe:
-        """What is done to a candidate that is trained in a round of `netadapt` or `autocompress`."""
-        rounds, recipe = self.search.rounds.rounds(), self.recipe()
-        return replace(recipe, finetune=rounds.finetune or recipe.finetune, admm=rounds.admm if admm else None)
+    def rounds(self) -> Rounds | None:
+        """How a search in rounds goes on; None if the experiment does not say."""
+        return None if self.search.rounds is None else self.search.rounds.rounds()
 
     def final_settings(self, settings: Mapping[str, Value]) -> dict[str, Value]:
         """Those by name that hold for a candidate as a finalist: all but what the finalists' section says itself."""

@@ -159,41 +159,51 @@ class FinetuneSection(TrainingSection):
         return Finetune(**self.model_dump())
 
 
+class RoundFinetuneSection(FinetuneSection):
+    """The short training that ends each step of a round."""
+
+    steps: Positive = 50
+    rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
+
+
 class AdmmSection(TrainingSection):
     """A training towards being pruned; see `autoprune.core.recipe.AdmmTraining`."""
 
     steps: Positive = 100
-    rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.2
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    rho: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    frequency: Positive = 10
+    rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = AdmmTraining.rate
+    momentum: Annotated[float, Field(ge=0, lt=1)] = AdmmTraining.momentum
+    rho: Annotated[float, Field(gt=0, allow_inf_nan=False)] = AdmmTraining.rho
+    frequency: Positive = AdmmTraining.frequency
 
     def admm(self) -> AdmmTraining:
         return AdmmTraining(**self.model_dump())
 
 
 class RoundsSection(Section):
-    """How `netadapt` and `autocompress` go to the budget; see `autoprune.core.rounds.Rounds`."""
+    """How the searchers that work in rounds go on; see `autoprune.core.rounds.Rounds`."""
 
     count: Positive | None = None
     by: Literal["ratio", "value"] = "ratio"
     probes: Positive = 20
-    finetune: FinetuneSection | None = FinetuneSection(steps=50, rate=0.01)
+    finetune: RoundFinetuneSection | None = RoundFinetuneSection()
     admm: AdmmSection = AdmmSection()
 
-    def rounds(self, price: int = 0) -> Rounds:
-        finetune = self.finetune.finetune() if self.finetune else None
-        return Rounds(self.count, self.by, self.probes, finetune, self.admm.admm(), price)
+    def rounds(self) -> Rounds:
+        finetune = None if self.finetune is None else self.finetune.finetune()
+        return Rounds(self.count, self.by, self.probes, finetune, self.admm.admm())
 
 
 class SearchSection(Section):
-    """Who proposes, and how long: `evaluations` caps the cost of everything, in judgements of the dense network."""
+    """Who proposes, and how long: `evaluations` caps the cost of everything, in judgements of the dense network.
+
+    `rounds` is for `netadapt` and `autocompress` alone; null leaves them to their defaults.
+    """
 
     searcher: Annotated[str, AfterValidator(_searcher_name)] = "auto"
     trials: Positive | None = None
     evaluations: Positive | None = None
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
-    rounds: RoundsSection = RoundsSection()
+    rounds: RoundsSection | None = None
 
 
 class RecalibrateSection(Section):

@@ -129,6 +129,26 @@ class CostTable:
         return shares
 
 
+class CostsAround:
+    """Costs of allocations that differ from one in a single group; quicker than counting each anew.
+
+    Attributes:
+        costs: those of the allocation itself.
+    """
+
+    def __init__(self, table: CostTable, allocation: Mapping[str, int]) -> None:
+        self._vector = dict(zip(table.widths, table.vector(allocation).tolist(), strict=True))
+        self._columns = {group: column for column, group in enumerate(table.widths)}
+        self._tally = table.tally(table.vector(allocation))
+        self._spent = self._tally.spent()
+        self.costs = dict(zip(COST_KINDS, self._spent.tolist(), strict=True))
+
+    def at(self, group: str, width: int) -> dict[str, int]:
+        """Every cost with the group at another width."""
+        rise = self._tally.rise(self._columns[group], width - self._vector[group])
+        return dict(zip(COST_KINDS, (self._spent + rise).tolist(), strict=True))
+
+
 @dataclass
 class Tally:
     """The products of a cost table at some widths, kept up to date step by step.

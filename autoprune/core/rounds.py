@@ -1,4 +1,4 @@
-"""How a search goes that changes weights from round to round."""
+"""How a search in rounds goes on, whichever it is."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from autoprune.core.recipe import AdmmTraining, Finetune
 
 @dataclass(frozen=True)
 class Rounds:
-    """What searchers that work in rounds are told besides the problem.
+    """The settings of the searchers that work in rounds, each from the weights that the one before left.
 
     Attributes:
-        count: rounds; None is the searcher's own number.
-        by: what chooses a round's winner in `netadapt`: the rise of the objective per saved share of the limited costs
-            (`ratio`), or the objective alone (`value`).
-        probes: allocations that `autocompress` tries in each round without training them.
-        finetune: the short training of a round's candidates; None trains none.
-        admm: the training towards a round's allocation in `autocompress`.
-        price: multiply-adds that a candidate which is trained so takes at most.
+        count: rounds from the dense network to the budget; None leaves it to the searcher.
+        by: how `netadapt` picks a round's winner: by the objective's rise per cost saved, or by the objective alone.
+        probes: candidates that `autocompress` anneals over in a round.
+        finetune: the short training that ends each step; None leaves every candidate with the experiment's own recipe.
+        admm: the training by which `autocompress` draws the weights to the allocation that a round found.
     """
 
     count: int | None = None
@@ -27,4 +25,3 @@ class Rounds:
     probes: int = 20
     finetune: Finetune | None = field(default_factory=lambda: Finetune(steps=50, rate=0.01))
     admm: AdmmTraining = field(default_factory=lambda: AdmmTraining(steps=100))
-    price: int = 0

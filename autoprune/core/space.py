@@ -168,11 +168,8 @@ class SearchSpace:
         return Allocation({name: self.bounds[name].below(float(w)) for name, w in zip(self.names, widths, strict=True)})
 
     def narrowed(self, ceilings: Mapping[str, int]) -> SearchSpace:
-        """The space with no group wider than its ceiling; groups without one are as before."""
-        bounds = {
-            name: replace(each, ceiling=min(each.ceiling, ceilings.get(name, each.ceiling)))
-            for name, each in self.bounds.items()
-        }
+        """The same space with no group wider than its ceiling; the ceilings are widths that the space allows."""
+        bounds = {name: replace(self.bounds[name], ceiling=ceilings[name]) for name in self.names}
         return replace(self, bounds=bounds)
 
     def size(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -205,6 +205,12 @@ class Trial:
     def from_json(cls, data: Mapping[str, Any], candidate: Candidate) -> Trial:
         outcome = outcome_from_json(data)
         return cls(candidate, outcome, data["costs"], data["seconds"], data["worker"], data.get("work", 0))
+
+
+def reasons(trials: Iterable[Trial]) -> str:
+    """Why trials failed: up to three of the different reasons."""
+    found = {f"{t.outcome.kind}: {t.outcome.reason}" for t in trials if isinstance(t.outcome, Failure)}
+    return "; ".join(sorted(found)[:3])
 
 
 Objective = Literal["loss", "accuracy", "kl"]

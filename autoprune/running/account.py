@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autoprune import registry
 from autoprune.core.budget import Limits
 from autoprune.core.recipe import Recipe
 from autoprune.core.sensitivity import sweep_grid
@@ -20,7 +19,6 @@ from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.sweep import Grid, affordable
 from autoprune.running.curves import sweep_settings
 from autoprune.running.setup import Setup
-from autoprune.searchers.rounds import InRounds
 
 SWEEP_SHARE = 0.25
 """The most of what a run may cost that its sweep may take."""
@@ -35,14 +33,12 @@ class Account:
         allowed: in all; None is without a limit.
         finals: reserved for judging the finalists.
         candidate: what one candidate costs at most.
-        trained: what one costs at most that a round trains, of a searcher that works in rounds.
     """
 
     unit: int
     allowed: int | None
     finals: int
     candidate: int
-    trained: int = 0
 
     @classmethod
     def open(cls, setup: Setup, evaluator: Evaluator, limits: Limits) -> Account:
@@ -56,15 +52,9 @@ class Account:
             return cls(0, None, 0, 0)
         images = evaluator.images.judging()
         unit = images * evaluator.macs({})
-        experiment, trained = setup.experiment, 0
-        finals = _finals(setup, evaluator, limits)
-        searcher = registry.resolve("searcher", experiment.search.searcher)
-        if issubclass(searcher, InRounds):
-            limits = {}  # the first rounds' candidates are little smaller than the dense network
-            trained = _most_work(setup, evaluator, limits, [experiment.round_recipe(searcher.admm)], images)
-        recipes = extreme_recipes(experiment.recipe(), setup.space.settings)
+        recipes = extreme_recipes(setup.experiment.recipe(), setup.space.settings)
         candidate = _most_work(setup, evaluator, limits, recipes, images)
-        account = cls(unit, evaluations * unit, finals, candidate, trained)
+        account = cls(unit, evaluations * unit, _finals(setup, evaluator, limits), candidate)
         account.check()
         return account
 
@@ -74,7 +64,7 @@ class Account:
         Raises:
             UserError: they cannot.
         """
-        least = self.unit + max(self.candidate, self.trained) + self.finals
+        least = self.unit + self.candidate + self.finals
         if self.allowed is not None and self.allowed < least:
             raise UserError(
                 f"--evaluations {self.allowed // self.unit} does not pay for the dense network, one candidate and the "
@@ -93,9 +83,7 @@ class Account:
         levels = setup.experiment.sensitivity.levels
         if self.allowed is None:
             return sweep_grid(setup.space, levels)
-        most = min(
-            SWEEP_SHARE * self.allowed, self.allowed - self.unit - self.finals - max(self.candidate, self.trained)
-        )
+        most = min(SWEEP_SHARE * self.allowed, self.allowed - self.unit - self.finals - self.candidate)
         grids = [sweep_grid(setup.space, each) for each in range(levels, 0, -1)]
         return affordable(evaluator, grids, sweep_settings(setup.experiment), most)
 

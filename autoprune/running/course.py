@@ -33,8 +33,6 @@ class Course:
         over = any(trial.candidate.role == "finalist" for trial in self.trials)
         self._pending = [c for c in run.history.open_candidates() if c.role != "finalist"]
         self._over = over
-        self._remarked = 0
-        self._remark()
         for trial in self.trials:
             run.tracker.told(trial)
 
@@ -57,7 +55,6 @@ class Course:
                 raise AutopruneError(f"the searcher proposed {candidate.allocation}, which is above the budget")
             self._run.ledger.asked(candidate)
             return candidate
-        self._remark()
         return None
 
     def take(self, trial: Trial) -> None:
@@ -71,7 +68,6 @@ class Course:
         self._run.ledger.told(trial)
         self._run.tracker.told(trial)
         self._searcher.tell(trial)
-        self._remark()
         self._drop_weights()
         self.advance(self._note())
 
@@ -82,13 +78,6 @@ class Course:
         for path in self._run.folder.weights.glob("*.pt"):
             if path.stem.isdigit() and int(path.stem) not in keep:
                 path.unlink()
-
-    def _remark(self) -> None:
-        """Says what the searcher has to remark and has not said."""
-        remarks = self._searcher.remarks
-        for remark in remarks[self._remarked :]:
-            self._run.display.say(remark)
-        self._remarked = len(remarks)
 
     def _note(self) -> str:
         objective = self._problem.objective

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autoprune import registry
-from autoprune.core.trial import Failure, Trial, ranked
+from autoprune.core.trial import Trial, ranked, reasons
 from autoprune.errors import AllTrialsFailed
 from autoprune.running.context import RunContext
 from autoprune.running.course import Course
@@ -20,6 +20,8 @@ def search(run: RunContext, problem: SearchProblem) -> list[Trial]:
     """
     searcher: Searcher = registry.resolve("searcher", run.setup.experiment.search.searcher)(problem)
     course = Course(run, problem, searcher)
+    for remark in searcher.remarks:
+        run.display.say(remark)
     settings = run.setup.experiment.run
     with run.display.stage("search", problem.trials, len(course.trials)) as course.advance:
         if settings.workers:
@@ -29,10 +31,9 @@ def search(run: RunContext, problem: SearchProblem) -> list[Trial]:
         else:
             evaluate_inline(course, run.evaluator, settings)
     if not ranked(course.trials, problem.objective):
-        raise AllTrialsFailed("; ".join((*searcher.remarks[-1:], _why(course.trials), f"see {run.folder.ledger}")))
+        raise AllTrialsFailed(f"{searcher.failure or _why(course.trials)}; see {run.folder.ledger}")
     return course.trials
 
 
 def _why(trials: list[Trial]) -> str:
-    reasons = sorted({f"{t.outcome.kind}: {t.outcome.reason}" for t in trials if isinstance(t.outcome, Failure)})
-    return f"none of {len(trials)} candidates could be scored ({'; '.join(reasons[:3])})"
+    return f"none of {len(trials)} candidates could be scored ({reasons(trials)})"

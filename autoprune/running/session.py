@@ -119,7 +119,7 @@ def _run(run: RunContext, command: Sequence[str]) -> Conclusion:
     dense = _dense(run)
     run.tracker.start(describe(read_record(run.folder.path)))
     try:
-        problem = _problem(run, _curves(run))
+        problem = _problem(run, dense, _curves(run))
         return conclude(run, problem, dense, search(run, problem))
     except BaseException:  # also an interrupt from the keyboard: the mirror should not look as if it still ran
         run.tracker.interrupt()
@@ -158,7 +158,7 @@ def _uses_curves(experiment: Experiment) -> bool:
     return searcher.uses_curves
 
 
-def _problem(run: RunContext, swept: tuple[SensitivityCurves | None, int]) -> SearchProblem:
+def _problem(run: RunContext, dense: Score, swept: tuple[SensitivityCurves | None, int]) -> SearchProblem:
     experiment, subject = run.setup.experiment, run.setup.subject
     curves, spent = swept
     return SearchProblem(
@@ -174,7 +174,8 @@ def _problem(run: RunContext, swept: tuple[SensitivityCurves | None, int]) -> Se
         work=run.account.left(spent),
         price=run.account.candidate,
         rungs=run.evaluator.images.rungs(),
-        rounds=experiment.search.rounds.rounds(run.account.trained),
+        rounds=experiment.rounds(),
+        dense=dense,
     )
 
 

@@ -18,7 +18,7 @@ from autoprune.core.rounds import Rounds
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.settings import defaults
 from autoprune.core.space import SearchSpace
-from autoprune.core.trial import Candidate, Objective, Setting, Trial
+from autoprune.core.trial import Candidate, Objective, Role, Score, Setting, Trial
 from autoprune.errors import UserError
 
 
@@ -29,12 +29,14 @@ class SearchProblem:
     Attributes:
         curves: sensitivity curves by criterion; empty if no sweep was made.
         importance: per group, `[width]` scores of its structures, higher is kept.
-        trials: how many final candidates the search may judge; None is as many as `work` allows.
+        trials: how many candidates the search may judge; None is as many as `work` allows.
         work: multiply-adds that judging candidates may take; None is as many as `trials` take.
         price: multiply-adds that judging one candidate takes at most.
         rungs: ascending numbers of images after which a judgement can end.
         limits: what every candidate may cost, as whole numbers.
-        rounds: for searchers that work in rounds; None leaves it to them.
+        rounds: how a search in rounds goes on; None if nothing was said of it.
+        dense: the dense network as it is, on the images that judge candidates; None if it was not judged.
+        parent, role: those of every candidate; the whole run's start from the dense network and are final.
 
     Raises:
         ValueError: neither trials nor work are limited.
@@ -53,6 +55,9 @@ class SearchProblem:
     price: int = 0
     rungs: tuple[int, ...] = ()
     rounds: Rounds | None = None
+    dense: Score | None = None
+    parent: int | None = None
+    role: Role = "final"
 
     def __post_init__(self) -> None:
         if self.trials is None and self.work is None:
@@ -73,11 +78,11 @@ class SearchProblem:
         bars: tuple[float | None, ...] = (),
         settings: Mapping[str, Setting] | None = None,
     ) -> Candidate:
-        """A final candidate under this problem's recipe and limits; its settings are the defaults where None."""
+        """A candidate of this problem's parent and role, under its recipe and limits; default settings where None."""
         limits = {str(kind): limit for kind, limit in self.limits.items()}
         values = self.default_settings if settings is None else settings
         chosen = {name: values[name] for name in self.space.settings}
-        return Candidate(number, allocation, self.recipe, chosen, limits=limits, bars=bars)
+        return Candidate(number, allocation, self.recipe, chosen, self.parent, self.role, limits, bars)
 
     @property
     def default_settings(self) -> Mapping[str, Setting]:
@@ -93,26 +98,30 @@ class Searcher(Protocol):
     """Asked for candidates, told trials; a deterministic function of its problem and of the sequence of both.
 
     `ask(n)` is n times `ask(1)`. Numbers count from 0 without gaps. No candidate is proposed twice; every one lies in
-    the space and within the limits that it names: the problem's if it is final. Results may come in any order, failures
-    come too.
+    the space and within its limits, which are the run's if it is final; if it has a parent, that is a trial told with a
+    score, none of whose groups is narrower. Results may come in any order, failures come too.
 
     Attributes:
         uses_curves: whether sensitivity curves are of use to it, so that a sweep is worth its cost.
-        parents: numbers of the trials whose weights a later candidate may start from.
-        remarks: what the user should know, in the order in which it was found.
         handles_settings: whether it searches the settings of the space; else they keep their defaults.
     """
 
     uses_curves: ClassVar[bool]
     handles_settings: ClassVar[bool]
 
-    @property
-    def parents(self) -> frozenset[int]: ...
-
-    @property
-    def remarks(self) -> Sequence[str]: ...
-
     def __init__(self, problem: SearchProblem) -> None: ...
+
+    @property
+    def parents(self) -> frozenset[int]:
+        """Numbers of the trials whose weights a later candidate, or one that runs, may start from."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the user should know of how it searches; each stays the same once it is there."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why it ended before it could propose final candidates, if it did."""
 
     def ask(self, limit: int) -> Sequence[Candidate]:
         """At most `limit` new candidates.
@@ -122,18 +131,6 @@ class Searcher(Protocol):
 
     def tell(self, trial: Trial) -> None:
         """Takes the outcome of a candidate it proposed."""
-
-
-class Unparented:
-    """What a searcher says whose candidates all start from the dense network, and which has nothing to remark."""
-
-    @property
-    def parents(self) -> frozenset[int]:
-        return frozenset()
-
-    @property
-    def remarks(self) -> Sequence[str]:
-        return ()
 
 
 def measured_curves(problem: SearchProblem, searcher: str) -> tuple[SensitivityCurves, ...]:

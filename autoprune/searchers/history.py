@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Score, Stopped, Trial, value
-from autoprune.searchers.base import SearchProblem, Unparented
+from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.points import Point, Proposal, Settings
 
 DOUBT = 1.0
@@ -42,6 +43,7 @@ class History:
     Attributes:
         asked: the candidates, each at the index of its number.
         told: number to trial, in the order in which they came.
+        spent: multiply-adds that the trials told have taken.
         progress: of each candidate, in [0, 1]: how much of the trials or of the work was used when it was asked for.
     """
 
@@ -52,7 +54,7 @@ class History:
         self.progress: list[float] = []
         self._proposed: set[Point] = set()
         self._defaults = problem.default_settings
-        self._spent = 0
+        self.spent = 0
 
     def __contains__(self, proposal: Proposal) -> bool:
         """Whether it was proposed before, under the same settings."""
@@ -81,7 +83,7 @@ class History:
     @property
     def _committed(self) -> int:
         """Multiply-adds spent, and those that what still runs may take."""
-        return self._spent + (self.number - len(self.told)) * self.problem.price
+        return self.spent + (self.number - len(self.told)) * self.problem.price
 
     @property
     def elapsed(self) -> float:
@@ -95,10 +97,14 @@ class History:
         """The next candidate, recorded. `proposal` must be new."""
         point = self._point(proposal)
         assert point not in self._proposed, f"{point!r} was proposed before"
-        candidate = self.problem.candidate(self.number, point.allocation, bars, point.settings)
+        return self.record(self.problem.candidate(self.number, point.allocation, bars, point.settings))
+
+    def record(self, candidate: Candidate) -> Candidate:
+        """The next candidate itself, of whatever parent, recipe and limits, recorded."""
+        assert candidate.number == self.number, f"candidate {candidate.number} comes out of turn"
         self.progress.append(self.elapsed)
         self.asked.append(candidate)
-        self._proposed.add(point)
+        self._proposed.add(Point(candidate.allocation, candidate.settings))
         return candidate
 
     def tell(self, trial: Trial) -> None:
@@ -112,7 +118,7 @@ class History:
         if trial.number in self.told:
             raise ValueError(f"trial {trial.number} was told before; tell each trial once")
         self.told[trial.number] = trial
-        self._spent += trial.work
+        self.spent += trial.work
 
     def best(self) -> Trial | None:
         """The trial of least value, the earliest number among equals; None while there is no score."""
@@ -187,18 +193,58 @@ def ask_repeatedly(
     return asked
 
 
-class Given(Unparented):
-    """Proposes a list of allocations in turn, each once, and ends."""
+class Remembering(ABC):
+    """A searcher with a history, whose candidates all start from the dense network."""
 
-    def __init__(self, problem: SearchProblem, allocations: Sequence[Allocation]) -> None:
+    uses_curves: ClassVar[bool]
+    handles_settings: ClassVar[bool]
+
+    def __init__(self, problem: SearchProblem) -> None:
         self._history = History(problem)
-        self._allocations = tuple(dict.fromkeys(allocations))
 
+    @abstractmethod
     def ask(self, limit: int) -> Sequence[Candidate]:
-        return ask_repeatedly(self._history, limit, self._next)
+        """At most `limit` new candidates."""
 
     def tell(self, trial: Trial) -> None:
         self._history.tell(trial)
 
+    @property
+    def parents(self) -> frozenset[int]:
+        return frozenset()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        if self._history.problem.rounds is None:
+            return ()
+        return ("search.rounds is not used: this searcher does not work in rounds, as netadapt and autocompress do",)
+
+    @property
+    def failure(self) -> str | None:
+        return None
+
+
+class OneByOne(Remembering):
+    """A searcher that proposes one candidate after the other, never the same twice."""
+
+    def ask(self, limit: int) -> Sequence[Candidate]:
+        return ask_repeatedly(self._history, limit, self._next, self._bars)
+
+    @abstractmethod
+    def _next(self) -> Proposal | None:
+        """A new allocation, or one with settings, or None if there is none now."""
+
+    def _bars(self) -> Bars:
+        """Those of the candidate that was just found."""
+        return ()
+
+
+class Given(OneByOne):
+    """Proposes a list of allocations in turn, each once, and ends."""
+
+    def __init__(self, problem: SearchProblem, allocations: Sequence[Allocation]) -> None:
+        super().__init__(problem)
+        self._allocations = tuple(dict.fromkeys(allocations))
+
     def _next(self) -> Allocation | None:
-        return next((allocation for allocation in self._allocations if allocation not in self._history), None)
+        return self._history.first_new(self._allocations)

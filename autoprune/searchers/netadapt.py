@@ -1,141 +1,178 @@
-"""NetAdapt: round by round the one group is narrowed whose loss, after a short training, pays best.
+"""NetAdapt: each round narrows one group, the one that loses least after a short training.
 
 Source: Yang et al. 2018, "NetAdapt: Platform-Aware Neural Network Adaptation for Mobile Applications", ECCV,
-arXiv:1804.03230, algorithm 1. In each round every group is narrowed by itself until the round's limits are kept, each
-of these candidates is trained for a few steps from the weights that the last round left, and the best goes on.
+arXiv:1804.03230, algorithm 1: a round has one candidate for each group, which is that group narrowed until the round's
+limits are kept and all others as they were, from the weights of the last round's winner, trained for a few steps. We
+differ:
 
-We differ:
-
-- The reductions are planned so that the limits are reached in a given number of rounds (see `rounds.plan`); the paper
-  fixes the first reduction and its decay, and takes as many rounds as that needs.
-- The winner is, unless told otherwise, the candidate with the least rise of the objective per saved share of the
-  limited costs, as steps of wide groups overshoot the round's limits; the paper takes the highest accuracy. In the
-  first round the objective alone decides.
-- Where no group can keep the round's limits alone, each is narrowed as far as it goes, and the others share the rest
-  alike (the projection). The paper stops there.
-- Where fewer candidates are allowed than there are groups, a round tries those of which the sensitivity curves expect
-  the least rise per saved share (without curves: those whose step costs the least of the scores), and says so.
+- The reductions are planned so that the last round's limits are the run's (see `rounds.plan`).
+- The winner is that of the least rise of the objective per saved cost, as a coarse step saves more than was asked for;
+  the paper takes the highest accuracy (`by: value`). Where the dense network was not judged, no rise is known in the
+  first round, and the objective alone decides.
+- No group is to lose more than `MOST` of its width in a round. One that cannot keep the round's limits so by itself
+  loses as much, and what is still above is taken from all groups by the projection; it is tried after those that can.
+  So a round has candidates as long as the limits can be reached at all, and few rounds do not take whole layers: a
+  group at its least instead, as far as it goes alone, was far worse on synthetic landscapes. (Mean regret after 100
+  trials in 10 rounds: 0.19 with and 1.07 without on 27 groups, 0.13 each on 12, as shares of the optimum.)
+- Where the trials or the work do not allow every group in every round, a round tries those that promise the least rise
+  per saved cost by the sensitivity curves, or without curves by the scores of the structures that would go.
+- The candidates of a round are known when it begins, so they may run at once, and in any order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import numpy as np
+from bisect import bisect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.budget import within
-from autoprune.core.trial import Candidate, Trial
+from autoprune.core.budget import Limits
+from autoprune.core.costs import CostsAround
+from autoprune.core.recipe import Recipe
+from autoprune.core.trial import Candidate, Score, Trial, value
 from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.moves import widest_fitting
-from autoprune.searchers.rounds import InRounds
+from autoprune.searchers.in_rounds import InRounds
+from autoprune.searchers.promise import expected_rise
+from autoprune.searchers.rounds import Leg, Round
 
-ROUNDS = 10
+MOST = 0.5
+"""The share of its width that a group may lose in a round before the others help."""
 
 
 class NetAdapt(InRounds):
-    """Proposes, in each round, one candidate a group, narrowed to the round's limits."""
+    """Proposes, round by round, for each group the widest width that keeps the round's limits."""
 
-    admm = False
+    count = 10
+    probed = False
 
-    def __init__(self, problem: SearchProblem) -> None:
-        wanted = (problem.rounds and problem.rounds.count) or ROUNDS
-        most = _most(problem)
-        super().__init__(problem, max(1, min(wanted, most)))
-        self._each = max(1, most // len(self.plan))
-        groups = len(problem.space.names)
-        if most < wanted:
-            self.remarks.append(f"netadapt: {len(self.plan)} of {wanted} rounds, as only {most} trials are paid for")
-        if self._each < groups:
-            self.remarks.append(
-                f"netadapt: the {self._each} most promising of {groups} groups are tried in each of {len(self.plan)} "
-                f"rounds; all of them would take {groups * len(self.plan)} trials"
-            )
-        self._waiting: list[Allocation] = []
-        self._trials: list[Trial] = []
+    def _trained(self, recipe: Recipe) -> Recipe:
+        return replace(recipe, finetune=self._settings.finetune or recipe.finetune)
 
-    def _begin(self) -> None:
-        names, bounds = self.problem.space.names, self.problem.space.bounds
-        found = {name: allocation for name in names if (allocation := self._alone(name)) is not None}
-        if found:
-            self._waiting = list(self._promising(found).values())
-        else:
-            widths = self.widths
-            least = {n: Allocation({**widths, n: bounds[n].lowest}) for n in names if bounds[n].lowest < widths[n]}
-            self._waiting = list(dict.fromkeys(self._with_others(name) for name in self._promising(least)))
-        if within(self.widths, self.problem.costs, self.limits):  # the last round: a coarse step went so far already
-            self._waiting = [self.widths]
-        self._trials = []
+    def _least(self) -> int:
+        return 1
 
-    def _promising(self, narrowed: Mapping[str, Allocation]) -> dict[str, Allocation]:
-        """The most promising of the allocations that narrow one group each, in the order of the groups."""
-        if len(narrowed) <= self._each:
-            return dict(narrowed)
-        before = self.problem.costs.costs(self.widths)
-        order = sorted(narrowed, key=lambda name: self._promise(name, narrowed[name], before))
-        chosen = set(order[: self._each])
-        return {name: allocation for name, allocation in narrowed.items() if name in chosen}
+    def _fewer_candidates(self, share: int) -> tuple[str, ...]:
+        groups = len(_shrinkable(self._history.problem))
+        if share >= groups:
+            return ()
+        bound, count = self._allowance.bound(self._plan), len(self._plan)
+        return (f"about {share} of {groups} groups are tried in each of {count} rounds, as {bound} allows no more",)
 
-    def _alone(self, name: str) -> Allocation | None:
-        """The widest width of a group at which the round's limits are kept, all others as they are, if there is one."""
-        widths = self.widths
-        narrower = [level for level in self.problem.space.bounds[name].levels() if level < widths[name]]
-        level = widest_fitting(self.problem, widths, name, narrower, self.limits)
-        return None if level is None else Allocation({**widths, name: level})
+    def _make(self, leg: Leg) -> Round:
+        return _Contest(leg, by_ratio=self._settings.by == "ratio")
 
-    def _with_others(self, name: str) -> Allocation:
-        """A group as narrow as it goes, and the others moved onto the round's limits."""
-        ceilings = {**self.widths, name: self.problem.space.bounds[name].lowest}
-        return self.narrowed(ceilings).project(ceilings)
 
-    def _next(self) -> Candidate | None:
-        return self.candidate(self._waiting.pop(0), self.trained) if self._waiting else None
+class _Contest(Round):
+    """Candidates of which each narrows another group."""
 
-    def _take(self, trial: Trial) -> None:
-        self._trials.append(trial)
+    def __init__(self, leg: Leg, by_ratio: bool) -> None:
+        super().__init__(leg)
+        self._by_ratio = by_ratio
+        self._found = _first(narrowings(leg), leg.share)
+        self._asked = 0
 
-    def _winner(self) -> Trial | None:
-        scored = [trial for trial in self._trials if trial.score]
-        if not scored:
+    def next(self, number: int, spare: bool) -> Candidate | None:
+        if self._asked == len(self._found):
             return None
-        if self.rounds.by == "value":
-            return min(scored, key=lambda trial: (self.value(trial), trial.number))
-        if self.parent is None:  # how much the dense network is worth nobody said, so no rise is known
-            return min(scored, key=lambda trial: (self.value(trial), trial.number))
-        begin, before = self.value(self.parent), self.problem.costs.costs(self.widths)
+        self._asked += 1
+        problem = replace(self.leg.problem, recipe=self.leg.recipe)
+        return problem.candidate(number, self._found[self._asked - 1])
 
-        def rise(trial: Trial) -> float:
-            """Per saved cost; a fall counts more where more is saved."""
-            found, saved = self.value(trial) - begin, self._saved(trial.candidate.allocation, before)
-            return found / saved if found > 0 else found * saved
+    @property
+    def contenders(self) -> Sequence[Trial]:
+        return self.told
 
-        return min(scored, key=lambda trial: (rise(trial), trial.number))
+    @property
+    def over(self) -> bool:
+        return len(self.told) == len(self._found) and self.best is not None
 
-    def _saved(self, allocation: Mapping[str, int], before: Mapping[str, int]) -> float:
-        """What an allocation saves of what was spent before, as shares of the limits, added up."""
-        costs = self.problem.costs.costs(allocation)
-        shares = [(before[kind] - costs[kind]) / limit for kind, limit in self.limits.items()]
-        return max(sum(shares), 1e-12)
+    def rank(self, trial: Trial) -> float:
+        """The objective, or its rise from the parent's per saved cost; a fall counts more where more is saved."""
+        assert trial.score is not None
+        problem, before = self.leg.problem, self._score_before()
+        found = value(trial.score, problem.objective)
+        if not self._by_ratio or before is None:
+            return found
+        rise = found - value(before, problem.objective)
+        costs = problem.costs.costs
+        saved = saved_share(costs(self.leg.before), costs(trial.candidate.allocation), problem.limits)
+        return rise / saved if rise > 0 else rise * saved
 
-    def _promise(self, name: str, allocation: Mapping[str, int], before: Mapping[str, int]) -> float:
-        """What narrowing a group is expected to cost per saved share; less is better."""
-        return self._rise(name, allocation[name], self.widths[name]) / self._saved(allocation, before)
-
-    def _rise(self, name: str, to: int, at: int) -> float:
-        """By how much the curves let the objective rise; without curves the share of the scores that goes."""
-        problem = self.problem
-        if problem.curves:
-            kind = problem.objective
-            rises = [curves.at(name, to, kind) - curves.at(name, at, kind) for curves in problem.curves.values()]
-            return sum(rises) / len(rises)
-        scores = np.sort(problem.importance.get(name, np.ones(at)))[::-1]
-        return float(scores[to:at].sum() / max(scores.sum(), 1e-12))
+    def _score_before(self) -> Score | None:
+        return self.leg.problem.dense if self.leg.parent is None else self.leg.parent.score
 
 
-def _most(problem: SearchProblem) -> int:
-    """How many candidates may be judged."""
-    found = [problem.trials] if problem.trials is not None else []
-    if problem.work is not None:
-        price = max(problem.price, problem.rounds.price if problem.rounds else 0)
-        found.append(problem.work // max(1, price))
-    return min(found)
+def _first(allocations: Iterator[Allocation], count: int) -> list[Allocation]:
+    """The first ones that differ; none is made beyond these."""
+    found: dict[Allocation, None] = {}
+    for each in allocations:
+        found[each] = None
+        if len(found) == count:
+            break
+    return list(found)
+
+
+def narrowings(leg: Leg) -> Iterator[Allocation]:
+    """Per group an allocation that narrows it to the round's limits, the most promising first; some may be equal.
+
+    Groups that can do it alone come before those that need the others. Where the limits are kept already, the widths
+    stay as they are.
+    """
+    if leg.kept:
+        yield leg.before
+        return
+    problem, around = leg.problem, CostsAround(leg.problem.costs, leg.before)
+    cuts = [_cut(problem, leg.before, name, around) for name in _shrinkable(problem)]
+    for cut in sorted(cuts, key=lambda cut: (not cut.alone, cut.rate)):
+        if cut.alone:
+            yield cut.after
+        else:  # the projection takes its time: only where it is needed
+            yield replace(problem, space=problem.space.narrowed(cut.after)).project(cut.after)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """One group narrowed.
+
+    Attributes:
+        alone: whether that keeps the limits.
+        rate: the expected rise per saved cost; rounded, so that machines agree on the order.
+    """
+
+    after: Allocation
+    alone: bool
+    rate: float
+
+
+def _shrinkable(problem: SearchProblem) -> list[str]:
+    bounds = problem.space.bounds
+    return [name for name in problem.space.names if bounds[name].lowest < bounds[name].ceiling]
+
+
+def _cut(problem: SearchProblem, before: Allocation, name: str, around: CostsAround) -> _Cut:
+    """The widest width of a group that keeps the limits, or the least that it may have for now."""
+    bounds = problem.space.bounds[name]
+    least = bounds.below((1 - MOST) * before[name])
+    levels = [level for level in bounds.levels() if level >= least]
+    # Costs never fall as widths grow: the first that is above a limit ends those that are not.
+    fitting = bisect(levels, False, key=lambda level: not _keeps(around.at(name, level), problem.limits))
+    width = levels[max(fitting - 1, 0)]
+    after = Allocation({**before, name: width})
+    rise = expected_rise(problem, before, after)
+    saved = saved_share(around.costs, around.at(name, width), problem.limits)
+    return _Cut(after, fitting > 0, round(rise / saved, 12))
+
+
+def _keeps(costs: Mapping[str, int], limits: Limits) -> bool:
+    return all(costs[kind] <= limit for kind, limit in limits.items())
+
+
+def saved_share(before: Mapping[str, int], after: Mapping[str, int], limits: Limits) -> float:
+    """What costs fell by, as a share of what the limits ask for; above 0.
+
+    The mean over the limits that are not kept before; 1 is just enough of each.
+    """
+    shares = [
+        (before[kind] - after[kind]) / (before[kind] - most) for kind, most in limits.items() if before[kind] > most
+    ]
+    return max(sum(shares) / max(len(shares), 1), 1e-9)

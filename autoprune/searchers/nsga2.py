@@ -31,11 +31,11 @@ from dataclasses import replace
 import numpy as np
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.trial import Candidate, Trial, value
-from autoprune.searchers.base import SearchProblem, Unparented
+from autoprune.core.trial import Trial, value
+from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.climbing import climb
 from autoprune.searchers.coordinates import Coordinates
-from autoprune.searchers.history import Bars, Estimate, History, ask_repeatedly
+from autoprune.searchers.history import Bars, Estimate, OneByOne
 from autoprune.searchers.knapsack import knapsack_allocation
 from autoprune.searchers.optuna_studies import breed
 from autoprune.searchers.surrogate import Floats, Surrogate
@@ -73,7 +73,7 @@ def ladder(problem: SearchProblem) -> tuple[Allocation, ...]:
     return tuple(dict.fromkeys(found))
 
 
-class Nsga2(Unparented):
+class Nsga2(OneByOne):
     """Proposes the ladder, a few random draws, then offspring of the best; never the same twice.
 
     Args:
@@ -84,18 +84,12 @@ class Nsga2(Unparented):
     handles_settings = False
 
     def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
-        self._history = History(problem)
+        super().__init__(problem)
         given = ladder(problem) if starts is None else [problem.repair(allocation) for allocation in starts]
         self._starts = tuple(dict.fromkeys(given))
         self._coordinates = Coordinates(problem)
         self._surrogate = Surrogate(self._history, self._excess)
         self._found: Allocation | None = None
-
-    def ask(self, limit: int) -> Sequence[Candidate]:
-        return ask_repeatedly(self._history, limit, self._next, self._bars)
-
-    def tell(self, trial: Trial) -> None:
-        self._history.tell(trial)
 
     def _bars(self) -> Bars:
         """What the best of those that cost no more was worth after some of the images; the starts are judged on all."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.trial import Candidate, Trial
-from autoprune.searchers.base import SearchProblem, Unparented
-from autoprune.searchers.history import Bars, History, ask_repeatedly
+from autoprune.core.trial import Trial
+from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.history import Bars, OneByOne
 from autoprune.searchers.points import Proposal
 from autoprune.searchers.random import draw_new
 from autoprune.searchers.starts import opening
@@ -20,7 +20,7 @@ FIRST = 6
 """How many draws stand in for the starts where there are none."""
 
 
-class Opened(Unparented, ABC):
+class Opened(OneByOne):
     """Proposes its starts, then what `_go_on` finds, or a draw where that finds nothing; never the same twice.
 
     Args:
@@ -37,14 +37,8 @@ class Opened(Unparented, ABC):
     races: ClassVar[bool] = False
 
     def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
-        self._history = History(problem)
+        super().__init__(problem)
         self._starts = opening(problem, starts)
-
-    def ask(self, limit: int) -> Sequence[Candidate]:
-        return ask_repeatedly(self._history, limit, self._next, self._bars)
-
-    def tell(self, trial: Trial) -> None:
-        self._history.tell(trial)
 
     @property
     def _opening(self) -> int:
@@ -52,7 +46,6 @@ class Opened(Unparented, ABC):
         return len(self._starts) or FIRST
 
     def _bars(self) -> Bars:
-        """Those of the candidate that was just found."""
         if not self.races or self._history.number < self._opening:
             return ()
         return self._history.bars(self._history.best())

@@ -7,14 +7,11 @@ along are drawn by themselves, too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.trial import Candidate, Trial
-from autoprune.searchers.base import SearchProblem, Unparented
-from autoprune.searchers.history import History, ask_repeatedly
+from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.history import History, OneByOne
 from autoprune.searchers.points import Point, Proposal, draw_settings
 
 DRAWS = 200
@@ -41,20 +38,11 @@ def draw_new(history: History, rng: np.random.Generator, settings: bool = False)
     return history.first_new(draw(problem, rng) for _ in range(DRAWS))
 
 
-class Random(Unparented):
+class Random(OneByOne):
     """Proposes independent draws, never the same twice; ends when it finds no new one."""
 
     uses_curves = False
     handles_settings = True
-
-    def __init__(self, problem: SearchProblem) -> None:
-        self._history = History(problem)
-
-    def ask(self, limit: int) -> Sequence[Candidate]:
-        return ask_repeatedly(self._history, limit, self._next)
-
-    def tell(self, trial: Trial) -> None:
-        self._history.tell(trial)
 
     def _next(self) -> Proposal | None:
         return draw_new(self._history, self._history.problem.generator(self._history.number), settings=True)

@@ -62,5 +62,5 @@ class Threshold(Given):
     handles_settings = False
 
     def __init__(self, problem: SearchProblem) -> None:
-        allocations = [threshold_allocation(problem, curves) for curves in measured_curves(problem, "threshold")]
-        super().__init__(problem, allocations)
+        curves = measured_curves(problem, "threshold")
+        super().__init__(problem, [threshold_allocation(problem, each) for each in curves])

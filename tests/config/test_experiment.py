@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from pydantic import ValidationError
 
@@ -5,6 +7,7 @@ from autoprune.config import load_experiment
 from autoprune.config.credentials import are_masked, mask
 from autoprune.core.budget import Budget
 from autoprune.core.recipe import Recipe
+from autoprune.core.rounds import Rounds
 from autoprune.core.space import GroupRule, SpaceRules
 from autoprune.errors import UserError
 
@@ -103,3 +106,30 @@ def test_a_masked_tracking_uri_asks_for_its_credentials(monkeypatch):
 
 def test_a_password_does_not_show_when_an_experiment_is_printed():
     assert "secret" not in repr(load_experiment(overrides={"track.uri": "https://me:secret@host"}))
+
+
+def test_nothing_is_said_of_rounds_by_default_and_what_is_said_of_one_key_leaves_the_others():
+    assert load_experiment().rounds() is None
+    assert load_experiment(sets=["search.rounds={}"]).rounds() == Rounds()
+    rounds = load_experiment(
+        sets=["search.rounds.count=5", "search.rounds.finetune.rate=0.1", "search.rounds.admm.rho=0.5"]
+    ).rounds()
+    assert rounds == Rounds(5, finetune=replace(Rounds().finetune, rate=0.1), admm=replace(Rounds().admm, rho=0.5))
+    plain = load_experiment(sets=["search.rounds={by: value, probes: 3, finetune: null}"]).rounds()
+    assert plain == Rounds(None, "value", 3, None)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("count=0", r"search\.rounds\.count: should be at least 1 but is 0"),
+        ("probes=some", r"search\.rounds\.probes: should be a whole number but is 'some'"),
+        ("by=ration", r"search\.rounds\.by: should be one of ratio, value but is 'ration'; did you mean 'ratio'"),
+        ("admm.rho=-1", r"search\.rounds\.admm\.rho: should be above 0(\.0)? but is -1"),
+        ("cuont=3", r"search\.rounds\.cuont: unknown key; did you mean 'count'"),
+        ("finetune.steps=0", r"search\.rounds\.finetune\.steps: should be at least 1 but is 0"),
+    ],
+)
+def test_what_is_wrong_with_rounds_is_said_with_its_place(key, message):
+    with pytest.raises(UserError, match=message):
+        load_experiment(sets=[f"search.rounds.{key}"])

@@ -51,7 +51,12 @@ def test_a_full_experiment_reads_back_equal_from_another_folder(tmp_path, monkey
             "budget": {"flops": 0.5, "size": "3 kB"},
             "output": "out",
         },
-        sets=["sensitivity.file=curves.json", "run.threads=2", "track={uri: 'sqlite:///x.db', enabled: false}"],
+        sets=[
+            "sensitivity.file=curves.json",
+            "run.threads=2",
+            "track={uri: 'sqlite:///x.db', enabled: false}",
+            "search.rounds.count=3",
+        ],
     )
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")

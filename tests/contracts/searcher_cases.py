@@ -19,11 +19,11 @@ from tests.searchers.landscapes import make_problem, with_curves
 NAMES = sorted(SEARCHERS)
 DETERMINISTIC = {"uniform", "threshold", "knapsack", "ranked", "netadapt"}
 """Searchers that draw nothing, so that the seed changes nothing."""
-ROUNDED = {"netadapt", "autocompress"}
-"""Searchers that go to the limits in rounds; they judge the way there, not every allocation at the limits."""
+IN_ROUNDS = {"netadapt", "autocompress"}
+"""Searchers whose candidates on the way have limits, a parent and perhaps a recipe of their own."""
 NEEDS_CURVES = {"threshold", "knapsack"}
-UNFILLED = {"nsga2", *ROUNDED}
-"""Searchers that leave some of the limits unspent: they want cheaper candidates too, or cannot widen again."""
+UNFILLED = {"nsga2"}
+"""Searchers that want cheaper candidates too, and so leave some of the limits unspent."""
 
 
 def few_groups(problem: SearchProblem, count: int) -> SearchProblem:

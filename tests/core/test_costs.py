@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoprune.core.costs import COST_KINDS, CostTable, CostTerm, Count
+from autoprune.core.costs import COST_KINDS, CostsAround, CostTable, CostTerm, Count
 from autoprune.errors import UserError
 from tests.core.networks import tables
 
@@ -95,3 +95,14 @@ def test_a_group_that_the_network_lacks_is_named():
 def test_a_term_over_an_unknown_group_is_refused():
     with pytest.raises(ValueError, match="without a width"):
         CostTable([CostTerm("flops", "one", 1, Count(0, {"x": 1}))], {"a": 1})
+
+
+@given(tables(), st.data())
+@settings(max_examples=100, deadline=None)
+def test_costs_around_an_allocation_are_those_with_one_group_at_another_width(table, data):
+    widths = drawn_widths(table, data)
+    name = data.draw(st.sampled_from(sorted(widths)))
+    width = data.draw(st.integers(0, table.widths[name]))
+    around = CostsAround(table, widths)
+    assert around.costs == slow_costs(table, widths)
+    assert around.at(name, width) == slow_costs(table, {**widths, name: width})

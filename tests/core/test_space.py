@@ -164,3 +164,15 @@ def test_every_pattern_without_a_match_is_reported_with_the_nearest_name():
     assert caught.value.faults[0].startswith("my.yaml: include: 'layer9.*' matches no group")
     assert "exclude: 'layer2.0.convv1' matches no group; did you mean 'layer2.0.conv1'?" in caught.value.faults[1]
     assert "groups: 'fx' matches no group" in caught.value.faults[2]
+
+
+def test_a_narrowed_space_has_the_widths_up_to_its_ceilings_and_no_others():
+    groups = (group("a", 20), group("b", 8))
+    space = SearchSpace(groups, {"a": Bounds(3, 20, 8), "b": Bounds(1, 8)}, {"c": "pinned"}, "somewhere")
+    narrowed = space.narrowed({"a": 16, "b": 5})
+    assert narrowed.bounds["a"].levels() == [8, 16]
+    assert narrowed.bounds["b"].levels() == [1, 2, 3, 4, 5]
+    assert (narrowed.pinned, narrowed.source, narrowed.names) == (space.pinned, space.source, space.names)
+    assert narrowed.narrowest() == space.narrowest()
+    assert space.narrowed(space.narrowest()).size() == 1
+    assert space.narrowed(space.widest()) == space

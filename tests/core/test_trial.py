@@ -5,7 +5,7 @@ import pytest
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.recipe import Recipe
-from autoprune.core.trial import Candidate, Failure, Score, Trial, value
+from autoprune.core.trial import Candidate, Failure, Score, Trial, reasons, value
 
 CANDIDATE = Candidate(
     3,
@@ -72,3 +72,14 @@ def test_a_recipe_that_does_not_reconstruct_is_written_as_before_there_was_recon
     assert Recipe.from_json({"recalibrate": 64, "augment": False}) == Recipe(64, False, 0)
     assert Recipe(64, False, 9).to_json() == {"recalibrate": 64, "augment": False, "reconstruct": 9}
     assert Recipe.from_json(through_json(Recipe(64, False, 9).to_json())) == Recipe(64, False, 9)
+
+
+def test_the_reasons_of_failures_are_named_once_and_at_most_three():
+    def trial(number, outcome):
+        return Trial(Candidate(number, Allocation({})), outcome)
+
+    failures = [Failure("nan", "loss nan"), Failure("nan", "loss nan"), Score(0.1, 0.9, 3), Failure("timeout", "slow")]
+    trials = [trial(number, outcome) for number, outcome in enumerate(failures)]
+    assert reasons(trials) == "nan: loss nan; timeout: slow"
+    assert reasons(trial(i, Failure("exception", f"fault {i}")) for i in range(5)).count(";") == 2
+    assert reasons([]) == ""
