@@ -61,6 +61,20 @@ def test_no_group_loses_more_than_half_where_the_others_can_help() -> None:
         halved = [each for each in found if each.allocation[name] <= (1 - MOST) * before[name]]
         assert len(halved) == 1
         assert len(narrowed(halved[0], before)) > 1
+        ceilings = {**before, name: halved[0].allocation[name]}
+        limits = {"flops": halved[0].limits["flops"]}
+        under = replace(problem, space=problem.space.narrowed(ceilings), limits=limits)
+        assert under.project(halved[0].allocation) == halved[0].allocation  # nothing is left over
+
+
+def test_groups_that_keep_the_limits_alone_are_tried_before_those_that_need_help() -> None:
+    problem = problem_of(count=8)
+    curves = problem.curves["l1"]
+    # Only the three streams can do it, and by the curves nothing else would lose anything.
+    streams = {name: levels for name, levels in curves.levels.items() if "." not in name}
+    problem = replace(problem, curves={"l1": replace(curves, levels=streams)})
+    counts = [len(narrowed(each, problem.space.widest())) for each in first_round(problem)]
+    assert [count == 1 for count in counts] == [True] * 3 + [False] * 9
 
 
 def test_a_group_goes_below_half_where_no_other_can_help() -> None:
