@@ -10,6 +10,7 @@ from typing import ClassVar
 from autoprune.core.budget import Limits
 from autoprune.core.recipe import Recipe
 from autoprune.core.rounds import Rounds
+from autoprune.core.settings import FINETUNE
 from autoprune.core.trial import Candidate, Trial
 from autoprune.errors import UserError
 from autoprune.searchers.allowance import Allowance
@@ -35,7 +36,7 @@ class InRounds(Remembering):
     probed: ClassVar[bool]
 
     def __init__(self, problem: SearchProblem) -> None:
-        super().__init__(problem)
+        super().__init__(_without_finetune(problem))
         self._settings = problem.rounds or Rounds()
         self._recipe = self._trained(problem.recipe)
         self._allowance = Allowance(self._history, self._recipe, self.probed)
@@ -151,3 +152,9 @@ class InRounds(Remembering):
 
     def _spare(self) -> bool:
         return self._allowance.spares_one(self._plan[self._begun - 1], self._plan[self._begun :])
+
+
+def _without_finetune(problem: SearchProblem) -> SearchProblem:
+    """The problem without settings of the fine-tuning, as rounds say themselves how they train."""
+    left = {name: each for name, each in problem.space.settings.items() if not name.startswith(FINETUNE)}
+    return replace(problem, space=replace(problem.space, settings=left))

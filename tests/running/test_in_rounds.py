@@ -135,3 +135,15 @@ def test_a_round_keeps_its_own_limits_and_the_last_one_the_runs(
         final = trial.candidate.role == "final"
         assert (own == limits(setups[0])) == final
         assert trial.costs == costs.costs(trial.candidate.allocation)
+
+
+def test_children_go_on_from_their_parents_weights(autoprune: Cli, workdir: Path) -> None:
+    command = (*SEARCH, "--searcher", "netadapt", "--set", "search.trials=30", "--output", "run")
+    autoprune.succeed(*command, "--set", "search.rounds={count: 3, finetune: {steps: 5, rate: 0.01}}")
+    trials = history_of(workdir / "run").trials()
+    assert len({trial.candidate.parent for trial in trials}) == 3
+    best = min(t.score.loss for t in trials if t.candidate.role == "final" and t.score)
+    autoprune.succeed(*SEARCH, "--searcher", "uniform", "--output", "uniform")
+    (uniform,) = history_of(workdir / "uniform").trials()
+    assert uniform.score
+    assert best < uniform.score.loss

@@ -22,7 +22,7 @@ from autoprune.searchers.history import History
 from autoprune.searchers.in_rounds import InRounds
 from autoprune.searchers.netadapt import NetAdapt
 from autoprune.searchers.rounds import plan
-from tests.contracts.searcher_cases import outcome
+from tests.contracts.searcher_cases import case, outcome
 from tests.searchers.landscapes import make_problem, with_curves
 
 BOTH = pytest.mark.parametrize("searcher", [NetAdapt, AutoCompress])
@@ -226,3 +226,11 @@ def test_a_candidate_that_was_never_asked_for_is_refused_when_all_is_over(search
         found.tell(trials[-1])
     with pytest.raises(ValueError, match="none of the"):
         found.tell(Trial(replace(trials[-1].candidate, number=len(trials)), Score(0.1, 0.9, 10)))
+
+
+@BOTH
+def test_rounds_train_as_they_say_whatever_settings_are_searched_elsewhere(searcher: type[InRounds]) -> None:
+    problem = case("settings")
+    assert "finetune.steps" in problem.space.settings
+    asked = [trial.candidate for trial in run(searcher(problem))]
+    assert all(set(candidate.settings) == {"criterion", "normalise"} for candidate in asked)
