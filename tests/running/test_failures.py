@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,14 +20,6 @@ from tests.journeys import OWN, SEARCH, Cli, history_of
 FAULTY = (*OWN, "--task", "tests.user_tasks:faulty", "--searcher", "tpe", "--output", "run")
 # The dense network, the dense network re-estimated, and two levels of two groups are judged before the first trial.
 FIRST_TRIAL = 6
-
-
-@pytest.fixture(autouse=True)
-def _no_faults_left() -> Iterator[None]:
-    user_tasks.faults.clear()
-    user_tasks.judged = 0
-    yield
-    user_tasks.faults.clear()
 
 
 def at(first: int, spoil: Callable[[Tensor], Tensor], last: int | None = None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,14 +19,6 @@ SHORT = ("--task", "tests.user_tasks:faulty", "--set", "search.trials=30")
 SHORT = (*OWN, *SHORT, "--set", "search.rounds={count: 3, probes: 3, finetune: {steps: 2, batch: 16}}")
 SHORT = (*SHORT, "--set", "search.rounds.admm={steps: 2, batch: 16}")
 BOTH = pytest.mark.parametrize("searcher", ["netadapt", "autocompress"])
-
-
-@pytest.fixture(autouse=True)
-def _no_faults_left() -> Iterator[None]:
-    user_tasks.faults.clear()
-    user_tasks.judged = 0
-    yield
-    user_tasks.faults.clear()
 
 
 @BOTH
