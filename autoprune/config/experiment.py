@@ -11,16 +11,15 @@ from typing import Annotated, TypeVar
 from pydantic import model_validator
 
 from autoprune.config import credentials
+from autoprune.config.section import Section
 from autoprune.config.sections import (
     BudgetText,
     EvaluationSection,
     FinalistsSection,
-    FinetuneSection,
     PrunerName,
     RunSection,
     ScoringSection,
     SearchSection,
-    Section,
     SensitivitySection,
     SpaceSection,
     TaskSection,
@@ -28,6 +27,7 @@ from autoprune.config.sections import (
     Typed,
 )
 from autoprune.config.settings import error_at
+from autoprune.config.trainings import FinetuneSection
 from autoprune.core.budget import Budget
 from autoprune.core.recipe import Finetune, Recipe
 from autoprune.core.rounds import Rounds

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from autoprune.config.documents import Document, Keys, parse_document, read_document
 from autoprune.config.experiment import Experiment
 from autoprune.config.messages import explain, shown
-from autoprune.config.sections import Section, SpaceSection
+from autoprune.config.section import Section
+from autoprune.config.sections import SpaceSection
 from autoprune.config.settings import RANGE_KEYS
 from autoprune.config.spaces import DEFAULT, read_space
 from autoprune.core.settings import CRITERION

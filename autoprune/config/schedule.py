@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from autoprune import registry
-from autoprune.config.sections import PatternName, Positive, PrunerName, Section, Texts, Typed, existing_file
+from autoprune.config.section import Positive, Section
+from autoprune.config.sections import PatternName, PrunerName, Texts, Typed, existing_file
 
 Unit = Literal["step", "epoch"]
 Whole = Annotated[int, Field(ge=0)]

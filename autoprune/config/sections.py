@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, field_validator
 from pydantic_core.core_schema import ValidationInfo
 
 from autoprune import registry
 from autoprune.config import paths
+from autoprune.config.section import Positive, Section
 from autoprune.config.settings import read_settings, write_settings
+from autoprune.config.trainings import FinetuneSection, RoundsSection
 from autoprune.core.budget import Budget
-from autoprune.core.recipe import AdmmTraining, Finetune
-from autoprune.core.rounds import Rounds
 from autoprune.core.shapes import FORMS, block_shape, n_and_m
 from autoprune.core.trial import Objective
 
@@ -64,15 +64,10 @@ Typed = BeforeValidator(paths.typed)
 Texts = Annotated[tuple[str, ...], Field(strict=False)]
 Ends = Annotated[tuple[Literal["first", "last"], ...], Field(strict=False)]
 Keep = Annotated[float, Field(gt=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
 Dimensions = Annotated[dict[str, Any], BeforeValidator(read_settings), PlainSerializer(write_settings)]
 PrunerName = Annotated[str, AfterValidator(_pruner_name)]
 PatternName = Annotated[str, AfterValidator(_pattern_name)]
 BudgetText = Annotated[str, BeforeValidator(_budget_text)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 class TaskSection(Section):
@@ -136,61 +131,6 @@ class ScoringSection(Section):
     normalise: bool | None = None
     images: Positive = 1024
     batch: Positive = 64
-
-
-class TrainingSection(Section):
-    """A short training; see `autoprune.core.recipe.Training`."""
-
-    steps: Positive
-    rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.02
-    schedule: Literal["cosine", "constant"] = "cosine"
-    batch: Positive = 128
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    distill: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
-
-
-class FinetuneSection(TrainingSection):
-    """A training after pruning."""
-
-    def finetune(self) -> Finetune:
-        return Finetune(**self.model_dump())
-
-
-class RoundFinetuneSection(FinetuneSection):
-    """The short training that ends each step of a round."""
-
-    steps: Positive = 50
-    rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
-
-
-class AdmmSection(TrainingSection):
-    """A training towards being pruned; see `autoprune.core.recipe.AdmmTraining`."""
-
-    steps: Positive = 100
-    rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = AdmmTraining.rate
-    momentum: Annotated[float, Field(ge=0, lt=1)] = AdmmTraining.momentum
-    rho: Annotated[float, Field(gt=0, allow_inf_nan=False)] = AdmmTraining.rho
-    frequency: Positive = AdmmTraining.frequency
-
-    def admm(self) -> AdmmTraining:
-        return AdmmTraining(**self.model_dump())
-
-
-class RoundsSection(Section):
-    """How the searchers that work in rounds go on; see `autoprune.core.rounds.Rounds`."""
-
-    count: Positive | None = None
-    by: Literal["ratio", "value"] = "ratio"
-    probes: Positive = 20
-    finetune: RoundFinetuneSection | None = RoundFinetuneSection()
-    admm: AdmmSection = AdmmSection()
-
-    def rounds(self) -> Rounds:
-        finetune = None if self.finetune is None else self.finetune.finetune()
-        return Rounds(self.count, self.by, self.probes, finetune, self.admm.admm())
 
 
 class SearchSection(Section):

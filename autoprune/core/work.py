@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from autoprune.core.budget import Limits
 from autoprune.core.costs import CostTable
-from autoprune.core.recipe import Recipe
+from autoprune.core.recipe import Recipe, Training
 
 TRAINING = 3
 """Forward passes that one image in a training step is worth."""
@@ -21,7 +21,7 @@ def recipe_work(recipe: Recipe, macs: int, dense_macs: int, refit_macs: int = 0)
     """What a candidate's recipe costs.
 
     ADMM trains the network before it is thinned: in its dense shape also where it starts from a parent, whose lost
-    channels are zeros then. A training that is taught has the dense network look at every image once.
+    channels are zeros then.
 
     Args:
         macs: multiply-adds of the candidate's network, for one image.
@@ -30,11 +30,19 @@ def recipe_work(recipe: Recipe, macs: int, dense_macs: int, refit_macs: int = 0)
             that is refitted.
     """
     work = recipe.reconstruct * refit_macs if recipe.reconstruct else recipe.recalibrate * macs
-    for training, trained_macs in ((recipe.admm, dense_macs), (recipe.finetune, macs)):
-        if training is not None:
-            taught = dense_macs if training.distill else 0
-            work += training.steps * training.batch * (TRAINING * trained_macs + taught)
-    return work
+    return work + training_work(recipe.admm, dense_macs, dense_macs) + training_work(recipe.finetune, macs, dense_macs)
+
+
+def training_work(training: Training | None, macs: int, dense_macs: int) -> int:
+    """What a training costs; one that is taught has the dense network look at every image once.
+
+    Args:
+        macs: multiply-adds of the network that trains, for one image.
+        dense_macs: those of the dense network.
+    """
+    if training is None:
+        return 0
+    return training.steps * training.batch * (TRAINING * macs + (dense_macs if training.distill else 0))
 
 
 def macs_of(costs: CostTable, allocation: Mapping[str, int]) -> int:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoprune.core.budget import Limits
-from autoprune.core.recipe import Recipe, Training
-from autoprune.core.work import TRAINING, greatest_macs
+from autoprune.core.recipe import Recipe
+from autoprune.core.work import greatest_macs, training_work
 from autoprune.searchers.history import History
 
 
@@ -64,17 +64,11 @@ class Allowance:
         costs = self.history.problem.costs
         macs, dense = greatest_macs(costs, limits), greatest_macs(costs, {})
         # Towards being pruned a network is trained in its dense shape.
-        return self._judged(limits) + _work(self.recipe.admm, dense, dense) + _work(self.recipe.finetune, macs, dense)
+        drawn, tuned = training_work(self.recipe.admm, dense, dense), training_work(self.recipe.finetune, macs, dense)
+        return self._judged(limits) + drawn + tuned
 
     def _judged(self, limits: Limits) -> int:
         """Multiply-adds that a candidate within the limits takes at most under the problem's recipe."""
         problem = self.history.problem
         own, macs = greatest_macs(problem.costs, problem.limits), greatest_macs(problem.costs, limits)
         return -(-problem.price * macs // max(own, 1))
-
-
-def _work(training: Training | None, macs: int, dense: int) -> int:
-    """Multiply-adds of a training; one that is taught has the dense network look at every image once."""
-    if training is None:
-        return 0
-    return training.steps * training.batch * (TRAINING * macs + (dense if training.distill else 0))
