@@ -238,3 +238,14 @@ def test_a_parent_of_weights_set_to_zero_has_as_many_as_its_widths_say(tmp_path:
     assert descend(evaluator.subject, checkpoint).left() == {group.name: group.width // 2}
     with pytest.raises(Exception, match="more of group 'first'"):
         descend(evaluator.subject, replace(checkpoint, widths={group.name: group.width // 4}))
+
+
+def test_settings_choose_by_what_a_child_is_scored_on_its_parents_weights(tmp_path: Path) -> None:
+    evaluator = evaluator_of(tmp_path)
+    evaluator.evaluate(Candidate(0, WIDE, Recipe(0)))
+    child = Candidate(1, NARROW, Recipe(0), parent=0)
+    plain, chosen = evaluator.make(child), evaluator.make(replace(child, settings={"criterion": "random"}))
+    assert chosen.subject.pruner.criterion.name == "random"
+    assert chosen.subject.lost == plain.subject.lost
+    scores = (built.subject.importance["second"] for built in (plain, chosen))
+    assert not np.array_equal(*scores)
