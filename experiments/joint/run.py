@@ -1,6 +1,6 @@
 """Widths, criterion and fine-tuning rate searched together, and widths alone, at the same cost.
 
-    python experiments/joint/run.py [--quick] [--resnet20] [--processes 2]
+    python -m experiments.joint.run [--quick] [--resnet20] [--processes 2]
 
 Every cell is one `autoprune search` whose candidates are fine-tuned for a few steps: on digits for five seeds, with
 `--resnet20` on CIFAR-10 for one. What is not searched along has the default settings. Stop it at any time (Ctrl-C): the
@@ -10,20 +10,17 @@ root). `--report` only writes the table from what is there.
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from autoprune.core.ledger import read_history
+from experiments.cells import Line, append, at_once, evaluations, missing, plain_options, read, search
 
 HERE = Path(__file__).parent
 RESNET20 = HERE.parent / "searchers.yaml"
@@ -66,45 +63,21 @@ def matrix(quick: bool, resnet20: bool) -> list[Cell]:
 
 
 def main() -> None:
-    arguments = _arguments()
+    parser = plain_options(__doc__, "a minute or two, one seed, 60 evaluations", "searches")
+    parser.add_argument("--resnet20", action="store_true", help="on ResNet-20, too: hours")
+    arguments = parser.parse_args()
     folder = HERE / ("quick" if arguments.quick else "full")
     results = folder / "results.jsonl"
+    folder.mkdir(exist_ok=True)
     if not arguments.report:
-        folder.mkdir(exist_ok=True)
-        done = {json.dumps(line["cell"], sort_keys=True) for line in read(results)}
-        cells = matrix(arguments.quick, arguments.resnet20)
-        missing = [cell for cell in cells if json.dumps(asdict(cell), sort_keys=True) not in done]
-        print(f"{len(cells) - len(missing)} searches are done, {len(missing)} to do", file=sys.stderr)
-        with ThreadPoolExecutor(arguments.processes) as pool:
-            for line in pool.map(lambda cell: _run(cell, folder / "runs" / cell.name), missing):
-                with results.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-                print(json.dumps(line), flush=True)
+        cells = missing(matrix(arguments.quick, arguments.resnet20), results)
+        append(results, at_once(partial(_run, folder / "runs"), cells, arguments.processes))
     (folder / "tables.md").write_text(tables(read(results)) + "\n")
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a minute or two, one seed, 60 evaluations")
-    parser.add_argument("--resnet20", action="store_true", help="on ResNet-20, too: hours")
-    parser.add_argument("--report", action="store_true", help="only write the table from what is there")
-    parser.add_argument("--processes", type=int, default=2, help="searches at once, each on one thread")
-    return parser.parse_args()
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of results; one that was cut off while it was written is left out."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def _run(cell: Cell, run: Path) -> dict[str, Any]:
-    run.parent.mkdir(exist_ok=True)
-    start = time.perf_counter()
-    if (run / "ledger.jsonl").exists():
-        autoprune("search", "--resume", run)
-    else:
-        autoprune("search", *_options(cell), "--output", run)
+def _run(runs: Path, cell: Cell) -> Line:
+    run, start = runs / cell.name, time.perf_counter()
+    search(run, _options(cell))
     with (run / "results.csv").open() as file:
         best = next(row for row in csv.DictReader(file) if row["network"] == "best")
     chosen = {key.removeprefix("settings."): value for key, value in best.items() if key.startswith("settings.")}
@@ -115,7 +88,7 @@ def _run(cell: Cell, run: Path) -> dict[str, Any]:
         "test": float(best["test_accuracy"]),
         "settings": chosen,
         "trials": len(read_history(run).trials()),
-        "evaluations": _cost(run),
+        "evaluations": evaluations(run),
         "seconds": round(time.perf_counter() - start, 1),
     }
 
@@ -128,28 +101,7 @@ def _options(cell: Cell) -> list[Any]:
     return [*experiment, *plain, *(part for each in sets for part in ("--set", each))]
 
 
-def _cost(run: Path) -> float:
-    """What a search cost, in judgements of the dense network."""
-    history = read_history(run)
-    dense = history.last("dense")
-    assert dense is not None
-    unit = dense["score"]["images"] * dense["costs"]["flops"] // 2
-    return round(1 + sum(record.get("work") or 0 for record in history.records) / unit, 1)
-
-
-def autoprune(*arguments: Any) -> None:
-    """Runs a command.
-
-    Raises:
-        RuntimeError: it failed; with what it said.
-    """
-    command = [sys.executable, "-m", "autoprune", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
-
-
-def tables(lines: Sequence[dict[str, Any]]) -> str:
+def tables(lines: Sequence[Line]) -> str:
     """One table a study: what is searched, means over the seeds, and what was chosen in each."""
     parts = []
     for study, title in TITLES.items():
@@ -159,7 +111,7 @@ def tables(lines: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
-def _table(lines: Sequence[dict[str, Any]]) -> list[str]:
+def _table(lines: Sequence[Line]) -> list[str]:
     headings = ["searcher", "searched", "seeds", "validation loss", "of each seed", "validation %", "test %"]
     headings += ["evaluations", "chosen"]
     rows = [f"| {' | '.join(headings)} |", f"|{' --- |' * len(headings)}"]
@@ -171,7 +123,7 @@ def _table(lines: Sequence[dict[str, Any]]) -> list[str]:
     return rows
 
 
-def _row(searcher: str, joint: bool, lines: Sequence[dict[str, Any]]) -> str:
+def _row(searcher: str, joint: bool, lines: Sequence[Line]) -> str:
     def mean(key: str) -> float:
         return statistics.fmean(line[key] for line in lines)
 

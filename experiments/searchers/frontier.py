@@ -1,6 +1,6 @@
 """One frontier by `nsga2` against searches under single budgets, on digits and on ResNet-20.
 
-    python experiments/searchers/frontier.py [--only digits] [--processes 2]
+    python -m experiments.searchers.frontier [--only digits] [--processes 2]
 
 The frontier may cost 300 evaluations, each search under one budget 100. Stop it at any time (Ctrl-C): the same command
 goes on. Written are a table, and a picture with the single searches' best on top of the frontier.
@@ -18,9 +18,10 @@ from typing import Any
 
 import yaml
 from matplotlib.figure import Figure
-from run import EXPERIMENT, HERE, autoprune
 
 from autoprune.core.ledger import read_history
+from experiments.cells import search
+from experiments.searchers.run import EXPERIMENT, HERE
 
 FOLDER = HERE / "frontier"
 
@@ -62,9 +63,9 @@ def main() -> None:
     arguments = parser.parse_args()
     cases = [case for case in CASES if arguments.only in (None, case.name)]
     FOLDER.mkdir(exist_ok=True)
-    searches = [search for case in cases for search in _searches(case)]
+    searches = [each for case in cases for each in _searches(case)]
     with ThreadPoolExecutor(arguments.processes) as pool:
-        list(pool.map(lambda search: _search(*search), searches))
+        list(pool.map(lambda each: _search(*each), searches))
     for case in cases:
         _report(case)
 
@@ -85,11 +86,7 @@ def _searches(case: Case) -> list[tuple[Path, list[str]]]:
 
 
 def _search(run: Path, options: list[str]) -> None:
-    run.parent.mkdir(exist_ok=True)
-    if (run / "best.yaml").exists():
-        return
-    resumable = (run / "ledger.jsonl").exists()
-    autoprune(*(("search", "--resume", run) if resumable else ("search", *options, "--output", run)))
+    search(run, options)
     print(run.name, flush=True)
 
 

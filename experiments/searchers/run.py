@@ -1,6 +1,6 @@
 """Searchers compared at the same cost: every cell of the matrix is one `autoprune search`, applied in three ways.
 
-    python experiments/searchers/run.py [--quick] [--processes 2]
+    python -m experiments.searchers.run [--quick] [--processes 2]
 
 Each cell searches with `experiments/searchers.yaml`, then writes the best network as it was scored, reconstructed, and
 after the same short training, and judges each. Stop it at any time (Ctrl-C): the same command goes on, within a search
@@ -10,22 +10,20 @@ the picture from what is there.
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
-from report import write_report
 
 from autoprune.core.ledger import read_history
 from autoprune.core.trial import Score, Stopped
+from experiments.cells import Line, append, at_once, autoprune, missing, plain_options, read, search, unit
+from experiments.searchers.report import write_report
 
 HERE = Path(__file__).parent
 EXPERIMENT = HERE.parent / "searchers.yaml"
@@ -71,44 +69,19 @@ def matrix(quick: bool) -> list[Cell]:
 
 
 def main() -> None:
-    arguments = _arguments()
+    arguments = plain_options(__doc__, "minutes instead of hours, one seed, 12 evaluations", "searches").parse_args()
     folder = HERE / ("quick" if arguments.quick else "full")
     results = folder / "results.jsonl"
+    folder.mkdir(exist_ok=True)
     if not arguments.report:
-        folder.mkdir(exist_ok=True)
-        done = {json.dumps(line["cell"], sort_keys=True) for line in read(results)}
-        missing = [c for c in matrix(arguments.quick) if json.dumps(asdict(c), sort_keys=True) not in done]
-        print(f"{len(done)} searches are done, {len(missing)} to do", file=sys.stderr)
-        with ThreadPoolExecutor(arguments.processes) as pool:
-            for done_one in as_completed([pool.submit(_run, cell, folder / "runs" / cell.name) for cell in missing]):
-                line = done_one.result()
-                with results.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-                print(json.dumps({**line, "anytime": len(line["anytime"])}), flush=True)
+        cells = missing(matrix(arguments.quick), results)
+        append(results, at_once(partial(_run, folder / "runs"), cells, arguments.processes))
     write_report(read(results), folder)
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="minutes instead of hours, one seed, 12 evaluations")
-    parser.add_argument("--report", action="store_true", help="only write tables and picture from what is there")
-    parser.add_argument("--processes", type=int, default=2, help="searches at once, each on one thread")
-    return parser.parse_args()
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of results; one that was cut off while it was written is left out."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def _run(cell: Cell, run: Path) -> dict[str, Any]:
-    run.parent.mkdir(exist_ok=True)
-    if (run / "ledger.jsonl").exists():
-        autoprune("search", "--resume", run)
-    else:
-        autoprune("search", EXPERIMENT, *_options(cell), "--output", run)
-    task = _task(cell)
+def _run(runs: Path, cell: Cell) -> Line:
+    run, task = runs / cell.name, _task(cell)
+    search(run, [EXPERIMENT, *_options(cell)])
     autoprune("apply", run, "--output", run / "best.pt")
     autoprune("apply", run / "best.yaml", *task, "--set", "evaluation.reconstruct=512", "--output", run / "refitted.pt")
     autoprune("apply", run, "--finetune", FINETUNE, "--output", run / "tuned.pt")
@@ -137,23 +110,21 @@ def _task(cell: Cell) -> list[Any]:
     return ["--task", task["name"], "--model", cell.model, "--checkpoint", checkpoint, "--data", task["data"]]
 
 
-def _course(run: Path) -> dict[str, Any]:
+def _course(run: Path) -> Line:
     """How many were judged, what all cost in evaluations, and the best loss so far against that."""
     history = read_history(run)
-    dense = history.last("dense")
-    assert dense is not None
-    unit = dense["score"]["images"] * dense["costs"]["flops"] // 2
-    spent, best, course = unit, float("inf"), []
+    judgement = unit(history)
+    spent, best, course = judgement, float("inf"), []
     for record in history.records:
         spent += record.get("work", 0)
         if record["event"] == "told" and "score" in record and record["score"]["loss"] < best:
             best = record["score"]["loss"]
-            course.append([round(spent / unit, 2), best])
+            course.append([round(spent / judgement, 2), best])
     outcomes = [trial.outcome for trial in history.trials()]
     return {
         "trials": sum(isinstance(outcome, Score) for outcome in outcomes),
         "stopped": sum(isinstance(outcome, Stopped) for outcome in outcomes),
-        "evaluations": round(spent / unit, 2),
+        "evaluations": round(spent / judgement, 2),
         "anytime": course,
         "seconds": round(_seconds(history.records)),
     }
@@ -162,20 +133,7 @@ def _course(run: Path) -> dict[str, Any]:
 def _seconds(records: Sequence[Mapping[str, Any]]) -> float:
     """How long a search ran, the time in which it was interrupted left out."""
     steps = [(now["time"] - before["time"], now["event"]) for before, now in pairwise(records)]
-    return sum(seconds for seconds, event in steps if event != "resumed")
-
-
-def autoprune(*arguments: Any) -> str:
-    """What a command prints.
-
-    Raises:
-        RuntimeError: it failed; with what it said.
-    """
-    command = [sys.executable, "-m", "autoprune", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
-    return done.stdout
+    return float(sum(seconds for seconds, event in steps if event != "resumed"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """When to prune: one-shot, gradual and lottery ticket after the same number of training steps.
 
-    python experiments/sparsity_schedules/run.py --data DIR --checkpoint resnet20_cifar10.th [--quick]
+    python -m experiments.sparsity_schedules.run --data DIR --checkpoint resnet20_cifar10.th [--quick]
 
 Every cell of the matrix is one training; its result is a line of `results.jsonl`. Stop it at any time (Ctrl-C): the
 same command goes on with the cells that are missing. `--report` writes the tables and the picture from what is there.
@@ -9,7 +9,6 @@ same command goes on with the cells that are missing. `--report` writes the tabl
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import signal
 import sys
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import write_report
 from torch import nn
 
 from autoprune import registry
@@ -33,6 +31,8 @@ from autoprune.tasks.base import Task
 from autoprune.tasks.cifar10 import Cifar10Task
 from autoprune.tasks.digits import DigitsTask
 from autoprune.tasks.training import derive_seed
+from experiments.cells import append, missing, plain_options, read
+from experiments.sparsity_schedules.report import write_report
 
 HERE = Path(__file__).parent
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
@@ -93,35 +93,20 @@ def main() -> None:
     arguments = _arguments()
     folder = HERE / ("quick" if arguments.quick else "full")
     results = folder / "results.jsonl"
+    folder.mkdir(exist_ok=True)
     if not arguments.report:
-        folder.mkdir(exist_ok=True)
-        done = {json.dumps(line["cell"], sort_keys=True) for line in read(results)}
-        missing = [cell for cell in matrix(arguments.quick) if json.dumps(asdict(cell), sort_keys=True) not in done]
-        print(f"{len(done)} trainings are done, {len(missing)} to do", file=sys.stderr)
-        for line in _train_all(missing, arguments):
-            with results.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            print(json.dumps(line), flush=True)
+        append(results, _train_all(missing(matrix(arguments.quick), results), arguments))
     write_report(read(results), folder)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_options(__doc__, "minutes instead of hours, one seed, few steps", "trainings")
     parser.add_argument("--data", type=Path, help="CIFAR-10")
     parser.add_argument("--checkpoint", type=Path, help="a trained ResNet-20")
-    parser.add_argument("--quick", action="store_true", help="minutes instead of hours, one seed, few steps")
-    parser.add_argument("--report", action="store_true", help="only write tables and picture from what is there")
-    parser.add_argument("--processes", type=int, default=2, help="trainings at once, each on one thread")
     found = parser.parse_args()
     if not found.report and not (found.data and found.checkpoint):
         parser.error("--data and --checkpoint are needed")
     return found
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of results; one that was cut off while it was written is left out."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _train_all(cells: Sequence[Cell], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
