@@ -54,17 +54,18 @@ def at_once(run: Callable[[Cell], Line], cells: Sequence[Cell], processes: int) 
             yield done.result()
 
 
-def plain_options(description: str | None, quick: str, processes: str) -> argparse.ArgumentParser:
+def plain_options(description: str | None, quick: str, processes: str | None = None) -> argparse.ArgumentParser:
     """What every matrix can be told.
 
     Args:
         quick: what `--quick` leaves of it.
-        processes: what `--processes` counts.
+        processes: what `--processes` counts; None where nothing runs at once.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--report", action="store_true", help="only write tables and pictures from what is there")
-    parser.add_argument("--processes", type=int, default=2, help=f"{processes} at once, each on one thread")
+    if processes:
+        parser.add_argument("--processes", type=int, default=2, help=f"{processes} at once, each on one thread")
     return parser
 
 
