@@ -119,6 +119,7 @@ def _best(run: RunContext, best: Trial, result: Result) -> dict[str, Any]:
         "widths": best.candidate.allocation.to_json(),
         "accuracy": result.validation.accuracy,
         "loss": result.validation.loss,
+        "images": result.validation.images,
         "test_accuracy": result.test.accuracy if result.test else None,
         "costs": dict(result.costs),
         "effective": result.effective,

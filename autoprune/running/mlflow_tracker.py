@@ -6,12 +6,15 @@ import contextlib
 import logging
 import os
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from autoprune.errors import UserError
+from autoprune.config.credentials import mask
+from autoprune.errors import AutopruneError, UserError
+from autoprune.running.tracking import run_key
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -218,21 +221,55 @@ def find_run(run_id: str, uri: str | None) -> tuple[Path, int | None]:
     """The folder of the search that an MLflow run mirrors, and the trial's number if it is a child run.
 
     Raises:
-        UserError: there is no such run, or it is not one of autoprune's.
+        UserError: there is no such run, it is not of a search by autoprune, or the search's folder is not here.
+        AutopruneError: the store does not answer.
+    """
+    store = client(store_uri(uri))
+    run = _run_of(store, run_id)
+    parent = run.data.tags.get("mlflow.parentRunId")
+    tags = _run_of(store, parent).data.tags if parent and "autoprune.number" in run.data.tags else run.data.tags
+    if "autoprune.folder" not in tags or tags.get("autoprune.role") == "training":
+        raise UserError(f"mlflow:{run_id} is no search of autoprune; give the id of a run that `autoprune ui` shows")
+    folder, number = Path(tags["autoprune.folder"]), run.data.tags.get("autoprune.number")
+    key = _key_in(folder)
+    if key is None or tags.get("autoprune.run", key) != key:
+        raise UserError(
+            f"mlflow:{run_id} mirrors a run in {folder}, which is not there (any more); give the folder itself where "
+            "it is now, or download best.yaml from the artifacts of the MLflow run and give that"
+        )
+    return folder, None if number is None else int(number)
+
+
+def _key_in(folder: Path) -> str | None:
+    """What identifies the run in a folder; None where none is."""
+    try:
+        return run_key(folder)
+    except OSError:
+        return None
+
+
+def _run_of(store: MlflowClient, run_id: str) -> Run:
+    """A run of the store.
+
+    Raises:
+        UserError: it has none of that id.
+        AutopruneError: it does not answer.
     """
     from mlflow.exceptions import MlflowException
 
-    store = client(store_uri(uri))
     try:
-        run = store.get_run(run_id)
-        parent = run.data.tags.get("mlflow.parentRunId")
-        tags = store.get_run(parent).data.tags if parent else run.data.tags
+        return store.get_run(run_id)
     except MlflowException as fault:
-        raise UserError(f"mlflow:{run_id}: no such run in {store.tracking_uri} ({fault.message})") from fault
-    if "autoprune.folder" not in tags:
-        raise UserError(f"mlflow:{run_id} is no run of autoprune")
-    number = run.data.tags.get("autoprune.number")
-    return Path(tags["autoprune.folder"]), None if number is None else int(number)
+        reason = textwrap.shorten(str(fault.message), 160, placeholder="…")
+        if fault.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
+            raise UserError(
+                f"mlflow:{run_id}: no such run in {mask(store.tracking_uri)} ({reason}); copy the id from `autoprune "
+                "ui`, or name another store with --tracking-uri"
+            ) from fault
+        raise AutopruneError(
+            f"the MLflow store {mask(store.tracking_uri)} does not answer ({mask(reason)}); start it, name another "
+            "with --tracking-uri, or give the run's folder"
+        ) from fault
 
 
 def experiment_id(uri: str, name: str) -> str:

@@ -167,7 +167,7 @@ def test_where_every_finalist_fails_the_best_trial_before_wins(autoprune: Cli, w
         ("search.rerank={top: 2, step: 5}", "search.rerank: step: unknown key; did you mean 'steps'?"),
         ("search.rerank=5", "search.rerank: should be a mapping (key: value) but is 5"),
         ("evaluation.finetune={rate: 0.1}", "evaluation.finetune: needs steps or epochs but has neither"),
-        ("finalists.count=2", "finalists: unknown key; known: task"),
+        ("finalists.count=2", "finalists.count: unknown key; known: task"),
         ("search.rerank={steps: 5, rate: -1}", "rate: should be above 0"),
         ("search.rerank={steps: 5, schedule: steps}", "schedule: should be one of cosine"),
         ("search.rerank.reconstruct=-1", "search.rerank.reconstruct"),
