@@ -108,7 +108,7 @@ def _remade(
             f"{name} cannot be made again: {fault}; runs keep the weights of their best trials, choose one of those"
         ) from fault
     applied = _finished(setup, evaluator, built, wishes, f"{name}, pruned anew")
-    return replace(applied, promise=promise, change=applied.change or change)
+    return _under(promise, applied, change, name)
 
 
 def anew(
@@ -140,6 +140,13 @@ def anew(
     evaluator = _evaluator(setup)
     built = evaluator.make(Candidate(-1, allocation, setup.experiment.recipe(), dict(settings)))
     applied = _finished(setup, evaluator, built, wishes, f"{source}, pruned anew")
+    return _under(promise, applied, change, source)
+
+
+def _under(promise: Promise, applied: Applied, change: str, source: str) -> Applied:
+    """What was pruned anew with what the records promise of it, if they are of such a network at all."""
+    if any(applied.costs.get(kind) != cost for kind, cost in promise.costs.items()):
+        promise = Promise(remark=f"{source} has the accuracy and costs of another network: were its widths changed?")
     return replace(applied, promise=promise, change=applied.change or change)
 
 

@@ -137,10 +137,11 @@ def test_a_winner_with_a_parent_is_applied_from_the_runs_folder_alone(autoprune:
     found = autoprune.succeed("evaluate", "pruned.pt", "--task", "tests.user_tasks:task", "--json")
     assert json.loads(found.out)["loss"] == pytest.approx(best["loss"], rel=1e-4)
     torch.save({name: tensor + 1 for name, tensor in task.network().state_dict().items()}, "other.pt")
-    said = autoprune.refused("apply", "run", "--checkpoint", "other.pt", "--output", "pruned.pt")
+    forced = ("apply", "run", "--checkpoint", "other.pt", "--force", "--output", "other-pruned.pt")
+    said = autoprune.refused(*forced)
     assert f"starts from the weights of trial {best['parent']}, which come from the run's own checkpoint" in said
     (workdir / "run" / "weights" / f"{best['parent']}.pt").unlink()
-    assert "the weights of the parent" in autoprune.refused("apply", "run", "--output", "pruned.pt")
+    assert "the weights of the parent" in autoprune.refused("apply", "run", "--output", "again.pt")
 
 
 def test_without_a_recipe_of_their_own_no_trial_is_added(autoprune: Cli, workdir: Path) -> None:

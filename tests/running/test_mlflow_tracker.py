@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def test_a_child_judged_on_all_images_is_what_evaluate_says(autoprune: Cli, work
     _, children = runs(f"sqlite:///{workdir / 'mlflow.db'}")
     for child in children:
         number = int(child.info.run_name)
-        autoprune.succeed("apply", f"mlflow:{child.info.run_id}", "--output", "p.pt")
+        autoprune.succeed("apply", f"mlflow:{child.info.run_id}", "--output", "p.pt", "--overwrite")
         checkpoint = read_checkpoint(Path("p.pt"))
         assert checkpoint is not None
         assert checkpoint.metrics["accuracy"] == child.data.metrics["accuracy"]
@@ -105,11 +106,56 @@ def test_mlflow_ids_name_runs_and_trials(
     best = int(parent.data.tags["autoprune.best_trial"])
     for run, number in ((parent, best), (children[0], 0)):
         out = autoprune.succeed(
-            "apply", f"mlflow:{run.info.run_id}", "--tracking-uri", digits_run.store, "--output", "p.pt"
+            "apply", f"mlflow:{run.info.run_id}", "--tracking-uri", digits_run.store, "--output", f"{number}.pt"
         ).out
         assert f"trial {number} of" in out
     monkeypatch.setenv("MLFLOW_TRACKING_URI", digits_run.store)
-    assert "no such run" in autoprune.refused("apply", "mlflow:0123", "--output", "p.pt")
+    named = ("apply", f"mlflow:{parent.info.run_id}", "--trial", 2, "--output", "other.pt")
+    assert "trial 2 of" in autoprune.succeed(*named).out
+
+
+def test_ids_that_name_no_search_that_is_here_are_refused(
+    autoprune: Cli, workdir: Path, digits_run: DigitsRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(digits_run.home / "mlflow.db", workdir)
+    client = MlflowClient(f"sqlite:///{workdir / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
+
+    def said(run_id: str) -> str:
+        return autoprune.refused("apply", f"mlflow:{run_id}", "--output", "p.pt")
+
+    assert "mlflow:0123: no such run in sqlite:///" in said("0123")
+    assert "no such run" in said("")
+    parent, children = runs(client.tracking_uri)
+    experiment = parent.info.experiment_id
+    for tags in (
+        {},
+        {"mlflow.parentRunId": parent.info.run_id},
+        {"autoprune.role": "training", "autoprune.folder": "x"},
+    ):
+        stranger = client.create_run(experiment, tags=tags).info.run_id
+        assert f"mlflow:{stranger} is no search of autoprune; give the id of a run" in said(stranger)
+        client.delete_run(stranger)
+    moved = digits_run.copy(workdir)
+    client.set_tag(parent.info.run_id, "autoprune.folder", str(workdir / "gone"))
+    for run in (parent, children[0]):
+        assert "gone, which is not there (any more); give the folder itself" in said(run.info.run_id)
+    ledger = moved / "ledger.jsonl"
+    ledger.write_text(ledger.read_text().replace('"time": 1', '"time": 2', 1))
+    client.set_tag(parent.info.run_id, "autoprune.folder", str(moved))
+    assert "run, which is not there (any more)" in said(parent.info.run_id)  # another run is
+
+
+def test_a_store_that_does_not_answer_is_no_fault_of_the_id(
+    autoprune: Cli, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    named = ("apply", "mlflow:0123", "--tracking-uri", "http://me:secret@127.0.0.1:9", "--output", "p.pt")
+    said = autoprune.refused(*named, code=1)
+    assert "the MLflow store http://***@127.0.0.1:9 does not answer (" in said
+    assert "or give the run's folder" in said
+    assert "secret" not in said
+    assert len(said) < 400
 
 
 def test_the_tracking_uri_of_the_environment_is_honoured_and_resuming_adds_no_duplicates(

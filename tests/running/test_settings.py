@@ -86,7 +86,7 @@ def test_best_yaml_alone_prunes_anew_by_the_criteria_of_single_groups(autoprune:
     for criterion in ("l1", "fpgm"):
         best |= {"widths": {"second": 8, "third": 6}, "settings": {"criterion.third": criterion}}
         (workdir / "flipped.yaml").write_text(yaml.safe_dump(best))
-        autoprune.succeed("apply", "flipped.yaml", *TASK, "--output", "flipped.pt")
+        autoprune.succeed("apply", "flipped.yaml", *TASK, "--output", "flipped.pt", "--overwrite")
         losses.append(loss_of(autoprune, "flipped.pt"))
     assert losses[0] != pytest.approx(losses[1], rel=1e-4)
     best["settings"]["criterion.third"] = "fpgn"
