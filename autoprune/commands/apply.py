@@ -72,7 +72,7 @@ def _source(arguments: argparse.Namespace) -> tuple[Path, int | None]:
     """A run's folder with the trial wanted, or a file of widths."""
     text: str = arguments.source
     if text.startswith("mlflow:"):
-        from autoprune.running.mlflow_tracker import find_run
+        from autoprune.running.mirrored_runs import find_run
 
         folder, number = find_run(text.removeprefix("mlflow:"), arguments.tracking_uri)
         return folder, number if arguments.trial is None else arguments.trial

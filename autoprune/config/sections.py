@@ -223,4 +223,4 @@ class TrackSection(Section):
     uri: Annotated[str, Field(min_length=1)] | None = Field(default=None, repr=False)  # may hold a password
     experiment: Annotated[str, Field(min_length=1)] = "autoprune"
     enabled: bool = True
-    model: bool = False
+    model: bool = True
