@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.config import Experiment, load_experiment
+from autoprune.config.documents import read_document
 from autoprune.core.allocation import Allocation
 from autoprune.core.ledger import History, read_history
 from autoprune.core.trial import Candidate, Failure, Setting, Trial, winners
@@ -49,7 +50,7 @@ def from_run(path: Path, number: int | None, given: Mapping[str, Any], sets: Seq
     """
     folder = existing_folder(path)
     history = read_history(path)
-    experiment = load_experiment(folder.experiment, given, sets)
+    experiment = load_experiment(folder.experiment, given, [*_without_lost_checkpoint(folder, given), *sets])
     trial = _trial(history, number, folder, experiment)
     promise = Promise.of_trial(history, trial)
     own = given.get("task.checkpoint") is None or _holds_searched(promise, experiment, path, wishes)
@@ -69,6 +70,19 @@ def from_run(path: Path, number: int | None, given: Mapping[str, Any], sets: Seq
             _finetuned(setup, evaluator, evaluator.restore_to_train(weights), wishes.plan, origin), promise=promise
         )
     return _restored(stored, experiment, trial, history, promise, origin)
+
+
+def _without_lost_checkpoint(folder: RunFolder, given: Mapping[str, Any]) -> list[str]:
+    """The settings that leave a run's own checkpoint out where it is gone.
+
+    Weights that the run kept do without it; what is pruned anew is compared with what was searched on.
+    """
+    if given.get("task.checkpoint") is not None:
+        return []
+    settings = read_document(folder.experiment).value
+    task = settings.get("task") if isinstance(settings, dict) else None
+    file = task.get("checkpoint") if isinstance(task, dict) else None
+    return ["task.checkpoint=null"] if isinstance(file, str) and not Path(file).exists() else []
 
 
 def _restored(

@@ -127,6 +127,9 @@ def test_weights_that_changed_since_the_search_are_found_out_where_they_are_prun
     autoprune.succeed(*SEARCH, "--trials", "1", "--searcher", "uniform", "--checkpoint", "w.pt", "--output", "run")
     Path(other_weights()).rename("w.pt")
     assert "as it was scored" in autoprune.succeed("apply", "run", "--output", "kept.pt").out
+    Path("w.pt").rename("elsewhere.pt")
+    assert "as it was scored" in autoprune.succeed("apply", "run", "--output", "without.pt").out
+    Path("elsewhere.pt").rename("w.pt")
     (workdir / "run" / "weights" / "0.pt").unlink()
     assert "w.pt has other weights than run was searched on" in autoprune.refused("apply", "run", "--output", "a.pt")
     best = ("apply", "run/best.yaml", "--checkpoint", "w.pt", "--output", "a.pt")
