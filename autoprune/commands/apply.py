@@ -35,7 +35,10 @@ def run(arguments: argparse.Namespace) -> None:
             raise
         raise UserError(f"{arguments.output} cannot be written ({fault.strerror}); choose another --output") from fault
     applied.check_written(arguments.output)
-    exported = applied.export(arguments.output, arguments.export) if arguments.export else None
+    try:
+        exported = applied.export(arguments.output, arguments.export) if arguments.export else None
+    except UserError as fault:
+        raise UserError(f"{arguments.output} is written, but {fault}") from fault
     _print(applied, arguments.output, exported)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,7 +63,8 @@ class Applied:
         written = read_checkpoint(path)
         if written is None:
             raise AutopruneError(f"{path} was written but cannot be read back; write it to another disk")
-        found, wanted = _count(rebuild(written, self.dense), written), self.promise.costs or self.costs
+        with _nothing_said_twice():
+            found, wanted = _count(rebuild(written, self.dense), written), self.promise.costs or self.costs
         odd = [kind for kind, cost in found.items() if not self._agree(kind, cost, wanted.get(kind, cost))]
         if odd:
             said = ", ".join(f"{found[kind]:,} {kind} instead of {wanted[kind]:,}" for kind in odd)
@@ -83,6 +86,18 @@ class Applied:
 def inputs_of(checkpoint: PrunedCheckpoint) -> Tensor:
     """`[2, …]` zeros of the shape and type that the network takes."""
     return torch.zeros(2, *checkpoint.inputs["shape"], dtype=getattr(torch, checkpoint.inputs["dtype"]))
+
+
+@contextlib.contextmanager
+def _nothing_said_twice() -> Iterator[None]:
+    """Drops what is said of a network's graph: that was said when it was first read."""
+    log = logging.getLogger("autoprune.graph")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _count(network: nn.Module, checkpoint: PrunedCheckpoint) -> dict[str, int]:

@@ -53,7 +53,7 @@ def from_run(path: Path, number: int | None, given: Mapping[str, Any], sets: Seq
     experiment = load_experiment(folder.experiment, given, [*_without_lost_checkpoint(folder, given), *sets])
     trial = _trial(history, number, folder, experiment)
     promise = Promise.of_trial(history, trial)
-    own = given.get("task.checkpoint") is None or _holds_searched(promise, experiment, path, wishes)
+    own = given.get("task.checkpoint") is None or _holds_searched(promise, experiment, path)
     weights = folder.weights_of(trial.number)
     stored = read_checkpoint(weights) if own and weights.is_file() else None
     if stored is None:
@@ -170,19 +170,20 @@ def _check(promise: Promise, setup: Setup, source: str, wishes: Wishes) -> str:
     Raises:
         UserError: they are others, and that is not forced.
     """
-    found = setup.identity["checkpoint"]
+    found, section = setup.identity["checkpoint"], setup.experiment.task
     if promise.holds_for(found):
         return ""
     if not wishes.force:
-        raise promise.other_weights(found, _whose(setup.experiment), source)
+        whose = f"task {section.name}" if section.checkpoint is None else f"checkpoint {section.checkpoint}"
+        raise promise.other_weights(found, whose, source)
     return "with the weights that were searched on"
 
 
-def _holds_searched(promise: Promise, experiment: Experiment, path: Path, wishes: Wishes) -> bool:
+def _holds_searched(promise: Promise, experiment: Experiment, path: Path) -> bool:
     """Whether the checkpoint that was given holds the weights that were searched on.
 
     Raises:
-        UserError: it does not, and that is not forced; or it does not fit the network.
+        CheckpointError: it does not fit the network.
     """
     file = experiment.task.checkpoint
     assert file is not None, "it was given"
@@ -197,17 +198,7 @@ def _holds_searched(promise: Promise, experiment: Experiment, path: Path, wishes
         raise CheckpointError(
             f"{fault}; leave out --checkpoint, or give the one that {path} was searched on"
         ) from fault
-    found = digest(network.state_dict())
-    if promise.holds_for(found):
-        return True
-    if not wishes.force:
-        raise promise.other_weights(found, _whose(experiment), str(path))
-    return False
-
-
-def _whose(experiment: Experiment) -> str:
-    file = experiment.task.checkpoint
-    return f"task {experiment.task.name}" if file is None else f"checkpoint {file}"
+    return promise.holds_for(digest(network.state_dict()))
 
 
 def _finished(setup: Setup, evaluator: Evaluator, built: Built, wishes: Wishes, origin: str) -> Applied:

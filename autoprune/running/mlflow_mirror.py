@@ -8,11 +8,11 @@ from collections.abc import Collection, Mapping
 
 from autoprune.config.credentials import mask
 from autoprune.core.trial import Failure, Outcome, Score, Stopped, Trial
+from autoprune.evaluation.quiet import in_one_line
 from autoprune.running.mirrored import trial_metrics, trial_params
 from autoprune.running.mlflow_tracker import (
     active_run,
     client,
-    in_one_line,
     is_whole,
     open_experiment,
     write,

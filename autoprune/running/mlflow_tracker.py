@@ -6,15 +6,14 @@ import contextlib
 import logging
 import os
 import tempfile
-import textwrap
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from autoprune.config.credentials import mask
 from autoprune.errors import AutopruneError, UserError
+from autoprune.evaluation.quiet import in_one_line, quietly
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -149,8 +148,7 @@ def _save(model: BestModel, path: Path, described: Model) -> None:
     with torch.no_grad():
         outputs = model.network(model.inputs)
     signature = infer_signature(inputs, outputs.numpy() if isinstance(outputs, torch.Tensor) else None)
-    with warnings.catch_warnings():  # the exporter warns of its own inner workings
-        warnings.simplefilter("ignore")
+    with quietly():
         mlflow.pytorch.save_model(
             model.network,
             path,
@@ -256,7 +254,7 @@ def tags_of(run_id: str, uri: str | None) -> Mapping[str, str]:
     try:
         found: Mapping[str, str] = store.get_run(run_id).data.tags
     except MlflowException as fault:
-        where, reason = mask(store.tracking_uri), mask(in_one_line(fault.message))
+        where, reason = mask(store.tracking_uri), mask(in_one_line(fault))
         if fault.error_code in _NOT_THERE:
             raise UserError(
                 f"mlflow:{run_id}: no such run in {where} ({reason}); copy the id from `autoprune ui`, or name another "
@@ -267,11 +265,6 @@ def tags_of(run_id: str, uri: str | None) -> Mapping[str, str]:
             "the run's folder"
         ) from fault
     return found
-
-
-def in_one_line(fault: object) -> str:
-    """The beginning of what a library says at length."""
-    return textwrap.shorten(str(fault), 160, placeholder="…")
 
 
 def experiment_id(uri: str, name: str) -> str:

@@ -13,7 +13,7 @@ import yaml
 from autoprune.core.trial import Trial
 from autoprune.evaluation.checkpoint import PrunedCheckpoint, load, read_checkpoint
 from autoprune.tasks.digits import DigitsTask
-from tests.journeys import OWN, SEARCH, Cli, DigitsRun, history_of
+from tests.journeys import OWN, SEARCH, Cli, DigitsRun, history_of, left_behind
 
 IMAGES = torch.rand(4, 1, 8, 8)
 
@@ -222,6 +222,18 @@ def test_apply_exports(autoprune: Cli, workdir: Path, digits_run: DigitsRun, for
     outcome = autoprune.succeed("apply", digits_run.folder, "--output", "p.pt", "--export", form)
     assert f"p.{form}: the same network" in outcome.out
     assert sorted(path.name for path in workdir.iterdir()) == sorted(["p.pt", f"p.{form}"])
+
+
+def test_what_cannot_be_exported_is_written_all_the_same(
+    autoprune: Cli, workdir: Path, digits_run: DigitsRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("too clever\nfor export")
+
+    monkeypatch.setattr("torch.export.export", refuse)
+    said = autoprune.refused("apply", digits_run.folder, "--output", "p.pt", "--export", "pt2")
+    assert said == "p.pt is written, but the network cannot be exported as pt2: too clever for export\n"
+    assert left_behind(workdir) == ["p.pt"]
 
 
 def test_evaluate_says_the_same_of_a_dense_file_and_the_dense_row(
