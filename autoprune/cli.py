@@ -163,7 +163,11 @@ def _add_apply(commands: argparse._SubParsersAction[_Parser]) -> None:
     command = _command(commands, "apply", "write the smaller network that a search found")
     command.add_argument("source", metavar="RUN", help="a run's folder, a best.yaml, or mlflow:RUN_ID")
     command.add_argument("--output", metavar="FILE", type=Path, required=True)
+    command.add_argument("--overwrite", action="store_true", help="replace the output if it is there already")
     command.add_argument("--trial", metavar="N", type=int, help="another trial than the best")
+    command.add_argument(
+        "--force", action="store_true", help="prune a checkpoint other than the one searched on, to the same widths"
+    )
     command.add_argument("--finetune", metavar="PLAN", help="train afterwards: epochs=1,rate=0.02 (or steps=500,…)")
     command.add_argument("--export", choices=("onnx", "pt2"), help="also write a file that needs no autoprune")
     command.add_argument("--tracking-uri", metavar="URI", help="MLflow's store, for mlflow:RUN_ID")

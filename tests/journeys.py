@@ -19,7 +19,7 @@ from autoprune.core.ledger import History, read_history
 from autoprune.core.trial import Score, Trial
 
 TINY = ("--trials", "4", "--set", "sensitivity.levels=2", "--set", "sensitivity.images=100")
-TINY = (*TINY, "--set", "evaluation.images=100")
+TINY = (*TINY, "--set", "evaluation.images=100", "--set", "track.model=false")
 UNTRACKED = ("--set", "track.enabled=false")
 HALF = ("--budget", "flops=0.5")
 SEARCH = ("search", *HALF, *TINY, *UNTRACKED)
@@ -88,7 +88,7 @@ def make_digits_run(home: Path, trained: Path) -> DigitsRun:
         patch.chdir(home)
         patch.setenv("XDG_CACHE_HOME", str(trained))
         patch.setattr(signal, "signal", lambda *_: None)
-        assert main(["search", *HALF, *TINY, "--output", "run"]) == 0
+        assert main(["search", *HALF, *TINY, "--set", "track.model=true", "--output", "run"]) == 0
     return DigitsRun(home, home / "run")
 
 

@@ -11,10 +11,10 @@ def run(arguments: argparse.Namespace) -> None:
     """Completes MLflow's mirror of a run from its ledger, or makes it in another store, and says what it added."""
     from autoprune.commands.stores import store_of_run
     from autoprune.reporting.record import read_record
-    from autoprune.running.completing import complete
 
-    read_record(arguments.folder)  # what is wrong with it is said before MLflow is imported
+    read_record(arguments.folder)  # what is wrong with it is said before torch and MLflow are imported
     uri, experiment = store_of_run(arguments.folder, arguments.tracking_uri, arguments.experiment)
+    from autoprune.running.completing import complete
     from autoprune.running.mlflow_mirror import MlflowMirror
 
     try:

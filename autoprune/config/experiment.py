@@ -15,7 +15,6 @@ from autoprune.config.section import Section
 from autoprune.config.sections import (
     BudgetText,
     EvaluationSection,
-    FinalistsSection,
     PrunerName,
     RunSection,
     ScoringSection,
@@ -27,7 +26,7 @@ from autoprune.config.sections import (
     Typed,
 )
 from autoprune.config.settings import error_at
-from autoprune.config.trainings import FinetuneSection
+from autoprune.config.trainings import Count, FinetuneSection
 from autoprune.core.budget import Budget
 from autoprune.core.recipe import Finetune, Recipe
 from autoprune.core.rounds import Rounds
@@ -51,7 +50,6 @@ class Experiment(Section):
     budget: BudgetText | None = None
     search: SearchSection = SearchSection()
     evaluation: EvaluationSection = EvaluationSection()
-    finalists: FinalistsSection = FinalistsSection()
     sensitivity: SensitivitySection = SensitivitySection()
     run: RunSection = RunSection()
     track: TrackSection = TrackSection()
@@ -72,6 +70,16 @@ class Experiment(Section):
         own = {name: own_value(name, self.recipe()) for name in self.space.settings}
         return SpaceRules(**fields, groups=groups, settings=with_own(self.space.settings, own))
 
+    def in_steps(self, count: Count) -> Experiment:
+        """The same with steps wherever a length in epochs is given, which a task must have turned into them."""
+        finetune, rounds = self.evaluation.finetune, self.search.rounds
+        search = {"rounds": rounds and rounds.in_steps(count), "rerank": self.search.rerank.in_steps(count)}
+        changed = {
+            "evaluation": self.evaluation.model_copy(update={"finetune": finetune and finetune.in_steps(count)}),
+            "search": self.search.model_copy(update=search),
+        }
+        return self.model_copy(update=changed)
+
     def recipe(self) -> Recipe:
         """What is done to every candidate besides pruning."""
         settings = self.evaluation
@@ -79,12 +87,12 @@ class Experiment(Section):
         return Recipe(recalibrate.images, recalibrate.augment, settings.reconstruct, _finetune(settings.finetune))
 
     def final_recipe(self) -> Recipe:
-        """What is done to the finalists: as to every candidate, but for what their section says otherwise."""
-        recipe, settings = self.recipe(), self.finalists
+        """What is done to the finalists: as to every candidate, but for what `search.rerank` says otherwise."""
+        recipe, settings = self.recipe(), self.search.rerank
         return replace(
             recipe,
             reconstruct=settings.reconstruct or recipe.reconstruct,
-            finetune=_finetune(settings.finetune) or recipe.finetune,
+            finetune=settings.finetune() or recipe.finetune,
         )
 
     def rounds(self) -> Rounds | None:
@@ -92,9 +100,10 @@ class Experiment(Section):
         return None if self.search.rounds is None else self.search.rounds.rounds()
 
     def final_settings(self, settings: Mapping[str, Value]) -> dict[str, Value]:
-        """Those by name that hold for a candidate as a finalist: all but what the finalists' section says itself."""
-        said = [FINETUNE] if self.finalists.finetune else []
-        said += ["reconstruct"] if self.finalists.reconstruct else []
+        """Those by name that hold for a candidate as a finalist: all but what `search.rerank` says itself."""
+        rerank = self.search.rerank
+        said = [FINETUNE] if rerank.finetune() else []
+        said += ["reconstruct"] if rerank.reconstruct else []
         return {name: value for name, value in settings.items() if not name.startswith(tuple(said))}
 
     def sweep_recipe(self) -> Recipe:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from autoprune.config.documents import Document, Keys, parse_document, read_document
+from autoprune.config.earlier import in_todays_words
 from autoprune.config.experiment import Experiment
 from autoprune.config.messages import explain, shown
 from autoprune.config.section import Section
@@ -52,7 +53,7 @@ def load_experiment(
     """
     draft = _Draft()
     if file is not None:
-        draft.take(read_document(file), (), 0, str(file))
+        draft.take(in_todays_words(read_document(file)), (), 0, str(file))
     for key, value in (overrides or {}).items():
         if value is not None:
             draft.put(_split(key), value, _OPTIONS.get(key, key))

@@ -13,7 +13,7 @@ from autoprune import registry
 from autoprune.config import paths
 from autoprune.config.section import Positive, Section
 from autoprune.config.settings import read_settings, write_settings
-from autoprune.config.trainings import FinetuneSection, RoundsSection
+from autoprune.config.trainings import FinetuneSection, Images, RerankSection, RoundsSection
 from autoprune.core.budget import Budget
 from autoprune.core.shapes import FORMS, block_shape, n_and_m
 from autoprune.core.trial import Objective
@@ -134,9 +134,10 @@ class ScoringSection(Section):
 
 
 class SearchSection(Section):
-    """Who proposes, and how long: `evaluations` caps the cost of everything, in judgements of the dense network.
+    """Who proposes, how long, and how the best few are ranked at the end.
 
-    `rounds` is for `netadapt` and `autocompress` alone; null leaves them to their defaults.
+    `evaluations` caps the cost of everything, in judgements of the dense network. `rounds` is for `netadapt` and
+    `autocompress` alone; null leaves them to their defaults.
     """
 
     searcher: Annotated[str, AfterValidator(_searcher_name)] = "auto"
@@ -144,6 +145,7 @@ class SearchSection(Section):
     evaluations: Positive | None = None
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     rounds: RoundsSection | None = None
+    rerank: RerankSection = RerankSection()
 
 
 class RecalibrateSection(Section):
@@ -151,18 +153,6 @@ class RecalibrateSection(Section):
 
     images: Annotated[int, Field(ge=0)] = 512
     augment: bool = True
-
-
-# What `reconstruct: true` stands for.
-RECONSTRUCTION_IMAGES = 512
-
-
-def _count_of_images(value: Any) -> Any:
-    return {True: RECONSTRUCTION_IMAGES, False: 0}[value] if isinstance(value, bool) else value
-
-
-Images = Annotated[int, BeforeValidator(_count_of_images), Field(ge=0)]
-"""A number of training images, 0 or false for none, true for 512."""
 
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -188,14 +178,6 @@ class EvaluationSection(Section):
         if list(rungs) != sorted(set(rungs)):
             raise ValueError(f"should ascend but is {list(rungs)}")
         return rungs
-
-
-class FinalistsSection(Section):
-    """The best few, judged once more on all validation images, after a recipe of their own if one is given."""
-
-    count: Positive = 5
-    reconstruct: Images = 0
-    finetune: FinetuneSection | None = None
 
 
 class SensitivitySection(Section):
@@ -241,4 +223,4 @@ class TrackSection(Section):
     uri: Annotated[str, Field(min_length=1)] | None = Field(default=None, repr=False)  # may hold a password
     experiment: Annotated[str, Field(min_length=1)] = "autoprune"
     enabled: bool = True
-    model: bool = False
+    model: bool = True

@@ -6,13 +6,13 @@ import copy
 import importlib.util
 import io
 import logging
-import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from autoprune.errors import UserError
+from autoprune.evaluation.quiet import in_one_line, quietly
 from autoprune.files import write_whole
 
 _SHAPES = ({0: torch.export.Dim("batch")},)
@@ -32,11 +32,10 @@ def export_network(network: nn.Module, inputs: Tensor, path: Path, form: str) ->
     network = copy.deepcopy(network).cpu().eval()
     target = path.with_suffix(f".{form}")
     try:
-        with warnings.catch_warnings():  # both exporters warn of their own inner workings
-            warnings.simplefilter("ignore")
+        with quietly():
             content = _as_pt2(network, inputs) if form == "pt2" else _as_onnx(network, inputs)
     except (RuntimeError, torch.onnx.OnnxExporterError) as fault:
-        raise UserError(f"the network cannot be exported as {form}: {fault}") from fault
+        raise UserError(f"the network cannot be exported as {form}: {in_one_line(fault)}") from fault
     write_whole(target, content)
     return target
 

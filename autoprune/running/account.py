@@ -68,7 +68,7 @@ class Account:
         if self.allowed is not None and self.allowed < least:
             raise UserError(
                 f"--evaluations {self.allowed // self.unit} does not pay for the dense network, one candidate and the "
-                f"finalists; give at least {-(-least // self.unit)}, or fewer finalists"
+                f"finalists; give at least {-(-least // self.unit)}, or fewer finalists (search.rerank.top)"
             )
 
     def left(self, spent: int) -> int | None:
@@ -103,7 +103,7 @@ def _most_work(setup: Setup, evaluator: Evaluator, limits: Limits, recipes: Sequ
 def _finals(setup: Setup, evaluator: Evaluator, limits: Limits) -> int:
     """What judging the finalists costs at most: nothing, if they have been judged on all images already."""
     experiment, images = setup.experiment, evaluator.images
-    recipe, count = experiment.final_recipe(), experiment.finalists.count
+    recipe, count = experiment.final_recipe(), experiment.search.rerank.top
     if recipe != experiment.recipe():
         recipes = extreme_recipes(recipe, experiment.final_settings(setup.space.settings))
         return count * _most_work(setup, evaluator, limits, recipes, images.available())

@@ -1,129 +1,147 @@
-"""From what a search found to the file of a smaller network."""
+"""From what a search found to a smaller network: as it was scored, or pruned anew."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-import torch
-from torch import nn
-
 from autoprune.config import Experiment, load_experiment
+from autoprune.config.documents import read_document
 from autoprune.core.allocation import Allocation
 from autoprune.core.ledger import History, read_history
-from autoprune.core.recipe import Recipe
-from autoprune.core.trial import Candidate, Setting, Trial, winners
-from autoprune.errors import UserError
+from autoprune.core.trial import Candidate, Failure, Setting, Trial, winners
+from autoprune.errors import CheckpointError, UserError
 from autoprune.evaluation.building import Built
-from autoprune.evaluation.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild, write_checkpoint
+from autoprune.evaluation.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.export import export_network
 from autoprune.graph.profile import measure_costs
+from autoprune.running.applied import Applied, inputs_of
 from autoprune.running.folder import RunFolder, existing_folder
 from autoprune.running.progress import Display, training_progress
+from autoprune.running.promise import Promise
 from autoprune.running.setup import Setup, prepare, task_of
 from autoprune.tasks.base import TrainingPlan
 from autoprune.tasks.weights import digest, read_state_dict
 
-Plan = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
-class Applied:
-    """A smaller network, ready to be written.
+class Wishes:
+    """What is wanted otherwise than the search had it.
 
     Attributes:
-        origin: a few words on where it comes from.
-        effective: whether weights were set to zero and the costs leave out what is zero.
+        plan: fields of a `TrainingPlan`, by which the network is trained further; None leaves it.
+        force: whether other weights than those that were searched on may be pruned.
     """
 
-    network: nn.Module
-    checkpoint: PrunedCheckpoint
-    costs: Mapping[str, int]
-    dense_costs: Mapping[str, int]
-    origin: str
-    effective: bool = False
-
-    def write(self, path: Path) -> None:
-        write_checkpoint(path, self.checkpoint)
-
-    def export(self, path: Path, form: str) -> Path:
-        """Writes the network beside `path` as `pt2` or `onnx`; where it went.
-
-        Raises:
-            UserError: the network cannot be exported, or ONNX is not installed.
-        """
-        return export_network(self.network, _inputs(self.checkpoint), path, form)
+    plan: Mapping[str, Any] | None = None
+    force: bool = False
 
 
-def from_run(
-    path: Path, number: int | None, given: Mapping[str, Any], sets: Sequence[str], plan: Plan | None
-) -> Applied:
+def from_run(path: Path, number: int | None, given: Mapping[str, Any], sets: Sequence[str], wishes: Wishes) -> Applied:
     """The network of a run's trial (None: the best), just as it was scored where its weights are kept.
 
-    It is pruned anew where they are not, or where another checkpoint is given than the run's own.
+    It is pruned anew where they are not, or where another checkpoint is forced on it than the run's own.
 
     Raises:
-        UserError: the folder is no run, has no such trial, or the network cannot be built.
+        UserError: the folder is no run, has no such trial, or was searched on another checkpoint, or the network cannot
+            be built.
     """
     folder = existing_folder(path)
     history = read_history(path)
-    experiment = load_experiment(folder.experiment, given, sets)
+    experiment = load_experiment(folder.experiment, given, [*_without_lost_checkpoint(folder, given), *sets])
     trial = _trial(history, number, folder, experiment)
+    promise = Promise.of_trial(history, trial)
+    own = given.get("task.checkpoint") is None or _holds_searched(promise, experiment, path)
     weights = folder.weights_of(trial.number)
-    stored = read_checkpoint(weights) if weights.is_file() else None
-    same = _same_weights(history, given.get("task.checkpoint"), experiment)
-    if stored is None or not same:
-        return _remade(trial.candidate, experiment, folder, same, plan)
+    stored = read_checkpoint(weights) if own and weights.is_file() else None
+    if stored is None:
+        return _remade(trial.candidate, folder, experiment, promise, wishes, own)
+    if stored.widths != trial.candidate.allocation.to_json():
+        raise CheckpointError(
+            f"{weights} holds other widths than trial {trial.number} has; remove it to have the trial pruned anew"
+        )
     origin = f"trial {trial.number} of {path}, as it was scored"
-    if plan is not None:
+    if wishes.plan is not None:
         setup = _prepare(experiment)
         evaluator = _evaluator(setup)
-        return _finetuned(setup, evaluator, evaluator.restore_to_train(weights), plan, origin)
-    task = task_of(experiment)
-    network = rebuild(stored, task.network)
-    dense = history.last("dense")
-    costs = trial.costs if stored.masked else measure_costs(network, _inputs(stored))
-    return Applied(network, stored, costs, dense["costs"] if dense else costs, origin, stored.masked)
+        return replace(
+            _finetuned(setup, evaluator, evaluator.restore_to_train(weights), wishes.plan, origin), promise=promise
+        )
+    return _restored(stored, experiment, trial, history, promise, origin)
 
 
-def _remade(candidate: Candidate, experiment: Experiment, folder: RunFolder, same: bool, plan: Plan | None) -> Applied:
+def _without_lost_checkpoint(folder: RunFolder, given: Mapping[str, Any]) -> list[str]:
+    """The settings that leave a run's own checkpoint out where it is gone.
+
+    Weights that the run kept do without it; what is pruned anew is compared with what was searched on.
+    """
+    if given.get("task.checkpoint") is not None:
+        return []
+    settings = read_document(folder.experiment).value
+    task = settings.get("task") if isinstance(settings, dict) else None
+    file = task.get("checkpoint") if isinstance(task, dict) else None
+    return ["task.checkpoint=null"] if isinstance(file, str) and not Path(file).exists() else []
+
+
+def _restored(
+    stored: PrunedCheckpoint, experiment: Experiment, trial: Trial, history: History, promise: Promise, origin: str
+) -> Applied:
+    build = task_of(experiment).network
+    network, dense = rebuild(stored, build), history.last("dense")
+    costs = trial.costs if stored.masked else measure_costs(network, inputs_of(stored))
+    dense_costs = dense["costs"] if dense else costs
+    return Applied(network, build, stored, costs, dense_costs, origin, stored.masked, promise, scored=True)
+
+
+def _remade(
+    candidate: Candidate, folder: RunFolder, experiment: Experiment, promise: Promise, wishes: Wishes, own: bool
+) -> Applied:
     """A candidate's network made anew: from its parent's weights in the run's folder if it has a parent.
 
     Args:
-        same: whether the experiment's checkpoint is the one that the run was made with.
+        own: whether the checkpoint is the run's own.
 
     Raises:
         UserError: it has a parent, and its weights are gone or were trained from another checkpoint.
     """
-    if candidate.parent is not None and not same:
+    name = f"trial {candidate.number} of {folder.path}"
+    if candidate.parent is not None and not own:
         raise UserError(
-            f"trial {candidate.number} of {folder.path} starts from the weights of trial {candidate.parent}, which "
-            "come from the run's own checkpoint; leave out --checkpoint"
+            f"{name} starts from the weights of trial {candidate.parent}, which come from the run's own checkpoint; "
+            "leave out --checkpoint"
         )
     setup = _prepare(experiment)
+    change = _check(promise, setup, str(folder.path), wishes)
     evaluator = _evaluator(setup, folder.weights)
-    origin = f"trial {candidate.number} of {folder.path}, pruned anew"
-    return _finished(setup, evaluator, evaluator.make(candidate), plan, origin)
+    try:
+        built = evaluator.make(candidate)
+    except CheckpointError as fault:
+        raise CheckpointError(
+            f"{name} cannot be made again: {fault}; runs keep the weights of their best trials, choose one of those"
+        ) from fault
+    applied = _finished(setup, evaluator, built, wishes, f"{name}, pruned anew")
+    return _under(promise, applied, change, name)
 
 
 def anew(
     widths: Mapping[str, int],
     experiment: Experiment,
-    recipe: Recipe,
-    plan: Plan | None,
-    settings: Mapping[str, Setting] = MappingProxyType({}),
+    settings: Mapping[str, Setting],
+    promise: Promise,
+    wishes: Wishes,
+    source: str,
 ) -> Applied:
-    """The network of an allocation, pruned from the experiment's checkpoint, after a recipe.
+    """The network of an allocation, pruned from the experiment's checkpoint, after the experiment's recipe.
 
     Args:
         settings: what a search chose otherwise of scoring and recipe.
+        source: where the allocation comes from.
 
     Raises:
-        UserError: the network or data are at fault, or the widths do not fit the network.
+        UserError: the network or data are at fault, the widths do not fit the network, or they were found on other
+            weights.
     """
     setup = _prepare(experiment)
     allocation = Allocation.from_json(widths)
@@ -132,30 +150,77 @@ def anew(
     for name, width in allocation.items():
         if not groups[name].least <= width <= groups[name].width:
             raise UserError(f"group {name!r} has {groups[name].width} structures, not {width}")
+    change = _check(promise, setup, source, wishes)
     evaluator = _evaluator(setup)
-    built = evaluator.make(Candidate(-1, allocation, recipe, dict(settings)))
-    return _finished(setup, evaluator, built, plan, "pruned anew")
+    built = evaluator.make(Candidate(-1, allocation, setup.experiment.recipe(), dict(settings)))
+    applied = _finished(setup, evaluator, built, wishes, f"{source}, pruned anew")
+    return _under(promise, applied, change, source)
 
 
-def _finished(setup: Setup, evaluator: Evaluator, built: Built, plan: Plan | None, origin: str) -> Applied:
-    if plan is not None:
-        return _finetuned(setup, evaluator, built, plan, origin)
+def _under(promise: Promise, applied: Applied, change: str, source: str) -> Applied:
+    """What was pruned anew with what the records promise of it, if they are of such a network at all."""
+    if any(applied.costs.get(kind) != cost for kind, cost in promise.costs.items()):
+        promise = Promise(remark=f"{source} has the accuracy and costs of another network: were its widths changed?")
+    return replace(applied, promise=promise, change=applied.change or change)
+
+
+def _check(promise: Promise, setup: Setup, source: str, wishes: Wishes) -> str:
+    """What is to be said of the weights: nothing if they are those of the promise.
+
+    Raises:
+        UserError: they are others, and that is not forced.
+    """
+    found, section = setup.identity["checkpoint"], setup.experiment.task
+    if promise.holds_for(found):
+        return ""
+    if not wishes.force:
+        whose = f"task {section.name}" if section.checkpoint is None else f"checkpoint {section.checkpoint}"
+        raise promise.other_weights(found, whose, source)
+    return "with the weights that were searched on"
+
+
+def _holds_searched(promise: Promise, experiment: Experiment, path: Path) -> bool:
+    """Whether the checkpoint that was given holds the weights that were searched on.
+
+    Raises:
+        CheckpointError: it does not fit the network.
+    """
+    file = experiment.task.checkpoint
+    assert file is not None, "it was given"
+    if promise.holds_for(digest(read_state_dict(file))):
+        return True
+    # The file may leave out what the network has by itself (counters of batches); compare what is loaded.
+    task = task_of(experiment)
+    network = task.network()
+    try:
+        task.load(network, file)
+    except CheckpointError as fault:
+        raise CheckpointError(
+            f"{fault}; leave out --checkpoint, or give the one that {path} was searched on"
+        ) from fault
+    return promise.holds_for(digest(network.state_dict()))
+
+
+def _finished(setup: Setup, evaluator: Evaluator, built: Built, wishes: Wishes, origin: str) -> Applied:
+    if wishes.plan is not None:
+        return _finetuned(setup, evaluator, built, wishes.plan, origin)
     return _judged(setup, evaluator, built, origin)
 
 
-def _finetuned(setup: Setup, evaluator: Evaluator, built: Built, plan: Plan, origin: str) -> Applied:
+def _finetuned(setup: Setup, evaluator: Evaluator, built: Built, plan: Mapping[str, Any], origin: str) -> Applied:
     with training_progress(Display(), "fine-tuning") as hook:
         setup.task.train(built.network, TrainingPlan(**plan), [built.held_masks(), hook])
     settings = " ".join(f"{key}={value}" for key, value in plan.items())
-    return _judged(setup, evaluator, built, f"{origin}, fine-tuned ({settings})")
+    applied = _judged(setup, evaluator, built, f"{origin}, fine-tuned ({settings})")
+    return replace(applied, change="before the fine-tuning")
 
 
 def _judged(setup: Setup, evaluator: Evaluator, built: Built, origin: str) -> Applied:
     score = evaluator.judge(built.network, None)
     metrics = {"accuracy": score.accuracy, "loss": score.loss, "images": score.images}
-    costs, table = built.costs(), setup.subject.costs
+    costs, table, dense = built.costs(), setup.subject.costs, setup.subject.network
     checkpoint = built.checkpoint(metrics, evaluator.judging.identity)
-    return Applied(built.network.cpu(), checkpoint, costs, dict(**table.dense()), origin, table.effective)
+    return Applied(built.network.cpu(), dense, checkpoint, costs, dict(**table.dense()), origin, table.effective)
 
 
 def _prepare(experiment: Experiment) -> Setup:
@@ -181,29 +246,14 @@ def _trial(history: History, number: int | None, folder: RunFolder, experiment: 
         return scored[0]
     if number not in trials:
         raise UserError(f"{folder.path} has no finished trial {number}; it has {_spans(sorted(trials))}")
-    if trials[number].failed:
-        raise UserError(f"trial {number} of {folder.path} failed: {trials[number].outcome}")
+    outcome = trials[number].outcome
+    if isinstance(outcome, Failure):
+        raise UserError(
+            f"trial {number} of {folder.path} failed ({outcome.kind}: {outcome.reason}); choose another, or leave out "
+            "--trial for the best"
+        )
     return trials[number]
 
 
 def _spans(numbers: list[int]) -> str:
     return f"{numbers[0]} to {numbers[-1]}" if numbers else "none"
-
-
-def _same_weights(history: History, given: str | None, experiment: Experiment) -> bool:
-    """Whether no checkpoint is given, or it holds the weights that the run was made with."""
-    started = history.last("started")
-    if given is None or started is None:
-        return True
-    state = read_state_dict(Path(given))
-    if digest(state) == started["identity"]["checkpoint"]:
-        return True
-    # The file may leave out what the network has by itself (counters of batches); compare what is loaded.
-    task = task_of(experiment)
-    network = task.network()
-    task.load(network, Path(given))
-    return bool(digest(network.state_dict()) == started["identity"]["checkpoint"])
-
-
-def _inputs(checkpoint: PrunedCheckpoint) -> torch.Tensor:
-    return torch.zeros(2, *checkpoint.inputs["shape"], dtype=getattr(torch, checkpoint.inputs["dtype"]))

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from autoprune.errors import RunFolderError
+from autoprune import registry
+from autoprune.config import load_experiment
+from autoprune.errors import RunFolderError, UserError
+from autoprune.evaluation.checkpoint import read_checkpoint, rebuild
 from autoprune.reporting.record import RunRecord, best_of, read_record
 from autoprune.reporting.state import is_being_written
+from autoprune.running.applied import inputs_of
 from autoprune.running.folder import RunFolder
-from autoprune.running.tracking import Mirror, describe, outcome_of
+from autoprune.running.setup import task_of
+from autoprune.running.tracking import BestModel, Mirror, describe, outcome_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,25 @@ def complete(folder: Path, mirror: Mirror) -> Completed:
             added += 1
     finished = record.history.last("finished")
     if finished is not None and record.results:
-        mirror.finish(outcome_of(RunFolder(folder), finished["best"], record.results, record.trials))
+        outcome = outcome_of(RunFolder(folder), finished["best"], record.results, record.trials)
+        mirror.finish(replace(outcome, model=_best_model(record, RunFolder(folder), finished["best"])))
     else:
         mirror.interrupt()
     return Completed(record, len(record.trials), added)
+
+
+def _best_model(record: RunRecord, folder: RunFolder, number: int) -> BestModel | None:
+    """The best trial's network from its file; None where the run was not to log it, or it cannot be built here."""
+    path = folder.weights_of(number)
+    if not record.setting("track.model", False) or not path.is_file():
+        return None
+    try:
+        stored = read_checkpoint(path)
+        if stored is None:
+            return None
+        bundled = stored.model in registry.MODELS
+        network = rebuild(stored, None if bundled else task_of(load_experiment(folder.experiment)).network)
+    except UserError as fault:
+        log.warning("the best network is not logged as a model of MLflow, as it cannot be built here: %s", fault)
+        return None
+    return BestModel(number, network, inputs_of(stored))

@@ -20,7 +20,7 @@ from autoprune.reporting.results import Result, results_csv, results_in
 from autoprune.running.context import RunContext
 from autoprune.running.finalists import choose
 from autoprune.running.folder import RunFolder
-from autoprune.running.tracking import RunOutcome, outcome_of
+from autoprune.running.tracking import BestModel, RunOutcome, outcome_of
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.uniform import uniform_allocation
 
@@ -119,6 +119,7 @@ def _best(run: RunContext, best: Trial, result: Result) -> dict[str, Any]:
         "widths": best.candidate.allocation.to_json(),
         "accuracy": result.validation.accuracy,
         "loss": result.validation.loss,
+        "images": result.validation.images,
         "test_accuracy": result.test.accuracy if result.test else None,
         "costs": dict(result.costs),
         "effective": result.effective,
@@ -136,6 +137,8 @@ def _best(run: RunContext, best: Trial, result: Result) -> dict[str, Any]:
 
 def _outcome(run: RunContext, best: Trial, results: list[Result], trials: list[Trial]) -> RunOutcome:
     outcome = outcome_of(run.folder, best.number, results, trials)
-    if not run.setup.experiment.track.model:
+    track = run.setup.experiment.track
+    if not (track.enabled and track.model):
         return outcome
-    return replace(outcome, model=(run.network(best).cpu().eval(), run.setup.subject.inputs.cpu()))
+    model = BestModel(best.number, run.network(best).cpu().eval(), run.setup.subject.inputs.cpu())
+    return replace(outcome, model=model)

@@ -73,7 +73,7 @@ class Course:
 
     def _drop_weights(self) -> None:
         """Deletes the networks of trials that are no longer among the best, and which no candidate will start from."""
-        best = ranked(self.trials, self._problem.objective)[: self._run.setup.experiment.finalists.count]
+        best = ranked(self.trials, self._problem.objective)[: self._run.setup.experiment.search.rerank.top]
         keep = {trial.number for trial in best} | self._searcher.parents
         for path in self._run.folder.weights.glob("*.pt"):
             if path.stem.isdigit() and int(path.stem) not in keep:

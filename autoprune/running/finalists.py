@@ -19,7 +19,7 @@ def choose(run: RunContext, problem: SearchProblem, trials: list[Trial]) -> tupl
     Where finalists have a recipe of their own each becomes a trial, which is added to `trials`.
     """
     experiment = run.setup.experiment
-    chosen = ranked(trials, problem.objective)[: experiment.finalists.count]
+    chosen = ranked(trials, problem.objective)[: experiment.search.rerank.top]
     recipe = experiment.final_recipe()
     if recipe != problem.recipe:
         trials += _trials(run, chosen, recipe, trials)

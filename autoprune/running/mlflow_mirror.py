@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Collection, Mapping
 
+from autoprune.config.credentials import mask
 from autoprune.core.trial import Failure, Outcome, Score, Stopped, Trial
+from autoprune.evaluation.quiet import in_one_line
 from autoprune.running.mirrored import trial_metrics, trial_params
 from autoprune.running.mlflow_tracker import (
     active_run,
@@ -16,7 +19,9 @@ from autoprune.running.mlflow_tracker import (
     write_inputs,
     write_model,
 )
-from autoprune.running.tracking import RunDescription, RunOutcome
+from autoprune.running.tracking import BestModel, RunDescription, RunOutcome
+
+log = logging.getLogger(__name__)
 
 _STATES: Mapping[type[Outcome], str] = {Score: "scored", Stopped: "stopped", Failure: "failed"}
 _DIGESTED = {"data": "task", "checkpoint": "model"}
@@ -84,9 +89,22 @@ class MlflowMirror:
         write(self._client, self._parent, changed, tags={"autoprune.best_trial": str(outcome.best)})
         for path in outcome.files:
             self._client.log_artifact(self._parent, str(path), "weights" if path.suffix == ".pt" else None)
-        if outcome.model is not None:
-            write_model(self._client.tracking_uri, self._parent, *outcome.model)
         self._client.set_terminated(self._parent, "FINISHED", _milliseconds(self._run.ended))
+        if outcome.model is not None:
+            self._write_model(outcome.model)
+
+    def _write_model(self, model: BestModel) -> None:
+        """Last, as all else is whole without it, and exporting a large network takes its time."""
+        try:
+            write_model(self._client, self._parent, model)
+        except Exception as fault:  # export refuses networks in many ways, and an older server knows no such models
+            log.warning(
+                "the best network is not logged as a model of MLflow, all else is (%s: %s); %s tries again, --set "
+                "track.model=false leaves it out",
+                type(fault).__name__,
+                mask(in_one_line(fault)),
+                shlex.join(["autoprune", "track", str(self._run.folder)]),
+            )
 
     def interrupt(self) -> None:
         self._client.set_terminated(self._parent, "KILLED", _milliseconds(self._run.ended))

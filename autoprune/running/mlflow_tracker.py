@@ -9,14 +9,18 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from autoprune.errors import UserError
+from autoprune.config.credentials import mask
+from autoprune.errors import AutopruneError, UserError
+from autoprune.evaluation.quiet import in_one_line, quietly
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-    from torch import Tensor, nn
+    from mlflow.models import Model
+
+    from autoprune.running.tracking import BestModel
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +38,11 @@ PARAM_LENGTH = 6000
 TAG_LENGTH = 5000
 # MLflow's limit on the length of a dataset's digest.
 _DIGEST_LENGTH = 36
-_URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _SQLITE = "sqlite:///"
+_NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
+MODEL = "pruned"
+"""What the best network is called as a model of MLflow."""
+_TRIAL = "autoprune.trial"
 
 
 class Guard:
@@ -95,43 +102,63 @@ def write_inputs(store: MlflowClient, run_id: str, digests: Mapping[str, tuple[s
     store.log_inputs(run_id, inputs)
 
 
-def write_model(uri: str, run_id: str, network: nn.Module, inputs: Tensor) -> None:
-    """Logs a network as a model of a run, exported, with signature and example: it runs without its own class.
+def write_model(store: MlflowClient, run_id: str, model: BestModel) -> None:
+    """Logs a network as a model of a run: exported, so that it runs without its own class, with signature and example.
 
-    What cannot be exported is left out with a warning. It takes seconds, and while it lasts MLflow's functions in
-    other threads of this process write to the same store.
+    A run that has the trial's network already is left as it is.
 
-    Args:
-        inputs: `[2, …]` samples; with one alone the number of samples would be exported as fixed.
+    Raises:
+        Exception: whatever export and store may raise; the run has the model whole then or not at all.
     """
-    import mlflow
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    run = store.get_run(run_id)
+    if any(_is_of(store, output.model_id, model) for output in (run.outputs.model_outputs if run.outputs else ())):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path, described = Path(folder) / "model", Model(run_id=run_id)
+        _save(model, path, described)
+        tags = {_TRIAL: str(model.trial)}
+        logged = store.create_logged_model(run.info.experiment_id, MODEL, source_run_id=run_id, tags=tags)
+        try:
+            described.model_id = described.model_uuid = logged.model_id
+            described.artifact_path = logged.artifact_location
+            described.save(str(path / "MLmodel"))
+            store.log_model_artifacts(logged.model_id, str(path))
+            store.finalize_logged_model(logged.model_id, "READY")
+            store.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
+        except Exception:
+            with contextlib.suppress(Exception):  # the store may be the one that failed
+                store.delete_logged_model(logged.model_id)
+            raise
+
+
+def _is_of(store: MlflowClient, model_id: str, model: BestModel) -> bool:
+    return bool(store.get_logged_model(model_id).tags.get(_TRIAL) == str(model.trial))
+
+
+def _save(model: BestModel, path: Path, described: Model) -> None:
+    """Writes a model's files, and into `described` what they are."""
     import mlflow.pytorch
     import torch
     from mlflow.models import infer_signature
 
-    given = os.environ.get(_URI_VARIABLE)
-    try:
-        with torch.no_grad():
-            signature = infer_signature(inputs.numpy(), network(inputs).numpy())
-        mlflow.set_tracking_uri(uri)
-        with mlflow.start_run(run_id=run_id):
-            mlflow.pytorch.log_model(
-                network,
-                name="pruned",
-                signature=signature,
-                input_example=inputs.numpy(),
-                # Named, as MLflow would find them out by loading the model in another process.
-                pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
-                serialization_format="pt2",
-            )
-    except Exception as fault:  # export may refuse a network in many ways
-        log.warning("the best network is not logged as a model of MLflow: %s: %s", type(fault).__name__, fault)
-    finally:
-        cast(Any, mlflow).set_tracking_uri(
-            None
-        )  # it sets the variable too, and would hold against a later change of it
-        if given is not None:
-            os.environ[_URI_VARIABLE] = given
+    inputs = model.inputs.numpy()
+    with torch.no_grad():
+        outputs = model.network(model.inputs)
+    signature = infer_signature(inputs, outputs.numpy() if isinstance(outputs, torch.Tensor) else None)
+    with quietly():
+        mlflow.pytorch.save_model(
+            model.network,
+            path,
+            mlflow_model=described,
+            signature=signature,
+            input_example=inputs,
+            # Named, as MLflow would find them out by loading the model in another process.
+            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
+            serialization_format="pt2",
+        )
 
 
 def active_run(store: MlflowClient, run_id: str) -> Run | None:
@@ -214,25 +241,30 @@ def store_uri(uri: str | None) -> str:
     return store
 
 
-def find_run(run_id: str, uri: str | None) -> tuple[Path, int | None]:
-    """The folder of the search that an MLflow run mirrors, and the trial's number if it is a child run.
+def tags_of(run_id: str, uri: str | None) -> Mapping[str, str]:
+    """The tags of a run.
 
     Raises:
-        UserError: there is no such run, or it is not one of autoprune's.
+        UserError: the store has none of that id.
+        AutopruneError: the store does not answer.
     """
     from mlflow.exceptions import MlflowException
 
     store = client(store_uri(uri))
     try:
-        run = store.get_run(run_id)
-        parent = run.data.tags.get("mlflow.parentRunId")
-        tags = store.get_run(parent).data.tags if parent else run.data.tags
+        found: Mapping[str, str] = store.get_run(run_id).data.tags
     except MlflowException as fault:
-        raise UserError(f"mlflow:{run_id}: no such run in {store.tracking_uri} ({fault.message})") from fault
-    if "autoprune.folder" not in tags:
-        raise UserError(f"mlflow:{run_id} is no run of autoprune")
-    number = run.data.tags.get("autoprune.number")
-    return Path(tags["autoprune.folder"]), None if number is None else int(number)
+        where, reason = mask(store.tracking_uri), mask(in_one_line(fault))
+        if fault.error_code in _NOT_THERE:
+            raise UserError(
+                f"mlflow:{run_id}: no such run in {where} ({reason}); copy the id from `autoprune ui`, or name another "
+                "store with --tracking-uri"
+            ) from fault
+        raise AutopruneError(
+            f"the MLflow store {where} does not answer ({reason}); start it, name another with --tracking-uri, or give "
+            "the run's folder"
+        ) from fault
+    return found
 
 
 def experiment_id(uri: str, name: str) -> str:

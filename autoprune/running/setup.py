@@ -25,7 +25,8 @@ from autoprune.pruning.pruner import Pruner
 from autoprune.running.dimensions import settle
 from autoprune.running.progress import Display
 from autoprune.running.threads import settle_threads
-from autoprune.tasks.base import Hook, Task
+from autoprune.tasks.base import Hook, Task, TrainingPlan
+from autoprune.tasks.training import count_steps
 from autoprune.tasks.user import build_task, model_name
 from autoprune.tasks.weights import digest
 
@@ -117,7 +118,7 @@ def assemble(experiment: Experiment, task: Task, network: nn.Module, display: Di
     device = choose_device(experiment)
     network = network.to(device)
     inputs = example_inputs(task, device)
-    experiment = settle_threads(experiment, network, inputs)
+    experiment = _in_steps(settle_threads(experiment, network, inputs), task)
     subject = _study(experiment, task, network, inputs, display)
     identity = {
         "task": experiment.task.name,
@@ -127,6 +128,13 @@ def assemble(experiment: Experiment, task: Task, network: nn.Module, display: Di
     }
     space = settle(subject.space(experiment.space_rules()), subject.pruner)
     return Setup(experiment, task, subject, space, identity)
+
+
+def _in_steps(experiment: Experiment, task: Task) -> Experiment:
+    """The experiment with every length in epochs as a number of steps; nothing is read where none is."""
+    return experiment.in_steps(
+        lambda epochs, batch: max(1, count_steps(task, TrainingPlan(epochs=epochs, batch=batch)))
+    )
 
 
 def _study(experiment: Experiment, task: Task, network: nn.Module, inputs: Tensor, display: Display | None) -> Subject:

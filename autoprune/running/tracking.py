@@ -97,19 +97,32 @@ def _settings(record: RunRecord) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class BestModel:
+    """The best trial's network, in evaluation mode on the CPU; whoever mirrors it owns it.
+
+    Attributes:
+        inputs: `[2, …]` samples that it takes; with one alone the number of samples would be exported as fixed.
+    """
+
+    trial: int
+    network: nn.Module
+    inputs: Tensor
+
+
+@dataclass(frozen=True)
 class RunOutcome:
     """What a mirror is told at the end.
 
     Attributes:
         best: number of the best trial.
         files: what to keep beside the records.
-        model: the best one's network with inputs that it takes, where it is to be logged as a model.
+        model: its network, where that is to be logged as a model.
     """
 
     best: int
     metrics: Mapping[str, float]
     files: Sequence[Path]
-    model: tuple[nn.Module, Tensor] | None = None
+    model: BestModel | None = None
 
 
 def outcome_of(folder: RunFolder, best: int, results: Sequence[Result], trials: Sequence[Trial]) -> RunOutcome:

@@ -95,7 +95,7 @@ def _run(runs: Path, cell: Cell) -> Line:
 
 def _options(cell: Cell) -> list[Any]:
     experiment: list[Any] = [RESNET20] if cell.study == "resnet20" else ["--budget", "flops=0.3"]
-    sets = ["evaluation.finetune.steps=20", "finalists.count=1", "track.enabled=false", "run.threads=1"]
+    sets = ["evaluation.finetune.steps=20", "search.rerank.top=1", "track.enabled=false", "run.threads=1"]
     sets += SETTINGS if cell.joint else ()
     plain = ["--searcher", cell.searcher, "--seed", cell.seed, "--evaluations", cell.evaluations]
     return [*experiment, *plain, *(part for each in sets for part in ("--set", each))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import yaml
 from autoprune.core.trial import Trial
 from autoprune.evaluation.checkpoint import PrunedCheckpoint, load, read_checkpoint
 from autoprune.tasks.digits import DigitsTask
-from tests.journeys import OWN, SEARCH, Cli, DigitsRun, history_of
+from tests.journeys import OWN, SEARCH, Cli, DigitsRun, history_of, left_behind
 
 IMAGES = torch.rand(4, 1, 8, 8)
 
@@ -71,23 +72,134 @@ def test_best_yaml_brings_its_recipe(autoprune: Cli, workdir: Path, setting: str
     assert torch.equal(load("p.pt")(IMAGES), load("run/weights/0.pt")(IMAGES))
 
 
-def test_a_checkpoint_that_is_the_runs_own_changes_nothing_and_another_prunes_anew(
+def other_weights() -> str:
+    """A checkpoint of the digits' network that was not searched on."""
+    task = DigitsTask()
+    network = task.network()
+    task.load(network, None)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.01)
+    torch.save(network.state_dict(), "other.pt")
+    return "other.pt"
+
+
+def test_a_checkpoint_that_is_the_runs_own_changes_nothing(
     autoprune: Cli, workdir: Path, digits_run: DigitsRun
 ) -> None:
     task = DigitsTask()
     network = task.network()
     task.load(network, None)
     torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in network.state_dict().items()}}, "own.pt")
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.01)
-    torch.save(network.state_dict(), "other.pt")
-    own = autoprune.succeed("apply", digits_run.folder, "--checkpoint", "own.pt", "--output", "a.pt").out
-    other = autoprune.succeed("apply", digits_run.folder, "--checkpoint", "other.pt", "--output", "b.pt").out
-    assert "as it was scored" in own
-    assert "pruned anew" in other
-    assert read("a.pt").widths == read("b.pt").widths
-    assert not torch.equal(load("a.pt")(IMAGES), load("b.pt")(IMAGES))
+    for source, said in ((digits_run.folder, "as it was scored"), (digits_run.folder / "best.yaml", "pruned anew")):
+        out = autoprune.succeed("apply", source, "--checkpoint", "own.pt", "--output", "a.pt", "--overwrite").out
+        assert said in out
+        assert "as in the search" in out
+
+
+def test_other_weights_than_were_searched_on_are_refused_unless_they_are_forced(
+    autoprune: Cli, workdir: Path, digits_run: DigitsRun
+) -> None:
+    other, searched = other_weights(), yaml.safe_load((digits_run.folder / "best.yaml").read_text())
+    for source in (digits_run.folder, digits_run.folder / "best.yaml"):
+        named = ("apply", source, "--checkpoint", other, "--output", "b.pt")
+        said = autoprune.refused(*named)
+        assert f"other.pt has other weights than {source} was searched on (SHA-256 " in said
+        assert f"not {searched['checkpoint_sha256'][:12]}…)" in said
+        assert "--force" in said
+        assert not Path("b.pt").exists()
+        out = autoprune.succeed(*named, "--force").out
+        assert "pruned anew" in out
+        assert f"({100 * searched['accuracy']:.2f} % and {searched['loss']:.4f} with the weights that were" in out
+        Path("b.pt").rename("forced.pt")
+    autoprune.succeed("apply", digits_run.folder, "--output", "a.pt")
+    assert read("a.pt").widths == read("forced.pt").widths
+    assert not torch.equal(load("a.pt")(IMAGES), load("forced.pt")(IMAGES))
+
+
+def test_weights_that_changed_since_the_search_are_found_out_where_they_are_pruned_anew(
+    autoprune: Cli, workdir: Path
+) -> None:
+    task = DigitsTask()
+    network = task.network()
+    task.load(network, None)
+    torch.save(network.state_dict(), "w.pt")
+    autoprune.succeed(*SEARCH, "--trials", "1", "--searcher", "uniform", "--checkpoint", "w.pt", "--output", "run")
+    Path(other_weights()).rename("w.pt")
+    assert "as it was scored" in autoprune.succeed("apply", "run", "--output", "kept.pt").out
+    Path("w.pt").rename("elsewhere.pt")
+    assert "as it was scored" in autoprune.succeed("apply", "run", "--output", "without.pt").out
+    Path("elsewhere.pt").rename("w.pt")
+    (workdir / "run" / "weights" / "0.pt").unlink()
+    assert "w.pt has other weights than run was searched on" in autoprune.refused("apply", "run", "--output", "a.pt")
+    best = ("apply", "run/best.yaml", "--checkpoint", "w.pt", "--output", "a.pt")
+    assert "w.pt has other weights than run/best.yaml was searched on" in autoprune.refused(*best)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(autoprune: Cli, workdir: Path, digits_run: DigitsRun) -> None:
+    torch.save({"conv9.weight": torch.ones(3)}, "odd.pt")
+    for force in ((), ("--force",)):
+        said = autoprune.refused("apply", digits_run.folder, "--checkpoint", "odd.pt", *force, "--output", "a.pt")
+        assert "does not fit the network DigitsResNet: missing: " in said
+        assert f"leave out --checkpoint, or give the one that {digits_run.folder} was searched on" in said
+
+
+def test_what_to_expect_is_what_all_validation_images_say(autoprune: Cli, workdir: Path, digits_run: DigitsRun) -> None:
+    """The trials were judged on 100 of the 400 images, the best ones on all of them at the end."""
+    best = yaml.safe_load((digits_run.folder / "best.yaml").read_text())
+    wanted = f"{100 * best['accuracy']:.2f} % accuracy and a loss of {best['loss']:.4f} on 400 validation images"
+    run = autoprune.succeed("apply", digits_run.folder, "--output", "a.pt").out
+    alone = autoprune.succeed("apply", digits_run.folder / "best.yaml", "--output", "b.pt").out
+    for out in (run, alone):
+        assert f"expect {wanted}, as in the search\n" in out
+        assert "read back, it costs what the search counted\n" in out
+
+
+def test_a_best_yaml_of_an_earlier_release_promises_less(autoprune: Cli, workdir: Path, digits_run: DigitsRun) -> None:
+    best = yaml.safe_load((digits_run.folder / "best.yaml").read_text())
+    Path("old.yaml").write_text(yaml.safe_dump({n: best[n] for n in ("widths", "task", "model", "pruner")}))
+    out = autoprune.succeed("apply", "old.yaml", "--output", "a.pt").out
+    assert f"expect {100 * best['accuracy']:.2f} % accuracy" in out
+    assert "as in the search" not in out
+    assert "read back, it costs what autoprune counted" in out
+
+
+def test_widths_that_were_changed_by_hand_are_not_promised_what_others_had(
+    autoprune: Cli, workdir: Path, digits_run: DigitsRun
+) -> None:
+    best = yaml.safe_load((digits_run.folder / "best.yaml").read_text())
+    best["widths"]["stage1.conv1"] -= 1
+    Path("mine.yaml").write_text(yaml.safe_dump(best))
+    out = autoprune.succeed("apply", "mine.yaml", "--output", "a.pt").out
+    assert "in the search" not in out
+    assert "mine.yaml has the accuracy and costs of another network: were its widths changed?" in out
+
+
+def test_a_file_that_is_not_what_the_search_scored_is_noticed(
+    autoprune: Cli, workdir: Path, digits_run: DigitsRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = digits_run.copy(workdir)
+    weights = sorted((run / "weights").glob("*.pt"))
+    number, other = (int(path.stem) for path in weights[:2])
+    shutil.copy(run / "weights" / f"{other}.pt", run / "weights" / f"{number}.pt")
+    said = autoprune.refused("apply", run, "--trial", number, "--output", "a.pt")
+    assert f"holds other widths than trial {number} has; remove it" in said
+    monkeypatch.setattr("autoprune.running.applied.measure_costs", lambda *_: {"flops": 7, "params": 7, "size": 7})
+    outcome = autoprune("apply", digits_run.folder, "--output", "a.pt")
+    assert outcome.code == 1
+    assert "a.pt was written, but it is not what the search scored: it counts 7 flops instead of " in outcome.err
+
+
+def test_what_is_there_is_not_written_over_unasked(autoprune: Cli, workdir: Path, digits_run: DigitsRun) -> None:
+    Path("a.pt").write_text("precious")
+    Path("b.onnx").write_text("precious")
+    named = ("apply", digits_run.folder, "--output")
+    assert "a.pt exists already; choose another --output" in autoprune.refused(*named, "a.pt")
+    assert "b.onnx exists already" in autoprune.refused(*named, "b.pt", "--export", "onnx")
+    assert "--export pt2 writes c.pt2 itself" in autoprune.refused(*named, "c.pt2", "--export", "pt2")
+    assert Path("a.pt").read_text() == "precious"
+    autoprune.succeed(*named, "a.pt", "--overwrite")
+    assert read("a.pt").widths
 
 
 @pytest.mark.parametrize("source", ["run", "best.yaml"])
@@ -110,6 +222,18 @@ def test_apply_exports(autoprune: Cli, workdir: Path, digits_run: DigitsRun, for
     outcome = autoprune.succeed("apply", digits_run.folder, "--output", "p.pt", "--export", form)
     assert f"p.{form}: the same network" in outcome.out
     assert sorted(path.name for path in workdir.iterdir()) == sorted(["p.pt", f"p.{form}"])
+
+
+def test_what_cannot_be_exported_is_written_all_the_same(
+    autoprune: Cli, workdir: Path, digits_run: DigitsRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("too clever\nfor export")
+
+    monkeypatch.setattr("torch.export.export", refuse)
+    said = autoprune.refused("apply", digits_run.folder, "--output", "p.pt", "--export", "pt2")
+    assert said == "p.pt is written, but the network cannot be exported as pt2: too clever for export\n"
+    assert left_behind(workdir) == ["p.pt"]
 
 
 def test_evaluate_says_the_same_of_a_dense_file_and_the_dense_row(

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from autoprune.config import load_experiment
 from autoprune.config.credentials import are_masked, mask
 from autoprune.core.budget import Budget
-from autoprune.core.recipe import Recipe
+from autoprune.core.recipe import Finetune, Recipe
 from autoprune.core.rounds import Rounds
 from autoprune.core.space import GroupRule, SpaceRules
 from autoprune.errors import UserError
@@ -133,3 +133,27 @@ def test_nothing_is_said_of_rounds_by_default_and_what_is_said_of_one_key_leaves
 def test_what_is_wrong_with_rounds_is_said_with_its_place(key, message):
     with pytest.raises(UserError, match=message):
         load_experiment(sets=[f"search.rounds.{key}"])
+
+
+@pytest.mark.parametrize(
+    "section", ["evaluation.finetune", "search.rerank", "search.rounds.finetune", "search.rounds.admm"]
+)
+def test_a_length_in_epochs_takes_the_place_of_default_steps_until_it_is_known_in_steps(section):
+    experiment = load_experiment(sets=[f"{section}.epochs=1.5", f"{section}.batch=64"])
+
+    def inside(settings):
+        for name in section.split("."):
+            settings = getattr(settings, name)
+        return settings
+
+    assert (inside(experiment).steps, inside(experiment).epochs) == (None, 1.5)
+    settled = inside(experiment.in_steps(lambda epochs, batch: round(epochs * 128 / batch)))
+    assert (settled.steps, settled.epochs, settled.batch) == (3, None, 64)
+    assert load_experiment().in_steps(lambda *_: 0) == load_experiment()
+
+
+def test_reranking_is_done_by_a_recipe_of_its_own():
+    experiment = load_experiment(sets=["search.rerank={top: 3, steps: 7, rate: 0.1, distill: 0.5, reconstruct: true}"])
+    wanted = Recipe(reconstruct=512, finetune=Finetune(7, rate=0.1, distill=0.5))
+    assert (experiment.recipe(), experiment.final_recipe()) == (Recipe(), wanted)
+    assert load_experiment().final_recipe() == Recipe()

@@ -87,7 +87,7 @@ def test_every_fault_is_reported_at_once_each_with_its_place(here):
             "most 1; for an absolute limit add a unit (k, K, M, G, T)",
             "--device: should be one of auto, cpu, cuda but is 'gpu'; did you mean 'cpu'?",
             "--set sensitivity.levels: should be at least 1 but is 0",
-            "--set a.b: unknown key; known: task, space, pruner, scoring, budget, search, evaluation, finalists, "
+            "--set a.b: unknown key; known: task, space, pruner, scoring, budget, search, evaluation, "
             "sensitivity, run, track, output",
         ]
     )

@@ -130,7 +130,7 @@ def test_how_to_fine_tune_is_searched_only_where_candidates_are(name: str) -> No
 def test_a_finalists_own_section_goes_before_what_was_searched() -> None:
     settings = {"criterion": "l2", "finetune.rate": 0.1, "finetune.steps": 20, "reconstruct": 64}
     assert load_experiment().final_settings(settings) == settings
-    tuned = load_experiment(None, {}, ["finalists.finetune.steps=500"])
+    tuned = load_experiment(None, {}, ["search.rerank.steps=500"])
     assert tuned.final_settings(settings) == {"criterion": "l2", "reconstruct": 64}
-    refitted = load_experiment(None, {}, ["finalists.reconstruct=512"])
+    refitted = load_experiment(None, {}, ["search.rerank.reconstruct=512"])
     assert refitted.final_settings(settings) == {"criterion": "l2", "finetune.rate": 0.1, "finetune.steps": 20}

@@ -12,7 +12,7 @@ from tests.journeys import HALF, OWN, UNTRACKED, Cli, history_of
 TASK = ("--task", "tests.user_tasks:task")
 IMAGES = 100
 FEW = ("--set", f"evaluation.images={IMAGES}", "--set", f"sensitivity.images={IMAGES}")
-FEW = (*FEW, "--set", "evaluation.recalibrate.images=64", "--set", "finalists.count=1")
+FEW = (*FEW, "--set", "evaluation.recalibrate.images=64", "--set", "search.rerank.top=1")
 CAPPED = ("search", *HALF, *FEW, *UNTRACKED)
 
 
@@ -81,11 +81,11 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(autoprune: Cli, workdir: 
 def test_finalists_are_reserved_for(autoprune: Cli, workdir: Path) -> None:
     finals = (
         "--set",
-        "finalists.count=2",
+        "search.rerank.top=2",
         "--set",
-        "finalists.finetune.steps=2",
+        "search.rerank.steps=2",
         "--set",
-        "finalists.finetune.batch=32",
+        "search.rerank.batch=32",
     )
     autoprune.succeed(*CAPPED, *finals, "--evaluations", "30", "--searcher", "random", "--output", "run")
     steps = [step for step in history_of(workdir / "run").steps() if isinstance(step, Candidate)]

@@ -60,7 +60,9 @@ def test_a_candidate_that_fails_is_a_failed_trial_and_the_run_goes_on(
     assert trials[1].outcome.kind == kind
     assert reason in trials[1].outcome.reason
     assert not (workdir / "run" / "weights" / "1.pt").exists()
-    assert "trial 1 of run failed" in autoprune.refused("apply", "run", "--trial", 1, "--output", "p.pt")
+    refused = autoprune.refused("apply", "run", "--trial", 1, "--output", "p.pt")
+    assert refused.startswith(f"trial 1 of run failed ({kind}: ")
+    assert "leave out --trial for the best" in refused
     assert "3 trials, 1 of them failed" in autoprune.succeed("search", "--resume", "run").out
 
 

@@ -13,7 +13,7 @@ from autoprune.core.recipe import Finetune, Recipe
 from tests.journeys import OWN, Cli, history_of
 from tests.user_tasks import task
 
-TUNED = ("--set", "finalists.count=2", "--set", "finalists.finetune.steps=6", "--set", "finalists.finetune.batch=32")
+TUNED = ("--set", "search.rerank.top=2", "--set", "search.rerank.steps=6", "--set", "search.rerank.batch=32")
 RUN = (*OWN, "--task", "tests.user_tasks:task", "--searcher", "random", *TUNED, "--output", "run")
 TRAINED = Recipe(finetune=Finetune(6, batch=32))
 
@@ -85,6 +85,34 @@ def test_a_finalist_starts_from_the_dense_network_where_no_trial_trained(autopru
     assert {trial.candidate.parent for trial in history_of(workdir / "run").trials()} == {None}
 
 
+def test_a_length_in_epochs_is_as_many_steps_as_the_images_take(autoprune: Cli, workdir: Path) -> None:
+    lengths = ("--set", "search.rerank.steps=null", "--set", "search.rerank.epochs=2")
+    autoprune.succeed(*RUN, *lengths)
+    trials = history_of(workdir / "run").trials()
+    assert {trial.candidate.recipe for trial in trials[3:]} == {TRAINED}  # 96 images, 32 a step
+    settings = yaml.safe_load((workdir / "run" / "experiment.yaml").read_text())["search"]["rerank"]
+    assert (settings["steps"], settings["epochs"], settings["top"]) == (6, None, 2)
+    autoprune.succeed("search", "--resume", "run")
+    assert len(history_of(workdir / "run").trials()) == len(trials)
+
+
+def test_a_run_of_an_earlier_release_goes_on_with_its_finalists(autoprune: Cli, workdir: Path) -> None:
+    autoprune.succeed(*RUN)
+    written = workdir / "run" / "experiment.yaml"
+    settings = yaml.safe_load(written.read_text())
+    rerank = settings["search"].pop("rerank")
+    training = {name: rerank[name] for name in rerank if name not in ("top", "reconstruct", "epochs")}
+    settings["finalists"] = {"count": rerank["top"], "reconstruct": rerank["reconstruct"], "finetune": training}
+    written.write_text(yaml.safe_dump(settings))
+    ledger = workdir / "run" / "ledger.jsonl"
+    whole = ledger.read_text().splitlines(keepends=True)
+    ledger.write_text("".join(whole[: next(i for i, line in enumerate(whole) if '"role": "finalist"' in line)]))
+    autoprune.succeed("search", "--resume", "run")
+    finals = history_of(workdir / "run").trials()[3:]
+    assert [trial.number for trial in finals] == [3, 4]
+    assert {trial.candidate.recipe for trial in finals} == {TRAINED}
+
+
 def test_finalists_that_an_earlier_release_asked_for_are_not_asked_for_again(autoprune: Cli, workdir: Path) -> None:
     autoprune.succeed(*TRAINED_BEFORE)
     ledger = workdir / "run" / "ledger.jsonl"
@@ -109,10 +137,11 @@ def test_a_winner_with_a_parent_is_applied_from_the_runs_folder_alone(autoprune:
     found = autoprune.succeed("evaluate", "pruned.pt", "--task", "tests.user_tasks:task", "--json")
     assert json.loads(found.out)["loss"] == pytest.approx(best["loss"], rel=1e-4)
     torch.save({name: tensor + 1 for name, tensor in task.network().state_dict().items()}, "other.pt")
-    said = autoprune.refused("apply", "run", "--checkpoint", "other.pt", "--output", "pruned.pt")
+    forced = ("apply", "run", "--checkpoint", "other.pt", "--force", "--output", "other-pruned.pt")
+    said = autoprune.refused(*forced)
     assert f"starts from the weights of trial {best['parent']}, which come from the run's own checkpoint" in said
     (workdir / "run" / "weights" / f"{best['parent']}.pt").unlink()
-    assert "the weights of the parent" in autoprune.refused("apply", "run", "--output", "pruned.pt")
+    assert "the weights of the parent" in autoprune.refused("apply", "run", "--output", "again.pt")
 
 
 def test_without_a_recipe_of_their_own_no_trial_is_added(autoprune: Cli, workdir: Path) -> None:
@@ -121,7 +150,7 @@ def test_without_a_recipe_of_their_own_no_trial_is_added(autoprune: Cli, workdir
 
 
 def test_where_every_finalist_fails_the_best_trial_before_wins(autoprune: Cli, workdir: Path) -> None:
-    autoprune.succeed(*RUN, "--set", "finalists.finetune.rate=1e30")
+    autoprune.succeed(*RUN, "--set", "search.rerank.rate=1e30")
     trials = history_of(workdir / "run").trials()
     assert [trial.failed for trial in trials] == [False] * 3 + [True] * 2
     best = min(trials[:3], key=lambda trial: (trial.score.loss, trial.number))
@@ -131,12 +160,18 @@ def test_where_every_finalist_fails_the_best_trial_before_wins(autoprune: Cli, w
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("finalists.count=0", "finalists.count"),
-        ("finalists.finetune.steps=0", "finalists.finetune.steps"),
-        ("finalists.finetune={rate: 0.1}", "steps: is needed but not given"),
-        ("finalists.finetune={steps: 5, rate: -1}", "rate: should be above 0"),
-        ("finalists.finetune={steps: 5, schedule: steps}", "schedule: should be one of cosine"),
-        ("finalists.reconstruct=-1", "finalists.reconstruct"),
+        ("search.rerank.top=0", "search.rerank.top"),
+        ("search.rerank.steps=0", "search.rerank.steps"),
+        ("search.rerank={rate: 0.1}", "search.rerank: rate given, but nothing trains: give steps or epochs too"),
+        ("search.rerank={steps: 5, epochs: 1}", "search.rerank: should have steps or epochs but has both (5 and 1)"),
+        ("search.rerank.epochs=0", "search.rerank.epochs: should be above 0"),
+        ("search.rerank={top: 2, step: 5}", "search.rerank: step: unknown key; did you mean 'steps'?"),
+        ("search.rerank=5", "search.rerank: should be a mapping (key: value) but is 5"),
+        ("evaluation.finetune={rate: 0.1}", "evaluation.finetune: needs steps or epochs but has neither"),
+        ("finalists.count=2", "finalists.count: unknown key; known: task"),
+        ("search.rerank={steps: 5, rate: -1}", "rate: should be above 0"),
+        ("search.rerank={steps: 5, schedule: steps}", "schedule: should be one of cosine"),
+        ("search.rerank.reconstruct=-1", "search.rerank.reconstruct"),
         ("evaluation.rungs=[0.5, 0.1]", "evaluation.rungs"),
         ("evaluation.rungs=[1.0]", "evaluation.rungs"),
         ("evaluation.objective=divergence", "evaluation.objective"),

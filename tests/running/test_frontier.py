@@ -28,5 +28,5 @@ def test_any_point_of_a_frontier_can_be_applied(autoprune: Cli, workdir: Path) -
     dropped = [row for row in rows if not (workdir / "run" / "weights" / f"{row['trial']}.pt").is_file()]
     assert dropped
     for row in (dropped[0], rows[-1]):
-        out = autoprune.succeed("apply", "run", "--trial", row["trial"], "--output", "p.pt").out
+        out = autoprune.succeed("apply", "run", "--trial", row["trial"], "--output", f"{row['trial']}.pt").out
         assert f"{100 * float(row['flops_kept']):.2f} % of the dense" in out

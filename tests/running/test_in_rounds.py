@@ -45,6 +45,19 @@ def test_rounds_lead_to_a_network_within_the_budget_and_leave_only_the_best_weig
     assert any(f"best (trial {number})" in out for number in finals)
 
 
+def test_a_step_of_a_round_can_be_applied_while_its_weights_are_there(autoprune: Cli, workdir: Path) -> None:
+    autoprune.succeed(*SHORT, "--searcher", "netadapt", "--output", "run")
+    trials = history_of(workdir / "run").trials()
+    named = ("apply", "run", "--task", "tests.user_tasks:task", "--output", "p.pt", "--trial")
+    first, second = (next(t for t in trials if (t.candidate.parent is None) == new) for new in (True, False))
+    out = autoprune.succeed(*named, first.number).out  # it is made again from the dense network
+    assert f"trial {first.number} is a step of a round on the way: the run's budget was not its limit" in out
+    assert f"{100 * first.score.accuracy:.2f} % accuracy and a loss of {first.score.loss:.4f} on" in out
+    said = autoprune.refused(*named, second.number, "--overwrite")
+    assert f"trial {second.number} of run cannot be made again: the weights of the parent, trial " in said
+    assert "runs keep the weights of their best trials, choose one of those" in said
+
+
 @BOTH
 @pytest.mark.parametrize(("event", "count"), [("asked", 1), ("asked", 2), ("told", 2), ("told", 4), ("told", 5)])
 def test_a_search_in_rounds_that_is_killed_ends_as_if_it_had_not_been(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import LoggedModel, Run
 
 from autoprune.evaluation.checkpoint import load, read_checkpoint
 from autoprune.running.background import BackgroundTracker
@@ -85,11 +88,12 @@ def test_what_is_applied_evaluates_to_what_the_mirror_shows(
 
 def test_a_child_judged_on_all_images_is_what_evaluate_says(autoprune: Cli, workdir: Path) -> None:
     small = ("--trials", "2", "--set", "sensitivity.levels=1", "--set", "sensitivity.images=100")
+    small = (*small, "--set", "track.model=false")
     autoprune.succeed("search", *HALF, *small, "--output", "run")
     _, children = runs(f"sqlite:///{workdir / 'mlflow.db'}")
     for child in children:
         number = int(child.info.run_name)
-        autoprune.succeed("apply", f"mlflow:{child.info.run_id}", "--output", "p.pt")
+        autoprune.succeed("apply", f"mlflow:{child.info.run_id}", "--output", "p.pt", "--overwrite")
         checkpoint = read_checkpoint(Path("p.pt"))
         assert checkpoint is not None
         assert checkpoint.metrics["accuracy"] == child.data.metrics["accuracy"]
@@ -105,11 +109,56 @@ def test_mlflow_ids_name_runs_and_trials(
     best = int(parent.data.tags["autoprune.best_trial"])
     for run, number in ((parent, best), (children[0], 0)):
         out = autoprune.succeed(
-            "apply", f"mlflow:{run.info.run_id}", "--tracking-uri", digits_run.store, "--output", "p.pt"
+            "apply", f"mlflow:{run.info.run_id}", "--tracking-uri", digits_run.store, "--output", f"{number}.pt"
         ).out
         assert f"trial {number} of" in out
     monkeypatch.setenv("MLFLOW_TRACKING_URI", digits_run.store)
-    assert "no such run" in autoprune.refused("apply", "mlflow:0123", "--output", "p.pt")
+    named = ("apply", f"mlflow:{parent.info.run_id}", "--trial", 2, "--output", "other.pt")
+    assert "trial 2 of" in autoprune.succeed(*named).out
+
+
+def test_ids_that_name_no_search_that_is_here_are_refused(
+    autoprune: Cli, workdir: Path, digits_run: DigitsRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(digits_run.home / "mlflow.db", workdir)
+    client = MlflowClient(f"sqlite:///{workdir / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
+
+    def said(run_id: str) -> str:
+        return autoprune.refused("apply", f"mlflow:{run_id}", "--output", "p.pt")
+
+    assert "mlflow:0123: no such run in sqlite:///" in said("0123")
+    assert "no such run" in said("")
+    parent, children = runs(client.tracking_uri)
+    experiment = parent.info.experiment_id
+    for tags in (
+        {},
+        {"mlflow.parentRunId": parent.info.run_id},
+        {"autoprune.role": "training", "autoprune.folder": "x"},
+    ):
+        stranger = client.create_run(experiment, tags=tags).info.run_id
+        assert f"mlflow:{stranger} is no search of autoprune; give the id of a run" in said(stranger)
+        client.delete_run(stranger)
+    moved = digits_run.copy(workdir)
+    client.set_tag(parent.info.run_id, "autoprune.folder", str(workdir / "gone"))
+    for run in (parent, children[0]):
+        assert "gone, which is not there (any more); give the folder itself" in said(run.info.run_id)
+    ledger = moved / "ledger.jsonl"
+    ledger.write_text(ledger.read_text().replace('"time": 1', '"time": 2', 1))
+    client.set_tag(parent.info.run_id, "autoprune.folder", str(moved))
+    assert "run, which is not there (any more)" in said(parent.info.run_id)  # another run is
+
+
+def test_a_store_that_does_not_answer_is_no_fault_of_the_id(
+    autoprune: Cli, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    named = ("apply", "mlflow:0123", "--tracking-uri", "http://me:secret@127.0.0.1:9", "--output", "p.pt")
+    said = autoprune.refused(*named, code=1)
+    assert "the MLflow store http://***@127.0.0.1:9 does not answer (" in said
+    assert "or give the run's folder" in said
+    assert "secret" not in said
+    assert len(said) < 400
 
 
 def test_the_tracking_uri_of_the_environment_is_honoured_and_resuming_adds_no_duplicates(
@@ -154,6 +203,7 @@ def test_a_store_that_fails_does_not_stop_the_search_and_is_brought_up_to_date_o
     assert parent.info.status == "FINISHED"
     assert [child.info.run_name for child in children] == ["0", "1", "2", "3"]
     assert all("accuracy" in child.data.metrics for child in children)
+    assert not parent.outputs.model_outputs  # none is wanted there
 
 
 def test_a_store_that_cannot_be_opened_only_warns(autoprune: Cli, workdir: Path) -> None:
@@ -190,18 +240,71 @@ def test_pruned_artifact_is_the_best_trials_network(digits_run: DigitsRun, tmp_p
     assert load(path).training is False
 
 
-def test_the_best_network_is_logged_as_a_model_where_that_is_wanted(autoprune: Cli, workdir: Path) -> None:
-    autoprune.succeed("search", *HALF, *TINY, "--set", "track.model=true", "--output", "run")
-    store = f"sqlite:///{workdir / 'mlflow.db'}"
+def logged_model(store: str) -> LoggedModel:
+    """The one model that the parent run has."""
     parent, _ = runs(store)
     assert parent.info.status == "FINISHED"
     (output,) = parent.outputs.model_outputs
-    model = MlflowClient(store).get_logged_model(output.model_id)
+    (found,) = MlflowClient(store).search_logged_models([parent.info.experiment_id])
+    assert found.model_id == output.model_id
+    return MlflowClient(store).get_logged_model(output.model_id)
+
+
+def test_the_best_network_is_logged_as_a_model_that_runs_without_its_class(
+    autoprune: Cli, workdir: Path, digits_run: DigitsRun
+) -> None:
+    model = logged_model(digits_run.store)
+    best = yaml.safe_load((digits_run.folder / "best.yaml").read_text())["trial"]
+    assert (model.name, model.status, model.tags["autoprune.trial"]) == ("pruned", "READY", str(best))
     described = yaml.safe_load((Path(model.artifact_location) / "MLmodel").read_text())
-    assert list((Path(model.artifact_location) / "data").glob("*.pt2"))
-    assert "MLFLOW_TRACKING_URI" not in os.environ
-    assert described["signature"]["inputs"]
+    assert described["model_id"] == model.model_id
     assert described["saved_input_example_info"]["artifact_path"]
+    assert [json.loads(described["signature"][each])[0]["tensor-spec"]["shape"] for each in ("inputs", "outputs")] == [
+        [-1, 1, 8, 8],
+        [-1, 10],
+    ]
+    images = torch.rand(5, 1, 8, 8)
+    wanted = load(digits_run.folder / "weights" / f"{best}.pt")(images)
+    program = (
+        "import sys, torch, mlflow.pytorch\n"
+        f"mlflow.set_tracking_uri({digits_run.store!r})\n"
+        f"network = mlflow.pytorch.load_model('models:/{model.model_id}')\n"
+        f"found = network(torch.tensor({images.tolist()!r}))\n"
+        "print('autoprune' in sys.modules, found.tolist())"
+    )
+    known, _, found = fresh_process(program, workdir, OFFLINE).splitlines()[-1].partition(" ")
+    assert known == "False"
+    torch.testing.assert_close(torch.tensor(json.loads(found)), wanted)
+
+
+def test_a_users_own_network_is_logged_once_and_what_goes_wrong_with_it_costs_one_line(
+    autoprune: Cli, workdir: Path
+) -> None:
+    store = f"sqlite:///{workdir / 'mlflow.db'}"
+    command = ("search", "--budget", "flops=0.6", "--trials", "2", "--searcher", "random", "--output", "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.export.export", broken)
+        outcome = autoprune.succeed(*command, "--task", "tests.user_tasks:task")
+    assert [line for line in outcome.err.splitlines() if "MLflow" in line] == [
+        "autoprune: the best network is not logged as a model of MLflow, all else is (ValueError: too clever for "
+        "export); autoprune track run tries again, --set track.model=false leaves it out"
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MlflowClient, "log_model_artifacts", broken)
+        assert autoprune.succeed("track", "run").err.count("not logged as a model of MLflow") == 1
+    parent, children = runs(store)
+    assert (parent.info.status, len(children)) == ("FINISHED", 2)
+    assert not parent.outputs.model_outputs
+    assert list(MlflowClient(store).search_logged_models([parent.info.experiment_id])) == []  # nor a half of one
+    autoprune.succeed("track", "run")
+    first = logged_model(store).model_id
+    for command in (("track", "run"), ("search", "--resume", "run")):
+        autoprune.succeed(*command)
+        assert logged_model(store).model_id == first
+
+
+def broken(*_: object, **__: object) -> None:
+    raise ValueError("too clever\nfor export")
 
 
 def test_a_ledger_says_how_it_was_made_without_credentials(autoprune: Cli, workdir: Path) -> None:

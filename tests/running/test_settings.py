@@ -21,7 +21,7 @@ CRITERIA = ("--set", "space.settings.criterion=[l1, l2, apoz]")
 THIRD = ("--set", "space.settings.criterion.third=[l1, fpgm]")
 RATE = ("--set", "space.settings.finetune.rate={low: 0.001, high: 0.5, log: true}")
 TRAINED = ("--set", "evaluation.finetune.steps=3", "--set", "evaluation.finetune.batch=32")
-JOINT = (*OWN, *TASK, *CRITERIA, *THIRD, *RATE, *TRAINED, "--trials", "12", "--set", "finalists.count=2")
+JOINT = (*OWN, *TASK, *CRITERIA, *THIRD, *RATE, *TRAINED, "--trials", "12", "--set", "search.rerank.top=2")
 RUN = (*JOINT, "--searcher", "tpe", "--output", "run")
 
 
@@ -86,7 +86,7 @@ def test_best_yaml_alone_prunes_anew_by_the_criteria_of_single_groups(autoprune:
     for criterion in ("l1", "fpgm"):
         best |= {"widths": {"second": 8, "third": 6}, "settings": {"criterion.third": criterion}}
         (workdir / "flipped.yaml").write_text(yaml.safe_dump(best))
-        autoprune.succeed("apply", "flipped.yaml", *TASK, "--output", "flipped.pt")
+        autoprune.succeed("apply", "flipped.yaml", *TASK, "--output", "flipped.pt", "--overwrite")
         losses.append(loss_of(autoprune, "flipped.pt"))
     assert losses[0] != pytest.approx(losses[1], rel=1e-4)
     best["settings"]["criterion.third"] = "fpgn"
@@ -134,7 +134,7 @@ def test_a_value_of_ones_own_outside_the_dimension_gives_way_to_the_first_choice
 
 def test_a_run_costs_at_most_what_it_may_whatever_steps_are_chosen(autoprune: Cli, workdir: Path) -> None:
     steps = ("--set", "space.settings.finetune.steps={low: 1, high: 9}", "--set", "space.settings.recalibrate=[16, 64]")
-    few = ("--set", "evaluation.images=100", "--set", "finalists.count=1", "--evaluations", "400")
+    few = ("--set", "evaluation.images=100", "--set", "search.rerank.top=1", "--evaluations", "400")
     command = (*OWN[:-4], *OWN[-2:], *TASK, *steps, *few, "--searcher", "random", "--trials", "500")
     autoprune.succeed(*command, "--output", "run")
     history = history_of(workdir / "run")
@@ -148,7 +148,7 @@ def test_a_run_costs_at_most_what_it_may_whatever_steps_are_chosen(autoprune: Cl
 
 
 def test_finalists_keep_what_their_section_does_not_say(autoprune: Cli, workdir: Path) -> None:
-    final = ("--set", "finalists.finetune.steps=6", "--set", "finalists.finetune.batch=32")
+    final = ("--set", "search.rerank.steps=6", "--set", "search.rerank.batch=32")
     autoprune.succeed(*RUN, *final)
     trials = history_of(workdir / "run").trials()
     finals = [trial for trial in trials if trial.candidate.role == "finalist"]

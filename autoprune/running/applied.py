@@ -1,0 +1,108 @@
+"""A smaller network on its way to a file, and the file held against what the search counted."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.core.trial import Score
+from autoprune.errors import AutopruneError
+from autoprune.evaluation.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild, write_checkpoint
+from autoprune.evaluation.export import export_network
+from autoprune.graph.groups import find_groups
+from autoprune.graph.profile import measure_costs, measure_effective
+from autoprune.running.promise import Promise
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A smaller network, ready to be written.
+
+    Attributes:
+        dense: the network it was pruned from, or what builds that; any weights.
+        origin: a few words on where it comes from.
+        effective: whether weights were set to zero and the costs leave out what is zero.
+        promise: what the search's records say of it.
+        scored: whether it is the very network that the search scored.
+        change: when or with what it was as in the search, in a few words, if it is meant to be otherwise now.
+    """
+
+    network: nn.Module
+    dense: nn.Module | Callable[[], nn.Module]
+    checkpoint: PrunedCheckpoint
+    costs: Mapping[str, int]
+    dense_costs: Mapping[str, int]
+    origin: str
+    effective: bool = False
+    promise: Promise = field(default_factory=Promise)
+    scored: bool = False
+    change: str = ""
+
+    def measured(self) -> Score:
+        """What was measured of the network itself."""
+        found = self.checkpoint.metrics
+        return Score(found["loss"], found["accuracy"], int(found["images"]))
+
+    def write(self, path: Path) -> None:
+        write_checkpoint(path, self.checkpoint)
+
+    def check_written(self, path: Path) -> None:
+        """Nothing, if the network that is built again from the file costs what the search counted.
+
+        Where that is not recorded it is what was counted before writing.
+
+        Raises:
+            AutopruneError: it costs something else, or cannot be read back.
+        """
+        written = read_checkpoint(path)
+        if written is None:
+            raise AutopruneError(f"{path} was written but cannot be read back; write it to another disk")
+        with _nothing_said_twice():
+            found, wanted = _count(rebuild(written, self.dense), written), self.promise.costs or self.costs
+        odd = [kind for kind, cost in found.items() if not self._agree(kind, cost, wanted.get(kind, cost))]
+        if odd:
+            said = ", ".join(f"{found[kind]:,} {kind} instead of {wanted[kind]:,}" for kind in odd)
+            raise AutopruneError(f"{path} was written, but it is not what the search scored: it counts {said}")
+
+    def _agree(self, kind: str, found: int, wanted: int) -> bool:
+        """Where weights were set to zero there may be more zeros than asked for: those of the dense network."""
+        return found <= wanted if self.effective and kind != "size" else found == wanted
+
+    def export(self, path: Path, form: str) -> Path:
+        """Writes the network beside `path` as `pt2` or `onnx`; where it went.
+
+        Raises:
+            UserError: the network cannot be exported, or ONNX is not installed.
+        """
+        return export_network(self.network, inputs_of(self.checkpoint), path, form)
+
+
+def inputs_of(checkpoint: PrunedCheckpoint) -> Tensor:
+    """`[2, …]` zeros of the shape and type that the network takes."""
+    return torch.zeros(2, *checkpoint.inputs["shape"], dtype=getattr(torch, checkpoint.inputs["dtype"]))
+
+
+@contextlib.contextmanager
+def _nothing_said_twice() -> Iterator[None]:
+    """Drops what is said of a network's graph: that was said when it was first read."""
+    log = logging.getLogger("autoprune.graph")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _count(network: nn.Module, checkpoint: PrunedCheckpoint) -> dict[str, int]:
+    inputs = inputs_of(checkpoint)
+    costs = measure_costs(network, inputs)
+    if checkpoint.masked:
+        costs |= measure_effective(network, find_groups(network, inputs), inputs)
+    return costs
