@@ -124,7 +124,7 @@ def _judged(run: Path, steps: int) -> dict[str, float]:
     file = run / f"best-{steps}.pt"
     finetune = ("--finetune", f"steps={steps},{TRAINING}") if steps else ()
     if not file.exists():
-        autoprune("apply", run, *finetune, "--output", file)
+        autoprune("apply", "--overwrite", run, *finetune, "--output", file)
     task = yaml.safe_load(EXPERIMENT.read_text())["task"]
     options = ["--task", task["name"], "--model", task["model"], "--checkpoint", task["checkpoint"]]
     reports = {

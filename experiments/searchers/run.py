@@ -82,9 +82,18 @@ def main() -> None:
 def _run(runs: Path, cell: Cell) -> Line:
     run, task = runs / cell.name, _task(cell)
     search(run, [EXPERIMENT, *_options(cell)])
-    autoprune("apply", run, "--output", run / "best.pt")
-    autoprune("apply", run / "best.yaml", *task, "--set", "evaluation.reconstruct=512", "--output", run / "refitted.pt")
-    autoprune("apply", run, "--finetune", FINETUNE, "--output", run / "tuned.pt")
+    autoprune("apply", "--overwrite", run, "--output", run / "best.pt")
+    autoprune(
+        "apply",
+        "--overwrite",
+        run / "best.yaml",
+        *task,
+        "--set",
+        "evaluation.reconstruct=512",
+        "--output",
+        run / "refitted.pt",
+    )
+    autoprune("apply", "--overwrite", run, "--finetune", FINETUNE, "--output", run / "tuned.pt")
     judged = {
         f"{name}_{split}": json.loads(autoprune("evaluate", run / f"{name}.pt", *task, "--split", split, "--json"))
         for name in ("best", "refitted", "tuned")
