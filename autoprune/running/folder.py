@@ -82,6 +82,12 @@ class RunFolder:
                 ) from fault
             raise
 
+    def tidy(self) -> None:
+        """Removes what processes that were killed left half written; nobody may be writing now."""
+        for folder in (self.path, self.weights):
+            for part in folder.glob("*.part"):
+                part.unlink()
+
     def write_best(self, content: Mapping[str, Any]) -> None:
         text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
         write_whole(self.best, text.encode())

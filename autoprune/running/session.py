@@ -120,7 +120,9 @@ def _run(run: RunContext, command: Sequence[str]) -> Conclusion:
     run.tracker.start(describe(read_record(run.folder.path)))
     try:
         problem = _problem(run, dense, _curves(run))
-        return conclude(run, problem, dense, search(run, problem))
+        trials = search(run, problem)
+        run.folder.tidy()
+        return conclude(run, problem, dense, trials)
     except BaseException:  # also an interrupt from the keyboard: the mirror should not look as if it still ran
         run.tracker.interrupt()
         raise
