@@ -10,7 +10,7 @@ from importlib.metadata import version
 from autoprune import registry
 from autoprune.config import Experiment, dump_experiment
 from autoprune.core.budget import Limits
-from autoprune.core.ledger import VERSION, History, Ledger, read_history
+from autoprune.core.ledger import History, Ledger, read_history
 from autoprune.core.recipe import Recipe
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.settings import extreme_recipes
@@ -105,9 +105,7 @@ def _check_identity(history: History, setup: Setup, folder: RunFolder) -> None:
 
 def _run(run: RunContext, command: Sequence[str]) -> Conclusion:
     """Does what is not done yet."""
-    run.ledger.write(
-        "resumed" if run.history.records else "started",
-        version=VERSION,
+    run.ledger.begin(
         autoprune=version("autoprune"),
         identity=dict(run.setup.identity),
         scoring=dict(run.setup.subject.scoring),
