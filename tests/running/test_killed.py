@@ -21,9 +21,10 @@ from autoprune.core.trial import Candidate, Trial
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.images import Judging
 from autoprune.reporting.results import results_in
-from autoprune.running import conclusion
 from autoprune.running.setup import Setup
 from tests.journeys import SEARCH, Cli, has_ended, history_of, judgements, left_behind, search_in_child
+
+pytestmark = pytest.mark.usefixtures("without_latencies")
 
 SEED = int(os.environ.get("AUTOPRUNE_TEST_SEED", "0"))
 """Chooses other moments."""
@@ -106,14 +107,6 @@ def killed(command: tuple[str, ...], run: Path, moment: Moment) -> None:
     if search_in_child(*command, "--output", run, before=often_saving, meanwhile=kill) == 0:
         shutil.rmtree(run)  # today it was faster than the run that the moment was taken from
         killed(command, run, replace(moment, delay=moment.delay / 4))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _without_latencies() -> Iterator[None]:
-    """Measuring takes a second in each run, and never comes to the same."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conclusion, "measure_latency", lambda networks, _: [1.0] * len(networks))
-        yield
 
 
 @pytest.fixture(scope="module")

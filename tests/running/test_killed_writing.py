@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from autoprune.core.ledger import Ledger
 from autoprune.core.trial import Trial
-from autoprune.running import conclusion
 from tests.journeys import Cli, history_of, judgements, left_behind, search_in_child
 from tests.running.test_in_rounds import SHORT
 from tests.running.test_killed import often_saving
+
+pytestmark = pytest.mark.usefixtures("without_latencies")
 
 RUN = (*SHORT, "--searcher", "autocompress", "--set", "finalists.finetune={steps: 2, batch: 16}")
 
@@ -38,13 +39,6 @@ def dying_while_writing(name: str) -> Callable[[], None]:
     return patch
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _without_latencies() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conclusion, "measure_latency", lambda networks, _: [1.0] * len(networks))
-        yield
-
-
 @pytest.fixture(scope="module")
 def whole(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an unbroken run."""
@@ -56,15 +50,20 @@ def whole(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "name",
     [
-        "sensitivity.json",
-        "sensitivity.png",
-        "3.training",  # the first candidate that trains
+        "3.training",  # of the first candidate that trains
         "3.pt",
-        "12.training",  # a finalist
-        "frontier.csv",
         "frontier.png",
-        "results.csv",
-        "best.yaml",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in (
+                "sensitivity.json",
+                "sensitivity.png",
+                "12.training",
+                "frontier.csv",
+                "results.csv",
+                "best.yaml",
+            )
+        ),
     ],
 )
 def test_a_file_half_written_by_a_killed_run_is_whole_in_the_end(

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from autoprune.core.ledger import VERSION, read_history
 from autoprune.reporting.record import read_record
-from autoprune.running import conclusion
 from tests.journeys import OWN, Cli, history_of, judgements, search_in_child
 
+pytestmark = pytest.mark.usefixtures("without_latencies")
+
 RUN = (*OWN, "--task", "tests.user_tasks:task", "--searcher", "evolution")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _without_latencies() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conclusion, "measure_latency", lambda networks, _: [1.0] * len(networks))
-        yield
 
 
 @pytest.fixture(scope="module")
