@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,6 +18,8 @@ from autoprune.errors import RunFolderError
 from autoprune.files import write_whole
 
 EXPERIMENT = "experiment.yaml"
+SHARED = "shared-"
+"""Begins the name of a file that shows whether other machines see the folder."""
 # Errors that another folder mends.
 _NOT_HERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
@@ -55,6 +58,11 @@ class RunFolder:
     def weights(self) -> Path:
         return self.path / "weights"
 
+    @property
+    def ray(self) -> Path:
+        """What Ray Tune writes of its own, while it runs."""
+        return self.path / "ray"
+
     def sensitivity(self, suffix: str) -> Path:
         return self.path / f"sensitivity.{suffix}"
 
@@ -83,10 +91,13 @@ class RunFolder:
             raise
 
     def tidy(self) -> None:
-        """Removes what processes that were killed left half written; nobody may be writing now."""
-        for folder in (self.path, self.weights):
-            for part in folder.glob("*.part"):
-                part.unlink()
+        """Removes what processes of the run that were killed left half written or in passing; none may write now."""
+        shutil.rmtree(self.ray, ignore_errors=True)
+        curves = [self.sensitivity(suffix) for suffix in ("json", "csv", "png")]
+        whole = (self.best, self.frontier, self.frontier_table, self.results, *curves)
+        halves = [path.with_name(f"{path.name}.part") for path in whole]
+        for left in (*halves, *self.weights.glob("[0-9]*.part"), *self.path.glob(f"{SHARED}[0-9]*")):
+            left.unlink(missing_ok=True)
 
     def write_best(self, content: Mapping[str, Any]) -> None:
         text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)

@@ -24,6 +24,7 @@ from autoprune.core.trial import Candidate, Failure, Trial
 from autoprune.errors import AutopruneError, UserError
 from autoprune.evaluation.images import Judging
 from autoprune.running.course import Course
+from autoprune.running.folder import SHARED, RunFolder
 from autoprune.running.setup import Setup
 from autoprune.running.worker import Parcel, evaluate, settle, worker_name
 
@@ -63,7 +64,7 @@ def evaluate_on_ray(course: Course, setup: Setup, judging: Judging) -> None:
     with _connected(settings.ray_address):
         _check_resources(settings)
         _check_shared(folder)
-        _tune(course, Parcel.of(setup, judging), settings, folder / "ray")
+        _tune(course, Parcel.of(setup, judging), settings, RunFolder(folder).ray)
 
 
 @contextmanager
@@ -134,7 +135,7 @@ def _check_shared(folder: Path) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    token = folder / f"shared-{os.getpid()}"
+    token = folder / f"{SHARED}{os.getpid()}"
     token.touch()
 
     def sees() -> bool:

@@ -71,6 +71,7 @@ def resume_session(
     with Ledger(folder.ledger) as ledger:
         history = read_history(folder.path)
         _check_identity(history, setup, folder)
+        folder.tidy()
         return _run(RunContext(setup, folder, ledger, history, evaluator, limits, tracker, display, account), command)
 
 

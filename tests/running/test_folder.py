@@ -1,0 +1,22 @@
+"""What a run's folder keeps and what it loses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autoprune.running.folder import RunFolder
+from tests.journeys import left_behind
+
+LEFT = ("best.yaml.part", "sensitivity.png.part", "frontier.csv.part", "shared-4711", "weights/3.pt.part")
+LEFT = (*LEFT, "weights/12.training.part", "ray/tune/state.json")
+KEPT = ("best.yaml", "ledger.jsonl", "my.part", "shared-notes.txt", "weights/3.pt", "weights/12.training")
+
+
+def test_a_folder_that_is_tidied_loses_what_killed_processes_left_and_nothing_of_the_users(tmp_path: Path) -> None:
+    for name in (*LEFT, *KEPT):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    RunFolder(tmp_path).tidy()
+    assert left_behind(tmp_path) == ["best.yaml", "ledger.jsonl", "my.part", "shared-notes.txt", "weights"]
+    assert left_behind(tmp_path / "weights") == ["12.training", "3.pt"]
+    RunFolder(tmp_path).tidy()
