@@ -6,7 +6,6 @@ import errno
 import shutil
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,8 +68,11 @@ class RunFolder:
     def weights_of(self, number: int) -> Path:
         return self.weights / f"{number}.pt"
 
-    def create(self, experiment: str) -> None:
-        """Makes the folder with its `experiment.yaml`.
+    def create(self, experiment: str, beside: Mapping[str, bytes] | None = None) -> None:
+        """Makes the folder with its `experiment.yaml`, which is written last: with it the folder is one to resume.
+
+        Args:
+            beside: name to content of further files.
 
         Raises:
             RunFolderError: no folder can be made there.
@@ -79,11 +81,12 @@ class RunFolder:
         new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            for name, content in (beside or {}).items():
+                write_whole(self.path / name, content)
             write_whole(self.experiment, experiment.encode())
         except OSError as fault:
             if new:
-                with suppress(OSError):
-                    self.path.rmdir()
+                shutil.rmtree(self.path, ignore_errors=True)
             if fault.errno in _NOT_HERE:
                 raise RunFolderError(
                     f"{self.path} cannot hold a run ({fault.strerror}); choose another folder with --output"

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from autoprune.files import write_whole
+from autoprune.running import folder
 from autoprune.running.folder import RunFolder
 from tests.journeys import left_behind
 
@@ -20,3 +24,24 @@ def test_a_folder_that_is_tidied_loses_what_killed_processes_left_and_nothing_of
     assert left_behind(tmp_path) == ["best.yaml", "ledger.jsonl", "my.part", "shared-notes.txt", "weights"]
     assert left_behind(tmp_path / "weights") == ["12.training", "3.pt"]
     RunFolder(tmp_path).tidy()
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("failing", ["initial.pt", "experiment.yaml"])
+def test_a_folder_that_cannot_be_made_whole_is_none_to_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool, failing: str
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        if path.name == failing:
+            raise OSError(28, "No space left on device")
+        write_whole(path, content)
+
+    monkeypatch.setattr(folder, "write_whole", full)
+    run = tmp_path / "run"
+    if there:
+        run.mkdir()
+        (run / "notes.txt").touch()
+    with pytest.raises(OSError, match="No space left"):
+        RunFolder(run).create("task: {}", {"schedule.yaml": b"epochs: 1", "initial.pt": b"weights"})
+    assert not (run / "experiment.yaml").exists()
+    assert (run / "notes.txt").exists() if there else not run.exists()
