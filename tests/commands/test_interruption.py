@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,14 @@ WAITS = Path("the tracker waits")
 
 
 class Stubborn(NoTracker):
-    """A tracker that an interrupted run would have to wait for."""
+    """A tracker that an interrupted run would have to wait for, and which an interrupt does not end."""
 
     def interrupt(self) -> None:
         WAITS.touch()
-        time.sleep(60)
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            with suppress(KeyboardInterrupt):
+                time.sleep(1)
 
 
 def stubborn() -> None:
