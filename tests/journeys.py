@@ -97,8 +97,13 @@ def left_behind(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def in_child(action: Callable[[], int], limit: int = 120) -> int:
-    """The exit code of an action in a forked process; minus the signal's number if one ended it."""
+def in_child(action: Callable[[], int], limit: int = 120, meanwhile: Callable[[int], None] = lambda _: None) -> int:
+    """The exit code of an action in a forked process; minus the signal's number if one ended it.
+
+    Args:
+        limit: seconds after which the process is ended.
+        meanwhile: called with the process's id while it runs.
+    """
     child = os.fork()
     if child == 0:
         code = 70
@@ -109,18 +114,28 @@ def in_child(action: Callable[[], int], limit: int = 120) -> int:
             traceback.print_exc()
         finally:
             os._exit(code)
-    _, status = os.waitpid(child, 0)
+    try:
+        meanwhile(child)
+    finally:
+        _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status)
 
 
-def search_in_child(*arguments: object, before: Callable[[], None] = lambda: None) -> int:
-    """Exit code of a command in a forked process, which first calls `before`."""
+def has_ended(child: int) -> bool:
+    """Whether a forked process has ended that nobody has waited for yet."""
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def search_in_child(
+    *arguments: object, before: Callable[[], None] = lambda: None, meanwhile: Callable[[int], None] = lambda _: None
+) -> int:
+    """Exit code of a command in a forked process, which first calls `before`; `meanwhile` as in `in_child`."""
 
     def action() -> int:
         before()
         return main([str(argument) for argument in arguments])
 
-    return in_child(action)
+    return in_child(action, meanwhile=meanwhile)
 
 
 def fresh_process(code: str, folder: Path, environment: Mapping[str, str] | None = None) -> str:

@@ -28,3 +28,12 @@ def test_failure_leaves_the_old_file_and_no_part_of_the_new_one(
         write_whole(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append(f"sync {os.fstat(file).st_size}"), sync(file))[1])
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append("replace"), replace(*paths))[1])
+    write_whole(tmp_path / "a", b"four")
+    assert done == ["sync 4", "replace"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Iterator
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from autoprune.errors import AutopruneError, Interrupted
 
 @contextmanager
 def interruptible(records: Path, experiment: Path, resume: str) -> Iterator[None]:
-    """Turns an interrupt or a full disk into a message that says how to go on.
+    """Turns an interrupt or a full disk into a message that says how to go on; a second interrupt ends the process.
 
     Args:
         records: the file of the run's records; without it nothing was done yet.
@@ -24,16 +27,49 @@ def interruptible(records: Path, experiment: Path, resume: str) -> Iterator[None
         Interrupted: an interrupt from the keyboard, or SIGTERM.
         AutopruneError: the disk is full.
     """
+
+    def message() -> str:
+        done = records.exists()
+        return f"interrupted; continue with: {resume}" if done else "interrupted before anything was evaluated"
+
     try:
-        yield
+        with _leaving_at_once(message):
+            yield
     except KeyboardInterrupt:
-        if records.exists():
-            raise Interrupted(f"interrupted; continue with: {resume}") from None
-        raise Interrupted("interrupted before anything was evaluated") from None
+        raise Interrupted(message()) from None
     except OSError as fault:
         if disk.is_full(fault) and experiment.exists():
             raise AutopruneError(f"the disk is full ({fault}); make room, then continue with: {resume}") from fault
         raise
+
+
+@contextmanager
+def _leaving_at_once(message: Callable[[], str]) -> Iterator[None]:
+    """A first interrupt raises `KeyboardInterrupt`; a second one waits for nothing that the first has yet to end.
+
+    What is written is complete at any time, so there is nothing to lose. Signals that are ignored stay so.
+    """
+    interrupted = False
+
+    def handle(*_: object) -> None:
+        nonlocal interrupted
+        if interrupted:
+            print(f"autoprune: {message()}", file=sys.stderr, flush=True)
+            os._exit(1)
+        interrupted = True
+        raise KeyboardInterrupt
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    for each, kept in before.items():
+        if kept not in (signal.SIG_IGN, None):  # None: not ours to change
+            signal.signal(each, handle)
+    try:
+        yield
+    finally:
+        if not interrupted:  # else the end of the process may take its time too
+            for each, kept in before.items():
+                if kept is not None:
+                    signal.signal(each, kept)
 
 
 def typed(*parts: str) -> str:

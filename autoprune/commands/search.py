@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from autoprune.commands.interruption import interruptible, typed
 from autoprune.commands.options import experiment_of, overrides, refuse_settings
 from autoprune.config import Experiment, load_experiment
+from autoprune.core.ledger import check_idle
 from autoprune.core.trial import Stopped, Trial
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         refuse_settings(arguments, arguments.experiment, arguments.output)
         folder = existing_folder(arguments.resume)
+        check_idle(folder.ledger)
         experiment = load_experiment(folder.experiment, overrides(arguments))
     _report(_search(experiment, folder, arguments), experiment)
 

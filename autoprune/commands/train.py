@@ -10,6 +10,7 @@ from autoprune.commands.interruption import interruptible, typed
 from autoprune.commands.options import experiment_of, overrides, refuse_settings
 from autoprune.config import Experiment, load_experiment
 from autoprune.config.schedule_loading import load_schedule
+from autoprune.core.ledger import check_idle
 from autoprune.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.resume is not None:
         refuse_settings(arguments, arguments.schedule, arguments.output, "--scratch" if arguments.scratch else None)
         folder = existing_folder(arguments.resume)
+        check_idle(folder.path / "training.jsonl")
         experiment = load_experiment(folder.experiment, overrides(arguments))
     elif arguments.schedule is None:
         raise UserError("--schedule is needed: a YAML file that says what is pruned and when, or --resume DIR")

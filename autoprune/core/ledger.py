@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,13 +36,7 @@ class Ledger:
             LedgerWriteError: the file cannot be opened.
         """
         self.path = path
-        self._lock = FileLock(path.with_suffix(".lock"))
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise RunFolderError(f"{path.parent} is being written by another process; wait for it or stop it") from None
-        except OSError as fault:
-            raise LedgerWriteError(f"{path.parent} cannot be written: {fault}") from fault
+        self._lock = _locked(path)
         try:
             self._repair()
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - stays open as long as the ledger
@@ -79,6 +74,16 @@ class Ledger:
                 f"make room, then continue with --resume {self.path.parent}"
             ) from fault
 
+    def begin(self, **fields: Any) -> None:
+        """Writes that this process starts the run, or resumes it if there are records, and in which version.
+
+        Raises:
+            LedgerWriteError: it could not be written.
+        """
+        event = "resumed" if self._file.seek(0, os.SEEK_END) else "started"
+        process = {"host": socket.gethostname(), "id": os.getpid()}
+        self.write(event, version=VERSION, process=process, **fields)
+
     def asked(self, candidate: Candidate) -> None:
         self.write("asked", **candidate.to_json())
 
@@ -94,6 +99,39 @@ class Ledger:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def check_idle(path: Path) -> None:
+    """Nothing, if no process writes to a ledger.
+
+    Raises:
+        RunFolderError: one does; the message names it.
+        LedgerWriteError: the folder cannot be written.
+    """
+    _locked(path).release()
+
+
+def _locked(path: Path) -> FileLock:
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunFolderError(
+            f"{path.parent} is being written by {_writer(path)}; wait for its end, or stop it first"
+        ) from None
+    except OSError as fault:
+        raise LedgerWriteError(f"{path.parent} cannot be written: {fault}") from fault
+    return lock
+
+
+def _writer(path: Path) -> str:
+    """The process that began or resumed a ledger last, by its id; one that cannot be named is "another process"."""
+    with contextlib.suppress(RunFolderError, KeyError, TypeError, ValueError):
+        begun = [record for record in read_records(path) if record["event"] in ("started", "resumed")]
+        if begun:
+            process, since = begun[-1]["process"], time.localtime(begun[-1]["time"])
+            return f"process {process['id']} on {process['host']} since {time.strftime('%Y-%m-%d %H:%M:%S', since)}"
+    return "another process"
 
 
 @dataclass(frozen=True)
@@ -148,7 +186,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a file that a `Ledger` wrote; a torn last line is ignored, and a file that is not there is empty.
 
     Raises:
-        RunFolderError: it is damaged before its last line.
+        RunFolderError: it is damaged before its last line, or a newer release wrote some of it.
     """
     lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
     records = []
@@ -156,10 +194,16 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         try:
             record = json.loads(line)
             record["event"]
-        except (ValueError, TypeError, KeyError):
+            version = record.get("version", VERSION)
+        except (ValueError, TypeError, KeyError, AttributeError):
             raise RunFolderError(
                 f"{path}, line {number} is damaged; cut the file there to keep what comes before"
             ) from None
+        if not isinstance(version, int) or version > VERSION:
+            raise RunFolderError(
+                f"{path} has version {version!r}, but this release of autoprune reads up to {VERSION}: go on with the "
+                "release that wrote it, or a newer one"
+            )
         records.append(record)
     return records
 
@@ -173,8 +217,4 @@ def read_history(folder: Path) -> History:
     path = folder / NAME
     if not path.is_file():
         raise RunFolderError(f"{folder} is no run of autoprune: it has no {NAME}")
-    records = read_records(path)
-    version = records[0].get("version", VERSION) if records else VERSION
-    if not isinstance(version, int) or version > VERSION:
-        raise RunFolderError(f"{path} has version {version!r}; this release reads up to {VERSION}")
-    return History(records)
+    return History(read_records(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from autoprune.core.kinds import COST_KINDS, EFFECTIVE_KINDS
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Trial
+from autoprune.files import write_whole
 from autoprune.reporting.results import Result, cost_name
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def plot_sensitivity(curves: SensitivityCurves, path: Path) -> None:
     handles, labels = loss.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=7, title="group")
     figure.suptitle(f"Sensitivity: one group pruned, the others dense ({curves.dense.images} images)")
-    figure.savefig(path, dpi=110)
+    _write(figure, path)
 
 
 def plot_frontier(
@@ -64,7 +66,13 @@ def plot_frontier(
         _label(axes, f"{cost_name(kind, dense.effective)} kept (%)", "validation accuracy (%)")
     panels[0].legend(fontsize=8)
     _plot_anytime(anytime, trials, results)
-    figure.savefig(path, dpi=110)
+    _write(figure, path)
+
+
+def _write(figure: Figure, path: Path) -> None:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    write_whole(path, content.getbuffer())
 
 
 def _plot_cost(axes: Axes, kind: str, trials: Sequence[Trial], results: Sequence[Result], dense: Result) -> None:

@@ -35,6 +35,8 @@ class Course:
         self._over = over
         for trial in self.trials:
             run.tracker.told(trial)
+        if self.trials and not over:  # a run that was killed may not have come to it
+            self._drop_weights()
 
     def next(self) -> Candidate | None:
         """The next candidate, written down; None while nothing can be asked before a trial comes back, or at the end.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from autoprune.errors import RunFolderError
 from autoprune.files import write_whole
 
 EXPERIMENT = "experiment.yaml"
+SHARED = "shared-"
+"""Begins the name of a file that shows whether other machines see the folder."""
 # Errors that another folder mends.
 _NOT_HERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
@@ -55,14 +57,22 @@ class RunFolder:
     def weights(self) -> Path:
         return self.path / "weights"
 
+    @property
+    def ray(self) -> Path:
+        """What Ray Tune writes of its own, while it runs."""
+        return self.path / "ray"
+
     def sensitivity(self, suffix: str) -> Path:
         return self.path / f"sensitivity.{suffix}"
 
     def weights_of(self, number: int) -> Path:
         return self.weights / f"{number}.pt"
 
-    def create(self, experiment: str) -> None:
-        """Makes the folder with its `experiment.yaml`.
+    def create(self, experiment: str, beside: Mapping[str, bytes] | None = None) -> None:
+        """Makes the folder with its `experiment.yaml`, which is written last: with it the folder is one to resume.
+
+        Args:
+            beside: name to content of further files.
 
         Raises:
             RunFolderError: no folder can be made there.
@@ -71,16 +81,26 @@ class RunFolder:
         new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            for name, content in (beside or {}).items():
+                write_whole(self.path / name, content)
             write_whole(self.experiment, experiment.encode())
         except OSError as fault:
             if new:
-                with suppress(OSError):
-                    self.path.rmdir()
+                shutil.rmtree(self.path, ignore_errors=True)
             if fault.errno in _NOT_HERE:
                 raise RunFolderError(
                     f"{self.path} cannot hold a run ({fault.strerror}); choose another folder with --output"
                 ) from fault
             raise
+
+    def tidy(self) -> None:
+        """Removes what processes of the run that were killed left half written or in passing; none may write now."""
+        shutil.rmtree(self.ray, ignore_errors=True)
+        curves = [self.sensitivity(suffix) for suffix in ("json", "csv", "png")]
+        whole = (self.best, self.frontier, self.frontier_table, self.results, *curves)
+        halves = [path.with_name(f"{path.name}.part") for path in whole]
+        for left in (*halves, *self.weights.glob("[0-9]*.part"), *self.path.glob(f"{SHARED}[0-9]*")):
+            left.unlink(missing_ok=True)
 
     def write_best(self, content: Mapping[str, Any]) -> None:
         text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)

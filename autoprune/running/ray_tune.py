@@ -11,6 +11,8 @@ import logging
 import math
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from autoprune.core.trial import Candidate, Failure, Trial
 from autoprune.errors import AutopruneError, UserError
 from autoprune.evaluation.images import Judging
 from autoprune.running.course import Course
+from autoprune.running.folder import SHARED, RunFolder
 from autoprune.running.setup import Setup
 from autoprune.running.worker import Parcel, evaluate, settle, worker_name
 
@@ -61,7 +64,7 @@ def evaluate_on_ray(course: Course, setup: Setup, judging: Judging) -> None:
     with _connected(settings.ray_address):
         _check_resources(settings)
         _check_shared(folder)
-        _tune(course, Parcel.of(setup, judging), settings, folder / "ray")
+        _tune(course, Parcel.of(setup, judging), settings, RunFolder(folder).ray)
 
 
 @contextmanager
@@ -79,7 +82,8 @@ def _connected(address: str | None) -> Iterator[None]:
     address = address or os.environ.get("RAY_ADDRESS")
     dashboard = None if address else False
     try:
-        ray.init(address or "local", include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=False)
+        with _signals_kept():
+            ray.init(address or "local", include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as fault:
         raise UserError(
             f"no Ray cluster answers at {address!r} ({fault}); start one with `ray start --head`, or leave out "
@@ -89,6 +93,17 @@ def _connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Restores what SIGTERM does: Ray's own handler prints a stack and aborts, and nobody hears how to go on."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _check_resources(settings: RunSection) -> None:
@@ -120,7 +135,7 @@ def _check_shared(folder: Path) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    token = folder / f"shared-{os.getpid()}"
+    token = folder / f"{SHARED}{os.getpid()}"
     token.touch()
 
     def sees() -> bool:

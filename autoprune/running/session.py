@@ -10,7 +10,7 @@ from importlib.metadata import version
 from autoprune import registry
 from autoprune.config import Experiment, dump_experiment
 from autoprune.core.budget import Limits
-from autoprune.core.ledger import VERSION, History, Ledger, read_history
+from autoprune.core.ledger import History, Ledger, read_history
 from autoprune.core.recipe import Recipe
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.settings import extreme_recipes
@@ -71,6 +71,7 @@ def resume_session(
     with Ledger(folder.ledger) as ledger:
         history = read_history(folder.path)
         _check_identity(history, setup, folder)
+        folder.tidy()
         return _run(RunContext(setup, folder, ledger, history, evaluator, limits, tracker, display, account), command)
 
 
@@ -105,9 +106,7 @@ def _check_identity(history: History, setup: Setup, folder: RunFolder) -> None:
 
 def _run(run: RunContext, command: Sequence[str]) -> Conclusion:
     """Does what is not done yet."""
-    run.ledger.write(
-        "resumed" if run.history.records else "started",
-        version=VERSION,
+    run.ledger.begin(
         autoprune=version("autoprune"),
         identity=dict(run.setup.identity),
         scoring=dict(run.setup.subject.scoring),
@@ -120,7 +119,9 @@ def _run(run: RunContext, command: Sequence[str]) -> Conclusion:
     run.tracker.start(describe(read_record(run.folder.path)))
     try:
         problem = _problem(run, dense, _curves(run))
-        return conclude(run, problem, dense, search(run, problem))
+        trials = search(run, problem)
+        run.folder.tidy()
+        return conclude(run, problem, dense, trials)
     except BaseException:  # also an interrupt from the keyboard: the mirror should not look as if it still ran
         run.tracker.interrupt()
         raise

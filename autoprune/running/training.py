@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,10 +87,12 @@ def start_training(
     place = TrainingFolder(folder.path)
     recorder = Recorder(place, tracker, display)
     run = _training(prepared, schedule, experiment, recorder)
-    folder.create(dump_experiment(experiment))
-    shutil.copyfile(file, place.schedule)
+    beside = {SCHEDULE: file.read_bytes()}
     if scratch:
-        torch.save(prepared.network.state_dict(), place.initial)
+        content = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError
+        torch.save(prepared.network.state_dict(), content)
+        beside[place.initial.name] = content.getvalue()
+    folder.create(dump_experiment(experiment), beside)
     return _train(run, recorder, prepared, experiment, None, scratch)
 
 

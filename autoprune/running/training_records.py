@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from autoprune.core.ledger import VERSION, Ledger, read_records
+from autoprune.core.ledger import Ledger, read_records
 from autoprune.core.trial import Score
 from autoprune.running.folder import RunFolder
 from autoprune.running.progress import Advance, Display
@@ -84,7 +84,7 @@ class Recorder:
         self._ledger = ledger
         records = read_records(self.folder.events)
         known = next((record["mirror"] for record in reversed(records) if record["event"] == "tracked"), None)
-        ledger.write("resumed" if records else "started", version=VERSION, autoprune=version("autoprune"))
+        ledger.begin(autoprune=version("autoprune"))
         mirror = self._tracker.start(self.folder.path, params, known)
         if mirror is not None and mirror != known:
             ledger.write("tracked", mirror=mirror)

@@ -1,4 +1,7 @@
 import json
+import os
+import re
+import socket
 import subprocess
 import sys
 import textwrap
@@ -6,7 +9,7 @@ import textwrap
 import pytest
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.ledger import NAME, VERSION, Ledger, read_history
+from autoprune.core.ledger import NAME, VERSION, Ledger, check_idle, read_history
 from autoprune.core.trial import Candidate, Failure, Score, Trial
 from autoprune.errors import LedgerWriteError, RunFolderError
 
@@ -119,6 +122,25 @@ def test_a_second_writer_in_the_same_process_is_refused(tmp_path):
     Ledger(tmp_path / NAME).close()
 
 
+def test_the_writer_is_named_to_whom_it_keeps_out(tmp_path):
+    named = rf"being written by process {os.getpid()} on {re.escape(socket.gethostname())} since \d{{4}}-"
+    with Ledger(tmp_path / NAME) as ledger:
+        ledger.begin()
+        ledger.asked(candidate(0))
+        for refused in (Ledger, check_idle):
+            with pytest.raises(RunFolderError, match=named):
+                refused(tmp_path / NAME)
+    check_idle(tmp_path / NAME)
+    Ledger(tmp_path / NAME).close()
+
+
+def test_a_writer_that_its_release_did_not_name_keeps_others_out_all_the_same(tmp_path):
+    with Ledger(tmp_path / NAME) as ledger:
+        ledger.write("started", version=VERSION)
+        with pytest.raises(RunFolderError, match="being written by another process"):
+            check_idle(tmp_path / NAME)
+
+
 OPEN = """
     import sys
     from pathlib import Path
@@ -223,10 +245,24 @@ def test_a_folder_that_cannot_be_written_is_a_write_error(tmp_path):
 
 
 @pytest.mark.parametrize("version", [VERSION + 1, "2", None])
-def test_a_ledger_of_a_newer_release_is_refused(tmp_path, version):
-    (tmp_path / NAME).write_text(json.dumps({"event": "started", "version": version}) + "\n", encoding="utf-8")
-    with pytest.raises(RunFolderError, match="this release reads up to"):
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_ledger_that_a_newer_release_wrote_or_resumed_is_refused(tmp_path, version, before):
+    """An older one, without any version, is read."""
+    records = [{"event": "started", "version": VERSION}, {"event": "dense"}][:before]
+    records.append({"event": "resumed" if before else "started", "version": version})
+    (tmp_path / NAME).write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    with pytest.raises(RunFolderError, match=r"version .* this release of autoprune reads up to .* release that wrote"):
         read_history(tmp_path)
+
+
+def test_who_begins_says_whether_it_starts_or_resumes_and_in_which_version(tmp_path):
+    for _ in range(2):
+        with Ledger(tmp_path / NAME) as ledger:
+            ledger.begin(more=1)
+    records = read_history(tmp_path).records
+    assert [record["event"] for record in records] == ["started", "resumed"]
+    assert [record["version"] for record in records] == [VERSION, VERSION]
+    assert [record["more"] for record in records] == [1, 1]
 
 
 def test_a_folder_without_a_ledger_is_no_run(tmp_path):

@@ -6,7 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
+from autoprune.running import conclusion
 from tests import user_tasks
+
+
+@pytest.fixture(scope="module")
+def without_latencies() -> Iterator[None]:
+    """Measuring takes a second in each run, and never comes to the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conclusion, "measure_latency", lambda networks, _: [1.0] * len(networks))
+        yield
 
 
 @pytest.fixture(autouse=True)

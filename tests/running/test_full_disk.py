@@ -11,7 +11,9 @@ import pytest
 
 from autoprune.core.ledger import Ledger
 from autoprune.reporting.results import results_in
-from tests.journeys import SEARCH, Cli, DigitsRun, history_of, judgements, search_in_child
+from tests.journeys import SEARCH, Cli, DigitsRun, history_of, judgements, left_behind, search_in_child
+from tests.running.test_in_rounds import SHORT
+from tests.running.test_killed import often_saving
 
 
 def limited(size: int) -> Callable[[], None]:
@@ -31,6 +33,31 @@ def limited_after(event: str, size: int) -> Callable[[], None]:
                 limited(size)()
 
         Ledger.write = write_and_limit  # type: ignore[method-assign]
+
+    return patch
+
+
+def limited_while_writing(name: str) -> Callable[[], None]:
+    """Has no room for one file beyond its first bytes; trainings leave a snapshot after every step.
+
+    The limit is for that file alone, as what is said goes into a file here too.
+    """
+
+    def patch() -> None:
+        often_saving()
+        write = Path.write_bytes
+
+        def limit_and_write(self: Path, content: bytes | memoryview) -> int:
+            if self.name != f"{name}.part":
+                return write(self, content)
+            before = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+            try:
+                return write(self, content)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+        Path.write_bytes = limit_and_write  # type: ignore[method-assign, assignment]
 
     return patch
 
@@ -62,6 +89,40 @@ def test_a_full_disk_ends_a_search_that_can_be_resumed(
     assert [result.name for result in results_in(history)] == ["dense", "uniform", "best"]
     for name in ("best.yaml", "frontier.png", "sensitivity.png", "sensitivity.json"):
         assert (workdir / "run" / name).stat().st_size > 100
+
+
+TRAINED = (*SHORT, "--searcher", "autocompress", "--set", "finalists.finetune={steps: 2, batch: 16}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "3.training",
+        "best.yaml",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("sensitivity.json", "3.pt", "12.training", "frontier.csv", "results.csv")
+        ),
+    ],
+)
+@pytest.mark.usefixtures("without_latencies")
+def test_a_disk_that_is_full_when_a_file_is_written_loses_nothing_of_what_came_before(
+    autoprune: Cli, workdir: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert search_in_child(*TRAINED, "--output", "run", before=limited_while_writing(name)) == 1
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    assert "disk is full" in said
+    assert "--resume run" in said
+    run = workdir / "run"
+    before = (run / "ledger.jsonl").read_bytes()
+    assert not list(run.rglob("*.part"))
+    autoprune.succeed("search", "--resume", "run")
+    assert (run / "ledger.jsonl").read_bytes().startswith(before)
+    told = [record["number"] for record in history_of(run).of("told")]
+    assert told == list(range(13))
+    assert left_behind(run / "weights") == ["11.pt", "12.pt"]
+    assert (run / "best.yaml").stat().st_size > 100
 
 
 def test_a_disk_that_is_full_from_the_start_leaves_no_folder(workdir: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,31 +46,48 @@ def test_rounds_lead_to_a_network_within_the_budget_and_leave_only_the_best_weig
     assert any(f"best (trial {number})" in out for number in finals)
 
 
-def test_a_step_of_a_round_can_be_applied_while_its_weights_are_there(autoprune: Cli, workdir: Path) -> None:
-    autoprune.succeed(*SHORT, "--searcher", "netadapt", "--output", "run")
-    trials = history_of(workdir / "run").trials()
-    named = ("apply", "run", "--task", "tests.user_tasks:task", "--output", "p.pt", "--trial")
+@pytest.fixture(scope="module")
+def unbroken(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of an unbroken run by searcher."""
+    made: dict[str, Path] = {}
+
+    def run(searcher: str) -> Path:
+        if searcher not in made:
+            folder = tmp_path_factory.mktemp(searcher) / "run"
+            assert search_in_child(*SHORT, "--searcher", searcher, "--output", folder) == 0
+            made[searcher] = folder
+        return made[searcher]
+
+    return run
+
+
+def test_a_step_of_a_round_can_be_applied_while_its_weights_are_there(
+    autoprune: Cli, workdir: Path, unbroken: Callable[[str], Path]
+) -> None:
+    run = unbroken("netadapt")
+    trials = history_of(run).trials()
+    named = ("apply", run, "--task", "tests.user_tasks:task", "--output", "p.pt", "--trial")
     first, second = (next(t for t in trials if (t.candidate.parent is None) == new) for new in (True, False))
     out = autoprune.succeed(*named, first.number).out  # it is made again from the dense network
     assert f"trial {first.number} is a step of a round on the way: the run's budget was not its limit" in out
     assert f"{100 * first.score.accuracy:.2f} % accuracy and a loss of {first.score.loss:.4f} on" in out
     said = autoprune.refused(*named, second.number, "--overwrite")
-    assert f"trial {second.number} of run cannot be made again: the weights of the parent, trial " in said
+    assert f"trial {second.number} of {run} cannot be made again: the weights of the parent, trial " in said
     assert "runs keep the weights of their best trials, choose one of those" in said
 
 
 @BOTH
 @pytest.mark.parametrize(("event", "count"), [("asked", 1), ("asked", 2), ("told", 2), ("told", 4), ("told", 5)])
 def test_a_search_in_rounds_that_is_killed_ends_as_if_it_had_not_been(
-    autoprune: Cli, workdir: Path, searcher: str, event: str, count: int
+    autoprune: Cli, workdir: Path, unbroken: Callable[[str], Path], searcher: str, event: str, count: int
 ) -> None:
-    command = (*SHORT, "--searcher", searcher, "--output")
-    assert search_in_child(*command, "run", before=dying(event, count)) == -signal.SIGKILL
+    run, whole = workdir / "run", unbroken(searcher)
+    command = (*SHORT, "--searcher", searcher, "--output", "run")
+    assert search_in_child(*command, before=dying(event, count)) == -signal.SIGKILL
     autoprune.succeed("search", "--resume", "run")
-    autoprune.succeed(*command, "whole")
-    assert judgements(history_of(workdir / "run")) == judgements(history_of(workdir / "whole"))
-    assert left_behind(workdir / "run" / "weights") == left_behind(workdir / "whole" / "weights")
-    assert (workdir / "run" / "best.yaml").read_text() == (workdir / "whole" / "best.yaml").read_text()
+    assert judgements(history_of(run)) == judgements(history_of(whole))
+    assert left_behind(run / "weights") == left_behind(whole / "weights")
+    assert (run / "best.yaml").read_text() == (whole / "best.yaml").read_text()
 
 
 def test_a_round_that_fails_is_named_with_its_reason(autoprune: Cli, workdir: Path) -> None:

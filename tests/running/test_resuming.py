@@ -17,6 +17,7 @@ from autoprune.core.ledger import Ledger
 from autoprune.core.trial import Trial
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.reporting.results import results_in
+from autoprune.running import setup
 from autoprune.tasks.models.digits_resnet import digits_resnet
 from tests.journeys import SEARCH, Cli, history_of, judgements, search_in_child
 
@@ -143,12 +144,15 @@ def test_a_run_whose_checkpoint_changed_is_not_resumed(autoprune: Cli, workdir: 
     assert (workdir / "run" / "ledger.jsonl").read_bytes() == before
 
 
-def test_a_run_that_another_process_writes_is_refused(
-    autoprune: Cli, workdir: Path, unbroken: Callable[[str], Path]
+def test_a_run_that_a_process_writes_is_refused_to_others_which_are_told_its_name(
+    autoprune: Cli, workdir: Path, unbroken: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = shutil.copytree(unbroken("tpe"), workdir / "run")
-    with Ledger(run / "ledger.jsonl"):
-        assert "is being written by another process" in autoprune.refused("search", "--resume", "run")
+    with Ledger(run / "ledger.jsonl") as ledger, monkeypatch.context() as patch:
+        ledger.begin()
+        patch.setattr(setup, "prepare", None)  # nothing is loaded before
+        said = autoprune.refused("search", "--resume", "run")
+    assert f"is being written by process {os.getpid()} on " in said
     autoprune.succeed("search", "--resume", "run")
 
 
