@@ -19,7 +19,7 @@ from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Failure, Score
 from autoprune.evaluation import building, prefixes
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.levels import DENSE, Descent, Judged, Level, SweepSettings
+from autoprune.evaluation.levels import DENSE, Descent, Judged, Level, Levels, SweepSettings
 from autoprune.evaluation.prefixes import Prefixes
 from autoprune.evaluation.streams import Stream
 from autoprune.evaluation.sweep import sweep
@@ -348,6 +348,15 @@ def test_hopeless_is_what_is_below_the_floor() -> None:
     assert not descent.hopeless(Failure("nan", "loss nan"))
     assert not Descent("two.0", (4, 2)).hopeless(Score(9.0, 0.0, 10))
     assert [descent.ends(width, Score(9.0, 0.4, 10)) for width in descent.widths] == [False, True]
+
+
+def test_levels_score_and_cost_the_same_in_any_order() -> None:
+    order = [("two.0", 6), ("two.0", 2), ("three.0", 5), ("three.0", 3)]
+    grid = {"two.0": [2, 6], "three.0": [3, 5]}
+    levels = Levels(evaluator_of(chain()), grid, ALL)
+    forth = [levels.judge(*level) for level in order]
+    assert len(levels.prefixes.cuts) == 2
+    assert [levels.judge(*level) for level in reversed(order)] == forth[::-1]
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, Recipe(reconstruct=16)])
