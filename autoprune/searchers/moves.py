@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.budget import Limits, within
+from autoprune.core.costs import Tally
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.history import History
 from autoprune.searchers.points import Point, Proposal
@@ -48,35 +49,38 @@ def trade(
     In a trade one group is narrowed by at most `reach` of its levels and another widened by as many as the limits
     then allow, so the other groups keep their widths, apart from what the projection fills.
     """
+    widths, tally = dict(allocation), problem.costs.tally(problem.costs.vector(allocation))
     for _ in range(pairs):
-        allocation = _traded(problem, allocation, rng, reach)
-    return problem.project(allocation)
+        _swap(problem, widths, tally, rng, reach)
+    return problem.project(widths)
 
 
-def _traded(problem: SearchProblem, allocation: Allocation, rng: np.random.Generator, reach: float) -> Allocation:
+def _swap(problem: SearchProblem, widths: dict[str, int], tally: Tally, rng: np.random.Generator, reach: float) -> None:
+    """One trade, in place."""
     bounds, names = problem.space.bounds, problem.space.names
-    givers = [name for name in names if allocation[name] > bounds[name].lowest]
+    givers = [name for name in names if widths[name] > bounds[name].lowest]
     if not givers:
-        return allocation
+        return
     giver = givers[int(rng.integers(len(givers)))]
-    takers = [name for name in names if name != giver and allocation[name] < bounds[name].ceiling]
-    narrower = [level for level in bounds[giver].levels() if level < allocation[giver]]
-    furthest = min(len(narrower), max(1, round(reach * len(bounds[giver].levels()))))
-    widths = {**allocation, giver: narrower[-int(rng.integers(1, furthest + 1))]}
+    takers = [name for name in names if name != giver and widths[name] < bounds[name].ceiling]
+    levels = bounds[giver].levels()
+    narrower = bisect_left(levels, widths[giver])
+    furthest = min(narrower, max(1, round(reach * len(levels))))
+    _set(problem, widths, tally, giver, levels[narrower - int(rng.integers(1, furthest + 1))])
     if takers:
         taker = takers[int(rng.integers(len(takers)))]
-        wider = [level for level in bounds[taker].levels() if level > widths[taker]]
-        widths[taker] = widest_fitting(problem, widths, taker, wider, problem.limits) or widths[taker]
-    return Allocation(widths)
+        levels = bounds[taker].levels()
+        wider = levels[bisect_right(levels, widths[taker]) :]
+        _set(problem, widths, tally, taker, _widest(problem, widths, tally, taker, wider))
 
 
-def widest_fitting(
-    problem: SearchProblem, widths: Mapping[str, int], group: str, levels: Sequence[int], limits: Limits
-) -> int | None:
-    """The widest of a group's ascending levels that keeps the limits, all others as they are; None if none does."""
-    fits, above = -1, len(levels)
-    while above - fits > 1:
-        middle = (fits + above) // 2
-        inside = within({**widths, group: levels[middle]}, problem.costs, limits)
-        fits, above = (middle, above) if inside else (fits, middle)
-    return levels[fits] if fits >= 0 else None
+def _set(problem: SearchProblem, widths: dict[str, int], tally: Tally, group: str, width: int) -> None:
+    tally.widen(problem.costs.column(group), width - widths[group])
+    widths[group] = width
+
+
+def _widest(problem: SearchProblem, widths: Mapping[str, int], tally: Tally, group: str, wider: Sequence[int]) -> int:
+    """The widest of a group's wider levels that keeps the limits, the width it has if none does."""
+    column, at = problem.costs.column(group), widths[group]
+    fitting = bisect_left(wider, 1, key=lambda level: not problem.keeps(tally.spent + tally.rise(column, level - at)))
+    return wider[fitting - 1] if fitting else at

@@ -20,8 +20,10 @@ DRAWS = 200
 
 def draw(problem: SearchProblem, rng: np.random.Generator) -> Allocation:
     """An allocation with every width uniform among those allowed, projected."""
-    levels = (problem.space.bounds[name].levels() for name in problem.space.names)
-    return problem.project(dict(zip(problem.space.names, (int(rng.choice(each)) for each in levels), strict=True)))
+    names = problem.space.names
+    levels = [problem.space.bounds[name].levels() for name in names]
+    chosen = rng.integers([len(each) for each in levels]).tolist()
+    return problem.project({name: each[i] for name, each, i in zip(names, levels, chosen, strict=True)})
 
 
 def draw_new(history: History, rng: np.random.Generator, settings: bool = False) -> Proposal | None:
