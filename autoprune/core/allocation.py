@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from typing import Any
 
 from autoprune.errors import UserError
@@ -30,6 +30,16 @@ class Allocation(Mapping[str, int]):
 
     def __len__(self) -> int:
         return len(self._widths)
+
+    # As `Mapping` has them, only faster.
+    def keys(self) -> KeysView[str]:
+        return self._widths.keys()
+
+    def items(self) -> ItemsView[str, int]:
+        return self._widths.items()
+
+    def values(self) -> ValuesView[int]:
+        return self._widths.values()
 
     def __hash__(self) -> int:
         return self._hash

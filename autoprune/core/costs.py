@@ -83,10 +83,6 @@ class CostTable:
                 matrix[row, self._index[group]] = times
         return matrix, np.array([count.fixed for count in counts], dtype=np.int64)
 
-    def column(self, group: str) -> int:
-        """Where a group stands in vectors and tallies."""
-        return self._index[group]
-
     def vector(self, allocation: Mapping[str, int]) -> Ints:
         """`[group]` widths in the order of `widths`; groups that the allocation does not name are dense.
 

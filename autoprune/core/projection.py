@@ -6,6 +6,7 @@ import hashlib
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,12 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Limits, check_feasible
 from autoprune.core.costs import COST_KINDS, CostTable, Ints, Tally
 from autoprune.core.space import SearchSpace
+
+Room = Sequence[tuple[int, Sequence[int], Sequence[int]]]
+"""Of each limited cost: what is left of it, and how it grows with each group's width: linearly, and with its square.
+
+Plain numbers, which for a few at a time are faster than arrays.
+"""
 
 
 def project(allocation: Mapping[str, int], space: SearchSpace, costs: CostTable, limits: Limits) -> Allocation:
@@ -86,7 +93,11 @@ class Projection:
         Groups equally far below take their steps in an order drawn from the proposal itself: with the first group
         first, coarse steps would give what is left to the early layers of the network in every proposal.
         """
-        wanted = self._clip([allocation[name] for name in self.names])
+        return self.projected(self.vector(allocation))
+
+    def projected(self, widths: Ints) -> Allocation:
+        """The projection of `[group]` widths."""
+        wanted = self._clip(widths)
         start = self.below(wanted)
         tally = self.tally(start)
         if not self.keeps(tally.spent):
@@ -103,18 +114,27 @@ class Projection:
         As in `project`, every width moves the same fraction of the way to its narrowest. What keeps the limits stays as
         it is, so a repair of the result returns it unchanged.
         """
-        wanted = self._clip([allocation[name] for name in self.names])
+        wanted = self._clip(self.vector(allocation))
         return Allocation(dict(zip(self.names, _furthest(self.lowest, wanted, self).tolist(), strict=True)))
 
-    def _clip(self, widths: Sequence[int]) -> Ints:
+    def vector(self, allocation: Mapping[str, int]) -> Ints:
+        """`[group]` widths of an allocation."""
+        return np.array([allocation[name] for name in self.names], dtype=np.int64)
+
+    def _clip(self, widths: Ints) -> Ints:
         """The nearest widths between the narrowest and the ceilings; not yet in steps."""
-        return np.minimum(np.maximum(np.array(widths, dtype=np.int64), self.lowest), self.ceiling)
+        return np.asarray(np.minimum(np.maximum(widths, self.lowest), self.ceiling))
 
     def below(self, widths: NDArray[np.float64] | Ints) -> Ints:
         """The widest allowed widths at or below these, as `Bounds.below`."""
-        whole = np.floor(widths + 1e-9).astype(np.int64)
-        snapped = np.maximum(whole // self.step * self.step, self.lowest)
+        whole = widths if widths.dtype == np.int64 else np.floor(widths + 1e-9).astype(np.int64)
+        snapped = np.maximum(whole if self._single else whole // self.step * self.step, self.lowest)
         return np.where(whole >= self.ceiling, self.ceiling, snapped)
+
+    @cached_property
+    def _single(self) -> bool:
+        """Whether every width between the narrowest and the ceilings is allowed."""
+        return bool((self.step == 1).all())
 
     def steps(self, widths: Ints) -> Ints:
         """By how much wider the next allowed widths are; 0 at a ceiling."""
@@ -136,6 +156,21 @@ class Projection:
         """`[group]`: whether the step of this group alone keeps every limit; not where it is 0."""
         spent = tally.spent[:, None] + tally.rises(self.columns, steps)
         return np.asarray((spent <= self.limits[:, None]).all(axis=0) & (steps > 0))
+
+    def room(self, tally: Tally) -> Room:
+        """What the limits leave beside a tally."""
+        columns = self.columns
+        return [
+            (int(self.limits[kind] - tally.spent[kind]), tally.slopes[kind, columns].tolist(), bends)
+            for kind, bends in self._limited
+        ]
+
+    @cached_property
+    def _limited(self) -> list[tuple[int, list[int]]]:
+        """The costs that are limited, by index; how each grows with the square of a group's width."""
+        kinds = np.flatnonzero(self.limits < np.iinfo(np.int64).max).tolist()
+        curvature = self.costs.tally(self.dense).curvature
+        return [(kind, (curvature[kind, self.columns, self.columns] // 2).tolist()) for kind in kinds]
 
     def _is_stuck(self, wanted: Ints, below: Ints, tally: Tally) -> bool:
         """Whether no way at all leads from `wanted` towards the ceilings, so that it need not be halved to be known.
@@ -188,38 +223,24 @@ def _fill_steps(start: Ints, wanted: Ints, tally: Tally, grid: Projection) -> li
     keys = _keys([grid.names[i] for i in left], wanted)
     waiting = [(_fullness(widths[i], target[i]), key, i) for i, key in zip(left, keys, strict=True)]
     heapq.heapify(waiting)
-    room = _Room(tally, grid)
+    room = grid.room(tally)
     while waiting:
         _, key, i = heapq.heappop(waiting)
         by = _step_up(widths[i], step[i], ceiling[i]) - widths[i]
-        if by and room.take(i, by):
+        if by and has_room(room, i, by):
             widths[i] += by
+            tally.widen(grid.columns[i], by)
+            room = grid.room(tally)
             heapq.heappush(waiting, (_fullness(widths[i], target[i]), key, i))
     return widths
 
 
-class _Room:
-    """What the limits leave beside a tally, as plain numbers: for a few at a time they are faster than arrays."""
-
-    def __init__(self, tally: Tally, grid: Projection) -> None:
-        self._tally, self._columns = tally, grid.columns
-        self._kinds = np.flatnonzero(grid.limits < np.iinfo(np.int64).max)
-        self._limits = grid.limits[self._kinds]
-        self._bends = (tally.curvature[self._kinds[:, None], grid.columns, grid.columns] // 2).T.tolist()
-        self._refresh()
-
-    def _refresh(self) -> None:
-        self._left = (self._limits - self._tally.spent[self._kinds]).tolist()
-        self._slopes = self._tally.slopes[self._kinds[:, None], self._columns].T.tolist()
-
-    def take(self, i: int, by: int) -> bool:
-        """Whether group `i` could become `by` wider within the limits; then it did."""
-        for left, slope, bend in zip(self._left, self._slopes[i], self._bends[i], strict=True):
-            if by * slope + by * by * bend > left:
-                return False
-        self._tally.widen(self._columns[i], by)
-        self._refresh()
-        return True
+def has_room(room: Room, group: int, by: int) -> bool:
+    """Whether the group at this index may become so much wider within the limits."""
+    for left, slopes, bends in room:  # noqa: SIM110 - a generator takes twice as long, and there are many calls
+        if by * (slopes[group] + by * bends[group]) > left:
+            return False
+    return True
 
 
 def _fullness(width: int, target: int) -> float:

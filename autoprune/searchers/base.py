@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Limits
-from autoprune.core.costs import CostTable, Ints
+from autoprune.core.costs import CostTable
 from autoprune.core.projection import Projection
 from autoprune.core.recipe import Recipe
 from autoprune.core.rounds import Rounds
@@ -66,18 +66,15 @@ class SearchProblem:
 
     def project(self, widths: Mapping[str, int]) -> Allocation:
         """The allocation moved inside the space and onto every limit."""
-        return self._projection.project(widths)
+        return self.projection.project(widths)
 
     def repair(self, widths: Mapping[str, int]) -> Allocation:
         """The allocation moved inside the space and under every limit; what they leave is not filled."""
-        return self._projection.repair(widths)
-
-    def keeps(self, spent: Ints) -> bool:
-        """Whether costs, in the order of `COST_KINDS`, keep every limit."""
-        return self._projection.keeps(spent)
+        return self.projection.repair(widths)
 
     @cached_property
-    def _projection(self) -> Projection:
+    def projection(self) -> Projection:
+        """That inside the space and onto every limit."""
         return Projection.onto(self.space, self.costs, self.limits)
 
     def candidate(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.costs import Tally
+from autoprune.core.costs import Ints, Tally
+from autoprune.core.projection import has_room
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.history import History
 from autoprune.searchers.points import Point, Proposal
@@ -49,38 +49,40 @@ def trade(
     In a trade one group is narrowed by at most `reach` of its levels and another widened by as many as the limits
     then allow, so the other groups keep their widths, apart from what the projection fills.
     """
-    widths, tally = dict(allocation), problem.costs.tally(problem.costs.vector(allocation))
+    onto = problem.projection
+    widths = onto.vector(allocation)
+    tally = onto.tally(widths)
     for _ in range(pairs):
         _swap(problem, widths, tally, rng, reach)
-    return problem.project(widths)
+    return onto.projected(widths)
 
 
-def _swap(problem: SearchProblem, widths: dict[str, int], tally: Tally, rng: np.random.Generator, reach: float) -> None:
-    """One trade, in place."""
-    bounds, names = problem.space.bounds, problem.space.names
-    givers = [name for name in names if widths[name] > bounds[name].lowest]
-    if not givers:
+def _swap(problem: SearchProblem, widths: Ints, tally: Tally, rng: np.random.Generator, reach: float) -> None:
+    """One trade, in place: `[group]` widths and their costs."""
+    onto = problem.projection
+    givers = np.flatnonzero(widths > onto.lowest)
+    if not len(givers):
         return
-    giver = givers[int(rng.integers(len(givers)))]
-    takers = [name for name in names if name != giver and widths[name] < bounds[name].ceiling]
-    levels = bounds[giver].levels()
+    giver = int(givers[rng.integers(len(givers))])
+    takers = np.flatnonzero(widths < onto.ceiling)
+    takers = takers[takers != giver]
+    levels = problem.space.bounds[onto.names[giver]].levels()
     narrower = bisect_left(levels, widths[giver])
     furthest = min(narrower, max(1, round(reach * len(levels))))
-    _set(problem, widths, tally, giver, levels[narrower - int(rng.integers(1, furthest + 1))])
-    if takers:
-        taker = takers[int(rng.integers(len(takers)))]
-        levels = bounds[taker].levels()
-        wider = levels[bisect_right(levels, widths[taker]) :]
-        _set(problem, widths, tally, taker, _widest(problem, widths, tally, taker, wider))
+    by = levels[narrower - int(rng.integers(1, furthest + 1))] - int(widths[giver])
+    widths[giver] += by
+    tally.widen(onto.columns[giver], by)
+    if len(takers):
+        taker = int(takers[rng.integers(len(takers))])
+        by = _most(problem, int(widths[taker]), tally, taker)
+        widths[taker] += by
+        tally.widen(onto.columns[taker], by)
 
 
-def _set(problem: SearchProblem, widths: dict[str, int], tally: Tally, group: str, width: int) -> None:
-    tally.widen(problem.costs.column(group), width - widths[group])
-    widths[group] = width
-
-
-def _widest(problem: SearchProblem, widths: Mapping[str, int], tally: Tally, group: str, wider: Sequence[int]) -> int:
-    """The widest of a group's wider levels that keeps the limits, the width it has if none does."""
-    column, at = problem.costs.column(group), widths[group]
-    fitting = bisect_left(wider, 1, key=lambda level: not problem.keeps(tally.spent + tally.rise(column, level - at)))
-    return wider[fitting - 1] if fitting else at
+def _most(problem: SearchProblem, width: int, tally: Tally, group: int) -> int:
+    """By how much a group can become wider within the limits."""
+    levels = problem.space.bounds[problem.projection.names[group]].levels()
+    wider = levels[bisect_right(levels, width) :]
+    room = problem.projection.room(tally)
+    fitting = bisect_left(wider, True, key=lambda level: not has_room(room, group, level - width))
+    return wider[fitting - 1] - width if fitting else 0
