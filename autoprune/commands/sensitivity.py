@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     evaluator = setup.evaluator(setup.judging())
     grid = sweep_grid(setup.space, experiment.sensitivity.levels)
     others = curves_beside(setup, RunFolder(folder))
-    curves = measure_curves(setup, evaluator, display, grid, {}, lambda *_: None)
+    curves = measure_curves(setup, evaluator, display, grid)
     folder.mkdir(parents=True, exist_ok=True)
     write_curves(curves, RunFolder(folder), others)
     display.say(work_line(curves, setup.subject.costs))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from typing import Any
 
 from autoprune.errors import UserError
@@ -15,7 +15,8 @@ class Allocation(Mapping[str, int]):
     __slots__ = ("_hash", "_widths")
 
     def __init__(self, widths: Mapping[str, int]) -> None:
-        for group, width in widths.items():
+        plain = set(map(type, widths.values())) == {int} and min(widths.values()) >= 0
+        for group, width in () if plain else widths.items():
             if isinstance(width, bool) or not isinstance(width, int) or width < 0:
                 raise UserError(f"width of group {group!r} should be a whole number of at least 0 but is {width!r}")
         self._widths = dict(widths)
@@ -30,8 +31,22 @@ class Allocation(Mapping[str, int]):
     def __len__(self) -> int:
         return len(self._widths)
 
+    # As `Mapping` has them, only faster.
+    def keys(self) -> KeysView[str]:
+        return self._widths.keys()
+
+    def items(self) -> ItemsView[str, int]:
+        return self._widths.items()
+
+    def values(self) -> ValuesView[int]:
+        return self._widths.values()
+
     def __hash__(self) -> int:
         return self._hash
+
+    def __reduce__(self) -> tuple[type[Allocation], tuple[dict[str, int]]]:
+        """Made anew where it is unpickled: another process hashes names otherwise."""
+        return Allocation, (self._widths,)
 
     def __repr__(self) -> str:
         return f"Allocation({self._widths})"

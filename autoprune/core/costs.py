@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from autoprune.core.kinds import CostKind as CostKind
 from autoprune.errors import UserError
 
 Ints = NDArray[np.int64]
+
+_EXACT = 2.0**52
+"""Sums of whole numbers below it are exact in floating point, in whatever order."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +96,35 @@ class CostTable:
             values[self._index[group]] = width
         return np.array(values, dtype=np.int64)
 
+    @cached_property
+    def _quadratic(self) -> tuple[Ints, Ints, Ints]:
+        """All costs as polynomials of the widths, `fixed + linear · w + w · curvature · w / 2`.
+
+        `[cost]`, `[cost, group]` and the symmetric `[cost, group, group]`.
+        """
+        fixed = self._factors @ (self._left_fixed * self._right_fixed)
+        linear = (self._factors * self._right_fixed) @ self._left + (self._factors * self._left_fixed) @ self._right
+        products = np.array([(factors[:, None] * self._left).T @ self._right for factors in self._factors])
+        return fixed, linear, products + products.transpose(0, 2, 1)
+
+    @cached_property
+    def _bends(self) -> NDArray[np.float64] | Ints:
+        """`[cost · group, group]` second derivatives; as floats, which are ten times faster, where these are exact."""
+        fixed, linear, curvature = self._quadratic
+        dense = np.array(self._dense, dtype=np.float64)
+        most = np.abs(fixed).max() + (2.0 * np.abs(linear) @ dense + np.abs(curvature @ dense) @ dense).max()
+        rows = curvature.reshape(-1, len(self._dense))
+        return rows.astype(np.float64) if most < _EXACT else rows
+
     def tally(self, widths: Ints) -> Tally:
-        """What `[group]` widths cost, in a form that knows quickly what a step of one group adds."""
-        left = self._left @ widths + self._left_fixed
-        right = self._right @ widths + self._right_fixed
-        return Tally(left, right, self._left, self._right, self._factors)
+        """What `[group]` widths, at most the dense ones, cost; it knows quickly what a step of one group adds."""
+        fixed, linear, curvature = self._quadratic
+        slopes = linear + (self._bends @ widths).astype(np.int64).reshape(linear.shape)
+        return Tally(fixed + (linear + slopes) @ widths // 2, slopes, curvature)
 
     def costs(self, allocation: Mapping[str, int]) -> dict[str, int]:
         """Every cost of an allocation; groups that it does not name are dense."""
-        spent = self.tally(self.vector(allocation)).spent()
+        spent = self.tally(self.vector(allocation)).spent
         return dict(zip(COST_KINDS, spent.tolist(), strict=True))
 
     def cost(self, allocation: Mapping[str, int], kind: str) -> int:
@@ -113,10 +137,8 @@ class CostTable:
 
     def slopes(self, allocation: Mapping[str, int], kind: str) -> dict[str, int]:
         """Per group, what one more structure costs at these widths (the partial derivative of a bilinear sum)."""
-        tally = self.tally(self.vector(allocation))
-        factors = self._factors[COST_KINDS.index(kind)]
-        gradient = (factors * tally.right) @ self._left + (factors * tally.left) @ self._right
-        return dict(zip(self.widths, gradient.tolist(), strict=True))
+        slopes = self.tally(self.vector(allocation)).slopes[COST_KINDS.index(kind)]
+        return dict(zip(self.widths, slopes.tolist(), strict=True))
 
     def by_layer(self, kind: str, allocation: Mapping[str, int] | None = None) -> dict[str, int]:
         """What each layer costs; groups that the allocation does not name are dense."""
@@ -140,45 +162,40 @@ class CostsAround:
         self._vector = dict(zip(table.widths, table.vector(allocation).tolist(), strict=True))
         self._columns = {group: column for column, group in enumerate(table.widths)}
         self._tally = table.tally(table.vector(allocation))
-        self._spent = self._tally.spent()
-        self.costs = dict(zip(COST_KINDS, self._spent.tolist(), strict=True))
+        self.costs = dict(zip(COST_KINDS, self._tally.spent.tolist(), strict=True))
 
     def at(self, group: str, width: int) -> dict[str, int]:
         """Every cost with the group at another width."""
         rise = self._tally.rise(self._columns[group], width - self._vector[group])
-        return dict(zip(COST_KINDS, (self._spent + rise).tolist(), strict=True))
+        return dict(zip(COST_KINDS, (self._tally.spent + rise).tolist(), strict=True))
 
 
 @dataclass
 class Tally:
-    """The products of a cost table at some widths, kept up to date step by step.
+    """The costs of a cost table at some widths, kept up to date step by step.
 
     Attributes:
-        left, right: `[product]` both sides of each product at these widths.
-        left_per_width, right_per_width: `[product, group]` how much each side grows with each group.
-        factors: `[cost, product]`, costs in the order of `COST_KINDS`.
+        spent: `[cost]` at these widths, in the order of `COST_KINDS`.
+        slopes: `[cost, group]` their derivatives.
+        curvature: `[cost, group, group]` second derivatives, the same at all widths.
     """
 
-    left: Ints
-    right: Ints
-    left_per_width: Ints
-    right_per_width: Ints
-    factors: Ints
-
-    def spent(self) -> Ints:
-        """`[cost]` at these widths."""
-        return self.factors @ (self.left * self.right)
+    spent: Ints
+    slopes: Ints
+    curvature: Ints
 
     def rise(self, group: int, by: int) -> Ints:
         """`[cost]` added if the group at this index were `by` wider."""
-        left = by * self.left_per_width[:, group]
-        right = by * self.right_per_width[:, group]
-        return self.factors @ (left * self.right + (self.left + left) * right)
+        return by * self.slopes[:, group] + by * by * self.curvature[:, group, group] // 2
+
+    def rises(self, groups: Ints, by: Ints) -> Ints:
+        """`[cost, group]` added if each of the groups at these indices alone were `by` wider."""
+        return by * self.slopes[:, groups] + by * by * self.curvature[:, groups, groups] // 2
 
     def widen(self, group: int, by: int) -> None:
-        """Makes the group at this index `by` wider."""
-        self.left = self.left + by * self.left_per_width[:, group]
-        self.right = self.right + by * self.right_per_width[:, group]
+        """Makes the group at this index `by` wider; narrower, if that is below 0."""
+        self.spent = self.spent + self.rise(group, by)
+        self.slopes = self.slopes + by * self.curvature[:, group]
 
 
 def _product_key(term: CostTerm) -> tuple[object, ...]:

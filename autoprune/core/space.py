@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from autoprune.core.allocation import Allocation
@@ -62,15 +63,19 @@ class Bounds:
     ceiling: int
     step: int = 1
 
-    @property
+    @cached_property
     def lowest(self) -> int:
         """The narrowest width allowed: the first multiple of the step at or above the floor, or the ceiling."""
         return min(-(-self.floor // self.step) * self.step, self.ceiling)
 
     def levels(self) -> list[int]:
         """Every width allowed, ascending."""
+        return list(self._levels)
+
+    @cached_property
+    def _levels(self) -> tuple[int, ...]:
         steps = range(self.lowest, self.ceiling + 1, self.step)
-        return [*steps, *([] if steps and steps[-1] == self.ceiling else [self.ceiling])]
+        return (*steps, *(() if steps and steps[-1] == self.ceiling else (self.ceiling,)))
 
     def below(self, width: float) -> int:
         """The widest allowed width of at most `width`, or the narrowest of all."""
@@ -140,7 +145,7 @@ class SearchSpace:
                     f"bounds of group {group.name!r} should lie within {group.least} and {group.width} but are {bounds}"
                 )
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(group.name for group in self.groups)
 

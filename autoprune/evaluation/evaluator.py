@@ -188,6 +188,15 @@ class Evaluator:
         metrics = {"accuracy": score.accuracy, "loss": score.loss, "images": score.images}
         write_checkpoint(path, built.checkpoint(metrics, self.judging.identity))
 
+    def network(self, candidate: Candidate) -> nn.Module:
+        """The network of a trial's candidate: as it was judged if its weights are kept, else made anew in the same way.
+
+        Raises:
+            CheckpointError: its weights are damaged or not of this network.
+        """
+        path = None if self.judging.weights is None else self.judging.weights / f"{candidate.number}.pt"
+        return self.restore(path) if path is not None and path.is_file() else self.make(candidate).network
+
     def restore(self, path: Path) -> nn.Module:
         """The network of a trial as it was written, on the device where candidates are judged.
 

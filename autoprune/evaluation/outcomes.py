@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
-from autoprune.core.trial import Failure, Score, Stopped
+from autoprune.core.trial import Failure, Outcome, Score, Stopped
 from autoprune.errors import Diverged
 
 Judged = TypeVar("Judged", bound=Score | Stopped)
+
+
+class Ended(Protocol):
+    """Whatever has come to an outcome."""
+
+    @property
+    def outcome(self) -> Outcome: ...
+
+
+E = TypeVar("E", bound=Ended)
 
 
 def outcome_of(judge: Callable[[], Judged]) -> Judged | Failure:
@@ -37,3 +47,13 @@ def outcome_of(judge: Callable[[], Judged]) -> Judged | Failure:
 def finite(score: Score) -> bool:
     """Whether loss and accuracy are numbers, and the divergence if it was measured."""
     return all(math.isfinite(number) for number in (score.loss, score.accuracy, score.kl or 0.0))
+
+
+def tried(do: Callable[[], E], retries: int) -> E:
+    """What `do` comes to, done again where memory ran out: it may have been another process that took it."""
+    ended = do()
+    for _ in range(retries):
+        if not isinstance(ended.outcome, Failure) or ended.outcome.kind != "out_of_memory":
+            break
+        ended = do()
+    return ended

@@ -89,7 +89,10 @@ class Prefixes:
         return self._evaluator.build({}, self._recipe)
 
     def judge(self, group: str, width: int) -> Score | None:
-        """The score of a level, None where it has to be judged by itself; groups in the order of the grid."""
+        """The score of a level, None where it has to be judged by itself.
+
+        Groups are best taken in the order of the grid: for an earlier one the images begin at the front again.
+        """
         cut = self.cuts.get(group)
         if cut is None or self._broken:
             return None
@@ -144,6 +147,8 @@ class Prefixes:
 
     def _reach(self, place: int) -> bool:
         """Brings the streams to a place; where that fails levels are judged by themselves from then on."""
+        if any(stream.place > place for stream in self._streams):
+            del self._streams
         try:
             for stream in self._streams:
                 stream.advance(place)

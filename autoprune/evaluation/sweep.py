@@ -4,64 +4,124 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from autoprune.core.allocation import Allocation
 from autoprune.core.recipe import Recipe
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Failure, Score
 from autoprune.errors import TaskError
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.outcomes import outcome_of
-from autoprune.evaluation.prefixes import Prefixes
-from autoprune.evaluation.sweep_work import SweepWork
+from autoprune.evaluation.levels import DENSE, Descent, Grid, Judged, Level, Levels, SweepSettings
 
 log = logging.getLogger(__name__)
-
-Grid = Mapping[str, Sequence[int]]
-"""Group to the kept widths to judge."""
-
-Level = tuple[str, int]
-"""A group and a kept width; the dense network is level `("", 0)`."""
-
-DENSE: Level = ("", 0)
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What became of a level.
-
-    Attributes:
-        work: what it cost, in images times multiply-adds; None where an earlier release did not say.
-    """
-
-    outcome: Score | Failure
-    work: int | None = None
-
 
 Record = Callable[[str, int, Judged], None]
 """Takes group and width of a level and what became of it."""
 
+Skip = Callable[[str, int], None]
+"""Takes group and width of a level that is not judged because a wider one was hopeless."""
 
-@dataclass(frozen=True)
-class SweepSettings:
-    """How the levels of a sweep are judged.
 
-    Attributes:
-        recipe: that of the candidates, so that curves say what these will lose. Reconstruction takes about as long as
-            re-estimating the batch norm here: of each level only the layers that use one group are refitted.
-        images: validation images to judge on.
-        stop: a group's levels, widest first, end with the first whose accuracy is below this share of the dense
-            network's after the recipe. A narrower one keeps a part of what that one keeps, so no allocation of use
-            would go there, and the curve goes on with its last slope. None judges all.
-        reuse: whether what comes before a group is computed once for all of its levels; the scores are the same.
+class Sweep:
+    """A sweep in progress: what is still to be judged, by whomever, and the curves in the end.
+
+    What it has judged follows from the scores alone, so that an interrupted sweep ends like an unbroken one, and one
+    that several processes share like that of one.
+
+    Args:
+        levels: judges the dense network, and says what levels cost.
+        done: levels judged before, by this sweep or an interrupted one.
+        record: called with each level as it is judged.
+
+    Raises:
+        TaskError: the dense network fails after the recipe.
     """
 
-    recipe: Recipe
-    images: int
-    stop: float | None = 0.5
-    reuse: bool = True
+    def __init__(
+        self, levels: Levels, done: Mapping[Level, Judged], record: Record, skip: Skip = lambda *_: None
+    ) -> None:
+        self._levels, self._found, self._record, self._skip = levels, dict(done), record, skip
+        self._waiting = list(levels.grid)
+        if DENSE not in self._found:
+            self._note(DENSE, levels.judge(*DENSE))
+        dense = self._found[DENSE].outcome
+        if isinstance(dense, Failure):
+            raise TaskError(
+                f"the dense network cannot be judged after its batch norm was re-estimated ({dense.reason})"
+            )
+        self._dense, stop = dense, levels.settings.stop
+        self._floor = None if stop is None else stop * dense.accuracy
+
+    def next(self) -> Descent | None:
+        """The levels of the next group that has any to be judged; None if all are handed out."""
+        while self._waiting:
+            descent = self._due(self._waiting.pop(0))
+            if descent.widths:
+                return descent
+        return None
+
+    def take(self, descent: Descent, width: int, judged: Judged) -> None:
+        """What became of a level; one that is known already (a worker began anew) is not recorded again."""
+        if (descent.group, width) not in self._found:
+            self._note((descent.group, width), judged)
+        if descent.hopeless(judged.outcome):
+            for narrower in descent.widths[descent.widths.index(width) + 1 :]:
+                self._skip(descent.group, narrower)
+
+    def lost(self, descent: Descent, failure: Failure) -> None:
+        """Whoever judged these levels came to grief: at the first of them, or its way to the others is tried again."""
+        first = (descent.group, descent.widths[0])
+        if first not in self._found:
+            self._note(first, Judged(failure, self._levels.plain(*first)))
+        self._waiting = [name for name in self._levels.grid if name in (descent.group, *self._waiting)]
+
+    def curves(self) -> SensitivityCurves:
+        """What all levels say; those that failed are left out."""
+        grid, widths = self._levels.grid, self._levels.evaluator.subject.structures.groups
+        settings = self._levels.settings
+        dense_widths = {group.name: group.width for group in widths}
+        return SensitivityCurves(
+            self._dense,
+            {group: self._curve(group) for group in grid},
+            {group: dense_widths[group] for group in grid},
+            sweep_fingerprint(self._levels.evaluator, settings.recipe, settings.images),
+            work=self._spent(),
+            naive_work=self._levels.costs.naive(grid),
+        )
+
+    def _note(self, level: Level, judged: Judged) -> None:
+        self._found[level] = judged
+        self._record(*level, judged)
+
+    def _due(self, group: str) -> Descent:
+        """What is to be judged of a group: levels below a hopeless one only count if they are known already."""
+        widths = sorted(self._levels.grid[group], reverse=True)
+        whole, ended, due = Descent(group, tuple(widths), self._floor), False, []
+        for width in widths:
+            known = self._found.get((group, width))
+            if known is not None:
+                ended = ended or whole.hopeless(known.outcome)
+            elif ended:
+                self._skip(group, width)
+            else:
+                due.append(width)
+        return Descent(group, tuple(due), self._floor)
+
+    def _curve(self, group: str) -> dict[int, Score]:
+        scores: dict[int, Score] = {}
+        for width in sorted(self._levels.grid[group], reverse=True):
+            outcome = self._found[group, width].outcome if (group, width) in self._found else None
+            if isinstance(outcome, Failure):
+                log.warning("sensitivity: %s at %d is left out: %s: %s", group, width, outcome.kind, outcome.reason)
+            elif outcome is not None:
+                scores[width] = outcome
+        return scores
+
+    def _spent(self) -> int:
+        """What all levels cost; those of which an earlier release did not say were judged by themselves."""
+        return sum(
+            self._levels.plain(*level) if judged.work is None else judged.work for level, judged in self._found.items()
+        )
 
 
 def sweep(
@@ -70,133 +130,19 @@ def sweep(
     settings: SweepSettings,
     done: Mapping[Level, Judged],
     record: Record,
-    skip: Callable[[str, int], None] = lambda *_: None,
+    skip: Skip = lambda *_: None,
 ) -> SensitivityCurves:
-    """Judges every level of a grid that is not done yet; one that fails is left out of its curve.
-
-    What it judges follows from the scores alone, and what a level is said to cost from the grid, so that an interrupted
-    sweep ends like an unbroken one.
-
-    Args:
-        done: levels judged before, by this sweep or an interrupted one.
-        record: called with each level as it is judged.
-        skip: called with each level that is not judged because a wider one was hopeless.
+    """Judges every level of a grid that is not done yet, in this process; one that fails is left out of its curve.
 
     Raises:
         TaskError: the dense network fails after the recipe.
     """
-    levels = _Levels(evaluator, grid, settings, dict(done), record)
-    dense = levels.judged(*DENSE).outcome
-    if isinstance(dense, Failure):
-        raise TaskError(f"the dense network cannot be judged after its batch norm was re-estimated ({dense.reason})")
-    curves = {group: _descend(levels, group, widths, dense, skip) for group, widths in grid.items()}
-    all_widths = {group.name: group.width for group in evaluator.subject.structures.groups}
-    return SensitivityCurves(
-        dense,
-        curves,
-        {group: all_widths[group] for group in grid},
-        sweep_fingerprint(evaluator, settings.recipe, settings.images),
-        work=levels.spent(),
-        naive_work=levels.costs.naive(grid),
-    )
-
-
-@dataclass
-class _Levels:
-    """The levels of one sweep, judged as they are asked for."""
-
-    evaluator: Evaluator
-    grid: Grid
-    settings: SweepSettings
-    found: dict[Level, Judged]
-    record: Record
-    prefixes: Prefixes = field(init=False)
-    costs: SweepWork = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.prefixes = Prefixes(self.evaluator, self.grid, self.settings.recipe, self.settings.images)
-        self.costs = SweepWork.of(self.evaluator, self.settings.recipe, self.settings.images)
-
-    def known(self, group: str, width: int) -> bool:
-        return (group, width) in self.found
-
-    def judged(self, group: str, width: int) -> Judged:
-        """What becomes of a level."""
-        if not self.known(group, width):
-            self.found[group, width] = self._judge(group, width)
-            self.record(group, width, self.found[group, width])
-        return self.found[group, width]
-
-    def spent(self) -> int:
-        """What all levels cost; those of which an earlier release did not say were judged by themselves."""
-        return sum(self._plain(*level) if judged.work is None else judged.work for level, judged in self.found.items())
-
-    def _judge(self, group: str, width: int) -> Judged:
-        shared = False
-
-        def score() -> Score:
-            nonlocal shared
-            found = self.prefixes.judge(group, width) if self.settings.reuse and group else None
-            shared = found is not None
-            return self._by_itself(group, width) if found is None else found
-
-        outcome = outcome_of(score)
-        return Judged(outcome, self._work(group, width, self.grid) if shared else self._plain(group, width))
-
-    def _by_itself(self, group: str, width: int) -> Score:
-        if (group, width) == DENSE:
-            return self.evaluator.judge(self.prefixes.dense, self.settings.images)
-        network = self.evaluator.build(_allocation(group, width), self.settings.recipe)
-        return self.evaluator.judge(network, self.settings.images)
-
-    def most(self, grid: Grid) -> int:
-        """What the levels of a grid cost if all are judged."""
-        levels = [(group, width) for group, widths in grid.items() for width in widths]
-        cuts = self.prefixes.cuts if self.settings.reuse else {}
-        work = (self._work(*level, grid) if level[0] in cuts else self._plain(*level) for level in levels)
-        return self._plain(*DENSE) + sum(work)
-
-    def _plain(self, group: str, width: int) -> int:
-        """What a level costs all by itself."""
-        return self.costs.plain(_allocation(group, width))
-
-    def _work(self, group: str, width: int, grid: Grid) -> int:
-        """What a level costs from its cut on; a group's widest also what lies between the last group's cut and its."""
-        cut = self.prefixes.cuts[group]
-        work = self.costs.behind({group: width}, cut.macs)
-        if width < max(grid[group]):
-            return work
-        names = list(self.prefixes.cuts)
-        before = names[: names.index(group)]
-        return work + self.costs.prefix(cut.macs - (self.prefixes.cuts[before[-1]].macs if before else 0))
-
-
-def _allocation(group: str, width: int) -> Allocation:
-    return Allocation({group: width} if group else {})
-
-
-def _descend(
-    levels: _Levels, group: str, widths: Sequence[int], dense: Score, skip: Callable[[str, int], None]
-) -> dict[int, Score]:
-    """The scores of one group by width; levels below a hopeless one only if they are known already."""
-    scores: dict[int, Score] = {}
-    ended = False
-    for width in sorted(widths, reverse=True):
-        if ended and not levels.known(group, width):
-            skip(group, width)
-            continue
-        outcome = levels.judged(group, width).outcome
-        if isinstance(outcome, Failure):
-            log.warning("sensitivity: %s at %d is left out: %s: %s", group, width, outcome.kind, outcome.reason)
-        else:
-            scores[width] = outcome
-            ended = ended or hopeless(outcome, dense, levels.settings.stop)
-    return scores
-
-
-def hopeless(score: Score, dense: Score, stop: float | None) -> bool:
-    """Whether a level is so bad that narrower ones need not be looked at; see `SweepSettings.stop`."""
-    return stop is not None and score.accuracy < stop * dense.accuracy
+    levels = Levels(evaluator, grid, settings)
+    course = Sweep(levels, done, record, skip)
+    while (descent := course.next()) is not None:
+        for width, judged in levels.descend(descent):
+            course.take(descent, width, judged)
+    return course.curves()
 
 
 def affordable(evaluator: Evaluator, grids: Sequence[Grid], settings: SweepSettings, most: float) -> Grid:
@@ -204,7 +150,7 @@ def affordable(evaluator: Evaluator, grids: Sequence[Grid], settings: SweepSetti
 
     Taken is what it costs if no level is hopeless.
     """
-    levels = _Levels(evaluator, grids[0], settings, {}, lambda *_: None)
+    levels = Levels(evaluator, grids[0], settings)
     return next((grid for grid in grids if levels.most(grid) <= most), {})
 
 

@@ -16,7 +16,8 @@ from autoprune.core.settings import extreme_recipes
 from autoprune.core.work import greatest_macs, recipe_work
 from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.sweep import Grid, affordable
+from autoprune.evaluation.levels import Grid
+from autoprune.evaluation.sweep import affordable
 from autoprune.running.curves import sweep_settings
 from autoprune.running.setup import Setup
 

@@ -1,4 +1,4 @@
-"""The end of a run: the best few judged once more, then the table, the files and the mirror."""
+"""The end of a run: the table, the files and the mirror."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from autoprune.reporting.frontier import frontier_csv
 from autoprune.reporting.plots import plot_frontier
 from autoprune.reporting.results import Result, results_csv, results_in
 from autoprune.running.context import RunContext
-from autoprune.running.finalists import choose
 from autoprune.running.folder import RunFolder
 from autoprune.running.tracking import BestModel, RunOutcome, outcome_of
 from autoprune.searchers.base import SearchProblem
@@ -40,12 +39,27 @@ class Conclusion:
     trials: tuple[Trial, ...]
 
 
-def conclude(run: RunContext, problem: SearchProblem, dense: Score, trials: list[Trial]) -> Conclusion:
-    """Picks the winner and writes the final table, `best.yaml`, the frontier and the mirror's outcome."""
-    best, score = choose(run, problem, trials)
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        trials: every trial, in the order told.
+        score: of the best, on all validation images.
+    """
+
+    problem: SearchProblem
+    trials: list[Trial]
+    best: Trial
+    score: Score
+
+
+def conclude(run: RunContext, dense: Score, found: Found) -> Conclusion:
+    """Writes the final table, `best.yaml`, the frontier and the mirror's outcome."""
+    problem, trials, best = found.problem, found.trials, found.best
     results = results_in(run.history)
     if not results or (results[-1].name, results[-1].number) != ("best", best.number):
-        results = _measure(run, problem, dense, trials, best, score)
+        results = _measure(run, dense, found)
         for result in results:
             run.ledger.write("result", **result.to_json())
     _write_frontier(run, problem, trials, results)
@@ -64,11 +78,9 @@ def _write_frontier(run: RunContext, problem: SearchProblem, trials: list[Trial]
     plot_frontier(trials, best, results, dict(**run.limits), run.folder.frontier)
 
 
-def _measure(
-    run: RunContext, problem: SearchProblem, dense: Score, trials: list[Trial], best: Trial, score: Score
-) -> list[Result]:
+def _measure(run: RunContext, dense: Score, found: Found) -> list[Result]:
     """The rows of the final table; the test images are read here for the first time, when the choice is made."""
-    uniform = _uniform(run, problem, trials)
+    best, uniform = found.best, _uniform(run, found.problem, found.trials)
     chosen = [("uniform", uniform)] if uniform.score else []
     networks = [run.setup.subject.network, *(run.network(trial) for _, trial in [*chosen, ("best", best)])]
     latencies = measure_latency(networks, run.setup.subject.inputs[:1])
@@ -80,7 +92,7 @@ def _measure(
     rows = [Result("dense", None, {}, first, _test(run, "dense", networks[0]), costs, latencies[0], effective)]
     for (name, trial), network, latency in zip([*chosen, ("best", best)], networks[1:], latencies[1:], strict=True):
         if name == "best":
-            validation = score
+            validation = found.score
         else:
             validation = uniform.score if whole and uniform.score else run.evaluator.judge(network, None)
         number = trial.number if trial.number >= 0 else None

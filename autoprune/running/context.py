@@ -36,8 +36,5 @@ class RunContext:
     account: Account
 
     def network(self, trial: Trial) -> nn.Module:
-        """The network of a trial: as it was judged if its weights are kept, else made anew in the same way."""
-        path = self.folder.weights_of(trial.number)
-        if path.is_file():
-            return self.evaluator.restore(path)
-        return self.evaluator.make(trial.candidate).network
+        """The network of a trial, as it was judged."""
+        return self.evaluator.network(trial.candidate)

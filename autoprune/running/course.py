@@ -7,9 +7,10 @@ from collections.abc import Callable
 from autoprune.core.budget import Limits, within
 from autoprune.core.costs import COST_KINDS
 from autoprune.core.ledger import History
-from autoprune.core.trial import Candidate, Trial, ranked
+from autoprune.core.trial import Candidate, Failure, Trial, ranked
 from autoprune.errors import AutopruneError
 from autoprune.running.context import RunContext
+from autoprune.running.jobs import Evaluation
 from autoprune.searchers.base import Searcher, SearchProblem
 
 
@@ -22,13 +23,11 @@ class Course:
 
     Attributes:
         trials: every trial so far, in the order told.
-        running: how many candidates were handed out and have not come back.
     """
 
     def __init__(self, run: RunContext, problem: SearchProblem, searcher: Searcher) -> None:
         self._run, self._problem, self._searcher = run, problem, searcher
         self.trials = replay(run.history, searcher)
-        self.running = 0
         self.advance: Callable[[str], None] = lambda _: None
         over = any(trial.candidate.role == "finalist" for trial in self.trials)
         self._pending = [c for c in run.history.open_candidates() if c.role != "finalist"]
@@ -38,7 +37,7 @@ class Course:
         if self.trials and not over:  # a run that was killed may not have come to it
             self._drop_weights()
 
-    def next(self) -> Candidate | None:
+    def next(self) -> Evaluation | None:
         """The next candidate, written down; None while nothing can be asked before a trial comes back, or at the end.
 
         Raises:
@@ -47,8 +46,7 @@ class Course:
         if self._over:
             return None
         candidate = self._pending.pop(0) if self._pending else self._ask()
-        self.running += candidate is not None
-        return candidate
+        return None if candidate is None else Evaluation(candidate)
 
     def _ask(self) -> Candidate | None:
         for candidate in self._searcher.ask(1):
@@ -59,19 +57,22 @@ class Course:
             return candidate
         return None
 
-    def take(self, trial: Trial) -> None:
+    def take(self, job: Evaluation, trial: Trial) -> None:
         """An outcome: written down, mirrored, and told.
 
         Raises:
             LedgerWriteError: a record could not be written; the run can be resumed.
         """
-        self.running -= 1
         self.trials.append(trial)
         self._run.ledger.told(trial)
         self._run.tracker.told(trial)
         self._searcher.tell(trial)
         self._drop_weights()
         self.advance(self._note())
+
+    def lost(self, job: Evaluation, failure: Failure, seconds: float, worker: str) -> None:
+        """A candidate without an outcome: its trial is a failure."""
+        self.take(job, job.failed(failure, seconds, worker))
 
     def _drop_weights(self) -> None:
         """Deletes the networks of trials that are no longer among the best, and which no candidate will start from."""

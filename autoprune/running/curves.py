@@ -4,41 +4,57 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from autoprune.config import Experiment
 from autoprune.core.costs import CostTable
 from autoprune.core.curve_file import beside, choose_curves, curves_from_json, curves_to_json, of_network
 from autoprune.core.ledger import History, Ledger
 from autoprune.core.sensitivity import SensitivityCurves
-from autoprune.core.trial import Failure, Score, outcome_to_json
+from autoprune.core.trial import Failure
 from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.sweep import Grid, Judged, Level, Record, SweepSettings, sweep, sweep_fingerprint
+from autoprune.evaluation.levels import Grid, Judged, Level, Levels, SweepSettings
+from autoprune.evaluation.sweep import Record, Sweep, sweep_fingerprint
 from autoprune.files import write_whole
 from autoprune.reporting.plots import plot_sensitivity
 from autoprune.running.folder import RunFolder
+from autoprune.running.inline import do_inline
+from autoprune.running.jobs import Bench, Descending, Stages, Step
 from autoprune.running.progress import Display
 from autoprune.running.setup import Setup
 
 
-def measure_curves(
-    setup: Setup,
-    evaluator: Evaluator,
-    display: Display,
-    grid: Grid,
-    done: Mapping[Level, Judged],
-    record: Record,
-) -> SensitivityCurves:
-    """The curves of a sweep over a grid; levels that are done are not judged again.
+@dataclass(frozen=True)
+class Groups:
+    """A sweep as a stage: a job for each group."""
+
+    sweep: Sweep
+
+    def next(self) -> Descending | None:
+        descent = self.sweep.next()
+        return None if descent is None else Descending(descent)
+
+    def take(self, job: Descending, result: Step) -> None:
+        self.sweep.take(job.descent, *result)
+
+    def lost(self, job: Descending, failure: Failure, seconds: float, worker: str) -> None:
+        self.sweep.lost(job.descent, failure)
+
+
+def swept(levels: Levels, display: Display, done: Mapping[Level, Judged], record: Record) -> Stages[SensitivityCurves]:
+    """A sweep as a stage, and its curves; levels that are done are not judged again.
+
+    The dense network, to which all levels are compared, is judged here.
 
     Args:
-        grid: group to the kept widths to judge.
         record: called with each level as it is judged.
+
+    Raises:
+        TaskError: the dense network fails after the recipe.
     """
-    settings = sweep_settings(setup.experiment)
-    total = 1 + sum(len(widths) for widths in grid.values())
+    total = 1 + sum(len(widths) for widths in levels.grid.values())
     with display.stage("sensitivity", total, len(done)) as advance:
 
         def note(group: str, width: int, judged: Judged) -> None:
@@ -48,7 +64,15 @@ def measure_curves(
         def skip(group: str, width: int) -> None:
             advance(f"{group} ends above {width}")
 
-        return sweep(evaluator, grid, settings, done, note, skip)
+        sweep = Sweep(levels, done, note, skip)
+        yield Groups(sweep)
+    return sweep.curves()
+
+
+def measure_curves(setup: Setup, evaluator: Evaluator, display: Display, grid: Grid) -> SensitivityCurves:
+    """The curves of a sweep over a grid (group to the kept widths to judge), by this process and for no run."""
+    bench = Bench(evaluator, grid, sweep_settings(setup.experiment))
+    return do_inline(swept(bench.levels, display, {}, lambda *_: None), bench)
 
 
 def sweep_settings(experiment: Experiment) -> SweepSettings:
@@ -70,19 +94,12 @@ def write_level(ledger: Ledger, group: str, width: int, judged: Judged) -> None:
     Raises:
         LedgerWriteError: it cannot be written.
     """
-    ledger.write("level", group=group, width=width, **outcome_to_json(judged.outcome), work=judged.work)
+    ledger.write("level", group=group, width=width, **judged.to_json())
 
 
 def levels_in(history: History) -> dict[Level, Judged]:
     """The levels that a ledger holds."""
-    return {
-        (record["group"], record["width"]): Judged(_outcome(record), record.get("work"))
-        for record in history.of("level")
-    }
-
-
-def _outcome(record: Mapping[str, Any]) -> Score | Failure:
-    return Score.from_json(record["score"]) if "score" in record else Failure.from_json(record["failure"])
+    return {(record["group"], record["width"]): Judged.from_json(record) for record in history.of("level")}
 
 
 def read_curves(setup: Setup, evaluator: Evaluator, path: Path) -> SensitivityCurves:

@@ -2,57 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from autoprune.core.recipe import Recipe
 from autoprune.core.settings import resolved
-from autoprune.core.trial import Candidate, Score, Setting, Trial, ranked, winners
+from autoprune.core.trial import Candidate, Failure, Score, Setting, Trial, ranked, winners
 from autoprune.core.trial import value as value_of
+from autoprune.errors import AllTrialsFailed
+from autoprune.evaluation.levels import Judged
 from autoprune.running.context import RunContext
+from autoprune.running.jobs import Evaluation, Judgement, Listed, Stages
 from autoprune.searchers.base import SearchProblem
 
 
-def choose(run: RunContext, problem: SearchProblem, trials: list[Trial]) -> tuple[Trial, Score]:
-    """The winner with its score on all validation images; what was found before and written down is not judged again.
+def choose(run: RunContext, problem: SearchProblem, trials: list[Trial]) -> Stages[tuple[Trial, Score]]:
+    """The finalists as a stage, and the winner with its score on all validation images.
 
-    Where finalists have a recipe of their own each becomes a trial, which is added to `trials`.
+    What was found before and written down is not judged again. Where finalists have a recipe of their own each becomes
+    a trial, which is added to `trials`.
+
+    Raises:
+        AllTrialsFailed: none of them could be judged on all images.
     """
     experiment = run.setup.experiment
     chosen = ranked(trials, problem.objective)[: experiment.search.rerank.top]
     recipe = experiment.final_recipe()
     if recipe != problem.recipe:
-        trials += _trials(run, chosen, recipe, trials)
+        trials += yield from _trials(run, chosen, recipe, trials)
         winner = winners(trials, problem.objective)[0]
         if winner.candidate.role == "finalist" and winner.score is not None:
             return winner, winner.score
-    scores = _on_all_images(run, chosen)
+    scores = yield from _on_all_images(run, chosen)
     number = min(scores, key=lambda number: (value_of(scores[number], problem.objective), number))
     return next(trial for trial in chosen if trial.number == number), scores[number]
 
 
-def _trials(run: RunContext, chosen: list[Trial], recipe: Recipe, trials: list[Trial]) -> list[Trial]:
+def _trials(run: RunContext, chosen: list[Trial], recipe: Recipe, trials: list[Trial]) -> Stages[list[Trial]]:
     """Trials of the chosen allocations under another recipe, numbered on from `trials`; those that are not in it."""
     asked = [c for c in run.history.steps() if isinstance(c, Candidate) and c.role == "finalist"]
     told = {trial.number for trial in trials}
     number = 1 + max([*told, *(candidate.number for candidate in asked)])
     found: list[Trial] = []
     with run.display.stage("finalists", len(chosen)) as advance:
-        for trial in chosen:
-            settings = run.setup.experiment.final_settings(trial.candidate.settings)
-            wanted = _finalist(number, trial, recipe, settings)
-            candidate = next((known for known in asked if _is_same(known, wanted)), None)
-            if candidate is None:
-                candidate = wanted
-                asked.append(wanted)
-                number += 1
-                run.ledger.asked(candidate)
-            if candidate.number not in told:
-                found.append(run.evaluator.evaluate(candidate))
-                run.ledger.told(found[-1])
-                run.tracker.told(found[-1])
-                told.add(candidate.number)  # two that differed in what the last recipe says are one now
+
+        def jobs() -> Iterator[Evaluation]:
+            nonlocal number
+            for trial in chosen:
+                settings = run.setup.experiment.final_settings(trial.candidate.settings)
+                wanted = _finalist(number, trial, recipe, settings)
+                candidate = next((known for known in asked if _is_same(known, wanted)), None)
+                if candidate is None:
+                    candidate = wanted
+                    asked.append(wanted)
+                    number += 1
+                    run.ledger.asked(candidate)
+                if candidate.number in told:
+                    advance("")
+                else:
+                    told.add(candidate.number)  # two that differed in what the last recipe says are one now
+                    yield Evaluation(candidate)
+
+        def take(_: Candidate, trial: Trial) -> None:
+            found.append(trial)
+            run.ledger.told(trial)
+            run.tracker.told(trial)
             advance("")
+
+        yield Listed(jobs(), take)
     return found
 
 
@@ -76,16 +93,32 @@ def _is_same(known: Candidate, wanted: Candidate) -> bool:
     )
 
 
-def _on_all_images(run: RunContext, chosen: list[Trial]) -> dict[int, Score]:
-    """Number to score on all validation images; the search's own scores where it used all of them."""
+def _on_all_images(run: RunContext, chosen: list[Trial]) -> Stages[dict[int, Score]]:
+    """Number to score on all validation images; the search's own scores where it used all of them.
+
+    Raises:
+        AllTrialsFailed: none of them could be judged.
+    """
     if run.evaluator.images.judges_all():
         return {trial.number: trial.score for trial in chosen if trial.score}
     done = {record["number"]: Score.from_json(record["score"]) for record in run.history.of("judged")}
-    with run.display.stage("finalists", len(chosen), sum(trial.number in done for trial in chosen)) as advance:
-        for trial in chosen:
-            if trial.number not in done:
-                score = done[trial.number] = run.evaluator.judge(run.network(trial), None)
-                work = score.images * run.evaluator.macs(trial.candidate.allocation)
-                run.ledger.write("judged", number=trial.number, score=score.to_json(), work=work)
-                advance("")
-    return {trial.number: done[trial.number] for trial in chosen}
+    left = [Judgement(trial.candidate) for trial in chosen if trial.number not in done]
+    reason = ""
+    with run.display.stage("finalists", len(chosen), len(chosen) - len(left)) as advance:
+
+        def take(candidate: Candidate, judged: Judged) -> None:
+            nonlocal reason
+            number = candidate.number
+            if isinstance(judged.outcome, Failure):
+                reason = f"{judged.outcome.kind}: {judged.outcome.reason}"
+                run.display.say(f"finalist {number} is left out, as it cannot be judged on all images ({reason})")
+            else:
+                done[number] = judged.outcome
+                run.ledger.write("judged", number=number, score=judged.outcome.to_json(), work=judged.work)
+            advance("")
+
+        yield Listed(left, take)
+    found = {trial.number: done[trial.number] for trial in chosen if trial.number in done}
+    if not found:
+        raise AllTrialsFailed(f"no finalist could be judged on all images ({reason}); see {run.folder.ledger}")
+    return found

@@ -1,4 +1,4 @@
-"""Evaluates candidates one after another in this process."""
+"""Does a run's jobs one after another in this process."""
 
 from __future__ import annotations
 
@@ -6,36 +6,51 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from typing import TypeVar, cast
 
-from autoprune.config.sections import RunSection
-from autoprune.core.trial import Candidate, Failure, Trial
-from autoprune.evaluation.evaluator import Evaluator
-from autoprune.running.course import Course
+from autoprune.core.trial import Failure
+from autoprune.running.jobs import Bench, Job, Stage, Stages
+
+R = TypeVar("R")
+T = TypeVar("T")
 
 
 class _Hung(BaseException):
     """A trial took longer than it may; no code of the user's catches it as an exception of its own."""
 
 
-def evaluate_inline(course: Course, evaluator: Evaluator, settings: RunSection) -> None:
-    """Evaluates until the search ends.
+def do_inline(stages: Stages[T], bench: Bench, timeout: float | None = None) -> T:
+    """Does every job of every stage; what they came to.
 
-    A trial that takes longer than `trial_timeout` is a failure; that it is not tried again here, and that what hangs
+    A job whose result takes longer than `timeout` seconds is lost; that it is not tried again here, and that what hangs
     outside of Python is not ended, only workers do better.
     """
-    while (candidate := course.next()) is not None:
-        course.take(_evaluated(evaluator, candidate, settings.trial_timeout))
+    with closing(stages):
+        while True:
+            try:
+                stage = next(stages)
+            except StopIteration as end:
+                return cast(T, end.value)
+            while (job := stage.next()) is not None:
+                _do(stage, job, bench, timeout)
 
 
-def _evaluated(evaluator: Evaluator, candidate: Candidate, timeout: float | None) -> Trial:
-    start = time.perf_counter()
-    try:
-        with _limited(timeout):
-            return evaluator.evaluate(candidate)
-    except _Hung:
-        failure = Failure("timeout", f"the trial took longer than {timeout:g} s")
-        return Trial(candidate, failure, seconds=time.perf_counter() - start)
+def _do(stage: Stage[Job[R], R], job: Job[R], bench: Bench, timeout: float | None) -> None:
+    results = job.results(bench)
+    while True:
+        start = time.perf_counter()
+        try:
+            with _limited(timeout):
+                result = next(results, None)
+        except _Hung:
+            bench.forget()
+            failure = Failure("timeout", f"the trial took longer than {timeout:g} s")
+            stage.lost(job, failure, time.perf_counter() - start, bench.worker)
+            return
+        if result is None:
+            return
+        stage.take(job, result)
 
 
 @contextmanager

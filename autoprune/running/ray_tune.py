@@ -1,35 +1,36 @@
-"""Evaluates candidates with Ray Tune, on a machine or a cluster; the one file that imports ray.
+"""Does a run's jobs with Ray Tune, on a machine or a cluster; the one file that imports ray.
 
-The run's course is a Tune `Searcher`: what Tune asks for comes from the ledger's side, and what Tune's own records say
-is never read. A worker is a class `Trainable` that keeps its network and data from trial to trial.
+The run is a Tune `Searcher`: what Tune asks for comes from the ledger's side, and what Tune's own records say is never
+read. Each of its "trials" is a job: the levels of a group of the sweep, a candidate, a finalist. A worker is a class
+`Trainable` that keeps its network and data from job to job, and through all stages of the run.
 """
 
 from __future__ import annotations
 
-import json
+import itertools
 import logging
 import math
 import os
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from autoprune.config.sections import RunSection
-from autoprune.core.trial import Candidate, Failure, Trial
-from autoprune.errors import AutopruneError, UserError
-from autoprune.evaluation.images import Judging
-from autoprune.running.course import Course
+from autoprune.errors import UserError
+from autoprune.running.dispatch import Dispatch, Doing
 from autoprune.running.folder import SHARED, RunFolder
+from autoprune.running.jobs import Bench, Stages
 from autoprune.running.setup import Setup
-from autoprune.running.worker import Parcel, evaluate, settle, worker_name
+from autoprune.running.worker import Parcel, ending_after, settle, worker_name
 
 if TYPE_CHECKING:
     from ray.tune import Trainable
+
+T = TypeVar("T")
 
 # Before the first import: no usage statistics; interrupts reach us, not Tune; none of Tune's own logs and records.
 _ENVIRONMENT = {
@@ -45,10 +46,13 @@ _ENVIRONMENT = {
 }
 
 
-def evaluate_on_ray(course: Course, setup: Setup, judging: Judging) -> None:
-    """Evaluates until the search ends, as many trials at once as there are workers.
+def do_on_ray(stages: Stages[T], setup: Setup, bench: Bench) -> T:
+    """Does every job of every stage, as many at once as there are workers; what they came to.
 
     Nothing that Tune logs or records is of use: the run's ledger and display say it.
+
+    Args:
+        bench: that of this process, which workers get a copy of.
 
     Raises:
         UserError: the cluster cannot be reached, has not what the workers need, or does not see the run's folder.
@@ -59,12 +63,13 @@ def evaluate_on_ray(course: Course, setup: Setup, judging: Judging) -> None:
     for name, setting in _ENVIRONMENT.items():
         os.environ.setdefault(name, setting)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(settings.workers)
-    assert judging.weights is not None, "a run keeps its weights"
-    folder = judging.weights.resolve().parent
-    with _connected(settings.ray_address):
+    weights = bench.evaluator.judging.weights
+    assert weights is not None, "a run keeps its weights"
+    folder = weights.resolve().parent
+    with closing(stages), _connected(settings.ray_address):
         _check_resources(settings)
         _check_shared(folder)
-        _tune(course, Parcel.of(setup, judging), settings, RunFolder(folder).ray)
+        return _tune(Dispatch(stages, settings), Parcel.of(setup, bench), settings, RunFolder(folder).ray)
 
 
 @contextmanager
@@ -159,23 +164,24 @@ def _check_shared(folder: Path) -> None:
         )
 
 
-def _tune(course: Course, parcel: Parcel, settings: RunSection, storage: Path) -> None:
+def _tune(dispatch: Dispatch[T], parcel: Parcel, settings: RunSection, storage: Path) -> T:
     from ray import tune
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    asking = _asking(course, settings)
     resources = {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial}
     trainable = tune.with_resources(tune.with_parameters(_worker(), parcel=parcel, settings=settings), resources)
+    count = itertools.count()
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=asking,
+            search_alg=_asking(dispatch),
+            scheduler=_keeping_workers(settings.workers),
             num_samples=-1,
             reuse_actors=True,
-            metric="number",
+            metric="job",
             mode="min",
-            trial_name_creator=lambda trial: str(trial.config["candidate"]["number"]),
-            trial_dirname_creator=lambda trial: str(trial.config["candidate"]["number"]),
+            trial_name_creator=lambda trial: trial.trial_id,
+            trial_dirname_creator=lambda trial: str(next(count)),
         ),
         run_config=tune.RunConfig(
             name="tune",
@@ -189,52 +195,33 @@ def _tune(course: Course, parcel: Parcel, settings: RunSection, storage: Path) -
         tuner.fit()
     finally:
         shutil.rmtree(storage, ignore_errors=True)
-    if asking.fault is not None:
-        raise asking.fault
+    if dispatch.fault is not None:
+        raise dispatch.fault
+    return cast(T, dispatch.value)
 
 
-def _asking(course: Course, settings: RunSection) -> Any:
-    """The course as a Tune searcher."""
+def _asking(dispatch: Dispatch[T]) -> Any:
+    """A run's jobs as a Tune searcher."""
     from ray.tune.search import Searcher
 
     class Asking(Searcher):
-        """Attributes: fault: what ended the search before its time."""
-
         def __init__(self) -> None:
-            super().__init__(metric="number", mode="min")
-            self.fault: Exception | None = None
-            self._running: dict[str, tuple[Candidate, float]] = {}
+            super().__init__(metric="job", mode="min")
 
         def suggest(self, trial_id: str) -> Any:
-            if self.fault is not None:
-                return Searcher.FINISHED if not self._running else None
-            if len(self._running) >= settings.workers:
-                return None
-            try:
-                candidate = course.next()
-            except Exception as fault:  # Tune would wrap it
-                self.fault = fault
-                return self.suggest(trial_id)
-            if candidate is None:
-                return None if self._running else Searcher.FINISHED
-            self._running[trial_id] = candidate, time.monotonic()
-            return {"candidate": candidate.to_json()}
+            job = dispatch.next(trial_id)
+            return Searcher.FINISHED if job is None and dispatch.over else job
+
+        def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+            dispatch.take(trial_id, result)
 
         def on_trial_complete(
             self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
         ) -> None:
-            candidate, begun = self._running.pop(trial_id)
-            try:
-                if result is not None and "broken" in result:
-                    raise AutopruneError(result["broken"])
-                if result is not None and "fault" in result:
-                    raise OSError(*result["fault"])
-                if error or result is None or "trial" not in result:
-                    course.take(_lost(candidate, time.monotonic() - begun, settings))
-                else:
-                    course.take(Trial.from_json(json.loads(result["trial"]), candidate))
-            except Exception as fault:
-                self.fault = self.fault or fault
+            lost = error or result is None
+            if result is not None and not lost:
+                dispatch.take(trial_id, result)
+            dispatch.end(trial_id, lost)
 
         def save(self, checkpoint_path: str) -> None:
             """Nothing: the run's ledger is the truth."""
@@ -249,15 +236,26 @@ def _asking(course: Course, settings: RunSection) -> Any:
     return Asking()
 
 
-def _lost(candidate: Candidate, seconds: float, settings: RunSection) -> Trial:
-    """The trial of a candidate whose workers died, every time."""
-    tries = settings.retries + 1
-    often = "" if tries == 1 else f" {tries} times"
-    if settings.trial_timeout is not None and seconds >= tries * settings.trial_timeout:
-        failure = Failure("timeout", f"the trial took longer than {settings.trial_timeout:g} s{often}")
-    else:
-        failure = Failure("worker_died", f"its worker died{often}; out of memory, or ended by the network's own code?")
-    return Trial(candidate, failure, seconds=seconds, worker="ray")
+def _keeping_workers(workers: int) -> Any:
+    """A Tune scheduler that lets idle workers live.
+
+    Tune ends all but one worker that it has no trial for, so that a round that waits for its last trial, or the end of
+    the sweep, would cost each of them a new start. It has no setting for that, only a number in its controller; a
+    release that keeps it elsewhere merely starts workers anew.
+    """
+    from ray.tune.schedulers import FIFOScheduler
+
+    class Keeping(FIFOScheduler):
+        _told = False
+
+        def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+            controller = getattr(tune_controller, "_tune_controller", tune_controller)
+            cache = getattr(controller, "_actor_cache", None)
+            if cache is not None and not self._told:
+                cache.increase_max(trial.placement_group_factory, workers)
+                self._told = True
+
+    return Keeping()  # type: ignore[no-untyped-call]  # ray leaves it untyped
 
 
 def _worker() -> type[Trainable]:
@@ -265,33 +263,31 @@ def _worker() -> type[Trainable]:
     from ray import tune
 
     class Worker(tune.Trainable):
-        """Evaluates one candidate a trial."""
+        """Does one job a trial, a result of it each step."""
 
         def setup(
             self, config: dict[str, Any], parcel: Parcel | None = None, settings: RunSection | None = None
         ) -> None:
             assert parcel is not None, "Tune passes what was put beside the class"
             assert settings is not None, "Tune passes what was put beside the class"
-            self._settings, self._fault = settings, ""
-            self._candidate = Candidate.from_json(config["candidate"])
+            self._timeout, self._fault = settings.trial_timeout, ""
             try:
-                self._evaluator = parcel.unpack(settle(math.ceil(settings.cpus_per_trial), settings.gpus_per_trial))
+                self._bench = parcel.unpack(settle(math.ceil(settings.cpus_per_trial), settings.gpus_per_trial))
+                self._doing = Doing(self._bench, config)
             except Exception as fault:  # of the user's code or data; Tune would try it again and say nothing
                 self._fault = f"{type(fault).__name__}: {fault}"
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
-            self._candidate = Candidate.from_json(new_config["candidate"])
+            if not self._fault:
+                self._doing = Doing(self._bench, new_config)
             return True
 
         def step(self) -> dict[str, Any]:
-            settings = self._settings
             if self._fault:
-                return {"broken": f"worker {worker_name()} cannot begin ({self._fault})", "number": 0, "done": True}
-            try:
-                trial = evaluate(self._evaluator, self._candidate, settings.retries, settings.trial_timeout)
-            except OSError as fault:
-                return {"fault": [fault.errno, fault.strerror, fault.filename], "number": 0, "done": True}
-            return {"trial": json.dumps(trial.to_json()), "number": trial.number, "done": True}
+                return {"broken": f"worker {worker_name()} cannot begin ({self._fault})", "job": 0, "done": True}
+            with ending_after(self._timeout):
+                said, done = self._doing.step()
+            return {**said, "job": 0, "done": done}
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
             return None

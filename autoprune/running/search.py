@@ -1,4 +1,4 @@
-"""The only loop: ask, write it down, evaluate, write it down, tell."""
+"""The search: ask, write it down, have it evaluated, write it down, tell."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from autoprune.core.trial import Trial, ranked, reasons
 from autoprune.errors import AllTrialsFailed
 from autoprune.running.context import RunContext
 from autoprune.running.course import Course
-from autoprune.running.inline import evaluate_inline
+from autoprune.running.jobs import Stages
 from autoprune.searchers.base import Searcher, SearchProblem
 
 
-def search(run: RunContext, problem: SearchProblem) -> list[Trial]:
-    """Every trial of the run; candidates that were asked but not told run again under their own number.
+def search(run: RunContext, problem: SearchProblem) -> Stages[list[Trial]]:
+    """The search as a stage, and every trial of the run.
+
+    Candidates that were asked but not told run again under their own number.
 
     Raises:
         AllTrialsFailed: no candidate could be scored.
@@ -22,14 +24,8 @@ def search(run: RunContext, problem: SearchProblem) -> list[Trial]:
     course = Course(run, problem, searcher)
     for remark in searcher.remarks:
         run.display.say(remark)
-    settings = run.setup.experiment.run
     with run.display.stage("search", problem.trials, len(course.trials)) as course.advance:
-        if settings.workers:
-            from autoprune.running.ray_tune import evaluate_on_ray
-
-            evaluate_on_ray(course, run.setup, run.evaluator.judging)
-        else:
-            evaluate_inline(course, run.evaluator, settings)
+        yield course
     if not ranked(course.trials, problem.objective):
         raise AllTrialsFailed(f"{searcher.failure or _why(course.trials)}; see {run.folder.ledger}")
     return course.trials

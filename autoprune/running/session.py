@@ -17,15 +17,19 @@ from autoprune.core.settings import extreme_recipes
 from autoprune.core.trial import Score
 from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator, judge_dense
+from autoprune.evaluation.levels import Grid
 from autoprune.reporting.record import read_record
 from autoprune.running.account import Account
 from autoprune.running.background import BackgroundTracker
-from autoprune.running.conclusion import Conclusion, conclude
+from autoprune.running.conclusion import Conclusion, Found, conclude
 from autoprune.running.context import RunContext
-from autoprune.running.curves import levels_in, measure_curves, read_curves, write_curves, write_level
+from autoprune.running.curves import levels_in, read_curves, sweep_settings, swept, write_curves, write_level
 from autoprune.running.description import recorded
 from autoprune.running.dimensions import kept_line
+from autoprune.running.finalists import choose
 from autoprune.running.folder import RunFolder
+from autoprune.running.inline import do_inline
+from autoprune.running.jobs import Bench, Stages
 from autoprune.running.progress import Display
 from autoprune.running.search import search
 from autoprune.running.setup import Setup
@@ -118,10 +122,9 @@ def _run(run: RunContext, command: Sequence[str]) -> Conclusion:
     dense = _dense(run)
     run.tracker.start(describe(read_record(run.folder.path)))
     try:
-        problem = _problem(run, dense, _curves(run))
-        trials = search(run, problem)
+        found = _work(run, dense)
         run.folder.tidy()
-        return conclude(run, problem, dense, trials)
+        return conclude(run, dense, found)
     except BaseException:  # also an interrupt from the keyboard: the mirror should not look as if it still ran
         run.tracker.interrupt()
         raise
@@ -137,19 +140,44 @@ def _dense(run: RunContext) -> Score:
     return score
 
 
-def _curves(run: RunContext) -> tuple[SensitivityCurves | None, int]:
-    """Sensitivity curves and what they cost: from the experiment's file, else by a sweep if the searcher uses any."""
+def _work(run: RunContext, dense: Score) -> Found:
+    """Sweep, search and finalists, done here or by workers."""
     experiment = run.setup.experiment
-    file, spent = experiment.sensitivity.file, 0
+    bench = Bench(run.evaluator, _grid(run), sweep_settings(experiment))
+    stages = _stages(run, dense, bench)
+    if experiment.run.workers and not run.history.of("finished"):
+        from autoprune.running.ray_tune import do_on_ray
+
+        return do_on_ray(stages, run.setup, bench)
+    return do_inline(stages, bench, experiment.run.trial_timeout)
+
+
+def _stages(run: RunContext, dense: Score, bench: Bench) -> Stages[Found]:
+    curves = yield from _curves(run, bench)
+    problem = _problem(run, dense, curves)
+    trials = yield from search(run, problem)
+    best, score = yield from choose(run, problem, trials)
+    return Found(problem, trials, best, score)
+
+
+def _grid(run: RunContext) -> Grid:
+    """The levels of the sweep; none where curves are given, are of no use or cost too much."""
+    experiment = run.setup.experiment
+    if experiment.sensitivity.file is not None or not _uses_curves(experiment):
+        return {}
+    return run.account.grid(run.setup, run.evaluator)
+
+
+def _curves(run: RunContext, bench: Bench) -> Stages[tuple[SensitivityCurves | None, int]]:
+    """Sensitivity curves and what they cost: from the experiment's file, else by a sweep if the searcher uses any."""
+    file, spent = run.setup.experiment.sensitivity.file, 0
     if file is not None:
         curves = read_curves(run.setup, run.evaluator, file)
-    else:
-        grid = run.account.grid(run.setup, run.evaluator) if _uses_curves(experiment) else {}
-        if not grid:
-            return None, 0
-        record = partial(write_level, run.ledger)
-        curves = measure_curves(run.setup, run.evaluator, run.display, grid, levels_in(run.history), record)
+    elif bench.grid:
+        curves = yield from swept(bench.levels, run.display, levels_in(run.history), partial(write_level, run.ledger))
         spent = curves.work or 0
+    else:
+        return None, 0
     write_curves(curves, run.folder)
     return curves, spent
 

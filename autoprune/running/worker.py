@@ -1,11 +1,12 @@
-"""What a worker needs to evaluate trials of a run, and how it does; knows nothing of who sends them."""
+"""What a worker needs to do jobs of a run; knows nothing of who sends them."""
 
 from __future__ import annotations
 
 import faulthandler
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,14 +15,15 @@ from torch import Tensor, nn
 
 from autoprune.config import Experiment
 from autoprune.core.costs import CostTable
-from autoprune.core.trial import Candidate, Failure, Trial
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.images import Judging
+from autoprune.evaluation.levels import Grid, SweepSettings
 from autoprune.evaluation.subject import Subject
 from autoprune.graph.groups import find_groups
 from autoprune.pruning.copying import copy_network
 from autoprune.pruning.masks import Importance
 from autoprune.pruning.pruner import Pruner
+from autoprune.running.jobs import Bench
 from autoprune.running.setup import FROM_PYTHON, Setup, scoring_images, task_of
 from autoprune.tasks.base import Task
 
@@ -35,6 +37,7 @@ class Parcel:
     Attributes:
         experiment: names the task, which each worker builds; one that was passed in from Python travels as `task`.
         judging: with full paths.
+        grid, sweep: the levels of the run's sweep, and how they are judged.
     """
 
     experiment: Experiment
@@ -46,10 +49,12 @@ class Parcel:
     importance: Importance
     scoring: Mapping[str, Any]
     judging: Judging
+    grid: Grid
+    sweep: SweepSettings
 
     @classmethod
-    def of(cls, setup: Setup, judging: Judging) -> Parcel:
-        subject, section = setup.subject, setup.experiment.task
+    def of(cls, setup: Setup, bench: Bench) -> Parcel:
+        subject, section, judging = setup.subject, setup.experiment.task, bench.evaluator.judging
         section = section.model_copy(update={"data": section.data and section.data.resolve()})
         return cls(
             setup.experiment.model_copy(update={"task": section}),
@@ -61,10 +66,12 @@ class Parcel:
             subject.importance,
             subject.scoring,
             replace(judging, weights=judging.weights and judging.weights.resolve()),
+            bench.grid,
+            bench.sweep,
         )
 
-    def unpack(self, device: torch.device) -> Evaluator:
-        """An evaluator of its own."""
+    def unpack(self, device: torch.device) -> Bench:
+        """A bench of its own."""
         network, inputs = copy_network(self.network).to(device).eval(), self.inputs.to(device)
         graph = find_groups(network, inputs)
         structures = self.pruner.structures(network, graph)
@@ -81,7 +88,8 @@ class Parcel:
             images=scoring_images(self.experiment, task, inputs),
             seed=self.judging.seed,
         )
-        return Evaluator(subject, task, self.judging)
+        retries = self.experiment.run.retries
+        return Bench(Evaluator(subject, task, self.judging), self.grid, self.sweep, retries, worker_name())
 
 
 def settle(threads: int, gpus: float) -> torch.device:
@@ -95,22 +103,12 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def evaluate(evaluator: Evaluator, candidate: Candidate, retries: int, timeout: float | None) -> Trial:
-    """The trial of a candidate, tried again where memory ran out: it may have been another process that took it.
-
-    A trial that hangs ends this process after `timeout` seconds, whatever it hangs in; who sent it sees it die.
-
-    Raises:
-        OSError: the network cannot be written, or data cannot be read.
-    """
-    if timeout is not None:
-        faulthandler.dump_traceback_later(timeout, exit=True)
+@contextmanager
+def ending_after(seconds: float | None) -> Iterator[None]:
+    """Ends this process if what is inside takes longer, whatever it hangs in; who sent it sees it die."""
+    if seconds is not None:
+        faulthandler.dump_traceback_later(seconds, exit=True)
     try:
-        trial = evaluator.evaluate(candidate)
-        for _ in range(retries):
-            if not isinstance(trial.outcome, Failure) or trial.outcome.kind != "out_of_memory":
-                break
-            trial = evaluator.evaluate(candidate)
+        yield
     finally:
         faulthandler.cancel_dump_traceback_later()
-    return replace(trial, worker=worker_name())

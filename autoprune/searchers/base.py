@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.budget import Limits, project
+from autoprune.core.budget import Limits
 from autoprune.core.costs import CostTable
-from autoprune.core.projection import repair
+from autoprune.core.projection import Projection
 from autoprune.core.recipe import Recipe
 from autoprune.core.rounds import Rounds
 from autoprune.core.sensitivity import SensitivityCurves
@@ -65,11 +66,16 @@ class SearchProblem:
 
     def project(self, widths: Mapping[str, int]) -> Allocation:
         """The allocation moved inside the space and onto every limit."""
-        return project(widths, self.space, self.costs, self.limits)
+        return self.projection.project(widths)
 
     def repair(self, widths: Mapping[str, int]) -> Allocation:
         """The allocation moved inside the space and under every limit; what they leave is not filled."""
-        return repair(widths, self.space, self.costs, self.limits)
+        return self.projection.repair(widths)
+
+    @cached_property
+    def projection(self) -> Projection:
+        """That inside the space and onto every limit."""
+        return Projection.onto(self.space, self.costs, self.limits)
 
     def candidate(
         self,

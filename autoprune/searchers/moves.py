@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left, bisect_right
 
 import numpy as np
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.budget import Limits, within
+from autoprune.core.costs import Ints, Tally
+from autoprune.core.projection import has_room
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.history import History
 from autoprune.searchers.points import Point, Proposal
@@ -48,35 +49,40 @@ def trade(
     In a trade one group is narrowed by at most `reach` of its levels and another widened by as many as the limits
     then allow, so the other groups keep their widths, apart from what the projection fills.
     """
+    onto = problem.projection
+    widths = onto.vector(allocation)
+    tally = onto.tally(widths)
     for _ in range(pairs):
-        allocation = _traded(problem, allocation, rng, reach)
-    return problem.project(allocation)
+        _swap(problem, widths, tally, rng, reach)
+    return onto.projected(widths)
 
 
-def _traded(problem: SearchProblem, allocation: Allocation, rng: np.random.Generator, reach: float) -> Allocation:
-    bounds, names = problem.space.bounds, problem.space.names
-    givers = [name for name in names if allocation[name] > bounds[name].lowest]
-    if not givers:
-        return allocation
-    giver = givers[int(rng.integers(len(givers)))]
-    takers = [name for name in names if name != giver and allocation[name] < bounds[name].ceiling]
-    narrower = [level for level in bounds[giver].levels() if level < allocation[giver]]
-    furthest = min(len(narrower), max(1, round(reach * len(bounds[giver].levels()))))
-    widths = {**allocation, giver: narrower[-int(rng.integers(1, furthest + 1))]}
-    if takers:
-        taker = takers[int(rng.integers(len(takers)))]
-        wider = [level for level in bounds[taker].levels() if level > widths[taker]]
-        widths[taker] = widest_fitting(problem, widths, taker, wider, problem.limits) or widths[taker]
-    return Allocation(widths)
+def _swap(problem: SearchProblem, widths: Ints, tally: Tally, rng: np.random.Generator, reach: float) -> None:
+    """One trade, in place: `[group]` widths and their costs."""
+    onto = problem.projection
+    givers = np.flatnonzero(widths > onto.lowest)
+    if not len(givers):
+        return
+    giver = int(givers[rng.integers(len(givers))])
+    takers = np.flatnonzero(widths < onto.ceiling)
+    takers = takers[takers != giver]
+    levels = problem.space.bounds[onto.names[giver]].levels()
+    narrower = bisect_left(levels, widths[giver])
+    furthest = min(narrower, max(1, round(reach * len(levels))))
+    by = levels[narrower - int(rng.integers(1, furthest + 1))] - int(widths[giver])
+    widths[giver] += by
+    tally.widen(onto.columns[giver], by)
+    if len(takers):
+        taker = int(takers[rng.integers(len(takers))])
+        by = _most(problem, int(widths[taker]), tally, taker)
+        widths[taker] += by
+        tally.widen(onto.columns[taker], by)
 
 
-def widest_fitting(
-    problem: SearchProblem, widths: Mapping[str, int], group: str, levels: Sequence[int], limits: Limits
-) -> int | None:
-    """The widest of a group's ascending levels that keeps the limits, all others as they are; None if none does."""
-    fits, above = -1, len(levels)
-    while above - fits > 1:
-        middle = (fits + above) // 2
-        inside = within({**widths, group: levels[middle]}, problem.costs, limits)
-        fits, above = (middle, above) if inside else (fits, middle)
-    return levels[fits] if fits >= 0 else None
+def _most(problem: SearchProblem, width: int, tally: Tally, group: int) -> int:
+    """By how much a group can become wider within the limits."""
+    levels = problem.space.bounds[problem.projection.names[group]].levels()
+    wider = levels[bisect_right(levels, width) :]
+    room = problem.projection.room(tally)
+    fitting = bisect_left(wider, True, key=lambda level: not has_room(room, group, level - width))
+    return wider[fitting - 1] - width if fitting else 0

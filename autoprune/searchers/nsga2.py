@@ -38,6 +38,7 @@ from autoprune.searchers.coordinates import Coordinates
 from autoprune.searchers.history import Bars, Estimate, OneByOne
 from autoprune.searchers.knapsack import knapsack_allocation
 from autoprune.searchers.optuna_studies import breed
+from autoprune.searchers.random import drawn_widths
 from autoprune.searchers.surrogate import Floats, Surrogate
 from autoprune.searchers.uniform import uniform_allocation
 
@@ -162,8 +163,7 @@ class Nsga2(OneByOne):
 
 def draw(problem: SearchProblem, rng: np.random.Generator) -> Allocation:
     """An allocation with every width uniform among those allowed, repaired under a random budget."""
-    levels = (problem.space.bounds[name].levels() for name in problem.space.names)
-    widths = dict(zip(problem.space.names, (int(rng.choice(each)) for each in levels), strict=True))
+    widths = drawn_widths(problem, rng)
     return tightened(problem, rng.random()).repair(widths)
 
 

@@ -34,10 +34,8 @@ def _optuna() -> ModuleType:
 def _distributions(names: Sequence[str], choices: Mapping[str, int] | None = None) -> dict[str, Any]:
     """By name; of those in `choices` a category for each of so many values."""
     known, counts = _optuna().distributions, choices or {}
-    return {
-        name: known.CategoricalDistribution(range(counts[name])) if name in counts else known.FloatDistribution(0, 1)
-        for name in names
-    }
+    unit = known.FloatDistribution(0, 1)  # one for all, as Optuna copies deeply whatever it is given
+    return {name: known.CategoricalDistribution(range(counts[name])) if name in counts else unit for name in names}
 
 
 def _seed(rng: np.random.Generator) -> int:

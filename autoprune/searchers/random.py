@@ -20,8 +20,15 @@ DRAWS = 200
 
 def draw(problem: SearchProblem, rng: np.random.Generator) -> Allocation:
     """An allocation with every width uniform among those allowed, projected."""
-    levels = (problem.space.bounds[name].levels() for name in problem.space.names)
-    return problem.project(dict(zip(problem.space.names, (int(rng.choice(each)) for each in levels), strict=True)))
+    return problem.project(drawn_widths(problem, rng))
+
+
+def drawn_widths(problem: SearchProblem, rng: np.random.Generator) -> dict[str, int]:
+    """Every width by itself, uniform among those allowed; not within the limits."""
+    names = problem.space.names
+    levels = [problem.space.bounds[name].levels() for name in names]
+    chosen = rng.integers([len(each) for each in levels]).tolist()
+    return {name: each[i] for name, each, i in zip(names, levels, chosen, strict=True)}
 
 
 def draw_new(history: History, rng: np.random.Generator, settings: bool = False) -> Proposal | None:

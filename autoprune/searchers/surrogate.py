@@ -20,10 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import cholesky, solve_triangular
 
 from autoprune.core.allocation import Allocation
 from autoprune.searchers.base import SearchProblem
@@ -57,6 +59,11 @@ class Points:
     slopes: Floats
     widths: Floats
 
+    @cached_property
+    def different(self) -> Sequence[tuple[Floats, NDArray[np.intp]]]:
+        """Of each group: its different widths, and which of them each allocation has."""
+        return [_different(column) for column in self.widths.T]
+
     def __add__(self, other: Points) -> Points:
         return Points(np.vstack((self.slopes, other.slopes)), np.vstack((self.widths, other.widths)))
 
@@ -78,7 +85,7 @@ class Kernel:
     def between(self, ones: Points, others: Points) -> Floats:
         """`[n, m]` covariances."""
         alike = self.slope * ones.slopes @ others.slopes.T
-        rough = self.rough * roughness(ones.widths, others.widths, self.length) if self.rough else 0.0
+        rough = self.rough * roughness(ones, others, self.length) if self.rough else 0.0
         return np.asarray(alike + rough, dtype=np.float64)
 
     def itself(self, points: Points) -> Floats:
@@ -86,13 +93,24 @@ class Kernel:
         return np.asarray(self.slope * (points.slopes**2).sum(axis=1) + self.rough)
 
 
-def roughness(ones: Floats, others: Floats, length: float) -> Floats:
-    """`[n, m]` Matérn 5/2 correlations of each group's width, their mean over the groups."""
-    total: Floats = np.zeros((len(ones), len(others)))
-    for one, other in zip(ones.T, others.T, strict=True):
-        apart = np.sqrt(5.0) / length * np.abs(one[:, None] - other[None, :])
-        total += (1.0 + apart + apart**2 / 3.0) * np.exp(-apart)
-    return np.asarray(total / ones.shape[1])
+def roughness(ones: Points, others: Points, length: float) -> Floats:
+    """`[n, m]` Matérn 5/2 correlations of each group's width, their mean over the groups.
+
+    A group has few different widths, so what two of them have to do with each other is computed once.
+    """
+    total: Floats = np.zeros((len(ones.widths), len(others.widths)))
+    for (mine, my), (theirs, their) in zip(ones.different, others.different, strict=True):
+        apart = np.sqrt(5.0) / length * np.abs(mine[:, None] - theirs[None, :])
+        alike = (1.0 + apart + apart**2 / 3.0) * np.exp(-apart)
+        total += alike.take(their, axis=1).take(my, axis=0)
+    return np.asarray(total / ones.widths.shape[1])
+
+
+def _different(values: Floats) -> tuple[Floats, NDArray[np.intp]]:
+    """The different ones of some values, and where in these each of them is."""
+    places: dict[float, int] = {}
+    where = [places.setdefault(value, len(places)) for value in values.tolist()]
+    return np.array(list(places)), np.array(where)
 
 
 @dataclass(frozen=True)
@@ -122,11 +140,21 @@ class Posterior:
 
     def expected(self, points: Points) -> Floats:
         """`[n]` means."""
-        return np.asarray(points.slopes @ self.common + self.kernel.between(points, self.points) @ self.weights)
+        return self._expected(points, self.kernel.between(points, self.points))
 
     def unsure(self, points: Points) -> Floats:
         """`[n]` standard deviations."""
+        return self._unsure(points, self.kernel.between(points, self.points))
+
+    def below(self, points: Points, daring: float) -> Floats:
+        """`[n]` values so many standard deviations below the means."""
         cross = self.kernel.between(points, self.points)
+        return self._expected(points, cross) - daring * self._unsure(points, cross)
+
+    def _expected(self, points: Points, cross: Floats) -> Floats:
+        return np.asarray(points.slopes @ self.common + cross @ self.weights)
+
+    def _unsure(self, points: Points, cross: Floats) -> Floats:
         variance = self.kernel.itself(points) - ((cross @ self.precision) * cross).sum(axis=1)
         return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
 
@@ -155,19 +183,34 @@ def fit(points: Points, rises: Floats, errors: Floats, shares: Floats) -> Poster
     left = rises - points.slopes @ common
     variance, slope = max(float(left.var()), _LEAST), max(float(common.mean()), 1e-6)
     alike = points.slopes @ points.slopes.T
-    rough = {length: roughness(points.widths, points.widths, length) for _, length in ROUGHNESS}
+    rough = {length: roughness(points, points, length) for _, length in ROUGHNESS}
     settings = list(product(SPREADS, ROUGHNESS, NOISES))
     noises = np.array([noise * variance for *_, noise in settings])[:, None] + errors
-    covariances = np.array(
-        [(spread * slope) ** 2 * alike + share * variance * rough[length] for spread, (share, length), _ in settings]
-    )
-    covariances += noises[:, :, None] * np.eye(len(left))
-    _, volumes = np.linalg.slogdet(covariances)
-    misfits = np.linalg.solve(covariances, np.broadcast_to(left[:, None], (len(settings), len(left), 1)))[..., 0] @ left
-    best = int(np.argmin(volumes + misfits))
+    unlikely = [
+        _unlikeliness((spread * slope) ** 2 * alike + share * variance * rough[length], noise, left)
+        for (spread, (share, length), _), noise in zip(settings, noises, strict=True)
+    ]
+    best = int(np.argmin(unlikely))
     spread, (share, length), _ = settings[best]
     kernel = Kernel((spread * slope) ** 2, share * variance, length)
     return Posterior.of(kernel, common, points, rises, noises[best])
+
+
+def _unlikeliness(covariance: Floats, noise: Floats, values: Floats) -> float:
+    """Minus twice the logarithm of the likelihood of `[trial]` values, but for a constant.
+
+    Args:
+        covariance: `[trial, trial]`, without the noise, which is added to it.
+        noise: `[trial]` variances.
+    """
+    covariance[np.diag_indices_from(covariance)] += noise
+    try:
+        root = cholesky(covariance, lower=True, check_finite=False)
+    except np.linalg.LinAlgError:  # nearly singular
+        volume, misfit = np.linalg.slogdet(covariance)[1], float(values @ np.linalg.solve(covariance, values))
+        return float(volume) + misfit
+    whitened = solve_triangular(root, values, lower=True, check_finite=False)
+    return float(2.0 * np.log(np.diag(root)).sum() + whitened @ whitened)
 
 
 def removed_over_kept(problem: SearchProblem) -> Features:
@@ -239,8 +282,7 @@ class Surrogate:
             posterior = posterior.believing(points(running))
 
         def bound(wanted: Sequence[Allocation], daring: float) -> Floats:
-            at = points(wanted)
-            return posterior.expected(at) - daring * posterior.unsure(at)
+            return posterior.below(points(wanted), daring)
 
         return bound
 

@@ -36,9 +36,9 @@ def test_a_tally_knows_what_a_step_adds_before_and_after_it_is_taken(table, data
     column = list(table.widths).index(name)
     tally = table.tally(table.vector(widths))
     expected = list(slow_costs(table, {**widths, name: widths[name] + by}).values())
-    assert (tally.spent() + tally.rise(column, by)).tolist() == expected
+    assert (tally.spent + tally.rise(column, by)).tolist() == expected
     tally.widen(column, by)
-    assert tally.spent().tolist() == expected
+    assert tally.spent.tolist() == expected
 
 
 @given(tables(), st.data())

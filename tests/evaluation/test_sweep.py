@@ -19,9 +19,10 @@ from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Failure, Score
 from autoprune.evaluation import building, prefixes
 from autoprune.evaluation.evaluator import Evaluator
+from autoprune.evaluation.levels import DENSE, Descent, Judged, Level, Levels, SweepSettings
 from autoprune.evaluation.prefixes import Prefixes
 from autoprune.evaluation.streams import Stream
-from autoprune.evaluation.sweep import DENSE, Judged, Level, SweepSettings, hopeless, sweep
+from autoprune.evaluation.sweep import sweep
 from autoprune.pruning.patterns import ELEMENT, FILTER, LAYER, Pattern
 from autoprune.tasks.models.cifar_resnet import CifarResNet
 from tests.evaluation.evaluators import evaluator_of
@@ -340,12 +341,22 @@ def test_a_level_that_fails_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     assert recorded["two.0", 6].work is not None
 
 
-def test_hopeless_is_below_the_share_of_the_dense_accuracy() -> None:
-    dense = Score(0.3, 0.8, 10)
-    assert hopeless(Score(9.0, 0.39, 10), dense, 0.5)
-    assert not hopeless(Score(9.0, 0.4, 10), dense, 0.5)
-    assert not hopeless(Score(9.0, 0.0, 10), dense, None)
-    assert not hopeless(Score(9.0, 0.0, 10), Score(0.3, 0.0, 10), 0.5)
+def test_hopeless_is_what_is_below_the_floor() -> None:
+    descent = Descent("two.0", (4, 2), floor=0.4)
+    assert descent.hopeless(Score(9.0, 0.39, 10))
+    assert not descent.hopeless(Score(9.0, 0.4, 10))
+    assert not descent.hopeless(Failure("nan", "loss nan"))
+    assert not Descent("two.0", (4, 2)).hopeless(Score(9.0, 0.0, 10))
+    assert [descent.ends(width, Score(9.0, 0.4, 10)) for width in descent.widths] == [False, True]
+
+
+def test_levels_score_and_cost_the_same_in_any_order() -> None:
+    order = [("two.0", 6), ("two.0", 2), ("three.0", 5), ("three.0", 3)]
+    grid = {"two.0": [2, 6], "three.0": [3, 5]}
+    levels = Levels(evaluator_of(chain()), grid, ALL)
+    forth = [levels.judge(*level) for level in order]
+    assert len(levels.prefixes.cuts) == 2
+    assert [levels.judge(*level) for level in reversed(order)] == forth[::-1]
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, Recipe(reconstruct=16)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -15,6 +16,7 @@ from tests.journeys import OWN, Cli, history_of, judgements
 
 CANDIDATES = ("--trials", "12", "--searcher", "random", "--set", "space.protect=[]")
 ACCIDENTAL = (*OWN, *CANDIDATES, "--task", "tests.accidents:task", "--output", "run")
+VARYING = ("time", "latency_ms")
 TWO = ("--workers", "2", "--cpus-per-trial", "1")
 
 
@@ -50,6 +52,7 @@ def failures(folder: Path) -> list[Failure]:
 
 def test_one_worker_judges_the_same_trials_in_the_same_order(autoprune: Cli, workdir: Path) -> None:
     task = ("--task", "tests.user_tasks:task", "--searcher", "evolution", "--trials", "8")
+    task = (*task, "--set", "evaluation.images=32")
     autoprune.succeed(*OWN, *task, "--output", "here")
     autoprune.succeed(*OWN, *task, "--output", "there", "--workers", "1")
     here, there = history_of(workdir / "here"), history_of(workdir / "there")
@@ -57,13 +60,39 @@ def test_one_worker_judges_the_same_trials_in_the_same_order(autoprune: Cli, wor
     assert {trial.worker for trial in here.trials()} == {"inline"}
     assert {trial.worker for trial in there.trials()}.isdisjoint({"inline", "ray"})
     assert not (workdir / "there" / "ray").exists()
+    for event in ("level", "judged", "result"):
+        assert without_times(here.of(event)) == without_times(there.of(event))
+
+
+def without_times(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """In an order of their own."""
+    kept = [{name: value for name, value in record.items() if name not in VARYING} for record in records]
+    return sorted(kept, key=str)
+
+
+def test_the_rest_of_a_sweep_is_shared_out_and_a_worker_that_dies_in_it_costs_nothing(
+    autoprune: Cli, workdir: Path, cluster: Path
+) -> None:
+    sweeping = (*OWN, "--task", "tests.accidents:task", "--searcher", "knapsack", "--set", "sensitivity.levels=4")
+    autoprune.succeed(*sweeping, "--output", "run")
+    ledger, curves = workdir / "run" / "ledger.jsonl", (workdir / "run" / "sensitivity.json").read_bytes()
+    levels = history_of(workdir / "run").of("level")
+    lines = ledger.read_text().splitlines(keepends=True)
+    ledger.write_text("".join(lines[: 1 + [i for i, line in enumerate(lines) if '"level"' in line][2]]))
+    happen(cluster, "death", 1)
+    autoprune.succeed("search", "--resume", "run", *TWO)
+    assert not list(cluster.iterdir())
+    assert without_times(history_of(workdir / "run").of("level")) == without_times(levels)
+    assert (workdir / "run" / "sensitivity.json").read_bytes() == curves
 
 
 def test_several_workers_judge_at_once_and_what_they_wrote_can_be_applied(autoprune: Cli, workdir: Path) -> None:
-    autoprune.succeed(*ACCIDENTAL, *TWO)
+    finalists = ("--set", "finalists.count=3", "--set", "finalists.finetune={steps: 2, rate: 0.02}")
+    autoprune.succeed(*ACCIDENTAL, *TWO, *finalists)
     trials = history_of(workdir / "run").trials()
-    assert sorted(trial.number for trial in trials) == list(range(12))
-    assert len({trial.worker for trial in trials}) == 2
+    assert sorted(trial.number for trial in trials) == list(range(15))
+    assert [trial.number for trial in trials if trial.candidate.role == "finalist"] == list(range(12, 15))
+    assert len({trial.worker for trial in trials}) == 2, "the search's workers do the finalists, too"
     autoprune.succeed("apply", "run", "--output", "pruned.pt")
 
 

@@ -68,7 +68,7 @@ def test_a_believed_point_changes_no_expectation_and_makes_it_surer_there() -> N
 
 def test_what_makes_losses_rise_is_told_from_them() -> None:
     some, ones, none = points(80), np.ones(4), np.zeros(80)
-    lower = np.linalg.cholesky(roughness(some.widths, some.widths, 0.1) + 1e-9 * np.eye(80))
+    lower = np.linalg.cholesky(roughness(some, some, 0.1) + 1e-9 * np.eye(80))
     rough = fit(some, some.slopes.sum(axis=1) + lower @ RNG.normal(size=80), none, ones)
     assert rough.kernel.rough > 0.2
     assert rough.kernel.length == 0.1
