@@ -29,6 +29,7 @@ class Result:
         latency_ms: median time of one sample's forward pass.
         effective: whether weights were set to zero and the costs leave out what is zero.
         settings: those that were searched along, as they were for it.
+        steps: of training that its weights have had since the dense checkpoint, over all rounds.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Result:
     latency_ms: float
     effective: bool = False
     settings: Mapping[str, Setting] = field(default_factory=dict)
+    steps: int = 0
 
     def to_json(self) -> dict[str, Any]:
         scores = {"validation": self.validation.to_json(), "test": self.test.to_json() if self.test else None}
@@ -66,14 +68,14 @@ def results_csv(results: Sequence[Result]) -> str:
     effective = any(result.effective for result in results)
     headings = [f"effective_{kind}" if effective and kind in EFFECTIVE_KINDS else kind for kind in costs]
     searched = list(results[-1].settings)
-    headings += ["latency_ms", *(f"settings.{name}" for name in searched)]
+    headings += ["latency_ms", "training_steps", *(f"settings.{name}" for name in searched)]
     writer.writerow(["network", "trial", "accuracy", "loss", "test_accuracy", *headings])
     for result in results:
         test = result.test.accuracy if result.test else ""
         number = "" if result.number is None else result.number
         scores = [result.validation.accuracy, result.validation.loss, test]
         settings = [text_of(result.settings.get(name, "")) for name in searched]
-        values = [*scores, *(result.costs[kind] for kind in costs), result.latency_ms, *settings]
+        values = [*scores, *(result.costs[kind] for kind in costs), result.latency_ms, result.steps, *settings]
         writer.writerow([result.name, number, *values])
     return text.getvalue()
 
@@ -94,8 +96,15 @@ def results_cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]
     dense = next(result for result in results if result.name == "dense")
     flops, params = (cost_name(kind, any(result.effective for result in results)) for kind in EFFECTIVE_KINDS)
     headings = ["network", "accuracy", "loss", flops, "of dense", params, "of dense", "latency"]
-    headings += ["test accuracy"] if any(result.test for result in results) else []
     rows = [_cells(result, dense) for result in results]
+    if any(result.test for result in results):
+        headings.append("test accuracy")
+        for result, cells in zip(results, rows, strict=True):
+            cells.append(f"{100 * result.test.accuracy:.2f} %" if result.test else "")
+    if any(result.steps for result in results):
+        headings.append("trained for")
+        for result, cells in zip(results, rows, strict=True):
+            cells.append(f"{result.steps:,} steps")
     if any(result.settings for result in results):
         headings.append("settings")
         for result, cells in zip(results, rows, strict=True):
@@ -111,8 +120,7 @@ def _cells(result: Result, dense: Result) -> list[str]:
     ]
     for kind in EFFECTIVE_KINDS:
         cells += [short(result.costs[kind]), f"{100 * result.costs[kind] / dense.costs[kind]:.2f} %"]
-    cells.append(f"{result.latency_ms:.2f} ms")
-    return cells + ([f"{100 * result.test.accuracy:.2f} %"] if result.test else [])
+    return [*cells, f"{result.latency_ms:.2f} ms"]
 
 
 _NAMES: Mapping[str, str] = {"flops": "FLOPs", "params": "parameters", "size": "bytes"}

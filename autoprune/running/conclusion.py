@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -98,9 +99,19 @@ def _measure(run: RunContext, dense: Score, found: Found) -> list[Result]:
         number = trial.number if trial.number >= 0 else None
         widths = trial.candidate.allocation.to_json()
         test = _test(run, name, network)
-        settings = dict(trial.candidate.settings)
-        rows.append(Result(name, number, widths, validation, test, trial.costs, latency, effective, settings))
+        settings, steps = dict(trial.candidate.settings), _steps(trial, found.trials)
+        rows.append(Result(name, number, widths, validation, test, trial.costs, latency, effective, settings, steps))
     return rows
+
+
+def _steps(trial: Trial, trials: Sequence[Trial]) -> int:
+    """Of training that a trial's weights have had, those of its parents counted in."""
+    recipe = resolved(trial.candidate.recipe, trial.candidate.settings)
+    own = sum(training.steps for training in (recipe.admm, recipe.finetune) if training is not None)
+    parent = trial.candidate.parent
+    if parent is None:
+        return own
+    return own + _steps(next(each for each in trials if each.number == parent), trials)
 
 
 def _uniform(run: RunContext, problem: SearchProblem, trials: list[Trial]) -> Trial:

@@ -35,6 +35,15 @@ def test_the_table_shows_costs_beside_the_dense_network() -> None:
     assert best.split() == "best (trial 3) 85.00 % 0.3000 1 k 50.00 % 300 75.00 % 0.50 ms".split()
 
 
+def test_a_column_says_who_was_trained_where_anybody_was() -> None:
+    text = io.StringIO()
+    Console(file=text, width=160).print(results_table([DENSE, replace(BEST, steps=1500)]))
+    heading, dense, best = text.getvalue().splitlines()
+    assert heading.endswith("trained for")
+    assert dense.split()[-4:] == ["90.00", "%", "0", "steps"]
+    assert best.split()[-3:] == ["ms", "1,500", "steps"]
+
+
 def test_costs_without_zeros_are_labelled_in_table_csv_and_ledger() -> None:
     masked = [replace(DENSE, effective=True), replace(BEST, effective=True)]
     text = io.StringIO()

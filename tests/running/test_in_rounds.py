@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,9 @@ def test_rounds_lead_to_a_network_within_the_budget_and_leave_only_the_best_weig
         assert len(weights) <= 3 + len(finals)  # the parent, the best so far, the one just judged, and finals
     assert left_behind(workdir / "run" / "weights") == sorted(f"{number}.pt" for number in finals)
     assert any(f"best (trial {number})" in out for number in finals)
+    uniform, best = list(csv.DictReader((workdir / "run" / "results.csv").open()))[1:]
+    assert int(uniform["training_steps"]) == 0
+    assert int(best["training_steps"]) == {"netadapt": 3 * 2, "autocompress": 3 * (2 + 2)}[searcher]
 
 
 @pytest.fixture(scope="module")
