@@ -62,23 +62,48 @@ def _results() -> dict[str, Any]:
 
 
 def speed(trials: int, _: str | None) -> dict[str, Any]:
-    """By workers: seconds of the start, of the sweep's levels and of the candidates, and how much faster two are."""
+    """By workers: seconds of the start, of a candidate and of a level of the sweep; how much faster two are."""
     common = (EXPERIMENT, "--searcher", "random", "--trials", trials, "--set", "search.evaluations=null")
     swept = (EXPERIMENT, "--searcher", "knapsack", "--set", "search.evaluations=null")
-    runs = {n: {**_candidates(common, n), "sweep": _sweep(swept, n)} for n in (1, 2)}
-    ratios = {f"ratio_{part}": runs[1][part] / runs[2][part] for part in ("search", "sweep")}
+    runs = {n: {**_candidates(common, n), "level": _level(swept, n)} for n in (1, 2)}
+    ratios = {f"ratio_{part}": runs[1][part] / runs[2][part] for part in ("candidate", "level")}
     return {"trials": trials, **{f"workers_{n}": run for n, run in runs.items()}, **ratios}
 
 
 def _candidates(options: Sequence[Any], workers: int) -> dict[str, float]:
-    """Seconds before the first candidate begins, and from there to the last outcome."""
+    """Seconds before all workers have begun, and from there to when the first has no more to do those a candidate."""
     records = _search(*options, "--workers", workers)
-    told = _of(records, "told")
-    begun = min(record["time"] - record["seconds"] for record in told)
-    return {"start": begun - _of(records, "dense")[0]["time"], "search": told[-1]["time"] - begun}
+    spans = _spans(records)
+    begin, end = _together(spans)
+    done = sum(_inside(span, begin, end) / (span[1] - span[0]) for own in spans.values() for span in own)
+    return {"start": begin - _of(records, "dense")[0]["time"], "candidate": (end - begin) / done}
 
 
-def _sweep(options: Sequence[Any], workers: int) -> float:
+Span = tuple[float, float]
+
+
+def _spans(records: Iterable[dict[str, Any]]) -> dict[str, list[Span]]:
+    """By worker: when each of its candidates began and was told."""
+    spans: dict[str, list[Span]] = {}
+    for record in _of(records, "told"):
+        spans.setdefault(record["worker"], []).append((record["time"] - record["seconds"], record["time"]))
+    return spans
+
+
+def _together(spans: Mapping[str, Sequence[Span]]) -> Span:
+    """From when the last worker has begun until the first is done for good."""
+    return (
+        max(min(start for start, _ in own) for own in spans.values()),
+        min(max(stop for _, stop in own) for own in spans.values()),
+    )
+
+
+def _inside(span: Span, begin: float, end: float) -> float:
+    """How much of a span lies within another."""
+    return max(0.0, min(span[1], end) - max(span[0], begin))
+
+
+def _level(options: Sequence[Any], workers: int) -> float:
     """Seconds a level of the sweep, behind the first of each worker: until then workers start."""
     levels = [record for record in _of(_search(*options, "--workers", workers), "level") if record["group"]]
     return (levels[-1]["time"] - levels[workers]["time"]) / (len(levels) - 1 - workers)
@@ -98,12 +123,9 @@ def busy(trials: int, _: str | None) -> dict[str, Any]:
         *("--task", "experiments.workers.tasks:sleeping", "--budget", "flops=0.6", "--searcher", "random"),
         *("--trials", trials, "--workers", SLEEPERS, "--cpus-per-trial", 0.2),
     )
-    spans: dict[str, list[tuple[float, float]]] = {}
-    for record in _of(records, "told"):
-        spans.setdefault(record["worker"], []).append((record["time"] - record["seconds"], record["time"]))
-    begin = max(min(start for start, _ in own) for own in spans.values())
-    end = min(max(stop for _, stop in own) for own in spans.values())
-    inside = sum(max(0.0, min(stop, end) - max(start, begin)) for own in spans.values() for start, stop in own)
+    spans = _spans(records)
+    begin, end = _together(spans)
+    inside = sum(_inside(span, begin, end) for own in spans.values() for span in own)
     return {
         "trials": trials,
         "workers": len(spans),
@@ -167,10 +189,10 @@ def _tables(results: Mapping[str, Any]) -> list[str]:
 def _speed_line(one: Mapping[str, Any]) -> str:
     first, second = one["workers_1"], one["workers_2"]
     return (
-        f"{one['trials']} candidates: {first['search']:.0f} s with one worker, {second['search']:.0f} s with two, "
-        f"{one['ratio_search']:.2f} times as fast; a level of the sweep {first['sweep']:.2f} s and "
-        f"{second['sweep']:.2f} s, {one['ratio_sweep']:.2f} times. Before: {first['start']:.0f} s and "
-        f"{second['start']:.0f} s."
+        f"Seconds with one worker and with two: a candidate {first['candidate']:.2f} and {second['candidate']:.2f}, "
+        f"{one['ratio_candidate']:.2f} times as fast ({one['trials']} candidates); a level of the sweep "
+        f"{first['level']:.2f} and {second['level']:.2f}, {one['ratio_level']:.2f} times; before that "
+        f"{first['start']:.0f} and {second['start']:.0f} until all workers had begun."
     )
 
 
