@@ -1,6 +1,6 @@
 """What workers gain, and what a trial costs beside its evaluation.
 
-    python experiments/workers/run.py [--only speed|overhead|busy|tune] [--trials N] [--searchers NAME…]
+    python -m experiments.workers.run [--only speed|overhead|busy|tune] [--trials N] [--searchers NAME…]
 
 - speed: ResNet-20 on CIFAR-10, a sweep and 40 random candidates, one worker and two, one thread each;
 - overhead: a network of 60 groups whose trials take next to nothing, 500 of them searched inline by each searcher, and
