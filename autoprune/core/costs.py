@@ -113,7 +113,7 @@ class CostTable:
         fixed, linear, curvature = self._quadratic
         dense = np.array(self._dense, dtype=np.float64)
         most = np.abs(fixed).max() + (2.0 * np.abs(linear) @ dense + np.abs(curvature @ dense) @ dense).max()
-        rows = curvature.reshape(-1, len(self._dense))
+        rows = np.concatenate(curvature)
         return rows.astype(np.float64) if most < _EXACT else rows
 
     def tally(self, widths: Ints) -> Tally:

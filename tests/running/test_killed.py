@@ -33,7 +33,7 @@ ROUNDS = ("--set", "search.rounds={count: 2, probes: 2, finetune: {steps: 5, bat
 ROUNDS = (*SMALL, *ROUNDS, "--set", "search.rounds.admm={steps: 5, batch: 32}")
 COMMANDS = {
     "annealing": SMALL,
-    "evolution": (*SMALL, "--set", "finalists.count=2", "--set", "finalists.finetune={steps: 5, batch: 32}"),
+    "evolution": (*SMALL, "--set", "search.rerank={top: 2, steps: 5, batch: 32}"),
     "tpe": SMALL,
     "netadapt": ROUNDS,
     "autocompress": ROUNDS,

@@ -86,8 +86,11 @@ def test_the_rest_of_a_sweep_is_shared_out_and_a_worker_that_dies_in_it_costs_no
     assert (workdir / "run" / "sensitivity.json").read_bytes() == curves
 
 
-def test_several_workers_judge_at_once_and_what_they_wrote_can_be_applied(autoprune: Cli, workdir: Path) -> None:
-    finalists = ("--set", "finalists.count=3", "--set", "finalists.finetune={steps: 2, rate: 0.02}")
+def test_several_workers_judge_at_once_and_what_they_wrote_can_be_applied(
+    autoprune: Cli, workdir: Path, cluster: Path
+) -> None:
+    happen(cluster, "company", 2)
+    finalists = ("--set", "search.rerank={top: 3, steps: 2, rate: 0.02}")
     autoprune.succeed(*ACCIDENTAL, *TWO, *finalists)
     trials = history_of(workdir / "run").trials()
     assert sorted(trial.number for trial in trials) == list(range(15))
