@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from autoprune.config.sections import RunSection
-from autoprune.errors import UserError
+from autoprune.errors import AutopruneError, UserError
 from autoprune.running.dispatch import Dispatch, Doing
 from autoprune.running.folder import SHARED, RunFolder
 from autoprune.running.jobs import Bench, Stages
@@ -78,6 +78,7 @@ def _connected(address: str | None) -> Iterator[None]:
 
     Raises:
         UserError: there is no cluster at the address.
+        AutopruneError: a Ray of our own does not start.
     """
     import ray
 
@@ -89,7 +90,12 @@ def _connected(address: str | None) -> Iterator[None]:
     try:
         with _signals_kept():
             ray.init(address or "local", include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as fault:
+    except Exception as fault:  # of whatever kind: where it takes too long, ray raises a plain one
+        if address is None:
+            raise AutopruneError(
+                f"Ray did not start ({fault}); go on with --resume when the machine has less to do, "
+                "or without --workers"
+            ) from fault
         raise UserError(
             f"no Ray cluster answers at {address!r} ({fault}); start one with `ray start --head`, or leave out "
             "--ray-address and RAY_ADDRESS"

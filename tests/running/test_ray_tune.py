@@ -161,3 +161,22 @@ def test_a_worker_s_full_disk_stops_the_run_which_can_be_resumed(autoprune: Cli,
 )
 def test_what_can_never_be_had_is_refused(autoprune: Cli, workdir: Path, options: tuple[str, ...], said: str) -> None:
     assert said in autoprune.refused(*ACCIDENTAL, *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (("--ray-address", "head:6379"), 2, "no Ray cluster answers at 'head:6379' (too slow); start one"),
+        ((), 1, "Ray did not start (too slow); go on with --resume"),
+    ],
+)
+def test_a_ray_that_cannot_be_had_is_said_in_one_line(
+    autoprune: Cli, workdir: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], code: int, said: str
+) -> None:
+    def init(*_: Any, **__: Any) -> None:
+        raise Exception("too slow")  # as ray does
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert autoprune.refused(*ACCIDENTAL, *TWO, *options, code=code).startswith(said)
