@@ -17,6 +17,7 @@ _TITLES = {
     "all_groups": "ResNet-20, all groups, half of the FLOPs",
     "resnet56": "ResNet-56, inner groups, half of the FLOPs",
 }
+# Seconds are shown of one study alone: in the others too much else ran beside.
 _COLUMNS = {
     "validation loss": ("loss", 1.0, 4),
     "validation": ("best_validation", 100.0, 2),
@@ -36,23 +37,24 @@ def write_report(lines: Sequence[Line], folder: Path) -> None:
     for study, title in _TITLES.items():
         of = [line for line in lines if line["cell"]["study"] == study]
         if of:
-            parts.append("\n".join((f"**{title}**", "", *_table(of))))
+            columns = _COLUMNS if study == "half" else {name: _COLUMNS[name] for name in _COLUMNS if name != "seconds"}
+            parts.append("\n".join((f"**{title}**", "", *_table(of, columns))))
     text = "\n\n".join(parts)
     (folder / "tables.md").write_text(text + "\n")
     print(text)
     _picture([line for line in lines if line["cell"]["study"] == "half"], folder / "anytime.png")
 
 
-def _table(lines: Sequence[Line]) -> list[str]:
+def _table(lines: Sequence[Line], columns: Mapping[str, tuple[str, float, int]]) -> list[str]:
     """A row for each searcher: means over seeds ± standard deviation, the least mean loss first."""
     searchers = {line["cell"]["searcher"] for line in lines}
     rows = {name: [line for line in lines if line["cell"]["searcher"] == name] for name in searchers}
     order = sorted(rows, key=lambda name: statistics.mean(line["loss"] for line in rows[name]))
-    head = ["| searcher | seeds | " + " | ".join(_COLUMNS) + " |", "| --- |" + " ---: |" * (len(_COLUMNS) + 1)]
+    head = ["| searcher | seeds | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * (len(columns) + 1)]
     return head + [
         f"| {name} | {len(rows[name])} | "
         + " | ".join(
-            _shown([line[key] * scale for line in rows[name]], digits) for key, scale, digits in _COLUMNS.values()
+            _shown([line[key] * scale for line in rows[name]], digits) for key, scale, digits in columns.values()
         )
         + " |"
         for name in order
