@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from autoprune.errors import DataError, TaskError
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.layers import Layer
 from autoprune.graph.trace import mode
+from autoprune.pruning.sums import Sum, adding
 from autoprune.pruning.windows import Weighted, choose_positions, inputs_at, outputs_at, watching, weighted
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,10 @@ def refit(thinned: nn.Module, dense: nn.Module, graph: ChannelGraph, kept: Kept,
 
     In forward order each such convolution (grouped ones group by group) or linear layer gets what maps the thinned
     network's present inputs of it best onto the dense network's outputs of it, those that stay. Inputs come from layers
-    refitted before, so that later ones make good what earlier ones could not. Layers whose inputs are whole, depthwise
-    and transposed convolutions stay as they are, batch norms too.
+    refitted before, so that later ones make good what earlier ones could not. Where its output is added to something
+    else, as a branch is to its shortcut, it is the dense network's sum that is aimed at, so that a branch makes good
+    what its shortcut has lost (see `sums`). Layers whose inputs are whole, depthwise and transposed convolutions stay
+    as they are, batch norms too.
 
     A small ridge, `RIDGE` times the mean diagonal of the inputs' Gram matrix (so that it scales with inputs and
     samples), pulls towards the present weights; what nothing seen determines stays as it is. The bias is free.
@@ -54,8 +57,8 @@ def refit(thinned: nn.Module, dense: nn.Module, graph: ChannelGraph, kept: Kept,
         TaskError: a layer's inputs or outputs are not finite.
 
     Source: He et al. 2017, arXiv:1707.06168, the second of their two steps, with what was pruned before in the inputs
-    as they do for whole models. There without a ridge, and each layer is refitted before the next is pruned; here all
-    channels are chosen before.
+    as they do for whole models, and the aim of a residual branch as in their section on multi-branch networks. There
+    without a ridge, and each layer is refitted before the next is pruned; here all channels are chosen before.
     """
     keep = graph.keep_mask(kept)
     layers = refitted_layers(graph, kept)
@@ -65,7 +68,7 @@ def refit(thinned: nn.Module, dense: nn.Module, graph: ChannelGraph, kept: Kept,
         targets = _dense_outputs(dense, layers, keep, batches)
         for layer in layers:
             wanted = targets.pop(layer.name)
-            if any(wanted):  # an auxiliary head is not called in evaluation mode
+            if any(batch.calls for batch in wanted):  # an auxiliary head is not called in evaluation mode
                 _refit_layer(thinned, layer, wanted, batches)
 
 
@@ -81,28 +84,45 @@ def _is_refitted(layer: Layer, keep: Tensor) -> bool:
     return not bool(keep[layer.incoming].all())
 
 
-Calls = list[Tensor]
-"""For each call of a layer in one forward pass, `[rows, out]` outputs at the chosen positions."""
+@dataclass
+class _Wanted:
+    """What a layer is to give for one batch, at the chosen positions.
+
+    Attributes:
+        calls: for each call of it in the forward pass, `[rows, out]` outputs of the dense network.
+        beside: `[rows, out]` what the dense network adds to the output; None where nothing is, or it is called again.
+    """
+
+    calls: list[Tensor] = field(default_factory=list)
+    beside: Tensor | None = None
 
 
 def _dense_outputs(
     dense: nn.Module, layers: Sequence[Layer], keep: Tensor, batches: Iterable[Batch]
-) -> dict[str, list[Calls]]:
+) -> dict[str, list[_Wanted]]:
     """By layer and batch, what the dense network gives at the output channels that stay."""
     stays = {layer.name: keep[layer.outgoing].nonzero().flatten() for layer in layers}
-    found: dict[str, list[Calls]] = {name: [] for name in stays}
+    found: dict[str, list[_Wanted]] = {name: [] for name in stays}
 
     def take(name: str, call: int, inputs: Tensor, output: Tensor) -> None:
+        found[name][-1].calls.append(staying(name, output, call))
+
+    def note(name: str, addition: Sum) -> None:
+        found[name][-1].beside = staying(name, addition.other, 0)
+
+    def staying(name: str, value: Tensor, call: int) -> Tensor:
         module = weighted(dense, name)
-        chosen = choose_positions(module, output, POSITIONS, name, len(found[name]) - 1, call)
-        outputs = outputs_at(module, output, chosen)
-        found[name][-1].append(outputs[:, stays[name].to(outputs.device)])
+        chosen = choose_positions(module, value, POSITIONS, name, len(found[name]) - 1, call)
+        return outputs_at(module, value, chosen)[:, stays[name].to(value.device)]
 
     for inputs, _ in batches:
-        for calls in found.values():
-            calls.append([])
-        with watching(dense, stays, take):
+        for batch in found.values():
+            batch.append(_Wanted())
+        with watching(dense, stays, take), adding(dense, stays, note):
             dense(inputs)
+        for batch in found.values():
+            if len(batch[-1].calls) > 1:
+                batch[-1].beside = None
     if not all(found.values()):
         raise DataError("there are no samples to reconstruct outputs from; which images shall they be?")
     return found
@@ -112,7 +132,7 @@ class _SeenEnough(BaseException):
     """Ends a forward pass behind the layer watched. Not an Exception: a network may catch those."""
 
 
-def _refit_layer(thinned: nn.Module, layer: Layer, wanted: Sequence[Calls], batches: Iterable[Batch]) -> None:
+def _refit_layer(thinned: nn.Module, layer: Layer, wanted: Sequence[_Wanted], batches: Iterable[Batch]) -> None:
     module = weighted(thinned, layer.name)
     columns = module.weight[0].numel()
     if columns > MOST_INPUTS:
@@ -130,20 +150,33 @@ def _refit_layer(thinned: nn.Module, layer: Layer, wanted: Sequence[Calls], batc
     fit.solve(layer.name)
 
 
-def _see(thinned: nn.Module, name: str, inputs: Tensor, fit: _Fit, wanted: Calls, batch: int) -> None:
+def _see(thinned: nn.Module, name: str, inputs: Tensor, fit: _Fit, wanted: _Wanted, batch: int) -> None:
     """Adds one batch to a layer's normal equations."""
+    windows: list[Tensor] = []
 
     def take(name: str, call: int, layer_inputs: Tensor, output: Tensor) -> None:
         chosen = choose_positions(fit.module, output, POSITIONS, name, batch, call)
-        fit.add(inputs_at(fit.module, layer_inputs, chosen), wanted[call])
-        if call + 1 == len(wanted):
+        windows.append(inputs_at(fit.module, layer_inputs, chosen))
+        if wanted.beside is None and call + 1 == len(wanted.calls):
+            raise _SeenEnough
+
+    lacking: Tensor | float = 0.0
+
+    def note(name: str, addition: Sum) -> None:
+        nonlocal lacking
+        if wanted.beside is not None:
+            chosen = choose_positions(fit.module, addition.other, POSITIONS, name, batch, 0)
+            lost = wanted.beside - outputs_at(fit.module, addition.other, chosen)
+            lacking = torch.where(addition.slope == 0, 0.0, lost / addition.slope)
             raise _SeenEnough
 
     try:
-        with watching(thinned, [name], take):
+        with watching(thinned, [name], take), adding(thinned, [name], note):
             thinned(inputs)
     except _SeenEnough:
         pass
+    for seen, outputs in zip(windows, wanted.calls, strict=True):
+        fit.add(seen, outputs + lacking)
 
 
 @dataclass
