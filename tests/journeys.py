@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,19 @@ def _judgement(trial: Trial) -> tuple[int, dict[str, int], Score | None]:
 
 def history_of(folder: Path) -> History:
     return read_history(folder)
+
+
+def unbroken_runs(folders: pytest.TempPathFactory, options: Callable[[str], Sequence[object]]) -> Callable[[str], Path]:
+    """Gives the folder of an unbroken run by searcher; each is searched once, in a process of its own.
+
+    Args:
+        options: those of the search, by searcher.
+    """
+
+    @cache
+    def run(searcher: str) -> Path:
+        folder = folders.mktemp(searcher) / "run"
+        assert search_in_child(*options(searcher), "--searcher", searcher, "--output", folder) == 0
+        return folder
+
+    return run

@@ -14,7 +14,7 @@ from autoprune.core.ledger import Ledger
 from autoprune.core.trial import Trial
 from autoprune.running.setup import Setup
 from tests import user_tasks
-from tests.journeys import OWN, SEARCH, Cli, history_of, judgements, left_behind, search_in_child
+from tests.journeys import OWN, SEARCH, Cli, history_of, judgements, left_behind, search_in_child, unbroken_runs
 from tests.running.test_resuming import dying
 
 SHORT = ("--task", "tests.user_tasks:faulty", "--set", "search.trials=30")
@@ -53,16 +53,7 @@ def test_rounds_lead_to_a_network_within_the_budget_and_leave_only_the_best_weig
 @pytest.fixture(scope="module")
 def unbroken(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of an unbroken run by searcher."""
-    made: dict[str, Path] = {}
-
-    def run(searcher: str) -> Path:
-        if searcher not in made:
-            folder = tmp_path_factory.mktemp(searcher) / "run"
-            assert search_in_child(*SHORT, "--searcher", searcher, "--output", folder) == 0
-            made[searcher] = folder
-        return made[searcher]
-
-    return run
+    return unbroken_runs(tmp_path_factory, lambda _: SHORT)
 
 
 def test_a_step_of_a_round_can_be_applied_while_its_weights_are_there(

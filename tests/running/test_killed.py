@@ -22,7 +22,7 @@ from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.images import Judging
 from autoprune.reporting.results import results_in
 from autoprune.running.setup import Setup
-from tests.journeys import SEARCH, Cli, has_ended, history_of, judgements, left_behind, search_in_child
+from tests.journeys import SEARCH, Cli, has_ended, history_of, judgements, left_behind, search_in_child, unbroken_runs
 
 pytestmark = pytest.mark.usefixtures("without_latencies")
 
@@ -112,16 +112,7 @@ def killed(command: tuple[str, ...], run: Path, moment: Moment) -> None:
 @pytest.fixture(scope="module")
 def unbroken(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of an unbroken run by searcher."""
-    made: dict[str, Path] = {}
-
-    def run(searcher: str) -> Path:
-        if searcher not in made:
-            folder = tmp_path_factory.mktemp(searcher) / "run"
-            assert search_in_child(*COMMANDS[searcher], "--searcher", searcher, "--output", folder) == 0
-            made[searcher] = folder
-        return made[searcher]
-
-    return run
+    return unbroken_runs(tmp_path_factory, COMMANDS.__getitem__)
 
 
 @pytest.fixture

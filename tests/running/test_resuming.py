@@ -19,7 +19,7 @@ from autoprune.evaluation.evaluator import Evaluator
 from autoprune.reporting.results import results_in
 from autoprune.running import setup
 from autoprune.tasks.models.digits_resnet import digits_resnet
-from tests.journeys import SEARCH, Cli, history_of, judgements, search_in_child
+from tests.journeys import SEARCH, Cli, history_of, judgements, search_in_child, unbroken_runs
 
 
 def dying(event: str, count: int, torn: bool = False) -> Callable[[], None]:
@@ -47,16 +47,7 @@ def dying(event: str, count: int, torn: bool = False) -> Callable[[], None]:
 @pytest.fixture(scope="module")
 def unbroken(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of an unbroken run by searcher."""
-    made: dict[str, Path] = {}
-
-    def run(searcher: str) -> Path:
-        if searcher not in made:
-            folder = tmp_path_factory.mktemp(searcher) / "run"
-            assert search_in_child(*SEARCH, "--searcher", searcher, "--output", folder) == 0
-            made[searcher] = folder
-        return made[searcher]
-
-    return run
+    return unbroken_runs(tmp_path_factory, lambda _: SEARCH)
 
 
 @pytest.mark.parametrize(
