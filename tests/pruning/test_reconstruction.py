@@ -274,3 +274,27 @@ def test_a_branch_makes_good_what_its_shortcut_has_lost(monkeypatch: pytest.Monk
     mended = error()
     monkeypatch.setattr(reconstruction, "adding", lambda *_: contextlib.nullcontext())
     assert mended < 0.8 * error()
+
+
+class _Again(nn.Module):
+    """One residual block, gone through twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 1), nn.Linear(3, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        for _ in range(2):
+            inputs = inputs + self.second(torch.relu(self.first(inputs)))
+        return self.head(inputs.mean((2, 3)))
+
+
+def test_a_branch_that_is_gone_through_twice_is_fitted_to_its_own_outputs_of_both() -> None:
+    network, graph, batches = _made(_Again, (3, 5, 5))
+    thinned = thin(network, graph, {"first": [0, 1, 2, 3, 5, 6]})
+    before = copy.deepcopy(thinned)
+    refit(thinned, network, graph, {"first": [0, 1, 2, 3, 5, 6]}, batches)
+    with torch.no_grad():
+        wanted = network(batches[0][0])
+        errors = [float((each(batches[0][0]) - wanted).square().mean()) for each in (thinned, before)]
+    assert errors[0] < 0.5 * errors[1]
