@@ -9,7 +9,7 @@ import numpy as np
 from autoprune.core.allocation import Allocation
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.evolution import REACH, mutant
-from autoprune.searchers.surrogate import Floats
+from autoprune.searchers.gaussian_process import Floats
 
 ROUNDS = 8
 BROOD = 24

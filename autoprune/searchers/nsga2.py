@@ -35,11 +35,12 @@ from autoprune.core.trial import Trial, value
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.climbing import climb
 from autoprune.searchers.coordinates import Coordinates
+from autoprune.searchers.gaussian_process import Floats
 from autoprune.searchers.history import Bars, Estimate, OneByOne
 from autoprune.searchers.knapsack import knapsack_allocation
 from autoprune.searchers.optuna_studies import breed
 from autoprune.searchers.random import drawn_widths
-from autoprune.searchers.surrogate import Floats, Surrogate
+from autoprune.searchers.surrogate import Surrogate
 from autoprune.searchers.uniform import uniform_allocation
 
 POPULATION = 20

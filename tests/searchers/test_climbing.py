@@ -7,7 +7,7 @@ import numpy as np
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import within
 from autoprune.searchers.climbing import BROOD, ROUNDS, climb
-from autoprune.searchers.surrogate import Floats
+from autoprune.searchers.gaussian_process import Floats
 from autoprune.searchers.uniform import uniform_allocation
 from tests.searchers.landscapes import planted
 

@@ -8,19 +8,10 @@ import pytest
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Score, Stopped, Trial
+from autoprune.searchers.gaussian_process import Floats, Kernel, Points, Posterior, fit, roughness
 from autoprune.searchers.history import History
 from autoprune.searchers.random import draw, draw_new
-from autoprune.searchers.surrogate import (
-    Floats,
-    Kernel,
-    Points,
-    Posterior,
-    Surrogate,
-    degradations,
-    fit,
-    removed_over_kept,
-    roughness,
-)
+from autoprune.searchers.surrogate import Surrogate, degradations, removed_over_kept
 from tests.searchers.landscapes import make_problem, planted, with_curves
 
 RNG = np.random.default_rng(0)
