@@ -107,8 +107,9 @@ class Experiment(Section):
         return {name: value for name, value in settings.items() if not name.startswith(tuple(said))}
 
     def sweep_recipe(self) -> Recipe:
-        """What is done to the levels of the sweep: as to every candidate, but that none is trained."""
-        return replace(self.recipe(), finetune=None)
+        """What is done to the levels of the sweep: as to every candidate, but none is trained, and less refitted."""
+        recipe = self.recipe()
+        return replace(recipe, finetune=None, users_only=bool(recipe.reconstruct))
 
     def most_trials(self) -> int | None:
         """How many candidates may be judged; None where only their cost is limited."""

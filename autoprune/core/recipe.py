@@ -64,10 +64,11 @@ class Recipe:
     Attributes:
         recalibrate: how many training images re-estimate the batch norm; 0 leaves the statistics as they are.
         augment: whether those images are augmented as in training.
-        reconstruct: how many training images, not augmented, refit the layers whose inputs were thinned by least
+        reconstruct: how many training images, not augmented, refit the layers behind what was removed by least
             squares; this takes the place of re-estimation. 0 refits nothing.
         finetune: how it is trained then; None is not at all.
         admm: how its weights are trained towards being pruned; None leaves them as they are.
+        users_only: whether only the layers that lose inputs are refitted, as in a sweep, where one group is thinned.
     """
 
     recalibrate: int = 512
@@ -75,6 +76,7 @@ class Recipe:
     reconstruct: int = 0
     finetune: Finetune | None = None
     admm: AdmmTraining | None = None
+    users_only: bool = False
 
     @property
     def trains(self) -> bool:
@@ -83,7 +85,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Without what is not done and earlier releases did not know, so that their records compare equal."""
-        later = ("reconstruct", "finetune", "admm")
+        later = ("reconstruct", "finetune", "admm", "users_only")
         return {name: setting for name, setting in asdict(self).items() if name not in later or setting}
 
     @classmethod

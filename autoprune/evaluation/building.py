@@ -157,7 +157,7 @@ class Builder:
             raise Diverged("weights are no numbers after training; lower the rate")
 
     def _prepare(self, built: Built, recipe: Recipe) -> None:
-        """Refits what lost inputs, else re-estimates the batch norm; in place.
+        """Refits what is behind lost channels, else re-estimates the batch norm; in place.
 
         Both is worse than refitting alone: refitted layers give the outputs again of the network before, to which its
         own statistics belong, and weights fitted behind one set of statistics do not suit another. (ResNet-20 at half
@@ -166,7 +166,8 @@ class Builder:
         if recipe.reconstruct:
             start = built.subject
             kept = start.structures.kept(start.importance, built.allocation)
-            refit(built.network, start.network, start.graph, kept, self._images.for_recipe(recipe))
+            images = self._images.for_recipe(recipe)
+            refit(built.network, start.network, start.graph, kept, images, users_only=recipe.users_only)
         elif recipe.recalibrate:
             recalibrate(built.network, self._images.for_recipe(recipe))
 

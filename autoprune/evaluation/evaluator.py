@@ -127,27 +127,28 @@ class Evaluator:
 
     def recipe_work(self, allocation: Mapping[str, int], recipe: Recipe) -> int:
         """What the recipe of an allocation costs, in multiply-adds."""
-        refit_macs = self.refit_macs(allocation) if recipe.reconstruct else 0
+        refit_macs = self.refit_macs(allocation, recipe) if recipe.reconstruct else 0
         return recipe_work(self.images.used(recipe), self.macs(allocation), self.macs({}), refit_macs)
 
-    def refit_macs(self, allocation: Mapping[str, int]) -> int:
-        """Multiply-adds of reconstruction for one image.
+    def refit_macs(self, allocation: Mapping[str, int], recipe: Recipe) -> int:
+        """Multiply-adds of a recipe's reconstruction for one image.
 
         The dense network once, and the thinned one up to each layer that is refitted; nothing where none is.
         """
-        subject, refitted = self.subject, self._refitted(allocation)
+        subject, refitted = self.subject, self._refitted(allocation, recipe)
         shares = subject.costs.by_layer("flops", allocation)
         names = [layer.name for layer in subject.graph.layers]
         up_to = dict(zip(names, accumulate(shares.get(name, 0) // 2 for name in names), strict=True))
         return self.macs({}) + sum(up_to[layer.name] for layer in refitted) if refitted else 0
 
-    def count_refitted(self, allocation: Mapping[str, int]) -> int:
-        """How many layers reconstruction refits."""
-        return len(self._refitted(allocation))
+    def count_refitted(self, allocation: Mapping[str, int], recipe: Recipe) -> int:
+        """How many layers a recipe's reconstruction refits."""
+        return len(self._refitted(allocation, recipe))
 
-    def _refitted(self, allocation: Mapping[str, int]) -> list[Layer]:
+    def _refitted(self, allocation: Mapping[str, int], recipe: Recipe) -> list[Layer]:
         subject = self.subject
-        return refitted_layers(subject.graph, subject.structures.kept(subject.importance, allocation))
+        kept = subject.structures.kept(subject.importance, allocation)
+        return refitted_layers(subject.graph, kept, users_only=recipe.users_only)
 
     def macs(self, allocation: Mapping[str, int]) -> int:
         """Multiply-adds of one image's forward pass."""

@@ -50,8 +50,9 @@ class SweepSettings:
     """How the levels of a sweep are judged.
 
     Attributes:
-        recipe: that of the candidates, so that curves say what these will lose. Reconstruction takes about as long as
-            re-estimating the batch norm here: of each level only the layers that use one group are refitted.
+        recipe: that of the candidates, so that curves say what these will lose, but for reconstruction: of each level
+            only the layers that use its group are refitted. That takes about as long as re-estimating the batch norm;
+            all layers behind the group would take as many passes as there are layers.
         images: validation images to judge on.
         stop: a group's levels, widest first, end with the first whose accuracy is below this share of the dense
             network's after the recipe. A narrower one keeps a part of what that one keeps, so no allocation of use

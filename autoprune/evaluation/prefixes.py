@@ -128,7 +128,7 @@ class Prefixes:
 
     def _possible(self) -> bool:
         recipe, subject = self._recipe, self._evaluator.subject
-        if recipe != Recipe(recipe.recalibrate, recipe.augment, recipe.reconstruct):
+        if recipe.trains:
             return False
         if not all(isinstance(batches, Sequence) for batches in self._batches):
             return False

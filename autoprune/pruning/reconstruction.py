@@ -1,4 +1,4 @@
-"""Least squares in place of training: layers whose inputs were thinned learn to give the dense network's outputs."""
+"""Least squares in place of training: layers behind what was removed learn to give the dense network's outputs."""
 
 from __future__ import annotations
 
@@ -29,15 +29,23 @@ MOST_INPUTS = 2**14
 Batch = tuple[Tensor, Tensor]
 
 
-def refit(thinned: nn.Module, dense: nn.Module, graph: ChannelGraph, kept: Kept, batches: Iterable[Batch]) -> None:
-    """Gives every layer whose inputs were thinned the weights, and bias, of least squared error; in place.
+def refit(
+    thinned: nn.Module,
+    dense: nn.Module,
+    graph: ChannelGraph,
+    kept: Kept,
+    batches: Iterable[Batch],
+    *,
+    users_only: bool = False,
+) -> None:
+    """Gives every layer from the first whose inputs were thinned on its weights, and bias, of least squared error.
 
-    In forward order each such convolution (grouped ones group by group) or linear layer gets what maps the thinned
-    network's present inputs of it best onto the dense network's outputs of it, those that stay. Inputs come from layers
-    refitted before, so that later ones make good what earlier ones could not. Where its output is added to something
-    else, as a branch is to its shortcut, it is the dense network's sum that is aimed at, so that a branch makes good
-    what its shortcut has lost (see `sums`). Layers whose inputs are whole, depthwise and transposed convolutions stay
-    as they are, batch norms too.
+    In place. In forward order each such convolution (grouped ones group by group) or linear layer gets what maps the
+    thinned network's present inputs of it best onto the dense network's outputs of it, those that stay. Inputs come
+    from layers refitted before, so that later ones make good what earlier ones could not, also where none of their own
+    was removed. Where its output is added to something else, as a branch is to its shortcut, it is the dense network's
+    sum that is aimed at, so that a branch makes good what its shortcut has lost (see `sums`). Layers before the first
+    thinned one, depthwise and transposed convolutions stay as they are, batch norms too.
 
     A small ridge, `RIDGE` times the mean diagonal of the inputs' Gram matrix (so that it scales with inputs and
     samples), pulls towards the present weights; what nothing seen determines stays as it is. The bias is free.
@@ -51,6 +59,7 @@ def refit(thinned: nn.Module, dense: nn.Module, graph: ChannelGraph, kept: Kept,
         thinned: `thin(dense, graph, kept)`, with the weights it got there.
         graph: of the dense network.
         batches: gone through once for each layer, and once more; always the same.
+        users_only: whether only layers whose own inputs were thinned are refitted; far less to do where one group is.
 
     Raises:
         DataError: there is no batch, or another number of them at another pass.
@@ -58,10 +67,11 @@ def refit(thinned: nn.Module, dense: nn.Module, graph: ChannelGraph, kept: Kept,
 
     Source: He et al. 2017, arXiv:1707.06168, the second of their two steps, with what was pruned before in the inputs
     as they do for whole models, and the aim of a residual branch as in their section on multi-branch networks. There
-    without a ridge, and each layer is refitted before the next is pruned; here all channels are chosen before.
+    without a ridge, only layers that lose inputs are refitted, and each before the next is pruned; here all channels
+    are chosen before.
     """
     keep = graph.keep_mask(kept)
-    layers = refitted_layers(graph, kept)
+    layers = refitted_layers(graph, kept, users_only=users_only)
     if not layers:
         return
     with mode(dense, training=False), mode(thinned, training=False), torch.no_grad():
@@ -72,16 +82,12 @@ def refit(thinned: nn.Module, dense: nn.Module, graph: ChannelGraph, kept: Kept,
                 _refit_layer(thinned, layer, wanted, batches)
 
 
-def refitted_layers(graph: ChannelGraph, kept: Kept) -> list[Layer]:
-    """The layers that lose inputs and are refitted, in forward order."""
+def refitted_layers(graph: ChannelGraph, kept: Kept, *, users_only: bool = False) -> list[Layer]:
+    """The layers that are refitted, in forward order; see `refit`."""
     keep = graph.keep_mask(kept)
-    return [layer for layer in graph.layers if _is_refitted(layer, keep)]
-
-
-def _is_refitted(layer: Layer, keep: Tensor) -> bool:
-    if layer.incoming is None or not layer.produces or layer.kind not in ("convolution", "linear"):
-        return False
-    return not bool(keep[layer.incoming].all())
+    layers = [layer for layer in graph.layers if layer.produces and layer.kind in ("convolution", "linear")]
+    users = [layer for layer in layers if not bool(keep[layer.incoming].all())]
+    return layers[layers.index(users[0]) :] if users and not users_only else users
 
 
 @dataclass

@@ -96,7 +96,7 @@ def _most_work(setup: Setup, evaluator: Evaluator, limits: Limits, recipes: Sequ
         recipes: of which the dearest counts; several where settings of the recipe are searched.
     """
     macs = greatest_macs(setup.subject.costs, limits)
-    dense, count = evaluator.macs({}), evaluator.count_refitted(setup.space.narrowest())
+    dense, count = evaluator.macs({}), evaluator.count_refitted(setup.space.narrowest(), recipes[0])
     refit = dense + (count * macs + 1) // 2
     return max(recipe_work(evaluator.images.used(each), macs, dense, refit) for each in recipes) + images * macs
 

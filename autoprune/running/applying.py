@@ -212,7 +212,7 @@ def _finetuned(setup: Setup, evaluator: Evaluator, built: Built, plan: Mapping[s
         setup.task.train(built.network, TrainingPlan(**plan), [built.held_masks(), hook])
     settings = " ".join(f"{key}={value}" for key, value in plan.items())
     applied = _judged(setup, evaluator, built, f"{origin}, fine-tuned ({settings})")
-    return replace(applied, change="before the fine-tuning")
+    return replace(applied, change="in the search, before the fine-tuning")
 
 
 def _judged(setup: Setup, evaluator: Evaluator, built: Built, origin: str) -> Applied:

@@ -50,7 +50,9 @@ def test_rules_recipe_and_budget_are_values_of_the_core():
 
 @pytest.mark.parametrize(("text", "images"), [("false", 0), ("true", 512), ("0", 0), ("1000", 1000)])
 def test_reconstruction_is_a_number_of_images_or_a_yes_or_no(text, images):
-    assert load_experiment(sets=[f"evaluation.reconstruct={text}"]).recipe() == Recipe(512, True, images)
+    experiment = load_experiment(sets=[f"evaluation.reconstruct={text}"])
+    assert experiment.recipe() == Recipe(512, True, images)
+    assert experiment.sweep_recipe() == Recipe(512, True, images, users_only=images > 0)
 
 
 @pytest.mark.parametrize("text", ["-1", "1.5", "some", "{images: 3}"])

@@ -263,10 +263,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[FlopCounterMode]:
     counter = FlopCounterMode(display=False)
 
     def counting(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
             before = counter.flop_counts["Global"].copy()
             with FlopCounterMode(display=False) as inside:
-                result = function(*args)
+                result = function(*args, **options)
             for operation, flops in inside.flop_counts["Global"].items():
                 counter.flop_counts["Global"][operation] = before.get(operation, 0) + flops
             return result
@@ -283,7 +283,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[FlopCounterMode]:
 
 
 @pytest.mark.parametrize("reuse", [True, False])
-@pytest.mark.parametrize("recipe", [RECIPE, Recipe(0), Recipe(reconstruct=16), Recipe(recalibrate=99)])
+@pytest.mark.parametrize(
+    "recipe", [RECIPE, Recipe(0), Recipe(reconstruct=16), Recipe(reconstruct=16, users_only=True), Recipe(99)]
+)
 def test_the_work_is_what_is_counted(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, reuse: bool) -> None:
     evaluator = evaluator_of(chain())
     with counted(monkeypatch) as counter:

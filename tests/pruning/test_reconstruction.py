@@ -84,6 +84,20 @@ def test_weights_are_those_of_least_squares_from_inputs_already_refitted(
     torch.testing.assert_close(thinned[7].bias, bias, rtol=1e-5, atol=1e-7)
 
 
+def test_layers_behind_that_lost_nothing_are_fitted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconstruction, "RIDGE", 1e-13)
+    dense, graph, batches = _made(_chain, (2, 6, 6))
+    kept = {"0": [0, 2, 3, 5]}
+    thinned = thin(dense, graph, kept)
+    refit(thinned, dense, graph, kept, batches)
+    seen = torch.cat([inputs for inputs, _ in batches])
+    weight, _ = _lstsq(_unfolded(thinned[:4](seen)), _rows(dense[:5](seen)), bias=False)
+    torch.testing.assert_close(thinned[4].weight.flatten(1), weight, rtol=1e-5, atol=1e-7)
+    weight, bias = _lstsq(thinned[:7](seen), dense(seen), bias=True)
+    torch.testing.assert_close(thinned[7].weight, weight, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(thinned[7].bias, bias, rtol=1e-5, atol=1e-7)
+
+
 class Twice(nn.Module):
     """One layer called twice, on other inputs."""
 
@@ -153,14 +167,49 @@ def test_outputs_come_nearer_to_the_dense_networks(name: str) -> None:
     assert not any(module._forward_hooks for network in (dense, thinned) for module in network.modules())
 
 
-def test_layers_whose_inputs_are_whole_and_depthwise_ones_and_norms_stay() -> None:
+@pytest.mark.parametrize("users_only", [True, False])
+def test_layers_before_the_thinned_one_and_depthwise_ones_and_norms_stay(users_only: bool) -> None:
     dense, graph, batches = _made(lambda: mobilenet_v2(False), (3, 8, 8))
     kept = {"0.1.expand.0": [0, 3, 4, 7]}
     thinned = thin(dense, graph, kept)
     before = copy.deepcopy(thinned.state_dict())
-    refit(thinned, dense, graph, kept, batches)
+    refit(thinned, dense, graph, kept, batches, users_only=users_only)
     changed = [name for name, tensor in thinned.state_dict().items() if not torch.equal(tensor, before[name])]
-    assert changed == ["0.1.project.0.weight"]
+    pointwise = [
+        f"{name}.weight"
+        for name, module in thinned.named_modules()
+        if isinstance(module, nn.Conv2d) and module.groups == 1 and module.kernel_size == (1, 1)
+    ]
+    first = pointwise.index("0.1.project.0.weight")
+    assert first > 0
+    behind = pointwise[first + 1 :]
+    assert behind
+    ends = [name for name in before if name not in pointwise and name in changed]
+    assert [name for name in changed if name in pointwise] == [pointwise[first], *([] if users_only else behind)]
+    assert all(isinstance(thinned.get_submodule(name.rpartition(".")[0]), nn.Linear) for name in ends)
+    assert bool(ends) != users_only
+
+
+class _Side(nn.Module):
+    """Two branches that meet at the end; the second has nothing to do with the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thinned, self.user = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.apart, self.other = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.user(self.thinned(x).relu())
+        return torch.cat([one, self.other(self.apart(x).relu())], 1)
+
+
+def test_layers_that_see_nothing_of_the_loss_stay_though_they_come_later() -> None:
+    dense, graph, batches = _made(_Side, (4,))
+    thinned = thin(dense, graph, {"thinned": [0, 2, 5]})
+    refit(thinned, dense, graph, {"thinned": [0, 2, 5]}, batches)
+    assert not torch.allclose(thinned.user.weight, dense.user.weight[:, [0, 2, 5]])
+    for name in ("apart.weight", "apart.bias", "other.weight", "other.bias"):
+        torch.testing.assert_close(thinned.get_parameter(name), dense.get_parameter(name), rtol=1e-12, atol=1e-12)
 
 
 class _Unread:
@@ -274,6 +323,18 @@ def test_a_branch_makes_good_what_its_shortcut_has_lost(monkeypatch: pytest.Monk
     mended = error()
     monkeypatch.setattr(reconstruction, "adding", lambda *_: contextlib.nullcontext())
     assert mended < 0.8 * error()
+
+
+def test_layers_behind_make_good_what_the_users_could_not() -> None:
+    network, graph, batches = _made(_Stream, (3, 6, 6))
+    kept = {"first.0": list(range(4)), "first.1": list(range(4))}
+    errors = []
+    for users_only in (True, False):
+        thinned = thin(network, graph, kept)
+        refit(thinned, network, graph, kept, batches, users_only=users_only)
+        with torch.no_grad():
+            errors.append(float(sum((thinned(inputs) - network(inputs)).square().sum() for inputs, _ in batches)))
+    assert errors[1] < 0.9 * errors[0]
 
 
 class _Again(nn.Module):
