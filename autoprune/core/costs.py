@@ -117,10 +117,10 @@ class CostTable:
         return rows.astype(np.float64) if most < _EXACT else rows
 
     def tally(self, widths: Ints) -> Tally:
-        """What `[group]` widths, at most the dense ones, cost; it knows quickly what a step of one group adds."""
+        """What `[…, group]` widths, at most the dense ones, cost; it knows quickly what a step of one group adds."""
         fixed, linear, curvature = self._quadratic
-        slopes = linear + (self._bends @ widths).astype(np.int64).reshape(linear.shape)
-        return Tally(fixed + (linear + slopes) @ widths // 2, slopes, curvature)
+        slopes = linear + (widths @ self._bends.T).astype(np.int64).reshape(*widths.shape[:-1], *linear.shape)
+        return Tally(fixed + ((linear + slopes) @ widths[..., None])[..., 0] // 2, slopes, curvature)
 
     def costs(self, allocation: Mapping[str, int]) -> dict[str, int]:
         """Every cost of an allocation; groups that it does not name are dense."""
@@ -172,11 +172,11 @@ class CostsAround:
 
 @dataclass
 class Tally:
-    """The costs of a cost table at some widths, kept up to date step by step.
+    """The costs of a cost table at some widths, and how they grow with these.
 
     Attributes:
-        spent: `[cost]` at these widths, in the order of `COST_KINDS`.
-        slopes: `[cost, group]` their derivatives.
+        spent: `[…, cost]` at these widths, in the order of `COST_KINDS`.
+        slopes: `[…, cost, group]` their derivatives.
         curvature: `[cost, group, group]` second derivatives, the same at all widths.
     """
 
@@ -188,14 +188,14 @@ class Tally:
         """`[cost]` added if the group at this index were `by` wider."""
         return by * self.slopes[:, group] + by * by * self.curvature[:, group, group] // 2
 
-    def rises(self, groups: Ints, by: Ints) -> Ints:
-        """`[cost, group]` added if each of the groups at these indices alone were `by` wider."""
-        return by * self.slopes[:, groups] + by * by * self.curvature[:, groups, groups] // 2
+    def __getitem__(self, index: int) -> Tally:
+        """That of one of several."""
+        return Tally(self.spent[index], self.slopes[index], self.curvature)
 
-    def widen(self, group: int, by: int) -> None:
-        """Makes the group at this index `by` wider; narrower, if that is below 0."""
-        self.spent = self.spent + self.rise(group, by)
-        self.slopes = self.slopes + by * self.curvature[:, group]
+    def rises(self, groups: Ints, by: Ints) -> Ints:
+        """`[…, cost, group]` added if each of the groups at these indices alone were `[…, group]` wider."""
+        by = by[..., None, :]
+        return by * self.slopes[..., groups] + by * by * self.curvature[:, groups, groups] // 2
 
 
 def _product_key(term: CostTerm) -> tuple[object, ...]:

@@ -14,13 +14,10 @@ from numpy.typing import NDArray
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Limits, check_feasible
 from autoprune.core.costs import COST_KINDS, CostTable, Ints, Tally
-from autoprune.core.space import SearchSpace
+from autoprune.core.room import Couplings, Room
+from autoprune.core.space import Bounds, SearchSpace
 
-Room = Sequence[tuple[int, Sequence[int], Sequence[int]]]
-"""Of each limited cost: what is left of it, and how it grows with each group's width: linearly, and with its square.
-
-Plain numbers, which for a few at a time are faster than arrays.
-"""
+Bools = NDArray[np.bool_]
 
 
 def project(allocation: Mapping[str, int], space: SearchSpace, costs: CostTable, limits: Limits) -> Allocation:
@@ -52,6 +49,7 @@ class Projection:
     """
 
     names: tuple[str, ...]
+    bounds: tuple[Bounds, ...]
     lowest: Ints
     ceiling: Ints
     step: Ints
@@ -68,11 +66,12 @@ class Projection:
             BudgetInfeasible: even the narrowest allocation is above a limit.
         """
         check_feasible(space, costs, limits)
-        bounds = [space.bounds[name] for name in space.names]
+        bounds = tuple(space.bounds[name] for name in space.names)
         place = {group: column for column, group in enumerate(costs.widths)}
         unlimited = np.iinfo(np.int64).max
         return cls(
             names=space.names,
+            bounds=bounds,
             lowest=np.array([b.lowest for b in bounds], dtype=np.int64),
             ceiling=np.array([b.ceiling for b in bounds], dtype=np.int64),
             step=np.array([b.step for b in bounds], dtype=np.int64),
@@ -93,20 +92,26 @@ class Projection:
         Groups equally far below take their steps in an order drawn from the proposal itself: with the first group
         first, coarse steps would give what is left to the early layers of the network in every proposal.
         """
-        return self.projected(self.vector(allocation))
+        return self.projected(self.vector(allocation)[None])[0]
 
-    def projected(self, widths: Ints) -> Allocation:
-        """The projection of `[group]` widths."""
+    def projected(self, widths: Ints) -> list[Allocation]:
+        """The projections of `[n, group]` widths, each by itself; many at once take less time each."""
         wanted = self._clip(widths)
         start = self.below(wanted)
         tally = self.tally(start)
-        if not self.keeps(tally.spent):
-            start = _furthest(self.lowest, wanted, self)
+        above = ~self.keeps(tally.spent)
+        moved = above | ~self._is_stuck(wanted, start, tally)
+        if moved.any():
+            above = above[:, None]
+            begin, end = np.where(above, self.lowest, wanted), np.where(above, wanted, self.ceiling)
+            start[moved] = _furthest(begin[moved], end[moved], self)
             tally = self.tally(start)
-        elif not self._is_stuck(wanted, start, tally):
-            start = _furthest(wanted, self.ceiling, self)
-            tally = self.tally(start)
-        return Allocation(dict(zip(self.names, _fill_steps(start, wanted, tally, self), strict=True)))
+        free = self.may_step(self.steps(start), tally)
+        filled = [
+            _fill_steps(row, wish, may, tally[i], self)
+            for i, (row, wish, may) in enumerate(zip(start, wanted, free, strict=True))
+        ]
+        return [Allocation(dict(zip(self.names, each, strict=True))) for each in filled]
 
     def repair(self, allocation: Mapping[str, int]) -> Allocation:
         """The allocation moved inside the space and, if it is above a limit, under the limits; nothing is filled.
@@ -115,7 +120,8 @@ class Projection:
         it is, so a repair of the result returns it unchanged.
         """
         wanted = self._clip(self.vector(allocation))
-        return Allocation(dict(zip(self.names, _furthest(self.lowest, wanted, self).tolist(), strict=True)))
+        repaired = _furthest(self.lowest[None], wanted[None], self)[0]
+        return Allocation(dict(zip(self.names, repaired.tolist(), strict=True)))
 
     def vector(self, allocation: Mapping[str, int]) -> Ints:
         """`[group]` widths of an allocation."""
@@ -137,68 +143,64 @@ class Projection:
         return bool((self.step == 1).all())
 
     def steps(self, widths: Ints) -> Ints:
-        """By how much wider the next allowed widths are; 0 at a ceiling."""
+        """`[…, group]` by how much wider the next allowed widths are; 0 at a ceiling."""
         return np.asarray(np.minimum((widths // self.step + 1) * self.step, self.ceiling) - widths)
 
     def tally(self, widths: Ints) -> Tally:
-        vector = self.dense.copy()
-        vector[self.columns] = widths
+        """What `[…, group]` widths cost."""
+        vector = np.broadcast_to(self.dense, (*widths.shape[:-1], len(self.dense))).copy()
+        vector[..., self.columns] = widths
         return self.costs.tally(vector)
 
-    def fits(self, widths: Ints) -> bool:
+    def fits(self, widths: Ints) -> Bools:
+        """`[…]`: whether `[…, group]` widths keep every limit."""
         return self.keeps(self.tally(widths).spent)
 
-    def keeps(self, spent: Ints) -> bool:
-        """Whether `[cost]` keeps every limit."""
-        return bool((spent <= self.limits).all())
+    def keeps(self, spent: Ints) -> Bools:
+        """`[…]`: whether `[…, cost]` keeps every limit."""
+        return np.asarray((spent <= self.limits).all(axis=-1))
 
-    def may_step(self, steps: Ints, tally: Tally) -> NDArray[np.bool_]:
-        """`[group]`: whether the step of this group alone keeps every limit; not where it is 0."""
-        spent = tally.spent[:, None] + tally.rises(self.columns, steps)
-        return np.asarray((spent <= self.limits[:, None]).all(axis=0) & (steps > 0))
+    def may_step(self, steps: Ints, tally: Tally) -> Bools:
+        """`[…, group]`: whether the step of this group alone keeps every limit; not where it is 0."""
+        spent = tally.spent[..., None] + tally.rises(self.columns, steps)
+        return np.asarray((spent <= self.limits[:, None]).all(axis=-2) & (steps > 0))
 
     def room(self, tally: Tally) -> Room:
-        """What the limits leave beside a tally."""
-        columns = self.columns
-        return [
-            (int(self.limits[kind] - tally.spent[kind]), tally.slopes[kind, columns].tolist(), bends)
-            for kind, bends in self._limited
-        ]
+        """What the limits leave beside the tally of one allocation, whose groups have the same indices as here."""
+        return Room.beside(tally, self._couplings, self.limits, self.columns)
 
     @cached_property
-    def _limited(self) -> list[tuple[int, list[int]]]:
-        """The costs that are limited, by index; how each grows with the square of a group's width."""
-        kinds = np.flatnonzero(self.limits < np.iinfo(np.int64).max).tolist()
-        curvature = self.costs.tally(self.dense).curvature
-        return [(kind, (curvature[kind, self.columns, self.columns] // 2).tolist()) for kind in kinds]
+    def _couplings(self) -> Couplings:
+        return Couplings.of(self.costs, self.limits, self.columns)
 
-    def _is_stuck(self, wanted: Ints, below: Ints, tally: Tally) -> bool:
-        """Whether no way at all leads from `wanted` towards the ceilings, so that it need not be halved to be known.
+    def _is_stuck(self, wanted: Ints, below: Ints, tally: Tally) -> Bools:
+        """`[n]`: whether no way leads from `wanted` towards the ceilings, so that it need not be halved to be known.
 
         On the straight line the group whose next step is nearest takes it first. Where that alone is above a limit, so
         is everything that comes later. Groups that are nearly as near count with it, as their order may be rounded.
         """
         steps = self.steps(below)
         free = self.may_step(steps, tally)
-        if not free.any():
-            return True
         far = np.where(steps > 0, (below + steps - wanted) / np.maximum(self.ceiling - wanted, 1), np.inf)
-        return not free[far <= far.min() + 1e-6].any()
+        first = far <= far.min(axis=-1, keepdims=True) + 1e-6
+        return np.asarray(~(free & first).any(axis=-1))
 
 
 def _furthest(begin: Ints, end: Ints, grid: Projection) -> Ints:
-    """The widest widths that fit on the straight line from `begin`, which fits, up to `end`; to half a structure."""
-    if grid.fits(grid.below(end)):
-        return grid.below(end)
+    """`[n, group]` the widest that fit on the lines from `begin`, which fit, up to `end`; to half a structure."""
     way = (end - begin).astype(np.float64)
-    inside, outside, enough = 0.0, 1.0, 0.5 / way.max()
-    while outside - inside > enough:
-        middle = (inside + outside) / 2
-        if grid.fits(grid.below(begin + middle * way)):
-            inside = middle
-        else:
-            outside = middle
-    return grid.below(begin + inside * way)
+    inside = np.where(grid.fits(grid.below(end)), 1.0, 0.0)
+    outside, enough = np.ones(len(way)), 0.5 / np.maximum(way.max(axis=1), 0.5)
+    found = grid.below(np.where(inside[:, None] > 0, end, begin).astype(np.float64))
+    while True:
+        left = np.flatnonzero(outside - inside > enough)
+        if not len(left):
+            return found
+        middle = (inside[left] + outside[left]) / 2
+        widths = grid.below(begin[left] + middle[:, None] * way[left])
+        fits = grid.fits(widths)
+        inside[left[fits]], outside[left[~fits]] = middle[fits], middle[~fits]
+        found[left[fits]] = widths[fits]
 
 
 def _keys(names: Sequence[str], wanted: Ints) -> list[bytes]:
@@ -207,17 +209,18 @@ def _keys(names: Sequence[str], wanted: Ints) -> list[bytes]:
     return [hashlib.blake2b(name.encode(), key=seed, digest_size=8).digest() for name in names]
 
 
-def _fill_steps(start: Ints, wanted: Ints, tally: Tally, grid: Projection) -> list[int]:
+def _fill_steps(start: Ints, wanted: Ints, free: Bools, tally: Tally, grid: Projection) -> list[int]:
     """`start` with single steps added, the group furthest below `wanted` first, until none fits.
 
     A group whose step does not fit is done: steps of others only make it dearer.
 
     Args:
-        tally: at `start`; it goes along.
+        free: `[group]` whether its step fits at `start`.
+        tally: at `start`.
     """
     widths: list[int] = start.tolist()
     target, step, ceiling = wanted.tolist(), grid.step.tolist(), grid.ceiling.tolist()
-    left = np.flatnonzero(grid.may_step(grid.steps(start), tally)).tolist()
+    left = np.flatnonzero(free).tolist()
     if not left:
         return widths
     keys = _keys([grid.names[i] for i in left], wanted)
@@ -227,20 +230,11 @@ def _fill_steps(start: Ints, wanted: Ints, tally: Tally, grid: Projection) -> li
     while waiting:
         _, key, i = heapq.heappop(waiting)
         by = _step_up(widths[i], step[i], ceiling[i]) - widths[i]
-        if by and has_room(room, i, by):
+        if by and room.holds(i, by):
             widths[i] += by
-            tally.widen(grid.columns[i], by)
-            room = grid.room(tally)
+            room.widen(i, by)
             heapq.heappush(waiting, (_fullness(widths[i], target[i]), key, i))
     return widths
-
-
-def has_room(room: Room, group: int, by: int) -> bool:
-    """Whether the group at this index may become so much wider within the limits."""
-    for left, slopes, bends in room:  # noqa: SIM110 - a generator takes twice as long, and there are many calls
-        if by * (slopes[group] + by * bends[group]) > left:
-            return False
-    return True
 
 
 def _fullness(width: int, target: int) -> float:

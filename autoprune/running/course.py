@@ -11,6 +11,7 @@ from autoprune.core.trial import Candidate, Failure, Trial, ranked
 from autoprune.errors import AutopruneError
 from autoprune.running.context import RunContext
 from autoprune.running.jobs import Evaluation
+from autoprune.running.threads import OneThread
 from autoprune.searchers.base import Searcher, SearchProblem
 
 
@@ -27,6 +28,7 @@ class Course:
 
     def __init__(self, run: RunContext, problem: SearchProblem, searcher: Searcher) -> None:
         self._run, self._problem, self._searcher = run, problem, searcher
+        self._asking = OneThread(searcher)
         self.trials = replay(run.history, searcher)
         self.advance: Callable[[str], None] = lambda _: None
         over = any(trial.candidate.role == "finalist" for trial in self.trials)
@@ -49,7 +51,7 @@ class Course:
         return None if candidate is None else Evaluation(candidate)
 
     def _ask(self) -> Candidate | None:
-        for candidate in self._searcher.ask(1):
+        for candidate in self._asking.ask():
             limits = self._run.limits if candidate.role == "final" else _limits_of(candidate)
             if not within(candidate.allocation, self._run.setup.subject.costs, limits):
                 raise AutopruneError(f"the searcher proposed {candidate.allocation}, which is above the budget")
@@ -103,7 +105,7 @@ def replay(history: History, searcher: Searcher) -> list[Trial]:
     Raises:
         ReplayError: the searcher now proposes something else (another release wrote the ledger, say).
     """
-    trials = []
+    trials, asking = [], OneThread(searcher)
     for step in history.steps():
         if isinstance(step, Trial):
             trials.append(step)
@@ -112,7 +114,7 @@ def replay(history: History, searcher: Searcher) -> list[Trial]:
         if isinstance(step, Trial):
             searcher.tell(step)
             continue
-        again = searcher.ask(1)
+        again = asking.ask()
         if [(candidate.number, candidate.key) for candidate in again] != [(step.number, step.key)]:
             found = again[0].allocation if again else "nothing"
             raise ReplayError(

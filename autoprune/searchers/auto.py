@@ -30,7 +30,7 @@ from autoprune.searchers.climbing import DARING, climb
 from autoprune.searchers.evolution import is_retuned, retuned
 from autoprune.searchers.opened import Opened
 from autoprune.searchers.points import Point, Proposal, Settings
-from autoprune.searchers.random import draw
+from autoprune.searchers.random import draws
 from autoprune.searchers.surrogate import Surrogate
 
 ELSEWHERE = 3
@@ -71,8 +71,8 @@ class Auto(Opened):
                 return found
         bound, parent = self._surrogate.fitted(), best.candidate.allocation
         if bound is not None and history.number % ELSEWHERE == 0:
-            draws = [draw(problem, rng) for _ in range(DRAWS)]
-            parent = draws[int(np.argmin(np.round(bound(draws, DARING), 9)))]
+            drawn = draws(problem, rng, DRAWS)
+            parent = drawn[int(np.argmin(np.round(bound(drawn, DARING), 9)))]
         settings = best.candidate.settings
         return history.first_new(Point(each, settings) for each in climb(problem, parent, bound, rng))
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.evolution import REACH, mutant
+from autoprune.searchers.evolution import REACH, mutants
 from autoprune.searchers.gaussian_process import Floats
 
 ROUNDS = 8
@@ -31,7 +31,7 @@ def climb(
     found: dict[Allocation, float] = {}
     for _ in range(ROUNDS):
         reach = float(np.exp(rng.uniform(*np.log(REACH[::2]))))
-        brood = list(dict.fromkeys(mutant(problem, parent, rng, reach) for _ in range(BROOD)))
+        brood = list(dict.fromkeys(mutants(problem, parent, rng, reach, BROOD)))
         bounds = np.zeros(len(brood)) if bound is None else bound(brood, DARING)
         # Rounded, so that a resumed run on another machine finds the same.
         found.update(zip(brood, np.round(bounds, 9).tolist(), strict=True))

@@ -24,7 +24,7 @@ import numpy as np
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Trial
 from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.moves import trade
+from autoprune.searchers.moves import trades
 from autoprune.searchers.opened import Opened
 from autoprune.searchers.points import Point, move_settings
 
@@ -41,10 +41,12 @@ _GROW, _SHRINK = 1.6, 0.89  # one success makes up for four failures
 _DRAWS = 50
 
 
-def mutant(problem: SearchProblem, parent: Allocation, rng: np.random.Generator, reach: float) -> Allocation:
-    """The parent after one to `PAIRS` trades, few more often than many."""
-    pairs = int(rng.integers(1, PAIRS + 1, size=2).min())
-    return trade(problem, parent, rng, reach, pairs)
+def mutants(
+    problem: SearchProblem, parent: Allocation, rng: np.random.Generator, reach: float, count: int
+) -> list[Allocation]:
+    """The parent after one to `PAIRS` trades, few more often than many; so many times."""
+    pairs = (int(rng.integers(1, PAIRS + 1, size=2).min()) for _ in range(count))
+    return trades(problem, parent, rng, reach, pairs)
 
 
 def is_retuned(problem: SearchProblem, rng: np.random.Generator) -> bool:
@@ -84,4 +86,5 @@ class Evolution(Opened):
         return history.first_new(self._mutant(best.candidate, rng) for _ in range(_DRAWS))
 
     def _mutant(self, parent: Candidate, rng: np.random.Generator) -> Point:
-        return Point(mutant(self._history.problem, parent.allocation, rng, self._reach), parent.settings)
+        (found,) = mutants(self._history.problem, parent.allocation, rng, self._reach, 1)
+        return Point(found, parent.settings)

@@ -18,14 +18,14 @@ How large either part is, how rough, and how much noise is left follow from the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import cho_solve, cholesky, solve_triangular
 
 Floats = NDArray[np.float64]
 SPREADS = (0.3, 1.0)
@@ -96,6 +96,36 @@ def roughness(ones: Points, others: Points, length: float) -> Floats:
     return np.asarray(total / ones.widths.shape[1])
 
 
+class Roughness:
+    """The correlations of trials with each other under each length scale of `ROUGHNESS`.
+
+    Those of the trials last asked for are kept, so that of most trials nothing is computed again when one is added.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, int] = {}
+        self._between: dict[float, Floats] = {}
+
+    def of(self, points: Points) -> Mapping[float, Floats]:
+        """`[n, n]` by length scale."""
+        keys = [row.tobytes() for row in points.widths]
+        new = np.array([place for place, key in enumerate(keys) if key not in self._known], dtype=np.intp)
+        old = np.array([place for place, key in enumerate(keys) if key in self._known], dtype=np.intp)
+        before = np.array([self._known[keys[place]] for place in old], dtype=np.intp)
+        fresh = Points(points.slopes[new], points.widths[new])
+        found = {}
+        for length in dict.fromkeys(length for _, length in ROUGHNESS):
+            between = np.empty((len(keys), len(keys)))
+            if len(old):
+                between[np.ix_(old, old)] = self._between[length][np.ix_(before, before)]
+            if len(new):
+                between[new] = roughness(fresh, points, length)
+                between[:, new] = between[new].T
+            found[length] = between
+        self._known, self._between = {key: place for place, key in enumerate(keys)}, found
+        return found
+
+
 def _different(values: Floats) -> tuple[Floats, NDArray[np.intp]]:
     """The different ones of some values, and where in these each of them is."""
     places: dict[float, int] = {}
@@ -111,7 +141,7 @@ class Posterior:
         common: `[group]` slopes before any trial.
         points: the trials.
         weights: `[trial]`.
-        precision: `[trial, trial]` inverse covariance of the trials.
+        root: `[trial, trial]` lower Cholesky factor of the covariance of the trials.
         noise: `[trial]` variances.
     """
 
@@ -119,14 +149,15 @@ class Posterior:
     common: Floats
     points: Points
     weights: Floats
-    precision: Floats
+    root: Floats
     noise: Floats
 
     @classmethod
     def of(cls, kernel: Kernel, common: Floats, points: Points, values: Floats, noise: Floats) -> Posterior:
         """After trials with these values: `[trial]`, as are their variances of noise."""
-        precision = np.linalg.inv(kernel.between(points, points) + np.diag(noise)).astype(np.float64)
-        return cls(kernel, common, points, precision @ (values - points.slopes @ common), precision, noise)
+        root = _root(kernel.between(points, points) + np.diag(noise))
+        weights = cho_solve((root, True), values - points.slopes @ common)
+        return cls(kernel, common, points, weights, root, noise)
 
     def expected(self, points: Points) -> Floats:
         """`[n]` means."""
@@ -145,8 +176,8 @@ class Posterior:
         return np.asarray(points.slopes @ self.common + cross @ self.weights)
 
     def _unsure(self, points: Points, cross: Floats) -> Floats:
-        variance = self.kernel.itself(points) - ((cross @ self.precision) * cross).sum(axis=1)
-        return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
+        whitened = solve_triangular(self.root, cross.T, lower=True, check_finite=False)
+        return np.asarray(np.sqrt(np.maximum(self.kernel.itself(points) - (whitened**2).sum(axis=0), 0.0)))
 
     def believing(self, points: Points) -> Posterior:
         """As if trials at these points had come out as expected, so that it is less unsure around them.
@@ -160,40 +191,53 @@ class Posterior:
         return Posterior.of(self.kernel, self.common, self.points + points, values, noise)
 
 
-def fit(points: Points, rises: Floats, errors: Floats, shares: Floats) -> Posterior:
+def _root(covariance: Floats) -> Floats:
+    """Its lower Cholesky factor, after more noise where it is nearly singular."""
+    scale = float(covariance.diagonal().mean())
+    for more in (0.0, 1e-12, 1e-10, 1e-8):
+        try:
+            return np.asarray(cholesky(covariance + more * scale * np.eye(len(covariance)), lower=True))
+        except np.linalg.LinAlgError:
+            pass
+    return np.asarray(cholesky(covariance + 1e-6 * scale * np.eye(len(covariance)), lower=True))
+
+
+def fit(points: Points, rises: Floats, errors: Floats, shares: Floats, rough: Roughness | None = None) -> Posterior:
     """The posterior under the kernel and the noise of greatest likelihood.
 
     Args:
         rises: `[trial]` differences in log loss to the reference.
         errors: `[trial]` variances that are known beforehand.
         shares: `[group]` what the common slope is multiplied by in each group, before any trial.
+        rough: what is known from earlier fits.
     """
     along = points.slopes @ shares
     common = max(0.0, float(along @ rises) / max(float(along @ along), _LEAST)) * shares
     left = rises - points.slopes @ common
     variance, slope = max(float(left.var()), _LEAST), max(float(common.mean()), 1e-6)
     alike = points.slopes @ points.slopes.T
-    rough = {length: roughness(points, points, length) for _, length in ROUGHNESS}
+    likeness = (rough or Roughness()).of(points)
     settings = list(product(SPREADS, ROUGHNESS, NOISES))
     noises = np.array([noise * variance for *_, noise in settings])[:, None] + errors
-    unlikely = [
-        _unlikeliness((spread * slope) ** 2 * alike + share * variance * rough[length], noise, left)
-        for (spread, (share, length), _), noise in zip(settings, noises, strict=True)
-    ]
+    unlikely: list[float] = []
+    for spread, (share, length) in product(SPREADS, ROUGHNESS):
+        covariance = (spread * slope) ** 2 * alike + share * variance * likeness[length]
+        sure = covariance.diagonal().copy()
+        for noise in noises[len(unlikely) : len(unlikely) + len(NOISES)]:
+            np.fill_diagonal(covariance, sure + noise)
+            unlikely.append(_unlikeliness(covariance, left))
     best = int(np.argmin(unlikely))
     spread, (share, length), _ = settings[best]
     kernel = Kernel((spread * slope) ** 2, share * variance, length)
     return Posterior.of(kernel, common, points, rises, noises[best])
 
 
-def _unlikeliness(covariance: Floats, noise: Floats, values: Floats) -> float:
+def _unlikeliness(covariance: Floats, values: Floats) -> float:
     """Minus twice the logarithm of the likelihood of `[trial]` values, but for a constant.
 
     Args:
-        covariance: `[trial, trial]`, without the noise, which is added to it.
-        noise: `[trial]` variances.
+        covariance: `[trial, trial]`, with the noise.
     """
-    covariance[np.diag_indices_from(covariance)] += noise
     try:
         root = cholesky(covariance, lower=True, check_finite=False)
     except np.linalg.LinAlgError:  # nearly singular

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.costs import Ints, Tally
-from autoprune.core.projection import has_room
+from autoprune.core.room import Room
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.history import History
 from autoprune.searchers.points import Point, Proposal
@@ -49,40 +49,51 @@ def trade(
     In a trade one group is narrowed by at most `reach` of its levels and another widened by as many as the limits
     then allow, so the other groups keep their widths, apart from what the projection fills.
     """
+    return trades(problem, allocation, rng, reach, [pairs])[0]
+
+
+def trades(
+    problem: SearchProblem, allocation: Allocation, rng: np.random.Generator, reach: float, pairs: Iterable[int]
+) -> list[Allocation]:
+    """Several of the kind, with so many trades each, in less time than one by one."""
     onto = problem.projection
     widths = onto.vector(allocation)
-    tally = onto.tally(widths)
+    room = onto.room(onto.tally(widths))
+    return onto.projected(np.array([_swapped(problem, widths.tolist(), room.copy(), rng, reach, n) for n in pairs]))
+
+
+def _swapped(
+    problem: SearchProblem, widths: list[int], room: Room, rng: np.random.Generator, reach: float, pairs: int
+) -> list[int]:
+    """`[group]` widths after some trades; what was given is changed."""
     for _ in range(pairs):
-        _swap(problem, widths, tally, rng, reach)
-    return onto.projected(widths)
+        _swap(problem, widths, room, rng, reach)
+    return widths
 
 
-def _swap(problem: SearchProblem, widths: Ints, tally: Tally, rng: np.random.Generator, reach: float) -> None:
-    """One trade, in place: `[group]` widths and their costs."""
-    onto = problem.projection
-    givers = np.flatnonzero(widths > onto.lowest)
-    if not len(givers):
+def _swap(problem: SearchProblem, widths: list[int], room: Room, rng: np.random.Generator, reach: float) -> None:
+    """One trade, in place: `[group]` widths and what they leave."""
+    bounds = problem.projection.bounds
+    givers = [group for group, each in enumerate(bounds) if widths[group] > each.lowest]
+    if not givers:
         return
-    giver = int(givers[rng.integers(len(givers))])
-    takers = np.flatnonzero(widths < onto.ceiling)
-    takers = takers[takers != giver]
-    levels = problem.space.bounds[onto.names[giver]].levels()
+    giver = givers[int(rng.integers(len(givers)))]
+    takers = [group for group, each in enumerate(bounds) if widths[group] < each.ceiling and group != giver]
+    levels = bounds[giver].levels()
     narrower = bisect_left(levels, widths[giver])
     furthest = min(narrower, max(1, round(reach * len(levels))))
-    by = levels[narrower - int(rng.integers(1, furthest + 1))] - int(widths[giver])
+    by = levels[narrower - int(rng.integers(1, furthest + 1))] - widths[giver]
     widths[giver] += by
-    tally.widen(onto.columns[giver], by)
-    if len(takers):
-        taker = int(takers[rng.integers(len(takers))])
-        by = _most(problem, int(widths[taker]), tally, taker)
+    room.widen(giver, by)
+    if takers:
+        taker = takers[int(rng.integers(len(takers)))]
+        by = _most(bounds[taker].levels(), widths[taker], room, taker)
         widths[taker] += by
-        tally.widen(onto.columns[taker], by)
+        room.widen(taker, by)
 
 
-def _most(problem: SearchProblem, width: int, tally: Tally, group: int) -> int:
+def _most(levels: Sequence[int], width: int, room: Room, group: int) -> int:
     """By how much a group can become wider within the limits."""
-    levels = problem.space.bounds[problem.projection.names[group]].levels()
     wider = levels[bisect_right(levels, width) :]
-    room = problem.projection.room(tally)
-    fitting = bisect_left(wider, True, key=lambda level: not has_room(room, group, level - width))
+    fitting = bisect_left(wider, True, key=lambda level: not room.holds(group, level - width))
     return wider[fitting - 1] - width if fitting else 0

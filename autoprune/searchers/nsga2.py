@@ -130,7 +130,9 @@ class Nsga2(OneByOne):
         child = tight.project(self._coordinates.widths(breed(points, values, POPULATION, rng)))
         bound = self._surrogate.fitted()
         if bound is not None:
-            best = list(dict.fromkeys([child, *(tight.project(each) for each in self._least_excess(_PARENTS))]))
+            onto = tight.projection
+            least = onto.projected(np.array([onto.vector(each) for each in self._least_excess(_PARENTS)]))
+            best = list(dict.fromkeys([child, *least]))
             parent = best[int(np.argmin(np.round(bound(best, 0.0), 9)))]
             yield from climb(tight, parent, bound, rng)
         yield child

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from autoprune.core.allocation import Allocation
+from autoprune.core.costs import Ints
 from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.gaussian_process import Floats, Points, fit
+from autoprune.searchers.gaussian_process import Floats, Points, Roughness, fit
 from autoprune.searchers.history import Estimate, History
 from autoprune.searchers.points import Settings
 
-Features = Callable[[Mapping[str, int]], Floats]
-"""`[group]` numbers of an allocation that fall as widths grow."""
+Features = Callable[[Ints], Floats]
+"""`[n, group]` numbers of widths that fall as these grow."""
 
 MOST = 150
 """So many trials are modelled: the best, as only what is near them matters, and all of them would take long."""
@@ -22,17 +23,16 @@ MOST = 150
 def removed_over_kept(problem: SearchProblem) -> Features:
     """How many structures a group loses for each that it keeps; one that goes whole is taken to keep half of one."""
     dense = np.array([group.width for group in problem.space.groups], dtype=np.float64)
-    return lambda widths: dense / np.array([max(widths[name], 0.5) for name in problem.space.names]) - 1.0
+    return lambda widths: dense / np.maximum(widths, 0.5) - 1.0
 
 
 def degradations(problem: SearchProblem) -> Features:
     """What the first sensitivity curves say of each group."""
     curves = next(iter(problem.curves.values()))
-    tables = [
-        (group.name, curves.curve(group.name, problem.objective).at(np.arange(group.width + 1)).tolist())
-        for group in problem.space.groups
-    ]
-    return lambda widths: np.array([table[widths[name]] for name, table in tables], dtype=np.float64)
+    tables = [curves.curve(g.name, problem.objective).at(np.arange(g.width + 1)) for g in problem.space.groups]
+    begins = np.cumsum([0, *(len(table) for table in tables[:-1])])
+    table = np.concatenate(tables)
+    return lambda widths: table[begins + widths]
 
 
 class Surrogate:
@@ -53,9 +53,8 @@ class Surrogate:
         problem = history.problem
         self._history, self._order, self._factor, self._curved = history, order, factor, bool(problem.curves)
         self._features = degradations(problem) if problem.curves else removed_over_kept(problem)
-        self._names = problem.space.names
+        self._rough = Roughness()
         self._dense = np.array([group.width for group in problem.space.groups], dtype=np.float64)
-        self._seen: dict[Allocation, tuple[Floats, Floats]] = {}
 
     def fitted(self) -> Callable[[Sequence[Allocation], float], Floats] | None:
         """What the model makes of allocations: `[n]` lower bounds of log losses, so many deviations below the means.
@@ -82,7 +81,7 @@ class Surrogate:
             features, widths = self._raw(wanted)
             return Points((features - origin) / scale, widths)
 
-        posterior = fit(points(allocations), rises, errors**2, shares)
+        posterior = fit(points(allocations), rises, errors**2, shares, self._rough)
         running = [each.allocation for each in self._history.asked if each.number not in self._history.told]
         if running:
             posterior = posterior.believing(points(running))
@@ -102,9 +101,6 @@ class Surrogate:
 
     def _raw(self, allocations: Sequence[Allocation]) -> tuple[Floats, Floats]:
         """`[n, group]` features and logarithms of kept shares."""
-        for each in allocations:
-            if each not in self._seen:
-                kept = np.array([max(each[name], 0.5) for name in self._names]) / self._dense
-                self._seen[each] = (self._features(each), np.log(kept))
-        features, widths = zip(*(self._seen[each] for each in allocations), strict=True)
-        return np.array(features), np.array(widths)
+        onto = self._history.problem.projection
+        widths = np.array([onto.vector(each) for each in allocations])
+        return self._features(widths), np.log(np.maximum(widths, 0.5) / self._dense)

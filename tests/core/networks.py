@@ -54,3 +54,16 @@ def networks(draw):
     kinds = draw(st.sets(st.sampled_from(COST_KINDS), min_size=1))
     limits = {kind: draw(st.integers(max(0, low[kind] - 2), dense[kind])) for kind in sorted(kinds)}
     return Network(space, costs, limits, {name: draw(st.integers(0, 50)) for name in free})
+
+
+def slow_costs(table, widths):
+    """The definition, term by term."""
+    total = dict.fromkeys(COST_KINDS, 0)
+    for term in table.terms:
+        sides = [c.fixed + sum(n * widths[g] for g, n in c.per_width.items()) for c in (term.left, term.right)]
+        total[term.kind] += term.factor * sides[0] * sides[1]
+    return total
+
+
+def drawn_widths(table, data):
+    return {name: data.draw(st.integers(0, width)) for name, width in table.widths.items()}

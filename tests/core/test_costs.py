@@ -1,23 +1,11 @@
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoprune.core.costs import COST_KINDS, CostsAround, CostTable, CostTerm, Count
 from autoprune.errors import UserError
-from tests.core.networks import tables
-
-
-def slow_costs(table, widths):
-    """The definition, term by term."""
-    total = dict.fromkeys(COST_KINDS, 0)
-    for term in table.terms:
-        sides = [c.fixed + sum(n * widths[g] for g, n in c.per_width.items()) for c in (term.left, term.right)]
-        total[term.kind] += term.factor * sides[0] * sides[1]
-    return total
-
-
-def drawn_widths(table, data):
-    return {name: data.draw(st.integers(0, width)) for name, width in table.widths.items()}
+from tests.core.networks import drawn_widths, slow_costs, tables
 
 
 @given(tables(), st.data())
@@ -30,15 +18,26 @@ def test_costs_equal_a_slow_loop_over_the_terms(table, data):
 
 @given(tables(), st.data())
 @settings(max_examples=100, deadline=None)
-def test_a_tally_knows_what_a_step_adds_before_and_after_it_is_taken(table, data):
+def test_a_tally_knows_what_a_step_adds(table, data):
     widths = drawn_widths(table, data)
     name, by = data.draw(st.sampled_from(sorted(widths))), data.draw(st.integers(0, 9))
     column = list(table.widths).index(name)
     tally = table.tally(table.vector(widths))
     expected = list(slow_costs(table, {**widths, name: widths[name] + by}).values())
     assert (tally.spent + tally.rise(column, by)).tolist() == expected
-    tally.widen(column, by)
-    assert tally.spent.tolist() == expected
+    columns, steps = np.arange(len(widths)), np.full(len(widths), by)
+    assert tally.rises(columns, steps)[:, column].tolist() == tally.rise(column, by).tolist()
+
+
+@given(tables(), st.data())
+@settings(max_examples=60, deadline=None)
+def test_several_are_tallied_as_each_by_itself(table, data):
+    several = np.array([table.vector(drawn_widths(table, data)) for _ in range(3)])
+    together = table.tally(several)
+    for i, widths in enumerate(several):
+        alone = table.tally(widths)
+        assert (together[i].spent == alone.spent).all()
+        assert (together[i].slopes == alone.slopes).all()
 
 
 @given(tables(), st.data())

@@ -2,6 +2,7 @@ import random
 import time
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import within
 from autoprune.core.costs import CostTable, CostTerm, Count
-from autoprune.core.projection import project, repair
+from autoprune.core.projection import Projection, project, repair
 from autoprune.core.space import Bounds
 from autoprune.errors import BudgetInfeasible
 from tests.core.networks import networks, space_of
@@ -98,6 +99,17 @@ def test_a_budget_is_infeasible_exactly_if_the_narrowest_allocation_is_above_it(
     else:
         with pytest.raises(BudgetInfeasible):
             projected(network)
+
+
+@given(networks(), st.data())
+@settings(max_examples=100, deadline=None)
+def test_several_are_projected_as_each_by_itself(network, data):
+    assume(feasible(network))
+    onto = Projection.onto(network.space, network.costs, network.limits)
+    ceilings = onto.ceiling.tolist()
+    widths = [[data.draw(st.integers(0, ceiling + 3)) for ceiling in ceilings] for _ in range(4)]
+    together = onto.projected(np.array(widths))
+    assert together == [onto.project(dict(zip(onto.names, each, strict=True))) for each in widths]
 
 
 def chain(widths, factor=18):

@@ -1,16 +1,18 @@
-"""How the number of torch's threads is settled."""
+"""How the number of threads is settled."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import Tensor, nn
 
 from autoprune.config import load_experiment
 from autoprune.running import threads
-from autoprune.running.threads import settle_threads
+from autoprune.running.threads import OneThread, settle_threads
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +53,20 @@ def test_a_network_that_cannot_run_is_left_to_others_to_report(monkeypatch: pyte
     network = nn.Linear(5, 2).train()
     assert settle(network=network) == 1
     assert network.training
+
+
+class Counting:
+    """A searcher that says how many threads linear algebra takes while it is asked."""
+
+    def ask(self, limit: int) -> list[int]:
+        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+
+def test_a_searcher_is_asked_with_one_thread_for_its_linear_algebra() -> None:
+    searcher: Any = Counting()
+    with threadpool_limits(2, user_api="blas"):
+        before = searcher.ask(1)
+        during = OneThread(searcher).ask()
+        after = searcher.ask(1)
+    assert set(during) == {1}
+    assert before == after

@@ -8,7 +8,7 @@ import pytest
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Score, Stopped, Trial
-from autoprune.searchers.gaussian_process import Floats, Kernel, Points, Posterior, fit, roughness
+from autoprune.searchers.gaussian_process import Floats, Kernel, Points, Posterior, Roughness, fit, roughness
 from autoprune.searchers.history import History
 from autoprune.searchers.random import draw, draw_new
 from autoprune.searchers.surrogate import Surrogate, degradations, removed_over_kept
@@ -57,6 +57,24 @@ def test_a_believed_point_changes_no_expectation_and_makes_it_surer_there() -> N
     assert after.unsure(running)[0] < 0.3 * before.unsure(running)[0]
 
 
+def test_what_is_known_of_trials_is_what_would_be_computed_anew() -> None:
+    rough, everything = Roughness(), points(12)
+    for places in ([0, 1, 2], [0, 1, 2, 3], [3, 1, 7, 8], [9, 10], [2, 2, 9, 11]):
+        some = Points(everything.slopes[places], everything.widths[places])
+        for length, found in rough.of(some).items():
+            np.testing.assert_allclose(found, roughness(some, some, length), rtol=1e-14)
+
+
+def test_trials_that_all_say_the_same_are_modelled() -> None:
+    one = points(1)
+    some = Points(np.repeat(one.slopes, 6, axis=0), np.repeat(one.widths, 6, axis=0))
+    model = fit(some, np.zeros(6), np.zeros(6), np.ones(4))
+    assert np.allclose(model.expected(some), 0.0, atol=1e-6)
+    assert np.isfinite(model.unsure(points(5, seed=1))).all()
+    far = Posterior.of(Kernel(1e8, 1e8, 1.0), np.ones(4), some, np.zeros(6), np.full(6, 1e-12))
+    assert np.isfinite(far.unsure(points(5, seed=1))).all()
+
+
 def test_what_makes_losses_rise_is_told_from_them() -> None:
     some, ones, none = points(80), np.ones(4), np.zeros(80)
     lower = np.linalg.cholesky(roughness(some, some, 0.1) + 1e-9 * np.eye(80))
@@ -87,10 +105,10 @@ def test_what_is_known_less_well_says_less() -> None:
 
 def test_features_fall_as_widths_grow() -> None:
     problem = with_curves(make_problem())
-    wide, narrow = problem.space.widest(), problem.space.narrowest()
+    onto, wide, narrow = problem.projection, problem.space.widest(), problem.space.narrowest()
     for features in (degradations(problem), removed_over_kept(problem)):
-        assert np.allclose(features(wide), 0.0)
-        assert (features(narrow) > features(wide)).all()
+        assert np.allclose(features(onto.vector(wide)[None]), 0.0)
+        assert (features(onto.vector(narrow)[None]) > features(onto.vector(wide)[None])).all()
 
 
 def history_of(landscape_trials: int, curves: bool = True) -> History:

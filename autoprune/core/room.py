@@ -1,0 +1,79 @@
+"""What limits leave beside an allocation, step by step, in plain numbers: for a few at a time faster than arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from autoprune.core.costs import CostTable, Ints, Tally
+
+
+@dataclass(frozen=True)
+class Couplings:
+    """How the limited costs grow with the widths of groups, beyond their slopes.
+
+    Attributes:
+        kinds: indices of the costs that are limited.
+        bends: `[kind][group]` half of the second derivative.
+        mixed: `[kind][group]` the groups whose slope changes with this one's width, and by how much for each structure.
+    """
+
+    kinds: Sequence[int]
+    bends: Sequence[Sequence[int]]
+    mixed: Sequence[Sequence[Sequence[tuple[int, int]]]]
+
+    @classmethod
+    def of(cls, costs: CostTable, limits: Ints, columns: Ints) -> Couplings:
+        """Those of the groups at these columns of a cost table; `[cost]` limits, the largest integer where none is."""
+        curvature = costs.tally(costs.vector({})).curvature
+        kinds = np.flatnonzero(limits < np.iinfo(np.int64).max).tolist()
+        between = [curvature[kind][np.ix_(columns, columns)] for kind in kinds]
+        bends = [(each.diagonal() // 2).tolist() for each in between]
+        mixed = [[_nonzero(row) for row in each] for each in between]
+        return cls(kinds, bends, mixed)
+
+
+def _nonzero(values: Ints) -> list[tuple[int, int]]:
+    places = np.flatnonzero(values)
+    return list(zip(places.tolist(), values[places].tolist(), strict=True))
+
+
+class Room:
+    """What the limits leave at some widths of the groups.
+
+    Args:
+        left: `[kind]` of each limited cost.
+        slopes: `[kind][group]` what one more structure costs.
+    """
+
+    __slots__ = ("_couplings", "_left", "_slopes")
+
+    def __init__(self, couplings: Couplings, left: Sequence[int], slopes: Sequence[Sequence[int]]) -> None:
+        self._couplings, self._left, self._slopes = couplings, list(left), [list(each) for each in slopes]
+
+    @classmethod
+    def beside(cls, tally: Tally, couplings: Couplings, limits: Ints, columns: Ints) -> Room:
+        """What `[cost]` limits leave beside a tally, for the groups at these columns of it."""
+        left = [int(limits[kind] - tally.spent[kind]) for kind in couplings.kinds]
+        return cls(couplings, left, [tally.slopes[kind, columns].tolist() for kind in couplings.kinds])
+
+    def copy(self) -> Room:
+        """The same, to be changed by itself."""
+        return Room(self._couplings, self._left, self._slopes)
+
+    def holds(self, group: int, by: int) -> bool:
+        """Whether the group at this index may become so much wider within the limits."""
+        for left, slopes, bends in zip(self._left, self._slopes, self._couplings.bends, strict=True):
+            if by * (slopes[group] + by * bends[group]) > left:
+                return False
+        return True
+
+    def widen(self, group: int, by: int) -> None:
+        """Makes the group at this index `by` wider; narrower, if that is below 0."""
+        couplings = self._couplings
+        for kind, slopes in enumerate(self._slopes):
+            self._left[kind] -= by * (slopes[group] + by * couplings.bends[kind][group])
+            for other, change in couplings.mixed[kind][group]:
+                slopes[other] += by * change
