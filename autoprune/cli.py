@@ -168,6 +168,13 @@ def _add_apply(commands: argparse._SubParsersAction[_Parser]) -> None:
     command.add_argument(
         "--force", action="store_true", help="prune a checkpoint other than the one searched on, to the same widths"
     )
+    command.add_argument(
+        "--reconstruct",
+        metavar="IMAGES",
+        nargs="?",
+        const="512",
+        help="refit every layer behind what is removed, by least squares on so many training images (512)",
+    )
     command.add_argument("--finetune", metavar="PLAN", help="train afterwards: epochs=1,rate=0.02 (or steps=500,…)")
     command.add_argument("--export", choices=("onnx", "pt2"), help="also write a file that needs no autoprune")
     command.add_argument("--tracking-uri", metavar="URI", help="MLflow's store, for mlflow:RUN_ID")

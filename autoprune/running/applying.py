@@ -11,6 +11,7 @@ from autoprune.config import Experiment, load_experiment
 from autoprune.config.documents import read_document
 from autoprune.core.allocation import Allocation
 from autoprune.core.ledger import History, read_history
+from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Candidate, Failure, Setting, Trial, winners
 from autoprune.errors import CheckpointError, UserError
 from autoprune.evaluation.building import Built
@@ -25,6 +26,8 @@ from autoprune.running.setup import Setup, prepare, task_of
 from autoprune.tasks.base import TrainingPlan
 from autoprune.tasks.weights import digest, read_state_dict
 
+_OF_THE_SEARCH = ("evaluation.recalibrate", "evaluation.reconstruct", "evaluation.finetune", "scoring", "pruner")
+
 
 @dataclass(frozen=True)
 class Wishes:
@@ -33,21 +36,33 @@ class Wishes:
     Attributes:
         plan: fields of a `TrainingPlan`, by which the network is trained further; None leaves it.
         force: whether other weights than those that were searched on may be pruned.
+        reconstruct: how many training images refit every layer behind what is removed, before any training; 0 leaves
+            it to the recipe.
     """
 
     plan: Mapping[str, Any] | None = None
     force: bool = False
+    reconstruct: int = 0
+
+    def of(self, candidate: Candidate) -> Candidate:
+        """A candidate with what is wanted otherwise of its recipe."""
+        if not self.reconstruct:
+            return candidate
+        settings = {name: value for name, value in candidate.settings.items() if name != "reconstruct"}
+        return replace(candidate, recipe=replace(candidate.recipe, reconstruct=self.reconstruct), settings=settings)
 
 
 def from_run(path: Path, number: int | None, given: Mapping[str, Any], sets: Sequence[str], wishes: Wishes) -> Applied:
     """The network of a run's trial (None: the best), just as it was scored where its weights are kept.
 
-    It is pruned anew where they are not, or where another checkpoint is forced on it than the run's own.
+    It is pruned anew where they are not, where it is to be reconstructed, or where another checkpoint is forced on it
+    than the run's own.
 
     Raises:
-        UserError: the folder is no run, has no such trial, or was searched on another checkpoint, or the network cannot
-            be built.
+        UserError: the folder is no run, has no such trial, or was searched on another checkpoint, the network cannot be
+            built, or `sets` would change nothing.
     """
+    _check_sets(sets, path)
     folder = existing_folder(path)
     history = read_history(path)
     experiment = load_experiment(folder.experiment, given, [*_without_lost_checkpoint(folder, given), *sets])
@@ -55,7 +70,8 @@ def from_run(path: Path, number: int | None, given: Mapping[str, Any], sets: Seq
     promise = Promise.of_trial(history, trial)
     own = given.get("task.checkpoint") is None or _holds_searched(promise, experiment, path)
     weights = folder.weights_of(trial.number)
-    stored = read_checkpoint(weights) if own and weights.is_file() else None
+    kept = own and weights.is_file() and not wishes.reconstruct
+    stored = read_checkpoint(weights) if kept else None
     if stored is None:
         return _remade(trial.candidate, folder, experiment, promise, wishes, own)
     if stored.widths != trial.candidate.allocation.to_json():
@@ -70,6 +86,21 @@ def from_run(path: Path, number: int | None, given: Mapping[str, Any], sets: Seq
             _finetuned(setup, evaluator, evaluator.restore_to_train(weights), wishes.plan, origin), promise=promise
         )
     return _restored(stored, experiment, trial, history, promise, origin)
+
+
+def _check_sets(sets: Sequence[str], path: Path) -> None:
+    """Nothing, if no setting is given that only a search, or what is pruned from a `best.yaml`, takes notice of.
+
+    Raises:
+        UserError: there is one.
+    """
+    for each in sets:
+        key = each.partition("=")[0].strip()
+        if key.startswith(_OF_THE_SEARCH):
+            raise UserError(
+                f"--set {key} changes nothing here, as {path} says how its trials were pruned; give --reconstruct or "
+                f"--finetune, or apply {path / 'best.yaml'} to prune the same widths anew under other settings"
+            )
 
 
 def _without_lost_checkpoint(folder: RunFolder, given: Mapping[str, Any]) -> list[str]:
@@ -112,16 +143,18 @@ def _remade(
             f"{name} starts from the weights of trial {candidate.parent}, which come from the run's own checkpoint; "
             "leave out --checkpoint"
         )
+    if candidate.parent is not None and wishes.reconstruct:
+        raise UserError(f"{name} was trained on the way, which --reconstruct would undo; leave it out")
     setup = _prepare(experiment)
     change = _check(promise, setup, str(folder.path), wishes)
     evaluator = _evaluator(setup, folder.weights)
     try:
-        built = evaluator.make(candidate)
+        built = _make(evaluator, candidate, wishes)
     except CheckpointError as fault:
         raise CheckpointError(
             f"{name} cannot be made again: {fault}; runs keep the weights of their best trials, choose one of those"
         ) from fault
-    applied = _finished(setup, evaluator, built, wishes, f"{name}, pruned anew")
+    applied = _finished(setup, evaluator, built, wishes, f"{name}, {_how(evaluator, wishes)}")
     return _under(promise, applied, change, name)
 
 
@@ -152,9 +185,27 @@ def anew(
             raise UserError(f"group {name!r} has {groups[name].width} structures, not {width}")
     change = _check(promise, setup, source, wishes)
     evaluator = _evaluator(setup)
-    built = evaluator.make(Candidate(-1, allocation, setup.experiment.recipe(), dict(settings)))
-    applied = _finished(setup, evaluator, built, wishes, f"{source}, pruned anew")
+    built = _make(evaluator, Candidate(-1, allocation, setup.experiment.recipe(), dict(settings)), wishes)
+    applied = _finished(setup, evaluator, built, wishes, f"{source}, {_how(evaluator, wishes)}")
     return _under(promise, applied, change, source)
+
+
+def _make(evaluator: Evaluator, candidate: Candidate, wishes: Wishes) -> Built:
+    """The candidate's network, as it is wanted.
+
+    Raises:
+        UserError: the data are missing or damaged, or its pruner leaves nothing to reconstruct.
+    """
+    wanted = wishes.of(candidate)
+    evaluator.warm_up(wanted.recipe)
+    return evaluator.make(wanted)
+
+
+def _how(evaluator: Evaluator, wishes: Wishes) -> str:
+    if not wishes.reconstruct:
+        return "pruned anew"
+    images = evaluator.images.used(Recipe(reconstruct=wishes.reconstruct)).reconstruct
+    return f"pruned anew, reconstructed on {images} training images"
 
 
 def _under(promise: Promise, applied: Applied, change: str, source: str) -> Applied:

@@ -217,6 +217,47 @@ def test_fine_tuning_makes_it_better_and_is_measured_afterwards(
     assert read("after.pt").widths == read("before.pt").widths
 
 
+@pytest.mark.parametrize("source", ["run", "best.yaml"])
+def test_reconstruction_makes_it_better_without_training(
+    autoprune: Cli, workdir: Path, digits_run: DigitsRun, source: str
+) -> None:
+    path = digits_run.folder if source == "run" else digits_run.folder / "best.yaml"
+    number = [] if source == "best.yaml" else ["--trial", "0"]
+    autoprune.succeed("apply", path, *number, "--output", "before.pt")
+    out = autoprune.succeed("apply", path, *number, "--reconstruct", "--output", "after.pt").out
+    assert "pruned anew, reconstructed on 512 training images" in out
+    assert " in the search)" in out
+    before, after = (json.loads(autoprune.succeed("evaluate", f, "--json").out) for f in ("before.pt", "after.pt"))
+    assert after["loss"] < before["loss"]
+    assert read("after.pt").widths == read("before.pt").widths
+    autoprune.succeed(
+        *("apply", digits_run.folder / "best.yaml", "--output", "set.pt", "--set", "evaluation.reconstruct=512")
+    )
+    if source == "best.yaml":
+        assert torch.equal(load("set.pt")(IMAGES), load("after.pt")(IMAGES))
+    both = autoprune.succeed("apply", path, "--reconstruct", "70", "--finetune", "steps=3", "--output", "tuned.pt").out
+    assert "reconstructed on 70 training images, fine-tuned (steps=3)" in both
+
+
+def test_a_reconstruction_that_cannot_be_is_refused(autoprune: Cli, workdir: Path, digits_run: DigitsRun) -> None:
+    for images in ("0", "-3", "1.5", "some"):
+        said = autoprune.refused("apply", digits_run.folder, "--output", "p.pt", f"--reconstruct={images}")
+        assert f"--reconstruct takes a number of training images of at least 1, or none for 512, not '{images}'" in said
+    autoprune.succeed(*SEARCH, "--trials", "1", "--pattern", "element", "--output", "masked")
+    assert "removes none" in autoprune.refused("apply", "masked", "--reconstruct", "--output", "p.pt")
+    assert not Path("p.pt").exists()
+
+
+def test_a_setting_that_a_runs_trials_take_no_notice_of_is_refused(
+    autoprune: Cli, workdir: Path, digits_run: DigitsRun
+) -> None:
+    for setting in ("evaluation.reconstruct=true", "scoring.criterion=l2", "evaluation.finetune.steps=3"):
+        said = autoprune.refused("apply", digits_run.folder, "--output", "p.pt", "--set", setting)
+        assert f"--set {setting.partition('=')[0]} changes nothing here" in said
+        assert "--reconstruct" in said
+        assert "best.yaml" in said
+
+
 @pytest.mark.parametrize("form", ["pt2", "onnx"])
 def test_apply_exports(autoprune: Cli, workdir: Path, digits_run: DigitsRun, form: str) -> None:
     outcome = autoprune.succeed("apply", digits_run.folder, "--output", "p.pt", "--export", form)
