@@ -159,6 +159,12 @@ def _add_inspect(commands: argparse._SubParsersAction[_Parser]) -> None:
     command.add_argument("--json", action="store_true")
 
 
+def _images(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"takes a number of training images, 512 say, not {text!r}")
+    return int(text)
+
+
 def _add_apply(commands: argparse._SubParsersAction[_Parser]) -> None:
     command = _command(commands, "apply", "write the smaller network that a search found")
     command.add_argument("source", metavar="RUN", help="a run's folder, a best.yaml, or mlflow:RUN_ID")
@@ -171,9 +177,9 @@ def _add_apply(commands: argparse._SubParsersAction[_Parser]) -> None:
     command.add_argument(
         "--reconstruct",
         metavar="IMAGES",
-        nargs="?",
-        const="512",
-        help="refit every layer behind what is removed, by least squares on so many training images (512)",
+        type=_images,
+        default=0,
+        help="refit every layer behind what is removed, by least squares on so many training images, 512 say",
     )
     command.add_argument("--finetune", metavar="PLAN", help="train afterwards: epochs=1,rate=0.02 (or steps=500,…)")
     command.add_argument("--export", choices=("onnx", "pt2"), help="also write a file that needs no autoprune")

@@ -23,12 +23,11 @@ if TYPE_CHECKING:
 def run(arguments: argparse.Namespace) -> None:
     """Writes the smaller network of a run, a `best.yaml` or an MLflow run, and says what to expect of it."""
     plan = parse_plan(arguments.finetune) if arguments.finetune is not None else None
-    reconstruct = _images(arguments.reconstruct) if arguments.reconstruct is not None else 0
     _check_output(arguments)
     source, trial = _source(arguments)
     from autoprune.running.applying import Wishes
 
-    applied = _apply(source, trial, arguments, Wishes(plan, arguments.force, reconstruct))
+    applied = _apply(source, trial, arguments, Wishes(plan, arguments.force, arguments.reconstruct))
     try:
         applied.write(arguments.output)
     except OSError as fault:
@@ -54,12 +53,6 @@ def _apply(source: Path, trial: int | None, arguments: argparse.Namespace, wishe
     experiment = load_experiment(None, {**best_yaml.defaults(best, arguments), **given}, arguments.set)
     settings = best_yaml.criteria(best, arguments.source)
     return applying.anew(best["widths"], experiment, settings, Promise.of_best(best), wishes, str(source))
-
-
-def _images(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"--reconstruct takes a number of training images of at least 1, or none for 512, not {text!r}")
-    return int(text)
 
 
 def _check_output(arguments: argparse.Namespace) -> None:

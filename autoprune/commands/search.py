@@ -65,6 +65,12 @@ def _report(conclusion: Conclusion, experiment: Experiment) -> None:
     print(f"  {typed('ui', folder)}")
     print(f"  {typed('apply', folder, '--output', 'pruned.pt')}")
     print(f"  {typed('evaluate', 'pruned.pt', *_task_options(experiment), '--split', 'test')}")
+    best = next(row for row in conclusion.results if row.name == "best")
+    if not (best.steps or best.effective or experiment.final_recipe().reconstruct or best.settings.get("reconstruct")):
+        print(
+            "\nThe network is not trained yet: apply --reconstruct 512 refits it by least squares, in seconds,\n"
+            "--finetune epochs=1,rate=0.02 trains it"
+        )
 
 
 def _count(trials: Sequence[Trial]) -> str:

@@ -224,7 +224,7 @@ def test_reconstruction_makes_it_better_without_training(
     path = digits_run.folder if source == "run" else digits_run.folder / "best.yaml"
     number = [] if source == "best.yaml" else ["--trial", "0"]
     autoprune.succeed("apply", path, *number, "--output", "before.pt")
-    out = autoprune.succeed("apply", path, *number, "--reconstruct", "--output", "after.pt").out
+    out = autoprune.succeed("apply", path, *number, "--reconstruct", 512, "--output", "after.pt").out
     assert "pruned anew, reconstructed on 512 training images" in out
     assert " in the search)" in out
     before, after = (json.loads(autoprune.succeed("evaluate", f, "--json").out) for f in ("before.pt", "after.pt"))
@@ -242,9 +242,10 @@ def test_reconstruction_makes_it_better_without_training(
 def test_a_reconstruction_that_cannot_be_is_refused(autoprune: Cli, workdir: Path, digits_run: DigitsRun) -> None:
     for images in ("0", "-3", "1.5", "some"):
         said = autoprune.refused("apply", digits_run.folder, "--output", "p.pt", f"--reconstruct={images}")
-        assert f"--reconstruct takes a number of training images of at least 1, or none for 512, not '{images}'" in said
+        assert f"--reconstruct: takes a number of training images, 512 say, not '{images}'" in said
+    assert "not 'masked'" in autoprune.refused("apply", "--reconstruct", "masked", "--output", "p.pt")
     autoprune.succeed(*SEARCH, "--trials", "1", "--pattern", "element", "--output", "masked")
-    assert "removes none" in autoprune.refused("apply", "masked", "--reconstruct", "--output", "p.pt")
+    assert "removes none" in autoprune.refused("apply", "masked", "--reconstruct", "9", "--output", "p.pt")
     assert not Path("p.pt").exists()
 
 

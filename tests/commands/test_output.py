@@ -30,9 +30,17 @@ def test_a_search_prints_its_table_and_the_next_commands(autoprune: Cli, workdir
         "autoprune evaluate pruned.pt --task digits --split test",
     ):
         assert f"  {command}" in lines
+    assert "The network is not trained yet: apply --reconstruct 512 refits it" in lines[-2]
     assert "sensitivity 11/11" in outcome.err
     assert "search 4/4" in outcome.err
     assert "\x1b" not in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize(
+    "settings", ["search.rerank={top: 1, steps: 1}", "evaluation.reconstruct=32", "scoring.pattern=element"]
+)
+def test_what_was_mended_or_cannot_be_is_not_told_how_to(autoprune: Cli, workdir: Path, settings: str) -> None:
+    assert "not trained yet" not in autoprune.succeed(*SEARCH, "--trials", "1", "--set", settings).out
 
 
 def test_the_table_is_that_of_the_ledger(autoprune: Cli, workdir: Path) -> None:

@@ -69,7 +69,7 @@ def test_a_step_of_a_round_can_be_applied_while_its_weights_are_there(
     said = autoprune.refused(*named, second.number, "--overwrite")
     assert f"trial {second.number} of {run} cannot be made again: the weights of the parent, trial " in said
     assert "runs keep the weights of their best trials, choose one of those" in said
-    said = autoprune.refused(*named, second.number, "--overwrite", "--reconstruct")
+    said = autoprune.refused(*named, second.number, "--overwrite", "--reconstruct", "64")
     assert "was trained on the way, which --reconstruct would undo" in said
 
 
