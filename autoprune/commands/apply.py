@@ -17,7 +17,7 @@ from autoprune.errors import UserError
 if TYPE_CHECKING:
     from autoprune.core.trial import Score
     from autoprune.running.applied import Applied
-    from autoprune.running.applying import Wishes
+    from autoprune.running.wishes import Wishes
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> None:
     plan = parse_plan(arguments.finetune) if arguments.finetune is not None else None
     _check_output(arguments)
     source, trial = _source(arguments)
-    from autoprune.running.applying import Wishes
+    from autoprune.running.wishes import Wishes
 
     applied = _apply(source, trial, arguments, Wishes(plan, arguments.force, arguments.reconstruct))
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,8 @@ from autoprune.config import Experiment, load_experiment
 from autoprune.config.documents import read_document
 from autoprune.core.allocation import Allocation
 from autoprune.core.ledger import History, read_history
-from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Candidate, Failure, Setting, Trial, winners
 from autoprune.errors import CheckpointError, UserError
-from autoprune.evaluation.building import Built
 from autoprune.evaluation.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.graph.profile import measure_costs
@@ -23,33 +21,10 @@ from autoprune.running.folder import RunFolder, existing_folder
 from autoprune.running.progress import Display, training_progress
 from autoprune.running.promise import Promise
 from autoprune.running.setup import Setup, prepare, task_of
-from autoprune.tasks.base import TrainingPlan
+from autoprune.running.wishes import Wishes, finetuned, finished, how, made
 from autoprune.tasks.weights import digest, read_state_dict
 
 _OF_THE_SEARCH = ("evaluation.recalibrate", "evaluation.reconstruct", "evaluation.finetune", "scoring", "pruner")
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What is wanted otherwise than the search had it.
-
-    Attributes:
-        plan: fields of a `TrainingPlan`, by which the network is trained further; None leaves it.
-        force: whether other weights than those that were searched on may be pruned.
-        reconstruct: how many training images refit every layer behind what is removed, before any training; 0 leaves
-            it to the recipe.
-    """
-
-    plan: Mapping[str, Any] | None = None
-    force: bool = False
-    reconstruct: int = 0
-
-    def of(self, candidate: Candidate) -> Candidate:
-        """A candidate with what is wanted otherwise of its recipe."""
-        if not self.reconstruct:
-            return candidate
-        settings = {name: value for name, value in candidate.settings.items() if name != "reconstruct"}
-        return replace(candidate, recipe=replace(candidate.recipe, reconstruct=self.reconstruct), settings=settings)
 
 
 def from_run(path: Path, number: int | None, given: Mapping[str, Any], sets: Sequence[str], wishes: Wishes) -> Applied:
@@ -83,7 +58,7 @@ def from_run(path: Path, number: int | None, given: Mapping[str, Any], sets: Seq
         setup = _prepare(experiment)
         evaluator = _evaluator(setup)
         return replace(
-            _finetuned(setup, evaluator, evaluator.restore_to_train(weights), wishes.plan, origin), promise=promise
+            finetuned(setup, evaluator, evaluator.restore_to_train(weights), wishes.plan, origin), promise=promise
         )
     return _restored(stored, experiment, trial, history, promise, origin)
 
@@ -149,12 +124,12 @@ def _remade(
     change = _check(promise, setup, str(folder.path), wishes)
     evaluator = _evaluator(setup, folder.weights)
     try:
-        built = _make(evaluator, candidate, wishes)
+        built = made(evaluator, candidate, wishes)
     except CheckpointError as fault:
         raise CheckpointError(
             f"{name} cannot be made again: {fault}; runs keep the weights of their best trials, choose one of those"
         ) from fault
-    applied = _finished(setup, evaluator, built, wishes, f"{name}, {_how(evaluator, wishes)}")
+    applied = finished(setup, evaluator, built, wishes, f"{name}, {how(evaluator, wishes)}")
     return _under(promise, applied, change, name)
 
 
@@ -185,27 +160,9 @@ def anew(
             raise UserError(f"group {name!r} has {groups[name].width} structures, not {width}")
     change = _check(promise, setup, source, wishes)
     evaluator = _evaluator(setup)
-    built = _make(evaluator, Candidate(-1, allocation, setup.experiment.recipe(), dict(settings)), wishes)
-    applied = _finished(setup, evaluator, built, wishes, f"{source}, {_how(evaluator, wishes)}")
+    built = made(evaluator, Candidate(-1, allocation, setup.experiment.recipe(), dict(settings)), wishes)
+    applied = finished(setup, evaluator, built, wishes, f"{source}, {how(evaluator, wishes)}")
     return _under(promise, applied, change, source)
-
-
-def _make(evaluator: Evaluator, candidate: Candidate, wishes: Wishes) -> Built:
-    """The candidate's network, as it is wanted.
-
-    Raises:
-        UserError: the data are missing or damaged, or its pruner leaves nothing to reconstruct.
-    """
-    wanted = wishes.of(candidate)
-    evaluator.warm_up(wanted.recipe)
-    return evaluator.make(wanted)
-
-
-def _how(evaluator: Evaluator, wishes: Wishes) -> str:
-    if not wishes.reconstruct:
-        return "pruned anew"
-    images = evaluator.images.used(Recipe(reconstruct=wishes.reconstruct)).reconstruct
-    return f"pruned anew, reconstructed on {images} training images"
 
 
 def _under(promise: Promise, applied: Applied, change: str, source: str) -> Applied:
@@ -250,28 +207,6 @@ def _holds_searched(promise: Promise, experiment: Experiment, path: Path) -> boo
             f"{fault}; leave out --checkpoint, or give the one that {path} was searched on"
         ) from fault
     return promise.holds_for(digest(network.state_dict()))
-
-
-def _finished(setup: Setup, evaluator: Evaluator, built: Built, wishes: Wishes, origin: str) -> Applied:
-    if wishes.plan is not None:
-        return _finetuned(setup, evaluator, built, wishes.plan, origin)
-    return _judged(setup, evaluator, built, origin)
-
-
-def _finetuned(setup: Setup, evaluator: Evaluator, built: Built, plan: Mapping[str, Any], origin: str) -> Applied:
-    with training_progress(Display(), "fine-tuning") as hook:
-        setup.task.train(built.network, TrainingPlan(**plan), [built.held_masks(), hook])
-    settings = " ".join(f"{key}={value}" for key, value in plan.items())
-    applied = _judged(setup, evaluator, built, f"{origin}, fine-tuned ({settings})")
-    return replace(applied, change="in the search, before the fine-tuning")
-
-
-def _judged(setup: Setup, evaluator: Evaluator, built: Built, origin: str) -> Applied:
-    score = evaluator.judge(built.network, None)
-    metrics = {"accuracy": score.accuracy, "loss": score.loss, "images": score.images}
-    costs, table, dense = built.costs(), setup.subject.costs, setup.subject.network
-    checkpoint = built.checkpoint(metrics, evaluator.judging.identity)
-    return Applied(built.network.cpu(), dense, checkpoint, costs, dict(**table.dense()), origin, table.effective)
 
 
 def _prepare(experiment: Experiment) -> Setup:
