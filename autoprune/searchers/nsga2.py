@@ -11,13 +11,16 @@ names. We differ:
   state of Durillo et al. 2009, "On the Effect of the Steady-State Selection Scheme in Multi-Objective Genetic
   Algorithms", EMO), so every slot stays busy, and any order of results is a run.
 - Parents are blended (BLX-0.5); in the one comparison made that found more than the paper's simulated binary crossover.
-- An offspring is not judged as it is: it is moved onto a budget drawn at random, and in its place the allocation under
-  this budget is judged that a model of all trials expects most of (see `surrogate`), sought by `climbing` from it or
-  from the best trials moved onto the budget. Evolution thus brings what the model would not look for (a memetic
-  algorithm: Moscato 1989, "On Evolution, Search, Optimization, Genetic Algorithms and Martial Arts"). On synthetic
-  landscapes of 9 to 27 groups the frontier after 100 trials dominated 1.04 to 1.2 times as much (of the area between
-  cost and log loss) as without.
-- One that is clearly worse than another of no greater cost after some of the images is dropped there.
+- An offspring is not judged as it is: it is moved onto a budget, and in its place the allocation under this budget is
+  judged that a model expects most of (see `surrogate`), sought as `auto` seeks it, from the offspring or from trials of
+  about this cost. Evolution thus brings what the model would not look for (a memetic algorithm: Moscato 1989, "On
+  Evolution, Search, Optimization, Genetic Algorithms and Martial Arts").
+- Budgets are drawn so that the points of the frontier are spread evenly over the accuracies that it spans: many where
+  it is steep, few where nothing is lost any more or nothing is left to lose. What is near the drawn budget in cost is
+  bred and modelled, as slopes of the loss differ from one end of the frontier to the other. On a model of 5,120 trials
+  of ResNet-20 (260 evaluations, two seeds) the frontier came to 40, 70 and 85 % at 35, 50 and 65 % of the FLOPs, with
+  even budgets and a model of all trials to 32, 65 and 85 %, and `auto` in 62 evaluations for each to 44, 72 and 86 %.
+- One is dropped after some of the images where it is clearly above the line between its neighbours on the frontier.
 - No allocation is judged twice: in place of one that was, a neighbour of it is.
 
 Without its seeds it need not beat random draws under random budgets on rippled, noisy landscapes.
@@ -25,21 +28,23 @@ Without its seeds it need not beat random draws under random budgets on rippled,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.trial import Trial, value
+from autoprune.core.budget import Limits
+from autoprune.core.trial import Trial
+from autoprune.searchers.auto import DRAWS, ELSEWHERE
 from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.climbing import climb
+from autoprune.searchers.climbing import DARING, climb
 from autoprune.searchers.coordinates import Coordinates
 from autoprune.searchers.gaussian_process import Floats
-from autoprune.searchers.history import Bars, Estimate, OneByOne
+from autoprune.searchers.history import Bars, OneByOne
 from autoprune.searchers.knapsack import knapsack_allocation
 from autoprune.searchers.optuna_studies import breed
-from autoprune.searchers.random import drawn_widths
+from autoprune.searchers.random import drawn_widths, draws
 from autoprune.searchers.surrogate import Surrogate
 from autoprune.searchers.uniform import uniform_allocation
 
@@ -49,8 +54,12 @@ RUNGS = 6
 """How many budgets the first candidates are spread over."""
 EXPONENTS = (1.0, 2.0)
 """Those of the knapsacks among the first candidates."""
+_ANYWHERE = 0.1
+"""The share of budgets that are drawn evenly between the least reachable and the limits."""
+_PARENTS = 3 * POPULATION
+_AROUND = 80
+"""How many allocations of about a budget's cost are looked at for the most promising to search from."""
 _NEIGHBOURS = 50
-_PARENTS = 80
 _DRAWS = 200
 
 
@@ -90,18 +99,29 @@ class Nsga2(OneByOne):
         given = ladder(problem) if starts is None else [problem.repair(allocation) for allocation in starts]
         self._starts = tuple(dict.fromkeys(given))
         self._coordinates = Coordinates(problem)
-        self._surrogate = Surrogate(self._history, self._excess)
+        self._surrogate = Surrogate(self._history)
+        self._scale = _Scale(problem)
         self._found: Allocation | None = None
 
     def _bars(self) -> Bars:
-        """What the best of those that cost no more was worth after some of the images; the starts are judged on all."""
-        history = self._history
-        if self._found is None or history.number < max(len(self._starts), POPULATION):
+        """What the frontier was worth after some of the images; the starts are judged on all."""
+        history, scored = self._history, self._scored()
+        if not scored or self._found is None or history.number < max(len(self._starts), POPULATION):
             return ()
-        own = self._shares(self._found)
-        values = [(self._values(trial), trial) for trial in history.told.values() if trial.score]
-        as_cheap = [(each[0], trial.number) for each, trial in values if all(np.array(each[1:]) <= own)]
-        return history.bars(history.told[min(as_cheap)[1]] if as_cheap else None)
+        own = self._scale.shares(self._found)
+        shares = np.array([self._shares(trial) for trial in scored])
+        values = np.array([self._value(trial) for trial in scored])
+        cheaper = np.flatnonzero((shares <= own).all(axis=1))
+        if not len(cheaper):
+            return ()
+        below = int(cheaper[np.argmin(values[cheaper])])
+        better = np.flatnonzero((shares >= own).all(axis=1) & (values < values[below]))
+        if not len(better):
+            return history.bars(scored[below])
+        above = min(better.tolist(), key=lambda i: (shares[i].max(), values[i]))
+        begin, end = shares[below].max(), shares[above].max()
+        way = (own.max() - begin) / (end - begin) if end > begin else 0.0
+        return history.bars(scored[below], float(way * (values[above] - values[below])))
 
     def _next(self) -> Allocation | None:
         self._found = self._find()
@@ -112,56 +132,95 @@ class Nsga2(OneByOne):
         start = history.first_new(self._starts)
         if start is not None:
             return start
-        rng = history.problem.generator(history.number)
-        scored = [trial for trial in history.told.values() if trial.score]
+        rng, scored = history.problem.generator(history.number), self._scored()
         bred = history.number >= POPULATION and len(scored) > 1
         return (history.first_new(self._offspring(scored, rng)) if bred else None) or history.first_new(
             draw(history.problem, rng) for _ in range(_DRAWS)
         )
 
     def _offspring(self, scored: Sequence[Trial], rng: np.random.Generator) -> Iterator[Allocation]:
-        """What the model makes of an offspring, itself, and neighbours of it."""
-        problem = self._history.problem
-        points = np.array([self._coordinates.of(trial.candidate.allocation) for trial in scored])
-        values = np.array([self._values(trial) for trial in scored])
-        if values[:, 0].min() > 0:  # a few hopeless losses would make all others look crowded
-            values[:, 0] = np.log(values[:, 0])
-        tight = tightened(problem, rng.random())
-        child = tight.project(self._coordinates.widths(breed(points, values, POPULATION, rng)))
-        bound = self._surrogate.fitted()
+        """What the model makes of an offspring under a budget, itself, and neighbours of it."""
+        history, problem = self._history, self._history.problem
+        budget = self._budget(scored, rng)
+
+        def far(allocation: Allocation) -> float:
+            return abs(float(self._scale.shares(allocation).max()) - budget)
+
+        tight = tightened(problem, budget)
+        parents = sorted(scored, key=lambda trial: far(trial.candidate.allocation))[:_PARENTS]
+        child = tight.project(self._bred(parents, rng))
+        as_cheap = [trial for trial in scored if self._shares(trial).max() <= budget]
+        reference = min(as_cheap or scored, key=lambda trial: (self._value(trial), trial.number))
+        bound = self._surrogate.fitted(reference, lambda estimate: far(estimate.allocation))
         if bound is not None:
-            onto = tight.projection
-            least = onto.projected(np.array([onto.vector(each) for each in self._least_excess(_PARENTS)]))
-            best = list(dict.fromkeys([child, *least]))
-            parent = best[int(np.argmin(np.round(bound(best, 0.0), 9)))]
-            yield from climb(tight, parent, bound, rng)
+            if history.number % ELSEWHERE == 0:
+                begins, daring = draws(tight, rng, DRAWS), DARING
+            else:
+                around = sorted((each.allocation for each in history.estimates()), key=far)[:_AROUND]
+                onto = tight.projection
+                begins, daring = [child, *onto.projected(np.array([onto.vector(each) for each in around]))], 0.0
+            begin = begins[int(np.argmin(np.round(bound(begins, daring), 9)))]
+            yield from climb(tight, begin, bound, rng)
         yield child
         for _ in range(_NEIGHBOURS):
             yield neighbour(problem, child, rng)
 
-    def _least_excess(self, count: int) -> list[Allocation]:
-        """The allocations on the frontier so far and next to it."""
-        estimates = self._history.estimates()
-        return [estimates[i].allocation for i in np.argsort(self._excess(estimates), kind="stable")[:count]]
+    def _bred(self, parents: Sequence[Trial], rng: np.random.Generator) -> Mapping[str, int]:
+        """An offspring of the best of some trials."""
+        points = np.array([self._coordinates.of(trial.candidate.allocation) for trial in parents])
+        values = np.array([self._value(trial) for trial in parents])
+        if values.min() > 0:  # a few hopeless losses would make all others look crowded
+            values = np.log(values)
+        shares = np.array([self._shares(trial) for trial in parents])
+        return self._coordinates.widths(breed(points, np.column_stack((values, shares)), POPULATION, rng))
 
-    def _excess(self, estimates: Sequence[Estimate]) -> Floats:
-        """`[n]` by how much each is above the least of those that cost no more, as a share of it."""
-        problem = self._history.problem
-        costs = np.array([[problem.costs.cost(e.allocation, kind) for kind in problem.limits] for e in estimates])
-        values = np.array([each.value for each in estimates])
-        least = np.array([values[(costs <= own).all(axis=1)].min() for own in costs])
-        return np.asarray((values - least) / np.maximum(np.abs(least), 1e-12))
+    def _budget(self, scored: Sequence[Trial], rng: np.random.Generator) -> float:
+        """Between the least reachable costs (0) and the limits (1), where the frontier has an accuracy drawn evenly."""
+        anywhere, where = rng.random(2).tolist()
+        points: list[tuple[float, float]] = []
+        for share, accuracy in sorted((float(self._shares(trial).max()), _accuracy(trial)) for trial in scored):
+            if not points or accuracy > points[-1][1]:
+                points.append((share, accuracy))
+        shares, accuracies = np.array(points).T
+        if anywhere < _ANYWHERE or len(points) < 2:
+            return float(where)
+        return float(np.interp(accuracies[0] + where * (accuracies[-1] - accuracies[0]), accuracies, shares))
 
-    def _values(self, trial: Trial) -> list[float]:
-        """What is minimised: the objective, and each limited cost as a share of its limit."""
+    def _scored(self) -> list[Trial]:
+        return [trial for trial in self._history.told.values() if trial.score]
+
+    def _value(self, trial: Trial) -> float:
         assert trial.score is not None
-        return [value(trial.score, self._history.problem.objective), *self._shares(trial.candidate.allocation)]
+        return self._history.value(trial.score)
 
-    def _shares(self, allocation: Allocation) -> list[float]:
-        """Each limited cost as a share of its limit."""
-        problem = self._history.problem
-        costs = problem.costs.costs(allocation)
-        return [costs[kind] / limit for kind, limit in problem.limits.items()]
+    def _shares(self, trial: Trial) -> Floats:
+        return self._scale.shares(trial.candidate.allocation)
+
+
+class _Scale:
+    """Where the limited costs of allocations lie between the least reachable (0) and the limits (1)."""
+
+    def __init__(self, problem: SearchProblem) -> None:
+        self._costs, self._kinds = problem.costs, tuple(problem.limits)
+        self._known: dict[Allocation, Floats] = {}
+        limits = tightened(problem, 1.0).limits
+        self._least = self._vector(problem.costs.costs(problem.space.narrowest()))
+        self._room = np.array([limits[kind] for kind in self._kinds]) - self._least
+
+    def shares(self, allocation: Allocation) -> Floats:
+        """`[cost]` where each lies."""
+        if allocation not in self._known:
+            above = self._vector(self._costs.costs(allocation)) - self._least
+            self._known[allocation] = above / np.maximum(self._room, 1.0)
+        return self._known[allocation]
+
+    def _vector(self, costs: Limits) -> Floats:
+        return np.array([costs[kind] for kind in self._kinds], dtype=np.float64)
+
+
+def _accuracy(trial: Trial) -> float:
+    assert trial.score is not None
+    return trial.score.accuracy
 
 
 def draw(problem: SearchProblem, rng: np.random.Generator) -> Allocation:

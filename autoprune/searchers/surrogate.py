@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.costs import Ints
+from autoprune.core.trial import Trial
 from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.gaussian_process import Floats, Points, Roughness, fit
 from autoprune.searchers.history import Estimate, History
@@ -17,7 +19,7 @@ Features = Callable[[Ints], Floats]
 """`[n, group]` numbers of widths that fall as these grow."""
 
 MOST = 150
-"""So many trials are modelled: the best, as only what is near them matters, and all of them would take long."""
+"""So many trials are modelled, as all of them would take long: the best, or those of about a wanted cost."""
 
 
 def removed_over_kept(problem: SearchProblem) -> Features:
@@ -40,37 +42,41 @@ class Surrogate:
 
     Args:
         history: what was told; as much as is told later is modelled by the next `fitted`.
-        order: numbers of estimates, of which those with the least are modelled; None takes their values.
         factor: by how much settings multiply all values, so that values under different ones compare.
     """
 
     def __init__(
         self,
         history: History,
-        order: Callable[[Sequence[Estimate]], Floats] | None = None,
         factor: Callable[[Settings], float] = lambda _: 1.0,
     ) -> None:
         problem = history.problem
-        self._history, self._order, self._factor, self._curved = history, order, factor, bool(problem.curves)
+        self._history, self._factor, self._curved = history, factor, bool(problem.curves)
         self._features = degradations(problem) if problem.curves else removed_over_kept(problem)
         self._rough = Roughness()
         self._dense = np.array([group.width for group in problem.space.groups], dtype=np.float64)
 
-    def fitted(self) -> Callable[[Sequence[Allocation], float], Floats] | None:
+    def fitted(
+        self, reference: Trial | None = None, order: Callable[[Estimate], float] | None = None
+    ) -> Callable[[Sequence[Allocation], float], Floats] | None:
         """What the model makes of allocations: `[n]` lower bounds of log losses, so many deviations below the means.
 
         Candidates that still run are taken to come out as expected. None while fewer than three trials have a value.
+
+        Args:
+            reference: the trial that allocations are compared with; None takes the best.
+            order: where there are too many trials, those of which this is least are modelled; None takes their values.
         """
-        estimates, best = self._nearest(), self._history.best()
+        estimates, best = self._nearest(order), reference or self._history.best()
         if best is None or len(estimates) < 3:
             return None
         allocations = [each.allocation for each in estimates]
         factors = np.array([self._factor(each.settings) for each in estimates])
         values = np.array([each.value for each in estimates]) / factors
         own = self._factor(best.candidate.settings)
-        reference = self._history.value(best.score) / own if best.score else values[0]
-        logarithmic = min(float(values.min()), reference) > 0
-        rises = np.log(values / reference) if logarithmic else values - reference
+        least = self._history.value(best.score) / own if best.score else values[0]
+        logarithmic = min(float(values.min()), least) > 0
+        rises = np.log(values / least) if logarithmic else values - least
         errors = np.array([each.deviation for each in estimates]) / factors / (values if logarithmic else 1.0)
         origin, measured = self._raw([best.candidate.allocation])[0], self._raw(allocations)[0]
         scale = np.maximum(np.abs(measured).mean(axis=0), 1e-9)
@@ -91,13 +97,10 @@ class Surrogate:
 
         return bound
 
-    def _nearest(self) -> list[Estimate]:
+    def _nearest(self, order: Callable[[Estimate], float] | None) -> list[Estimate]:
         """The estimates to be modelled, at most `MOST`."""
         estimates = self._history.estimates()
-        if len(estimates) <= MOST:
-            return estimates
-        values = np.array([each.value for each in estimates]) if self._order is None else self._order(estimates)
-        return [estimates[i] for i in np.argsort(values, kind="stable")[:MOST]]
+        return estimates if len(estimates) <= MOST else sorted(estimates, key=order or attrgetter("value"))[:MOST]
 
     def _raw(self, allocations: Sequence[Allocation]) -> tuple[Floats, Floats]:
         """`[n, group]` features and logarithms of kept shares."""

@@ -11,6 +11,7 @@ from autoprune.core.budget import within
 from autoprune.core.costs import CostKind
 from autoprune.core.frontier import frontier
 from autoprune.core.trial import Candidate, Score, Trial
+from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.nsga2 import POPULATION, RUNGS, Nsga2, draw, ladder, neighbour, tightened
 from tests.searchers.landscapes import Landscape, judge, make_problem, planted, run, with_curves
 
@@ -123,27 +124,79 @@ def test_given_starts_may_be_cheaper_than_the_limits() -> None:
     searcher.tell(judge(LANDSCAPE, first))
 
 
-def test_one_is_dropped_where_it_is_behind_another_that_costs_no_more() -> None:
+def _share(problem: SearchProblem, allocation: Allocation) -> float:
+    """Where its FLOPs lie between the least reachable and the limit."""
+    least, most = problem.costs.cost(problem.space.narrowest(), "flops"), problem.limits["flops"]
+    return (problem.costs.cost(allocation, "flops") - least) / (most - least)
+
+
+def test_budgets_are_drawn_where_the_frontier_is_steep() -> None:
+    problem = replace(LANDSCAPE.problem, trials=120)
+
+    def judged(candidate: Candidate) -> Trial:
+        share = _share(problem, candidate.allocation)
+        return Trial(candidate, Score(LANDSCAPE.told(candidate.allocation), float(np.clip(5 * share - 2, 0, 1)), 100))
+
+    searcher = Nsga2(problem)
+    while asked := searcher.ask(1):
+        searcher.tell(judged(asked[0]))
+        if asked[0].number >= POPULATION:
+            assert asked[0].bars == ()  # nothing is known of parts of the images
+    shares = [_share(problem, candidate.allocation) for candidate in searcher._history.asked[POPULATION:]]
+    steep = np.mean([0.37 < share < 0.63 for share in shares])
+    assert 0.75 < steep < 1.0
+
+
+def test_a_flat_frontier_is_searched_under_all_budgets() -> None:
+    problem = replace(LANDSCAPE.problem, trials=120)
+    searcher = Nsga2(problem)
+    while asked := searcher.ask(1):
+        searcher.tell(Trial(asked[0], Score(LANDSCAPE.told(asked[0].allocation), 0.5, 100)))
+    shares = [_share(problem, candidate.allocation) for candidate in searcher._history.asked[POPULATION:]]
+    assert np.histogram(shares, bins=4, range=(0.0, 1.0))[0].min() > 10
+
+
+def test_one_is_dropped_where_it_is_above_the_line_between_its_neighbours_on_the_frontier() -> None:
     problem = replace(LANDSCAPE.problem, rungs=(10,))
     searcher = Nsga2(problem)
+    known: list[Trial] = []
 
     def told(candidate: Candidate) -> None:
         loss = LANDSCAPE.true(candidate.allocation)
-        searcher.tell(Trial(candidate, Score(loss, 0.5, 100, rungs=(Score(loss - 0.1, 0.5, 10),))))
+        trial = Trial(candidate, Score(loss, 0.5, 100, rungs=(Score(loss - 0.1, 0.5, 10),)))
+        searcher.tell(trial)
+        known.append(replace(trial, costs=dict(**problem.costs.costs(candidate.allocation))))
 
     first = list(searcher.ask(POPULATION))
     for candidate in first:
         told(candidate)
     assert all(candidate.bars == () for candidate in first)
-    for _ in range(10):
+    barred = 0
+    for _ in range(20):
         (candidate,) = searcher.ask(1)
         own = problem.costs.cost(candidate.allocation, "flops")
-        as_cheap = [
-            LANDSCAPE.true(each.allocation) for each in first if problem.costs.cost(each.allocation, "flops") <= own
-        ]
-        if as_cheap:
-            assert candidate.bars == (pytest.approx(min(as_cheap) - 0.1),)
+        points = [(t.costs["flops"], t.score.loss) for t in frontier(known, "loss", ["flops"]) if t.score]
+        costs, losses = zip(*points, strict=True)
+        if own >= costs[0]:
+            assert candidate.bars == (pytest.approx(np.interp(own, costs, losses) - 0.1),)
+            barred += 1
         else:
             assert candidate.bars == ()
-        first.append(candidate)
         told(candidate)
+    assert barred > 10
+
+
+def test_of_two_limited_costs_a_bar_is_that_of_one_that_costs_no_more_of_either() -> None:
+    dense = LANDSCAPE.problem.costs.dense()
+    limits: dict[CostKind, int] = {"flops": dense["flops"] // 2, "params": dense["params"] // 2}
+    problem = replace(LANDSCAPE.problem, limits=limits, rungs=(10,), trials=60)
+    searcher = Nsga2(problem)
+    known: list[tuple[dict[CostKind, int], float]] = []
+    while asked := searcher.ask(1):
+        own, loss = problem.costs.costs(asked[0].allocation), LANDSCAPE.true(asked[0].allocation)
+        if asked[0].bars:
+            least = min(value for costs, value in known if all(costs[kind] <= own[kind] for kind in limits))
+            better = min(value for costs, value in known)
+            assert better - 0.1 - 1e-9 <= asked[0].bars[0] <= least - 0.1 + 1e-9
+        known.append((dict(own), loss))
+        searcher.tell(Trial(asked[0], Score(loss, 0.5, 100, rungs=(Score(loss - 0.1, 0.5, 10),))))

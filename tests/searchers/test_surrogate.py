@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Score, Stopped, Trial
+from autoprune.searchers.base import SearchProblem
 from autoprune.searchers.gaussian_process import Floats, Kernel, Points, Posterior, Roughness, fit, roughness
 from autoprune.searchers.history import History
 from autoprune.searchers.random import draw, draw_new
-from autoprune.searchers.surrogate import Surrogate, degradations, removed_over_kept
+from autoprune.searchers.surrogate import MOST, Surrogate, degradations, removed_over_kept
 from tests.searchers.landscapes import make_problem, planted, with_curves
 
 RNG = np.random.default_rng(0)
@@ -141,6 +143,39 @@ def test_it_knows_far_better_than_chance_which_allocation_is_best(curves: bool) 
 def test_there_is_no_model_of_two_trials() -> None:
     assert Surrogate(history_of(2)).fitted() is None
     assert Surrogate(history_of(3)).fitted() is not None
+
+
+def only(trials: Sequence[Trial], problem: SearchProblem) -> History:
+    """A history in which nothing but these trials' allocations was judged."""
+    history = History(problem)
+    for trial in trials:
+        history.tell(replace(trial, candidate=history.propose(trial.candidate.allocation)))
+    return history
+
+
+@pytest.mark.parametrize("worst", [False, True])
+def test_of_too_many_trials_those_first_in_order_are_modelled(worst: bool) -> None:
+    history = history_of(MOST + 60)
+    trials = sorted(history.told.values(), key=lambda trial: history.value(trial.score), reverse=worst)
+    alone = only(trials[:MOST], history.problem)
+    reference = trials[3]
+    order = (lambda estimate: -estimate.value) if worst else None
+    bounds = Surrogate(history).fitted(reference, order), Surrogate(alone).fitted(alone.told[3])
+    rng = np.random.default_rng(3)
+    wanted = [draw(history.problem, rng) for _ in range(10)]
+    ours, theirs = (bound(wanted, 1.0) for bound in bounds if bound is not None)
+    assert ours == pytest.approx(theirs, abs=1e-6)
+
+
+def test_bounds_are_differences_to_the_reference() -> None:
+    history = history_of(30)
+    best, other = sorted(history.told.values(), key=lambda trial: history.value(trial.score))[:30:20]
+    to_best, to_other = Surrogate(history).fitted(), Surrogate(history).fitted(other)
+    assert to_best is not None
+    assert to_other is not None
+    apart = math.log(history.value(other.score) / history.value(best.score))
+    tried = [trial.candidate.allocation for trial in history.told.values()]
+    assert np.mean(to_best(tried, 0.0) - to_other(tried, 0.0)) == pytest.approx(apart, rel=0.2)
 
 
 def test_the_daring_expect_more_where_nothing_was_tried() -> None:
