@@ -18,7 +18,7 @@ names. We differ:
 - Budgets are drawn so that the points of the frontier are spread evenly over the accuracies that it spans: many where
   it is steep, few where nothing is lost any more or nothing is left to lose. What is near the drawn budget in cost is
   bred and modelled, as slopes of the loss differ from one end of the frontier to the other. On a model of 5,120 trials
-  of ResNet-20 (260 evaluations, two seeds) the frontier came to 40, 70 and 85 % at 35, 50 and 65 % of the FLOPs, with
+  of ResNet-20 (260 evaluations, two seeds) the frontier came to 42, 71 and 85 % at 35, 50 and 65 % of the FLOPs, with
   even budgets and a model of all trials to 32, 65 and 85 %, and `auto` in 62 evaluations for each to 44, 72 and 86 %.
 - One is dropped after some of the images where it is clearly above the line between its neighbours on the frontier.
 - No allocation is judged twice: in place of one that was, a neighbour of it is.
@@ -56,8 +56,8 @@ EXPONENTS = (1.0, 2.0)
 """Those of the knapsacks among the first candidates."""
 _ANYWHERE = 0.1
 """The share of budgets that are drawn evenly between the least reachable and the limits."""
-_PARENTS = 3 * POPULATION
-_AROUND = 80
+_PARENTS = 2 * POPULATION
+_AROUND = 40
 """How many allocations of about a budget's cost are looked at for the most promising to search from."""
 _NEIGHBOURS = 50
 _DRAWS = 200
