@@ -136,7 +136,7 @@ def _row(searcher: str, joint: bool, lines: Sequence[Line]) -> str:
         f"{100 * mean('accuracy'):.2f}",
         f"{100 * mean('test'):.2f}",
         f"{mean('evaluations'):.0f}",
-        "; ".join(" ".join(line["settings"].values()) for line in lines),
+        "; ".join(" ".join(line["settings"].values()) for line in lines) if joint else "the defaults",
     ]
     return f"| {' | '.join(cells)} |"
 
