@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+from autoprune.core.recipe import DISTILLATION
 from autoprune.errors import TaskError, UserError
 from autoprune.tasks.plan import TrainingPlan
 
@@ -34,11 +36,13 @@ _SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
     "factor": _NUMBER,
     "warmup": _NUMBER,
     "channels_last": (_truth, "true or false"),
+    "distill": _NUMBER,
+    "temperature": _NUMBER,
 }
 
 
 def parse_plan(text: str) -> dict[str, Any]:
-    """The fields of a `TrainingPlan` in `epochs=1,rate=0.02`; torch is not imported.
+    """The fields of a `TrainingPlan` in `epochs=1,rate=0.02`, and `distill` and `temperature`; torch is not imported.
 
     Raises:
         UserError: an unknown setting, a value of another type, or values that make no plan.
@@ -58,10 +62,13 @@ def parse_plan(text: str) -> dict[str, Any]:
 
 
 def _check(text: str, plan: dict[str, Any]) -> None:
+    taught = [key for key in DISTILLATION if key in plan]
     try:
-        TrainingPlan(**plan)
+        TrainingPlan(**{key: value for key, value in plan.items() if key not in taught})
     except TaskError as fault:
         raise UserError(f"--finetune {text}: {fault}") from fault
-    for key in ("steps", "epochs"):
-        if plan.get(key) == 0:
-            raise UserError(f"--finetune {text}: {key} should be above 0")
+    for key in ("steps", "epochs", *taught):
+        if key in plan and not (math.isfinite(plan[key]) and plan[key] > 0):
+            raise UserError(f"--finetune {text}: {key} should be above 0 and finite but is {plan[key]:g}")
+    if taught == ["temperature"]:
+        raise UserError(f"--finetune {text}: temperature belongs to distill, which is not given")

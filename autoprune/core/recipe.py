@@ -30,6 +30,10 @@ class Training:
     temperature: float = 4.0
 
 
+DISTILLATION = ("distill", "temperature")
+"""The fields of a training that no `TrainingPlan` has."""
+
+
 @dataclass(frozen=True)
 class Finetune(Training):
     """A training after pruning; what is pruned stays pruned."""

@@ -40,7 +40,10 @@ def from_run(path: Path, number: int | None, given: Mapping[str, Any], sets: Seq
     _check_sets(sets, path)
     folder = existing_folder(path)
     history = read_history(path)
-    experiment = load_experiment(folder.experiment, given, [*_without_lost_checkpoint(folder, given), *sets])
+    lost = _without_lost_checkpoint(folder, given)
+    if lost and wishes.plan is not None and "distill" in wishes.plan:
+        raise UserError(f"the checkpoint that {path} was searched on is gone, so nothing can be distilled from it")
+    experiment = load_experiment(folder.experiment, given, [*lost, *sets])
     trial = _trial(history, number, folder, experiment)
     promise = Promise.of_trial(history, trial)
     own = given.get("task.checkpoint") is None or _holds_searched(promise, experiment, path)
@@ -56,6 +59,8 @@ def from_run(path: Path, number: int | None, given: Mapping[str, Any], sets: Seq
     origin = f"trial {trial.number} of {path}, as it was scored"
     if wishes.plan is not None:
         setup = _prepare(experiment)
+        if "distill" in wishes.plan:
+            _check(promise, setup, str(path), wishes)
         evaluator = _evaluator(setup)
         return replace(
             finetuned(setup, evaluator, evaluator.restore_to_train(weights), wishes.plan, origin), promise=promise

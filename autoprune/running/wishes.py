@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from autoprune.core.recipe import Recipe
+from autoprune.core.recipe import DISTILLATION, Recipe, Training
 from autoprune.core.trial import Candidate
 from autoprune.evaluation.building import Built
 from autoprune.evaluation.evaluator import Evaluator
@@ -14,6 +14,7 @@ from autoprune.running.applied import Applied
 from autoprune.running.progress import Display, training_progress
 from autoprune.running.setup import Setup
 from autoprune.tasks.base import TrainingPlan
+from autoprune.tasks.distillation import distillation
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Wishes:
     """What is wanted otherwise than the search had it.
 
     Attributes:
-        plan: fields of a `TrainingPlan`, by which the network is trained further; None leaves it.
+        plan: fields of a `TrainingPlan`, and of the distillation, by which the network is trained further; None leaves
+            it.
         force: whether other weights than those that were searched on may be pruned.
         reconstruct: how many training images refit every layer behind what is removed, before any training; 0 leaves
             it to the recipe.
@@ -69,11 +71,16 @@ def finetuned(setup: Setup, evaluator: Evaluator, built: Built, plan: Mapping[st
     """A network trained further, what is pruned of it staying so, and judged.
 
     Args:
-        plan: fields of a `TrainingPlan`.
+        plan: fields of a `TrainingPlan`, and of the distillation from the dense network.
         origin: where it comes from.
     """
+    hooks = [built.held_masks()]
+    if "distill" in plan:
+        temperature = plan.get("temperature", Training.temperature)
+        hooks.insert(0, distillation(setup.subject.network, temperature, plan["distill"]))
     with training_progress(Display(), "fine-tuning") as hook:
-        setup.task.train(built.network, TrainingPlan(**plan), [built.held_masks(), hook])
+        rest = {key: value for key, value in plan.items() if key not in DISTILLATION}
+        setup.task.train(built.network, TrainingPlan(**rest), [*hooks, hook])
     settings = " ".join(f"{key}={value}" for key, value in plan.items())
     applied = _judged(setup, evaluator, built, f"{origin}, fine-tuned ({settings})")
     return replace(applied, change="in the search, before the fine-tuning")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 
 from autoprune.core.trial import Trial
@@ -126,9 +127,12 @@ def test_weights_that_changed_since_the_search_are_found_out_where_they_are_prun
     torch.save(network.state_dict(), "w.pt")
     autoprune.succeed(*SEARCH, "--trials", "1", "--searcher", "uniform", "--checkpoint", "w.pt", "--output", "run")
     Path(other_weights()).rename("w.pt")
+    taught = ("apply", "run", "--finetune", "steps=2,distill=1", "--output", "taught.pt")
     assert "as it was scored" in autoprune.succeed("apply", "run", "--output", "kept.pt").out
+    assert "w.pt has other weights than run was searched on" in autoprune.refused(*taught)
     Path("w.pt").rename("elsewhere.pt")
     assert "as it was scored" in autoprune.succeed("apply", "run", "--output", "without.pt").out
+    assert "the checkpoint that run was searched on is gone" in autoprune.refused(*taught)
     Path("elsewhere.pt").rename("w.pt")
     (workdir / "run" / "weights" / "0.pt").unlink()
     assert "w.pt has other weights than run was searched on" in autoprune.refused("apply", "run", "--output", "a.pt")
@@ -215,6 +219,31 @@ def test_fine_tuning_makes_it_better_and_is_measured_afterwards(
     assert after["flops"] == before["flops"]
     assert read("after.pt").metrics == {"accuracy": after["accuracy"], "loss": after["loss"], "images": 400}
     assert read("after.pt").widths == read("before.pt").widths
+
+
+@pytest.mark.parametrize("source", ["run", "best.yaml"])
+def test_fine_tuning_can_be_taught_by_the_dense_network(
+    autoprune: Cli, workdir: Path, digits_run: DigitsRun, source: str
+) -> None:
+    path = digits_run.folder if source == "run" else digits_run.folder / "best.yaml"
+    task = DigitsTask()
+    dense = task.network()
+    task.load(dense, None)
+    dense.eval()
+
+    images = next(iter(task.batches("validation", 400)))[0]
+
+    def divergence(file: str) -> float:
+        with torch.no_grad():
+            ours, theirs = (F.log_softmax(network(images), dim=1) for network in (load(file), dense))
+        return float(F.kl_div(ours, theirs, reduction="batchmean", log_target=True))
+
+    plain = "epochs=6,rate=0.01,batch=64"
+    autoprune.succeed("apply", path, "--finetune", plain, "--output", "alone.pt")
+    taught = f"{plain},distill=3,temperature=4"
+    out = autoprune.succeed("apply", path, "--finetune", taught, "--output", "taught.pt").out
+    assert "distill=3.0 temperature=4.0" in out
+    assert divergence("taught.pt") < 0.7 * divergence("alone.pt")
 
 
 @pytest.mark.parametrize("source", ["run", "best.yaml"])

