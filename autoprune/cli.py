@@ -181,7 +181,9 @@ def _add_apply(commands: argparse._SubParsersAction[_Parser]) -> None:
         default=0,
         help="refit every layer behind what is removed, by least squares on so many training images, 512 say",
     )
-    command.add_argument("--finetune", metavar="PLAN", help="train afterwards: epochs=1,rate=0.02 (steps=500,distill=1,…)")
+    command.add_argument(
+        "--finetune", metavar="PLAN", help="train afterwards: epochs=1,rate=0.02 (steps=500,distill=1,…)"
+    )
     command.add_argument("--export", choices=("onnx", "pt2"), help="also write a file that needs no autoprune")
     command.add_argument("--tracking-uri", metavar="URI", help="MLflow's store, for mlflow:RUN_ID")
     _add_task_options(command)
