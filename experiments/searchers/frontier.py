@@ -95,15 +95,20 @@ def _report(case: Case) -> None:
     frontier = _frontier(_run(case, None))
     singles = {budget: _best(_run(case, budget), dense) for budget in case.budgets}
     lines = [
-        "| budget | search under it | frontier at no greater cost | difference | standard error of it |",
-        "| ---: | ---: | ---: | ---: | ---: |",
+        "| budget | search under it | frontier at no greater cost | difference | standard error of it "
+        "| least difference of a point that costs as much or more |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for budget, single in singles.items():
         nearest = max((point for point in frontier if point.kept <= budget), key=lambda point: point.accuracy)
         difference, error = nearest.accuracy - single.accuracy, math.hypot(nearest.error, single.error)
+        dominated = min(
+            (point.accuracy - single.accuracy for point in frontier if point.kept >= single.kept), default=None
+        )
         lines.append(
             f"| {budget} | {100 * single.accuracy:.2f} % (loss {single.loss:.4f}) | {100 * nearest.accuracy:.2f} % "
-            f"(loss {nearest.loss:.4f}) | {100 * difference:+.2f} | {100 * error:.2f} |"
+            f"(loss {nearest.loss:.4f}) | {100 * difference:+.2f} | {100 * error:.2f} | "
+            f"{'none costs as much' if dominated is None else f'{100 * dominated:+.2f}'} |"
         )
     text = "\n".join(lines)
     (FOLDER / f"{case.name}.md").write_text(text + "\n")
