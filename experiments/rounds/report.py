@@ -67,6 +67,7 @@ def _picture(lines: Sequence[Line], path: Path) -> None:
     """Accuracy against FLOPs, round by round; what was trained at the end alone are points."""
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
+    colours = {name: f"C{i}" for i, name in enumerate(sorted({line["cell"]["searcher"] for line in lines}))}
     for axes, (budget, of) in zip(panels, groupby(lines, key=lambda line: line["cell"]["flops"]), strict=False):
         for line in of:
             name, trained = line["cell"]["searcher"], line["trained"]
@@ -74,9 +75,9 @@ def _picture(lines: Sequence[Line], path: Path) -> None:
             if len(line["rounds"]) > 1:
                 xs = [100.0, *(_kept(line, each) for each in line["rounds"])]
                 ys = [100 * line["dense"]["accuracy"], *(100 * each["accuracy"] for each in line["rounds"])]
-                axes.plot(xs, ys, ".-", label=f"{name}, after each round")
+                axes.plot(xs, ys, ".-", color=colours[name], label=f"{name}, after each round")
             else:
-                axes.plot(*end, "D", label=f"{name}, trained at the end for as many steps")
+                axes.plot(*end, "D", color=colours[name], label=f"{name}, trained at the end for as many steps")
         axes.axvline(100 * budget, color="grey", linewidth=0.8)
         axes.set_title(f"ResNet-20 to {100 * budget:.0f} % of its FLOPs")
         axes.set_xlabel("FLOPs kept (%)")
