@@ -55,7 +55,7 @@ RUNGS = 6
 """How many budgets the first candidates are spread over."""
 EXPONENTS = (1.0, 2.0)
 """Those of the knapsacks among the first candidates."""
-_AT_MOST = 0.1
+_AT_LIMITS = 0.1
 """The share of candidates under the limits themselves, as these are what was asked for."""
 _ANYWHERE = 0.1
 """The share of budgets that are drawn evenly between the least reachable and the limits."""
@@ -178,16 +178,16 @@ class Nsga2(OneByOne):
         return self._coordinates.widths(breed(points, np.column_stack((values, shares)), POPULATION, rng))
 
     def _budget(self, scored: Sequence[Trial], rng: np.random.Generator) -> float:
-        """Between the least reachable costs (0) and the limits (1), where the frontier has an accuracy drawn evenly."""
+        """Between the least reachable costs (0) and the limits (1): mostly where the frontier has a drawn accuracy."""
         kind, where = rng.random(2).tolist()
-        if kind < _AT_MOST:
+        if kind < _AT_LIMITS:
             return 1.0
         points: list[tuple[float, float]] = []
         for share, accuracy in sorted((float(self._shares(trial).max()), _accuracy(trial)) for trial in scored):
             if not points or accuracy > points[-1][1]:
                 points.append((share, accuracy))
         shares, accuracies = np.array(points).T
-        if kind < _AT_MOST + _ANYWHERE or len(points) < 2:
+        if kind < _AT_LIMITS + _ANYWHERE or len(points) < 2:
             return float(where)
         return float(np.interp(accuracies[0] + where * (accuracies[-1] - accuracies[0]), accuracies, shares))
 
