@@ -45,11 +45,7 @@ class Surrogate:
         factor: by how much settings multiply all values, so that values under different ones compare.
     """
 
-    def __init__(
-        self,
-        history: History,
-        factor: Callable[[Settings], float] = lambda _: 1.0,
-    ) -> None:
+    def __init__(self, history: History, factor: Callable[[Settings], float] = lambda _: 1.0) -> None:
         problem = history.problem
         self._history, self._factor, self._curved = history, factor, bool(problem.curves)
         self._features = degradations(problem) if problem.curves else removed_over_kept(problem)
@@ -67,18 +63,18 @@ class Surrogate:
             reference: the trial that allocations are compared with; None takes the best.
             order: where there are too many trials, those of which this is least are modelled; None takes their values.
         """
-        estimates, best = self._nearest(order), reference or self._history.best()
-        if best is None or len(estimates) < 3:
+        estimates, reference = self._nearest(order), reference or self._history.best()
+        if reference is None or len(estimates) < 3:
             return None
         allocations = [each.allocation for each in estimates]
         factors = np.array([self._factor(each.settings) for each in estimates])
         values = np.array([each.value for each in estimates]) / factors
-        own = self._factor(best.candidate.settings)
-        least = self._history.value(best.score) / own if best.score else values[0]
-        logarithmic = min(float(values.min()), least) > 0
-        rises = np.log(values / least) if logarithmic else values - least
+        own = self._factor(reference.candidate.settings)
+        base = self._history.value(reference.score) / own if reference.score else values[0]
+        logarithmic = min(float(values.min()), base) > 0
+        rises = np.log(values / base) if logarithmic else values - base
         errors = np.array([each.deviation for each in estimates]) / factors / (values if logarithmic else 1.0)
-        origin, measured = self._raw([best.candidate.allocation])[0], self._raw(allocations)[0]
+        origin, measured = self._raw([reference.candidate.allocation])[0], self._raw(allocations)[0]
         scale = np.maximum(np.abs(measured).mean(axis=0), 1e-9)
         # A curve already says how much worse a group makes it; of widths no group's share is known before.
         shares = scale / scale.mean() if self._curved else np.ones(len(scale))

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +11,11 @@ from autoprune.core.budget import within
 from autoprune.core.costs import CostKind
 from autoprune.core.frontier import frontier
 from autoprune.core.trial import Candidate, Score, Trial
+from autoprune.searchers.auto import ELSEWHERE
 from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.history import Estimate
 from autoprune.searchers.nsga2 import POPULATION, RUNGS, Nsga2, draw, ladder, neighbour, tightened
+from autoprune.searchers.surrogate import Surrogate
 from tests.searchers.landscapes import Landscape, judge, make_problem, planted, run, with_curves
 
 LANDSCAPE = planted("interactions", 3, streams=True, pairs=0.9)
@@ -147,6 +150,49 @@ def test_budgets_are_drawn_where_the_frontier_is_steep() -> None:
     assert steep > 0.65
     assert limits > 0.05
     assert steep + limits < 1.0
+
+
+def test_what_is_near_a_budget_is_modelled_and_sought_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that notes what it is asked, of a search whose losses are known."""
+    problem = replace(LANDSCAPE.problem, trials=60)
+    noted: list[tuple[Trial, float, list[Allocation]]] = []
+
+    def fitted(
+        surrogate: Surrogate, reference: Trial, order: Callable[[Estimate], float]
+    ) -> Callable[[Sequence[Allocation], float], np.ndarray]:
+        estimates = surrogate._history.estimates()
+        shares, distances = (
+            np.array([_share(problem, each.allocation) for each in estimates]),
+            np.array([order(each) for each in estimates]),
+        )
+        budget = min(
+            (shares[0] + distances[0], shares[0] - distances[0]),
+            key=lambda budget: float(np.abs(np.abs(shares - budget) - distances).max()),
+        )
+        assert np.abs(shares - budget) == pytest.approx(distances)
+        noted.append((reference, budget, []))
+
+        def bound(wanted: Sequence[Allocation], daring: float) -> np.ndarray:
+            noted[-1][2].extend([] if noted[-1][2] else wanted)
+            return np.arange(len(wanted), dtype=float)
+
+        return bound
+
+    monkeypatch.setattr(Surrogate, "fitted", fitted)
+    searcher, told = Nsga2(problem), list[Trial]()
+    while asked := searcher.ask(1):
+        if asked[0].number >= POPULATION:
+            reference, budget, begins = noted[-1]
+            near = sorted(told, key=lambda trial: abs(_share(problem, trial.candidate.allocation) - budget))
+            no_dearer = [t for t in told if _share(problem, t.candidate.allocation) <= budget + 1e-9]
+            least = min(LANDSCAPE.true(trial.candidate.allocation) for trial in no_dearer or told)
+            assert LANDSCAPE.true(reference.candidate.allocation) == least
+            if asked[0].number % ELSEWHERE:
+                tight = tightened(problem, budget)
+                assert begins[1:11] == [tight.project(trial.candidate.allocation) for trial in near[:10]]
+        told.append(Trial(asked[0], Score(LANDSCAPE.true(asked[0].allocation), 0.5, 100)))
+        searcher.tell(told[-1])
+    assert len(noted) == 60 - POPULATION
 
 
 def test_a_flat_frontier_is_searched_under_all_budgets() -> None:
