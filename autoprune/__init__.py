@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from autoprune.core.allocation import Allocation
     from autoprune.core.budget import Budget
     from autoprune.embedding import NetworkSpace, allocation_from, search_space, suggest_allocation
-    from autoprune.evaluation.checkpoint import load
-    from autoprune.pruning.gradual import Pruning
+    from autoprune.evaluation.checkpoints.checkpoint import load
     from autoprune.pruning.schedules import Timing
+    from autoprune.pruning.training.gradual import Pruning
     from autoprune.tasks.base import Hook, Task, TrainingPlan
-    from autoprune.tasks.user import SimpleTask
+    from autoprune.tasks.simple import SimpleTask
 
 __all__ = [
     "Allocation",
@@ -43,15 +43,15 @@ _PLACES = {
     "Budget": "autoprune.core.budget",
     "Hook": "autoprune.tasks.base",
     "NetworkSpace": "autoprune.embedding",
-    "Pruning": "autoprune.pruning.gradual",
+    "Pruning": "autoprune.pruning.training.gradual",
     "SearchResult": "autoprune.api",
-    "SimpleTask": "autoprune.tasks.user",
+    "SimpleTask": "autoprune.tasks.simple",
     "Task": "autoprune.tasks.base",
     "Timing": "autoprune.pruning.schedules",
     "TrainingPlan": "autoprune.tasks.base",
     "allocation_from": "autoprune.embedding",
     "apply": "autoprune.api",
-    "load": "autoprune.evaluation.checkpoint",
+    "load": "autoprune.evaluation.checkpoints.checkpoint",
     "search": "autoprune.api",
     "search_space": "autoprune.embedding",
     "suggest_allocation": "autoprune.embedding",

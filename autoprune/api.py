@@ -17,16 +17,16 @@ from autoprune.core.budget import Budget
 from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Trial
 from autoprune.errors import UserError
+from autoprune.evaluation.data import Judging
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.images import Judging
+from autoprune.evaluation.prunable_model import Subject, example_inputs, study
 from autoprune.evaluation.scoring import ScoringImages
-from autoprune.evaluation.subject import Subject, example_inputs, study
-from autoprune.pruning.copying import copy_network
 from autoprune.pruning.pruner import Pruner
+from autoprune.pruning.surgery.copying import copy_network
 from autoprune.reporting.results import Result
-from autoprune.running.folder import new_folder
 from autoprune.running.progress import Display
-from autoprune.running.session import make_tracker, start_session
+from autoprune.running.run_folder import new_folder
+from autoprune.running.search.session import make_tracker, start_session
 from autoprune.running.setup import FROM_PYTHON, assemble
 from autoprune.tasks.base import Task
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from autoprune import registry
-from autoprune.commands import disk
+from autoprune.commands import interruption as disk
 from autoprune.errors import AutopruneError, UserError, did_you_mean
 
 

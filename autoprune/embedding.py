@@ -23,8 +23,8 @@ from autoprune.core.costs import CostTable
 from autoprune.core.space import SearchSpace, build_space
 from autoprune.errors import UserError
 from autoprune.graph.groups import find_groups
-from autoprune.pruning.copying import copy_network
 from autoprune.pruning.pruner import Pruner
+from autoprune.pruning.surgery.copying import copy_network
 
 PREFIX = "keep."
 """What the name of every dimension begins with."""

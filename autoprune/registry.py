@@ -12,8 +12,8 @@ from typing import Any
 from autoprune.errors import UnknownName
 
 TASKS: Mapping[str, str] = {
-    "digits": "autoprune.tasks.digits:DigitsTask",
-    "cifar10": "autoprune.tasks.cifar10:Cifar10Task",
+    "digits": "autoprune.tasks.datasets.digits:DigitsTask",
+    "cifar10": "autoprune.tasks.datasets.cifar10:Cifar10Task",
 }
 
 MODELS: Mapping[str, str] = {
@@ -68,10 +68,10 @@ SCHEDULES: Mapping[str, str] = {
 }
 
 PENALTIES: Mapping[str, str] = {
-    "group_lasso": "autoprune.pruning.group_lasso:GroupLasso",
-    "l1": "autoprune.pruning.group_lasso:l1",
-    "l1_scale": "autoprune.pruning.penalties:ScaleL1",
-    "admm": "autoprune.pruning.admm:Admm",
+    "group_lasso": "autoprune.pruning.training.group_lasso:GroupLasso",
+    "l1": "autoprune.pruning.training.group_lasso:l1",
+    "l1_scale": "autoprune.pruning.training.penalties:ScaleL1",
+    "admm": "autoprune.pruning.training.admm:Admm",
 }
 
 ALLOCATORS: Mapping[str, str] = {
@@ -100,15 +100,15 @@ CRITERIA: Mapping[str, str] = {
 }
 
 SEARCHERS: Mapping[str, str] = {
-    "uniform": "autoprune.searchers.uniform:Uniform",
-    "random": "autoprune.searchers.random:Random",
+    "uniform": "autoprune.searchers.controls:Uniform",
+    "random": "autoprune.searchers.controls:Random",
     "ranked": "autoprune.searchers.ranked:Ranked",
     "threshold": "autoprune.searchers.threshold:Threshold",
     "knapsack": "autoprune.searchers.knapsack:Knapsack",
     "evolution": "autoprune.searchers.evolution:Evolution",
     "annealing": "autoprune.searchers.annealing:Annealing",
-    "tpe": "autoprune.searchers.tpe:Tpe",
-    "gp": "autoprune.searchers.gp:Gp",
+    "tpe": "autoprune.searchers.optuna_samplers:Tpe",
+    "gp": "autoprune.searchers.optuna_samplers:Gp",
     "cmaes": "autoprune.searchers.cmaes:CmaEs",
     "nsga2": "autoprune.searchers.nsga2:Nsga2",
     "auto": "autoprune.searchers.auto:Auto",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from autoprune.tasks.digits import DigitsTask
+from autoprune.tasks.datasets.digits import DigitsTask
 from tests.journeys import Cli, DigitsRun, make_digits_run
 
 _REPOSITORY = Path(__file__).resolve().parents[1]

@@ -20,7 +20,7 @@ from torch import nn
 import autoprune
 from autoprune.core.budget import within
 from autoprune.errors import BudgetInfeasible, UserError
-from autoprune.graph.profile import measure_costs
+from autoprune.graph.costs import measure_costs
 
 EXAMPLES = Path(__file__).parent / "examples"
 INPUTS = torch.zeros(2, 3, 8, 8)

@@ -45,7 +45,7 @@ def _run(name: str, folder: Path) -> str:
 
 
 def test_the_schedule_in_the_readme_is_one(tmp_path: Path) -> None:
-    from autoprune.config.schedule_loading import load_schedule
+    from autoprune.config.schedule import load_schedule
 
     [text] = re.findall(r"```yaml\n(train:.*?)```", README.read_text(), re.DOTALL)
     (tmp_path / "schedule.yaml").write_text(text)

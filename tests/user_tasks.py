@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from autoprune import SimpleTask
-from autoprune.tasks.training import seeded
+from autoprune.tasks.training.loop import seeded
 
 Fault = Callable[[int, Tensor], Tensor]
 """Takes how many batches were judged before, and a loss; returns the loss, changed, or raises."""

@@ -5,19 +5,157 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from autoprune.commands import best_yaml, disk
-from autoprune.commands.finetune import parse_plan
+import yaml
+
+from autoprune import registry
+from autoprune.commands import apply as best_yaml
+from autoprune.commands import interruption as disk
 from autoprune.commands.options import overrides
 from autoprune.config import load_experiment
-from autoprune.errors import UserError
+from autoprune.core.recipe import DISTILLATION
+from autoprune.core.settings import criterion_pattern
+from autoprune.errors import TaskError, UserError
+from autoprune.tasks.training.plan import TrainingPlan
 
 if TYPE_CHECKING:
     from autoprune.core.trial import Score
-    from autoprune.running.applied import Applied
-    from autoprune.running.wishes import Wishes
+    from autoprune.running.apply.pruned_model import Applied, Wishes
+
+
+def read_best(path: Path) -> dict[str, Any]:
+    """What a `best.yaml` says.
+
+    Raises:
+        UserError: it is another file, or lacks what pruning needs.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as fault:
+        raise UserError(f"{path} cannot be read as YAML: {fault}") from fault
+    missing = [
+        key for key in ("widths", "task", "model", "pruner") if not isinstance(content, dict) or key not in content
+    ]
+    if missing:
+        raise UserError(f"{path} is no best.yaml of autoprune: it lacks {', '.join(missing)}")
+    return dict(content)
+
+
+def defaults(best: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a `best.yaml` says of task, model, pruner and recipe: a file names no code to run, the user does."""
+    if arguments.task is None and isinstance(best["task"], str) and ":" in best["task"]:
+        raise UserError(f"{arguments.source} was made on task {best['task']!r}; name it with --task to import it")
+    _refuse_trained(best, arguments.source)
+    recipe, scoring = _mapping(best, "recipe", arguments.source), _mapping(best, "scoring", arguments.source)
+    defaults = {
+        "task.name": best["task"],
+        "task.model": best["model"],
+        "pruner": best["pruner"],
+        "evaluation.recalibrate.images": recipe.get("recalibrate"),
+        "evaluation.recalibrate.augment": recipe.get("augment"),
+        "evaluation.reconstruct": recipe.get("reconstruct"),
+        "evaluation.finetune": recipe.get("finetune"),
+        "search.seed": scoring.pop("seed", None),
+        **{f"scoring.{key}": value for key, value in scoring.items()},
+    }
+    return {key: value for key, value in defaults.items() if not isinstance(value, str) or ":" not in value}
+
+
+def _refuse_trained(best: dict[str, Any], source: str) -> None:
+    """Nothing, if the dense weights are what was pruned: others lie in the run's folder alone."""
+    parent = best.get("parent")
+    if parent is None and not _mapping(best, "recipe", source).get("admm"):
+        return
+    why = "were trained before they were pruned" if parent is None else f"are those that trial {parent} left"
+    raise UserError(
+        f"{source} holds the widths, but not the weights that go with them, which {why}; "
+        "apply the run's folder: autoprune apply RUN"
+    )
+
+
+def criteria(best: dict[str, Any], source: str) -> dict[str, Any]:
+    """The criteria of single groups; all other settings are in its scoring and recipe, where options win over them.
+
+    Raises:
+        UserError: one is unknown.
+    """
+    chosen = {n: value for n, value in _mapping(best, "settings", source).items() if criterion_pattern(str(n))}
+    for value in chosen.values():
+        registry.check("criterion", str(value))
+    return chosen
+
+
+def _mapping(best: dict[str, Any], key: str, source: str) -> dict[str, Any]:
+    found = best.get(key, {})
+    if not isinstance(found, dict):
+        raise UserError(f"{source}: {key} should be a mapping but is {found!r}")
+    return dict(found)
+
+
+def _fractions(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split("+"))
+
+
+def _truth(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError
+    return text == "true"
+
+
+_INTEGER, _NUMBER = (int, "a whole number"), (float, "a number")
+_SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "steps": _INTEGER,
+    "epochs": _NUMBER,
+    "rate": _NUMBER,
+    "momentum": _NUMBER,
+    "weight_decay": _NUMBER,
+    "batch": _INTEGER,
+    "seed": _INTEGER,
+    "optimizer": (str, "a name"),
+    "schedule": (str, "a name"),
+    "milestones": (_fractions, "numbers with + between them, such as 0.5+0.75,"),
+    "factor": _NUMBER,
+    "warmup": _NUMBER,
+    "channels_last": (_truth, "true or false"),
+    "distill": _NUMBER,
+    "temperature": _NUMBER,
+}
+
+
+def parse_plan(text: str) -> dict[str, Any]:
+    """The fields of a `TrainingPlan` in `epochs=1,rate=0.02`, and `distill` and `temperature`; torch is not imported.
+
+    Raises:
+        UserError: an unknown setting, a value of another type, or values that make no plan.
+    """
+    plan: dict[str, Any] = {}
+    for part in text.split(","):
+        key, _, value = part.strip().partition("=")
+        if key not in _SETTINGS:
+            raise UserError(f"--finetune {text}: unknown setting {key!r}; known: {', '.join(_SETTINGS)}")
+        read, expected = _SETTINGS[key]
+        try:
+            plan[key] = read(value)
+        except ValueError:
+            raise UserError(f"--finetune {text}: {key} should be {expected} but is {value!r}") from None
+    _check(text, plan)
+    return plan
+
+
+def _check(text: str, plan: dict[str, Any]) -> None:
+    taught = [key for key in DISTILLATION if key in plan]
+    try:
+        TrainingPlan(**{key: value for key, value in plan.items() if key not in taught})
+    except TaskError as fault:
+        raise UserError(f"--finetune {text}: {fault}") from fault
+    for key in ("steps", "epochs", *taught):
+        if key in plan and not (math.isfinite(plan[key]) and plan[key] > 0):
+            raise UserError(f"--finetune {text}: {key} should be above 0 and finite but is {plan[key]:g}")
+    if taught == ["temperature"]:
+        raise UserError(f"--finetune {text}: temperature belongs to distill, which is not given")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -25,7 +163,7 @@ def run(arguments: argparse.Namespace) -> None:
     plan = parse_plan(arguments.finetune) if arguments.finetune is not None else None
     _check_output(arguments)
     source, trial = _source(arguments)
-    from autoprune.running.wishes import Wishes
+    from autoprune.running.apply.pruned_model import Wishes
 
     applied = _apply(source, trial, arguments, Wishes(plan, arguments.force, arguments.reconstruct))
     try:
@@ -43,8 +181,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _apply(source: Path, trial: int | None, arguments: argparse.Namespace, wishes: Wishes) -> Applied:
-    from autoprune.running import applying
-    from autoprune.running.promise import Promise
+    from autoprune.running.apply import apply as applying
+    from autoprune.running.apply.recorded_result import Promise
 
     given = overrides(arguments)
     if source.is_dir():
@@ -75,7 +213,7 @@ def _source(arguments: argparse.Namespace) -> tuple[Path, int | None]:
     """A run's folder with the trial wanted, or a file of widths."""
     text: str = arguments.source
     if text.startswith("mlflow:"):
-        from autoprune.running.mirrored_runs import find_run
+        from autoprune.running.tracking.mlflow_runs import find_run
 
         folder, number = find_run(text.removeprefix("mlflow:"), arguments.tracking_uri)
         return folder, number if arguments.trial is None else arguments.trial

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from autoprune import registry
 from autoprune.commands.options import experiment_of
 from autoprune.config import Experiment
-from autoprune.core.kinds import EFFECTIVE_KINDS
+from autoprune.core.budget import EFFECTIVE_KINDS
 from autoprune.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from autoprune.evaluation.checkpoint import PrunedCheckpoint
+    from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint
     from autoprune.tasks.base import Batch, Split, Task
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _print_report(arguments: argparse.Namespace) -> None:
-    from autoprune.evaluation.checkpoint import read_checkpoint
+    from autoprune.evaluation.checkpoints.checkpoint import read_checkpoint
 
     pruned = read_checkpoint(arguments.file)
     experiment = experiment_of(arguments, None, _defaults(arguments, pruned))
@@ -56,7 +56,7 @@ def _print_sparsity(arguments: argparse.Namespace) -> None:
     """The table of the file's own tensors: no network is built and no data read."""
     if arguments.json:
         raise UserError("--sparsity-table takes its format itself: instead of --json give --sparsity-table json")
-    from autoprune.evaluation.sparsity import sparsity_table_of
+    from autoprune.evaluation.checkpoints.sparsity import sparsity_table_of
     from autoprune.reporting.sparsity import FORMATS
 
     table = sparsity_table_of(arguments.file)
@@ -79,16 +79,15 @@ def _defaults(arguments: argparse.Namespace, pruned: PrunedCheckpoint | None) ->
 
 
 def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: PrunedCheckpoint | None) -> dict[str, Any]:
-    from autoprune.evaluation.checkpoint import rebuild
-    from autoprune.evaluation.judging import judge
-    from autoprune.evaluation.subject import example_inputs
+    from autoprune.evaluation.checkpoints.checkpoint import rebuild
+    from autoprune.evaluation.metrics import judge
+    from autoprune.evaluation.prunable_model import example_inputs
+    from autoprune.graph.costs import measure_costs, measure_effective, measure_latency
     from autoprune.graph.groups import find_groups
-    from autoprune.graph.latency import measure_latency
-    from autoprune.graph.profile import measure_costs, measure_effective
     from autoprune.running.progress import Display
     from autoprune.running.setup import choose_device
     from autoprune.running.threads import settle_threads
-    from autoprune.tasks.user import build_task
+    from autoprune.tasks.simple import build_task
 
     device = choose_device(experiment)
     section = experiment.task
@@ -118,7 +117,7 @@ def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: Pru
 
 def _batches(task: Task, split: str, batch: int, device: Any) -> Iterable[Batch]:
     """The batches of one split, or of both that `all` stands for; a list where they fit in memory."""
-    from autoprune.evaluation.judging import Batches
+    from autoprune.evaluation.metrics import Batches
 
     parts = [Batches(task, name, None, batch, 0, device).load() for name in _SPLITS[split]]
     whole = all(isinstance(part, list) for part in parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import signal
@@ -10,8 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from autoprune.commands import disk
+from autoprune.commands import interruption as disk
 from autoprune.errors import AutopruneError, Interrupted
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_full(fault: OSError) -> bool:
+    """Whether there was no room to write: on the disk, in the user's quota or under a limit on the size of files."""
+    return fault.errno in _FULL
 
 
 @contextmanager

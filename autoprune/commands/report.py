@@ -52,7 +52,7 @@ def _text(records: Sequence[RunRecord], form: str) -> str:
 
         return comparison_json(records)
     if form == "csv":
-        from autoprune.reporting.trials import trials_csv
+        from autoprune.reporting.tables import trials_csv
 
         return trials_csv(records)
     return _table(records)
@@ -63,7 +63,7 @@ def _table(records: Sequence[RunRecord]) -> str:
 
     from rich.console import Console
 
-    from autoprune.reporting.summary import mixture, shared, summary_table
+    from autoprune.reporting.tables import mixture, shared, summary_table
 
     text = io.StringIO()
     console = Console(file=text, width=240, highlight=False, force_terminal=sys.stdout.isatty())

@@ -14,8 +14,8 @@ from autoprune.core.ledger import check_idle
 from autoprune.core.trial import Stopped, Trial
 
 if TYPE_CHECKING:
-    from autoprune.running.conclusion import Conclusion
-    from autoprune.running.folder import RunFolder
+    from autoprune.running.run_folder import RunFolder
+    from autoprune.running.search.results import Conclusion
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     Options and files are checked before torch is imported, everything else before the run's folder is made.
     """
-    from autoprune.running.folder import existing_folder, new_folder
+    from autoprune.running.run_folder import existing_folder, new_folder
 
     if arguments.resume is None:
         experiment = experiment_of(arguments, arguments.experiment, {"output": arguments.output})
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _search(experiment: Experiment, folder: RunFolder, arguments: argparse.Namespace) -> Conclusion:
     from autoprune.running.progress import Display, training_progress
-    from autoprune.running.session import make_tracker, resume_session, start_session
+    from autoprune.running.search.session import make_tracker, resume_session, start_session
     from autoprune.running.setup import prepare
 
     display = Display()

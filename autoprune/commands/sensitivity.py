@@ -19,9 +19,9 @@ def run(arguments: argparse.Namespace) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; --output names a folder")
     from autoprune.core.sensitivity import sweep_grid
-    from autoprune.running.curves import curves_beside, measure_curves, work_line, write_curves
-    from autoprune.running.folder import RunFolder
     from autoprune.running.progress import Display, training_progress
+    from autoprune.running.run_folder import RunFolder
+    from autoprune.running.search.sensitivity import curves_beside, measure_curves, work_line, write_curves
     from autoprune.running.setup import prepare
 
     display = Display()

@@ -9,13 +9,13 @@ from autoprune.errors import AutopruneError, UserError
 
 def run(arguments: argparse.Namespace) -> None:
     """Completes MLflow's mirror of a run from its ledger, or makes it in another store, and says what it added."""
-    from autoprune.commands.stores import store_of_run
     from autoprune.reporting.record import read_record
+    from autoprune.running.tracking.stores import store_of_run
 
     read_record(arguments.folder)  # what is wrong with it is said before torch and MLflow are imported
     uri, experiment = store_of_run(arguments.folder, arguments.tracking_uri, arguments.experiment)
-    from autoprune.running.completing import complete
-    from autoprune.running.mlflow_mirror import MlflowMirror
+    from autoprune.running.tracking.completing import complete
+    from autoprune.running.tracking.mlflow_mirror import MlflowMirror
 
     try:
         done = complete(arguments.folder, MlflowMirror(uri, experiment))

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from autoprune.commands.interruption import interruptible, typed
 from autoprune.commands.options import experiment_of, overrides, refuse_settings
 from autoprune.config import Experiment, load_experiment
-from autoprune.config.schedule_loading import load_schedule
+from autoprune.config.schedule import load_schedule
 from autoprune.core.ledger import check_idle
 from autoprune.errors import UserError
 
 if TYPE_CHECKING:
-    from autoprune.running.training import Outcome
+    from autoprune.running.training.session import Outcome
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     Options and files are checked before torch is imported, everything else before the folder is made.
     """
-    from autoprune.running.folder import existing_folder, new_folder
+    from autoprune.running.run_folder import existing_folder, new_folder
 
     if arguments.resume is not None:
         refuse_settings(arguments, arguments.schedule, arguments.output, "--scratch" if arguments.scratch else None)
@@ -36,8 +36,8 @@ def run(arguments: argparse.Namespace) -> None:
         experiment = experiment_of(arguments, None, {"output": arguments.output})
         folder = new_folder(experiment.output, f"train-{experiment.task.name}")
     from autoprune.running.progress import Display
-    from autoprune.running.session import make_curves
-    from autoprune.running.training import resume_training, start_training
+    from autoprune.running.search.session import make_curves
+    from autoprune.running.training.session import resume_training, start_training
 
     display, tracker = Display(), make_curves(experiment)
     resume = typed("train", "--resume", str(folder.path))

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 from autoprune.errors import AutopruneError, UserError
 
 if TYPE_CHECKING:
-    from autoprune.running.mlflow_view import View
+    from autoprune.running.tracking.mlflow_view import View
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Starts MLflow's user interface on the store of a run and prints the addresses of its table and charts."""
-    from autoprune.commands.stores import EXPERIMENT, store_of_run
+    from autoprune.running.tracking.stores import EXPERIMENT, store_of_run
 
     uri, experiment = arguments.tracking_uri, arguments.experiment or EXPERIMENT
     if arguments.folder is not None:
         uri, experiment = store_of_run(arguments.folder, uri, arguments.experiment)
     _check_port(arguments.host, arguments.port)
-    from autoprune.running.mlflow_tracker import experiment_id, share_view, store_uri
+    from autoprune.running.tracking.mlflow_client import experiment_id, share_view, store_uri
 
     store = store_uri(uri)
     number, views = experiment_id(store, experiment), _views(arguments.folder, store, experiment)
@@ -43,13 +43,13 @@ def _views(folder: Path | None, store: str, experiment: str) -> list[View]:
     Raises:
         UserError: the store does not have the run.
     """
-    from autoprune.running.mlflow_tracker import mirror_of, newest_groups
-    from autoprune.running.mlflow_view import View, telling_groups
+    from autoprune.running.tracking.mlflow_client import mirror_of, newest_groups
+    from autoprune.running.tracking.mlflow_view import View, telling_groups
 
     if folder is None:
         return [View("loss", newest_groups(store, experiment))]
     from autoprune.reporting.record import read_record
-    from autoprune.running.tracking import run_key
+    from autoprune.running.tracking.tracker import run_key
 
     record, key = read_record(folder), run_key(folder)
     if mirror_of(store, experiment, key) is None:

@@ -11,7 +11,6 @@ from typing import Annotated, TypeVar
 from pydantic import model_validator
 
 from autoprune.config import credentials
-from autoprune.config.section import Section
 from autoprune.config.sections import (
     BudgetText,
     EvaluationSection,
@@ -26,10 +25,9 @@ from autoprune.config.sections import (
     Typed,
 )
 from autoprune.config.settings import error_at
-from autoprune.config.trainings import Count, FinetuneSection
+from autoprune.config.trainings import Count, FinetuneSection, Section
 from autoprune.core.budget import Budget
-from autoprune.core.recipe import Finetune, Recipe
-from autoprune.core.rounds import Rounds
+from autoprune.core.recipe import Finetune, Recipe, Rounds
 from autoprune.core.settings import FINETUNE, needs_finetune, own_value, with_own
 from autoprune.core.space import GroupRule, SpaceRules
 from autoprune.errors import UserError

@@ -2,23 +2,60 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
-from autoprune.config.documents import Document, Keys, parse_document, read_document
+from autoprune.config.credentials import mask
+from autoprune.config.documents import FLOAT, Document, Keys, existing, parse_document, read_document, typed
 from autoprune.config.earlier import in_todays_words
 from autoprune.config.experiment import Experiment
 from autoprune.config.messages import explain, shown
-from autoprune.config.section import Section
 from autoprune.config.sections import SpaceSection
 from autoprune.config.settings import RANGE_KEYS
-from autoprune.config.spaces import DEFAULT, read_space
+from autoprune.config.trainings import Section
 from autoprune.core.settings import CRITERION
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, did_you_mean
+
+DEFAULT = "filters"
+
+
+def shipped_spaces() -> list[str]:
+    """The names of the search spaces that come with autoprune, sorted."""
+    return sorted(path.stem for path in _folder().glob("*.yaml"))
+
+
+def read_space(name: str) -> tuple[Document, str]:
+    """The document of a search space and what to call it in messages.
+
+    `name` is a path, or a shipped one's name with or without `search_spaces/` and `.yaml`; a file that is there wins.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    path = typed(name)
+    if path.is_file():
+        return read_document(path), str(path)
+    stem = Path(name).stem if Path(name).parent in (Path(), Path("search_spaces")) else ""
+    if stem in shipped_spaces() and Path(name).suffix in ("", ".yaml"):
+        return read_document(_folder() / f"{stem}.yaml"), f"search_spaces/{stem}.yaml"
+    if Path(name).suffix or "/" in name:
+        existing(path, "file")
+    near, known = did_you_mean(stem, shipped_spaces()), ", ".join(shipped_spaces())
+    raise ValueError(f"no such search space: {name!r}{near}; shipped: {known}; or a file")
+
+
+def _folder() -> Path:
+    """In an installed package beside the code; in an editable install the repository's own."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "search_spaces"
+    return inside if inside.is_dir() else package.parent / "search_spaces"
+
 
 _OPTIONS = {
     "search.searcher": "--searcher",
@@ -204,3 +241,22 @@ def _without_empty_sections(tree: Mapping[str, Any], section: type[Section]) -> 
             elif isinstance(kept[name], dict):
                 kept[name] = _without_empty_sections(kept[name], inner)
     return kept
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what either YAML 1.1 or our own reader would take for a number."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"(?:{FLOAT.pattern})\\Z"), list("-+.0123456789"))
+
+
+def dump_experiment(experiment: Experiment) -> str:
+    """Every setting as YAML, the search space inlined, that loads back to an equal experiment.
+
+    Credentials in the tracking URI are the exception: they are never written, and `Experiment.tracking_uri` asks for
+    them again.
+    """
+    settings = experiment.model_dump(mode="json")
+    if experiment.track.uri is not None:
+        settings["track"]["uri"] = mask(experiment.track.uri)
+    return yaml.dump(settings, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)

@@ -10,12 +10,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, fi
 from pydantic_core.core_schema import ValidationInfo
 
 from autoprune import registry
-from autoprune.config import paths
-from autoprune.config.section import Positive, Section
+from autoprune.config import documents as paths
 from autoprune.config.settings import read_settings, write_settings
-from autoprune.config.trainings import FinetuneSection, Images, RerankSection, RoundsSection
+from autoprune.config.trainings import FinetuneSection, Images, Positive, RerankSection, RoundsSection, Section
 from autoprune.core.budget import Budget
-from autoprune.core.shapes import FORMS, block_shape, n_and_m
+from autoprune.core.sparsity import FORMS, block_shape, n_and_m
 from autoprune.core.trial import Objective
 
 _OWN_TASK = "; or your own as package.module:attribute"

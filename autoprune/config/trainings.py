@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from autoprune.config.section import Positive, Section
-from autoprune.core.recipe import AdmmTraining, Finetune
-from autoprune.core.rounds import Rounds
+from autoprune.core.recipe import AdmmTraining, Finetune, Rounds
 
+Positive = Annotated[int, Field(ge=1)]
 Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 AtLeast0 = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """What every section of a configuration file is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 Count = Callable[[float, int], int]
@@ -128,7 +133,7 @@ class RerankSection(TrainingSection):
 
 
 class RoundsSection(Section):
-    """How the searchers that work in rounds go on; see `autoprune.core.rounds.Rounds`."""
+    """How the searchers that work in rounds go on; see `autoprune.core.recipe.Rounds`."""
 
     count: Positive | None = None
     by: Literal["ratio", "value"] = "ratio"

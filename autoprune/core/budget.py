@@ -6,15 +6,18 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from autoprune.core.allocation import Allocation
-from autoprune.core.kinds import COST_KINDS, EFFECTIVE_KINDS, CostKind
 from autoprune.errors import BudgetError, BudgetInfeasible, did_you_mean
 
 if TYPE_CHECKING:
     from autoprune.core.costs import CostTable
     from autoprune.core.space import SearchSpace
+
+CostKind = Literal["flops", "params", "size"]
+COST_KINDS: tuple[CostKind, ...] = ("flops", "params", "size")
+# Those that setting weights to zero lowers, though only what makes use of zeros computes less: *effective* costs.
+EFFECTIVE_KINDS: tuple[CostKind, ...] = ("flops", "params")
 
 Limits = Mapping[str, int]
 """Cost to the most that is allowed of it, as whole numbers."""
@@ -148,10 +151,3 @@ def check_feasible(space: SearchSpace, costs: CostTable, limits: Limits) -> None
     ]
     if missed:
         raise BudgetInfeasible("; ".join(missed) + f"; raise the budget or allow narrower groups in {space.source}")
-
-
-def project(allocation: Mapping[str, int], space: SearchSpace, costs: CostTable, limits: Limits) -> Allocation:
-    """The allocation moved inside the space and onto the limits; see `autoprune.core.projection`."""
-    from autoprune.core.projection import project as project_onto  # numpy, which reading a budget does not need
-
-    return project_onto(allocation, space, costs, limits)

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.budget import Limits, check_feasible
-from autoprune.core.costs import COST_KINDS, CostTable, Ints, Tally
-from autoprune.core.room import Couplings, Room
+from autoprune.core.budget import COST_KINDS, Limits, check_feasible
+from autoprune.core.costs import CostTable, Ints, Tally
+from autoprune.core.slack import Couplings, Room
 from autoprune.core.space import Bounds, SearchSpace
 
 Bools = NDArray[np.bool_]

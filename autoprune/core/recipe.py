@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 
 @dataclass(frozen=True)
 class Training:
-    """A short training of a candidate, with the fields of the same names in `autoprune.tasks.plan.TrainingPlan`.
+    """A short training of a candidate, with the fields of the same names in `TrainingPlan`.
 
     Attributes:
         steps: optimizer steps.
@@ -41,7 +41,7 @@ class Finetune(Training):
 
 @dataclass(frozen=True)
 class AdmmTraining(Training):
-    """A training before pruning that draws the weights to the candidate's allocation; see `autoprune.pruning.admm`.
+    """A training before pruning that draws the weights to the candidate's allocation (`Admm`).
 
     It goes without momentum, at a rate that moves the weights as far as 0.02 does with a momentum of 0.9. Each step
     then takes away rho · rate of the distance to the projection, so that few steps between two projections suffice.
@@ -97,3 +97,22 @@ class Recipe:
         finetune, admm = data.get("finetune"), data.get("admm")
         trainings = {"finetune": finetune and Finetune(**finetune), "admm": admm and AdmmTraining(**admm)}
         return cls(**{**data, **trainings})
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The settings of the searchers that work in rounds, each from the weights that the one before left.
+
+    Attributes:
+        count: rounds from the dense network to the budget; None leaves it to the searcher.
+        by: how `netadapt` picks a round's winner: by the objective's rise per cost saved, or by the objective alone.
+        probes: candidates that `autocompress` anneals over in a round.
+        finetune: the short training that ends each step; None leaves every candidate with the experiment's own recipe.
+        admm: the training by which `autocompress` draws the weights to the allocation that a round found.
+    """
+
+    count: int | None = None
+    by: Literal["ratio", "value"] = "ratio"
+    probes: int = 20
+    finetune: Finetune | None = field(default_factory=lambda: Finetune(steps=50, rate=0.01))
+    admm: AdmmTraining = field(default_factory=lambda: AdmmTraining(steps=100))

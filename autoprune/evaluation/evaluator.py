@@ -10,23 +10,28 @@ from pathlib import Path
 from torch import nn
 
 from autoprune.core.allocation import Allocation
+from autoprune.core.costs import macs_of, recipe_work
 from autoprune.core.recipe import Recipe
 from autoprune.core.settings import resolved
 from autoprune.core.trial import Candidate, Failure, Outcome, Score, Stopped, Trial
-from autoprune.core.work import macs_of, recipe_work
 from autoprune.errors import AutopruneError, CheckpointError, TaskError, UserError
-from autoprune.evaluation.building import Builder, Built
-from autoprune.evaluation.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild_from, write_checkpoint
-from autoprune.evaluation.images import Images, Judging
-from autoprune.evaluation.judging import judge
+from autoprune.evaluation.candidate_builder import Builder, Built
+from autoprune.evaluation.checkpoints.checkpoint import (
+    PrunedCheckpoint,
+    read_checkpoint,
+    rebuild_from,
+    write_checkpoint,
+)
+from autoprune.evaluation.data import Images, Judging
+from autoprune.evaluation.early_stopping import race
+from autoprune.evaluation.metrics import judge
 from autoprune.evaluation.outcomes import finite, outcome_of
 from autoprune.evaluation.parents import Parents, descend
 from autoprune.evaluation.pausing import Pauses, training_key
-from autoprune.evaluation.racing import race
+from autoprune.evaluation.prunable_model import Subject
 from autoprune.evaluation.scorings import Scorings
-from autoprune.evaluation.subject import Subject
 from autoprune.graph.layers import Layer
-from autoprune.pruning.reconstruction import refitted_layers
+from autoprune.pruning.surgery.reconstruction import refitted_layers
 from autoprune.tasks.base import Batch, Split, Task
 
 Watch = Callable[[Iterable[Batch]], Iterable[Batch]]
@@ -119,7 +124,7 @@ class Evaluator:
         return race(network, self.task, batches, rungs, candidate.bars, judging.objective, taught)
 
     def work(self, candidate: Candidate, outcome: Outcome) -> int:
-        """What an evaluation cost, in multiply-adds; see `autoprune.core.work`."""
+        """What an evaluation cost, in multiply-adds; see `autoprune.core.costs`."""
         judged = outcome.score if isinstance(outcome, Stopped) else outcome
         images = 0 if isinstance(judged, Failure) else judged.images
         work = self.recipe_work(candidate.allocation, self._recipe(candidate))

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from autoprune.core.trial import Candidate
 from autoprune.errors import AutopruneError, CheckpointError
-from autoprune.evaluation.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild_from
-from autoprune.evaluation.reshaping import Shape, kept_by_group, reshape
-from autoprune.evaluation.subject import Subject
+from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild_from
+from autoprune.evaluation.checkpoints.reshape import Shape, kept_by_group, reshape
+from autoprune.evaluation.prunable_model import Subject
 from autoprune.graph.layers import Layer
-from autoprune.pruning.copying import copy_network
 from autoprune.pruning.criteria.base import Evidence
 from autoprune.pruning.criteria.magnitudes import THRESHOLD
-from autoprune.pruning.masks import highest_of_each, masked_copy
-from autoprune.pruning.thinning import compare
+from autoprune.pruning.surgery.copying import copy_network
+from autoprune.pruning.surgery.masks import highest_of_each, masked_copy
+from autoprune.pruning.surgery.thinning import compare
 
 
 class WiderThanParent(AutopruneError):

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from autoprune.core.trial import Candidate
 from autoprune.errors import CheckpointError
-from autoprune.pruning.masks import Importance
+from autoprune.pruning.surgery.masks import Importance
 from autoprune.tasks.base import Hook
-from autoprune.tasks.snapshot import Snapshot, read_snapshot, take_snapshot, write_snapshot
+from autoprune.tasks.training.snapshot import Snapshot, read_snapshot, take_snapshot, write_snapshot
 
 Phase = Literal["admm", "finetune"]
 

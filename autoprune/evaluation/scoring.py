@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 
 from autoprune.errors import TaskError
-from autoprune.evaluation.judging import Batches
-from autoprune.pruning.statistics import Source
+from autoprune.evaluation.metrics import Batches
+from autoprune.pruning.statistics.collection import Source
 from autoprune.tasks.base import Batch, Task
 
 

@@ -10,7 +10,7 @@ from autoprune import registry
 from autoprune.core.settings import CRITERION, criterion_pattern, of_scoring
 from autoprune.core.space import matching
 from autoprune.core.trial import Setting
-from autoprune.evaluation.subject import Subject
+from autoprune.evaluation.prunable_model import Subject
 from autoprune.pruning.pruner import Pruner
 
 

@@ -9,21 +9,53 @@ correctness.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from autoprune.errors import TaskError
-from autoprune.graph import layers, operations, rules
-from autoprune.graph.ids import ChannelIds, compress, spread
-from autoprune.graph.layers import Layer
-from autoprune.graph.operations import name_of
-from autoprune.graph.positions import count_positions
-from autoprune.graph.rules import Step, tensors_in
-from autoprune.graph.trace import mode
+from autoprune.graph import layers, rules
+from autoprune.graph import rules as operations
+from autoprune.graph.capture import mode
+from autoprune.graph.channel_ids import ChannelIds, compress, spread
+from autoprune.graph.layers import CONVOLUTIONS, TRANSPOSED, Layer
+from autoprune.graph.rules import Step, name_of, tensors_in
+
+
+def count_positions(network: nn.Module, names: Sequence[str], sample: Tensor) -> dict[str, int]:
+    """Layer name to how often each of its weights is used, over all calls; 0 for what is no layer with weights.
+
+    Args:
+        sample: `[1, …]`, what is counted on.
+    """
+    counts = dict.fromkeys(names, 0)
+    modules = dict(network.named_modules())
+    hooks = [
+        modules[name].register_forward_hook(partial(_count, counts, name))
+        for name in names
+        if isinstance(modules.get(name), (*CONVOLUTIONS, *TRANSPOSED, nn.Linear))
+    ]
+    try:
+        network(sample)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return counts
+
+
+def _count(counts: dict[str, int], name: str, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    """A weight meets each position of the output once; of a transposed convolution, each of the input."""
+    if isinstance(module, TRANSPOSED):
+        counts[name] += inputs[0].numel() // module.in_channels
+    elif isinstance(module, nn.Linear):
+        counts[name] += output.numel() // module.out_features
+    else:
+        counts[name] += output.numel() // module.out_channels
+
 
 log = logging.getLogger(__name__)
 

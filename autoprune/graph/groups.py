@@ -14,12 +14,12 @@ from torch import Tensor, fx, nn
 from autoprune.core.allocation import Allocation
 from autoprune.core.space import Group
 from autoprune.errors import TaskError, UserError
+from autoprune.graph.capture import trace
+from autoprune.graph.channel_ids import compress
 from autoprune.graph.channels import Followed, follow
-from autoprune.graph.ids import compress
 from autoprune.graph.layers import Layer, Side
 from autoprune.graph.rewrite import Simulation, simulate
 from autoprune.graph.rules import tensors_in
-from autoprune.graph.trace import trace
 
 log = logging.getLogger(__name__)
 

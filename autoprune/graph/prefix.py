@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from autoprune.graph.trace import mode
+from autoprune.graph.capture import mode
 
 Values = Mapping[int, Any]
 """Place of an operation in the order of its graph to its value."""

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from autoprune.graph import layers, operations
+from autoprune.graph import layers
+from autoprune.graph import rules as operations
+from autoprune.graph.channel_ids import compress, thin_ids
 from autoprune.graph.channels import Followed
-from autoprune.graph.ids import compress, thin_ids
-from autoprune.graph.operations import arguments, name_of, with_values
+from autoprune.graph.rules import arguments, name_of, with_values
 
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
 

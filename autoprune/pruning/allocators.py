@@ -11,7 +11,7 @@ import numpy as np
 from autoprune.core.allocation import Allocation, width_from_sparsity
 from autoprune.core.space import Group
 from autoprune.errors import UserError
-from autoprune.pruning.masks import Importance
+from autoprune.pruning.surgery.masks import Importance
 
 Allocate = Callable[[Sequence[Group], Importance, float], Mapping[str, int]]
 """Groups, their scores and the number to group → kept width."""

@@ -10,7 +10,7 @@ from functools import partial
 from torch import Tensor
 
 from autoprune import registry
-from autoprune.core.shapes import FORMS, block_shape, n_and_m
+from autoprune.core.sparsity import FORMS, block_shape, n_and_m
 from autoprune.errors import UserError
 from autoprune.graph.layers import Layer
 

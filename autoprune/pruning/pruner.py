@@ -18,12 +18,12 @@ from autoprune.graph.groups import ChannelGraph
 from autoprune.pruning.allocators import GLOBAL, THRESHOLD, UNIFORM, Allocator
 from autoprune.pruning.criteria.base import Criterion
 from autoprune.pruning.criteria.norms import L1
-from autoprune.pruning.masks import Importance
+from autoprune.pruning.importance import call_witness
 from autoprune.pruning.patterns import BLOCK_1X1X8, ELEMENT, FILTER, TWO_FOUR, Pattern
 from autoprune.pruning.schedules import AGP, GROWING, LOTTERY_TICKET, ONE_SHOT, Schedule
-from autoprune.pruning.statistics import Source
-from autoprune.pruning.structures import Structures, find_structures
-from autoprune.pruning.witness import call_witness
+from autoprune.pruning.statistics.collection import Source
+from autoprune.pruning.structures.base import Structures, find_structures
+from autoprune.pruning.surgery.masks import Importance
 
 log = logging.getLogger(__name__)
 

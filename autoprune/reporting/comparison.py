@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from autoprune.core.frontier import frontier
-from autoprune.core.trial import Score, Trial
+from autoprune.core.trial import Score, Trial, frontier
 from autoprune.reporting.record import RunRecord
-from autoprune.reporting.summary import summarise
+from autoprune.reporting.tables import summarise
 
 FORMAT = 1
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoprune.core.kinds import COST_KINDS, EFFECTIVE_KINDS
+from autoprune.core.budget import COST_KINDS, EFFECTIVE_KINDS
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Trial
 from autoprune.files import write_whole

@@ -14,21 +14,66 @@ from torch import Tensor, nn
 from autoprune import registry
 from autoprune.config import Experiment
 from autoprune.core.budget import Limits, check_feasible
+from autoprune.core.settings import CRITERION, Choice, criterion_pattern, defaults, with_own, written
 from autoprune.core.space import SearchSpace
-from autoprune.errors import TaskError, UserError
+from autoprune.core.trial import Setting
+from autoprune.errors import ConfigError, TaskError, UserError
+from autoprune.evaluation.data import Judging
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.images import Judging
+from autoprune.evaluation.prunable_model import Subject, example_inputs, study
 from autoprune.evaluation.scoring import ScoringImages
-from autoprune.evaluation.subject import Subject, example_inputs, study
 from autoprune.pruning.patterns import parse_pattern
 from autoprune.pruning.pruner import Pruner
-from autoprune.running.dimensions import settle
 from autoprune.running.progress import Display
 from autoprune.running.threads import settle_threads
+from autoprune.searchers.base.searcher import Searcher
 from autoprune.tasks.base import Hook, Task, TrainingPlan
-from autoprune.tasks.training import count_steps
-from autoprune.tasks.user import build_task, model_name
+from autoprune.tasks.simple import build_task, model_name
+from autoprune.tasks.training.loop import count_steps
 from autoprune.tasks.weights import digest
+
+
+def settle(space: SearchSpace, pruner: Pruner) -> SearchSpace:
+    """The space whose settings of the scoring know the pruner's own values.
+
+    Raises:
+        ConfigError: a criterion cannot score what the pruner removes; every such criterion is named.
+    """
+    faults = [
+        f"{space.source}: settings.{name}: criterion {value!r} scores whole output channels, which pattern "
+        f"{pruner.pattern.name!r} is not made of; leave it out, or choose pattern 'filter'"
+        for name, dimension in space.settings.items()
+        if isinstance(dimension, Choice) and _is_criterion(name)
+        for value in dimension.values
+        if registry.resolve("criterion", str(value)).per_channel and not pruner.pattern.coupled
+    ]
+    if faults:
+        raise ConfigError(faults)
+    own: dict[str, Setting | None] = {name: dimension.own for name, dimension in space.settings.items()}
+    scoring = {"normalise": pruner.normalise, "combine": pruner.combine}
+    own |= {name: pruner.criterion.name for name in own if _is_criterion(name)}
+    own |= {name: value for name, value in scoring.items() if name in own}
+    return replace(space, settings=with_own(space.settings, own))
+
+
+def _is_criterion(name: str) -> bool:
+    return name == CRITERION or criterion_pattern(name) is not None
+
+
+def kept_line(space: SearchSpace, searcher: str) -> str | None:
+    """One line on the settings that a searcher leaves as they are, and who would search them; None if it does."""
+    chosen: type[Searcher] = registry.resolve("searcher", searcher)
+    if not space.settings or chosen.handles_settings:
+        return None
+    return (
+        f"searcher {searcher!r} searches widths alone; the settings of {space.source} stay as they are: "
+        f"{written(defaults(space.settings))} (settings are searched by {', '.join(_handling())})"
+    )
+
+
+def _handling() -> list[str]:
+    return [name for name in registry.SEARCHERS if registry.resolve("searcher", name).handles_settings]
+
 
 log = logging.getLogger(__name__)
 

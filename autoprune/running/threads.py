@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from autoprune.config import Experiment
 from autoprune.core.trial import Candidate
-from autoprune.graph.trace import mode
-from autoprune.searchers.base import Searcher
+from autoprune.graph.capture import mode
+from autoprune.searchers.base.searcher import Searcher
 
 # Several threads must be this much faster than one to be taken: where other work takes a core away they wait for each
 # other, and are then up to ten times slower than one.

@@ -23,10 +23,10 @@ import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Trial
-from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.history import Bars
-from autoprune.searchers.moves import trade
-from autoprune.searchers.opened import Opened
+from autoprune.searchers.base.history import Bars
+from autoprune.searchers.base.moves import trade
+from autoprune.searchers.base.searcher import SearchProblem
+from autoprune.searchers.base.warm_started import Opened
 
 END = 1e-4
 REACH = (0.05, 0.2)

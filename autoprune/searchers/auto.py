@@ -25,13 +25,13 @@ import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Setting, Trial
-from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.climbing import DARING, climb
+from autoprune.searchers.base.climbing import DARING, climb
+from autoprune.searchers.base.coordinates import Point, Proposal, Settings
+from autoprune.searchers.base.searcher import SearchProblem
+from autoprune.searchers.base.surrogate import Surrogate
+from autoprune.searchers.base.warm_started import Opened
+from autoprune.searchers.controls import draws
 from autoprune.searchers.evolution import is_retuned, retuned
-from autoprune.searchers.opened import Opened
-from autoprune.searchers.points import Point, Proposal, Settings
-from autoprune.searchers.random import draws
-from autoprune.searchers.surrogate import Surrogate
 
 ELSEWHERE = 3
 """Every so many candidates one is sought from elsewhere than the best trial."""

@@ -23,9 +23,8 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Candidate, Trial, value
 from autoprune.searchers.annealing import Annealing
-from autoprune.searchers.in_rounds import InRounds
-from autoprune.searchers.rounds import Leg, Round
-from autoprune.searchers.starts import starts
+from autoprune.searchers.base.iterative import InRounds, Leg, Round
+from autoprune.searchers.base.warm_started import starts
 
 LEAST = 8
 """Probes that a round should have: with fewer, hardly more than its starts are judged."""

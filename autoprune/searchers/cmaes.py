@@ -21,11 +21,11 @@ import numpy as np
 from autoprune.core.allocation import Allocation
 from autoprune.core.settings import Choice, Range
 from autoprune.core.trial import Setting, Trial, value
-from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.moves import new_neighbour
-from autoprune.searchers.opened import Opened
-from autoprune.searchers.optuna_studies import CovarianceStudy
-from autoprune.searchers.points import Point, Proposal, Settings, move_settings
+from autoprune.searchers.base.coordinates import Point, Proposal, Settings, move_settings
+from autoprune.searchers.base.moves import new_neighbour
+from autoprune.searchers.base.optuna_studies import CovarianceStudy
+from autoprune.searchers.base.searcher import SearchProblem
+from autoprune.searchers.base.warm_started import Opened
 
 POPULATION = 6
 FACTOR = 1.5

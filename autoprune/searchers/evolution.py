@@ -23,10 +23,10 @@ import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Trial
-from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.moves import trades
-from autoprune.searchers.opened import Opened
-from autoprune.searchers.points import Point, move_settings
+from autoprune.searchers.base.coordinates import Point, move_settings
+from autoprune.searchers.base.moves import trades
+from autoprune.searchers.base.searcher import SearchProblem
+from autoprune.searchers.base.warm_started import Opened
 
 PAIRS = 3
 """The most trades in one mutation."""

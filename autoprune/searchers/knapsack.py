@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import check_feasible
 from autoprune.core.sensitivity import SensitivityCurves
-from autoprune.searchers.base import SearchProblem, measured_curves
-from autoprune.searchers.history import Given
+from autoprune.searchers.base.history import Given
+from autoprune.searchers.base.searcher import SearchProblem, measured_curves
 from autoprune.searchers.threshold import level_losses
 
 EXPONENTS = (1.0, 2.0, 0.5)

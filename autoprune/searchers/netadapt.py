@@ -25,15 +25,41 @@ from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Limits
 from autoprune.core.costs import CostsAround
 from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Candidate, Score, Trial, value
-from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.in_rounds import InRounds
-from autoprune.searchers.promise import expected_rise
-from autoprune.searchers.rounds import Leg, Round
+from autoprune.searchers.base.iterative import InRounds, Leg, Round
+from autoprune.searchers.base.searcher import SearchProblem
+
+
+def expected_rise(problem: SearchProblem, before: Mapping[str, int], after: Mapping[str, int]) -> float:
+    """By how much narrowing some groups is expected to be worse; comparable within one problem alone.
+
+    By the mean over the sensitivity curves of each criterion, as if the groups did not matter to each other; without
+    curves by the share of each group's importance that goes, and without that by the share of its width.
+    """
+    changed = [name for name in problem.space.names if after[name] < before[name]]
+    if not problem.curves:
+        return sum(_lost_importance(problem, name, before[name], after[name]) for name in changed)
+    rises = [
+        float(np.subtract(*curves.curve(name, problem.objective).at([after[name], before[name]])))
+        for curves in problem.curves.values()
+        for name in changed
+    ]
+    return sum(rises) / len(problem.curves)
+
+
+def _lost_importance(problem: SearchProblem, name: str, before: int, after: int) -> float:
+    """The share of a group's scores that goes; the lowest scores go first."""
+    width = next(group.width for group in problem.space.groups if group.name == name)
+    scores = problem.importance.get(name, np.ones(width))
+    kept = np.sort(scores)[::-1]
+    return float(kept[after:before].sum() / max(float(kept.sum()), 1e-12))
+
 
 MOST = 0.5
 """The share of its width that a group may lose in a round before the others help."""

@@ -38,16 +38,15 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Limits
 from autoprune.core.trial import Trial
 from autoprune.searchers.auto import DRAWS, ELSEWHERE
-from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.climbing import DARING, climb
-from autoprune.searchers.coordinates import Coordinates
-from autoprune.searchers.gaussian_process import Floats
-from autoprune.searchers.history import Bars, OneByOne
+from autoprune.searchers.base.climbing import DARING, climb
+from autoprune.searchers.base.coordinates import Coordinates
+from autoprune.searchers.base.gaussian_process import Floats
+from autoprune.searchers.base.history import Bars, OneByOne
+from autoprune.searchers.base.optuna_studies import breed
+from autoprune.searchers.base.searcher import SearchProblem
+from autoprune.searchers.base.surrogate import Surrogate
+from autoprune.searchers.controls import drawn_widths, draws, uniform_allocation
 from autoprune.searchers.knapsack import knapsack_allocation
-from autoprune.searchers.optuna_studies import breed
-from autoprune.searchers.random import drawn_widths, draws
-from autoprune.searchers.surrogate import Surrogate
-from autoprune.searchers.uniform import uniform_allocation
 
 POPULATION = 20
 """A fifth of the hundred evaluations that a frontier is worth."""

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import check_feasible, within
 from autoprune.errors import UserError
-from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.history import Given
+from autoprune.searchers.base.history import Given
+from autoprune.searchers.base.searcher import SearchProblem
 
 _LEAST = 1e-12
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import check_feasible, within
 from autoprune.core.sensitivity import SensitivityCurves
-from autoprune.searchers.base import SearchProblem, measured_curves
-from autoprune.searchers.history import Given
+from autoprune.searchers.base.history import Given
+from autoprune.searchers.base.searcher import SearchProblem, measured_curves
 
 Levels = Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
 

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from autoprune.tasks.plan import TrainingPlan
+from autoprune.tasks.training.plan import TrainingPlan
 
 __all__ = ["Batch", "Hook", "Split", "Task", "TrainingPlan"]
 

@@ -23,14 +23,14 @@ import torch
 from torch import nn
 
 from autoprune import registry
-from autoprune.evaluation.judging import judge
-from autoprune.pruning.gradual import Pruning
+from autoprune.evaluation.metrics import judge
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.schedules import Timing
+from autoprune.pruning.training.gradual import Pruning
 from autoprune.tasks.base import Task
-from autoprune.tasks.cifar10 import Cifar10Task
-from autoprune.tasks.digits import DigitsTask
-from autoprune.tasks.training import derive_seed
+from autoprune.tasks.datasets.cifar10 import Cifar10Task
+from autoprune.tasks.datasets.digits import DigitsTask
+from autoprune.tasks.training.loop import derive_seed
 from experiments.cells import append, missing, plain_options, read
 from experiments.sparsity_schedules.report import write_report
 

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from autoprune.core.curve_file import curves_from_json
-from autoprune.core.sensitivity import SensitivityCurves
+from autoprune.core.sensitivity import SensitivityCurves, curves_from_json
 from experiments.cells import Line, append, autoprune, missing, plain_options, read
 
 HERE = Path(__file__).parent

@@ -21,8 +21,9 @@ from typing import Any
 
 from autoprune.cli import main as autoprune
 from autoprune.core.ledger import read_history
-from autoprune.running import course, ray_tune
-from autoprune.running.course import Course
+from autoprune.running.execution import ray_tune
+from autoprune.running.search import loop as course
+from autoprune.running.search.loop import Course
 
 # A round of `netadapt` has a candidate for each of the groups; three rounds that train for a step.
 OPTIONS = {"netadapt": ("--set", "search.rounds.count=3", "--set", "search.rounds.finetune.steps=1")}

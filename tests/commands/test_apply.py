@@ -12,8 +12,8 @@ import torch.nn.functional as F
 import yaml
 
 from autoprune.core.trial import Trial
-from autoprune.evaluation.checkpoint import PrunedCheckpoint, load, read_checkpoint
-from autoprune.tasks.digits import DigitsTask
+from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, load, read_checkpoint
+from autoprune.tasks.datasets.digits import DigitsTask
 from tests.journeys import OWN, SEARCH, Cli, DigitsRun, history_of, left_behind
 
 IMAGES = torch.rand(4, 1, 8, 8)
@@ -188,7 +188,9 @@ def test_a_file_that_is_not_what_the_search_scored_is_noticed(
     shutil.copy(run / "weights" / f"{other}.pt", run / "weights" / f"{number}.pt")
     said = autoprune.refused("apply", run, "--trial", number, "--output", "a.pt")
     assert f"holds other widths than trial {number} has; remove it" in said
-    monkeypatch.setattr("autoprune.running.applied.measure_costs", lambda *_: {"flops": 7, "params": 7, "size": 7})
+    monkeypatch.setattr(
+        "autoprune.running.apply.pruned_model.measure_costs", lambda *_: {"flops": 7, "params": 7, "size": 7}
+    )
     outcome = autoprune("apply", digits_run.folder, "--output", "a.pt")
     assert outcome.code == 1
     assert "a.pt was written, but it is not what the search scored: it counts 7 flops instead of " in outcome.err

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from autoprune.commands.finetune import parse_plan
+from autoprune.commands.apply import parse_plan
 from autoprune.errors import UserError
-from autoprune.tasks.plan import TrainingPlan
+from autoprune.tasks.training.plan import TrainingPlan
 
 
 def test_every_setting_but_the_first_step_is_reached_with_its_type() -> None:

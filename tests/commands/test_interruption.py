@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.running import session
-from autoprune.running.tracking import NoTracker
+from autoprune.running.search import session
+from autoprune.running.tracking.tracker import NoTracker
 from tests.journeys import OWN, has_ended, history_of, search_in_child
 
 RUN = (*OWN, "--task", "tests.user_tasks:task", "--searcher", "random", "--trials", "100", "--output", "run")

@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 
 import autoprune as package
 from autoprune.core.trial import Trial
-from autoprune.evaluation.checkpoint import read_checkpoint
-from autoprune.tasks.digits import DigitsTask
+from autoprune.evaluation.checkpoints.checkpoint import read_checkpoint
+from autoprune.tasks.datasets.digits import DigitsTask
 from tests.journeys import TINY, UNTRACKED, Cli, history_of
 
 IMAGES = torch.rand(4, 1, 8, 8)

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from autoprune.core.curve_file import curves_from_json
-from autoprune.core.sensitivity import SensitivityCurves
+from autoprune.core.sensitivity import SensitivityCurves, curves_from_json
 from autoprune.tasks.models.digits_resnet import digits_resnet
 from tests.journeys import TINY, UNTRACKED, Cli, history_of, left_behind
 

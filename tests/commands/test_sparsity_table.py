@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune.evaluation.checkpoint import load
+from autoprune.evaluation.checkpoints.checkpoint import load
 from tests.journeys import Cli, DigitsRun
 
 

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from autoprune.core.ledger import Ledger
 from tests.journeys import Cli, DigitsRun
 from tests.reporting.ledgers import OUTCOMES, write_run
-from tests.running.test_mlflow_tracker import runs
+from tests.running.tracking.test_mlflow_client import runs
 
 
 def mirrored(store: str) -> tuple[Any, ...]:

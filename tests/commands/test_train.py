@@ -14,11 +14,12 @@ from mlflow import MlflowClient
 
 import autoprune as package
 from autoprune.core.ledger import Ledger, read_records
-from autoprune.tasks import snapshot as snapshots
+from autoprune.tasks.training import snapshot as snapshots
 from tests.journeys import UNTRACKED, Cli, in_child, left_behind
+from tests.repository import REPOSITORY
 from tests.running.test_resuming import dying
 
-EXAMPLES = Path(__file__).parents[2] / "experiments" / "schedules"
+EXAMPLES = REPOSITORY / "experiments" / "schedules"
 GRADUAL = """
 train: {epochs: 3, rate: 0.02, batch: 128}
 pruners: {weights: {pruner: agp, sparsity: 0.8}, filters: {pruner: l1_filter, layers: [stage1.conv1], sparsity: 0.5}}
@@ -90,7 +91,7 @@ def _killed_at_snapshot(count: int) -> Callable[[], None]:
     """Makes a process kill itself after it wrote a snapshot for the count-th time."""
 
     def patch() -> None:
-        from autoprune.running import training_records
+        from autoprune.running.training import recorder as training_records
 
         seen = 0
 

@@ -6,8 +6,7 @@ from pydantic import ValidationError
 from autoprune.config import load_experiment
 from autoprune.config.credentials import are_masked, mask
 from autoprune.core.budget import Budget
-from autoprune.core.recipe import Finetune, Recipe
-from autoprune.core.rounds import Rounds
+from autoprune.core.recipe import Finetune, Recipe, Rounds
 from autoprune.core.space import GroupRule, SpaceRules
 from autoprune.errors import UserError
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from autoprune.config import load_experiment, shipped_spaces
+from autoprune.config.loading import _folder
 from autoprune.config.sections import SpaceSection
-from autoprune.config.spaces import _folder
 from autoprune.core.space import SpaceRules
 
 

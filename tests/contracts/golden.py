@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.registry import resolve
-from autoprune.searchers.opened import FIRST
-from autoprune.searchers.starts import starts
+from autoprune.searchers.base.warm_started import FIRST, starts
+from tests.repository import REPOSITORY
 from tests.searchers.landscapes import Landscape, planted, run
 
-_FOLDER = Path(__file__).parents[1] / "golden"
+_FOLDER = REPOSITORY / "tests" / "golden"
 
 
 def path_of(name: str) -> Path:

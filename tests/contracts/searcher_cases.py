@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from autoprune.core.costs import CostKind, CostTable, CostTerm, Count
+from autoprune.core.budget import CostKind
+from autoprune.core.costs import CostTable, CostTerm, Count
 from autoprune.core.settings import Choice, Range
 from autoprune.core.space import Bounds, Group, SearchSpace
 from autoprune.core.trial import Candidate, Failure, Score, Trial
 from autoprune.registry import SEARCHERS, resolve
-from autoprune.searchers.base import Searcher, SearchProblem
+from autoprune.searchers.base.searcher import Searcher, SearchProblem
 from tests.searchers.landscapes import make_problem, with_curves
 
 NAMES = sorted(SEARCHERS)

@@ -12,9 +12,9 @@ from autoprune.cli import main
 from autoprune.graph.groups import find_groups
 from autoprune.graph.layers import Layer
 from autoprune.pruning.criteria.magnitudes import MAGNITUDE
-from autoprune.pruning.masks import masked_copy
 from autoprune.pruning.patterns import Pattern, parse_pattern
 from autoprune.pruning.pruner import Pruner
+from autoprune.pruning.surgery.masks import masked_copy
 from tests.pruning.slow_patterns import Weight, structures
 
 PARSED = ("block_3x3x2x2", "block_2x1x3", "1:4", "3:7")

@@ -15,14 +15,14 @@ from autoprune import registry
 from autoprune.config import load_experiment
 from autoprune.core.ledger import History, read_history
 from autoprune.core.trial import Trial
-from autoprune.running.folder import existing_folder, new_folder
 from autoprune.running.progress import Display
-from autoprune.running.session import resume_session, start_session
+from autoprune.running.run_folder import existing_folder, new_folder
+from autoprune.running.search.session import resume_session, start_session
 from autoprune.running.setup import Setup, assemble
-from autoprune.running.tracking import NoTracker
+from autoprune.running.tracking.tracker import NoTracker
 from autoprune.tasks.base import TrainingPlan
-from autoprune.tasks.digits import DigitsTask
-from autoprune.tasks.training import seeded
+from autoprune.tasks.datasets.digits import DigitsTask
+from autoprune.tasks.training.loop import seeded
 
 # These stand for the others in the default tier: by weights, by gradients, and one that sets weights to zero.
 DEFAULT = ("fpgm", "taylor", "two_four")

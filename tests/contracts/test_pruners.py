@@ -14,13 +14,13 @@ from torch.utils._pytree import tree_leaves
 from autoprune import registry
 from autoprune.cli import main
 from autoprune.errors import UserError
+from autoprune.graph.costs import count_params, measure_costs, measure_effective
 from autoprune.graph.groups import ChannelGraph, find_groups
-from autoprune.graph.profile import count_params, measure_costs, measure_effective
-from autoprune.pruning.masks import Importance, build_masks, choose, highest_of_each
 from autoprune.pruning.pruner import Pruner
-from autoprune.pruning.statistics import Source
-from autoprune.pruning.structures import Structures
-from autoprune.pruning.thinning import thin
+from autoprune.pruning.statistics.collection import Source
+from autoprune.pruning.structures.base import Structures
+from autoprune.pruning.surgery.masks import Importance, build_masks, choose, highest_of_each
+from autoprune.pruning.surgery.thinning import thin
 from tests.graph.contract import randomise
 from tests.graph.networks import WELL_KNOWN, resnet_b
 

@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.base.searcher import SearchProblem
 from tests.contracts.searcher_cases import NAMES, candidates, case, make
 from tests.searchers.landscapes import make_problem, with_curves
 

@@ -10,9 +10,9 @@ import pytest
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import within
-from autoprune.core.rounds import Rounds
+from autoprune.core.recipe import Rounds
 from autoprune.core.trial import Candidate, Trial
-from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.base.searcher import SearchProblem
 from tests.contracts.searcher_cases import (
     CASES,
     DETERMINISTIC,

@@ -11,7 +11,7 @@ import pytest
 
 from autoprune.core.ledger import Ledger, read_history
 from autoprune.core.trial import Candidate, Trial
-from autoprune.running.course import replay
+from autoprune.running.search.loop import replay
 from tests.contracts.searcher_cases import NAMES, case, events, make, outcome
 
 

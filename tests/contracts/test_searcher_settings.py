@@ -10,8 +10,8 @@ import pytest
 from autoprune.core.settings import FINETUNE, Choice, defaults
 from autoprune.core.trial import Trial
 from autoprune.registry import resolve
-from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.starts import starts
+from autoprune.searchers.base.searcher import SearchProblem
+from autoprune.searchers.base.warm_started import starts
 from tests.contracts.searcher_cases import IN_ROUNDS, NAMES, candidates, case, events, make, tiny, with_settings
 
 

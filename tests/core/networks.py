@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from autoprune.core.costs import COST_KINDS, CostTable, CostTerm, Count
+from autoprune.core.budget import COST_KINDS
+from autoprune.core.costs import CostTable, CostTerm, Count
 from autoprune.core.space import Bounds, Group, SearchSpace
 
 

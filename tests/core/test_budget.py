@@ -1,7 +1,8 @@
 import pytest
 
-from autoprune.core.budget import Budget, check_feasible, project, within
+from autoprune.core.budget import Budget, check_feasible, within
 from autoprune.core.costs import CostTable, CostTerm, Count
+from autoprune.core.projection import project
 from autoprune.core.space import Bounds
 from autoprune.errors import BudgetError, BudgetInfeasible
 from tests.core.networks import space_of

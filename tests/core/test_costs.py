@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoprune.core.costs import COST_KINDS, CostsAround, CostTable, CostTerm, Count
+from autoprune.core.budget import COST_KINDS
+from autoprune.core.costs import CostsAround, CostTable, CostTerm, Count
 from autoprune.errors import UserError
 from tests.core.networks import drawn_widths, slow_costs, tables
 

@@ -7,8 +7,14 @@ from typing import Any
 
 import pytest
 
-from autoprune.core.curve_file import beside, choose_curves, curves_from_json, curves_to_json, of_network
-from autoprune.core.sensitivity import SensitivityCurves
+from autoprune.core.sensitivity import (
+    SensitivityCurves,
+    beside,
+    choose_curves,
+    curves_from_json,
+    curves_to_json,
+    of_network,
+)
 from autoprune.core.trial import Score
 from autoprune.errors import UserError
 

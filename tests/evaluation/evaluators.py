@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from autoprune.evaluation.data import Judging
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.images import Judging
-from autoprune.evaluation.subject import study
+from autoprune.evaluation.prunable_model import study
 from autoprune.pruning.patterns import FILTER, Pattern
 from autoprune.pruning.pruner import L1_FILTER
-from autoprune.tasks.training import seeded
-from autoprune.tasks.user import SimpleTask
+from autoprune.tasks.simple import SimpleTask
+from autoprune.tasks.training.loop import seeded
 from tests.graph.networks import Case
 
 CLASSES = 3

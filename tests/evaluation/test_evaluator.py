@@ -9,16 +9,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from autoprune.core.allocation import Allocation
 from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Candidate, Failure
+from autoprune.evaluation.data import Judging
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.images import Judging
-from autoprune.evaluation.judging import judge
-from autoprune.evaluation.subject import example_inputs, study
-from autoprune.evaluation.sweep import SweepSettings, sweep
-from autoprune.graph.profile import measure_costs
-from autoprune.pruning.masks import choose
+from autoprune.evaluation.metrics import judge
+from autoprune.evaluation.prunable_model import example_inputs, study
+from autoprune.evaluation.sensitivity.sweep import SweepSettings, sweep
+from autoprune.graph.costs import measure_costs
 from autoprune.pruning.pruner import L1_FILTER
-from autoprune.pruning.reconstruction import refit
-from autoprune.pruning.thinning import thin
+from autoprune.pruning.surgery.masks import choose
+from autoprune.pruning.surgery.reconstruction import refit
+from autoprune.pruning.surgery.thinning import thin
 from tests.user_tasks import task, tiny
 
 RECIPE = Recipe(recalibrate=48)
@@ -120,7 +120,7 @@ def test_the_same_candidate_gets_the_same_score_and_another_seed_other_images() 
 
 def test_costs_that_differ_from_the_prediction_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     evaluator = make_evaluator()
-    monkeypatch.setattr("autoprune.pruning.channel_structures.measure_costs", lambda *_: {"flops": 1})
+    monkeypatch.setattr("autoprune.pruning.structures.channels.measure_costs", lambda *_: {"flops": 1})
     outcome = evaluator.evaluate(Candidate(0, HALF, RECIPE)).outcome
     assert isinstance(outcome, Failure)
     assert "was predicted" in outcome.reason

@@ -15,13 +15,13 @@ from autoprune import registry
 from autoprune.core.allocation import Allocation
 from autoprune.core.recipe import Finetune, Recipe
 from autoprune.core.trial import Candidate, Failure, Trial
-from autoprune.evaluation.building import Built
-from autoprune.evaluation.checkpoint import PrunedCheckpoint
+from autoprune.evaluation.candidate_builder import Built
+from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint
+from autoprune.evaluation.data import Judging
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.images import Judging
 from autoprune.evaluation.parents import descend
+from autoprune.evaluation.prunable_model import Subject, example_inputs, study
 from autoprune.evaluation.scoring import ScoringImages
-from autoprune.evaluation.subject import Subject, example_inputs, study
 from autoprune.pruning.patterns import ELEMENT, FILTER, KERNEL, LAYER, TWO_FOUR, Pattern
 from autoprune.pruning.pruner import FPGM, L1_FILTER, LEVEL, Pruner
 from tests.graph.contract import batch, randomise

@@ -15,12 +15,12 @@ from autoprune import SimpleTask
 from autoprune.core.allocation import Allocation
 from autoprune.core.recipe import AdmmTraining, Finetune, Recipe
 from autoprune.core.trial import Candidate, Trial
+from autoprune.evaluation.data import Judging
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.images import Judging
-from autoprune.evaluation.subject import example_inputs, study
+from autoprune.evaluation.prunable_model import example_inputs, study
 from autoprune.pruning.pruner import L1_FILTER, LEVEL, Pruner
 from autoprune.tasks.base import Hook, TrainingPlan
-from autoprune.tasks.snapshot import read_snapshot, write_snapshot
+from autoprune.tasks.training.snapshot import read_snapshot, write_snapshot
 from tests.user_tasks import task
 
 DRAWN, TUNED = AdmmTraining(10, rate=0.02, batch=32, rho=0.5, frequency=3), Finetune(7, batch=32, distill=0.5)

@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 
 from autoprune.core.allocation import Allocation
+from autoprune.core.costs import TRAINING
 from autoprune.core.recipe import Finetune, Recipe
 from autoprune.core.trial import Candidate, Score, Stopped
-from autoprune.core.work import TRAINING
 from autoprune.errors import TaskError
+from autoprune.evaluation.data import Images, Judging
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.images import Images, Judging
-from autoprune.evaluation.subject import example_inputs, study
+from autoprune.evaluation.prunable_model import example_inputs, study
 from autoprune.pruning.pruner import L1_FILTER, LEVEL, Pruner
-from autoprune.tasks.plan import TrainingPlan
+from autoprune.tasks.training.plan import TrainingPlan
 from tests.user_tasks import Tiny, task
 
 HALF = Allocation({"second": 8, "third": 5})

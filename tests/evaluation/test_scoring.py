@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from autoprune import SimpleTask
+from autoprune.evaluation.prunable_model import study
 from autoprune.evaluation.scoring import ScoringImages
-from autoprune.evaluation.subject import study
 from autoprune.pruning.pruner import APOZ, L1_FILTER, RANDOM
 from autoprune.tasks.base import Batch, Split
-from autoprune.tasks.digits import DigitsTask
+from autoprune.tasks.datasets.digits import DigitsTask
 
 CPU = torch.device("cpu")
 IMAGES = torch.arange(20.0).view(20, 1, 1, 1)

@@ -15,16 +15,16 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.recipe import Finetune, Recipe
 from autoprune.core.trial import Candidate, Score
 from autoprune.errors import UserError
-from autoprune.evaluation.checkpoint import read_checkpoint
+from autoprune.evaluation.checkpoints.checkpoint import read_checkpoint
+from autoprune.evaluation.checkpoints.reshape import kept_by_layer
+from autoprune.evaluation.data import Judging
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.images import Judging
-from autoprune.evaluation.reshaping import kept_by_layer
+from autoprune.evaluation.prunable_model import Subject, study
 from autoprune.evaluation.scoring import ScoringImages
 from autoprune.evaluation.scorings import Scorings
-from autoprune.evaluation.subject import Subject, study
 from autoprune.pruning.criteria.norms import L2
 from autoprune.pruning.pruner import L1_FILTER, L2_FILTER, Pruner
-from autoprune.tasks.training import seeded
+from autoprune.tasks.training.loop import seeded
 
 INPUTS = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 DATA = torch.utils.data.TensorDataset(INPUTS, torch.arange(40) % 4)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from autoprune.graph.costs import build_cost_table, measure_costs
 from autoprune.graph.groups import ChannelGraph, find_groups
-from autoprune.graph.profile import build_cost_table, measure_costs
-from autoprune.pruning.masks import mask_network
-from autoprune.pruning.thinning import thin
+from autoprune.pruning.surgery.masks import mask_network
+from autoprune.pruning.surgery.thinning import thin
 
 
 def randomise(network: nn.Module, seed: int = 0) -> nn.Module:

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.costs import CostTable
-from autoprune.graph.branch_costs import build_branch_costs
-from autoprune.graph.branches import find_branches
+from autoprune.graph.branches import build_branch_costs, find_branches
+from autoprune.graph.costs import measure_costs
 from autoprune.graph.groups import find_groups
-from autoprune.graph.profile import measure_costs
-from autoprune.pruning.removal import remove_branches
+from autoprune.pruning.surgery.branch_removal import remove_branches
 from tests.graph.contract import batch, randomise
 from tests.graph.networks import WELL_KNOWN
 from tests.graph.test_branches import EXPECTED

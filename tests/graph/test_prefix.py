@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from autoprune.graph.capture import trace
+from autoprune.graph.costs import count_flops
 from autoprune.graph.prefix import Parts, crosses_state, measure_operations, shared_prefix
-from autoprune.graph.profile import count_flops
-from autoprune.graph.trace import trace
 from tests.graph.networks import WELL_KNOWN
 
 

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoprune.pruning.penalties import Penalty
+from autoprune.pruning.training.penalties import Penalty
 from autoprune.tasks.base import Hook, TrainingPlan
-from autoprune.tasks.digits import DigitsTask
-from autoprune.tasks.training import seeded
+from autoprune.tasks.datasets.digits import DigitsTask
+from autoprune.tasks.training.loop import seeded
 
 
 class Block(nn.Module):

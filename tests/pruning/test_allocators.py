@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from autoprune.core.space import Group
 from autoprune.errors import UserError
 from autoprune.pruning.allocators import GLOBAL, THRESHOLD, UNIFORM, Allocator
-from autoprune.pruning.masks import Importance
+from autoprune.pruning.surgery.masks import Importance
 
 
 def group(name: str, width: int, least: int = 1, grain: int = 1) -> Group:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from autoprune.graph.costs import build_cost_table, measure_costs
 from autoprune.graph.groups import ChannelGraph, find_groups
-from autoprune.graph.profile import build_cost_table, measure_costs
-from autoprune.pruning.thinning import thin
+from autoprune.pruning.surgery.thinning import thin
 from tests.graph.contract import allocations, randomise
 
 pytestmark = pytest.mark.slow

@@ -10,11 +10,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.core.allocation import width_from_sparsity
+from autoprune.graph.costs import build_cost_table, measure_costs
 from autoprune.graph.groups import find_groups
-from autoprune.graph.profile import build_cost_table, measure_costs
-from autoprune.pruning.masks import choose
 from autoprune.pruning.pruner import L1_FILTER
-from autoprune.pruning.thinning import thin
+from autoprune.pruning.surgery.masks import choose
+from autoprune.pruning.surgery.thinning import thin
 from autoprune.tasks.models.cifar_resnet import CifarResNet, resnet56
 from autoprune.tasks.weights import load_weights
 

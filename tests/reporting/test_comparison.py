@@ -8,8 +8,7 @@ from pathlib import Path
 
 from autoprune.reporting.comparison import comparison_json, nni_fields, nni_json
 from autoprune.reporting.record import read_record
-from autoprune.reporting.summary import cells, mixture, shared, summarise
-from autoprune.reporting.trials import trials_csv
+from autoprune.reporting.tables import cells, mixture, shared, summarise, trials_csv
 from tests.reporting.ledgers import IDENTITY, OUTCOMES, TRAINED, write_run
 
 

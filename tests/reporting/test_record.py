@@ -9,8 +9,7 @@ import pytest
 from autoprune.core.ledger import Ledger
 from autoprune.core.trial import Score
 from autoprune.errors import RunFolderError
-from autoprune.reporting.record import best_so_far, read_record
-from autoprune.reporting.state import sessions_seconds
+from autoprune.reporting.record import best_so_far, read_record, sessions_seconds
 from tests.reporting.ledgers import OUTCOMES, SETTINGS, WIDTHS, trial, write_run
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from autoprune.running import conclusion
+from autoprune.running.search import results as conclusion
 from tests import user_tasks
 
 

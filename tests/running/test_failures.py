@@ -12,8 +12,8 @@ from torch import Tensor
 from autoprune import registry
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Failure
-from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.history import Given
+from autoprune.searchers.base.history import Given
+from autoprune.searchers.base.searcher import SearchProblem
 from tests import user_tasks
 from tests.journeys import OWN, SEARCH, Cli, history_of
 

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from autoprune.core.trial import Candidate, Trial
+from autoprune.evaluation.data import Judging
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.images import Judging
 from autoprune.reporting.results import results_in
 from autoprune.running.setup import Setup
 from tests.journeys import SEARCH, Cli, has_ended, history_of, judgements, left_behind, search_in_child, unbroken_runs

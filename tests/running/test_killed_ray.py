@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.journeys import OWN, Cli, history_of
+from tests.repository import REPOSITORY
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +29,7 @@ PROGRAM = (
 @pytest.fixture
 def driver(workdir: Path) -> subprocess.Popen[str]:
     """A search with two workers in a process of its own, some trials done."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *RUN],
         env=environment,

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from autoprune.core.ledger import Ledger
 from autoprune.core.trial import Trial
 from tests.journeys import Cli, has_ended, history_of, search_in_child
-from tests.running.test_mlflow_tracker import OFFLINE, runs
+from tests.running.tracking.test_mlflow_client import OFFLINE, runs
 
 TRIALS = 24
 SEARCH = ("search", "--budget", "flops=0.6", "--trials", TRIALS, "--searcher", "random", "--set", "space.protect=[]")

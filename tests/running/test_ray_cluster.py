@@ -11,6 +11,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from tests.journeys import Cli, history_of
+from tests.repository import REPOSITORY
 
 SEARCH = ("search", "--budget", "flops=0.6", "--trials", "24", "--searcher", "random", "--set", "space.protect=[]")
 SLOW_TASK = ("--task", "tests.accidents:unhurried", "--set", "track.enabled=false", "--output", "run")
@@ -45,7 +46,7 @@ class Watcher(threading.Thread):
 def test_both_nodes_are_used_and_the_loss_of_one_costs_no_trial(
     autoprune: Cli, workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:

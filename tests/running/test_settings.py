@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from autoprune.core.trial import Candidate, Trial
-from autoprune.running.mirrored import trial_params
+from autoprune.running.tracking.mlflow_mirror import trial_params
 from tests.journeys import OWN, Cli, history_of, judgements, search_in_child
 from tests.running.test_resuming import dying
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.costs import CostKind, CostTable, CostTerm, Count
+from autoprune.core.budget import CostKind
+from autoprune.core.costs import CostTable, CostTerm, Count
 from autoprune.core.sensitivity import SensitivityCurves, sweep_grid
 from autoprune.core.space import Bounds, Group, SearchSpace
 from autoprune.core.trial import Candidate, Score, Trial
-from autoprune.searchers.base import Searcher, SearchProblem
+from autoprune.searchers.base.searcher import Searcher, SearchProblem
 
 Loss = Callable[[Mapping[str, int]], float]
 POWER = 1.5

@@ -9,7 +9,7 @@ import pytest
 
 from autoprune.core.trial import Candidate, Failure, Score, Stopped, Trial
 from autoprune.searchers.annealing import END, Annealing
-from autoprune.searchers.starts import starts
+from autoprune.searchers.base.warm_started import starts
 from tests.searchers.landscapes import make_problem, with_curves
 
 PROBLEM = with_curves(make_problem(trials=200))

@@ -8,7 +8,7 @@ import pytest
 from autoprune.core.settings import Choice
 from autoprune.core.trial import Candidate, Failure, Score, Setting, Trial
 from autoprune.searchers.auto import Auto
-from autoprune.searchers.starts import starts
+from autoprune.searchers.base.warm_started import starts
 from tests.searchers.landscapes import judge, planted
 
 LANDSCAPE = planted("interactions", 3, True, pairs=0.9)

@@ -5,11 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from autoprune.core.recipe import AdmmTraining, Finetune, Recipe
-from autoprune.core.rounds import Rounds
+from autoprune.core.recipe import AdmmTraining, Finetune, Recipe, Rounds
 from autoprune.core.trial import Candidate, Failure, Stopped, Trial
 from autoprune.searchers.autocompress import TRIES, AutoCompress
-from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.base.searcher import SearchProblem
 from tests.contracts.searcher_cases import events, outcome
 from tests.searchers.landscapes import best_regret, make_problem, planted, run, score, with_curves
 

@@ -5,10 +5,9 @@ from dataclasses import replace
 import numpy as np
 
 from autoprune.core.trial import Candidate, Failure, Score, Trial
+from autoprune.searchers.base.warm_started import FIRST, starts
+from autoprune.searchers.controls import Random
 from autoprune.searchers.evolution import Evolution
-from autoprune.searchers.opened import FIRST
-from autoprune.searchers.random import Random
-from autoprune.searchers.starts import starts
 from tests.searchers.landscapes import make_problem, with_curves
 
 PROBLEM = with_curves(make_problem())

@@ -5,14 +5,13 @@ import itertools
 import numpy as np
 import pytest
 
-from autoprune.core.budget import within
-from autoprune.core.costs import CostKind
+from autoprune.core.budget import CostKind, within
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.space import Bounds, SearchSpace
 from autoprune.errors import UserError
-from autoprune.searchers.base import SearchProblem
+from autoprune.searchers.base.searcher import SearchProblem
+from autoprune.searchers.base.warm_started import starts
 from autoprune.searchers.knapsack import EXPONENTS, Knapsack, knapsack_allocation
-from autoprune.searchers.starts import starts
 from autoprune.searchers.threshold import Threshold, threshold_allocation
 from tests.searchers.landscapes import make_problem, planted, resnet_costs, score, with_curves
 

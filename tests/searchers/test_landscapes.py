@@ -17,10 +17,10 @@ import pytest
 from autoprune.core.budget import within
 from autoprune.registry import resolve
 from autoprune.searchers.auto import Auto
-from autoprune.searchers.base import Searcher, SearchProblem
+from autoprune.searchers.base.moves import neighbour
+from autoprune.searchers.base.searcher import Searcher, SearchProblem
+from autoprune.searchers.controls import Random, draw
 from autoprune.searchers.evolution import Evolution
-from autoprune.searchers.moves import neighbour
-from autoprune.searchers.random import Random, draw
 from tests.searchers.landscapes import Landscape, all_landscapes, best_regret, run
 
 LANDSCAPES = {landscape.name: landscape for landscape in all_landscapes()}

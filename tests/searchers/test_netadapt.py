@@ -8,13 +8,11 @@ import pytest
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import within
-from autoprune.core.recipe import Finetune, Recipe
-from autoprune.core.rounds import Rounds
+from autoprune.core.recipe import Finetune, Recipe, Rounds
 from autoprune.core.trial import Candidate, Failure, Score, Trial
-from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.netadapt import MOST, NetAdapt, saved_share
-from autoprune.searchers.promise import expected_rise
-from autoprune.searchers.rounds import plan
+from autoprune.searchers.base.iterative import plan
+from autoprune.searchers.base.searcher import SearchProblem
+from autoprune.searchers.netadapt import MOST, NetAdapt, expected_rise, saved_share
 from tests.contracts.searcher_cases import events, few_groups, outcome
 from tests.searchers.landscapes import best_regret, make_problem, planted, run, score, with_curves
 

@@ -7,15 +7,13 @@ import numpy as np
 import pytest
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.budget import within
-from autoprune.core.costs import CostKind
-from autoprune.core.frontier import frontier
-from autoprune.core.trial import Candidate, Score, Trial
+from autoprune.core.budget import CostKind, within
+from autoprune.core.trial import Candidate, Score, Trial, frontier
 from autoprune.searchers.auto import ELSEWHERE
-from autoprune.searchers.base import SearchProblem
-from autoprune.searchers.history import Estimate
+from autoprune.searchers.base.history import Estimate
+from autoprune.searchers.base.searcher import SearchProblem
+from autoprune.searchers.base.surrogate import Surrogate
 from autoprune.searchers.nsga2 import POPULATION, RUNGS, Nsga2, draw, ladder, neighbour, tightened
-from autoprune.searchers.surrogate import Surrogate
 from tests.searchers.landscapes import Landscape, judge, make_problem, planted, run, with_curves
 
 LANDSCAPE = planted("interactions", 3, streams=True, pairs=0.9)

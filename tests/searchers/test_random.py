@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from autoprune.searchers.random import Random
+from autoprune.searchers.controls import Random
 from tests.searchers.landscapes import make_problem
 
 PROBLEM = make_problem()

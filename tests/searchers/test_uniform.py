@@ -6,7 +6,7 @@ import pytest
 
 from autoprune.core.budget import within
 from autoprune.errors import BudgetInfeasible
-from autoprune.searchers.uniform import at_sparsity, least_sparsity, uniform_allocation
+from autoprune.searchers.controls import at_sparsity, least_sparsity, uniform_allocation
 from tests.searchers.landscapes import make_problem
 
 

@@ -21,10 +21,10 @@ from autoprune.pruning.criteria.base import Activations, Criterion, Evidence, Gr
 from autoprune.pruning.criteria.controls import BERNOULLI, RANDOM
 from autoprune.pruning.criteria.distances import FPGM
 from autoprune.pruning.criteria.gradients import GRADIENT, TAYLOR
-from autoprune.pruning.masks import Importance, choose
 from autoprune.pruning.patterns import parse_pattern
 from autoprune.pruning.pruner import Pruner
-from autoprune.pruning.statistics import Source
+from autoprune.pruning.statistics.collection import Source
+from autoprune.pruning.surgery.masks import Importance, choose
 from tests.graph.contract import randomise
 from tests.pruning.criteria.slow import STRUCTURES, Batches, Mixed, channel_score
 from tests.pruning.slow_patterns import structures

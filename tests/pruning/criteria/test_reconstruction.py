@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from autoprune.graph.groups import find_groups
 from autoprune.pruning.criteria.reconstruction import RECONSTRUCTION, entry_penalties
 from autoprune.pruning.pruner import Pruner
-from autoprune.pruning.statistics import Source, gather
+from autoprune.pruning.statistics.collection import Source, gather
 from tests.graph.contract import randomise
 
 

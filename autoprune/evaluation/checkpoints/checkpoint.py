@@ -1,0 +1,213 @@
+"""Pruned checkpoints: what is written of a thinned network, and how it is built again from it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune import registry
+from autoprune.errors import CheckpointError
+from autoprune.evaluation.checkpoints.reshape import Shape, kept_by_layer, reshape
+from autoprune.evaluation.prunable_model import Subject
+from autoprune.files import write_whole
+from autoprune.graph.groups import ChannelGraph, find_groups
+from autoprune.pruning.patterns import FILTER, LAYER
+from autoprune.pruning.surgery.copying import copy_network
+from autoprune.tasks import weights
+
+FORMAT = 2
+_READ = (1, 2)  # the first knew neither patterns nor removed branches
+
+
+@dataclass(frozen=True)
+class PrunedCheckpoint:
+    """A thinned network as tensors and plain values; the file is a dictionary of these fields.
+
+    Attributes:
+        state_dict: parameters and buffers of the thinned network.
+        widths: group to kept width.
+        kept: layer to the output channels of the dense layer that stayed; layers that lost none are absent.
+        model: name of the dense network; empty for one that only its owner can build.
+        inputs: shape of one sample and its data type, which the network is traced with to be rebuilt.
+        metrics: what was measured of it.
+        pattern: of what was pruned; unless those are channels or whole layers, weights were set to zero.
+        removed: residual branches that were removed whole, before channels were.
+    """
+
+    state_dict: Mapping[str, Tensor]
+    widths: Mapping[str, int]
+    kept: Mapping[str, Sequence[int]]
+    model: str
+    inputs: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    task: str = ""
+    pattern: str = FILTER.name
+    removed: Sequence[str] = ()
+
+    @property
+    def masked(self) -> bool:
+        """Whether weights were set to zero rather than channels removed."""
+        return self.pattern not in (FILTER.name, LAYER.name)
+
+    @classmethod
+    def of(
+        cls,
+        network: nn.Module,
+        subject: Subject,
+        allocation: Mapping[str, int],
+        metrics: Mapping[str, Any],
+        identity: Mapping[str, Any],
+    ) -> PrunedCheckpoint:
+        """What is written of a network pruned from `subject`."""
+        state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+        inputs = {
+            "shape": list(subject.inputs.shape[1:]),
+            "dtype": str(subject.inputs.dtype).removeprefix("torch."),
+        }
+        return cls(
+            state,
+            dict(allocation),
+            kept_by_layer(subject.graph, subject.structures.kept(subject.importance, allocation)),
+            str(identity.get("model", "")),
+            inputs,
+            dict(metrics),
+            str(identity.get("task", "")),
+            subject.pruner.pattern.name,
+            subject.structures.removed(allocation),
+        )
+
+
+def write_checkpoint(path: Path, checkpoint: PrunedCheckpoint) -> None:
+    """Writes the file whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    content = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError
+    torch.save({"autoprune": FORMAT, **vars(checkpoint), "removed": list(checkpoint.removed)}, content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, content.getbuffer())
+
+
+def read_checkpoint(path: Path) -> PrunedCheckpoint | None:
+    """The pruned checkpoint in a file, or None if the file is one of another kind.
+
+    Raises:
+        CheckpointError: the file is missing, a newer release wrote it, or it is damaged.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no such checkpoint: {path}")
+    try:
+        content = weights.read_checkpoint(path)
+    except CheckpointError:  # who reads dense checkpoints says what is wrong with this one
+        return None
+    if not isinstance(content, dict) or "autoprune" not in content:
+        return None
+    version = content.pop("autoprune")
+    if version not in _READ:
+        known = " and ".join(map(str, _READ))
+        raise CheckpointError(f"{path} has format {version}; this release of autoprune reads {known}")
+    try:
+        checkpoint = PrunedCheckpoint(**content)
+    except TypeError as fault:
+        raise CheckpointError(f"{path} is damaged: {fault}") from fault
+    odd = _odd_fields(checkpoint)
+    if odd:
+        raise CheckpointError(f"{path} is damaged: {' and '.join(odd)} is not what `autoprune apply` writes")
+    return checkpoint
+
+
+def _odd_fields(checkpoint: PrunedCheckpoint) -> list[str]:
+    """The fields that hold something else than `PrunedCheckpoint.of` puts there."""
+    inputs = checkpoint.inputs
+    right = {
+        "state_dict": _maps_to(checkpoint.state_dict, Tensor),
+        "widths": _maps_to(checkpoint.widths, int),
+        "kept": _maps_to(checkpoint.kept, list) and all(_are_counts(kept) for kept in checkpoint.kept.values()),
+        "model": isinstance(checkpoint.model, str),
+        "inputs": isinstance(inputs, dict)
+        and _are_counts(inputs.get("shape"))
+        and isinstance(getattr(torch, str(inputs.get("dtype")), None), torch.dtype),
+        "metrics": _maps_to(checkpoint.metrics, (int, float)),
+        "task": isinstance(checkpoint.task, str),
+        "pattern": isinstance(checkpoint.pattern, str),
+        "removed": isinstance(checkpoint.removed, (list, tuple))
+        and all(isinstance(n, str) for n in checkpoint.removed),
+    }
+    return [name for name, good in right.items() if not good]
+
+
+def _maps_to(content: object, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(value, kind) for name, value in content.items()
+    )
+
+
+def _are_counts(content: object) -> bool:
+    return isinstance(content, list) and all(isinstance(count, int) and count >= 0 for count in content)
+
+
+def rebuild(checkpoint: PrunedCheckpoint, model: nn.Module | Callable[[], nn.Module] | None = None) -> nn.Module:
+    """The thinned network of a checkpoint, in evaluation mode on the CPU.
+
+    Args:
+        model: the dense network or what builds it; needed unless autoprune bundles the network that the file names.
+
+    Raises:
+        CheckpointError: the network is unknown, or the file does not fit it.
+    """
+    dense = _dense(checkpoint, model)
+    shape, dtype = checkpoint.inputs["shape"], getattr(torch, checkpoint.inputs["dtype"])
+    graph = find_groups(dense, torch.zeros(2, *shape, dtype=dtype))
+    return rebuild_from(dense, graph, checkpoint)
+
+
+def rebuild_from(dense: nn.Module, graph: ChannelGraph, checkpoint: PrunedCheckpoint) -> nn.Module:
+    """The thinned network of a checkpoint out of the dense one that is at hand, in evaluation mode.
+
+    Raises:
+        CheckpointError: the file does not fit it.
+    """
+    network = reshape(dense, graph, Shape(tuple(checkpoint.removed), checkpoint.kept))
+    try:
+        network.load_state_dict(checkpoint.state_dict)
+    except RuntimeError as fault:
+        raise CheckpointError(f"the checkpoint does not fit {type(dense).__name__}: {fault}") from fault
+    return network.eval()
+
+
+def load(path: str | Path, model: nn.Module | Callable[[], nn.Module] | None = None) -> nn.Module:
+    """The thinned network in a file that `autoprune apply` wrote, ready to run on the CPU in evaluation mode.
+
+    A file never names code to run: networks that autoprune does not bundle are passed in.
+
+    Args:
+        model: the dense network (any weights) or a function that builds it.
+
+    Raises:
+        CheckpointError: the file is missing or no pruned checkpoint, or its network is neither bundled nor passed.
+    """
+    checkpoint = read_checkpoint(Path(path))
+    if checkpoint is None:
+        raise CheckpointError(f"{path} is no pruned checkpoint of autoprune; `autoprune apply` writes them")
+    return rebuild(checkpoint, model)
+
+
+def _dense(checkpoint: PrunedCheckpoint, model: nn.Module | Callable[[], nn.Module] | None) -> nn.Module:
+    if isinstance(model, nn.Module):
+        return copy_network(model).cpu()
+    if model is not None:
+        return model()
+    if checkpoint.model not in registry.MODELS:
+        raise CheckpointError(
+            f"the checkpoint was pruned from {checkpoint.model!r}, which autoprune does not bundle: pass "
+            "the dense network, autoprune.load(path, model=...) or --model package.module:callable"
+        )
+    network: nn.Module = registry.resolve("model", checkpoint.model)()
+    return network

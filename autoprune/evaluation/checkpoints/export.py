@@ -1,0 +1,106 @@
+"""Thinned networks in formats that need neither autoprune nor the network's own class."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import io
+import logging
+import sys
+import textwrap
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.errors import UserError
+from autoprune.files import write_whole
+
+_LENGTH = 160
+
+
+class _WithoutThisThread(io.TextIOBase):
+    """A stream that drops what the thread that made it writes, and hands on what others do."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Drops torch's warnings, its log, and what this thread prints to stderr."""
+    log = logging.getLogger("torch")
+    level = log.level
+    with warnings.catch_warnings(), contextlib.redirect_stderr(_WithoutThisThread(sys.stderr)):
+        warnings.simplefilter("ignore")
+        log.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
+
+
+def in_one_line(fault: BaseException) -> str:
+    """The beginning of what a library says at length, of the first cause."""
+    while fault.__cause__ is not None:
+        fault = fault.__cause__
+    return textwrap.shorten(str(fault), _LENGTH, placeholder="…")
+
+
+_SHAPES = ({0: torch.export.Dim("batch")},)
+
+
+def export_network(network: nn.Module, inputs: Tensor, path: Path, form: str) -> Path:
+    """Writes a network for batches of any size; where it went: `path` with the suffix of the format.
+
+    Args:
+        inputs: `[2, …]` samples to trace it with.
+        form: `pt2` (`torch.export`) or `onnx`.
+
+    Raises:
+        UserError: ONNX is not installed, or the network cannot be exported.
+        OSError: the file cannot be written.
+    """
+    network = copy.deepcopy(network).cpu().eval()
+    target = path.with_suffix(f".{form}")
+    try:
+        with quietly():
+            content = _as_pt2(network, inputs) if form == "pt2" else _as_onnx(network, inputs)
+    except (RuntimeError, torch.onnx.OnnxExporterError) as fault:
+        raise UserError(f"the network cannot be exported as {form}: {in_one_line(fault)}") from fault
+    write_whole(target, content)
+    return target
+
+
+def _as_pt2(network: nn.Module, inputs: Tensor) -> bytes:
+    content = io.BytesIO()  # torch's own writer ends the process where the disk is full
+    torch.export.save(torch.export.export(network, (inputs,), dynamic_shapes=_SHAPES), content)
+    return content.getvalue()
+
+
+def _as_onnx(network: nn.Module, inputs: Tensor) -> bytes:
+    _check_onnx()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    program = torch.onnx.export(network, (inputs,), dynamo=True, dynamic_shapes=_SHAPES, verbose=False)
+    assert program is not None  # as it always is with dynamo
+    content: bytes = program.model_proto.SerializeToString()
+    return content
+
+
+def _check_onnx() -> None:
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"--export onnx needs {' and '.join(missing)}; install them with: pip install 'autoprune[onnx]'"
+        )

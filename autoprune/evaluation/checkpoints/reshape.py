@@ -1,0 +1,143 @@
+"""What of a dense network is gone: residual branches and channels, one removal after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.errors import CheckpointError, UserError
+from autoprune.graph.branches import choose_branches, find_branches
+from autoprune.graph.groups import ChannelGraph, Kept, find_groups
+from autoprune.pruning.surgery.branch_removal import remove_branches
+from autoprune.pruning.surgery.copying import copy_network
+from autoprune.pruning.surgery.masks import Masks
+from autoprune.pruning.surgery.thinning import thin
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a dense network has lost.
+
+    Attributes:
+        removed: names of residual branches that went whole.
+        kept: layer to the output channels of the dense layer that stay; layers that lost none are absent.
+    """
+
+    removed: tuple[str, ...] = ()
+    kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    def without(self, branches: Sequence[str], layers: Sequence[str]) -> Shape:
+        """The shape after branches, with all their layers, went."""
+        left = {name: stays for name, stays in self.kept.items() if name not in layers}
+        return Shape((*self.removed, *branches), left)
+
+    def thinned(self, graph: ChannelGraph, kept: Kept) -> Shape:
+        """The shape after a network of this shape, with its graph, kept some channels of its groups."""
+        found = dict(self.kept)
+        for layer, stays in kept_by_layer(graph, kept).items():
+            before = self.kept.get(layer)
+            found[layer] = stays if before is None else [before[i] for i in stays]
+        return Shape(self.removed, found)
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """A network that has lost some of a dense one.
+
+    Attributes:
+        inputs: `[2, …]` samples.
+        masks: of its weights.
+    """
+
+    network: nn.Module
+    inputs: Tensor
+    shape: Shape
+    masks: Masks
+
+    def without(self, branches: Sequence[str]) -> Shaped:
+        """Without residual branches, by the names that `find_branches` gives them in this network."""
+        graph = find_groups(self.network, self.inputs)
+        gone = choose_branches(find_branches(self.network, graph), branches)
+        layers = [layer for branch in gone for layer in branch.layers]
+        shape = self.shape.without(branches, layers)
+        return self._become(lambda network, check_on: remove_branches(network, graph, branches, check_on), shape)
+
+    def thinned(self, kept: Kept) -> Shaped:
+        """With some channels of its groups."""
+        graph = find_groups(self.network, self.inputs)
+        shape = self.shape.thinned(graph, kept)
+        return self._become(lambda network, check_on: thin(network, graph, kept, check_on), shape)
+
+    def _become(self, change: Callable[[nn.Module, Tensor | None], nn.Module], shape: Shape) -> Shaped:
+        masks = _carried(self.network, self.masks, lambda twin: change(twin, None))
+        return Shaped(change(self.network, self.inputs), self.inputs, shape, masks)
+
+
+def reshape(dense: nn.Module, graph: ChannelGraph, shape: Shape) -> nn.Module:
+    """A copy of a dense network in a shape, its own weights where they stay.
+
+    Raises:
+        CheckpointError: the shape is not one of this network.
+    """
+    network, graph = _without(dense, graph, shape.removed)
+    return thin(network, graph, kept_by_group(graph, shape.kept))
+
+
+def _without(dense: nn.Module, graph: ChannelGraph, removed: Sequence[str]) -> tuple[nn.Module, ChannelGraph]:
+    """A dense network without some branches, and its graph.
+
+    They go in as many rounds as it takes: a branch around another one can go only after that.
+    """
+    network, waiting = dense, set(removed)
+    while waiting:
+        ready = waiting & {branch.name for branch in find_branches(network, graph)}
+        try:
+            network = remove_branches(network, graph, ready or waiting)
+        except UserError as fault:
+            raise CheckpointError(f"the checkpoint does not fit {type(dense).__name__}: {fault}") from fault
+        graph = find_groups(network, graph.followed.inputs)
+        waiting -= ready
+    return network, graph
+
+
+def _carried(network: nn.Module, masks: Masks, transform: Callable[[nn.Module], nn.Module]) -> Masks:
+    """Masks of a network as masks of what a thinning or removal makes of it."""
+    twin = copy_network(network)
+    with torch.no_grad():
+        for name, parameter in twin.named_parameters():
+            parameter.copy_(masks[name]) if name in masks else parameter.fill_(1)
+    left = {name: parameter.detach() != 0 for name, parameter in transform(twin).named_parameters()}
+    return {name: mask for name, mask in left.items() if not bool(mask.all())}
+
+
+def kept_by_layer(graph: ChannelGraph, kept: Kept) -> dict[str, list[int]]:
+    """Layer to its output channels that stay, ascending, for every layer that loses some."""
+    keep = graph.keep_mask(kept)
+    stays = {layer.name: keep[layer.outgoing] for layer in graph.layers if layer.produces}
+    return {name: mask.nonzero().flatten().tolist() for name, mask in stays.items() if not bool(mask.all())}
+
+
+def kept_by_group(graph: ChannelGraph, by_layer: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """Group to its structures that stay: those whose channel in the group's first layer does.
+
+    Raises:
+        CheckpointError: a layer is not among the network's, or all of a group would go.
+    """
+    unknown = set(by_layer) - {layer.name for layer in graph.layers}
+    if unknown:
+        raise CheckpointError(
+            f"the checkpoint names layers that the network does not have: {', '.join(sorted(unknown))}"
+        )
+    kept = {}
+    for group in graph.groups:
+        first = next(member for member in group.members if member.side == "out")
+        if first.layer not in by_layer:
+            continue
+        stays = set(by_layer[first.layer])
+        kept[group.name] = tuple(i for i, row in enumerate(first.rows.tolist()) if row[0] in stays)
+        if not kept[group.name]:
+            raise CheckpointError(f"the checkpoint keeps nothing of group {group.name!r}")
+    return kept

@@ -1,0 +1,138 @@
+"""The images that candidates are judged on and prepared with, read once; and what the dense network makes of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.core.recipe import Recipe
+from autoprune.core.trial import Objective
+from autoprune.evaluation.metrics import Batches
+from autoprune.evaluation.pausing import SNAPSHOT_SECONDS
+from autoprune.evaluation.scoring import ScoringImages
+from autoprune.tasks.base import Batch, Split, Task
+from autoprune.tasks.training.distillation import logits
+
+RECALIBRATION_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Judging:
+    """On what candidates are judged.
+
+    Attributes:
+        images: validation images; None is all.
+        batch: images in one forward pass.
+        seed: draws the images that re-estimate the batch norm and those that train, the same for every candidate.
+        objective: what is minimised; the divergence from the dense network is measured only if it is that.
+        rungs: ascending shares of the images after which a candidate's judgement may end.
+        weights: folder where a trial's network is left as `<number>.pt`, and parents' are found; or None.
+        snapshot_seconds: between two snapshots of a candidate's training, which lie there too.
+        identity: what is written beside the weights: the model's and the task's name.
+    """
+
+    images: int | None = None
+    batch: int = 128
+    seed: int = 0
+    objective: Objective = "loss"
+    rungs: tuple[float, ...] = ()
+    weights: Path | None = None
+    snapshot_seconds: float = SNAPSHOT_SECONDS
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Images:
+    """Batches of a task, kept in memory where they fit."""
+
+    def __init__(self, task: Task, judging: Judging, device: torch.device) -> None:
+        self._task, self._judging, self._device = task, judging, device
+        self._loaded: dict[tuple[object, ...], Iterable[Batch]] = {}
+        self._taught: dict[tuple[object, ...], Sequence[Tensor]] = {}
+
+    def batches(self, split: Split, images: int | None, batch: int | None = None) -> Iterable[Batch]:
+        """The first images of a split (None: all).
+
+        Args:
+            batch: images at once; None is as many as are judged at once.
+
+        Raises:
+            DataError: there are none, or they cannot be read.
+        """
+        key = (split, images, batch)
+        if key not in self._loaded:
+            size = batch or self._judging.batch
+            self._loaded[key] = Batches(self._task, split, images, size, self._judging.seed, self._device).load()
+        return self._loaded[key]
+
+    def for_recipe(self, recipe: Recipe) -> Iterable[Batch]:
+        """The training images that the recipe uses: for refitting plain ones where there are any, like those judged."""
+        if recipe.reconstruct:
+            plain = ScoringImages(self._task, self._device, seed=self._judging.seed).split
+            return self.batches(plain, recipe.reconstruct, RECALIBRATION_BATCH)
+        return self.batches("train" if recipe.augment else "plain", recipe.recalibrate, RECALIBRATION_BATCH)
+
+    def used(self, recipe: Recipe) -> Recipe:
+        """The recipe with as many images as there are, where it asks for more."""
+        if not (recipe.reconstruct or recipe.recalibrate):
+            return recipe
+        images = _count(self.for_recipe(recipe))
+        return replace(recipe, reconstruct=images) if recipe.reconstruct else replace(recipe, recalibrate=images)
+
+    def taught(self, dense: nn.Module, split: Split, images: int | None) -> Sequence[Tensor] | None:
+        """The dense network's outputs of each batch, if the divergence from them is the objective.
+
+        Raises:
+            TaskError: they are no logits.
+        """
+        if self._judging.objective != "kl":
+            return None
+        key = (split, images)
+        if key not in self._taught:
+            dense.eval()
+            with torch.inference_mode():
+                outputs = (dense(inputs) for inputs, _ in self.batches(split, images))
+                self._taught[key] = [logits(each, "objective kl") for each in outputs]
+        return self._taught[key]
+
+    def judging(self) -> int:
+        """How many images judge a candidate."""
+        return self.count("validation", self._judging.images)
+
+    def count(self, split: Split, most: int | None) -> int:
+        """How many images of a split there are, at most so many."""
+        return _count(self.batches(split, most))
+
+    def available(self) -> int:
+        """How many validation images there are."""
+        if self.judges_all():
+            return self.judging()
+        return _count(self._task.batches("validation", self._judging.batch))
+
+    def rungs(self) -> tuple[int, ...]:
+        """The numbers of images after which a candidate's judgement may end, at ends of batches; none if all but one.
+
+        Where the images do not fit in memory there are none: the first of them may not be like the others.
+        """
+        if not isinstance(self.batches("validation", self._judging.images), Sequence):
+            return ()
+        total, batch = self.judging(), self._judging.batch
+        sizes = {math.ceil(share * total / batch) * batch for share in self._judging.rungs}
+        return tuple(sorted(size for size in sizes if size < total))
+
+    def judges_all(self) -> bool:
+        """Whether the images that judge candidates are all the validation images there are."""
+        limit = self._judging.images
+        if limit is None:
+            return True
+        more = Batches(self._task, "validation", limit + 1, self._judging.batch, 0, torch.device("cpu"))
+        return _count(more) <= limit
+
+
+def _count(batches: Iterable[Batch]) -> int:
+    return sum(len(inputs) for inputs, _ in batches)

@@ -1,0 +1,61 @@
+"""Judging on growing subsets of the images: who is behind at a rung stops there.
+
+Source: successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943) and racing (Maron and Moore 1994, "Hoeffding
+races", NeurIPS 6). There many candidates are compared with each other at a rung; here one candidate is compared with a
+bar that its searcher set when it proposed it, so that nothing waits for anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autoprune.core.trial import Objective, Score, Stopped, value
+from autoprune.evaluation.metrics import Tally
+from autoprune.tasks.base import Batch, Task
+
+_ORDER_SEED = 0
+
+
+def race(
+    network: nn.Module,
+    task: Task,
+    batches: Iterable[Batch],
+    rungs: Sequence[int],
+    bars: Sequence[float | None],
+    objective: Objective,
+    taught: Sequence[Tensor] | None = None,
+) -> Score | Stopped:
+    """The score on all images with those at the rungs; it ends at the first rung where it is above its bar.
+
+    Batches in memory are judged in a drawn order, always the same one, so that the first of them show what all would
+    where images lie sorted by class; whatever the order, the score on all images is that of `judge`.
+
+    Args:
+        rungs: ascending numbers of images; each is taken at the end of the batch in which it is reached.
+        bars: of each rung, the objective's value above which the judgement ends; None or a missing one has no bar.
+        taught: see `judge`; in the order of `batches`.
+    """
+    network.eval()
+    tally, passed = Tally(task, taught), list[Score]()
+    with torch.inference_mode():
+        for number, (inputs, targets) in _drawn(batches):
+            tally.add(network(inputs), targets, len(inputs), number)
+            while len(passed) < len(rungs) and tally.images >= rungs[len(passed)]:
+                passed.append(tally.score())
+                bar = bars[len(passed) - 1] if len(passed) <= len(bars) else None
+                if bar is not None and value(passed[-1], objective) > bar:
+                    return Stopped(tally.score(tuple(passed[:-1])))
+    return tally.score(tuple(passed))
+
+
+def _drawn(batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
+    """Batches with their numbers, in a drawn order where they lie in memory."""
+    if not isinstance(batches, Sequence):
+        yield from enumerate(batches)
+        return
+    for number in np.random.default_rng(_ORDER_SEED).permutation(len(batches)).tolist():
+        yield number, batches[number]

@@ -1,0 +1,183 @@
+"""Loss and accuracy of a network, and the statistics of its batch norm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from autoprune.core.trial import Score
+from autoprune.errors import DataError
+from autoprune.tasks.base import Batch, Split, Task
+from autoprune.tasks.metrics import applicable_top_k, top_k
+from autoprune.tasks.training.distillation import soft_loss
+
+# Batches up to this size are kept in memory; a larger split is read again each time.
+CACHE_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The first images of a split, always the same ones in the same batches.
+
+    Attributes:
+        images: at most this many; None is all of the split.
+    """
+
+    task: Task
+    split: Split
+    images: int | None
+    batch: int
+    seed: int
+    device: torch.device
+
+    def load(self) -> Sequence[Batch] | Iterable[Batch]:
+        """The batches on the device, in memory where they fit; an iterable that reads them anew otherwise.
+
+        Raises:
+            DataError: the split is empty.
+        """
+        kept: list[Batch] = []
+        size = 0
+        for inputs, targets in self:
+            kept.append((inputs, targets))
+            size += inputs.numel() * inputs.element_size()
+            if size > CACHE_BYTES:
+                return self
+        if not kept:
+            raise DataError(f"task {self.task.name} has no images in its {self.split} split")
+        return kept
+
+    def __iter__(self) -> Iterator[Batch]:
+        left = self.images
+        for inputs, targets in self.task.batches(self.split, self.batch, self.seed):
+            if left is not None:
+                inputs, targets = inputs[:left], targets[:left]
+                left -= len(inputs)
+            if len(inputs):
+                yield self._placed(inputs), targets.to(self.device)
+            if left is not None and left <= 0:
+                return
+
+    def _placed(self, inputs: Tensor) -> Tensor:
+        """Images on the device; on the CPU with channels last, which convolutions pass on: a tenth faster there."""
+        if self.device.type == "cpu" and inputs.dim() == 4:
+            return inputs.contiguous(memory_format=torch.channels_last)
+        return inputs.to(self.device)
+
+
+Look = Callable[[Tensor, Tensor], None]
+"""Is shown the outputs and targets of each batch."""
+
+
+class Tally:
+    """Sums of a judgement in progress; exact, so that the order of the batches does not matter.
+
+    Args:
+        taught: of each batch, in order, the dense network's outputs, from which the divergence is measured; None
+            measures none.
+    """
+
+    def __init__(self, task: Task, taught: Sequence[Tensor] | None = None) -> None:
+        self._task, self._taught = task, taught
+        self._losses: list[float] = []
+        self._accuracies: list[float] = []
+        self._divergences: list[float] = []
+        self.images = 0
+
+    def add(self, outputs: Tensor, targets: Tensor, count: int, batch: int) -> None:
+        """One more batch of `count` images, number `batch`."""
+        self._losses.append(float(self._task.loss(outputs, targets)) * count)
+        self._accuracies.append(float(self._task.metric(outputs, targets).double().mean()) * count)
+        if self._taught is not None:
+            self._divergences.append(float(soft_loss(outputs, self._taught[batch], 1.0)) * count)
+        self.images += count
+
+    def score(self, rungs: tuple[Score, ...] = ()) -> Score:
+        """The means over the images so far; not a number if the network gives none."""
+        if not self.images:
+            raise DataError(f"task {self._task.name} gave no images to judge on")
+        loss, accuracy = (_sum(parts) / self.images for parts in (self._losses, self._accuracies))
+        kl = _sum(self._divergences) / self.images if self._taught is not None else None
+        return Score(loss, accuracy, self.images, kl, rungs)
+
+
+def _sum(parts: Sequence[float]) -> float:
+    """The sum, rounded once; what is no number stays none."""
+    try:
+        return math.fsum(parts)
+    except (ValueError, OverflowError):  # infinities of both signs, or numbers too large
+        return math.nan
+
+
+def judge(
+    network: nn.Module,
+    task: Task,
+    batches: Iterable[Batch],
+    look: Look = lambda *_: None,
+    taught: Sequence[Tensor] | None = None,
+) -> Score:
+    """Mean loss and accuracy over the batches, in evaluation mode; not a number if the network gives none.
+
+    Args:
+        taught: the dense network's outputs of each batch, from which the divergence is measured; None measures none.
+    """
+    network.eval()
+    tally = Tally(task, taught)
+    with torch.inference_mode():
+        for batch, (inputs, targets) in enumerate(batches):
+            outputs = network(inputs)
+            look(outputs, targets)
+            tally.add(outputs, targets, len(inputs), batch)
+    return tally.score()
+
+
+def judge_top_5(network: nn.Module, task: Task, batches: Iterable[Batch]) -> tuple[Score, float | None]:
+    """The score, and the share of images whose class is among the five most likely; None where that says nothing."""
+    hits: list[Tensor] = []
+
+    def look(outputs: Tensor, targets: Tensor) -> None:
+        if isinstance(outputs, Tensor) and applicable_top_k(outputs, targets, 5):
+            hits.append(top_k(outputs, targets, 5))
+
+    score = judge(network, task, batches, look)
+    return score, float(torch.cat(hits).double().mean()) if hits else None
+
+
+def recalibrate(network: nn.Module, batches: Iterable[Batch]) -> None:
+    """Re-estimates the batch norm's statistics, in place, as the plain average over the batches.
+
+    Everything but the batch norm stays in evaluation mode. Source: Li et al. 2020 (EagleEye), arXiv:2007.02491,
+    section 3.3 (adaptive batch normalisation); there with momentum, here as an average that forgets nothing.
+    """
+    network.eval()
+    norms = estimating_norms(network)
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    with torch.no_grad():
+        for inputs, _ in batches:
+            network(inputs)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def estimating_norms(network: nn.Module) -> list[_BatchNorm]:
+    """The batch norms that keep statistics, which `recalibrate` estimates anew."""
+    return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+def zeros_in(network: nn.Module) -> float:
+    """The share of zeros among the weights of two or more dimensions."""
+    weights = [parameter for parameter in network.parameters() if parameter.dim() > 1]
+    zeros = sum(int((weight == 0).sum()) for weight in weights)
+    return zeros / max(1, sum(weight.numel() for weight in weights))

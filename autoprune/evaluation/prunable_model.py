@@ -1,0 +1,126 @@
+"""The network under study, with everything that is learnt from it once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autoprune.core.budget import Budget, Limits
+from autoprune.core.costs import CostTable
+from autoprune.core.space import SearchSpace, SpaceRules, build_space
+from autoprune.errors import DataError
+from autoprune.evaluation.scoring import ScoringImages
+from autoprune.graph.groups import ChannelGraph, find_groups
+from autoprune.pruning.criteria.base import among_nonzero
+from autoprune.pruning.pruner import Pruner
+from autoprune.pruning.structures.base import Structures
+from autoprune.pruning.surgery.masks import Importance, Masks
+from autoprune.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network in its dense shape, its groups, costs and scores.
+
+    Attributes:
+        network: with its trained weights, in evaluation mode; never changed. What it has lost is zero.
+        inputs: `[2, …]` samples like those it was traced with.
+        graph: its channels, whatever the pruner's pattern.
+        structures: its groups under that pattern.
+        importance: per group, scores of its structures by `pruner`.
+        scoring: what was chosen to score them: pruner, criterion, how layers are combined, how many images were read.
+        lost: group to which of its structures are gone (of the shape of its scores); groups that are whole are absent.
+            The dense network has lost nothing, a parent's network has.
+        images: what a criterion that reads data is given.
+        seed: of a criterion's random draws.
+    """
+
+    network: nn.Module
+    inputs: Tensor
+    graph: ChannelGraph
+    structures: Structures
+    costs: CostTable
+    pruner: Pruner
+    importance: Importance
+    scoring: Mapping[str, Any]
+    lost: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    images: ScoringImages | None = None
+    seed: int = 0
+
+    def space(self, rules: SpaceRules) -> SearchSpace:
+        return build_space(rules, self.structures.groups)
+
+    def limits(self, budget: Budget) -> Limits:
+        return budget.resolve(self.costs)
+
+    def scored_by(self, pruner: Pruner) -> Subject:
+        """The same network with scores by another pruner of the same pattern, of what is not lost.
+
+        Raises:
+            UserError: the pruner needs images and there are none, or a score is not finite.
+        """
+        source = self.images.source() if self.images else None
+        asked = replace(pruner, criterion=among_nonzero(pruner.criterion)) if self.lost else pruner
+        scores = asked.scores(self.network, self.graph, source, self.seed)
+        scoring = _describe(pruner, self.images, self.seed)
+        return replace(self, pruner=pruner, importance=self.without_lost(scores), scoring=scoring)
+
+    def without_lost(self, importance: Importance) -> Importance:
+        """The scores with what is lost below everything else, so that it never comes back."""
+        gone = self.lost
+        return {
+            name: np.where(gone[name], -np.inf, found) if name in gone else found for name, found in importance.items()
+        }
+
+    def left(self) -> dict[str, int]:
+        """Group to what is left of it, for those that are not whole."""
+        return {name: gone.shape[-1] - int(gone.sum(-1).max()) for name, gone in self.lost.items()}
+
+    def lost_masks(self) -> Masks:
+        """The masks of everything that is lost."""
+        nothing = {name: np.zeros(gone.shape) for name, gone in self.lost.items()}
+        return self.structures.masks(self.network, self.without_lost(nothing), self.left())
+
+
+def study(
+    network: nn.Module, inputs: Tensor, pruner: Pruner, images: ScoringImages | None = None, seed: int = 0
+) -> Subject:
+    """Finds groups, costs and scores of a network.
+
+    Args:
+        network: on the device where it will be judged.
+        inputs: `[batch, …]` samples; the first two are used.
+        images: what a criterion that reads data is given; any other leaves them unread.
+        seed: of a criterion's random draws.
+
+    Raises:
+        TaskError: the network cannot be traced or run.
+        UserError: the pruner needs images and there are none, or a score is not finite.
+    """
+    network.eval()
+    inputs = inputs[:2]
+    graph = find_groups(network, inputs)
+    structures = pruner.structures(network, graph)
+    costs = structures.cost_table(network, inputs)
+    subject = Subject(network, inputs, graph, structures, costs, pruner, {}, {}, images=images, seed=seed)
+    return subject.scored_by(pruner)
+
+
+def _describe(pruner: Pruner, images: ScoringImages | None, seed: int) -> dict[str, Any]:
+    read = images.describe() if images and pruner.criterion.reads_data else {"images": 0}
+    drawn = {"seed": seed} if pruner.criterion.drawn else {}
+    return {**pruner.describe(), **read, **drawn}
+
+
+def example_inputs(task: Task, device: torch.device) -> Tensor:
+    """Two samples of the task's validation images."""
+    for inputs, _ in task.batches("validation", 2):
+        if len(inputs):
+            return inputs[:2].to(device)
+    raise DataError(f"task {task.name} has no validation images")

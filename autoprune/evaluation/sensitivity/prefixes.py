@@ -1,0 +1,243 @@
+"""What the levels of a group have in common with the dense network, computed once.
+
+The levels of one group change nothing before the first operation that uses its weights. Up to there the images that
+re-estimate the batch norm and those that are judged go through the dense network once for the whole sweep, a little
+further with every group, and each level runs from there on.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.recipe import Recipe
+from autoprune.core.trial import Score
+from autoprune.evaluation.evaluator import Evaluator
+from autoprune.evaluation.metrics import estimating_norms, recalibrate
+from autoprune.graph.capture import trace
+from autoprune.graph.prefix import Parts, Values, crosses_state, measure_operations, shared_prefix
+from autoprune.pruning.surgery.copying import copy_network
+from autoprune.pruning.surgery.fx_rewrite import RewrittenNetwork
+from autoprune.tasks.base import Batch
+
+log = logging.getLogger(__name__)
+
+
+class Stream:
+    """Batches on their way through a network, all of them at the same place."""
+
+    def __init__(self, network: nn.Module, batches: Iterable[Batch]) -> None:
+        self._parts = Parts(trace(network))
+        self.place = self._parts.first
+        self._inputs = [inputs for inputs, _ in batches]  # held, so that nothing else gets their identities
+        self._values: dict[int, Values] = {id(inputs): self._parts.begin(inputs) for inputs in self._inputs}
+
+    def advance(self, place: int) -> None:
+        """Brings all batches to a later place."""
+        with torch.no_grad():
+            for key, values in self._values.items():
+                self._values[key] = self._parts.advance(values, self.place, place)
+        self.place = place
+
+    def values(self, inputs: Tensor) -> Values:
+        """A copy of the values of one batch, in which views of one another are so still."""
+        return copy.deepcopy(self._values[id(inputs)])
+
+
+class Continued(nn.Module):
+    """A network that is called with the batches of a stream, and goes on from where the stream has come."""
+
+    def __init__(self, traced: fx.GraphModule, stream: Stream) -> None:
+        super().__init__()
+        self.traced = traced
+        self._parts, self._stream = Parts(traced), stream
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self._parts.finish(self._stream.values(inputs), self._stream.place)
+
+
+def estimating_copy(network: nn.Module) -> nn.Module:
+    """A copy whose batch norm goes by the statistics of each batch, as `recalibrate` lets it."""
+    twin = copy_network(network).eval()
+    for norm in estimating_norms(twin):
+        norm.train()
+    return twin
+
+
+def runs_in_parts(network: nn.Module, inputs: Tensor) -> bool:
+    """Whether a network gives the same outputs when it is traced and run in two parts, and draws no random numbers.
+
+    Args:
+        network: in the mode in question; whatever its calls change is changed.
+        inputs: `[batch, …]` samples.
+    """
+    before = _random_state(inputs.device)
+    try:
+        parts = Parts(trace(network))
+        middle = (parts.first + len(parts.nodes)) // 2
+        with torch.no_grad():
+            found = parts.finish(parts.advance(parts.begin(inputs.clone()), parts.first, middle), middle)
+            expected = network(inputs.clone())  # second, so that it differs where calls leave something behind
+    except Exception as fault:  # whatever the user's network raises in parts, or on a few samples
+        log.info("the network cannot be run in parts: %s", fault)
+        return False
+    return torch.equal(before, _random_state(inputs.device)) and _close(found, expected)
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _close(found: Any, expected: Any) -> bool:
+    pairs = zip(tree_leaves(found), tree_leaves(expected), strict=True)
+    return all(
+        not isinstance(other, Tensor) or torch.allclose(one, other, rtol=1e-4, atol=1e-5, equal_nan=True)
+        for one, other in pairs
+    )
+
+
+log = logging.getLogger(__name__)
+
+# Of all values held at one place; where they are more, the group's levels are judged by themselves.
+MOST_BYTES = 2**30
+_NOTHING_ELSE = Recipe(0)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where the levels of a group begin to differ from the dense network.
+
+    Attributes:
+        place: an index into the operations of the traced network.
+        macs: multiply-adds of one image before it.
+    """
+
+    place: int
+    macs: int
+
+
+class Prefixes:
+    """Judges the levels of a sweep from where they begin to differ from the dense network.
+
+    Args:
+        grid: group to the kept widths to judge.
+        images: validation images to judge on.
+    """
+
+    def __init__(self, evaluator: Evaluator, grid: Mapping[str, Sequence[int]], recipe: Recipe, images: int) -> None:
+        self._evaluator, self._grid, self._recipe, self._images = evaluator, grid, recipe, images
+        self._broken = False
+
+    @cached_property
+    def cuts(self) -> Mapping[str, Cut]:
+        """The cuts of those groups, in the order of the grid, whose levels are worth judging from there on.
+
+        Left out are groups with nothing to compute before them, those that begin before an earlier group, those whose
+        values at the cut take more than `MOST_BYTES`, and those where a module with buffers is called on both sides.
+        None has a cut where the recipe changes weights everywhere, where batches are not kept in memory, and where the
+        traced network does not do what the network does, or draws random numbers.
+        """
+        if not self._possible():
+            return {}
+        dense, inputs = self._traced_dense, self._evaluator.subject.inputs
+        costs, parts = measure_operations(dense, inputs), Parts(dense)
+        images = sum(len(inputs) for batches in self._batches for inputs, _ in batches)
+        cuts: dict[str, Cut] = {}
+        reached = parts.first
+        for group, widths in self._grid.items():
+            place = self._differs(Allocation({group: min(widths)})) if widths else 0
+            size = images * sum(costs.size_bytes[i] for i in parts.alive(place))
+            worth = place >= reached and costs.macs_before[place] > 0
+            if worth and size <= MOST_BYTES and not crosses_state(dense, place):
+                cuts[group] = Cut(place, costs.macs_before[place])
+                reached = place
+        return cuts
+
+    @cached_property
+    def dense(self) -> nn.Module:
+        """The dense network after the recipe."""
+        return self._evaluator.build({}, self._recipe)
+
+    def judge(self, group: str, width: int) -> Score | None:
+        """The score of a level, None where it has to be judged by itself.
+
+        Groups are best taken in the order of the grid: for an earlier one the images begin at the front again.
+        """
+        cut = self.cuts.get(group)
+        if cut is None or self._broken:
+            return None
+        recipe = _NOTHING_ELSE if self._estimates else self._recipe
+        traced = _traced(self._evaluator.build(Allocation({group: width}), recipe))
+        if shared_prefix(self._traced_dense, traced) < cut.place or not self._reach(cut.place):
+            return None
+        judged, *estimated = self._streams
+        for stream in estimated:
+            recalibrate(Continued(traced, stream), self._batches[1])
+        return self._evaluator.judge(Continued(traced, judged), self._images)
+
+    @property
+    def _traced_dense(self) -> fx.GraphModule:
+        return self._evaluator.subject.graph.followed.traced
+
+    @property
+    def _estimates(self) -> bool:
+        """Whether the recipe re-estimates the batch norm."""
+        return bool(self._recipe.recalibrate and not self._recipe.reconstruct)
+
+    @cached_property
+    def _batches(self) -> list[Iterable[Batch]]:
+        """Those that are judged, and those that re-estimate the batch norm if any do."""
+        judged = self._evaluator.images.batches("validation", self._images)
+        return [judged, self._evaluator.images.for_recipe(self._recipe)] if self._estimates else [judged]
+
+    @cached_property
+    def _streams(self) -> list[Stream]:
+        """One for each of the batches."""
+        networks = [self.dense, estimating_copy(self._evaluator.subject.network)]
+        return [Stream(network, batches) for network, batches in zip(networks, self._batches, strict=False)]
+
+    def _possible(self) -> bool:
+        recipe, subject = self._recipe, self._evaluator.subject
+        if recipe.trains:
+            return False
+        if not all(isinstance(batches, Sequence) for batches in self._batches):
+            return False
+        network = estimating_copy(subject.network) if self._estimates else copy_network(subject.network)
+        return runs_in_parts(network, subject.inputs)
+
+    def _differs(self, allocation: Allocation) -> int:
+        """The place where the network of an allocation begins to differ from the dense one; 0 if nobody can say."""
+        subject = self._evaluator.subject
+        try:
+            network = subject.structures.realise(subject.network, subject.importance, allocation)
+            return min(shared_prefix(self._traced_dense, _traced(network)), len(self._traced_dense.graph.nodes) - 1)
+        except Exception as fault:  # what is wrong with it will be said when it is judged by itself
+            log.info("sensitivity: %s cannot be compared with the dense network: %s", dict(allocation), fault)
+            return 0
+
+    def _reach(self, place: int) -> bool:
+        """Brings the streams to a place; where that fails levels are judged by themselves from then on."""
+        if any(stream.place > place for stream in self._streams):
+            del self._streams
+        try:
+            for stream in self._streams:
+                stream.advance(place)
+        except Exception as fault:  # whatever the user's network raises, or too little memory
+            log.warning("sensitivity: levels are judged by themselves from here on: %s", fault)
+            self._broken = True
+            self.__dict__.pop("_streams", None)
+        return not self._broken
+
+
+def _traced(network: nn.Module) -> fx.GraphModule:
+    """The network as a graph; one that was rewritten is a graph already."""
+    return network if isinstance(network, RewrittenNetwork) else trace(network)

@@ -1,0 +1,133 @@
+"""Where the channels that a layer makes are met again further on: at a batch norm, behind an activation function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from autoprune.graph import rules as operations
+from autoprune.graph.channel_ids import varying
+from autoprune.graph.groups import ChannelGraph
+from autoprune.graph.layers import ACTIVATIONS, Layer, is_one_of
+from autoprune.graph.rules import name_of
+
+
+@dataclass(frozen=True)
+class Match:
+    """Which of a layer's channels lies at each entry of an axis elsewhere.
+
+    Channels that are tied to each other may be told apart no more there; then they are one class.
+
+    Attributes:
+        entries: `[size]` the class of each entry, -1 where another layer's channel lies.
+        classes: `[out]` the class of each of the layer's output channels.
+    """
+
+    entries: Tensor
+    classes: Tensor
+
+    def means(self, values: Tensor) -> Tensor:
+        """`[out]` for each channel the mean of its entries' values, given as `[size]`."""
+        entries, classes = self.entries.to(values.device), self.classes.to(values.device)
+        own = entries >= 0
+        sums = values.new_zeros(int(self.classes.max()) + 1)
+        counts = sums.index_add(0, entries[own], torch.ones_like(values[own]))
+        return (sums.index_add(0, entries[own], values[own]) / counts)[classes]
+
+
+@dataclass(frozen=True)
+class Place:
+    """An activation that holds all output channels of a layer.
+
+    Attributes:
+        node: the operation whose result it is.
+        dim: the axis of the channels; None where it holds but one.
+    """
+
+    node: fx.Node
+    dim: int | None
+    match: Match
+
+    def rows(self, value: Tensor) -> Tensor:
+        """`[size, …]` the activation with one row for each entry of the axis of the channels."""
+        return value.reshape(1, -1) if self.dim is None else value.movedim(self.dim, 0).flatten(1)
+
+
+def find_norm(graph: ChannelGraph, layer: Layer) -> tuple[str, Match] | None:
+    """The first batch norm that all of a layer's output channels pass, before other layers use them up."""
+    norms = {found.name: found for found in graph.layers if found.kind == "carrier"}
+    for node in _reached(graph, layer)[0]:
+        norm = norms.get(str(node.target)) if node.op == "call_module" else None
+        if norm is None or not isinstance(graph.followed.traced.get_submodule(norm.name), _BatchNorm):
+            continue
+        match = _match(layer.outgoing, norm.outgoing, graph.roots)
+        if match is not None:
+            return norm.name, match
+    return None
+
+
+def find_activation(graph: ChannelGraph, layer: Layer) -> Place | None:
+    """Where a layer's output channels are behind the activation function that follows.
+
+    Batch norms, additions, depthwise convolutions and the like may lie between. Where none follows, it is what the
+    first layer that uses the channels takes.
+    """
+    reached, used = _reached(graph, layer)
+    functions = [node for node in reached if _is_activation(node, graph.followed.traced)]
+    places = (_place(graph, layer, node) for node in (*functions, *used))
+    return next((place for place in places if place is not None), None)
+
+
+def _reached(graph: ChannelGraph, layer: Layer) -> tuple[list[fx.Node], list[fx.Node]]:
+    """Operations that a layer's channels pass through, and those of which another layer takes the result, in order."""
+    followed = graph.followed
+    producers = {found.name for found in followed.layers if found.produces}
+    carriers: set[fx.Node] = set()
+    reached: list[fx.Node] = []
+    used: list[fx.Node] = []
+    for node in followed.traced.graph.nodes:
+        target = str(node.target) if node.op == "call_module" else None
+        sources = [source for source in node.all_input_nodes if source in carriers]
+        if target == layer.name:
+            carriers.add(node)
+        elif target in producers:
+            used += sources
+        elif sources and node in followed.ids and node not in followed.opaque:
+            carriers.add(node)
+            reached.append(node)
+    return reached, used
+
+
+def _is_activation(node: fx.Node, traced: fx.GraphModule) -> bool:
+    if node.op == "call_module":
+        module: nn.Module = traced.get_submodule(str(node.target))
+        return is_one_of(module, ACTIVATIONS)
+    return node.op in ("call_function", "call_method") and name_of(node) in operations.ACTIVATIONS
+
+
+def _place(graph: ChannelGraph, layer: Layer, node: fx.Node) -> Place | None:
+    ids = graph.followed.ids.get(node)
+    if not isinstance(ids, Tensor) or not ids.numel():
+        return None
+    along: Callable[[Tensor, int], Tensor | None] = graph.followed.channels.along
+    axes: list[tuple[int | None, Tensor | None]] = [(dim, along(ids, dim)) for dim in varying(ids)]
+    for dim, found in axes or [(None, ids.flatten()[:1])]:
+        match = None if found is None else _match(layer.outgoing, found, graph.roots)
+        if match is not None:
+            return Place(node, dim, match)
+    return None
+
+
+def _match(own: Tensor, there: Tensor, roots: Tensor) -> Match | None:
+    """By the ids themselves, or else by the classes of tied ids; None unless all of the layer's are there."""
+    for mine, theirs in ((own, there), (roots[own], roots[there])):
+        found, classes = torch.unique(mine, return_inverse=True)
+        nearest = torch.searchsorted(found, theirs.contiguous()).clamp_max(len(found) - 1)
+        entries = torch.where(found[nearest] == theirs, nearest, -1)
+        if len(torch.unique(entries[entries >= 0])) == len(found):
+            return Match(entries, classes)
+    return None

@@ -1,0 +1,103 @@
+"""What the layers of a network say of its structures, by any criterion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from autoprune.errors import UserError
+from autoprune.graph.channel_locations import find_norm
+from autoprune.graph.groups import ChannelGraph
+from autoprune.graph.layers import Layer
+from autoprune.pruning.criteria.base import Criterion, Evidence, Gradients
+from autoprune.pruning.patterns import Pattern
+from autoprune.pruning.statistics.collection import Source, Statistics, gather
+from autoprune.pruning.statistics.gradients import parameter_name
+from autoprune.pruning.structures.base import Structures
+
+
+@dataclass(frozen=True)
+class Witness:
+    """Gives evidence of a network's layers, one at a time."""
+
+    network: nn.Module
+    graph: ChannelGraph
+    pattern: Pattern
+    structures: Structures
+    statistics: Statistics
+    seed: int
+
+    def parts(self, group: str, criterion: Criterion) -> list[Tensor]:
+        """Scores of a group's structures by each of its layers that the criterion can say something of.
+
+        A criterion that needs consumers scores by each layer that uses them instead.
+        """
+        if "consumers" in criterion.needs:
+            return self._by_consumers(group, criterion)
+        return self.structures.parts(group, criterion, lambda layer: self._evidence(layer, criterion))
+
+    def _by_consumers(self, group: str, criterion: Criterion) -> list[Tensor]:
+        seen = self.statistics.consumers.get(group, {})
+        scores = (
+            criterion.score(Evidence(layer, found.weight, contributions=found.gram, seed=self.seed))
+            for layer, found in seen.items()
+        )
+        return [structures.double() for structures in scores if structures is not None]
+
+    def _evidence(self, layer: Layer, criterion: Criterion) -> Evidence:
+        weight: Tensor = self.network.get_submodule(layer.name).weight  # type: ignore[assignment]
+        weight = weight.detach().double()
+        gradients = self.statistics.gradients.get(layer.name)
+        return Evidence(
+            layer.name,
+            self._arranged(layer, weight),
+            self._scale(layer) if "norm" in criterion.needs else None,
+            self.statistics.activations.get(layer.name),
+            gradients
+            and Gradients(*(self._arranged(layer, part.double()) for part in (gradients.magnitude, gradients.square))),
+            self.statistics.gates.get(layer.name),
+            float(weight.std(correction=0)),
+            seed=self.seed,
+        )
+
+    def _arranged(self, layer: Layer, weight: Tensor) -> Tensor:
+        """`[structures, entries]`, those of one choice after those of another."""
+        return self.pattern.arrange(layer, weight).flatten(0, 1)
+
+    def _scale(self, layer: Layer) -> Tensor | None:
+        parameters = dict(self.network.named_parameters())
+        found = find_norm(self.graph, layer)
+        if found is None or (name := parameter_name(found[0], "weight")) not in parameters:
+            return None
+        return found[1].means(parameters[name].detach().double().abs())
+
+
+def call_witness(
+    network: nn.Module,
+    graph: ChannelGraph,
+    criterion: Criterion,
+    pattern: Pattern,
+    structures: Structures,
+    source: Source | None,
+    seed: int,
+) -> Witness:
+    """A witness who has seen what the criterion needs; the source is not touched where that is the weights alone.
+
+    Raises:
+        UserError: samples are needed and there is no source, or the criterion cannot score such structures.
+    """
+    if criterion.per_channel and not pattern.coupled:
+        raise UserError(
+            f"criterion {criterion.name!r} scores whole output channels, which pattern {pattern.name!r} is not made "
+            "of; choose pattern 'filter', or a criterion that goes by weights or gradients, such as 'magnitude'"
+        )
+    if not criterion.reads_data:
+        return Witness(network, graph, pattern, structures, Statistics(), seed)
+    if source is None:
+        raise UserError(
+            f"criterion {criterion.name!r} needs training samples and a loss to score by; give a task, or choose one "
+            "that goes by the weights, such as 'l1'"
+        )
+    statistics = gather(network, graph, structures.scored_layers, criterion.needs, source)
+    return Witness(network, graph, pattern, structures, statistics, seed)

@@ -1,0 +1,81 @@
+"""What criteria learn from data: streamed batch by batch, the network untouched, no activation kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from autoprune.errors import DataError
+from autoprune.graph.groups import ChannelGraph
+from autoprune.graph.layers import Layer
+from autoprune.pruning.criteria.base import Activations, Gradients, Need
+from autoprune.pruning.statistics.activations import ActivationWatch
+from autoprune.pruning.statistics.consumers import ConsumerWatch, Consumption
+from autoprune.pruning.statistics.gradients import GateWatch, GradientWatch, Loss
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where statistics come from.
+
+    Attributes:
+        batches: `(inputs, targets)` on the network's device; gone through once, and only if a criterion needs data.
+        loss: `(outputs, targets)` to the mean loss of a batch.
+    """
+
+    batches: Iterable[tuple[Tensor, Tensor]]
+    loss: Loss
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """By layer, what was gathered; empty where it was not asked for.
+
+    Attributes:
+        gradients: of the weight as torch stores it.
+        gates: `[out]`, see `Evidence.gate`.
+        consumers: by group, then by the layer that uses it.
+    """
+
+    activations: Mapping[str, Activations] = field(default_factory=dict)
+    gradients: Mapping[str, Gradients] = field(default_factory=dict)
+    gates: Mapping[str, Tensor] = field(default_factory=dict)
+    consumers: Mapping[str, Mapping[str, Consumption]] = field(default_factory=dict)
+
+
+class _Watch(Protocol):
+    def see(self, inputs: Tensor, targets: Tensor) -> None: ...
+
+
+def gather(
+    network: nn.Module, graph: ChannelGraph, layers: Sequence[Layer], needs: Set[Need], source: Source
+) -> Statistics:
+    """Statistics of some layers over one pass through the source's batches, in evaluation mode.
+
+    Weights, buffers, gradients, modes and `requires_grad` of the network stay as they are.
+
+    Raises:
+        DataError: there is no batch.
+        UserError: gradients are needed and the loss cannot be differentiated.
+    """
+    activations = ActivationWatch(network, graph, layers if "activations" in needs else ())
+    gradients = GradientWatch(network, layers if "gradients" in needs else (), source.loss)
+    gates = GateWatch(network, graph, layers if "gates" in needs else (), source.loss)
+    consumers = ConsumerWatch(network, graph, graph.groups if "consumers" in needs else ())
+    watches: Mapping[Need, _Watch] = {
+        "activations": activations,
+        "gradients": gradients,
+        "gates": gates,
+        "consumers": consumers,
+    }
+    seen = 0
+    for inputs, targets in source.batches:
+        seen += len(inputs)
+        for need in sorted(needs & watches.keys()):
+            watches[need].see(inputs, targets)
+    if not seen:
+        raise DataError("there are no samples to gather statistics from; which images score the structures?")
+    return Statistics(activations.result(), gradients.result(), gates.result(), consumers.result())

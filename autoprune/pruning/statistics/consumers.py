@@ -1,0 +1,128 @@
+"""Watches the layers that use a group's channels: how much each structure contributes to what they compute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.graph.capture import mode
+from autoprune.graph.groups import ChannelGraph, ChannelGroup
+from autoprune.graph.layers import Layer
+from autoprune.pruning.statistics.windows import choose_positions, inputs_at, watching, weighted
+
+# Output positions looked at in each sample, as He et al. 2017, arXiv:1707.06168, do in their experiments.
+POSITIONS = 10
+
+
+@dataclass(frozen=True)
+class Consumption:
+    """What one layer makes of a group's structures.
+
+    Attributes:
+        weight: `[structures, …]` the layer's weights that meet the structure's channels, in double precision.
+        gram: `[structures, structures]` inner products, over output channels, samples and positions, of what each
+            structure contributes to the layer's output.
+    """
+
+    weight: Tensor
+    gram: Tensor
+
+
+@dataclass(frozen=True)
+class _Use:
+    """Where a group's structures lie in a consumer's weight.
+
+    Attributes:
+        groups: of the consumer, a convolution, else 1.
+        rows: `[groups, structures, times]` entries of the weight's inner axis.
+    """
+
+    group: str
+    groups: int
+    rows: Tensor
+
+    @classmethod
+    def of(cls, group: str, layer: Layer, rows: Tensor) -> _Use:
+        assert layer.incoming is not None
+        per_group = len(layer.incoming) // layer.groups
+        split = rows.view(len(rows), layer.groups, -1).movedim(1, 0)  # tied across groups: as many in each
+        local = split - per_group * torch.arange(layer.groups).view(-1, 1, 1)
+        assert bool(((local >= 0) & (local < per_group)).all())
+        return cls(group, layer.groups, local)
+
+    def weights(self, weight: Tensor) -> Tensor:
+        """`[groups, out of a group, structures, times x kernel]`."""
+        split = weight.detach().double().flatten(2) if weight.dim() > 2 else weight.detach().double().unsqueeze(2)
+        split = split.view(self.groups, -1, *split.shape[1:])
+        return torch.stack([part[:, rows].flatten(2) for part, rows in zip(split, self.rows, strict=True)])
+
+    def inputs(self, windows: Tensor) -> Tensor:
+        """`[groups, rows, structures, times x kernel]` out of `[rows, in, kernel]`."""
+        split = windows.reshape(len(windows), self.groups, -1, windows.size(2)).movedim(1, 0)
+        return torch.stack([part[:, rows].flatten(2) for part, rows in zip(split, self.rows, strict=True)])
+
+
+class ConsumerWatch:
+    """Sums, over batches, of the Gram matrices of contributions to the convolutions and linear layers that use groups.
+
+    A transposed convolution has no say, nor has a layer that passes channels on.
+    """
+
+    def __init__(self, network: nn.Module, graph: ChannelGraph, groups: Sequence[ChannelGroup]) -> None:
+        self._network = network
+        self._batches = 0
+        self._uses: dict[str, list[_Use]] = {}
+        self._grams: dict[tuple[str, str], Tensor] = {}
+        layers = {layer.name: layer for layer in graph.layers}
+        for group in groups:
+            for member in group.members:
+                layer = layers[member.layer]
+                if member.side == "in" and layer.kind in ("convolution", "linear") and layer.produces:
+                    self._uses.setdefault(layer.name, []).append(_Use.of(group.name, layer, member.rows))
+
+    def see(self, inputs: Tensor, targets: Tensor) -> None:
+        """Runs one batch through the network in evaluation mode."""
+        with mode(self._network, training=False), torch.no_grad(), watching(self._network, self._uses, self._take):
+            self._network(inputs)
+        self._batches += 1
+
+    def _take(self, name: str, call: int, inputs: Tensor, output: Tensor) -> None:
+        module = weighted(self._network, name)
+        chosen = choose_positions(module, output, POSITIONS, name, self._batches, call)
+        windows = inputs_at(module, inputs, chosen).double()
+        for use in self._uses[name]:
+            pairs = zip(use.inputs(windows), use.weights(module.weight), strict=True)
+            gram = torch.stack([contributions_gram(*pair) for pair in pairs]).sum(0)
+            key = (use.group, name)
+            self._grams[key] = self._grams[key] + gram if key in self._grams else gram
+
+    def result(self) -> dict[str, dict[str, Consumption]]:
+        """Group name to what each layer that uses it makes of it; groups without such a layer are absent."""
+        found: dict[str, dict[str, Consumption]] = {}
+        for name, uses in self._uses.items():
+            weight = weighted(self._network, name).weight
+            for use in uses:
+                if (use.group, name) in self._grams:
+                    rows = use.weights(weight).movedim(2, 0).flatten(1)
+                    found.setdefault(use.group, {})[name] = Consumption(rows, self._grams[use.group, name])
+        return found
+
+
+def contributions_gram(inputs: Tensor, weights: Tensor) -> Tensor:
+    """`[structures, structures]` inner products of the contributions `inputs[:, i] @ weights[:, i].T`.
+
+    The contributions themselves (`[rows, out]` for every structure) are not made: for structures i and l it is the sum
+    over a and b of `(X_ia · X_lb)(W_ia · W_lb)`, where a and b count the inputs of a structure.
+
+    Args:
+        inputs: `[rows, structures, inputs of a structure]`, X.
+        weights: `[out, structures, inputs of a structure]`, W.
+    """
+    gram = inputs.new_zeros(inputs.size(1), inputs.size(1))
+    for one in range(inputs.size(2)):
+        alike = inputs[:, :, one].T @ inputs.flatten(1)
+        gram += (alike * (weights[:, :, one].T @ weights.flatten(1))).view(-1, *weights.shape[1:]).sum(2)
+    return gram

@@ -1,0 +1,168 @@
+"""Parts of weights as structures: what a pattern finds in single layers, to be set to zero."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.core.costs import CostTable, CostTerm, Count
+from autoprune.core.space import Group
+from autoprune.errors import AutopruneError, UserError
+from autoprune.graph.costs import measure_costs
+from autoprune.graph.groups import ChannelGraph, Kept
+from autoprune.graph.layers import Layer
+from autoprune.pruning.criteria.base import Ask, Criterion
+from autoprune.pruning.patterns import Pattern
+from autoprune.pruning.statistics.gradients import parameter_name
+from autoprune.pruning.surgery.masks import Importance, Masks, highest_of_each, masked_copy
+
+# A search looks at so many widths of a weight at most: finer steps change nothing that could be measured.
+STEPS = 256
+
+
+@dataclass(frozen=True)
+class WeightGroup:
+    """One layer's weight and how it falls into `choices` rows of `group.width` structures of `entries` weights."""
+
+    group: Group
+    layer: Layer
+    choices: int
+    entries: int
+
+    @property
+    def parameter(self) -> str:
+        return parameter_name(self.layer.name, "weight")
+
+
+@dataclass(frozen=True)
+class WeightStructures:
+    """Parts of single layers' weights, to be set to zero."""
+
+    pattern: Pattern
+    found: tuple[WeightGroup, ...]
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        return tuple(found.group for found in self.found)
+
+    @property
+    def scored_layers(self) -> Sequence[Layer]:
+        return [found.layer for found in self.found]
+
+    def __getitem__(self, name: str) -> WeightGroup:
+        for found in self.found:
+            if found.group.name == name:
+                return found
+        raise UserError(f"pattern {self.pattern.name!r} has no group {name!r}; it has {_names(self.groups)}")
+
+    def parts(self, group: str, criterion: Criterion, ask: Ask) -> list[Tensor]:
+        """One part of `[width]`, or `[choices, width]` where there are several choices."""
+        found = self[group]
+        scores = criterion.score(ask(found.layer))
+        if scores is None:
+            return []
+        shape = (found.group.width,) if found.choices == 1 else (found.choices, found.group.width)
+        return [scores.double().reshape(shape)]
+
+    def masks(self, network: nn.Module, importance: Importance, allocation: Mapping[str, int]) -> Masks:
+        parameters = dict(network.named_parameters())
+        made = {}
+        for name, keep in allocation.items():
+            found = self[name]
+            if keep < found.group.width:
+                stays = highest_of_each(importance[name], keep, found.group.least)
+                made[found.parameter] = self.spread(found, torch.from_numpy(stays), parameters[found.parameter], True)
+        return made
+
+    def kept(self, importance: Importance, allocation: Mapping[str, int]) -> Kept:
+        return {}
+
+    def removed(self, allocation: Mapping[str, int]) -> tuple[str, ...]:
+        return ()
+
+    def spread(self, found: WeightGroup, values: Tensor, weight: Tensor, rest: float) -> Tensor:
+        """`[choices, width]` one value for each structure, to the weight's shape; all else gets `rest`."""
+        numbered = torch.arange(weight.numel(), device=weight.device).view(weight.shape)
+        places = self.pattern.arrange(found.layer, numbered)
+        whole = torch.full((weight.numel(),), rest, dtype=values.dtype, device=weight.device)
+        whole[places.flatten()] = values.to(weight.device).reshape(-1, 1).expand(-1, places.shape[-1]).flatten()
+        return whole.view(weight.shape)
+
+    def realise(
+        self,
+        network: nn.Module,
+        importance: Importance,
+        allocation: Mapping[str, int],
+        check_on: Tensor | None = None,
+    ) -> nn.Module:
+        masks = self.masks(network, importance, allocation)
+        for name, keep in allocation.items():
+            found = self[name]
+            gone = int((~masks[found.parameter]).sum()) if found.parameter in masks else 0
+            if gone != (found.group.width - keep) * found.choices * found.entries:
+                raise AutopruneError(f"the mask of {name} removes {gone} weights, which {keep} structures do not leave")
+        return masked_copy(network, masks)
+
+    def cost_table(self, network: nn.Module, inputs: Tensor) -> CostTable:
+        """Parameters that are not zeroed and their multiply-adds; bytes do not change, zeros are stored too."""
+        dense = measure_costs(network, inputs)
+        terms = []
+        for found in self.found:
+            weights, width = found.choices * found.entries, Count(0, {found.group.name: 1})
+            for kind, factor in (("params", weights), ("flops", 2 * found.layer.positions * weights)):
+                terms.append(CostTerm(kind, found.layer.name, factor, width))  # type: ignore[arg-type]
+                dense[kind] -= factor * found.group.width
+        rest = [CostTerm(kind, "(everything else)", cost) for kind, cost in dense.items()]  # type: ignore[arg-type]
+        return CostTable([*terms, *rest], {group.name: group.width for group in self.groups}, effective=True)
+
+    def measure(
+        self, realised: nn.Module, inputs: Tensor, importance: Importance, allocation: Mapping[str, int]
+    ) -> dict[str, int]:
+        """Of weights that are zero those count as gone that were pruned; others are so by chance and stay."""
+        costs = measure_costs(realised, inputs)
+        parameters = dict(realised.named_parameters())
+        masks = self.masks(realised, importance, allocation)
+        for found in self.found:
+            if found.parameter not in masks:
+                continue
+            gone = int((~masks[found.parameter] & (parameters[found.parameter].detach() == 0)).sum())
+            costs["params"] -= gone
+            costs["flops"] -= 2 * found.layer.positions * gone
+        return costs
+
+
+def find_weight_structures(network: nn.Module, graph: ChannelGraph, pattern: Pattern) -> WeightStructures:
+    """What a pattern finds in each layer by itself; weights that several layers share are not followed, and stay."""
+    layers = [layer for layer in graph.layers if layer.incoming is not None]
+    found = [_weight_group(network, layer, pattern, layers) for layer in layers]
+    return WeightStructures(pattern, tuple(group for group in found if group is not None))
+
+
+def _weight(network: nn.Module, layer: Layer) -> Tensor:
+    weight: Tensor = network.get_submodule(layer.name).weight  # type: ignore[assignment]
+    return weight.detach()
+
+
+def _weight_group(network: nn.Module, layer: Layer, pattern: Pattern, layers: Sequence[Layer]) -> WeightGroup | None:
+    """The group of a layer, or None where its weight holds no structure that could go."""
+    choices, width, entries = pattern.arrange(layer, _weight(network, layer).to("meta")).shape
+    if choices == 0 or entries == 0 or width <= pattern.least:
+        return None
+    group = Group(
+        layer.name,
+        width,
+        (layer.name,),
+        (layer.type,),
+        first=layer is layers[0],
+        last=layer is layers[-1],
+        least=pattern.least,
+        grain=max(pattern.grain, -(-width // STEPS)),
+    )
+    return WeightGroup(group, layer, choices, entries)
+
+
+def _names(groups: Sequence[Group]) -> str:
+    return ", ".join(group.name for group in groups) or "none"

@@ -1,0 +1,96 @@
+"""Which structures stay, exactly counted, and the network with the others set to zero."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autoprune.errors import UserError
+from autoprune.graph.groups import ChannelGraph, Kept
+from autoprune.graph.layers import Side, slots
+from autoprune.pruning.surgery.copying import copy_network
+
+SIDES: tuple[Side, ...] = ("out", "in", "through")
+Importance = Mapping[str, NDArray[np.float64]]
+"""Group name to `[width]` scores of its structures, or `[choices, width]`; higher is kept."""
+
+Masks = Mapping[str, Tensor]
+"""Parameter name to a mask of its shape, true where it stays; only parameters of which something goes."""
+
+
+def highest_of_each(scores: NDArray[np.float64], keep: int, least: int = 1) -> NDArray[np.bool_]:
+    """Of `[…, width]` scores, which are among the `keep` highest of their row; of equal ones the lower index goes.
+
+    Raises:
+        UserError: a score is not a number, or `keep` is not within `least` and the number of scores.
+    """
+    width = scores.shape[-1]
+    if not least <= keep <= width:
+        raise UserError(f"of {width} structures {least} to {width} can be kept, not {keep}")
+    if np.isnan(scores).any():
+        raise UserError("a structure's score is not a number; are the network's weights finite?")
+    order = np.argsort(scores, axis=-1, kind="stable")
+    stays = np.zeros(scores.shape, dtype=np.bool_)
+    np.put_along_axis(stays, order[..., width - keep :], True, axis=-1)
+    return stays
+
+
+def highest(scores: NDArray[np.float64], keep: int) -> tuple[int, ...]:
+    """The indices of the `keep` highest of `[width]` scores, ascending; of equal ones the lower index goes first.
+
+    Raises:
+        UserError: as `highest_of_each`.
+    """
+    return tuple(highest_of_each(scores, keep).nonzero()[0].tolist())
+
+
+def choose(importance: Importance, allocation: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """The structures that stay in each group of an allocation: those with the highest scores."""
+    missing = set(allocation) - set(importance)
+    if missing:
+        raise UserError(f"no scores for group {', '.join(sorted(missing))}; there are {', '.join(importance)}")
+    return {group: highest(importance[group], keep) for group, keep in allocation.items()}
+
+
+def build_masks(
+    network: nn.Module, graph: ChannelGraph, kept: Kept, sides: Sequence[Side] = SIDES
+) -> dict[str, Tensor]:
+    """The masks of what `kept` leaves out.
+
+    Both what makes a channel and what uses it is masked, so that a channel is gone even where an activation function
+    or a bias would turn zeros into something else.
+
+    Args:
+        sides: which axes are masked; "in" alone leaves what makes a channel as it is, and only its users ignore it.
+    """
+    keep = graph.keep_mask(kept)
+    parameters = dict(network.named_parameters())
+    masks: dict[str, Tensor] = {}
+    for layer in graph.layers:
+        for slot in slots(layer, parameters):
+            stays = keep[slot.ids]
+            if slot.side not in sides or bool(stays.all()):
+                continue
+            parameter = parameters[slot.tensor]
+            mask = masks.setdefault(slot.tensor, torch.ones_like(parameter, dtype=torch.bool, requires_grad=False))
+            mask.index_fill_(slot.dim, (~stays).nonzero().flatten().to(parameter.device), False)
+    return masks
+
+
+def masked_copy(network: nn.Module, masks: Masks) -> nn.Module:
+    """A copy of the network with everything masked set to zero; shapes and outputs' meaning unchanged."""
+    masked = copy_network(network)
+    parameters = dict(masked.named_parameters())
+    with torch.no_grad():
+        for name, mask in masks.items():
+            parameters[name].mul_(mask)
+    return masked
+
+
+def mask_network(network: nn.Module, graph: ChannelGraph, kept: Kept, sides: Sequence[Side] = SIDES) -> nn.Module:
+    """A copy of the network with everything that `kept` leaves out set to zero."""
+    return masked_copy(network, build_masks(network, graph, kept, sides))

@@ -1,0 +1,193 @@
+"""ADMM: training pulled towards a copy of the weights that is already pruned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.space import Group
+from autoprune.errors import UserError
+from autoprune.graph.groups import ChannelGraph, Kept
+from autoprune.graph.layers import Layer
+from autoprune.pruning.allocators import UNIFORM
+from autoprune.pruning.criteria.base import Criterion, Evidence
+from autoprune.pruning.patterns import Pattern, parse_pattern
+from autoprune.pruning.statistics.gradients import parameter_name
+from autoprune.pruning.structures.base import find_structures
+from autoprune.pruning.surgery.masks import Importance, Masks, build_masks, choose
+from autoprune.pruning.training.masking import Masking
+from autoprune.pruning.training.targets import check_widths, matching, numbers_by_group
+
+Weights = Mapping[str, Tensor]
+"""Parameter name to a tensor of its shape."""
+
+
+def squared_norm(evidence: Evidence) -> Tensor:
+    """Sum of squared weights of each structure."""
+    return evidence.weight.square().sum(1)
+
+
+_SQUARED = Criterion("squared_norm", squared_norm)
+
+
+class Admm:
+    """ADMM: weights are drawn to a pruned copy of themselves, with exact counts, while they train.
+
+    The loss gets rho/2 · ‖W − Z + U‖². Every `frequency` steps Z becomes the projection of W + U onto the weights with
+    the asked widths: of every group the structures with the highest Euclidean norm stay, the others are zero. Then U
+    grows by W − Z. At first Z is the projection of W, and U is zero. Between two projections training must get to bring
+    W near Z − U, else U grows until Z holds other structures: rho · rate/(1 − momentum) · frequency should be about 1
+    or above. With momentum W swings about Z − U where 4 · rho · rate is above (1 − momentum)², and the projection may
+    come when it is on the far side: then take a smaller rho or momentum.
+
+    Of pattern `filter` a structure is a channel in all layers that make it, so that it goes from all of them or none.
+    What uses the channel is left free while training: only `finish` zeroes its inputs, biases and batch norms too.
+
+    Source: Zhang et al. 2018, arXiv:1804.03294; the scaled form of Boyd et al. 2011 (Distributed Optimization and
+    Statistical Learning via ADMM), section 3.1.1. With filters as in AutoCompress, Liu et al. 2019, arXiv:1907.03141;
+    here they are coupled ones.
+
+    Args:
+        network: it is to be trained; only `finish` masks its weights, in place.
+        pattern: its name, or itself.
+        amount: the sparsity of every group. A mapping gives sparsities to shell patterns of groups or layers; later
+            ones win, and groups that match none stay as they are.
+        widths: group → kept width, as a search found it, instead of `amount`.
+        layers: shell patterns of the groups.
+        rho: how strongly weights are drawn.
+        frequency: steps between the projections.
+        masking: shared with other prunings of the network. Masks are held there after `finish`.
+
+    Raises:
+        UserError: a name matches no group, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        graph: ChannelGraph,
+        pattern: str | Pattern,
+        amount: float | Mapping[str, float] | None = None,
+        *,
+        widths: Mapping[str, int] | None = None,
+        layers: Sequence[str] = ("*",),
+        rho: float = 0.01,
+        frequency: int = 100,
+        masking: Masking | None = None,
+    ) -> None:
+        if not (math.isfinite(rho) and rho > 0) or frequency < 1:
+            raise UserError(f"ADMM takes a rho above 0 and a frequency of 1 or more steps, not {rho} and {frequency}")
+        self.masking = masking or Masking(network)
+        self._network, self._graph = network, graph
+        self._rho, self._frequency = rho, frequency
+        self._pattern = parse_pattern(pattern) if isinstance(pattern, str) else pattern
+        self._structures = find_structures(network, graph, self._pattern)
+        groups = matching(self._structures.groups, layers)
+        self.widths = _aim(groups, amount, widths)
+        names = {layer for group in groups if group.name in self.widths for layer in group.producers}
+        self._layers = {name: _weight_name(network, name) for name in names}
+        self._passed = 0
+        weights = self._weights()
+        self._projected = self._project(weights)
+        self._dual = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+
+    def term(self) -> Tensor:
+        squares = [
+            (self._network.get_parameter(name) - self._projected[name] + self._dual[name]).square().sum()
+            for name in self._dual
+        ]
+        return self._rho / 2 * torch.stack(squares).sum()
+
+    def step(self, rate: float) -> None:
+        self._passed += 1
+        if self._passed % self._frequency == 0:
+            self.update()
+        self.masking.hold()
+
+    def update(self) -> None:
+        """The projection, and then the dual step."""
+        weights = self._weights()
+        self._projected = self._project({name: weight + self._dual[name] for name, weight in weights.items()})
+        for name, weight in weights.items():
+            self._dual[name] = self._dual[name] + weight - self._projected[name]
+
+    def distance(self) -> float:
+        """‖W − Z‖ over all weights concerned: 0 once hard pruning changes nothing."""
+        squares = [(weight - self._projected[name]).square().sum() for name, weight in self._weights().items()]
+        return float(torch.stack(squares).sum().sqrt())
+
+    def importance(self) -> Importance:
+        """Group to scores of its structures by the present weights: those with the highest stay in hard pruning."""
+        return self._importance(self._weights())
+
+    def masks(self) -> Masks:
+        """What hard pruning of the present weights removes: exactly the asked counts, whole channels everywhere."""
+        return self._structures.masks(self._network, self.importance(), self.widths)
+
+    def kept(self) -> Kept:
+        """Group to the channels that stay, for thinning; nothing for a pattern that only zeroes weights."""
+        return self._structures.kept(self.importance(), self.widths)
+
+    def finish(self) -> Masks:
+        masks = self.masks()
+        self.masking.set(self, masks)
+        return masks
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"passed": self._passed, "projected": dict(self._projected), "dual": dict(self._dual)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._passed = state["passed"]
+        self._projected, self._dual = (
+            {name: state[kind][name].to(weight) for name, weight in self._weights().items()}
+            for kind in ("projected", "dual")
+        )
+
+    def _weights(self) -> Weights:
+        return {name: self._network.get_parameter(name).detach() for name in dict.fromkeys(self._layers.values())}
+
+    def _project(self, weights: Weights) -> dict[str, Tensor]:
+        importance = self._importance(weights)
+        if self._pattern.coupled:  # the inputs of a channel's users are not part of it
+            masks: Masks = build_masks(self._network, self._graph, choose(importance, self.widths), sides=("out",))
+        else:
+            masks = self._structures.masks(self._network, importance, self.widths)
+        return {name: weight * masks[name] if name in masks else weight.clone() for name, weight in weights.items()}
+
+    def _importance(self, weights: Weights) -> Importance:
+        """Group name to the Euclidean norms of its structures, over all layers that make them."""
+
+        def ask(layer: Layer) -> Evidence:
+            arranged = self._pattern.arrange(layer, weights[self._layers[layer.name]].double())
+            return Evidence(layer.name, arranged.flatten(0, 1))
+
+        squares = {name: self._structures.parts(name, _SQUARED, ask) for name in self.widths}
+        return {name: torch.stack(parts).sum(0).sqrt().cpu().numpy() for name, parts in squares.items()}
+
+
+def _aim(
+    groups: Sequence[Group], amount: float | Mapping[str, float] | None, widths: Mapping[str, int] | None
+) -> Allocation:
+    if (amount is None) == (widths is None):
+        raise UserError("ADMM needs a sparsity (0.5, say) or the widths to prune to: one of both")
+    if widths is not None:
+        check_widths(groups, widths)
+        return Allocation(widths)
+    if isinstance(amount, Mapping):
+        numbers = numbers_by_group(groups, amount)
+        found = [(group, numbers[group.name]) for group in groups if group.name in numbers]
+        return Allocation({group.name: UNIFORM.widths([group], {}, number)[group.name] for group, number in found})
+    assert amount is not None  # one of both is given
+    return UNIFORM.widths(groups, {}, amount)
+
+
+def _weight_name(network: nn.Module, layer: str) -> str:
+    """The name of a layer's weight; where layers share one, the first layer's."""
+    weight = network.get_submodule(layer).weight
+    shared = (name for name, parameter in network.named_parameters() if parameter is weight)
+    return next(shared, parameter_name(layer, "weight"))

@@ -1,0 +1,250 @@
+"""A pruner at work on a network that trains: in a user's own loop, or in ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autoprune import registry
+from autoprune.core.allocation import Allocation
+from autoprune.errors import UserError
+from autoprune.graph.groups import Kept, find_groups
+from autoprune.pruning.pruner import Pruner
+from autoprune.pruning.schedules import Timing, Unit, default_timing
+from autoprune.pruning.statistics.collection import Source
+from autoprune.pruning.statistics.gradients import Loss
+from autoprune.pruning.surgery.masks import Importance, Masks, highest_of_each
+from autoprune.pruning.training.masking import Masking
+from autoprune.pruning.training.rewinding import EarlyState, Resettable
+from autoprune.pruning.training.targets import aim, matching
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Pruning:
+    """Prunes a network while it trains.
+
+    Call `step()` after every step of the optimizer and `epoch()` after every epoch: masks are updated when the timing
+    says so and hold in between. `finish()` gives the masks, or a thinned network. A lottery ticket is drawn in
+    `rounds()`.
+
+    Args:
+        network: it is pruned in place: weights become zero; shapes stay.
+        pruner: a name (`autoprune list pruners`), or one composed by yourself.
+        amount: what the pruner's allocator takes: a sparsity, or a threshold. A mapping gives numbers to shell patterns
+            of groups or layers (`layer1.*`); later ones win, and groups that match none stay whole.
+        inputs: `[batch, …]` samples that the network takes, to trace it.
+        widths: group → kept width to prune to, as a search found it, instead of `amount`.
+        layers: shell patterns of the groups to prune.
+        initial: the number at the first update of a gradual schedule.
+        timing: when masks are updated; a schedule that prunes once does so at its start, a gradual one needs a timing.
+        statistics_batches: `(inputs, targets)` on the network's device, for criteria that read data; gone through anew
+            at every update.
+        loss: `(outputs, targets)` to the mean loss of a batch, for criteria that differentiate it; cross entropy if
+            None.
+        seed: of random draws.
+        passed: steps and epochs that have passed already, of which no update is made up for; None: none has.
+        masking: shared by several prunings of one network (filters in some layers, elements in others).
+
+    Raises:
+        UserError: a name matches no group, a number is out of range, or a gradual schedule has no timing.
+        TaskError: the network cannot be traced.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        pruner: str | Pruner,
+        amount: float | Mapping[str, float] | None = None,
+        *,
+        inputs: Tensor,
+        widths: Mapping[str, int] | None = None,
+        layers: Sequence[str] = ("*",),
+        initial: float = 0.0,
+        timing: Timing | None = None,
+        statistics_batches: Iterable[Batch] | None = None,
+        loss: Loss | None = None,
+        seed: int = 0,
+        masking: Masking | None = None,
+        passed: Mapping[Unit, int] | None = None,
+    ) -> None:
+        self.network = network
+        self.pruner: Pruner = registry.resolve("pruner", pruner) if isinstance(pruner, str) else pruner
+        self.timing = timing or default_timing(self.pruner.schedule)
+        self.masking = masking or Masking(network)
+        loss = loss or nn.functional.cross_entropy
+        self._source = None if statistics_batches is None else Source(statistics_batches, loss)
+        self._seed = seed
+        self._graph = find_groups(network, inputs)
+        self._inputs = inputs
+        self._structures = self.pruner.structures(network, self._graph)
+        groups = matching(self._structures.groups, layers)
+        self.groups, self._target = aim(groups, self.pruner, amount, widths, initial)
+        self.allocation = Allocation({group.name: group.width for group in self.groups})
+        self._gone: dict[str, NDArray[np.bool_]] = {}
+        self._importance: Importance = {}
+        self._passed: dict[str, int] = {"step": 0, "epoch": 0, "round": 0}
+        self._passed.update({str(unit): count for unit, count in (passed or {}).items()})
+        self._early = EarlyState(network)
+        if passed is None:
+            self._update_if_due()
+
+    @property
+    def masks(self) -> Masks:
+        """Parameter name to a mask of its shape, true where it stays: those of all that prune this network."""
+        return self.masking.masks
+
+    def step(self) -> None:
+        """A step of the optimizer is done: pruned weights are zeroed again, and masks are updated if it is time."""
+        self._pass("step")
+
+    def epoch(self) -> None:
+        """An epoch is done."""
+        self._pass("epoch")
+
+    def _pass(self, unit: Literal["step", "epoch"]) -> None:
+        self.masking.hold()
+        self._passed[unit] += 1
+        if unit == self.timing.unit:
+            self._update_if_due()
+
+    def _update_if_due(self) -> None:
+        progress = self.timing.progress(self._passed[self.timing.unit])
+        if progress is None or self.pruner.schedule.rewinds or (self.pruner.schedule.once and self._gone):
+            return
+        self.update(1.0 if self.pruner.schedule.once else progress)
+
+    def update(self, progress: float) -> None:
+        """Scores the network as it is and masks what goes at this progress, in [0, 1], of the schedule."""
+        importance = self._score()
+        self.allocation = self._target.widths(self.groups, importance, self.pruner.schedule.curve, progress)
+        self._importance = importance
+        self._mask()
+
+    def _mask(self, recover: bool = True) -> None:
+        widths = self.allocation if self._importance else {}  # nothing is scored before the first update
+        self._gone = {name: ~highest_of_each(self._importance[name], keep, least=0) for name, keep in widths.items()}
+        self.masking.set(self, self._structures.masks(self.network, self._importance, widths), recover)
+
+    def _score(self) -> Importance:
+        """Scores of the groups; what is masked stays lowest unless the schedule lets it recover by its old weights."""
+        recovers = self.pruner.schedule.recovers and not self.pruner.criterion.reads_data
+        if recovers:
+            self.masking.restore()
+        try:
+            scores = self.pruner.scores(self.network, self._graph, self._source, self._seed)
+        finally:
+            self.masking.hold()
+        found = {group.name: scores[group.name].copy() for group in self.groups}
+        for name, gone in self._gone.items() if not self.pruner.schedule.recovers else ():
+            found[name][gone] = -1.0
+        return found
+
+    def rounds(self, count: int, *states: Resettable, early: bool = False) -> Iterator[int]:
+        """Rounds 0 (dense) to `count`, to be trained in turn; before each but the first a share is pruned and the
+        network, and the given optimizer and rate schedule, go back to where they were at the start. After
+        `load_state_dict` they go on with the round that was under way.
+
+        Source: Frankle and Carbin 2019, arXiv:1803.03635; an early state after some steps instead of the very start
+        (`keep_early`) after Frankle et al. 2020, arXiv:1912.05671.
+
+        Args:
+            count: rounds of pruning.
+            states: what is reset along: optimizer, rate schedule.
+            early: whether the start is what `keep_early` is called at, instead of the network as it was given.
+
+        Raises:
+            UserError: the schedule does not rewind, or there is no early state.
+        """
+        if not self.pruner.schedule.rewinds or count < 1:
+            raise UserError(
+                f"rounds are of a schedule that rewinds, such as 'lottery_ticket', and at least 1 in number; here are "
+                f"{count} of {self.pruner.schedule.name!r}"
+            )
+        self._early.start(*states)
+        yield self._passed["round"]
+        for done in range(self._passed["round"] + 1, count + 1):
+            if early and not self._early.kept:
+                raise UserError("the early state to go back to was never kept: call keep_early() in the first round")
+            self.update(done / count)
+            self._passed["round"] = done
+            self.rewind(*states)
+            yield done
+
+    def keep_early(self, *states: Resettable) -> None:
+        """The network, and optimizer and rate schedule, as they are now, are what later rounds start from."""
+        self._early.keep(*states)
+
+    def rewind(self, *states: Resettable) -> None:
+        """Puts the network, and optimizer and rate schedule, back to the early state; the masks hold."""
+        self._early.restore(*states)
+        self.masking.remember(self._early.weights)
+        self.masking.hold()
+
+    @overload
+    def finish(self) -> Masks: ...
+
+    @overload
+    def finish(self, thin: Literal[True]) -> nn.Module: ...
+
+    def finish(self, thin: bool = False) -> Masks | nn.Module:
+        """Lets go of the network, whose pruned weights are zero; this pruning's masks, or a thinned copy.
+
+        Raises:
+            UserError: a thinned copy is wanted of a pattern that only zeroes weights.
+        """
+        self.masking.hold()
+        thinned = self.thinned() if thin else None
+        masks = self.masking.release(self)
+        return masks if thinned is None else thinned
+
+    def thinned(self) -> nn.Module:
+        """A copy of the network without the pruned channels, or layers, compared with the masked one.
+
+        Raises:
+            UserError: the pattern only zeroes weights.
+        """
+        pattern = self.pruner.pattern
+        if not (pattern.coupled or pattern.whole):
+            raise UserError(
+                f"pattern {pattern.name!r} sets weights to zero and leaves all layers' shapes; only whole "
+                "channels and layers can be thinned away: prune by pattern 'filter' or 'layer'"
+            )
+        widths = self.allocation if self._importance else {}  # nothing is scored before the first update
+        return self._structures.realise(self.network, self._importance, widths, check_on=self._inputs)
+
+    def kept(self) -> Kept:
+        """Group to the channels that stay; nothing for a pattern that only zeroes weights."""
+        return self._structures.kept(self._importance, self.allocation) if self._importance else {}
+
+    def removed(self) -> tuple[str, ...]:
+        """The residual branches that go whole; nothing for any pattern but whole layers."""
+        return self._structures.removed(self.allocation)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold beside the network's and the optimizer's state: tensors and plain values.
+
+        The early state is part of it where the schedule rewinds.
+        """
+        return {
+            "passed": dict(self._passed),
+            "allocation": self.allocation.to_json(),
+            "importance": {name: torch.from_numpy(scores) for name, scores in self._importance.items()},
+            "remembered": self.masking.state_dict(),
+            "early": self._early.state_dict() if self.pruner.schedule.rewinds else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state_dict` gave, on a network into which the weights of that time have been loaded."""
+        self._passed = dict(state["passed"])
+        self.allocation = Allocation.from_json(state["allocation"])
+        self._importance = {name: scores.cpu().numpy() for name, scores in state["importance"].items()}
+        if state["early"] is not None:
+            self._early.load_state_dict(state["early"])
+        self._mask(recover=False)
+        self.masking.remember(state["remembered"])

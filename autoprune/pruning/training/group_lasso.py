@@ -1,0 +1,207 @@
+"""Group lasso: whole structures, or layers, or single weights, are led to zero."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.errors import UserError
+from autoprune.graph.groups import ChannelGraph
+from autoprune.pruning.patterns import ELEMENT, Pattern, parse_pattern
+from autoprune.pruning.structures.weights import WeightGroup, WeightStructures, find_weight_structures
+from autoprune.pruning.surgery.masks import Masks
+from autoprune.pruning.training.masking import Masking
+from autoprune.pruning.training.penalties import check_strength
+from autoprune.pruning.training.targets import matching
+
+_MAGNITUDES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda entries: entries.abs().mean(-1),
+    "max": lambda entries: entries.abs().amax(-1),
+}
+
+
+@dataclass(frozen=True)
+class Thresholding:
+    """When a structure counts as zero: its magnitude is at or below a threshold.
+
+    Attributes:
+        at: the threshold; the penalty's strength if None. At 0 only what is exactly zero goes.
+        by: the mean or the largest absolute weight of the structure.
+        every: steps between thresholdings; if None there is one, at the end.
+    """
+
+    at: float | None = None
+    by: Literal["mean", "max"] = "mean"
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.at is not None and not (math.isfinite(self.at) and self.at >= 0):
+            raise UserError(f"the threshold should be a number of at least 0 but is {self.at}")
+        if self.by not in _MAGNITUDES:
+            raise UserError(f"a structure's magnitude is its 'mean' or its 'max', not {self.by!r}")
+        if self.every is not None and self.every < 1:
+            raise UserError(f"thresholdings should be 1 step or more apart but are {self.every}")
+
+
+class GroupLasso:
+    """Group lasso: the Euclidean norms of all structures, times a strength; whole structures go to zero.
+
+    The penalty is strength · Σ ‖w_g‖₂ over the structures g of every layer, of any pattern whose choice is free, and of
+    `layer`, a layer's whole weight. Of `filter` the structures are each layer's own filters, not the channels that
+    several layers share: weights are masked and shapes stay; pruner 'group_lasso' thins the channels that died.
+
+    Source: Wen et al. 2016 (structured sparsity learning), arXiv:1608.03665, section 3, with the structures' sizes left
+    out of account as there; Yuan and Lin 2006 (J. R. Stat. Soc. B 68) multiply each norm by the root of its size.
+    Without the latter, large structures hardly shrink in their mean magnitude, by which they are held against the
+    threshold. What training leaves below the threshold, by default the strength itself, is masked.
+
+    A batch norm behind a layer makes up for smaller weights. So a layer may fall below the threshold while it still
+    matters: threshold while there are steps left to make up for it, or train on after `finish` with the masks held. And
+    what has shrunk but stays moves the faster for it, as 1/‖w‖² (van Laarhoven 2017, arXiv:1706.05350): penalise the
+    layers that may go rather than all, and fine-tune at a lower rate.
+
+    Args:
+        network: it is to be trained; thresholding masks its weights in place.
+        pattern: its name, or itself.
+        strength: above 0; per step a structure's norm shrinks by about strength · rate.
+        layers: shell patterns of the layers' names.
+        scale_by_size: whether each norm is multiplied by the root of its structure's number of weights.
+        proximal: whether each step of the optimizer is followed by shrinking every norm by strength · rate, to zero at
+            the least (Parikh and Boyd 2014, Proximal Algorithms, section 6.5), instead of adding the term to the
+            loss, by whose subgradient norms only oscillate near zero. Not the default: the threshold catches what
+            oscillates, far above it, and in front of a batch norm weights that are exactly zero can break out again.
+        masking: shared with other prunings of the network. Masks are held there, after `finish` too.
+
+    Raises:
+        UserError: no layer matches, or a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        graph: ChannelGraph,
+        pattern: str | Pattern,
+        strength: float,
+        layers: Sequence[str] = ("*",),
+        *,
+        scale_by_size: bool = False,
+        proximal: bool = False,
+        thresholding: Thresholding | None = None,
+        masking: Masking | None = None,
+    ) -> None:
+        self.masking = masking or Masking(network)
+        self._network, self._strength = network, check_strength(strength)
+        self._structures = _weight_structures(network, graph, pattern)
+        chosen = {group.name for group in matching(self._structures.groups, layers)}
+        self._found = tuple(found for found in self._structures.found if found.group.name in chosen)
+        self._scale_by_size, self._proximal = scale_by_size, proximal
+        self._thresholding = thresholding or Thresholding()
+        self._masks: Masks = {}
+        self._passed = 0
+
+    def term(self) -> Tensor | None:
+        return None if self._proximal else self.value()
+
+    def value(self) -> Tensor:
+        """The penalty on the network's present weights, a scalar; its gradient at a structure of zeros is zero."""
+        sums = [self._factor(found) * _norms(self._arranged(found)).sum() for found in self._found]
+        return torch.stack(sums).sum()
+
+    def step(self, rate: float) -> None:
+        self._passed += 1
+        if self._proximal:
+            self._shrink(rate)
+        every = self._thresholding.every
+        if every is not None and self._passed % every == 0:
+            self.threshold()
+        else:
+            self.masking.hold()
+
+    def threshold(self) -> Masks:
+        """Masks the structures whose magnitude is at or below the threshold; what is masked stays so.
+
+        Returns:
+            The masks of this penalty alone.
+        """
+        masks: dict[str, Tensor] = {}
+        at = self._strength if self._thresholding.at is None else self._thresholding.at
+        for found in self._found:
+            stays = _MAGNITUDES[self._thresholding.by](self._arranged(found).detach()) > at
+            if not bool(stays.all()):
+                masks[found.parameter] = self._structures.spread(found, stays, self._weight(found), True)
+        self._hold(masks)
+        return masks
+
+    def finish(self) -> Masks:
+        return self.threshold()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"passed": self._passed, "masks": dict(self._masks)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._passed = state["passed"]
+        self._hold(state["masks"])
+
+    def _hold(self, masks: Masks) -> None:
+        self._masks = masks
+        self.masking.set(self, masks)
+
+    def _shrink(self, rate: float) -> None:
+        with torch.no_grad():
+            for found in self._found:
+                norms = _norms(self._arranged(found))
+                less = rate * self._factor(found) / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+                weight = self._weight(found)
+                weight.mul_(self._structures.spread(found, (1 - less).clamp_min(0), weight, 1.0))
+
+    def _factor(self, found: WeightGroup) -> float:
+        return self._strength * (math.sqrt(found.entries) if self._scale_by_size else 1.0)
+
+    def _weight(self, found: WeightGroup) -> Tensor:
+        return self._network.get_parameter(found.parameter)
+
+    def _arranged(self, found: WeightGroup) -> Tensor:
+        return self._structures.pattern.arrange(found.layer, self._weight(found))
+
+
+def l1(
+    network: nn.Module, graph: ChannelGraph, strength: float, layers: Sequence[str] = ("*",), **settings: Any
+) -> GroupLasso:
+    """L1: the absolute values of all weights, times a strength; single weights go to zero.
+
+    It is the group lasso of structures of one weight each.
+
+    Source: Tibshirani 1996 (J. R. Stat. Soc. B 58).
+
+    Args:
+        settings: as of `GroupLasso`.
+    """
+    return GroupLasso(network, graph, ELEMENT, strength, layers, **settings)
+
+
+def _norms(arranged: Tensor) -> Tensor:
+    """`[choices, width]`; torch gives the norm of zeros the gradient zero, where the root alone would give NaN."""
+    norms: Tensor = torch.linalg.vector_norm(arranged, dim=-1)
+    return norms
+
+
+def _weight_structures(network: nn.Module, graph: ChannelGraph, pattern: str | Pattern) -> WeightStructures:
+    """What a pattern finds in each layer by itself.
+
+    Raises:
+        UserError: there is no such pattern, or it keeps as many of every few weights.
+    """
+    if isinstance(pattern, str):
+        pattern = parse_pattern(pattern)
+    structures = find_weight_structures(network, graph, pattern)
+    if any(found.choices > 1 for found in structures.found):
+        raise UserError(
+            f"pattern {pattern.name!r} keeps a number of every few weights, which no penalty leads to; use 'element', "
+            "or penalty 'admm'"
+        )
+    return structures

@@ -1,0 +1,117 @@
+"""Masks held on a network while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from autoprune.errors import UserError
+from autoprune.pruning.surgery.masks import Masks
+
+
+class Masking:
+    """Holds masked weights of a network at zero; several owners' masks act together.
+
+    Gradients of masked weights are zeroed before the optimizer sees them, and `hold` puts back to zero what momentum
+    or decay has moved since. What a weight was when it was masked is remembered, so that it can recover.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self._masks: dict[Hashable, Masks] = {}
+        self._held: dict[str, Tensor] = {}
+        self._remembered: dict[str, Tensor] = {}
+        self._handles: dict[str, RemovableHandle] = {}
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Parameter name to a mask of its shape, true where it stays; only parameters of which something is masked."""
+        return dict(self._held)
+
+    def of(self, owner: Hashable) -> Masks:
+        """The masks of one owner."""
+        return dict(self._masks.get(owner, {}))
+
+    def set(self, owner: Hashable, masks: Masks, recover: bool = True) -> None:
+        """Replaces an owner's masks.
+
+        Args:
+            recover: whether weights that are masked no longer are what they were when they were masked; otherwise all
+                weights stay as they are now (just loaded, say).
+
+        Raises:
+            UserError: a mask does not fit the network.
+        """
+        parameters = self._parameters()
+        unknown = [name for name, mask in masks.items() if _shape(parameters.get(name)) != mask.shape]
+        if unknown:
+            raise UserError(f"a mask does not fit the network's parameter {unknown[0]!r}")
+        if recover:
+            self.restore()
+        self._masks[owner] = dict(masks)
+        self._hold_product(parameters)
+
+    def _hold_product(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._held = self._product(parameters)
+        self._remembered = {name: parameters[name].detach().clone() for name in self._held}
+        self._watch_gradients(parameters)
+        self.hold()
+
+    def hold(self) -> None:
+        """Zeroes masked weights: call it after every step of an optimizer."""
+        parameters = self._parameters()
+        with torch.no_grad():
+            for name, mask in self._held.items():
+                parameters[name].masked_fill_(~mask, 0)
+
+    def restore(self) -> None:
+        """Gives masked weights the values they had when they were masked, until `hold` is called."""
+        parameters = self._parameters()
+        with torch.no_grad():
+            for name, mask in self._held.items():
+                parameters[name].copy_(torch.where(mask, parameters[name], self._remembered[name]))
+
+    def remember(self, weights: Mapping[str, Tensor]) -> None:
+        """Puts other values (of an early state, say) in the place of those remembered."""
+        for name in self._remembered.keys() & weights.keys():
+            self._remembered[name] = weights[name].detach().clone()
+
+    def release(self, owner: Hashable) -> Masks:
+        """Lets go of what an owner masks, which is zero and no longer kept so; its masks."""
+        self.hold()
+        masks = self._masks.pop(owner, {})
+        remembered = self._remembered
+        self._hold_product(self._parameters())
+        self.remember({name: remembered[name] for name in self._held})
+        return masks
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What is remembered, for a checkpoint; the masks themselves are known to who set them."""
+        return dict(self._remembered)
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.network.named_parameters())
+
+    def _product(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        held: dict[str, Tensor] = {}
+        for masks in self._masks.values():
+            for name, mask in masks.items():
+                mask = mask.to(parameters[name].device)
+                held[name] = held[name] & mask if name in held else mask
+        return held
+
+    def _watch_gradients(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        for handle in self._handles.values():
+            handle.remove()
+        self._handles = {
+            name: parameters[name].register_hook(lambda gradient, gone=~mask: gradient.masked_fill(gone, 0))  # type: ignore[no-untyped-call]
+            for name, mask in self._held.items()
+            if parameters[name].requires_grad
+        }
+
+
+def _shape(tensor: Tensor | None) -> torch.Size | None:
+    return None if tensor is None else tensor.shape

@@ -1,0 +1,102 @@
+"""What is added to the training loss so that a network becomes sparse; the others have files of their own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from autoprune.core.space import Group
+from autoprune.errors import UserError
+from autoprune.graph.groups import ChannelGraph
+from autoprune.pruning.statistics.gradients import parameter_name
+from autoprune.pruning.surgery.masks import Masks
+from autoprune.pruning.training.targets import matching
+
+
+class Penalty(Protocol):
+    """Makes the network that it was built over sparse while it trains.
+
+    In a training loop `term()` is added to every batch's loss, `step` is called after every step of the optimizer, and
+    `finish` at the end.
+    """
+
+    def term(self) -> Tensor | None:
+        """A scalar of the network's present weights, to be differentiated with the loss; None for nothing."""
+
+    def step(self, rate: float) -> None:
+        """A step of the optimizer is done.
+
+        Args:
+            rate: how far the optimizer goes along a lasting gradient of 1 with every step: for SGD its learning rate
+                divided by 1 − momentum.
+        """
+
+    def finish(self) -> Masks:
+        """Masks what the penalty has made of no use; nothing where that is left to a pruner."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold to go on: tensors and plain values."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state_dict` gave, on a network that has the weights of that time."""
+
+
+class ScaleL1:
+    """L1 on the scales of batch norms, times a strength; whole channels go to zero.
+
+    Source: Liu et al. 2017 (network slimming), arXiv:1708.06519, section 3, by subgradient descent as there. Nothing is
+    masked: pruner 'slim' ranks the scales over all layers and thins.
+
+    Args:
+        layers: shell patterns of the batch norms' names.
+
+    Raises:
+        UserError: no batch norm with scales matches, or the strength is out of range.
+    """
+
+    def __init__(
+        self, network: nn.Module, graph: ChannelGraph, strength: float, layers: Sequence[str] = ("*",)
+    ) -> None:
+        self._network, self._strength = network, check_strength(strength)
+        known = dict(network.named_parameters())
+        carriers = [layer for layer in graph.layers if layer.kind == "carrier"]
+        norms = [layer for layer in carriers if isinstance(network.get_submodule(layer.name), _BatchNorm)]
+        groups = [
+            Group(layer.name, len(layer.outgoing), (layer.name,), (layer.type,))
+            for layer in norms
+            if parameter_name(layer.name, "weight") in known
+        ]
+        self._names = [parameter_name(group.name, "weight") for group in matching(groups, layers)]
+
+    def term(self) -> Tensor:
+        sums = [self._network.get_parameter(name).abs().sum() for name in self._names]
+        total: Tensor = torch.stack(sums).sum()
+        return self._strength * total
+
+    def step(self, rate: float) -> None:
+        return None
+
+    def finish(self) -> Masks:
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        return None
+
+
+def check_strength(strength: float) -> float:
+    """The strength itself, if it is a number above 0.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not (math.isfinite(strength) and strength > 0):
+        raise UserError(f"the strength of a penalty should be a number above 0 but is {strength}")
+    return strength

@@ -1,0 +1,171 @@
+"""What a pruning aims at: a number for all groups, numbers by layer, or the widths that a search found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Protocol
+
+from autoprune.core.allocation import Allocation, width_from_sparsity
+from autoprune.core.space import Group
+from autoprune.errors import UserError, did_you_mean
+from autoprune.pruning.allocators import UNIFORM, Allocator
+from autoprune.pruning.pruner import Pruner
+from autoprune.pruning.schedules import Curve
+from autoprune.pruning.surgery.masks import Importance
+
+
+class Target(Protocol):
+    """Widths on the way to an aim."""
+
+    def widths(self, groups: Sequence[Group], importance: Importance, curve: Curve, progress: float) -> Allocation:
+        """The kept width of each group at a progress in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class ByNumber:
+    """One number for all groups, which the allocator turns into widths."""
+
+    allocator: Allocator
+    first: float
+    last: float
+
+    def widths(self, groups: Sequence[Group], importance: Importance, curve: Curve, progress: float) -> Allocation:
+        return self.allocator.widths(groups, importance, curve(progress, self.first, self.last))
+
+
+@dataclass(frozen=True)
+class ByGroup:
+    """A number for each group."""
+
+    allocator: Allocator
+    first: float
+    last: Mapping[str, float]
+
+    def widths(self, groups: Sequence[Group], importance: Importance, curve: Curve, progress: float) -> Allocation:
+        found: dict[str, int] = {}
+        for group in groups:
+            number = curve(progress, min(self.first, self.last[group.name]), self.last[group.name])
+            found.update(self.allocator.widths([group], importance, number))
+        return Allocation(found)
+
+
+@dataclass(frozen=True)
+class ToWidths:
+    """Given widths; on the way to them every group's sparsity follows the curve."""
+
+    last: Mapping[str, int]
+
+    def widths(self, groups: Sequence[Group], importance: Importance, curve: Curve, progress: float) -> Allocation:
+        def now(group: Group) -> int:
+            keep = self.last[group.name]
+            return max(keep, width_from_sparsity(group.width, curve(progress, 0.0, 1 - keep / group.width)))
+
+        return Allocation({group.name: now(group) if progress < 1 else self.last[group.name] for group in groups})
+
+
+def matching(groups: Sequence[Group], patterns: Sequence[str]) -> tuple[Group, ...]:
+    """The groups of which the name, or a layer's name, matches one of some shell patterns.
+
+    Raises:
+        UserError: a pattern matches nothing.
+    """
+    for pattern in patterns:
+        _refuse_unmatched(groups, pattern)
+    return tuple(group for group in groups if any(_matches(group, pattern) for pattern in patterns))
+
+
+def numbers_by_group(groups: Sequence[Group], numbers: Mapping[str, float]) -> dict[str, float]:
+    """A number for each group that a pattern matches; later patterns win.
+
+    Raises:
+        UserError: a pattern matches nothing.
+    """
+    found: dict[str, float] = {}
+    for pattern, number in numbers.items():
+        _refuse_unmatched(groups, pattern)
+        found.update({group.name: number for group in groups if _matches(group, pattern)})
+    return found
+
+
+def aim(
+    groups: Sequence[Group],
+    pruner: Pruner,
+    amount: float | Mapping[str, float] | None,
+    widths: Mapping[str, int] | None,
+    initial: float,
+) -> tuple[tuple[Group, ...], Target]:
+    """Which of some groups are pruned, and to what.
+
+    Args:
+        amount: for the pruner's allocator, of all groups or by shell pattern; None if there are widths.
+        initial: the number at the first update.
+
+    Raises:
+        UserError: both or neither of amount and widths are given, a number is out of range, or a name matches nothing.
+    """
+    if (amount is None) == (widths is None):
+        raise UserError("a pruning needs an amount (0.5, say) or the widths to prune to: one of both")
+    if widths is not None:
+        check_widths(groups, widths)
+        return tuple(group for group in groups if group.name in widths), ToWidths(dict(widths))
+    if isinstance(amount, Mapping):
+        numbers = numbers_by_group(groups, amount)
+        for number in numbers.values():
+            _check_way(pruner, min(initial, number), number)
+        pruned = tuple(group for group in groups if group.name in numbers)
+        for group in pruned:
+            _check_runs(group, pruner, numbers[group.name])
+        return pruned, ByGroup(pruner.allocator, initial, numbers)
+    assert amount is not None  # one of both is given
+    _check_way(pruner, initial, amount)
+    for group in groups:
+        _check_runs(group, pruner, amount)
+    return tuple(groups), ByNumber(pruner.allocator, initial, amount)
+
+
+def _check_runs(group: Group, pruner: Pruner, number: float) -> None:
+    """Nothing, unless the pattern keeps n of every m weights and the number is too small to remove any of them."""
+    if not (1 < pruner.pattern.least == pruner.pattern.grain and pruner.allocator.sparsity and number > 0):
+        return
+    if pruner.allocator is UNIFORM and UNIFORM.widths([group], {}, number)[group.name] == group.width:
+        raise UserError(
+            f"pattern {pruner.pattern.name!r} removes {1 - pruner.pattern.least / group.width:g} of a weight or "
+            f"nothing; a sparsity of {number:g} leaves all of {group.name!r}"
+        )
+
+
+def _check_way(pruner: Pruner, first: float, last: float) -> None:
+    """Nothing, if the allocator takes all numbers from the first to the last; found before hours of training."""
+    for number in (first, last, *(pruner.schedule.curve(progress, first, last) for progress in (0.0, 1.0))):
+        pruner.allocator.check(number)
+    if first > last:
+        raise UserError(f"a pruning starts with less than it ends with, not at {first} and then {last}")
+
+
+def check_widths(groups: Iterable[Group], widths: Mapping[str, int]) -> None:
+    """Nothing, if all widths are those of groups that exist.
+
+    Raises:
+        UserError: a group is unknown, or its width out of range.
+    """
+    dense = {group.name: group for group in groups}
+    for name, width in widths.items():
+        if name not in dense:
+            raise UserError(f"there is no group {name!r} to prune{did_you_mean(name, dense)}")
+        if not dense[name].least <= width <= dense[name].width:
+            raise UserError(f"group {name!r} keeps {dense[name].least} to {dense[name].width} structures, not {width}")
+
+
+def _matches(group: Group, pattern: str) -> bool:
+    return any(fnmatchcase(name, pattern) for name in (group.name, *group.producers))
+
+
+def _refuse_unmatched(groups: Sequence[Group], pattern: str) -> None:
+    if not any(_matches(group, pattern) for group in groups):
+        names = sorted({name for group in groups for name in (group.name, *group.producers)})
+        raise UserError(
+            f"{pattern!r} matches no group that can be pruned{did_you_mean(pattern, names)}; there are "
+            f"{', '.join(names) or 'none'}"
+        )

@@ -1,0 +1,193 @@
+"""A smaller network on its way to a file, and the file held against what the search counted."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.core.recipe import DISTILLATION, Recipe, Training
+from autoprune.core.trial import Candidate, Score
+from autoprune.errors import AutopruneError
+from autoprune.evaluation.candidate_builder import Built
+from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild, write_checkpoint
+from autoprune.evaluation.checkpoints.export import export_network
+from autoprune.evaluation.evaluator import Evaluator
+from autoprune.graph.costs import measure_costs, measure_effective
+from autoprune.graph.groups import find_groups
+from autoprune.running.apply.recorded_result import Promise
+from autoprune.running.progress import Display, training_progress
+from autoprune.running.setup import Setup
+from autoprune.tasks.base import TrainingPlan
+from autoprune.tasks.training.distillation import distillation
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A smaller network, ready to be written.
+
+    Attributes:
+        dense: the network it was pruned from, or what builds that; any weights.
+        origin: a few words on where it comes from.
+        effective: whether weights were set to zero and the costs leave out what is zero.
+        promise: what the search's records say of it.
+        scored: whether it is the very network that the search scored.
+        change: when or with what it was as in the search, in a few words, if it is meant to be otherwise now.
+    """
+
+    network: nn.Module
+    dense: nn.Module | Callable[[], nn.Module]
+    checkpoint: PrunedCheckpoint
+    costs: Mapping[str, int]
+    dense_costs: Mapping[str, int]
+    origin: str
+    effective: bool = False
+    promise: Promise = field(default_factory=Promise)
+    scored: bool = False
+    change: str = ""
+
+    def measured(self) -> Score:
+        """What was measured of the network itself."""
+        found = self.checkpoint.metrics
+        return Score(found["loss"], found["accuracy"], int(found["images"]))
+
+    def write(self, path: Path) -> None:
+        write_checkpoint(path, self.checkpoint)
+
+    def check_written(self, path: Path) -> None:
+        """Nothing, if the network that is built again from the file costs what the search counted.
+
+        Where that is not recorded it is what was counted before writing.
+
+        Raises:
+            AutopruneError: it costs something else, or cannot be read back.
+        """
+        written = read_checkpoint(path)
+        if written is None:
+            raise AutopruneError(f"{path} was written but cannot be read back; write it to another disk")
+        with _nothing_said_twice():
+            found, wanted = _count(rebuild(written, self.dense), written), self.promise.costs or self.costs
+        odd = [kind for kind, cost in found.items() if not self._agree(kind, cost, wanted.get(kind, cost))]
+        if odd:
+            said = ", ".join(f"{found[kind]:,} {kind} instead of {wanted[kind]:,}" for kind in odd)
+            raise AutopruneError(f"{path} was written, but it is not what the search scored: it counts {said}")
+
+    def _agree(self, kind: str, found: int, wanted: int) -> bool:
+        """Where weights were set to zero there may be more zeros than asked for: those of the dense network."""
+        return found <= wanted if self.effective and kind != "size" else found == wanted
+
+    def export(self, path: Path, form: str) -> Path:
+        """Writes the network beside `path` as `pt2` or `onnx`; where it went.
+
+        Raises:
+            UserError: the network cannot be exported, or ONNX is not installed.
+        """
+        return export_network(self.network, inputs_of(self.checkpoint), path, form)
+
+
+def inputs_of(checkpoint: PrunedCheckpoint) -> Tensor:
+    """`[2, …]` zeros of the shape and type that the network takes."""
+    return torch.zeros(2, *checkpoint.inputs["shape"], dtype=getattr(torch, checkpoint.inputs["dtype"]))
+
+
+@contextlib.contextmanager
+def _nothing_said_twice() -> Iterator[None]:
+    """Drops what is said of a network's graph: that was said when it was first read."""
+    log = logging.getLogger("autoprune.graph")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _count(network: nn.Module, checkpoint: PrunedCheckpoint) -> dict[str, int]:
+    inputs = inputs_of(checkpoint)
+    costs = measure_costs(network, inputs)
+    if checkpoint.masked:
+        costs |= measure_effective(network, find_groups(network, inputs), inputs)
+    return costs
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is wanted otherwise than the search had it.
+
+    Attributes:
+        plan: fields of a `TrainingPlan`, and of the distillation, by which the network is trained further; None leaves
+            it.
+        force: whether other weights than those that were searched on may be pruned.
+        reconstruct: how many training images refit every layer behind what is removed, before any training; 0 leaves
+            it to the recipe.
+    """
+
+    plan: Mapping[str, Any] | None = None
+    force: bool = False
+    reconstruct: int = 0
+
+    def of(self, candidate: Candidate) -> Candidate:
+        """A candidate with what is wanted otherwise of its recipe."""
+        if not self.reconstruct:
+            return candidate
+        settings = {name: value for name, value in candidate.settings.items() if name != "reconstruct"}
+        return replace(candidate, recipe=replace(candidate.recipe, reconstruct=self.reconstruct), settings=settings)
+
+
+def made(evaluator: Evaluator, candidate: Candidate, wishes: Wishes) -> Built:
+    """The candidate's network, as it is wanted.
+
+    Raises:
+        UserError: the data are missing or damaged, or its pruner leaves nothing to reconstruct.
+    """
+    wanted = wishes.of(candidate)
+    evaluator.warm_up(wanted.recipe)
+    return evaluator.make(wanted)
+
+
+def how(evaluator: Evaluator, wishes: Wishes) -> str:
+    """In words, how it was made."""
+    if not wishes.reconstruct:
+        return "pruned anew"
+    images = evaluator.images.used(Recipe(reconstruct=wishes.reconstruct)).reconstruct
+    return f"pruned anew, reconstructed on {images} training images"
+
+
+def finished(setup: Setup, evaluator: Evaluator, built: Built, wishes: Wishes, origin: str) -> Applied:
+    """A network that was made, trained further if that is wanted, and judged."""
+    if wishes.plan is not None:
+        return finetuned(setup, evaluator, built, wishes.plan, origin)
+    return _judged(setup, evaluator, built, origin)
+
+
+def finetuned(setup: Setup, evaluator: Evaluator, built: Built, plan: Mapping[str, Any], origin: str) -> Applied:
+    """A network trained further, what is pruned of it staying so, and judged.
+
+    Args:
+        plan: fields of a `TrainingPlan`, and of the distillation from the dense network.
+        origin: where it comes from.
+    """
+    hooks = [built.held_masks()]
+    if "distill" in plan:
+        temperature = plan.get("temperature", Training.temperature)
+        hooks.insert(0, distillation(setup.subject.network, temperature, plan["distill"]))
+    with training_progress(Display(), "fine-tuning") as hook:
+        rest = {key: value for key, value in plan.items() if key not in DISTILLATION}
+        setup.task.train(built.network, TrainingPlan(**rest), [*hooks, hook])
+    settings = " ".join(f"{key}={value}" for key, value in plan.items())
+    applied = _judged(setup, evaluator, built, f"{origin}, fine-tuned ({settings})")
+    return replace(applied, change="in the search, before the fine-tuning")
+
+
+def _judged(setup: Setup, evaluator: Evaluator, built: Built, origin: str) -> Applied:
+    score = evaluator.judge(built.network, None)
+    metrics = {"accuracy": score.accuracy, "loss": score.loss, "images": score.images}
+    costs, table, dense = built.costs(), setup.subject.costs, setup.subject.network
+    checkpoint = built.checkpoint(metrics, evaluator.judging.identity)
+    return Applied(built.network.cpu(), dense, checkpoint, costs, dict(**table.dense()), origin, table.effective)

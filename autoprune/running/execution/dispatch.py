@@ -1,0 +1,129 @@
+"""Hands out a run's jobs to workers that ask for them, and takes what they bring, whatever carries it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from autoprune.config.sections import RunSection
+from autoprune.core.trial import Failure
+from autoprune.errors import AutopruneError
+from autoprune.running.execution.jobs import Bench, Job, Stage, Stages, job_from_json, job_to_json
+
+T = TypeVar("T")
+
+UNKNOWN = "workers"
+"""What the records call whoever should have done a job that nobody brought to its end."""
+
+
+@dataclass
+class _Handed:
+    """A job that somebody does, since so many seconds of the monotonic clock."""
+
+    job: Job[Any]
+    stage: Stage[Any, Any]
+    since: float = field(default_factory=time.monotonic)
+
+
+class Dispatch(Generic[T]):
+    """A run's jobs, stage by stage; a stage begins when nothing of the one before is left.
+
+    Whoever runs it can raise nothing through the library that carries the jobs, so what goes wrong is kept.
+
+    Attributes:
+        fault: what ended the run before its time.
+        value: what the stages came to; None until they are over.
+    """
+
+    def __init__(self, stages: Stages[T], settings: RunSection) -> None:
+        self._stages, self._settings = stages, settings
+        self._stage: Stage[Any, Any] | None = None
+        self._handed: dict[str, _Handed] = {}
+        self.fault: Exception | None = None
+        self.value: T | None = None
+        self._over = False
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing more to do, and nothing is being done."""
+        return not self._handed and (self._over or self.fault is not None)
+
+    def next(self, key: str) -> dict[str, Any] | None:
+        """A job, as JSON; None while there is none to be had, or once all is over.
+
+        Args:
+            key: under which its results will come.
+        """
+        if self.fault is not None or len(self._handed) >= self._settings.workers:
+            return None
+        try:
+            job = self._next()
+        except Exception as fault:
+            self.fault = fault
+            return None
+        if job is None or self._stage is None:
+            return None
+        self._handed[key] = _Handed(job, self._stage)
+        return job_to_json(job)
+
+    def _next(self) -> Job[Any] | None:
+        while not self._over:
+            job: Job[Any] | None = None if self._stage is None else self._stage.next()
+            if job is not None or self._handed:
+                return job
+            try:
+                self._stage = next(self._stages)
+            except StopIteration as end:
+                self.value, self._over = end.value, True
+        return None
+
+    def take(self, key: str, data: Mapping[str, Any]) -> None:
+        """One of a job's results, as `do` gives it."""
+        handed = self._handed[key]
+        try:
+            if "broken" in data:
+                raise AutopruneError(data["broken"])
+            if "fault" in data:
+                raise OSError(*data["fault"])
+            handed.stage.take(handed.job, handed.job.result_from_json(json.loads(data["result"])))
+        except Exception as fault:
+            self.fault = self.fault or fault
+
+    def end(self, key: str, lost: bool) -> None:
+        """A job was brought to its end, or lost: whoever tried it died, each time."""
+        handed = self._handed.pop(key)
+        if not lost or self.fault is not None:
+            return
+        seconds = time.monotonic() - handed.since
+        try:
+            handed.stage.lost(handed.job, _why(seconds, self._settings), seconds, UNKNOWN)
+        except Exception as fault:
+            self.fault = fault
+
+
+def _why(seconds: float, settings: RunSection) -> Failure:
+    """Why a job was lost: its workers died, every time."""
+    tries = settings.retries + 1
+    often = "" if tries == 1 else f" {tries} times"
+    if settings.trial_timeout is not None and seconds >= tries * settings.trial_timeout:
+        return Failure("timeout", f"the trial took longer than {settings.trial_timeout:g} s{often}")
+    return Failure("worker_died", f"its worker died{often}; out of memory, or ended by the network's own code?")
+
+
+class Doing:
+    """A job in the hands of a worker."""
+
+    def __init__(self, bench: Bench, data: Mapping[str, Any]) -> None:
+        self._job: Job[Any] = job_from_json(data)
+        self._results = self._job.results(bench)
+
+    def step(self) -> tuple[dict[str, Any], bool]:
+        """The next result, for `Dispatch.take`, and whether it is the last."""
+        try:
+            result = next(self._results)
+        except OSError as fault:
+            return {"fault": [fault.errno, fault.strerror, fault.filename]}, True
+        return {"result": json.dumps(self._job.result_to_json(result))}, self._job.ends(result)

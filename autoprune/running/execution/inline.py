@@ -1,0 +1,72 @@
+"""Does a run's jobs one after another in this process."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import TypeVar, cast
+
+from autoprune.core.trial import Failure
+from autoprune.running.execution.jobs import Bench, Job, Stage, Stages
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class _Hung(BaseException):
+    """A trial took longer than it may; no code of the user's catches it as an exception of its own."""
+
+
+def do_inline(stages: Stages[T], bench: Bench, timeout: float | None = None) -> T:
+    """Does every job of every stage; what they came to.
+
+    A job whose result takes longer than `timeout` seconds is lost; that it is not tried again here, and that what hangs
+    outside of Python is not ended, only workers do better.
+    """
+    with closing(stages):
+        while True:
+            try:
+                stage = next(stages)
+            except StopIteration as end:
+                return cast(T, end.value)
+            while (job := stage.next()) is not None:
+                _do(stage, job, bench, timeout)
+
+
+def _do(stage: Stage[Job[R], R], job: Job[R], bench: Bench, timeout: float | None) -> None:
+    results = job.results(bench)
+    while True:
+        start = time.perf_counter()
+        try:
+            with _limited(timeout):
+                result = next(results, None)
+        except _Hung:
+            bench.forget()
+            failure = Failure("timeout", f"the trial took longer than {timeout:g} s")
+            stage.lost(job, failure, time.perf_counter() - start, bench.worker)
+            return
+        if result is None:
+            return
+        stage.take(job, result)
+
+
+@contextmanager
+def _limited(timeout: float | None) -> Iterator[None]:
+    """Raises `_Hung` inside after so many seconds; where there are no signals (a thread) nothing is limited."""
+    if timeout is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise _Hung
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, timeout)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,229 @@
+"""What there is to do in a run, in jobs that anybody may do: the process that was started, or a worker.
+
+A run is a sequence of stages, one after the other: the sweep, the search, the finalists. A stage hands out jobs and
+takes their results, in any order; a worker knows neither of them nor of the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from autoprune.core.trial import Candidate, Failure, Score, Trial
+from autoprune.evaluation.evaluator import Evaluator
+from autoprune.evaluation.outcomes import outcome_of, tried
+from autoprune.evaluation.sensitivity.levels import Descent, Grid, Judged, Levels, SweepSettings
+
+
+class Bench:
+    """Where jobs are done: a network with its data, and what is kept from one job to the next.
+
+    Args:
+        grid: the levels of the run's sweep.
+        retries: how often a job is tried again where memory ran out: it may have been another process that took it.
+        worker: what the records call this process.
+    """
+
+    def __init__(
+        self, evaluator: Evaluator, grid: Grid, sweep: SweepSettings, retries: int = 0, worker: str = "inline"
+    ) -> None:
+        self.evaluator, self.grid, self.sweep, self.retries, self.worker = evaluator, grid, sweep, retries, worker
+
+    @cached_property
+    def levels(self) -> Levels:
+        """The sweep's levels, with as much of the network as they have in common."""
+        return Levels(self.evaluator, self.grid, self.sweep)
+
+    def forget(self) -> None:
+        """Drops what a job that was broken off may have left half done."""
+        self.__dict__.pop("levels", None)
+
+
+J = TypeVar("J")
+R = TypeVar("R")
+R_contra = TypeVar("R_contra", contravariant=True)
+T = TypeVar("T")
+
+
+class Job(Protocol[R]):
+    """Something to do, with one result or several; it and its results travel as JSON."""
+
+    kind: ClassVar[str]
+
+    def results(self, bench: Bench) -> Iterator[R]:
+        """The results, each as it is done.
+
+        Raises:
+            OSError: data cannot be read, or weights not be written.
+        """
+
+    def ends(self, result: R) -> bool:
+        """Whether no result comes after this one."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+    def result_to_json(self, result: R) -> dict[str, Any]: ...
+
+    def result_from_json(self, data: Mapping[str, Any]) -> R: ...
+
+
+class Stage(Protocol[J, R_contra]):
+    """A part of a run: asked for jobs until it has none."""
+
+    def next(self) -> J | None:
+        """The next job; None while none can be given before a result comes back, or at the end."""
+
+    def take(self, job: J, result: R_contra) -> None:
+        """A result."""
+
+    def lost(self, job: J, failure: Failure, seconds: float, worker: str) -> None:
+        """A job that came to grief: it was still without its (next) result after so many seconds."""
+
+
+Stages = Generator[Stage[Any, Any], None, T]
+"""The stages of a run, each given when the one before has come to its end; what they came to is returned."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A candidate to be evaluated; the result is its trial."""
+
+    kind: ClassVar[str] = "evaluation"
+    candidate: Candidate
+
+    def results(self, bench: Bench) -> Iterator[Trial]:
+        trial = tried(lambda: bench.evaluator.evaluate(self.candidate), bench.retries)
+        yield replace(trial, worker=bench.worker)
+
+    def ends(self, result: Trial) -> bool:
+        return True
+
+    def failed(self, failure: Failure, seconds: float, worker: str) -> Trial:
+        return Trial(self.candidate, failure, seconds=seconds, worker=worker)
+
+    def to_json(self) -> dict[str, Any]:
+        return self.candidate.to_json()
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
+        return cls(Candidate.from_json(data))
+
+    def result_to_json(self, result: Trial) -> dict[str, Any]:
+        return result.to_json()
+
+    def result_from_json(self, data: Mapping[str, Any]) -> Trial:
+        return Trial.from_json(data, self.candidate)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The network of a trial, to be judged on all validation images."""
+
+    kind: ClassVar[str] = "judgement"
+    candidate: Candidate
+
+    def results(self, bench: Bench) -> Iterator[Judged]:
+        yield tried(lambda: self._judged(bench.evaluator), bench.retries)
+
+    def _judged(self, evaluator: Evaluator) -> Judged:
+        outcome = outcome_of(lambda: evaluator.judge(evaluator.network(self.candidate)))
+        images = outcome.images if isinstance(outcome, Score) else 0
+        return Judged(outcome, images * evaluator.macs(self.candidate.allocation))
+
+    def ends(self, result: Judged) -> bool:
+        return True
+
+    def failed(self, failure: Failure, seconds: float, worker: str) -> Judged:
+        return Judged(failure)
+
+    def to_json(self) -> dict[str, Any]:
+        return self.candidate.to_json()
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Judgement:
+        return cls(Candidate.from_json(data))
+
+    def result_to_json(self, result: Judged) -> dict[str, Any]:
+        return result.to_json()
+
+    def result_from_json(self, data: Mapping[str, Any]) -> Judged:
+        return Judged.from_json(data)
+
+
+Step = tuple[int, Judged]
+"""A width and what became of that level."""
+
+
+@dataclass(frozen=True)
+class Descending:
+    """Levels of one group of the sweep, to be judged one after the other."""
+
+    kind: ClassVar[str] = "levels"
+    descent: Descent
+
+    def results(self, bench: Bench) -> Iterator[Step]:
+        yield from bench.levels.descend(self.descent, bench.retries)
+
+    def ends(self, result: Step) -> bool:
+        width, judged = result
+        return self.descent.ends(width, judged.outcome)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"group": self.descent.group, "widths": list(self.descent.widths), "floor": self.descent.floor}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Descending:
+        return cls(Descent(data["group"], tuple(data["widths"]), data["floor"]))
+
+    def result_to_json(self, result: Step) -> dict[str, Any]:
+        width, judged = result
+        return {"width": width, **judged.to_json()}
+
+    def result_from_json(self, data: Mapping[str, Any]) -> Step:
+        return data["width"], Judged.from_json(data)
+
+
+JOBS: Mapping[str, type[Evaluation] | type[Judgement] | type[Descending]] = {
+    kind.kind: kind for kind in (Evaluation, Judgement, Descending)
+}
+
+
+def job_from_json(data: Mapping[str, Any]) -> Job[Any]:
+    """The job in what `job_to_json` makes."""
+    return JOBS[data["kind"]].from_json(data["job"])
+
+
+def job_to_json(job: Job[Any]) -> dict[str, Any]:
+    return {"kind": job.kind, "job": job.to_json()}
+
+
+class Once(Job[R], Protocol[R]):
+    """A job on a candidate, with one result."""
+
+    @property
+    def candidate(self) -> Candidate: ...
+
+    def failed(self, failure: Failure, seconds: float, worker: str) -> R:
+        """The result if nobody can bring one."""
+
+
+class Listed(Generic[R]):
+    """A stage whose jobs are known beforehand, and made when it is asked for them.
+
+    Args:
+        take: is given each candidate with its result.
+    """
+
+    def __init__(self, jobs: Iterable[Once[R]], take: Callable[[Candidate, R], None]) -> None:
+        self._jobs, self._take = iter(jobs), take
+
+    def next(self) -> Once[R] | None:
+        return next(self._jobs, None)
+
+    def take(self, job: Once[R], result: R) -> None:
+        self._take(job.candidate, result)
+
+    def lost(self, job: Once[R], failure: Failure, seconds: float, worker: str) -> None:
+        self._take(job.candidate, job.failed(failure, seconds, worker))

@@ -1,0 +1,114 @@
+"""What a worker needs to do jobs of a run; knows nothing of who sends them."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.config import Experiment
+from autoprune.core.costs import CostTable
+from autoprune.evaluation.data import Judging
+from autoprune.evaluation.evaluator import Evaluator
+from autoprune.evaluation.prunable_model import Subject
+from autoprune.evaluation.sensitivity.levels import Grid, SweepSettings
+from autoprune.graph.groups import find_groups
+from autoprune.pruning.pruner import Pruner
+from autoprune.pruning.surgery.copying import copy_network
+from autoprune.pruning.surgery.masks import Importance
+from autoprune.running.execution.jobs import Bench
+from autoprune.running.setup import FROM_PYTHON, Setup, scoring_images, task_of
+from autoprune.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A subject and its task as they travel to a worker: on the CPU, without what follows from the rest.
+
+    Scores and costs travel along, so that every worker removes the same structures whatever it computes on.
+
+    Attributes:
+        experiment: names the task, which each worker builds; one that was passed in from Python travels as `task`.
+        judging: with full paths.
+        grid, sweep: the levels of the run's sweep, and how they are judged.
+    """
+
+    experiment: Experiment
+    task: Task | None
+    network: nn.Module
+    inputs: Tensor
+    pruner: Pruner
+    costs: CostTable
+    importance: Importance
+    scoring: Mapping[str, Any]
+    judging: Judging
+    grid: Grid
+    sweep: SweepSettings
+
+    @classmethod
+    def of(cls, setup: Setup, bench: Bench) -> Parcel:
+        subject, section, judging = setup.subject, setup.experiment.task, bench.evaluator.judging
+        section = section.model_copy(update={"data": section.data and section.data.resolve()})
+        return cls(
+            setup.experiment.model_copy(update={"task": section}),
+            setup.task if section.name.startswith(FROM_PYTHON) else None,
+            copy_network(subject.network).cpu(),
+            subject.inputs.cpu(),
+            subject.pruner,
+            subject.costs,
+            subject.importance,
+            subject.scoring,
+            replace(judging, weights=judging.weights and judging.weights.resolve()),
+            bench.grid,
+            bench.sweep,
+        )
+
+    def unpack(self, device: torch.device) -> Bench:
+        """A bench of its own."""
+        network, inputs = copy_network(self.network).to(device).eval(), self.inputs.to(device)
+        graph = find_groups(network, inputs)
+        structures = self.pruner.structures(network, graph)
+        task = self.task or task_of(self.experiment)
+        subject = Subject(
+            network,
+            inputs,
+            graph,
+            structures,
+            self.costs,
+            self.pruner,
+            self.importance,
+            self.scoring,
+            images=scoring_images(self.experiment, task, inputs),
+            seed=self.judging.seed,
+        )
+        retries = self.experiment.run.retries
+        return Bench(Evaluator(subject, task, self.judging), self.grid, self.sweep, retries, worker_name())
+
+
+def settle(threads: int, gpus: float) -> torch.device:
+    """Gives this process its threads; the device that its share of the hardware holds."""
+    torch.set_num_threads(threads)
+    return torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
+
+
+def worker_name() -> str:
+    """What the records call this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+@contextmanager
+def ending_after(seconds: float | None) -> Iterator[None]:
+    """Ends this process if what is inside takes longer, whatever it hangs in; who sent it sees it die."""
+    if seconds is not None:
+        faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()

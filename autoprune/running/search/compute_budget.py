@@ -1,0 +1,111 @@
+"""What a run may cost in all, and what is left of it for candidates; in multiply-adds (see `autoprune.core.costs`).
+
+Counted are the dense reference, the sweep, the candidates and the finalists. What only the final table needs (the
+uniform allocation where no trial was it, the test images) is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autoprune.core.budget import Limits
+from autoprune.core.costs import greatest_macs, recipe_work
+from autoprune.core.recipe import Recipe
+from autoprune.core.sensitivity import sweep_grid
+from autoprune.core.settings import extreme_recipes
+from autoprune.errors import UserError
+from autoprune.evaluation.evaluator import Evaluator
+from autoprune.evaluation.sensitivity.levels import Grid
+from autoprune.evaluation.sensitivity.sweep import affordable
+from autoprune.running.search.sensitivity import sweep_settings
+from autoprune.running.setup import Setup
+
+SWEEP_SHARE = 0.25
+"""The most of what a run may cost that its sweep may take."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a run may cost.
+
+    Attributes:
+        unit: one evaluation: the judgement of the dense network on the images that judge candidates.
+        allowed: in all; None is without a limit.
+        finals: reserved for judging the finalists.
+        candidate: what one candidate costs at most.
+    """
+
+    unit: int
+    allowed: int | None
+    finals: int
+    candidate: int
+
+    @classmethod
+    def open(cls, setup: Setup, evaluator: Evaluator, limits: Limits) -> Account:
+        """The account of an experiment; without a limit nothing is counted, as that takes a pass over the images.
+
+        Raises:
+            UserError: it does not pay for a single candidate.
+        """
+        evaluations = setup.experiment.search.evaluations
+        if evaluations is None:
+            return cls(0, None, 0, 0)
+        images = evaluator.images.judging()
+        unit = images * evaluator.macs({})
+        recipes = extreme_recipes(setup.experiment.recipe(), setup.space.settings)
+        candidate = _most_work(setup, evaluator, limits, recipes, images)
+        account = cls(unit, evaluations * unit, _finals(setup, evaluator, limits), candidate)
+        account.check()
+        return account
+
+    def check(self) -> None:
+        """Nothing, if the dense reference, one candidate and the finalists can be paid.
+
+        Raises:
+            UserError: they cannot.
+        """
+        least = self.unit + self.candidate + self.finals
+        if self.allowed is not None and self.allowed < least:
+            raise UserError(
+                f"--evaluations {self.allowed // self.unit} does not pay for the dense network, one candidate and the "
+                f"finalists; give at least {-(-least // self.unit)}, or fewer finalists (search.rerank.top)"
+            )
+
+    def left(self, spent: int) -> int | None:
+        """What is left for candidates after the dense reference and a sweep that cost `spent`."""
+        return None if self.allowed is None else self.allowed - self.unit - self.finals - spent
+
+    def grid(self, setup: Setup, evaluator: Evaluator) -> Grid:
+        """The kept widths that the sweep judges.
+
+        As many a group as the experiment says, fewer where they cost too much, none if even one would.
+        """
+        levels = setup.experiment.sensitivity.levels
+        if self.allowed is None:
+            return sweep_grid(setup.space, levels)
+        most = min(SWEEP_SHARE * self.allowed, self.allowed - self.unit - self.finals - self.candidate)
+        grids = [sweep_grid(setup.space, each) for each in range(levels, 0, -1)]
+        return affordable(evaluator, grids, sweep_settings(setup.experiment), most)
+
+
+def _most_work(setup: Setup, evaluator: Evaluator, limits: Limits, recipes: Sequence[Recipe], images: int) -> int:
+    """What an allocation within the limits costs at most, about: where layers are refitted at half of the network.
+
+    Args:
+        recipes: of which the dearest counts; several where settings of the recipe are searched.
+    """
+    macs = greatest_macs(setup.subject.costs, limits)
+    dense, count = evaluator.macs({}), evaluator.count_refitted(setup.space.narrowest(), recipes[0])
+    refit = dense + (count * macs + 1) // 2
+    return max(recipe_work(evaluator.images.used(each), macs, dense, refit) for each in recipes) + images * macs
+
+
+def _finals(setup: Setup, evaluator: Evaluator, limits: Limits) -> int:
+    """What judging the finalists costs at most: nothing, if they have been judged on all images already."""
+    experiment, images = setup.experiment, evaluator.images
+    recipe, count = experiment.final_recipe(), experiment.search.rerank.top
+    if recipe != experiment.recipe():
+        recipes = extreme_recipes(recipe, experiment.final_settings(setup.space.settings))
+        return count * _most_work(setup, evaluator, limits, recipes, images.available())
+    return 0 if images.judges_all() else count * _most_work(setup, evaluator, limits, [Recipe(0)], images.available())

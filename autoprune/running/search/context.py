@@ -1,0 +1,40 @@
+"""What every part of a run works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from autoprune.core.budget import Limits
+from autoprune.core.ledger import History, Ledger
+from autoprune.core.trial import Trial
+from autoprune.evaluation.evaluator import Evaluator
+from autoprune.running.progress import Display
+from autoprune.running.run_folder import RunFolder
+from autoprune.running.search.compute_budget import Account
+from autoprune.running.setup import Setup
+from autoprune.running.tracking.tracker import Tracker
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """A run in progress.
+
+    Attributes:
+        history: what the ledger said when the run was started or resumed.
+    """
+
+    setup: Setup
+    folder: RunFolder
+    ledger: Ledger
+    history: History
+    evaluator: Evaluator
+    limits: Limits
+    tracker: Tracker
+    display: Display
+    account: Account
+
+    def network(self, trial: Trial) -> nn.Module:
+        """The network of a trial, as it was judged."""
+        return self.evaluator.network(trial.candidate)

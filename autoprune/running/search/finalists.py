@@ -1,0 +1,124 @@
+"""The best few of a search, judged once more: on all validation images, and under the last recipe if there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from autoprune.core.recipe import Recipe
+from autoprune.core.settings import resolved
+from autoprune.core.trial import Candidate, Failure, Score, Setting, Trial, ranked, winners
+from autoprune.core.trial import value as value_of
+from autoprune.errors import AllTrialsFailed
+from autoprune.evaluation.sensitivity.levels import Judged
+from autoprune.running.execution.jobs import Evaluation, Judgement, Listed, Stages
+from autoprune.running.search.context import RunContext
+from autoprune.searchers.base.searcher import SearchProblem
+
+
+def choose(run: RunContext, problem: SearchProblem, trials: list[Trial]) -> Stages[tuple[Trial, Score]]:
+    """The finalists as a stage, and the winner with its score on all validation images.
+
+    What was found before and written down is not judged again. Where finalists have a recipe of their own each becomes
+    a trial, which is added to `trials`.
+
+    Raises:
+        AllTrialsFailed: none of them could be judged on all images.
+    """
+    experiment = run.setup.experiment
+    chosen = ranked(trials, problem.objective)[: experiment.search.rerank.top]
+    recipe = experiment.final_recipe()
+    if recipe != problem.recipe:
+        trials += yield from _trials(run, chosen, recipe, trials)
+        winner = winners(trials, problem.objective)[0]
+        if winner.candidate.role == "finalist" and winner.score is not None:
+            return winner, winner.score
+    scores = yield from _on_all_images(run, chosen)
+    number = min(scores, key=lambda number: (value_of(scores[number], problem.objective), number))
+    return next(trial for trial in chosen if trial.number == number), scores[number]
+
+
+def _trials(run: RunContext, chosen: list[Trial], recipe: Recipe, trials: list[Trial]) -> Stages[list[Trial]]:
+    """Trials of the chosen allocations under another recipe, numbered on from `trials`; those that are not in it."""
+    asked = [c for c in run.history.steps() if isinstance(c, Candidate) and c.role == "finalist"]
+    told = {trial.number for trial in trials}
+    number = 1 + max([*told, *(candidate.number for candidate in asked)])
+    found: list[Trial] = []
+    with run.display.stage("finalists", len(chosen)) as advance:
+
+        def jobs() -> Iterator[Evaluation]:
+            nonlocal number
+            for trial in chosen:
+                settings = run.setup.experiment.final_settings(trial.candidate.settings)
+                wanted = _finalist(number, trial, recipe, settings)
+                candidate = next((known for known in asked if _is_same(known, wanted)), None)
+                if candidate is None:
+                    candidate = wanted
+                    asked.append(wanted)
+                    number += 1
+                    run.ledger.asked(candidate)
+                if candidate.number in told:
+                    advance("")
+                else:
+                    told.add(candidate.number)  # two that differed in what the last recipe says are one now
+                    yield Evaluation(candidate)
+
+        def take(_: Candidate, trial: Trial) -> None:
+            found.append(trial)
+            run.ledger.told(trial)
+            run.tracker.told(trial)
+            advance("")
+
+        yield Listed(jobs(), take)
+    return found
+
+
+def _finalist(number: int, trial: Trial, recipe: Recipe, settings: Mapping[str, Setting]) -> Candidate:
+    """The trial's allocation under another recipe; from its weights if those were trained, else from the dense ones."""
+    before = trial.candidate
+    trained = before.parent is not None or resolved(before.recipe, before.settings).trains
+    # ADMM was done before the trial was pruned, and its weights are what the finalist starts from.
+    recipe = replace(recipe, admm=None) if trained else recipe
+    parent = trial.number if trained else None
+    limits = dict(before.limits)
+    return Candidate(number, before.allocation, recipe, settings, parent, "finalist", limits)
+
+
+def _is_same(known: Candidate, wanted: Candidate) -> bool:
+    """Whether a finalist of the ledger is the one wanted; earlier releases started all from the dense network."""
+    return (
+        known.allocation == wanted.allocation
+        and known.settings == wanted.settings
+        and known.parent in (wanted.parent, None)
+    )
+
+
+def _on_all_images(run: RunContext, chosen: list[Trial]) -> Stages[dict[int, Score]]:
+    """Number to score on all validation images; the search's own scores where it used all of them.
+
+    Raises:
+        AllTrialsFailed: none of them could be judged.
+    """
+    if run.evaluator.images.judges_all():
+        return {trial.number: trial.score for trial in chosen if trial.score}
+    done = {record["number"]: Score.from_json(record["score"]) for record in run.history.of("judged")}
+    left = [Judgement(trial.candidate) for trial in chosen if trial.number not in done]
+    reason = ""
+    with run.display.stage("finalists", len(chosen), len(chosen) - len(left)) as advance:
+
+        def take(candidate: Candidate, judged: Judged) -> None:
+            nonlocal reason
+            number = candidate.number
+            if isinstance(judged.outcome, Failure):
+                reason = f"{judged.outcome.kind}: {judged.outcome.reason}"
+                run.display.say(f"finalist {number} is left out, as it cannot be judged on all images ({reason})")
+            else:
+                done[number] = judged.outcome
+                run.ledger.write("judged", number=number, score=judged.outcome.to_json(), work=judged.work)
+            advance("")
+
+        yield Listed(left, take)
+    found = {trial.number: done[trial.number] for trial in chosen if trial.number in done}
+    if not found:
+        raise AllTrialsFailed(f"no finalist could be judged on all images ({reason}); see {run.folder.ledger}")
+    return found

@@ -1,0 +1,166 @@
+"""The end of a run: the table, the files and the mirror."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from autoprune.core.settings import criterion_pattern, of_scoring, resolved
+from autoprune.core.trial import Score, Trial, frontier
+from autoprune.errors import TaskError
+from autoprune.files import write_whole
+from autoprune.graph.costs import measure_latency
+from autoprune.reporting.plots import plot_frontier
+from autoprune.reporting.results import Result, results_csv, results_in
+from autoprune.reporting.tables import frontier_csv
+from autoprune.running.run_folder import RunFolder
+from autoprune.running.search.context import RunContext
+from autoprune.running.tracking.tracker import BestModel, RunOutcome, outcome_of
+from autoprune.searchers.base.searcher import SearchProblem
+from autoprune.searchers.controls import uniform_allocation
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What a run came to.
+
+    Attributes:
+        results: dense, uniform at the same budget, and best.
+        trials: every trial, in the order told.
+    """
+
+    folder: RunFolder
+    best: Trial
+    results: tuple[Result, ...]
+    trials: tuple[Trial, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        trials: every trial, in the order told.
+        score: of the best, on all validation images.
+    """
+
+    problem: SearchProblem
+    trials: list[Trial]
+    best: Trial
+    score: Score
+
+
+def conclude(run: RunContext, dense: Score, found: Found) -> Conclusion:
+    """Writes the final table, `best.yaml`, the frontier and the mirror's outcome."""
+    problem, trials, best = found.problem, found.trials, found.best
+    results = results_in(run.history)
+    if not results or (results[-1].name, results[-1].number) != ("best", best.number):
+        results = _measure(run, dense, found)
+        for result in results:
+            run.ledger.write("result", **result.to_json())
+    _write_frontier(run, problem, trials, results)
+    write_whole(run.folder.results, results_csv(results).encode())
+    run.folder.write_best(_best(run, best, results[-1]))
+    run.ledger.write("finished", best=best.number)
+    run.tracker.finish(_outcome(run, best, results, trials))
+    return Conclusion(run.folder, best, tuple(results), tuple(trials))
+
+
+def _write_frontier(run: RunContext, problem: SearchProblem, trials: list[Trial], results: list[Result]) -> None:
+    """The trials that none beats in the objective and every limited cost at once, as a table and in the picture."""
+    best = frontier(trials, problem.objective, list(problem.limits))
+    costs = run.setup.subject.costs
+    write_whole(run.folder.frontier_table, frontier_csv(best, dict(**costs.dense()), costs.effective).encode())
+    plot_frontier(trials, best, results, dict(**run.limits), run.folder.frontier)
+
+
+def _measure(run: RunContext, dense: Score, found: Found) -> list[Result]:
+    """The rows of the final table; the test images are read here for the first time, when the choice is made."""
+    best, uniform = found.best, _uniform(run, found.problem, found.trials)
+    chosen = [("uniform", uniform)] if uniform.score else []
+    networks = [run.setup.subject.network, *(run.network(trial) for _, trial in [*chosen, ("best", best)])]
+    latencies = measure_latency(networks, run.setup.subject.inputs[:1])
+    whole = run.evaluator.images.judges_all()
+    first = (
+        dense if whole else run.evaluator.judge(networks[0], watch=partial(run.display.watch, "dense network, batches"))
+    )
+    effective, costs = run.setup.subject.costs.effective, dict(**run.setup.subject.costs.dense())
+    rows = [Result("dense", None, {}, first, _test(run, "dense", networks[0]), costs, latencies[0], effective)]
+    for (name, trial), network, latency in zip([*chosen, ("best", best)], networks[1:], latencies[1:], strict=True):
+        if name == "best":
+            validation = found.score
+        else:
+            validation = uniform.score if whole and uniform.score else run.evaluator.judge(network, None)
+        number = trial.number if trial.number >= 0 else None
+        widths = trial.candidate.allocation.to_json()
+        test = _test(run, name, network)
+        settings, steps = dict(trial.candidate.settings), _steps(trial, found.trials)
+        rows.append(Result(name, number, widths, validation, test, trial.costs, latency, effective, settings, steps))
+    return rows
+
+
+def _steps(trial: Trial, trials: Sequence[Trial]) -> int:
+    """Of training that a trial's weights have had, those of its parents counted in."""
+    recipe = resolved(trial.candidate.recipe, trial.candidate.settings)
+    own = sum(training.steps for training in (recipe.admm, recipe.finetune) if training is not None)
+    parent = trial.candidate.parent
+    if parent is None:
+        return own
+    return own + _steps(next(each for each in trials if each.number == parent), trials)
+
+
+def _uniform(run: RunContext, problem: SearchProblem, trials: list[Trial]) -> Trial:
+    """The uniform allocation's trial, with default settings; number -1 if the search did not try it."""
+    candidate = problem.candidate(-1, uniform_allocation(problem))
+    for trial in trials:
+        if trial.candidate.key == candidate.key:
+            return trial
+    return run.evaluator.evaluate(candidate, keep=False)
+
+
+def _test(run: RunContext, name: str, network: nn.Module) -> Score | None:
+    try:
+        return run.evaluator.judge(network, None, "test", partial(run.display.watch, f"test batches, {name}"))
+    except TaskError:  # the task has no test images
+        return None
+
+
+def _best(run: RunContext, best: Trial, result: Result) -> dict[str, Any]:
+    """What `best.yaml` says: enough to prune anew from the dense checkpoint, unless it started from other weights.
+
+    Scoring and recipe are those of the trial, its settings put in; criteria of single groups stand in `settings` alone.
+    """
+    experiment, settings = run.setup.experiment, best.candidate.settings
+    scoring = {name: value for name, value in of_scoring(settings).items() if criterion_pattern(name) is None}
+    return {
+        "trial": best.number,
+        "widths": best.candidate.allocation.to_json(),
+        "accuracy": result.validation.accuracy,
+        "loss": result.validation.loss,
+        "images": result.validation.images,
+        "test_accuracy": result.test.accuracy if result.test else None,
+        "costs": dict(result.costs),
+        "effective": result.effective,
+        "budget": str(experiment.budget),
+        "task": run.setup.identity["task"],
+        "model": run.setup.identity["model"],
+        "checkpoint_sha256": run.setup.identity["checkpoint"],
+        "pruner": experiment.pruner,
+        "scoring": {**experiment.scoring.model_dump(), **scoring, "seed": experiment.search.seed},
+        "recipe": resolved(best.candidate.recipe, settings).to_json(),
+        **({"settings": dict(settings)} if settings else {}),
+        **({} if best.candidate.parent is None else {"parent": best.candidate.parent}),
+    }
+
+
+def _outcome(run: RunContext, best: Trial, results: list[Result], trials: list[Trial]) -> RunOutcome:
+    outcome = outcome_of(run.folder, best.number, results, trials)
+    track = run.setup.experiment.track
+    if not (track.enabled and track.model):
+        return outcome
+    model = BestModel(best.number, run.network(best).cpu().eval(), run.setup.subject.inputs.cpu())
+    return replace(outcome, model=model)

@@ -1,0 +1,144 @@
+"""Where a run's sensitivity curves come from, and where they go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoprune.config import Experiment
+from autoprune.core.costs import CostTable
+from autoprune.core.ledger import History, Ledger
+from autoprune.core.sensitivity import (
+    SensitivityCurves,
+    beside,
+    choose_curves,
+    curves_from_json,
+    curves_to_json,
+    of_network,
+)
+from autoprune.core.trial import Failure
+from autoprune.errors import UserError
+from autoprune.evaluation.evaluator import Evaluator
+from autoprune.evaluation.sensitivity.levels import Grid, Judged, Level, Levels, SweepSettings
+from autoprune.evaluation.sensitivity.sweep import Record, Sweep, sweep_fingerprint
+from autoprune.files import write_whole
+from autoprune.reporting.plots import plot_sensitivity
+from autoprune.running.execution.inline import do_inline
+from autoprune.running.execution.jobs import Bench, Descending, Stages, Step
+from autoprune.running.progress import Display
+from autoprune.running.run_folder import RunFolder
+from autoprune.running.setup import Setup
+
+
+@dataclass(frozen=True)
+class Groups:
+    """A sweep as a stage: a job for each group."""
+
+    sweep: Sweep
+
+    def next(self) -> Descending | None:
+        descent = self.sweep.next()
+        return None if descent is None else Descending(descent)
+
+    def take(self, job: Descending, result: Step) -> None:
+        self.sweep.take(job.descent, *result)
+
+    def lost(self, job: Descending, failure: Failure, seconds: float, worker: str) -> None:
+        self.sweep.lost(job.descent, failure)
+
+
+def swept(levels: Levels, display: Display, done: Mapping[Level, Judged], record: Record) -> Stages[SensitivityCurves]:
+    """A sweep as a stage, and its curves; levels that are done are not judged again.
+
+    The dense network, to which all levels are compared, is judged here.
+
+    Args:
+        record: called with each level as it is judged.
+
+    Raises:
+        TaskError: the dense network fails after the recipe.
+    """
+    total = 1 + sum(len(widths) for widths in levels.grid.values())
+    with display.stage("sensitivity", total, len(done)) as advance:
+
+        def note(group: str, width: int, judged: Judged) -> None:
+            record(group, width, judged)
+            advance(f"{group} at {width}" if group else "")
+
+        def skip(group: str, width: int) -> None:
+            advance(f"{group} ends above {width}")
+
+        sweep = Sweep(levels, done, note, skip)
+        yield Groups(sweep)
+    return sweep.curves()
+
+
+def measure_curves(setup: Setup, evaluator: Evaluator, display: Display, grid: Grid) -> SensitivityCurves:
+    """The curves of a sweep over a grid (group to the kept widths to judge), by this process and for no run."""
+    bench = Bench(evaluator, grid, sweep_settings(setup.experiment))
+    return do_inline(swept(bench.levels, display, {}, lambda *_: None), bench)
+
+
+def sweep_settings(experiment: Experiment) -> SweepSettings:
+    """How an experiment's sweep judges its levels."""
+    section = experiment.sensitivity
+    return SweepSettings(experiment.sweep_recipe(), section.images, section.stop, section.reuse)
+
+
+def work_line(curves: SensitivityCurves, costs: CostTable) -> str:
+    """One line on what a sweep cost, in judgements of the dense network on as many images."""
+    unit = curves.dense.images * costs.dense()["flops"] // 2
+    spent, naive = (curves.work or 0) / max(unit, 1), (curves.naive_work or 0) / max(unit, 1)
+    return f"sweep: {spent:.1f} dense judgements of {curves.dense.images:,} images instead of {naive:.1f}"
+
+
+def write_level(ledger: Ledger, group: str, width: int, judged: Judged) -> None:
+    """Writes what became of a level, and what it cost, into a ledger.
+
+    Raises:
+        LedgerWriteError: it cannot be written.
+    """
+    ledger.write("level", group=group, width=width, **judged.to_json())
+
+
+def levels_in(history: History) -> dict[Level, Judged]:
+    """The levels that a ledger holds."""
+    return {(record["group"], record["width"]): Judged.from_json(record) for record in history.of("level")}
+
+
+def read_curves(setup: Setup, evaluator: Evaluator, path: Path) -> SensitivityCurves:
+    """Those curves of a file that were measured on this network, task and pruner.
+
+    Raises:
+        UserError: none were, they lack a group of the space, or the file holds none.
+    """
+    wanted = sweep_fingerprint(evaluator, setup.experiment.sweep_recipe(), setup.experiment.sensitivity.images)
+    return choose_curves(_curves_at(path), wanted, setup.space.names, str(path))
+
+
+def curves_beside(setup: Setup, folder: RunFolder) -> tuple[SensitivityCurves, ...]:
+    """The curves in a folder's file that hold for the same network and data; none where there is no file.
+
+    Raises:
+        UserError: what stands there is no file of curves.
+    """
+    path = folder.sensitivity("json")
+    return of_network(_curves_at(path), setup.identity) if path.exists() else ()
+
+
+def _curves_at(path: Path) -> tuple[SensitivityCurves, ...]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as fault:
+        raise UserError(f"{path} cannot be read as sensitivity curves: {fault}") from fault
+    return curves_from_json(data, str(path))
+
+
+def write_curves(curves: SensitivityCurves, folder: RunFolder, others: Sequence[SensitivityCurves] = ()) -> None:
+    """Writes `sensitivity.json`, with other curves beside these, and `.csv` and `.png` of these alone."""
+    content = json.dumps(curves_to_json(beside(others, curves)), indent=1)
+    write_whole(folder.sensitivity("json"), f"{content}\n".encode())
+    write_whole(folder.sensitivity("csv"), curves.to_csv().encode())
+    plot_sensitivity(curves, folder.sensitivity("png"))

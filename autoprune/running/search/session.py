@@ -1,0 +1,295 @@
+"""One run from the dense reference to the best allocation; everything it does goes through the ledger."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import torch
+import yaml
+
+from autoprune import registry
+from autoprune.config import Experiment, dump_experiment
+from autoprune.config.credentials import mask
+from autoprune.core.budget import Limits
+from autoprune.core.ledger import History, Ledger, read_history
+from autoprune.core.recipe import Recipe
+from autoprune.core.sensitivity import SensitivityCurves
+from autoprune.core.settings import extreme_recipes
+from autoprune.core.trial import Score
+from autoprune.errors import UserError
+from autoprune.evaluation.evaluator import Evaluator, judge_dense
+from autoprune.evaluation.sensitivity.levels import Grid
+from autoprune.reporting.record import read_record
+from autoprune.running.execution.inline import do_inline
+from autoprune.running.execution.jobs import Bench, Stages
+from autoprune.running.progress import Display
+from autoprune.running.run_folder import RunFolder
+from autoprune.running.search.compute_budget import Account
+from autoprune.running.search.context import RunContext
+from autoprune.running.search.finalists import choose
+from autoprune.running.search.loop import search
+from autoprune.running.search.results import Conclusion, Found, conclude
+from autoprune.running.search.sensitivity import (
+    levels_in,
+    read_curves,
+    sweep_settings,
+    swept,
+    write_curves,
+    write_level,
+)
+from autoprune.running.setup import Setup, kept_line
+from autoprune.running.tracking.background import BackgroundTracker
+from autoprune.running.tracking.tracker import CurveTracker, NoCurves, NoTracker, Tracker, describe
+from autoprune.searchers.base.searcher import Searcher, SearchProblem
+
+
+def start_session(
+    setup: Setup, folder: RunFolder, tracker: Tracker, display: Display, command: Sequence[str] = ()
+) -> Conclusion:
+    """Makes the run's folder and runs; until the data are read and the budget is checked nothing is written.
+
+    Args:
+        command: the arguments that were typed, for the records; none for a search begun in Python.
+
+    Raises:
+        UserError: the budget cannot be reached, or data are missing.
+        AllTrialsFailed: no candidate could be scored.
+        LedgerWriteError: the disk is full; the run can be resumed.
+    """
+    limits, evaluator, account = _ready(setup, folder)
+    folder.create(dump_experiment(setup.experiment))
+    with Ledger(folder.ledger) as ledger:
+        return _run(
+            RunContext(setup, folder, ledger, History([]), evaluator, limits, tracker, display, account), command
+        )
+
+
+def resume_session(
+    setup: Setup, folder: RunFolder, tracker: Tracker, display: Display, command: Sequence[str] = ()
+) -> Conclusion:
+    """Goes on with a run where its ledger ends.
+
+    Args:
+        command: as `start_session` has it.
+
+    Raises:
+        UserError: the network or data are not those the run was started with, or another process writes to the run.
+        AllTrialsFailed: no candidate could be scored.
+        LedgerWriteError: the disk is full; the run can be resumed.
+    """
+    limits, evaluator, account = _ready(setup, folder)
+    with Ledger(folder.ledger) as ledger:
+        history = read_history(folder.path)
+        _check_identity(history, setup, folder)
+        folder.tidy()
+        return _run(RunContext(setup, folder, ledger, history, evaluator, limits, tracker, display, account), command)
+
+
+def _ready(setup: Setup, folder: RunFolder) -> tuple[Limits, Evaluator, Account]:
+    """The limits, checked, an evaluator whose data are read, and what the run may cost; a given file of curves fits."""
+    limits = setup.limits()
+    evaluator = setup.evaluator(replace(setup.judging(), weights=folder.weights))
+    for recipe in _recipes(setup):
+        evaluator.warm_up(recipe)
+    if setup.experiment.sensitivity.file is not None:
+        read_curves(setup, evaluator, setup.experiment.sensitivity.file)
+    return limits, evaluator, Account.open(setup, evaluator, limits)
+
+
+def _recipes(setup: Setup) -> list[Recipe]:
+    """Those of candidates and finalists, at the ends of what is searched of them."""
+    experiment, settings = setup.experiment, setup.space.settings
+    finals = extreme_recipes(experiment.final_recipe(), experiment.final_settings(settings))
+    return list(dict.fromkeys([*extreme_recipes(experiment.recipe(), settings), *finals]))
+
+
+def _check_identity(history: History, setup: Setup, folder: RunFolder) -> None:
+    started = history.last("started")
+    kept = started["identity"] if started else {}
+    changed = [key for key in kept if setup.identity.get(key) != kept[key]]
+    if changed:
+        raise UserError(
+            f"{folder.path} was started with another {' and '.join(changed)}; its trials do not hold for this one: "
+            "restore it, or start a new run"
+        )
+
+
+def _run(run: RunContext, command: Sequence[str]) -> Conclusion:
+    """Does what is not done yet."""
+    run.ledger.begin(
+        autoprune=version("autoprune"),
+        identity=dict(run.setup.identity),
+        scoring=dict(run.setup.subject.scoring),
+        limits=dict(**run.limits),
+        **recorded(run.setup, command),
+    )
+    if line := kept_line(run.setup.space, run.setup.experiment.search.searcher):
+        run.display.say(line)
+    dense = _dense(run)
+    run.tracker.start(describe(read_record(run.folder.path)))
+    try:
+        found = _work(run, dense)
+        run.folder.tidy()
+        return conclude(run, dense, found)
+    except BaseException:  # also an interrupt from the keyboard: the mirror should not look as if it still ran
+        run.tracker.interrupt()
+        raise
+
+
+def _dense(run: RunContext) -> Score:
+    """The dense network as it is, judged on the images that judge candidates."""
+    record = run.history.last("dense")
+    if record is not None:
+        return Score.from_json(record["score"])
+    score = judge_dense(run.evaluator, partial(run.display.watch, "dense network, batches"))
+    run.ledger.write("dense", score=score.to_json(), costs=run.setup.subject.costs.dense())
+    return score
+
+
+def _work(run: RunContext, dense: Score) -> Found:
+    """Sweep, search and finalists, done here or by workers."""
+    experiment = run.setup.experiment
+    bench = Bench(run.evaluator, _grid(run), sweep_settings(experiment))
+    stages = _stages(run, dense, bench)
+    if experiment.run.workers and not run.history.of("finished"):
+        from autoprune.running.execution.ray_tune import do_on_ray
+
+        return do_on_ray(stages, run.setup, bench)
+    return do_inline(stages, bench, experiment.run.trial_timeout)
+
+
+def _stages(run: RunContext, dense: Score, bench: Bench) -> Stages[Found]:
+    curves = yield from _curves(run, bench)
+    problem = _problem(run, dense, curves)
+    trials = yield from search(run, problem)
+    best, score = yield from choose(run, problem, trials)
+    return Found(problem, trials, best, score)
+
+
+def _grid(run: RunContext) -> Grid:
+    """The levels of the sweep; none where curves are given, are of no use or cost too much."""
+    experiment = run.setup.experiment
+    if experiment.sensitivity.file is not None or not _uses_curves(experiment):
+        return {}
+    return run.account.grid(run.setup, run.evaluator)
+
+
+def _curves(run: RunContext, bench: Bench) -> Stages[tuple[SensitivityCurves | None, int]]:
+    """Sensitivity curves and what they cost: from the experiment's file, else by a sweep if the searcher uses any."""
+    file, spent = run.setup.experiment.sensitivity.file, 0
+    if file is not None:
+        curves = read_curves(run.setup, run.evaluator, file)
+    elif bench.grid:
+        curves = yield from swept(bench.levels, run.display, levels_in(run.history), partial(write_level, run.ledger))
+        spent = curves.work or 0
+    else:
+        return None, 0
+    write_curves(curves, run.folder)
+    return curves, spent
+
+
+def _uses_curves(experiment: Experiment) -> bool:
+    searcher: type[Searcher] = registry.resolve("searcher", experiment.search.searcher)
+    return searcher.uses_curves
+
+
+def _problem(run: RunContext, dense: Score, swept: tuple[SensitivityCurves | None, int]) -> SearchProblem:
+    experiment, subject = run.setup.experiment, run.setup.subject
+    curves, spent = swept
+    return SearchProblem(
+        space=run.setup.space,
+        costs=subject.costs,
+        limits=run.limits,
+        trials=experiment.most_trials(),
+        seed=experiment.search.seed,
+        objective=experiment.evaluation.objective,
+        recipe=experiment.recipe(),
+        curves={subject.pruner.name: curves} if curves else {},
+        importance=subject.importance,
+        work=run.account.left(spent),
+        price=run.account.candidate,
+        rungs=run.evaluator.images.rungs(),
+        rounds=experiment.rounds(),
+        dense=dense,
+    )
+
+
+def make_curves(experiment: Experiment) -> CurveTracker:
+    """The mirror of a training that the experiment asks for.
+
+    Raises:
+        UserError: the tracking URI's credentials have to be given again.
+    """
+    if not experiment.track.enabled:
+        return NoCurves()
+    from autoprune.running.tracking.mlflow_curves import MlflowCurves
+
+    return MlflowCurves(experiment.tracking_uri(), experiment.track.experiment)
+
+
+def make_tracker(experiment: Experiment) -> Tracker:
+    """The mirror that the experiment asks for.
+
+    Raises:
+        UserError: the tracking URI's credentials have to be given again.
+    """
+    if not experiment.track.enabled:
+        return NoTracker()
+    from autoprune.running.tracking.mlflow_mirror import MlflowMirror
+
+    return BackgroundTracker(MlflowMirror(experiment.tracking_uri(), experiment.track.experiment))
+
+
+LIBRARIES = ("autoprune", "torch", "numpy", "optuna", "ray", "mlflow")
+
+
+def recorded(setup: Setup, command: Sequence[str] = ()) -> dict[str, Any]:
+    """What `started` and `resumed` records tell beside digests and limits; credentials are taken out.
+
+    Args:
+        command: the arguments that were typed, the program's name left out; empty for a search begun in Python.
+    """
+    return {
+        "settings": yaml.safe_load(dump_experiment(setup.experiment)),
+        "params": parameters(setup),
+        "groups": {group.name: group.width for group in setup.space.groups},
+        "command": ["autoprune", *map(mask, command)] if command else [],
+        "environment": environment(setup),
+    }
+
+
+def parameters(setup: Setup) -> dict[str, Any]:
+    """What was chosen, by the names that a mirror shows."""
+    experiment, identity = setup.experiment, setup.identity
+    return {
+        "searcher": experiment.search.searcher,
+        "pruner": experiment.pruner,
+        "costs": "effective" if setup.subject.costs.effective else "actual",
+        **{f"scoring.{key}": value for key, value in setup.subject.scoring.items() if key != "pruner"},
+        "trials": experiment.most_trials(),
+        "evaluations": experiment.search.evaluations,
+        "seed": experiment.search.seed,
+        "objective": experiment.evaluation.objective,
+        "images": experiment.evaluation.images,
+        "task": identity["task"],
+        "model": identity["model"],
+        "space": setup.space.source,
+        **({"searched": " ".join(setup.space.settings)} if setup.space.settings else {}),
+    }
+
+
+def environment(setup: Setup) -> Mapping[str, str]:
+    """Versions and machine, as far as results may depend on them."""
+    device = setup.subject.inputs.device
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in LIBRARIES},
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({platform.machine()})",
+        "threads": str(torch.get_num_threads()),
+    }

@@ -1,0 +1,140 @@
+"""What a training by a schedule leaves in its folder, and in the mirror."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from autoprune.core.ledger import Ledger, read_records
+from autoprune.core.trial import Score
+from autoprune.running.progress import Advance, Display
+from autoprune.running.run_folder import RunFolder
+from autoprune.running.tracking.tracker import CurveTracker
+from autoprune.tasks.base import Hook
+from autoprune.tasks.training.snapshot import Snapshot, write_snapshot
+
+SCHEDULE = "schedule.yaml"
+EVENTS = "training.jsonl"
+_SPARSITY = "sparsity."
+
+
+@dataclass(frozen=True)
+class TrainingFolder:
+    """Paths inside the folder of one training."""
+
+    path: Path
+
+    @property
+    def run(self) -> RunFolder:
+        return RunFolder(self.path)
+
+    @property
+    def schedule(self) -> Path:
+        return self.path / SCHEDULE
+
+    @property
+    def events(self) -> Path:
+        return self.path / EVENTS
+
+    @property
+    def initial(self) -> Path:
+        """The weights that training from scratch started from."""
+        return self.path / "initial.pt"
+
+    @property
+    def snapshot(self) -> Path:
+        return self.path / "snapshot.pt"
+
+    @property
+    def early(self) -> Path:
+        return self.path / "early.pt"
+
+    @property
+    def final(self) -> Path:
+        return self.path / "final.pt"
+
+
+class Recorder:
+    """Writes a training's events, snapshots and curves, and shows its progress.
+
+    Attributes:
+        identity: of network, weights and data, written into every snapshot.
+        last: what was measured last.
+        sparsity: by pruner, the share of its structures that it masked when it was last measured.
+        progress: a hook that moves the bar on.
+    """
+
+    def __init__(self, folder: TrainingFolder, tracker: CurveTracker, display: Display) -> None:
+        self.folder, self._tracker, self._display = folder, tracker, display
+        self.identity: Mapping[str, Any] = {}
+        self.last: dict[str, Any] = {}
+        self.sparsity: dict[str, float] = {}
+        self.progress = Hook(after_step=self._advance)
+        self._ledger: Ledger | None = None
+        self._bar = ExitStack()
+        self._go: Advance | None = None
+
+    @contextmanager
+    def recording(self, ledger: Ledger, params: Mapping[str, Any]) -> Iterator[None]:
+        """Events go to a ledger and to the mirror; what interrupts the training closes the mirror."""
+        self._ledger = ledger
+        records = read_records(self.folder.events)
+        known = next((record["mirror"] for record in reversed(records) if record["event"] == "tracked"), None)
+        ledger.begin(autoprune=version("autoprune"))
+        mirror = self._tracker.start(self.folder.path, params, known)
+        if mirror is not None and mirror != known:
+            ledger.write("tracked", mirror=mirror)
+        try:
+            yield
+        except BaseException:  # also an interrupt from the keyboard: the mirror should not look as if it still ran
+            self._tracker.interrupt()
+            raise
+        finally:
+            self._bar.close()
+
+    def note(self, values: Mapping[str, Any]) -> None:
+        """Takes what a training run notes."""
+        fields = {key: value for key, value in values.items() if key != "event"}
+        if self._ledger is not None:
+            self._ledger.write(str(values["event"]), **fields)
+        if values["event"] == "removed":
+            names = ", ".join(fields["branches"]) or "nothing"
+            self._display.say(f"step {fields['step']}: removed {names}")
+        if "accuracy" not in fields:
+            return
+        self.last = fields
+        measured = {key: value for key, value in fields.items() if isinstance(value, float)}
+        self.sparsity.update(
+            {key.removeprefix(_SPARSITY): v for key, v in measured.items() if key.startswith(_SPARSITY)}
+        )
+        self._tracker.log(measured, fields["epochs"])
+
+    def save(self, snapshot: Snapshot) -> None:
+        write_snapshot(
+            self.folder.snapshot, replace(snapshot, extra={**snapshot.extra, "identity": dict(self.identity)})
+        )
+
+    def save_early(self, snapshot: Snapshot) -> None:
+        write_snapshot(self.folder.early, snapshot)
+
+    def finish(self, final: Score, test: Score | None, costs: Mapping[str, int]) -> None:
+        """Writes the outcome and closes the mirror."""
+        metrics = {"accuracy": final.accuracy, "loss": final.loss, **{kind: float(c) for kind, c in costs.items()}}
+        if test is not None:
+            metrics["test_accuracy"] = test.accuracy
+        if self._ledger is not None:
+            self._ledger.write("finished", **metrics)
+        self._tracker.finish(metrics, [self.folder.schedule, self.folder.run.experiment, self.folder.events])
+
+    def _advance(self, network: object, step: int, steps: int, loss: float) -> None:
+        if self._go is None:
+            self._go = self._bar.enter_context(self._display.stage("training", steps, step - 1))
+        accuracy = self.last.get("accuracy")
+        self._go(f"loss {loss:.3f}" + (f", validation {100 * accuracy:.2f} %" if accuracy is not None else ""))
+        if step == steps:  # a round of a lottery ticket has a bar of its own
+            self._bar.close()
+            self._go = None

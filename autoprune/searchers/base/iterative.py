@@ -1,0 +1,333 @@
+"""What searches share that go to their limits in rounds, each from the weights that the round before left."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.budget import Limits, within
+from autoprune.core.costs import greatest_macs, training_work
+from autoprune.core.recipe import Recipe, Rounds
+from autoprune.core.settings import FINETUNE
+from autoprune.core.trial import Candidate, Trial, reasons
+from autoprune.errors import UserError
+from autoprune.searchers.base.history import History, Remembering
+from autoprune.searchers.base.searcher import SearchProblem
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What a history leaves for rounds.
+
+    Attributes:
+        history: what was asked and spent so far; nothing runs where this is asked.
+        recipe: of the candidates that are trained.
+        probed: whether a round has one such candidate, and else candidates under the problem's own recipe; all of a
+            round's candidates are trained where not.
+    """
+
+    history: History
+    recipe: Recipe
+    probed: bool
+
+    def share(self, rounds: Sequence[Limits]) -> int:
+        """How many candidates each of the rounds may have, the same in all; probes, where there are any."""
+        found = [self._by_trials(rounds)] if self.history.problem.trials is not None else []
+        found += [self._by_work(rounds)] if self.history.problem.work is not None else []
+        return min(found)
+
+    def spares_one(self, now: Limits, later: Sequence[Limits]) -> bool:
+        """Whether another trained candidate within the limits of now leaves every later round one of each sort."""
+        problem, left = self.history.problem, len(later) * (1 + self.probed)
+        if problem.trials is not None and problem.trials - self.history.number - 1 < left:
+            return False
+        least = self._trained(now) + sum(self._trained(each) + self.probed * self._judged(each) for each in later)
+        return problem.work is None or self.history.spent + least <= problem.work
+
+    def bound(self, rounds: Sequence[Limits]) -> str:
+        """What it is that allows the rounds no more candidates."""
+        trials = self.history.problem.trials
+        if trials is not None and self.share(rounds) == self._by_trials(rounds):
+            return f"the limit of {trials} trial" + "s" * (trials != 1)
+        return "the limit on evaluations"
+
+    def _by_trials(self, rounds: Sequence[Limits]) -> int:
+        assert self.history.problem.trials is not None
+        return (self.history.problem.trials - self.history.number) // len(rounds) - self.probed
+
+    def _by_work(self, rounds: Sequence[Limits]) -> int:
+        assert self.history.problem.work is not None
+        left = self.history.problem.work - self.history.spent
+        trained = sum(map(self._trained, rounds))
+        if not self.probed:
+            return left // max(trained, 1)
+        return (left - trained) // max(sum(map(self._judged, rounds)), 1)
+
+    def _trained(self, limits: Limits) -> int:
+        """Multiply-adds that a trained candidate within the limits takes at most."""
+        costs = self.history.problem.costs
+        macs, dense = greatest_macs(costs, limits), greatest_macs(costs, {})
+        # Towards being pruned a network is trained in its dense shape.
+        drawn, tuned = training_work(self.recipe.admm, dense, dense), training_work(self.recipe.finetune, macs, dense)
+        return self._judged(limits) + drawn + tuned
+
+    def _judged(self, limits: Limits) -> int:
+        """Multiply-adds that a candidate within the limits takes at most under the problem's recipe."""
+        problem = self.history.problem
+        own, macs = greatest_macs(problem.costs, problem.limits), greatest_macs(problem.costs, limits)
+        return -(-problem.price * macs // max(own, 1))
+
+
+def plan(widest: Mapping[str, int], limits: Limits, count: int) -> list[Limits]:
+    """The limits of each of `count` rounds, from what the widest allocation costs down; the last are the limits.
+
+    Every round takes the same share of what the one before left. So reductions shrink from round to round by a
+    constant factor, as in NetAdapt, and none asks for more of its network than another. (By the paper's 0.96 the last
+    of ten rounds to a fifth of the FLOPs would have to take a quarter of what it begins with.)
+
+    A limit that the widest allocation keeps is the same in all rounds.
+    """
+    between = [
+        {kind: _left(widest[kind], limit, number / count) for kind, limit in limits.items()}
+        for number in range(1, count)
+    ]
+    return [*between, dict(limits)]
+
+
+def _left(begin: int, end: int, share: float) -> int:
+    """What of a cost is left after this share of the rounds."""
+    return end if begin <= end else max(end, int(begin * (end / begin) ** share))
+
+
+@dataclass(frozen=True)
+class Leg:
+    """Where a round begins and how far it goes.
+
+    Attributes:
+        number: counts from 1.
+        count: how many rounds there are.
+        problem: the search within the round: its limits, parent and role, the parent's widths as ceilings, and as its
+            trials the candidates that it may have (see `Allowance.share`).
+        parent: the trial that it starts from; None is the dense network.
+        recipe: of the candidates that are trained.
+    """
+
+    number: int
+    count: int
+    problem: SearchProblem
+    parent: Trial | None
+    recipe: Recipe
+
+    @property
+    def before(self) -> Allocation:
+        """The widths that it begins with."""
+        return self.problem.space.widest()
+
+    @property
+    def kept(self) -> bool:
+        """Whether the widths that it begins with keep its limits already, as after a coarse step."""
+        return within(self.before, self.problem.costs, self.problem.limits)
+
+    @property
+    def share(self) -> int:
+        """How many candidates the round may have; probes, where there are any."""
+        assert self.problem.trials is not None
+        return self.problem.trials
+
+    def __str__(self) -> str:
+        limits = ", ".join(f"{kind} at most {limit:,}" for kind, limit in self.problem.limits.items())
+        return f"round {self.number} of {self.count} ({limits})"
+
+
+class Round(ABC):
+    """One round while it goes on.
+
+    Attributes:
+        leg: where it begins and how far it goes.
+        told: its trials, in the order told.
+    """
+
+    def __init__(self, leg: Leg) -> None:
+        self.leg = leg
+        self.told: list[Trial] = []
+
+    @abstractmethod
+    def next(self, number: int, spare: bool) -> Candidate | None:
+        """A new candidate of this number; None while it waits for trials, and when it has no more.
+
+        Args:
+            spare: whether a trained candidate more than planned leaves enough for the rounds to come.
+        """
+
+    def tell(self, trial: Trial) -> None:
+        """Takes the outcome of one of its candidates."""
+        self.told.append(trial)
+
+    @property
+    @abstractmethod
+    def contenders(self) -> Sequence[Trial]:
+        """The trials told that the next round could start from if they have a score."""
+
+    @abstractmethod
+    def rank(self, trial: Trial) -> float:
+        """What the best of the contenders has the least of; of equal ones the earlier number is the best."""
+
+    @property
+    def best(self) -> Trial | None:
+        """The contender that the next round would start from; None while none has a score."""
+        scored = [trial for trial in self.contenders if trial.score]
+        return min(scored, key=lambda trial: (self.rank(trial), trial.number)) if scored else None
+
+    @property
+    @abstractmethod
+    def over(self) -> bool:
+        """Whether it has a best that cannot change any more."""
+
+    def why_failed(self) -> str:
+        """What to say if it ends without a best."""
+        tried = self.contenders or self.told
+        return f"{self.leg} failed: none of {len(tried)} candidates could be scored ({reasons(tried)})"
+
+
+class InRounds(Remembering):
+    """Proposes the candidates of one round after the other; a round begins when all trials of the last are told.
+
+    The candidates of the last round are final. A round whose limits its parent keeps already is skipped, but for the
+    last: there the parent's own allocation is the candidate. If no candidate of a round can be scored, the search ends.
+
+    Attributes:
+        count: how many rounds there are where the experiment does not say.
+        probed: whether a round has candidates that are not trained, and one that is.
+    """
+
+    uses_curves: ClassVar[bool] = True
+    handles_settings: ClassVar[bool] = False
+    count: ClassVar[int]
+    probed: ClassVar[bool]
+
+    def __init__(self, problem: SearchProblem) -> None:
+        super().__init__(_without_finetune(problem))
+        self._settings = problem.rounds or Rounds()
+        self._recipe = self._trained(problem.recipe)
+        self._allowance = Allowance(self._history, self._recipe, self.probed)
+        self._plan = self._affordable_plan()
+        self._remarks = self._fewer_rounds() + self._fewer_candidates(self._allowance.share(self._plan))
+        self._failure: str | None = None
+        self._parent: Trial | None = None
+        self._begun = 0
+        self._round: Round | None = self._begin()
+
+    def ask(self, limit: int) -> Sequence[Candidate]:
+        asked: list[Candidate] = []
+        while len(asked) < limit and self._round is not None:
+            candidate = self._round.next(self._history.number, self._spare())
+            if candidate is not None:
+                asked.append(self._history.record(candidate))
+            elif len(self._history.told) < self._history.number:
+                break  # the round waits for what runs
+            else:
+                self._round = self._after(self._round)
+        return asked
+
+    def tell(self, trial: Trial) -> None:
+        super().tell(trial)
+        assert self._round is not None, "no candidate runs when the rounds are over"
+        self._round.tell(trial)
+        if self._round.over:
+            self._round = self._after(self._round)
+
+    @property
+    def parents(self) -> frozenset[int]:
+        """The trial that the round starts from, and the one that the next round would start from."""
+        if self._round is None:
+            return frozenset()
+        return frozenset(trial.number for trial in (self._parent, self._round.best) if trial is not None)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return self._remarks
+
+    @property
+    def failure(self) -> str | None:
+        return self._failure
+
+    @abstractmethod
+    def _trained(self, recipe: Recipe) -> Recipe:
+        """The recipe of the candidates whose weights the next round may start from."""
+
+    @abstractmethod
+    def _least(self) -> int:
+        """How many candidates a round should have at least; rather than to have fewer, rounds are left out."""
+
+    @abstractmethod
+    def _fewer_candidates(self, share: int) -> tuple[str, ...]:
+        """What to say where `share` candidates a round are fewer than wanted."""
+
+    @abstractmethod
+    def _make(self, leg: Leg) -> Round:
+        """A round that begins now."""
+
+    def _affordable_plan(self) -> list[Limits]:
+        """As many rounds as wanted, or as can have `_least` candidates each.
+
+        Raises:
+            UserError: not even one round with one candidate is allowed.
+        """
+        problem, rounds = self._history.problem, [self._history.problem.limits]
+        widest = problem.costs.costs(problem.space.widest())
+        for count in range(self._settings.count or self.count, 0, -1):
+            rounds = plan(widest, problem.limits, count)
+            if self._allowance.share(rounds) >= (self._least() if count > 1 else 1):
+                return rounds
+        raise UserError(
+            f"{self._allowance.bound(rounds)} does not suffice for one round of {1 + self.probed} or more candidates, "
+            "one of them trained; allow more, or shorten search.rounds.finetune and search.rounds.admm"
+        )
+
+    def _fewer_rounds(self) -> tuple[str, ...]:
+        wanted, count = self._settings.count or self.count, len(self._plan)
+        if count == wanted:
+            return ()
+        return (f"{count} of {wanted} rounds are made, as {self._allowance.bound(self._plan)} allows no more",)
+
+    def _begin(self) -> Round:
+        """The next round that has something to do; the last one has."""
+        while True:
+            leg = self._next_leg()
+            self._begun += 1
+            if not leg.kept or self._begun == len(self._plan):
+                return self._make(leg)
+
+    def _next_leg(self) -> Leg:
+        problem, parent, number = self._history.problem, self._parent, self._begun + 1
+        widths = problem.space.widest() if parent is None else parent.candidate.allocation
+        within_round = replace(
+            problem,
+            space=problem.space.narrowed(widths),
+            limits=self._plan[self._begun],
+            trials=max(self._allowance.share(self._plan[self._begun :]), 1),
+            work=None,
+            parent=None if parent is None else parent.number,
+            role="final" if number == len(self._plan) else "intermediate",
+        )
+        return Leg(number, len(self._plan), within_round, parent, self._recipe)
+
+    def _after(self, done: Round) -> Round | None:
+        """The round after this one; None if that was the last, or leaves nothing to go on from."""
+        if done.best is None:
+            self._failure = done.why_failed()
+            return None
+        self._parent = done.best
+        return self._begin() if self._begun < len(self._plan) else None
+
+    def _spare(self) -> bool:
+        return self._allowance.spares_one(self._plan[self._begun - 1], self._plan[self._begun :])
+
+
+def _without_finetune(problem: SearchProblem) -> SearchProblem:
+    """The problem without settings of the fine-tuning, as rounds say themselves how they train."""
+    left = {name: each for name, each in problem.space.settings.items() if not name.startswith(FINETUNE)}
+    return replace(problem, space=replace(problem.space, settings=left))

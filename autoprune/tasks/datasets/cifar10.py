@@ -1,0 +1,274 @@
+"""CIFAR-10 with the residual networks of He et al. 2015."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autoprune.errors import CheckpointError, DataError
+from autoprune.tasks.base import Batch, Hook, Split, TrainingPlan
+from autoprune.tasks.batches import Augmentation, ImageBatches, Images, Normalisation
+from autoprune.tasks.metrics import top_1
+from autoprune.tasks.models.named import ModelChoice, named_model
+from autoprune.tasks.training.loop import train
+from autoprune.tasks.weights import load_weights
+
+RECORDS = 10_000
+_PIXELS = 3 * 32 * 32
+_RECORD = 1 + _PIXELS
+_SOURCE = (
+    "expected cifar-10-binary.tar.gz or cifar-10-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html, unpacked"
+)
+
+
+@dataclass(frozen=True)
+class CifarFolder:
+    """The files of one folder: the test batch, and those of the five training batches that are there."""
+
+    test: Path
+    training: tuple[Path, ...]
+    read: Callable[[Path], Images]
+    records: int = RECORDS
+
+    def test_images(self) -> Images:
+        return self._read(self.test)
+
+    def training_images(self) -> Images:
+        parts = [self._read(path) for path in self.training]
+        return Images(torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts]))
+
+    def _read(self, path: Path) -> Images:
+        images = self.read(path)
+        if len(images) != self.records:
+            raise DataError(
+                f"{path} is truncated or another file: expected {self.records:,} records, found {len(images):,}"
+            )
+        return images
+
+
+def find_cifar10(folder: Path, records: int = RECORDS) -> CifarFolder:
+    """The files in `folder`, or in the canonical folder inside it; only their sizes are looked at.
+
+    Raises:
+        DataError: the folder or a file that is needed is missing, or a binary file has not the size of its records.
+    """
+    if not folder.is_dir():
+        raise DataError(f"the data folder {folder} does not exist; {_SOURCE}")
+    inside = [folder, folder / "cifar-10-batches-bin", folder / "cifar-10-batches-py"]
+    for place in inside:
+        for ending, read in ((".bin", read_binary), ("", read_python)):
+            training = tuple(path for path in _training(place, ending) if path.is_file())
+            test = place / f"test_batch{ending}"
+            if training or test.is_file():
+                return _checked(CifarFolder(test, training, read, records))
+    raise DataError(f"{folder} holds no CIFAR-10 (neither test_batch.bin nor test_batch); {_SOURCE}")
+
+
+def _training(place: Path, ending: str) -> list[Path]:
+    return [place / f"data_batch_{number}{ending}" for number in range(1, 6)]
+
+
+def _checked(found: CifarFolder) -> CifarFolder:
+    if not found.test.is_file():
+        raise DataError(f"{found.test} is missing: the test batch judges candidates; {_SOURCE}")
+    if not found.training:
+        raise DataError(f"{found.test.parent} holds no training batch (data_batch_1 to data_batch_5); {_SOURCE}")
+    for path in (found.test, *found.training):
+        size, expected = path.stat().st_size, found.records * _RECORD
+        if found.read is read_binary and size != expected:
+            raise DataError(
+                f"{path} is truncated or another file: expected {expected:,} bytes "
+                f"({found.records:,} records of {_RECORD:,}), found {size:,}"
+            )
+    return found
+
+
+def read_binary(path: Path) -> Images:
+    """The records of one file of the binary version: one label byte and 3,072 pixel bytes each.
+
+    Raises:
+        DataError: the file is not a whole number of records, or a label is above 9.
+    """
+    data = np.fromfile(path, dtype=np.uint8)
+    if data.size == 0 or data.size % _RECORD:
+        raise DataError(f"{path} is truncated: expected a multiple of {_RECORD:,} bytes, found {data.size:,}")
+    records = data.reshape(-1, _RECORD)
+    return _images(path, records[:, 1:], records[:, 0].astype(np.int64))
+
+
+def read_python(path: Path) -> Images:
+    """The records of one file of the Python version: a pickled dictionary with `data` and `labels`.
+
+    Raises:
+        DataError: the file is truncated, asks for anything but what such files hold, or is not in this layout.
+    """
+    with path.open("rb") as file:
+        try:
+            content = _CifarUnpickler(file, encoding="bytes").load()
+        except _BROKEN as error:
+            raise DataError(f"{path} is truncated or not in the layout of cifar-10-python.tar.gz ({error})") from error
+    entries = {_text(key): value for key, value in content.items()} if isinstance(content, dict) else {}
+    data, labels = entries.get("data"), entries.get("labels")
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != _PIXELS:
+        raise DataError(f"{path}: expected `data` of [records, {_PIXELS}] bytes; {_SOURCE}")
+    if not isinstance(labels, list) or not all(type(label) is int for label in labels) or len(labels) != len(data):
+        raise DataError(f"{path}: expected `labels` to be a list of {len(data):,} whole numbers; {_SOURCE}")
+    return _images(path, data, np.array(labels, dtype=np.int64))
+
+
+def _images(path: Path, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Images:
+    wrong = np.flatnonzero((labels < 0) | (labels > 9))
+    if wrong.size:
+        raise DataError(f"{path}: the label of record {wrong[0]:,} should be 0 to 9 but is {labels[wrong[0]]}")
+    shaped = np.ascontiguousarray(pixels).reshape(-1, 3, 32, 32)
+    return Images(torch.from_numpy(shaped), torch.from_numpy(labels))
+
+
+def _text(key: object) -> object:
+    return key.decode("latin1") if isinstance(key, bytes) else key
+
+
+_BROKEN = (
+    pickle.UnpicklingError,
+    EOFError,
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,  # UnicodeDecodeError too
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+)
+
+
+class _CifarUnpickler(pickle.Unpickler):
+    """Builds arrays of bytes, and nothing else: each name that a file may use stands for a function of ours."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _ALLOWED:
+            return _ALLOWED[module, name]
+        return _refuse(f"{module}.{name}")
+
+
+def _refuse(what: str) -> NoReturn:
+    raise pickle.UnpicklingError(f"it asks for {what}, which CIFAR-10 files do not hold; refused")
+
+
+_ARRAY = object()
+
+
+def _empty_array(kind: object, shape: object, code: object) -> NDArray[np.uint8]:
+    """What numpy starts from before the pickle hands over shape and bytes."""
+    if kind is not _ARRAY or shape != (0,):
+        _refuse("an unusual array")
+    return np.empty((0,), dtype=np.uint8)
+
+
+def _byte_type(code: object, align: object = False, copy: object = False) -> np.dtype[np.uint8]:
+    if _text(code) not in ("u1", "|u1"):
+        _refuse(f"an array of {code!r}")
+    return np.dtype(np.uint8)
+
+
+def _bytes(text: object, encoding: object) -> bytes:
+    """How Python 3 writes bytes into a pickle of protocol 2."""
+    if not isinstance(text, str) or _text(encoding) != "latin1":
+        _refuse(f"text encoded as {encoding!r}")
+    return text.encode("latin1")
+
+
+_ALLOWED: dict[tuple[str, str], object] = {
+    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+    ("numpy._core.multiarray", "_reconstruct"): _empty_array,
+    ("numpy", "ndarray"): _ARRAY,
+    ("numpy", "dtype"): _byte_type,
+    ("_codecs", "encode"): _bytes,
+}
+
+
+FITTING = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
+_NORMALISE = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_AUGMENTATION = Augmentation(padding=4, flip=True)
+
+
+class Cifar10Task:
+    """Validates on the first half of the test batch and reports on the second.
+
+    Published checkpoints know all 50,000 training images by heart, so none of those may judge a candidate.
+
+    Args:
+        model: one of `FITTING`, `package.module:callable`, or a function without arguments; resnet20 if None.
+        data: the folder of the binary or the Python version, or the folder that holds that.
+        progress: as for every built-in task; nothing is trained on first use here.
+
+    Raises:
+        DataError: no folder, or files are missing or of the wrong size. What is in them is checked when it is read.
+    """
+
+    name = "cifar10"
+
+    def __init__(
+        self, model: ModelChoice | None = None, data: Path | None = None, progress: Hook | None = None
+    ) -> None:
+        self._model = named_model(model or "resnet20", FITTING, self.name)
+        if data is None:
+            raise DataError("task 'cifar10' needs --data: the folder cifar-10-batches-bin or cifar-10-batches-py")
+        self._files = find_cifar10(Path(data))
+
+    def __str__(self) -> str:
+        images, batches = f"{self.training_images:,} training images", len(self._files.training)
+        return f"cifar10 with {images} ({batches} of 5 batches) in {self._files.test.parent}"
+
+    @property
+    def model_name(self) -> str:
+        return self._model.name
+
+    @property
+    def training_images(self) -> int:
+        """How many training images there are: 50,000, or fewer where a training batch is absent."""
+        return len(self._files.training) * self._files.records
+
+    def network(self) -> nn.Module:
+        return self._model.build()
+
+    def load(self, network: nn.Module, checkpoint: Path | None) -> None:
+        if checkpoint is None:
+            raise CheckpointError("task 'cifar10' needs --checkpoint: it has no trained weights of its own")
+        load_weights(network, checkpoint)
+
+    def batches(self, split: Split, size: int, seed: int = 0) -> Iterable[Batch]:
+        if split == "train":
+            return ImageBatches(self._train, _NORMALISE, size, _AUGMENTATION, seed)
+        images = {"plain": lambda: self._train, "validation": lambda: self._judges[0], "test": lambda: self._judges[1]}
+        return ImageBatches(images[split](), _NORMALISE, size)
+
+    @cached_property
+    def _train(self) -> Images:
+        return self._files.training_images()
+
+    @cached_property
+    def _judges(self) -> tuple[Images, Images]:
+        """Validation and test."""
+        images, half = self._files.test_images(), self._files.records // 2
+        return images.part(0, half), images.part(half, len(images))
+
+    def loss(self, outputs: Tensor, targets: Tensor, /) -> Tensor:
+        return F.cross_entropy(outputs, targets)
+
+    def metric(self, outputs: Tensor, targets: Tensor, /) -> Tensor:
+        return top_1(outputs, targets)
+
+    def train(self, network: nn.Module, plan: TrainingPlan, hooks: Sequence[Hook] = ()) -> None:
+        train(network, self, plan, hooks)

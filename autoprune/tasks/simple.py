@@ -1,0 +1,215 @@
+"""The user's own networks and data as a task, and the task that a name stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from autoprune.errors import TaskError
+from autoprune.registry import TASKS, check, resolve
+from autoprune.tasks.attributes import call, load_attribute
+from autoprune.tasks.base import Batch, Hook, Split, Task, TrainingPlan
+from autoprune.tasks.metrics import top_1
+from autoprune.tasks.models.named import NamedModel, named_model, qualified_name
+from autoprune.tasks.training.loop import train
+from autoprune.tasks.weights import load_weights
+
+__all__ = ["SimpleTask", "TaskWithModel", "build_task", "load_attribute", "model_name"]
+
+Data = Dataset[Any] | Iterable[Batch]
+_MEMBERS = ("name", "network", "load", "batches", "loss", "metric", "train")
+
+
+@dataclass(frozen=True)
+class SimpleTask:
+    """A task out of a network and data: each a torch Dataset, or batches of `(inputs, targets)` such as a DataLoader.
+
+    Datasets are batched as asked, `train_data` shuffled; a DataLoader keeps its own batch size and order. Random
+    transforms that draw from torch in this process give the same images for the same seed.
+
+    Attributes:
+        network: builds the dense network; weights that it brings count as trained where no checkpoint is given.
+        train_data: training images, augmented as in training.
+        validation_data: what may choose between candidates.
+        test_data: what is only reported.
+        plain_data: the training images without augmentation.
+        loss: `(outputs, targets)` to the mean loss of a batch.
+        metric: `(outputs, targets)` to `[batch]` values in [0, 1], higher is better.
+    """
+
+    network: Callable[[], nn.Module]
+    train_data: Data
+    validation_data: Data
+    test_data: Data | None = None
+    plain_data: Data | None = None
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    metric: Callable[[Tensor, Tensor], Tensor] = top_1
+    name: str = "user"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.network, nn.Module):
+            raise TaskError(
+                "SimpleTask: `network` should build a network anew at each call, but is one; pass a function"
+            )
+        for field in fields(self):
+            if field.name.endswith("_data"):
+                _check_data(f"{field.name}", getattr(self, field.name))
+
+    def load(self, network: nn.Module, checkpoint: Path | None) -> None:
+        if checkpoint is not None:
+            load_weights(network, checkpoint)
+
+    def batches(self, split: Split, size: int, seed: int = 0) -> Iterable[Batch]:
+        field = f"{split}_data"
+        data: Data | None = getattr(self, field)
+        if data is None:
+            raise TaskError(
+                f"task {self.name!r} has no {field}, which is needed here; give SimpleTask(..., {field}=...)"
+            )
+        return UserBatches(data, field, size, seed, shuffle=split == "train")
+
+    def train(self, network: nn.Module, plan: TrainingPlan, hooks: Sequence[Hook] = ()) -> None:
+        train(network, self, plan, hooks)
+
+
+def _check_data(field: str, data: object) -> None:
+    if data is None or isinstance(data, Dataset):
+        return
+    if isinstance(data, Iterator):
+        raise TaskError(
+            f"SimpleTask: {field} is a {type(data).__name__}, which can be gone through only once; "
+            "give a Dataset, a DataLoader or a list of batches"
+        )
+    if not isinstance(data, Iterable):
+        raise TaskError(
+            f"SimpleTask: {field} should be a Dataset or an iterable of batches but is a {type(data).__name__}"
+        )
+
+
+@dataclass(frozen=True)
+class UserBatches:
+    """The user's batches, anew from the start at each iteration, the same for the same seed.
+
+    While a batch is made torch's global generator is seeded; between batches it is the caller's.
+    """
+
+    data: Data
+    field: str
+    size: int
+    seed: int
+    shuffle: bool
+
+    def __iter__(self) -> Iterator[Batch]:
+        generator = torch.Generator().manual_seed(self.seed)
+        source = self._loader(generator) if isinstance(self.data, Dataset) else self.data
+        for batch in _with_own_randomness(source, generator.get_state()):
+            yield _checked(batch, self.field)
+
+    def _loader(self, generator: torch.Generator) -> Iterable[Any]:
+        shuffle = self.shuffle and not isinstance(self.data, IterableDataset)
+        return DataLoader(cast("Dataset[Any]", self.data), self.size, shuffle=shuffle, generator=generator)
+
+
+def _with_own_randomness(source: Iterable[Any], state: Tensor) -> Iterator[Any]:
+    """The items of `source`, which draws from a global generator of its own that starts at `state`."""
+    iterator: Iterator[Any] | None = None
+    while True:
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(state)
+            iterator = iter(source) if iterator is None else iterator
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            state = torch.get_rng_state()
+        yield item
+
+
+def _checked(batch: Any, field: str) -> Batch:
+    if isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
+        return batch[0], batch[1]
+    kinds = (
+        ", ".join(type(part).__name__ for part in batch) if isinstance(batch, (tuple, list)) else type(batch).__name__
+    )
+    raise TaskError(f"{field} should give batches (inputs, targets) of two tensors but gave ({kinds})")
+
+
+@dataclass(frozen=True)
+class TaskWithModel:
+    """A task with another network; the rest is the task's."""
+
+    task: Task
+    model: NamedModel
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    @property
+    def model_name(self) -> str:
+        return self.model.name
+
+    def network(self) -> nn.Module:
+        return self.model.build()
+
+    def load(self, network: nn.Module, checkpoint: Path | None) -> None:
+        self.task.load(network, checkpoint)
+
+    def batches(self, split: Split, size: int, seed: int = 0) -> Iterable[Batch]:
+        return self.task.batches(split, size, seed)
+
+    def loss(self, outputs: Tensor, targets: Tensor, /) -> Tensor:
+        return self.task.loss(outputs, targets)
+
+    def metric(self, outputs: Tensor, targets: Tensor, /) -> Tensor:
+        return self.task.metric(outputs, targets)
+
+    def train(self, network: nn.Module, plan: TrainingPlan, hooks: Sequence[Hook] = ()) -> None:
+        self.task.train(network, plan, hooks)
+
+
+def build_task(name: str, model: str | None = None, data: Path | None = None, progress: Hook | None = None) -> Task:
+    """The task of a registry name or of `package.module:attribute`: a task, or what returns one without arguments.
+
+    Args:
+        model: replaces the task's network: a registry name, or `package.module:callable`.
+        data: the folder of a built-in task's data.
+        progress: called while a built-in task trains its network on first use.
+
+    Raises:
+        UnknownName: no such task or model.
+        TaskError: it cannot be imported or built, is no task, or the model does not fit it.
+        DataError: a built-in task's data are missing or damaged.
+    """
+    if ":" not in name:
+        check("task", name, hint="; or your own as package.module:attribute")
+        return cast(Task, resolve("task", name)(model=model, data=data, progress=progress))
+    if data is not None:
+        raise TaskError(f"task {name!r} brings its own data; --data is for {', '.join(TASKS)} only, leave it out")
+    task = _as_task(load_attribute(name), name)
+    return task if model is None else TaskWithModel(task, named_model(model))
+
+
+def _as_task(found: Any, text: str) -> Task:
+    is_task = not isinstance(found, type) and all(hasattr(found, member) for member in _MEMBERS)
+    built = found if is_task or not callable(found) else call(found, text)
+    missing = [member for member in _MEMBERS if not hasattr(built, member)]
+    if missing:
+        raise TaskError(
+            f"{text!r} should be a task or return one, but the {type(built).__name__} lacks {', '.join(missing)}; "
+            "autoprune.SimpleTask makes one out of a network and data"
+        )
+    return cast(Task, built)
+
+
+def model_name(task: Task, network: nn.Module) -> str:
+    """What identifies the dense network in checkpoints: the task's `model_name`, or the qualified name of its class."""
+    named = getattr(task, "model_name", None)
+    return named if isinstance(named, str) else qualified_name(network)

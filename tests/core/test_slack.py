@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoprune.core.budget import COST_KINDS
+from autoprune.core.costs import CostTable, CostTerm, Count
+from autoprune.core.slack import Couplings, Room
+from tests.core.networks import drawn_widths, slow_costs, tables
+
+UNLIMITED = np.iinfo(np.int64).max
+
+
+@given(tables(), st.data())
+@settings(max_examples=150, deadline=None)
+def test_room_is_what_the_limits_leave_after_any_steps(table, data):
+    begin = drawn_widths(table, data)
+    names = data.draw(st.permutations(sorted(begin)))  # a space need not have the table's order
+    columns = np.array([list(table.widths).index(name) for name in names])
+    steps, widths = [], begin
+    for _ in range(data.draw(st.integers(0, 4))):
+        group = data.draw(st.integers(0, len(names) - 1))
+        by = data.draw(st.integers(-widths[names[group]], 9))
+        steps.append((group, by))
+        widths = {**widths, names[group]: widths[names[group]] + by}
+    last, by = data.draw(st.integers(0, len(names) - 1)), data.draw(st.integers(0, 9))
+    wider = slow_costs(table, {**widths, names[last]: widths[names[last]] + by})
+    limited = data.draw(st.sets(st.sampled_from(COST_KINDS), min_size=1))
+    limits = {kind: wider[kind] + data.draw(st.integers(-1, 1)) for kind in limited}  # a slip by one is seen
+    given_limits = np.array([limits.get(kind, UNLIMITED) for kind in COST_KINDS])
+
+    couplings = Couplings.of(table, given_limits, columns)
+    room = Room.beside(table.tally(table.vector(begin)), couplings, given_limits, columns)
+    copied = room.copy()
+    holding = [room.holds(i, 1) for i in range(len(names))]
+    for step in steps:
+        room.widen(*step)
+    assert room.holds(last, by) == all(wider[kind] <= limit for kind, limit in limits.items())
+    room.widen(last, by)
+    tally = table.tally(table.vector({**widths, names[last]: widths[names[last]] + by}))
+    again = Room.beside(tally, couplings, given_limits, columns)
+    assert [room.holds(i, 1) for i in range(len(names))] == [again.holds(i, 1) for i in range(len(names))]
+    assert [copied.holds(i, 1) for i in range(len(names))] == holding
+
+
+def test_what_a_group_costs_changes_with_the_widths_of_those_that_it_reads():
+    terms = [CostTerm("flops", "conv", 2, Count(0, {"a": 1}), Count(0, {"b": 1}))]
+    table, columns = CostTable(terms, {"a": 8, "b": 8}), np.array([0, 1])
+    limits = np.array([60 if kind == "flops" else UNLIMITED for kind in COST_KINDS])
+    couplings = Couplings.of(table, limits, columns)
+    room = Room.beside(table.tally(table.vector({"a": 4, "b": 5})), couplings, limits, columns)
+    assert [room.holds(1, 2), room.holds(1, 3)] == [True, False]  # 4 · 7 · 2 = 56
+    room.widen(0, -1)
+    assert [room.holds(1, 5), room.holds(1, 6)] == [True, False]  # 3 · 10 · 2 = 60

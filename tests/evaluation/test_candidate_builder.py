@@ -1,0 +1,225 @@
+"""Candidates that train: towards being pruned, after it, and taught by the dense network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.costs import TRAINING, recipe_work
+from autoprune.core.recipe import AdmmTraining, Finetune, Recipe
+from autoprune.core.trial import Candidate, Failure
+from autoprune.evaluation.data import Judging
+from autoprune.evaluation.evaluator import Evaluator
+from autoprune.evaluation.prunable_model import example_inputs, study
+from autoprune.pruning.patterns import LAYER
+from autoprune.pruning.pruner import L1_FILTER, LEVEL, N_OF_M, RANDOM, Pruner
+from autoprune.pruning.training.admm import Admm
+from autoprune.tasks.base import Hook
+from autoprune.tasks.training.loop import seeded
+from tests import user_tasks
+from tests.pruning.residual import residual
+from tests.user_tasks import task
+
+HALF = Allocation({"second": 8, "third": 5})
+DRAWN = AdmmTraining(24, batch=32, frequency=6)
+
+
+def evaluator_of(folder: Path | None = None, pruner: Pruner = L1_FILTER, on: Any = task) -> Evaluator:
+    subject = study(on.network(), example_inputs(on, torch.device("cpu")), pruner)
+    return Evaluator(subject, on, Judging(batch=32, seed=2, weights=folder))
+
+
+class Watched:
+    """Notes how far ADMM's weights are from their projection, at first and after each update."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.distances: list[float] = []
+        self.admm: Admm | None = None
+        begin, update = Admm.__init__, Admm.update
+
+        def watched_begin(admm: Admm, *args: Any, **settings: Any) -> None:
+            begin(admm, *args, **settings)
+            self.admm = admm
+            self.distances.append(admm.distance())
+
+        def watched_update(admm: Admm) -> None:
+            update(admm)
+            self.distances.append(admm.distance())
+
+        monkeypatch.setattr(Admm, "__init__", watched_begin)
+        monkeypatch.setattr(Admm, "update", watched_update)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return Watched(monkeypatch)
+
+
+@pytest.mark.parametrize("pruner", [L1_FILTER, LEVEL, N_OF_M], ids=lambda each: each.name)
+def test_admm_brings_weights_and_their_projection_together(pruner: Pruner, watched: Watched) -> None:
+    evaluator = evaluator_of(pruner=pruner)
+    groups = evaluator.subject.structures.groups[-2:]
+    half = Allocation({group.name: group.width // 2 for group in groups})
+    built = evaluator.make(Candidate(0, half, Recipe(0, admm=replace(DRAWN, steps=60))))
+    assert len(watched.distances) == 11
+    assert watched.distances[-1] < 0.3 * watched.distances[0]
+    assert watched.distances[-1] < watched.distances[3] < watched.distances[0]
+    assert built.costs() == evaluator.subject.costs.costs(half)
+
+
+def test_what_admm_keeps_is_kept_with_its_weights(watched: Watched) -> None:
+    evaluator = evaluator_of(pruner=RANDOM)  # which would keep others
+    built = evaluator.make(Candidate(0, HALF, Recipe(0, admm=DRAWN)))
+    admm = watched.admm
+    assert admm is not None
+    kept = admm.kept()
+    assert {name: len(stays) for name, stays in kept.items()} == dict(HALF)
+    trained = built.subject.network.get_submodule("second").weight
+    assert torch.equal(built.network.get_submodule("second").weight, trained[list(kept["second"])])
+    assert built.checkpoint({}, {}).kept["second"] == list(kept["second"])
+    assert not torch.isin(trained, evaluator.subject.network.get_submodule("second").weight).any()
+    assert torch.equal(evaluator.subject.network.get_submodule("second").weight, task.network().second.weight)
+
+
+def test_admm_is_done_before_the_rest_of_the_recipe() -> None:
+    evaluator = evaluator_of()
+    recipe = Recipe(48, finetune=Finetune(4, rate=0.05, batch=32), admm=DRAWN)
+    found = evaluator.make(Candidate(0, HALF, recipe))
+    drawn = evaluator.make(Candidate(0, HALF, replace(recipe, finetune=None)))
+    assert found.checkpoint({}, {}).kept == drawn.checkpoint({}, {}).kept
+    assert not torch.equal(found.network.get_parameter("head.weight"), drawn.network.get_parameter("head.weight"))
+
+
+def test_admm_keeps_what_a_parent_lost_at_zero_and_chooses_from_the_rest(tmp_path: Path, watched: Watched) -> None:
+    evaluator = evaluator_of(tmp_path)
+    evaluator.evaluate(Candidate(0, Allocation({"second": 12, "third": 9}), Recipe(0)))
+    built = evaluator.make(Candidate(1, Allocation({"second": 6, "third": 9}), Recipe(0, admm=DRAWN), parent=0))
+    assert built.subject.left() == {"second": 12, "third": 9}
+    weight = built.subject.network.get_submodule("second").weight
+    gone = torch.from_numpy(built.subject.lost["second"])
+    assert bool((weight[gone] == 0).all())
+    assert not bool((weight[~gone] == 0).any())
+    assert watched.admm is not None
+    assert watched.admm.widths == {"second": 6}  # "third" loses nothing, and nothing draws it
+    stays = set(built.checkpoint({}, {}).kept["second"])
+    assert len(stays) == 6
+    assert stays < set(np.flatnonzero(~built.subject.lost["second"]).tolist())
+
+
+def test_weights_that_a_parent_set_to_zero_stay_zero_while_admm_trains(tmp_path: Path) -> None:
+    evaluator = evaluator_of(tmp_path, LEVEL)
+    group = evaluator.subject.structures.groups[1]
+    wide, narrow = (Allocation({group.name: group.width * share // 8}) for share in (6, 4))
+    evaluator.evaluate(Candidate(0, wide, Recipe(0)))
+    built = evaluator.make(Candidate(1, narrow, Recipe(0, admm=DRAWN), parent=0))
+    weight = built.subject.network.get_submodule(group.name).weight
+    assert int((weight == 0).sum()) == group.width - wide[group.name]
+    assert int((built.network.get_submodule(group.name).weight == 0).sum()) == group.width - narrow[group.name]
+
+
+def test_where_nothing_goes_admm_is_plain_training(tmp_path: Path) -> None:
+    evaluator = evaluator_of(tmp_path)
+    evaluator.evaluate(Candidate(0, HALF, Recipe(0)))
+    built = evaluator.make(Candidate(1, HALF, Recipe(0, admm=DRAWN), parent=0))
+    assert built.costs() == evaluator.subject.costs.costs(HALF)
+    before = evaluator.restore(tmp_path / "0.pt").get_parameter("third.weight")
+    assert not torch.isin(built.network.get_parameter("third.weight"), before).any()
+
+
+def test_admm_draws_whole_branches() -> None:
+    with seeded(0):
+        network = residual()
+    blocks = user_tasks.SimpleTask(lambda: network, user_tasks.data(0, 96), user_tasks.data(1, 64))
+    evaluator = evaluator_of(pruner=replace(L1_FILTER, pattern=LAYER), on=blocks)
+    first = evaluator.subject.structures.groups[0].name
+    built = evaluator.make(Candidate(0, Allocation({first: 0}), Recipe(0, admm=DRAWN)))
+    assert built.costs() == evaluator.subject.costs.costs(Allocation({first: 0}))
+
+
+def losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The losses of every training step from now on."""
+    found: list[float] = []
+    train = type(task).train
+
+    def noting(own: Any, network: nn.Module, plan: Any, hooks: Sequence[Any]) -> None:
+        train(own, network, plan, [*hooks, Hook(after_step=lambda *step: found.append(step[-1]))])
+
+    monkeypatch.setattr(type(task), "train", noting)
+    return found
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("distill", [0.0, 1.0])
+def test_fine_tuning_lowers_its_loss(monkeypatch: pytest.MonkeyPatch, optimizer: Any, distill: float) -> None:
+    found = losses(monkeypatch)
+    rate = 0.05 if optimizer == "sgd" else 0.01
+    tuned = Finetune(40, rate=rate, batch=32, optimizer=optimizer, distill=distill)
+    evaluator_of().make(Candidate(0, HALF, Recipe(48, finetune=tuned)))
+    assert len(found) == 40
+    assert sum(found[-5:]) < 0.8 * sum(found[:5])
+
+
+def test_the_dense_network_teaches(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluator = Evaluator(evaluator_of().subject, task, Judging(batch=32, objective="kl"))
+    alone, taught = (
+        evaluator.make(Candidate(0, HALF, Recipe(48, finetune=Finetune(30, batch=32, distill=weight)))).network
+        for weight in (0.0, 20.0)
+    )
+    divergences = [evaluator.judge(network).kl for network in (alone, taught)]
+    assert divergences[1] < 0.5 * divergences[0]  # type: ignore[operator]
+
+
+@pytest.fixture
+def spoilt() -> Iterator[list[user_tasks.Fault]]:
+    user_tasks.faults.clear()
+    user_tasks.judged = 0
+    yield user_tasks.faults
+    user_tasks.faults.clear()
+
+
+@pytest.mark.parametrize("recipe", [Recipe(0, finetune=Finetune(8, batch=32)), Recipe(0, admm=DRAWN)])
+def test_a_training_loss_that_is_no_number_fails_the_trial(
+    tmp_path: Path, spoilt: list[user_tasks.Fault], recipe: Recipe
+) -> None:
+    spoilt.append(lambda judged, loss: loss * float("nan") if judged == 3 else loss)
+    trial = evaluator_of(tmp_path, on=user_tasks.faulty).evaluate(Candidate(0, HALF, recipe))
+    assert trial.outcome == Failure(
+        "nan", "the training loss is nan at step 4; lower the rate, or check the training data"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_no_numbers_after_the_last_step_fail_the_trial(spoilt: list[user_tasks.Fault]) -> None:
+    class Infinite(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, loss: Tensor) -> Tensor:
+            return loss.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+            return gradient * float("nan")
+
+    spoilt.append(lambda judged, loss: Infinite.apply(loss) if judged == 7 else loss)  # type: ignore[no-untyped-call]
+    recipe = Recipe(0, admm=replace(DRAWN, steps=8))
+    trial = evaluator_of(on=user_tasks.faulty).evaluate(Candidate(0, HALF, recipe))
+    assert trial.outcome == Failure("nan", "weights are no numbers after training; lower the rate")
+
+
+def test_work_counts_every_training_where_it_is_done() -> None:
+    evaluator = evaluator_of()
+    dense, half = evaluator.macs({}), evaluator.macs(HALF)
+    recipe = Recipe(48, finetune=Finetune(4, batch=32), admm=DRAWN)
+    expected = 48 * half + TRAINING * (4 * 32 * half + 24 * 32 * dense)
+    assert evaluator.recipe_work(HALF, recipe) == expected
+    taught = replace(recipe, finetune=Finetune(4, batch=32, distill=0.5))
+    assert evaluator.recipe_work(HALF, taught) == expected + 4 * 32 * dense
+    assert recipe_work(Recipe(0, admm=DRAWN), 7, 100) == TRAINING * 24 * 32 * 100
+    assert evaluator.evaluate(Candidate(0, HALF, recipe)).work == expected + 64 * half

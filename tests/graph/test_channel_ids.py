@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import torch
+
+from autoprune.graph.channel_ids import ChannelIds, compress, spread, thin_ids, varying
+
+
+def test_ties_are_transitive_and_the_root_is_the_least_id() -> None:
+    channels = ChannelIds()
+    ids = channels.fresh(6)
+    channels.tie(ids[[5, 3]], ids[[3, 1]])
+    assert channels.roots().tolist() == [0, 1, 2, 1, 4, 1]
+
+
+def test_a_class_is_frozen_with_any_of_its_ids_for_the_first_reason() -> None:
+    channels = ChannelIds()
+    ids = channels.fresh(4)
+    channels.freeze(ids[2:3], "late")
+    channels.freeze(ids[2:3], "later")
+    channels.tie(ids[:1], ids[2:3])
+    assert channels.reasons() == {0: "late"}
+
+
+def test_ids_are_compressed_to_the_axes_along_which_they_vary() -> None:
+    ids = spread(torch.arange(3), torch.Size([2, 3, 4]), 1)
+    assert compress(ids).shape == (1, 3, 1)
+    assert varying(ids.contiguous()) == [1]
+
+
+def test_ids_lie_along_one_axis_where_the_others_hold_tied_ones() -> None:
+    channels = ChannelIds()
+    ids = channels.fresh(6).view(2, 3)
+    assert channels.along(ids, 1) is None
+    channels.tie(ids[0], ids[1])
+    found = channels.along(ids, 1)
+    assert found is not None
+    assert found.tolist() == [0, 1, 2]
+    assert channels.along(ids, 0) is None
+
+
+def test_what_stays_is_cut_out_where_it_is_a_rectangle_and_nothing_else() -> None:
+    ids, keep = torch.arange(6).view(2, 3), torch.tensor([True, False, True, True, False, True])
+    cut = thin_ids(ids, keep)
+    assert cut is not None
+    assert cut.tolist() == [[0, 2], [3, 5]]
+    keep[5] = False
+    assert thin_ids(ids, keep) is None

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from autoprune.graph.costs import (
+    build_cost_table,
+    count_bytes,
+    count_flops,
+    count_params,
+    measure_costs,
+    profile_layers,
+)
+from autoprune.graph.groups import find_groups
+from autoprune.tasks.models.cifar_resnet import resnet20, resnet56
+from tests.graph.unusual_networks import Folded, VisionTransformer
+
+
+@pytest.mark.parametrize(
+    ("build", "macs", "params"), [(resnet20, 40_551_040, 269_722), (resnet56, 125_485_696, 853_018)]
+)
+def test_the_published_networks_cost_what_is_published(build: type, macs: int, params: int) -> None:
+    network, inputs = build(), torch.randn(2, 3, 32, 32)
+    assert count_flops(network, inputs) == 2 * macs
+    assert count_params(network) == params
+    table = build_cost_table(network, find_groups(network, inputs), inputs)
+    assert table.dense() == measure_costs(network, inputs)
+
+
+def test_one_group_of_a_cost_table_worked_by_hand() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 5, 1))
+    inputs = torch.randn(2, 3, 6, 6)
+    costs = build_cost_table(network, find_groups(network, inputs), inputs).costs({"0": 2})
+    assert costs["flops"] == 2 * 16 * (2 * 27 + 5 * 2)
+    assert costs["params"] == 2 * 27 + 2 * 2 + 5 * 2 + 5
+    assert costs["size"] == 4 * (costs["params"] + 2 * 2) + 8  # running statistics, and the counter of batches
+
+
+def test_shared_tensors_are_counted_once_and_half_precision_by_its_bytes() -> None:
+    network = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)).bfloat16()
+    network[1].weight = network[0].weight
+    assert count_params(network) == 16
+    assert count_bytes(network) == 32
+
+
+def test_counting_leaves_every_module_in_its_mode() -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.Dropout().eval())
+    count_flops(network, torch.randn(2, 4))
+    assert [module.training for module in network.modules()] == [True, True, False]
+
+
+def test_positions_folded_into_the_batch_are_counted_for_one_sample() -> None:
+    network, inputs = Folded(), torch.randn(2, 3, 6, 6)
+    found = {layer.name: layer for layer in profile_layers(network, find_groups(network, inputs))}
+    assert found["fc1"].macs == 36 * 6 * 8
+    assert found["conv"].macs == 36 * 3 * 6
+    assert found["conv"].output == (6, 6, 6)
+    assert found["fc2"].params == 8 * 2 + 2
+
+
+def test_what_is_not_followed_is_a_constant_of_the_table() -> None:
+    network, inputs = VisionTransformer(True), torch.randn(2, 3, 8, 8)
+    table = build_cost_table(network, find_groups(network, inputs), inputs)
+    # two blocks, each with two products of 2 · tokens² · channels
+    assert table.by_layer("flops")["(other operations)"] == 2 * 2 * (2 * 5 * 5 * 8)

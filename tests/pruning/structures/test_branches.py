@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import torch
+
+from autoprune.graph.groups import find_groups
+from autoprune.pruning.patterns import LAYER
+from autoprune.pruning.pruner import LEVEL, Pruner
+from autoprune.pruning.structures.branches import find_branch_structures
+from tests.graph.unusual_networks import UNUSUAL
+
+
+def test_whole_layers_that_go_cost_what_was_predicted_and_those_that_cannot_be_scored_stay() -> None:
+    network, inputs = UNUSUAL["vit_module"].build(), torch.randn(2, *UNUSUAL["vit_module"].shape)
+    graph = find_groups(network, inputs)
+    found = find_branch_structures(network, graph)
+    names = ["blocks.0.mlp.0", "blocks.1.mlp.0"]  # the attention's inside is not followed
+    assert [(group.name, group.width, group.least) for group in found.groups] == [(name, 1, 0) for name in names]
+    scores = Pruner("x", LEVEL.criterion, LAYER).scores(network, graph)
+    for widths in ({}, {names[0]: 0}, {names[0]: 1, names[1]: 0}, dict.fromkeys(names, 0)):
+        realised = found.realise(network, scores, widths, check_on=inputs)
+        assert found.measure(realised, inputs, scores, widths) == found.cost_table(network, inputs).costs(widths)
+        gone = [name for name in names if widths.get(name) == 0]
+        assert list(found.removed(widths)) == gone
+        masks = found.masks(network, scores, widths)
+        assert {f"{name}.weight" for name in gone} <= set(masks)
+        assert not set(masks) & set(dict(realised.named_parameters()))

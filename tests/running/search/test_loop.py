@@ -1,0 +1,71 @@
+"""How a searcher is brought back to where the ledger left it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.ledger import Ledger, read_history
+from autoprune.core.trial import Candidate, Failure, Score, Trial
+from autoprune.running.search.loop import ReplayError, replay
+
+
+class Follower:
+    """Proposes one more than the number of the last trial that it was told had a score."""
+
+    def __init__(self, first: int = 10) -> None:
+        self.next = first
+        self.told: list[int] = []
+        self.asked = 0
+
+    def ask(self, limit: int) -> Sequence[Candidate]:
+        self.asked += 1
+        return [Candidate(self.asked - 1, Allocation({"a": self.next + self.asked}))]
+
+    def tell(self, trial: Trial) -> None:
+        self.told.append(trial.number)
+        if trial.score is not None:
+            self.next = 10 * (trial.number + 2)
+
+
+def write_run(folder: Path) -> list[Candidate]:
+    """Asks two, is told the second, asks a third, is told a failure, asks a fourth, of which nothing is known."""
+    searcher, asked = Follower(), []
+    with Ledger(folder / "ledger.jsonl") as ledger:
+        ledger.write("started", version=1)
+
+        def ask() -> Candidate:
+            (candidate,) = searcher.ask(1)
+            ledger.asked(candidate)
+            asked.append(candidate)
+            return candidate
+
+        def tell(trial: Trial) -> None:
+            ledger.told(trial)
+            searcher.tell(trial)
+
+        first, second = ask(), ask()
+        tell(Trial(second, Score(0.5, 0.9, 10)))
+        third = ask()
+        tell(Trial(third, Failure("nan", "loss nan")))
+        tell(Trial(first, Score(0.4, 0.9, 10)))
+        ask()
+    return asked
+
+
+def test_a_replay_asks_and_tells_in_the_order_of_the_ledger(tmp_path: Path) -> None:
+    asked = write_run(tmp_path)
+    searcher = Follower()
+    trials = replay(read_history(tmp_path), searcher)
+    assert [trial.number for trial in trials] == searcher.told == [1, 2, 0]
+    assert searcher.asked == 4
+    assert read_history(tmp_path).open_candidates() == [asked[3]]
+
+
+def test_a_searcher_that_proposes_something_else_is_noticed(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    with pytest.raises(ReplayError, match="candidate 0 cannot be replayed"):
+        replay(read_history(tmp_path), Follower(first=11))

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+
+from autoprune.searchers.base.optuna_studies import CovarianceStudy, ParzenStudy, breed
+
+
+def test_importing_the_searchers_does_not_import_optuna() -> None:
+    code = (
+        "import sys, autoprune.searchers.optuna_samplers, autoprune.searchers.cmaes, autoprune.searchers.nsga2;"
+        "print('optuna' in sys.modules, 'torch' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["False", "False"]
+
+
+def test_the_estimator_moves_to_where_values_were_good() -> None:
+    estimator, rng = ParzenStudy(["a", "b"]), np.random.default_rng(0)
+    for number in range(40):
+        point = rng.random(2)
+        estimator.add(number, point)
+        estimator.finish(number, float(np.abs(point - 0.8).sum()))
+    samples = np.array([estimator.sample(np.random.default_rng(i)) for i in range(20)])
+    assert np.abs(samples.mean(axis=0) - 0.8).max() < 0.12
+
+
+def test_the_estimator_keeps_away_from_what_still_runs() -> None:
+    def mean_distance(pending: bool) -> float:
+        estimator, rng = ParzenStudy(["a"]), np.random.default_rng(0)
+        for number in range(12):
+            point = rng.random(1)
+            estimator.add(number, point)
+            estimator.finish(number, float(abs(point[0] - 0.5)))
+        for number in range(12, 42 if pending else 12):
+            estimator.add(number, np.array([0.5]))
+        return float(np.mean([abs(estimator.sample(np.random.default_rng(i))[0] - 0.5) for i in range(20)]))
+
+    assert mean_distance(pending=True) > 1.5 * mean_distance(pending=False)
+
+
+def test_the_strategy_moves_to_where_values_were_good() -> None:
+    strategy = CovarianceStudy(["a", "b"], 1.0, population=6)
+    points = []
+    for number in range(90):
+        points.append(strategy.sample(number, np.random.default_rng(number)))
+        strategy.finish(number, abs(points[-1]["a"] - 0.8) + abs(points[-1]["b"] - 0.3))
+    last = np.array([[point["a"], point["b"]] for point in points[-12:]])
+    assert np.abs(last.mean(axis=0) - [0.8, 0.3]).max() < 0.08
+
+
+def test_offspring_lie_where_their_parents_are_not_where_the_dominated_were() -> None:
+    rng = np.random.default_rng(0)
+    good = np.column_stack([rng.uniform(0.6, 0.9, 10), np.full(10, 0.8)])
+    points = np.concatenate([rng.uniform(0.0, 0.3, (30, 2)), good])
+    along = points[:, 0]
+    values = np.column_stack([along, 1.0 - along]) + np.where(np.arange(40) < 30, 5.0, 0.0)[:, None]
+    bred = np.array([breed(points, values, 10, np.random.default_rng(i)) for i in range(30)])
+    assert np.median(np.abs(bred[:, 1] - 0.8)) < 1e-9
+    assert 0.6 < np.median(bred[:, 0]) < 0.9
+
+
+def test_an_offspring_is_a_function_of_what_is_known_and_of_the_seed_alone() -> None:
+    rng = np.random.default_rng(0)
+    points, values = rng.random((12, 3)), rng.random((12, 2))
+    first, again, other = (breed(points, values, 6, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_two_trials_are_enough_for_an_offspring() -> None:
+    child = breed(np.array([[0.2], [0.4]]), np.array([[1.0, 2.0], [2.0, 1.0]]), 20, np.random.default_rng(0))
+    assert child.shape == (1,)
+    assert 0 <= child[0] <= 1

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from autoprune.core.allocation import Allocation
+from autoprune.core.trial import Score, Stopped, Trial
+from autoprune.searchers.base.gaussian_process import Floats, Kernel, Points, Posterior, Roughness, fit, roughness
+from autoprune.searchers.base.history import History
+from autoprune.searchers.base.searcher import SearchProblem
+from autoprune.searchers.base.surrogate import MOST, Surrogate, degradations, removed_over_kept
+from autoprune.searchers.controls import draw, draw_new
+from tests.searchers.landscapes import make_problem, planted, with_curves
+
+RNG = np.random.default_rng(0)
+KERNEL = Kernel(slope=0.5, rough=0.8, length=0.3)
+
+
+def points(count: int, groups: int = 4, seed: int = 0) -> Points:
+    rng = np.random.default_rng(seed)
+    return Points(rng.normal(size=(count, groups)), np.log(rng.uniform(0.2, 1.0, size=(count, groups))))
+
+
+def covariance(kernel: Kernel, one: tuple[Floats, Floats], other: tuple[Floats, Floats]) -> float:
+    """Of two allocations, group by group (Rasmussen and Williams 2006, equation 4.17)."""
+    total = kernel.slope * sum(a * b for a, b in zip(one[0], other[0], strict=True))
+    for a, b in zip(one[1], other[1], strict=True):
+        r = abs(a - b) / kernel.length
+        total += kernel.rough / len(one[1]) * (1 + math.sqrt(5) * r + 5 * r * r / 3) * math.exp(-math.sqrt(5) * r)
+    return float(total)
+
+
+def rows(some: Points) -> list[tuple[Floats, Floats]]:
+    return list(zip(some.slopes, some.widths, strict=True))
+
+
+def test_the_posterior_is_the_conditional_of_the_joint_normal_distribution() -> None:
+    known, tries = points(9), points(5, seed=1)
+    common, values, noise = np.array([1.0, 0.5, 2.0, 1.0]), RNG.normal(size=9), RNG.uniform(0.01, 0.2, size=9)
+    found = Posterior.of(KERNEL, common, known, values, noise)
+    everything = rows(known) + rows(tries)
+    joint = np.array([[covariance(KERNEL, one, other) for other in everything] for one in everything])
+    joint[:9, :9] += np.diag(noise)
+    gain = joint[9:, :9] @ np.linalg.inv(joint[:9, :9])
+    assert np.allclose(found.expected(tries), tries.slopes @ common + gain @ (values - known.slopes @ common))
+    assert np.allclose(found.unsure(tries) ** 2, np.diag(joint[9:, 9:] - gain @ joint[:9, 9:]))
+
+
+def test_a_believed_point_changes_no_expectation_and_makes_it_surer_there() -> None:
+    known, running, tries = points(9), points(1, seed=2), points(30, seed=3)
+    before = Posterior.of(KERNEL, np.ones(4), known, RNG.normal(size=9), np.full(9, 0.01))
+    after = before.believing(running)
+    assert np.allclose(after.expected(tries), before.expected(tries))
+    assert (after.unsure(tries) <= before.unsure(tries) + 1e-9).all()
+    assert after.unsure(running)[0] < 0.3 * before.unsure(running)[0]
+
+
+def test_what_is_known_of_trials_is_what_would_be_computed_anew() -> None:
+    rough, everything = Roughness(), points(12)
+    for places in ([0, 1, 2], [0, 1, 2, 3], [3, 1, 7, 8], [9, 10], [2, 2, 9, 11]):
+        some = Points(everything.slopes[places], everything.widths[places])
+        for length, found in rough.of(some).items():
+            np.testing.assert_allclose(found, roughness(some, some, length), rtol=1e-14)
+
+
+def test_trials_that_all_say_the_same_are_modelled() -> None:
+    one = points(1)
+    some = Points(np.repeat(one.slopes, 6, axis=0), np.repeat(one.widths, 6, axis=0))
+    model = fit(some, np.zeros(6), np.zeros(6), np.ones(4))
+    assert np.allclose(model.expected(some), 0.0, atol=1e-6)
+    assert np.isfinite(model.unsure(points(5, seed=1))).all()
+    far = Posterior.of(Kernel(1e8, 1e8, 1.0), np.ones(4), some, np.zeros(6), np.full(6, 1e-12))
+    assert np.isfinite(far.unsure(points(5, seed=1))).all()
+
+
+def test_what_makes_losses_rise_is_told_from_them() -> None:
+    some, ones, none = points(80), np.ones(4), np.zeros(80)
+    lower = np.linalg.cholesky(roughness(some, some, 0.1) + 1e-9 * np.eye(80))
+    rough = fit(some, some.slopes.sum(axis=1) + lower @ RNG.normal(size=80), none, ones)
+    assert rough.kernel.rough > 0.2
+    assert rough.kernel.length == 0.1
+    slopes = some.slopes @ np.array([0.6, 1.4, 1.0, 1.0])
+    plain = fit(some, slopes + 0.01 * RNG.normal(size=80), none, ones)
+    assert plain.kernel.rough == 0.0
+    assert np.allclose(plain.expected(some), slopes, atol=0.05)
+
+
+def test_the_slopes_of_more_groups_than_trials_are_the_common_one_where_nothing_was_tried() -> None:
+    slopes = np.zeros((3, 50))
+    slopes[1, 0], slopes[2, 0] = 1.0, 2.0
+    model = fit(Points(slopes, np.zeros((3, 50))), np.array([0.0, 1.0, 2.0]), np.zeros(3), np.ones(50))
+    each = Points(np.eye(50), np.zeros((50, 50)))
+    assert model.expected(each)[7] == pytest.approx(1.0, rel=0.01)
+    assert model.unsure(each)[0] < 0.1 < model.unsure(each)[7]
+
+
+def test_what_is_known_less_well_says_less() -> None:
+    some, values = points(6), np.array([0.0, 1.0, 0.5, 0.2, 0.7, 3.0])
+    sure = fit(some, values, np.zeros(6), np.ones(4))
+    unsure = fit(some, values, np.array([0.0, 0.0, 0.0, 0.0, 0.0, 4.0]), np.ones(4))
+    assert abs(sure.expected(some)[5] - 3.0) < 1.0 < abs(unsure.expected(some)[5] - 3.0)
+
+
+def test_features_fall_as_widths_grow() -> None:
+    problem = with_curves(make_problem())
+    onto, wide, narrow = problem.projection, problem.space.widest(), problem.space.narrowest()
+    for features in (degradations(problem), removed_over_kept(problem)):
+        assert np.allclose(features(onto.vector(wide)[None]), 0.0)
+        assert (features(onto.vector(narrow)[None]) > features(onto.vector(wide)[None])).all()
+
+
+def history_of(landscape_trials: int, curves: bool = True) -> History:
+    landscape = planted("interactions", 3, True, pairs=0.9)
+    problem = landscape.problem if curves else replace(landscape.problem, curves={})
+    history, rng = History(problem), np.random.default_rng(1)
+    while history.number < landscape_trials:
+        allocation = draw_new(history, rng)
+        assert allocation is not None
+        history.tell(Trial(history.propose(allocation), Score(landscape.told(allocation), 0.5, 10)))
+    return history
+
+
+@pytest.mark.parametrize("curves", [True, False])
+def test_it_knows_far_better_than_chance_which_allocation_is_best(curves: bool) -> None:
+    landscape, history, rng = (
+        planted("interactions", 3, True, pairs=0.9),
+        history_of(30, curves),
+        np.random.default_rng(2),
+    )
+    bound, ranks = Surrogate(history).fitted(), []
+    assert bound is not None
+    for _ in range(20):
+        offspring = [draw(landscape.problem, rng) for _ in range(12)]
+        chosen = offspring[int(np.argmin(bound(offspring, 0.0)))]
+        ranks.append(sum(landscape.true(each) < landscape.true(chosen) for each in offspring))
+    assert np.mean(ranks) < 2.0  # by chance 5.5
+
+
+def test_there_is_no_model_of_two_trials() -> None:
+    assert Surrogate(history_of(2)).fitted() is None
+    assert Surrogate(history_of(3)).fitted() is not None
+
+
+def only(trials: Sequence[Trial], problem: SearchProblem) -> History:
+    """A history in which nothing but these trials' allocations was judged."""
+    history = History(problem)
+    for trial in trials:
+        history.tell(replace(trial, candidate=history.propose(trial.candidate.allocation)))
+    return history
+
+
+@pytest.mark.parametrize("worst", [False, True])
+def test_of_too_many_trials_those_first_in_order_are_modelled(worst: bool) -> None:
+    history = history_of(MOST + 60)
+    trials = sorted(history.told.values(), key=lambda trial: history.value(trial.score), reverse=worst)
+    alone = only(trials[:MOST], history.problem)
+    reference = trials[3]
+    order = (lambda estimate: -estimate.value) if worst else None
+    bounds = Surrogate(history).fitted(reference, order), Surrogate(alone).fitted(alone.told[3])
+    rng = np.random.default_rng(3)
+    wanted = [draw(history.problem, rng) for _ in range(10)]
+    ours, theirs = (bound(wanted, 1.0) for bound in bounds if bound is not None)
+    assert ours == pytest.approx(theirs, abs=1e-6)
+
+
+def test_bounds_are_differences_to_the_reference() -> None:
+    history = history_of(30)
+    best, other = sorted(history.told.values(), key=lambda trial: history.value(trial.score))[:30:20]
+    to_best, to_other = Surrogate(history).fitted(), Surrogate(history).fitted(other)
+    assert to_best is not None
+    assert to_other is not None
+    apart = math.log(history.value(other.score) / history.value(best.score))
+    tried = [trial.candidate.allocation for trial in history.told.values()]
+    assert np.mean(to_best(tried, 0.0) - to_other(tried, 0.0)) == pytest.approx(apart, rel=0.2)
+
+
+def test_the_daring_expect_more_where_nothing_was_tried() -> None:
+    history = history_of(30)
+    bound = Surrogate(history).fitted()
+    assert bound is not None
+    tried = next(iter(history.told.values())).candidate.allocation
+    far = history.problem.project(dict.fromkeys(history.problem.space.names[:6], 1) | dict(tried) | {"s2.2": 64})
+    gains = [float((bound([each], 0.0) - bound([each], 1.0))[0]) for each in (tried, far)]
+    assert 0 < gains[0] < gains[1]
+
+
+def test_what_runs_is_taken_to_come_out_as_expected() -> None:
+    history = history_of(30)
+    surrogate, rng = Surrogate(history), np.random.default_rng(5)
+    before = surrogate.fitted()
+    running = draw_new(history, rng)
+    assert running is not None
+    history.propose(running)
+    after = surrogate.fitted()
+    assert before is not None
+    assert after is not None
+    assert after([running], 0.0) == pytest.approx(before([running], 0.0))
+    assert after([running], 1.0)[0] > before([running], 1.0)[0]
+
+
+def test_trials_that_were_dropped_early_count() -> None:
+    history = history_of(30)
+    rng = np.random.default_rng(5)
+    dropped: list[Allocation] = []
+    surrogate = Surrogate(history)
+    for _ in range(10):
+        allocation = draw_new(history, rng)
+        assert allocation is not None
+        dropped.append(allocation)
+        history.tell(Trial(history.propose(allocation), Stopped(Score(50.0, 0.1, 1))))
+    before, after = Surrogate(history_of(30)).fitted(), surrogate.fitted()
+    assert before is not None
+    assert after is not None
+    assert (after(dropped, 0.0) > before(dropped, 0.0) + 0.5).all()
+
+
+def test_values_under_settings_that_multiply_all_of_them_are_modelled_together() -> None:
+    plain, scaled = history_of(30), history_of(0)
+    for trial in plain.told.values():
+        settings, factor = ({"criterion": "l2"}, 5.0) if trial.number % 2 else ({"criterion": "l1"}, 1.0)
+        candidate = replace(scaled.propose(trial.candidate.allocation), settings=settings)
+        scaled.asked[-1] = candidate
+        scaled.tell(Trial(candidate, Score(trial.score.loss * factor, 0.5, 10)))
+    wanted = [trial.candidate.allocation for trial in history_of(40).told.values()][30:]
+    bounds = [
+        Surrogate(plain).fitted(),
+        Surrogate(scaled, factor=lambda settings: 5.0 if settings["criterion"] == "l2" else 1.0).fitted(),
+        Surrogate(scaled).fitted(),
+    ]
+    right, compared, mixed = (bound(wanted, 0.0) for bound in bounds if bound is not None)
+    assert np.corrcoef(compared, right)[0, 1] > 0.99
+    assert np.corrcoef(mixed, right)[0, 1] < 0.9
