@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from autoprune import registry
-from autoprune.commands import interruption as disk
+from autoprune.commands.interruption import is_full
 from autoprune.errors import AutopruneError, UserError, did_you_mean
 
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()  # who read our output has left; nothing is wrong
         return 1
     except OSError as fault:
-        return _fail(f"the disk is full ({fault}); make room and try again" if disk.is_full(fault) else str(fault), 1)
+        return _fail(f"the disk is full ({fault}); make room and try again" if is_full(fault) else str(fault), 1)
     except KeyboardInterrupt:
         return _fail("interrupted; a search continues with: autoprune search --resume RUN_FOLDER", 1)
     return 0

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from autoprune import registry
-from autoprune.commands import apply as best_yaml
-from autoprune.commands import interruption as disk
+from autoprune.commands.interruption import is_full
 from autoprune.commands.options import overrides
 from autoprune.config import load_experiment
 from autoprune.core.recipe import DISTILLATION
@@ -169,7 +168,7 @@ def run(arguments: argparse.Namespace) -> None:
     try:
         applied.write(arguments.output)
     except OSError as fault:
-        if disk.is_full(fault):
+        if is_full(fault):
             raise
         raise UserError(f"{arguments.output} cannot be written ({fault.strerror}); choose another --output") from fault
     applied.check_written(arguments.output)
@@ -187,9 +186,9 @@ def _apply(source: Path, trial: int | None, arguments: argparse.Namespace, wishe
     given = overrides(arguments)
     if source.is_dir():
         return applying.from_run(source, trial, given, arguments.set, wishes)
-    best = best_yaml.read_best(source)
-    experiment = load_experiment(None, {**best_yaml.defaults(best, arguments), **given}, arguments.set)
-    settings = best_yaml.criteria(best, arguments.source)
+    best = read_best(source)
+    experiment = load_experiment(None, {**defaults(best, arguments), **given}, arguments.set)
+    settings = criteria(best, arguments.source)
     return applying.anew(best["widths"], experiment, settings, Promise.of_best(best), wishes, str(source))
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from autoprune.commands import interruption as disk
 from autoprune.errors import AutopruneError, Interrupted
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -46,7 +45,7 @@ def interruptible(records: Path, experiment: Path, resume: str) -> Iterator[None
     except KeyboardInterrupt:
         raise Interrupted(message()) from None
     except OSError as fault:
-        if disk.is_full(fault) and experiment.exists():
+        if is_full(fault) and experiment.exists():
             raise AutopruneError(f"the disk is full ({fault}); make room, then continue with: {resume}") from fault
         raise
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, fi
 from pydantic_core.core_schema import ValidationInfo
 
 from autoprune import registry
-from autoprune.config import documents as paths
+from autoprune.config.documents import existing, typed
 from autoprune.config.settings import read_settings, write_settings
 from autoprune.config.trainings import FinetuneSection, Images, Positive, RerankSection, RoundsSection, Section
 from autoprune.core.budget import Budget
@@ -46,11 +46,11 @@ def _pattern_name(name: str) -> str:
 
 
 def existing_file(path: Path) -> Path:
-    return paths.existing(path, "file")
+    return existing(path, "file")
 
 
 def _file_or_folder(path: Path) -> Path:
-    return paths.existing(path, "file or folder")
+    return existing(path, "file or folder")
 
 
 def _budget_text(value: Any) -> Any:
@@ -59,7 +59,7 @@ def _budget_text(value: Any) -> Any:
     return str(Budget.of(value))
 
 
-Typed = BeforeValidator(paths.typed)
+Typed = BeforeValidator(typed)
 Texts = Annotated[tuple[str, ...], Field(strict=False)]
 Ends = Annotated[tuple[Literal["first", "last"], ...], Field(strict=False)]
 Keep = Annotated[float, Field(gt=0, le=1)]

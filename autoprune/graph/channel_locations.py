@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autoprune.graph import rules as operations
 from autoprune.graph.channel_ids import varying
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import ACTIVATIONS, Layer, is_one_of
-from autoprune.graph.rules import name_of
+from autoprune.graph.rules import ACTIVATION_FUNCTIONS, name_of
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def _is_activation(node: fx.Node, traced: fx.GraphModule) -> bool:
     if node.op == "call_module":
         module: nn.Module = traced.get_submodule(str(node.target))
         return is_one_of(module, ACTIVATIONS)
-    return node.op in ("call_function", "call_method") and name_of(node) in operations.ACTIVATIONS
+    return node.op in ("call_function", "call_method") and name_of(node) in ACTIVATION_FUNCTIONS
 
 
 def _place(graph: ChannelGraph, layer: Layer, node: fx.Node) -> Place | None:

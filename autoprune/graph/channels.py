@@ -19,11 +19,22 @@ from torch import Tensor, fx, nn
 
 from autoprune.errors import TaskError
 from autoprune.graph import layers, rules
-from autoprune.graph import rules as operations
 from autoprune.graph.capture import mode
 from autoprune.graph.channel_ids import ChannelIds, compress, spread
 from autoprune.graph.layers import CONVOLUTIONS, TRANSPOSED, Layer
-from autoprune.graph.rules import Step, name_of, tensors_in
+from autoprune.graph.rules import (
+    CONCATENATIONS,
+    ELEMENTWISE,
+    PER_CHANNEL,
+    QUESTIONS,
+    REDUCTIONS,
+    SPATIAL,
+    STRUCTURAL,
+    ZEROS,
+    Step,
+    name_of,
+    tensors_in,
+)
 
 
 def count_positions(network: nn.Module, names: Sequence[str], sample: Tensor) -> dict[str, int]:
@@ -156,13 +167,13 @@ class _Follower(fx.Interpreter):
         if node.op == "get_attr":
             return self._tensor(node, value)
         step = Step(node, value, self.channels, self.ids, self.env)
-        if node.op != "call_module" and name_of(node) in operations.ZEROS and isinstance(value, Tensor):
+        if node.op != "call_module" and name_of(node) in ZEROS and isinstance(value, Tensor):
             ids = rules.zeros(step)
         elif not any(source in self.ids for source in node.all_input_nodes):
             return self._unknown(value, "it does not depend on channels") if tensors_in(value) else None
         elif node.op == "call_module":
             ids = self._module(step)
-        elif name_of(node) in operations.QUESTIONS and not tensors_in(value):
+        elif name_of(node) in QUESTIONS and not tensors_in(value):
             return None
         else:
             ids = _operation(step)
@@ -277,19 +288,19 @@ class _Follower(fx.Interpreter):
 def _operation(step: Step) -> Any:
     """The ids of a function's or method's result, or None where it is not understood."""
     name = name_of(step.node)
-    if name in operations.STRUCTURAL:
+    if name in STRUCTURAL:
         return rules.structural(step, rules.runner(step.node))
     if not isinstance(step.value, Tensor):
         return None
-    if name in operations.ELEMENTWISE:
+    if name in ELEMENTWISE:
         return rules.elementwise(step)
-    if name in operations.SPATIAL:
-        return rules.spatial(step, operations.SPATIAL[name])
-    if name in operations.CONCATENATIONS:
+    if name in SPATIAL:
+        return rules.spatial(step, SPATIAL[name])
+    if name in CONCATENATIONS:
         return rules.cat(step)
-    if name in operations.REDUCTIONS:
+    if name in REDUCTIONS:
         return rules.reduction(step)
-    if name in operations.PER_CHANNEL:
+    if name in PER_CHANNEL:
         return rules.per_channel(step)
     if name == "pixel_shuffle":
         return rules.pixel_shuffle(step)

@@ -15,10 +15,19 @@ import torch
 from torch import Tensor, fx
 
 from autoprune.graph import layers
-from autoprune.graph import rules as operations
 from autoprune.graph.channel_ids import compress, thin_ids
 from autoprune.graph.channels import Followed
-from autoprune.graph.rules import arguments, name_of, with_values
+from autoprune.graph.rules import (
+    CONCATENATIONS,
+    ELEMENTWISE,
+    OF_FIRST,
+    SHAPES,
+    STRUCTURAL,
+    ZEROS,
+    arguments,
+    name_of,
+    with_values,
+)
 
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
@@ -63,7 +72,7 @@ def simulate(followed: Followed, keep: Tensor) -> Simulation:
 def _plain_value(node: fx.Node, env: Mapping[fx.Node, Any], followed: Followed) -> Any:
     """A shape, number or constant as the thinned network computes it."""
     known = node.op in ("call_function", "call_method") and bool(node.all_input_nodes)
-    if not known or (name_of(node) == "getattr" and node.args[1] not in operations.SHAPES):
+    if not known or (name_of(node) == "getattr" and node.args[1] not in SHAPES):
         return followed.values[node]
     try:
         return _run(node.op, node.target, with_values(node.args, env), with_values(node.kwargs, env))
@@ -85,13 +94,13 @@ def _check(node: fx.Node, env: dict[fx.Node, Any], followed: Followed, keep: Ten
         module = followed.traced.get_submodule(str(node.target))
         return _compare(lambda: module(*with_values(node.args, env)), expected)
     calls = node.op in ("call_function", "call_method") and node not in followed.opaque
-    if calls and name in (operations.STRUCTURAL | operations.CONCATENATIONS):
+    if calls and name in (STRUCTURAL | CONCATENATIONS):
         return _check_structural(node, env, followed, keep, result)
-    if calls and name in operations.ZEROS:
+    if calls and name in ZEROS:
         return _check_zeros(node, env, result)
     if (changed := _changed_numbers(node, env, followed)) is not None:
         return f"{node.name} uses {changed.name}, a channel count"
-    if calls and name in operations.ELEMENTWISE - operations.OF_FIRST:
+    if calls and name in ELEMENTWISE - OF_FIRST:
         return _check_shapes(node, env, expected)
     return _check_pad(node, followed, keep, result) if calls and name == "pad" else None
 
@@ -117,7 +126,7 @@ def _check_structural(
         op = node.op if target is node.target else "call_function"
         run = (op, target, with_values(args, env), with_values(kwargs, env))
         # Where positions are joined, the ids of the first part stand for those of all: tied, but not the same numbers.
-        same = followed.channels.rooted if name in operations.CONCATENATIONS else None
+        same = followed.channels.rooted if name in CONCATENATIONS else None
         if _compare(partial(_run, *run), env[node], same) is None:
             if call is not plain:
                 result.calls[node] = call

@@ -13,7 +13,6 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, fx
 
-from autoprune.graph import rules as operations
 from autoprune.graph.channel_ids import ChannelIds, compress, spread, varying
 
 # Work on each value alone, or on values of the same place in several tensors.
@@ -28,7 +27,7 @@ ELEMENTWISE = frozenset(
     """.split()
 )
 # What makes a network nonlinear.
-ACTIVATIONS = frozenset(
+ACTIVATION_FUNCTIONS = frozenset(
     """
     celu celu_ elu elu_ gelu hardshrink hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_ leaky_relu
     leaky_relu_ logsigmoid mish mish_ prelu relu relu6 relu6_ relu_ selu selu_ sigmoid sigmoid_ silu silu_ softplus
@@ -116,7 +115,7 @@ def elementwise(step: Step) -> Tensor | None:
     """Ties what meets at the same place; a tensor that is repeated along others' channels stays."""
     shape = step.value.shape
     first = step.source()
-    operands = [first] if name_of(step.node) in operations.OF_FIRST and first is not None else step.operands()
+    operands = [first] if name_of(step.node) in OF_FIRST and first is not None else step.operands()
     if any(ids.dim() > len(shape) for ids in operands):
         return None
     padded = [ids.reshape([1] * (len(shape) - ids.dim()) + list(ids.shape)) for ids in operands]
