@@ -19,8 +19,8 @@ from autoprune.core.trial import Trial
 from autoprune.errors import UserError
 from autoprune.evaluation.data import Judging
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.prunable_model import Subject, example_inputs, study
-from autoprune.evaluation.scoring import ScoringImages
+from autoprune.evaluation.prunable_model import PrunableModel, analyze, example_inputs
+from autoprune.evaluation.scoring import ScoringSamples
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.reporting.results import Result
@@ -92,7 +92,7 @@ def search(
     display = Display(progress)
     setup = assemble(experiment, task, copy_network(model), display)
     conclusion = start_session(setup, folder, make_tracker(experiment), display)
-    evaluator = Evaluator(setup.subject, task, Judging())
+    evaluator = Evaluator(setup.prunable, task, Judging())
     network = evaluator.restore(folder.weights_of(conclusion.best.number))
     return SearchResult(
         network,
@@ -118,7 +118,7 @@ def apply(
     Args:
         model: trained; it is not changed.
         allocation: group to kept width, as `SearchResult.allocation` or a run's `best.yaml` has it.
-        task: where given, its training images re-estimate the batch norm; without them a pruned network is
+        task: where given, its training samples re-estimate the batch norm; without them a pruned network is
             of little use before it is trained. They also score the channels if the pruner reads data.
         inputs: `[batch, …]` samples that the network takes; needed if no task is given.
         pruner: a name (`autoprune list pruners`), or one composed by yourself.
@@ -129,18 +129,18 @@ def apply(
             network.
     """
     if task is None and inputs is None:
-        raise UserError("autoprune.apply needs a task, whose images re-estimate the batch norm, or inputs")
+        raise UserError("autoprune.apply needs a task, whose samples re-estimate the batch norm, or inputs")
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     if inputs is None and task is not None:
         inputs = example_inputs(task, device)
     assert inputs is not None  # one of both is given
-    images = None if task is None else ScoringImages(task, device)
+    samples = None if task is None else ScoringSamples(task, device)
     by = registry.resolve("pruner", pruner) if isinstance(pruner, str) else pruner
-    subject = study(copy_network(model), inputs.to(device), by, images)
+    prunable = analyze(copy_network(model), inputs.to(device), by, samples)
     if task is not None:
-        return Evaluator(subject, task, Judging()).build(Allocation(allocation), recipe or Recipe())
-    return _realised(subject, Allocation(allocation))
+        return Evaluator(prunable, task, Judging()).build(Allocation(allocation), recipe or Recipe())
+    return _realised(prunable, Allocation(allocation))
 
 
-def _realised(subject: Subject, allocation: Allocation) -> nn.Module:
-    return subject.structures.realise(subject.network, subject.importance, allocation, subject.inputs).eval()
+def _realised(prunable: PrunableModel, allocation: Allocation) -> nn.Module:
+    return prunable.structures.realise(prunable.network, prunable.importance, allocation, prunable.inputs).eval()

@@ -159,9 +159,9 @@ def _add_inspect(commands: argparse._SubParsersAction[_Parser]) -> None:
     command.add_argument("--json", action="store_true")
 
 
-def _images(text: str) -> int:
+def _samples(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"takes a number of training images, 512 say, not {text!r}")
+        raise argparse.ArgumentTypeError(f"takes a number of training samples, 512 say, not {text!r}")
     return int(text)
 
 
@@ -177,9 +177,9 @@ def _add_apply(commands: argparse._SubParsersAction[_Parser]) -> None:
     command.add_argument(
         "--reconstruct",
         metavar="IMAGES",
-        type=_images,
+        type=_samples,
         default=0,
-        help="refit every layer behind what is removed, by least squares on so many training images, 512 say",
+        help="refit every layer behind what is removed, by least squares on so many training samples, 512 say",
     )
     command.add_argument(
         "--finetune", metavar="PLAN", help="train afterwards: epochs=1,rate=0.02 (steps=500,distill=1,…)"

@@ -95,7 +95,7 @@ def unit(history: History) -> int:
     """Multiply-adds of judging the dense network."""
     dense = history.last("dense")
     assert dense is not None
-    return int(dense["score"]["images"]) * int(dense["costs"]["flops"]) // 2
+    return int(dense["score"]["samples"]) * int(dense["costs"]["flops"]) // 2
 
 
 def evaluations(run: Path) -> float:

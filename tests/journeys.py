@@ -19,8 +19,8 @@ from autoprune.cli import main
 from autoprune.core.ledger import History, read_history
 from autoprune.core.trial import Score, Trial
 
-TINY = ("--trials", "4", "--set", "sensitivity.levels=2", "--set", "sensitivity.images=100")
-TINY = (*TINY, "--set", "evaluation.images=100", "--set", "track.model=false")
+TINY = ("--trials", "4", "--set", "sensitivity.levels=2", "--set", "sensitivity.samples=100")
+TINY = (*TINY, "--set", "evaluation.samples=100", "--set", "track.model=false")
 UNTRACKED = ("--set", "track.enabled=false")
 HALF = ("--budget", "flops=0.5")
 SEARCH = ("search", *HALF, *TINY, *UNTRACKED)

@@ -35,9 +35,9 @@ README = textwrap.dedent(
             nn.Flatten(), nn.Linear(256, 2),
         )
 
-    images = torch.rand(128, 1, 8, 8)
-    labels = (images.mean((1, 2, 3)) > 0.5).long()
-    data = TensorDataset(images, labels)
+    samples = torch.rand(128, 1, 8, 8)
+    labels = (samples.mean((1, 2, 3)) > 0.5).long()
+    data = TensorDataset(samples, labels)
     task = autoprune.SimpleTask(network, train_data=data, validation_data=data)
     model = network()
     task.train(model, autoprune.TrainingPlan(steps=5, rate=0.1))
@@ -45,7 +45,7 @@ README = textwrap.dedent(
     again = autoprune.apply(model, result.allocation, task)
     loaded = autoprune.load(f"run/weights/{result.best}.pt", model=network)
     for small in (again, loaded):
-        torch.testing.assert_close(small(images[:3]), result.network(images[:3]))
+        torch.testing.assert_close(small(samples[:3]), result.network(samples[:3]))
     print("fine")
     """
 )
@@ -120,7 +120,7 @@ def test_apply_reconstructs_where_its_recipe_says_so(workdir: Path) -> None:
 
 
 def test_apply_needs_a_task_or_inputs() -> None:
-    with pytest.raises(UserError, match="needs a task, whose images re-estimate the batch norm, or inputs"):
+    with pytest.raises(UserError, match="needs a task, whose samples re-estimate the batch norm, or inputs"):
         autoprune.apply(tiny(), HALF)
 
 

@@ -1,4 +1,4 @@
-"""An allocation inside a search of the user's own: the examples as they stand, and what they promise."""
+"""An allocation inside a search of the user's own: the examples as they stand, and what they recorded."""
 
 from __future__ import annotations
 

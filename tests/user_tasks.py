@@ -20,7 +20,7 @@ judged = 0
 
 
 class Tiny(nn.Module):
-    """Three convolutions on 8x8 images; `second` and `third` may be pruned."""
+    """Three convolutions on 8x8 samples; `second` and `third` may be pruned."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,20 +29,20 @@ class Tiny(nn.Module):
         self.third, self.norm3 = nn.Conv2d(16, 16, 3, padding=1, stride=2), nn.BatchNorm2d(16)
         self.head = nn.Linear(16, 4)
 
-    def forward(self, images: Tensor) -> Tensor:
-        images = F.relu(self.norm1(self.first(images)))
-        images = F.relu(self.norm2(self.second(images)))
-        images = F.relu(self.norm3(self.third(images)))
-        return self.head(images.mean((2, 3)))
+    def forward(self, samples: Tensor) -> Tensor:
+        samples = F.relu(self.norm1(self.first(samples)))
+        samples = F.relu(self.norm2(self.second(samples)))
+        samples = F.relu(self.norm3(self.third(samples)))
+        return self.head(samples.mean((2, 3)))
 
 
 class Refusing(Tiny):
     """Cannot run once `second` has lost more than half of its filters."""
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, samples: Tensor) -> Tensor:
         if self.second.out_channels < 8:
             raise ValueError("too narrow")
-        return super().forward(images)
+        return super().forward(samples)
 
 
 class Untraceable(nn.Module):
@@ -52,10 +52,10 @@ class Untraceable(nn.Module):
         super().__init__()
         self.layer = nn.Conv2d(1, 4, 3)
 
-    def forward(self, images: Tensor) -> Tensor:
-        if images.sum() > 0:
-            images = -images
-        return self.layer(images).mean((2, 3))
+    def forward(self, samples: Tensor) -> Tensor:
+        if samples.sum() > 0:
+            samples = -samples
+        return self.layer(samples).mean((2, 3))
 
 
 def tiny() -> Tiny:
@@ -76,10 +76,10 @@ def data(seed: int, size: int) -> TensorDataset:
     """Images whose class is the quarter that is bright."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(size) % 4
-    images = torch.rand(size, 1, 8, 8, generator=generator)
-    for image, label in zip(images, labels.tolist(), strict=True):
+    samples = torch.rand(size, 1, 8, 8, generator=generator)
+    for image, label in zip(samples, labels.tolist(), strict=True):
         image[:, 4 * (label // 2) :, 4 * (label % 2) :][:, :4, :4] += 0.5
-    return TensorDataset(images, labels)
+    return TensorDataset(samples, labels)
 
 
 def _loss(outputs: Tensor, targets: Tensor) -> Tensor:

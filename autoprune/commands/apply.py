@@ -22,7 +22,7 @@ from autoprune.tasks.training.plan import TrainingPlan
 
 if TYPE_CHECKING:
     from autoprune.core.trial import Score
-    from autoprune.running.apply.pruned_model import Applied, Wishes
+    from autoprune.running.apply.pruned_model import Applied, ApplyOptions
 
 
 def read_best(path: Path) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def defaults(best: dict[str, Any], arguments: argparse.Namespace) -> dict[str, A
         "task.name": best["task"],
         "task.model": best["model"],
         "pruner": best["pruner"],
-        "evaluation.recalibrate.images": recipe.get("recalibrate"),
+        "evaluation.recalibrate.samples": recipe.get("recalibrate"),
         "evaluation.recalibrate.augment": recipe.get("augment"),
         "evaluation.reconstruct": recipe.get("reconstruct"),
         "evaluation.finetune": recipe.get("finetune"),
@@ -162,9 +162,9 @@ def run(arguments: argparse.Namespace) -> None:
     plan = parse_plan(arguments.finetune) if arguments.finetune is not None else None
     _check_output(arguments)
     source, trial = _source(arguments)
-    from autoprune.running.apply.pruned_model import Wishes
+    from autoprune.running.apply.pruned_model import ApplyOptions
 
-    applied = _apply(source, trial, arguments, Wishes(plan, arguments.force, arguments.reconstruct))
+    applied = _apply(source, trial, arguments, ApplyOptions(plan, arguments.force, arguments.reconstruct))
     try:
         applied.write(arguments.output)
     except OSError as fault:
@@ -179,17 +179,17 @@ def run(arguments: argparse.Namespace) -> None:
     _print(applied, arguments.output, exported)
 
 
-def _apply(source: Path, trial: int | None, arguments: argparse.Namespace, wishes: Wishes) -> Applied:
+def _apply(source: Path, trial: int | None, arguments: argparse.Namespace, options: ApplyOptions) -> Applied:
     from autoprune.running.apply import apply as applying
-    from autoprune.running.apply.recorded_result import Promise
+    from autoprune.running.apply.recorded_result import RecordedResult
 
     given = overrides(arguments)
     if source.is_dir():
-        return applying.from_run(source, trial, given, arguments.set, wishes)
+        return applying.from_run(source, trial, given, arguments.set, options)
     best = read_best(source)
     experiment = load_experiment(None, {**defaults(best, arguments), **given}, arguments.set)
     settings = criteria(best, arguments.source)
-    return applying.anew(best["widths"], experiment, settings, Promise.of_best(best), wishes, str(source))
+    return applying.anew(best["widths"], experiment, settings, RecordedResult.of_best(best), options, str(source))
 
 
 def _check_output(arguments: argparse.Namespace) -> None:
@@ -235,33 +235,33 @@ def _print(applied: Applied, output: Path, exported: Path | None) -> None:
         name, share = cost_name(kind, applied.effective), 100 * cost / dense
         print(f"  {short(cost):>10} {name:10} {share:6.2f} % of the dense network's")
     print(f"  expect {_expectation(applied)}")
-    counted = "the search" if applied.promise.costs else "autoprune"
+    counted = "the search" if applied.recorded.costs else "autoprune"
     print(f"  read back, it costs what {counted} counted")
-    if applied.promise.remark:
-        print(f"  {applied.promise.remark}")
+    if applied.recorded.remark:
+        print(f"  {applied.recorded.remark}")
     if exported is not None:
         print(f"{exported}: the same network, needs neither autoprune nor its own class")
 
 
 def _expectation(applied: Applied) -> str:
     """What accuracy to expect, and in brackets what the search had where that is something else."""
-    now, then = applied.measured(), applied.promise.score
+    now, then = applied.measured(), applied.recorded.score
     if then is not None and (applied.scored or (not applied.change and _agree(now, then))):
         return f"{_words(then)}, as in the search"
     if then is None:
         return _words(now)
     had = f"{100 * then.accuracy:.2f} % and {then.loss:.4f}"
-    had += f" on {then.images}" if then.images not in (0, now.images) else ""
-    dropped = "in the search, which then dropped it" if applied.promise.dropped else "in the search"
+    had += f" on {then.samples}" if then.samples not in (0, now.samples) else ""
+    dropped = "in the search, which then dropped it" if applied.recorded.dropped else "in the search"
     return f"{_words(now)} ({had} {applied.change or dropped})"
 
 
 def _words(score: Score) -> str:
-    on = f" on {score.images} validation images" if score.images else ""
+    on = f" on {score.samples} validation samples" if score.samples else ""
     return f"{100 * score.accuracy:.2f} % accuracy and a loss of {score.loss:.4f}{on}"
 
 
 def _agree(now: Score, then: Score) -> bool:
     """Whether two judgements say the same but for rounding, on another machine too."""
     alike = math.isclose(now.loss, then.loss, rel_tol=1e-3) and math.isclose(now.accuracy, then.accuracy, abs_tol=5e-4)
-    return alike and then.images in (0, now.images)
+    return alike and then.samples in (0, now.samples)

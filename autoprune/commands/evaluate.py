@@ -106,7 +106,7 @@ def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: Pru
     return {
         "file": str(arguments.file),
         "split": arguments.split,
-        "images": score.images,
+        "samples": score.samples,
         "accuracy": score.accuracy,
         "loss": score.loss,
         **measure_costs(network, inputs),
@@ -127,7 +127,7 @@ def _batches(task: Task, split: str, batch: int, device: Any) -> Iterable[Batch]
 def _print(report: dict[str, Any]) -> None:
     from autoprune.reporting.results import short
 
-    print(f"{report['file']} on {report['images']} {report['split']} images")
+    print(f"{report['file']} on {report['samples']} {report['split']} samples")
     print(f"  accuracy    {100 * report['accuracy']:.2f} %")
     print(f"  loss        {report['loss']:.4f}")
     print(f"  FLOPs       {report['flops']:,} ({short(report['flops'] / 2)}MACs)")

@@ -21,17 +21,17 @@ def run(arguments: argparse.Namespace) -> None:
 
     with training_progress(Display(), "training the default network once") as hook:
         setup = prepare(experiment, hook)
-    groups = [_group(setup, group) for group in setup.subject.structures.groups]
-    frozen = [vars(frozen) for frozen in setup.subject.graph.frozen]
+    groups = [_group(setup, group) for group in setup.prunable.structures.groups]
+    frozen = [vars(frozen) for frozen in setup.prunable.graph.frozen]
     if arguments.json:
-        print(json.dumps({"costs": setup.subject.costs.dense(), "groups": groups, "frozen": frozen}, indent=1))
+        print(json.dumps({"costs": setup.prunable.costs.dense(), "groups": groups, "frozen": frozen}, indent=1))
     else:
         _print(setup, groups, frozen)
 
 
 def _group(setup: Setup, group: Group) -> dict[str, Any]:
     """What is shown of one group; its shares are what goes if it alone is pruned to one structure."""
-    name, costs = group.name, setup.subject.costs
+    name, costs = group.name, setup.prunable.costs
     dense, without = costs.dense(), costs.costs({name: group.least})
     bounds = setup.space.bounds.get(name)
     return {
@@ -52,7 +52,7 @@ def _print(setup: Setup, groups: list[dict[str, Any]], frozen: list[dict[str, An
 
     from autoprune.reporting.results import cost_name, short
 
-    dense = setup.subject.costs.dense()
+    dense = setup.prunable.costs.dense()
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=140)
@@ -61,7 +61,7 @@ def _print(setup: Setup, groups: list[dict[str, Any]], frozen: list[dict[str, An
         f"{short(dense['params'])} parameters, {short(dense['size'])}B"
     )
     table = Table(box=None, header_style="bold", pad_edge=False)
-    flops, params = (cost_name(kind, setup.subject.costs.effective) for kind in ("flops", "params"))
+    flops, params = (cost_name(kind, setup.prunable.costs.effective) for kind in ("flops", "params"))
     for heading in ("group", "width", flops, params, "may keep", "layers"):
         table.add_column(heading, justify="left" if heading in ("group", "layers", "may keep") else "right")
     for group in groups:

@@ -33,6 +33,6 @@ def run(arguments: argparse.Namespace) -> None:
     curves = measure_curves(setup, evaluator, display, grid)
     folder.mkdir(parents=True, exist_ok=True)
     write_curves(curves, RunFolder(folder), others)
-    display.say(work_line(curves, setup.subject.costs))
+    display.say(work_line(curves, setup.prunable.costs))
     for suffix in ("json", "csv", "png"):
         print(RunFolder(folder).sensitivity(suffix))

@@ -82,7 +82,7 @@ class Experiment(Section):
         """What is done to every candidate besides pruning."""
         settings = self.evaluation
         recalibrate = settings.recalibrate
-        return Recipe(recalibrate.images, recalibrate.augment, settings.reconstruct, _finetune(settings.finetune))
+        return Recipe(recalibrate.samples, recalibrate.augment, settings.reconstruct, _finetune(settings.finetune))
 
     def final_recipe(self) -> Recipe:
         """What is done to the finalists: as to every candidate, but for what `search.rerank` says otherwise."""

@@ -164,7 +164,7 @@ class _Draft:
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not all(key.split(".")):
-            self.faults.append(f"--set {text}: should read KEY=VALUE, for example --set evaluation.images=1000")
+            self.faults.append(f"--set {text}: should read KEY=VALUE, for example --set evaluation.samples=1000")
             return None
         document = parse_document(value, lambda _: f"--set {key}")
         self.faults += document.faults

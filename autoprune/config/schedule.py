@@ -122,7 +122,7 @@ class PolicySection(Section):
 
     @model_validator(mode="after")
     def _one_subject_and_one_time(self) -> PolicySection:
-        if sum(subject is not None for subject in (self.pruner, self.penalty, self.remove_layers, self.thin)) != 1:
+        if sum(prunable is not None for prunable in (self.pruner, self.penalty, self.remove_layers, self.thin)) != 1:
             raise ValueError("needs pruner, penalty, remove_layers or thin: one of them")
         listed = [times for times in (self.epochs, self.steps) if times is not None]
         span = any(value is not None for value in (self.start, self.end, self.frequency))
@@ -153,9 +153,9 @@ class RoundsSection(Section):
 
 
 class StatisticsSection(Section):
-    """Training images for criteria that read data, gone through at every update."""
+    """Training samples for criteria that read data, gone through at every update."""
 
-    images: Positive = 1024
+    samples: Positive = 1024
     batch: Positive = 64
 
 

@@ -12,7 +12,7 @@ from pydantic_core.core_schema import ValidationInfo
 from autoprune import registry
 from autoprune.config.documents import existing, typed
 from autoprune.config.settings import read_settings, write_settings
-from autoprune.config.trainings import FinetuneSection, Images, Positive, RerankSection, RoundsSection, Section
+from autoprune.config.trainings import FinetuneSection, Positive, RerankSection, RoundsSection, Samples, Section
 from autoprune.core.budget import Budget
 from autoprune.core.sparsity import FORMS, block_shape, n_and_m
 from autoprune.core.trial import Objective
@@ -128,7 +128,7 @@ class ScoringSection(Section):
     pattern: PatternName | None = None
     combine: Literal["mean", "sum", "max"] | None = None
     normalise: bool | None = None
-    images: Positive = 1024
+    samples: Positive = 1024
     batch: Positive = 64
 
 
@@ -148,9 +148,9 @@ class SearchSection(Section):
 
 
 class RecalibrateSection(Section):
-    """Batch norm re-estimation; 0 images leave the statistics as they are."""
+    """Batch norm re-estimation; 0 samples leave the statistics as they are."""
 
-    images: Annotated[int, Field(ge=0)] = 512
+    samples: Annotated[int, Field(ge=0)] = 512
     augment: bool = True
 
 
@@ -160,15 +160,15 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class EvaluationSection(Section):
     """How candidates are judged.
 
-    After each share of the images in `rungs` a candidate that is clearly behind may be dropped; none are judged whole.
+    After each share of the samples in `rungs` a candidate that is clearly behind may be dropped; none are judged whole.
     """
 
     objective: Objective = "loss"
-    images: Positive = 5000
+    samples: Positive = 5000
     batch: Positive = 128
     rungs: Annotated[tuple[Share, ...], Field(strict=False)] = (0.1, 0.3)
     recalibrate: RecalibrateSection = RecalibrateSection()
-    reconstruct: Images = 0
+    reconstruct: Samples = 0
     finetune: FinetuneSection | None = None
 
     @field_validator("rungs")
@@ -187,7 +187,7 @@ class SensitivitySection(Section):
     """
 
     file: Annotated[Path, Typed, AfterValidator(existing_file)] | None = None
-    images: Positive = 1000
+    samples: Positive = 1000
     levels: Positive = 8
     stop: Keep | None = 0.5
     reuse: bool = True

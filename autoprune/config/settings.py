@@ -15,7 +15,7 @@ from autoprune.core.trial import Setting
 from autoprune.errors import UnknownName, did_you_mean
 
 IMAGE_COUNTS = 16
-"""So many values at most has a dimension that counts images: those of each value stay in memory."""
+"""So many values at most has a dimension that counts samples: those of each value stay in memory."""
 _COMBINED = ("mean", "sum", "max")
 RANGE_KEYS = ("low", "high", "log", "step")
 
@@ -30,14 +30,14 @@ class Numbers:
     Attributes:
         above: whether `least` itself is excluded.
         below: numbers are less than this.
-        images: whether it counts images.
+        samples: whether it counts samples.
     """
 
     least: float = 0
     above: bool = False
     below: float = math.inf
     integer: bool = False
-    images: bool = False
+    samples: bool = False
 
     def fault(self, value: Any) -> str:
         """What is wrong with a value, or nothing."""
@@ -59,8 +59,8 @@ NUMBERS: Mapping[str, Numbers] = {
     "finetune.temperature": Numbers(above=True),
     "finetune.weight_decay": Numbers(),
     "finetune.momentum": Numbers(below=1),
-    "recalibrate": Numbers(integer=True, images=True),
-    "reconstruct": Numbers(integer=True, images=True),
+    "recalibrate": Numbers(integer=True, samples=True),
+    "reconstruct": Numbers(integer=True, samples=True),
 }
 
 
@@ -135,7 +135,7 @@ def _faults(name: str, value: Any) -> Iterator[Fault]:
         yield from _range_faults(numbers, value)
     elif isinstance(value, (list, tuple)):
         yield from _choice_faults(numbers.fault if numbers else check or _truth_fault, value)
-        if numbers is not None and numbers.images and len(value) > IMAGE_COUNTS:
+        if numbers is not None and numbers.samples and len(value) > IMAGE_COUNTS:
             yield (), _too_many(len(value)), value
     else:
         ways = "a list of values, or {low: …, high: …}" if numbers else "a list of values"
@@ -187,13 +187,13 @@ def _order_faults(numbers: Numbers, given: Mapping[str, Any]) -> Iterator[Fault]
     if step is not None and step > high - low:
         yield ("step",), f"should be at most {high - low:g}, so that there are two values, but is {step}", step
     count = Range(low, high, step=step, integer=numbers.integer).count
-    if numbers.images and count is not None and count > IMAGE_COUNTS:
+    if numbers.samples and count is not None and count > IMAGE_COUNTS:
         yield (), _too_many(count), given
 
 
 def _too_many(count: int) -> str:
     return (
-        f"has {count} values, and the images of each are kept in memory: give at most {IMAGE_COUNTS}, as a list or by "
+        f"has {count} values, and the samples of each are kept in memory: give at most {IMAGE_COUNTS}, as a list or by "
         "a greater step"
     )
 

@@ -22,11 +22,11 @@ class Section(BaseModel):
 
 
 Count = Callable[[float, int], int]
-"""How many steps a number of epochs takes, at a number of images a step."""
+"""How many steps a number of epochs takes, at a number of samples a step."""
 
 
 class TrainingSection(Section):
-    """A short training; see `autoprune.core.recipe.Training`. It takes so many steps, or passes over the images."""
+    """A short training; see `autoprune.core.recipe.Training`. It takes so many steps, or passes over the samples."""
 
     steps: Positive | None = None
     epochs: Above0 | None = None
@@ -101,22 +101,22 @@ class AdmmSection(TrainingSection):
 RECONSTRUCTION_IMAGES = 512
 
 
-def _count_of_images(value: Any) -> Any:
+def _count_of_samples(value: Any) -> Any:
     return {True: RECONSTRUCTION_IMAGES, False: 0}[value] if isinstance(value, bool) else value
 
 
-Images = Annotated[int, BeforeValidator(_count_of_images), Field(ge=0)]
-"""A number of training images, 0 or false for none, true for 512."""
+Samples = Annotated[int, BeforeValidator(_count_of_samples), Field(ge=0)]
+"""A number of training samples, 0 or false for none, true for 512."""
 
 
 class RerankSection(TrainingSection):
-    """The best few of a search, judged once more on all validation images, and before that refitted or trained.
+    """The best few of a search, judged once more on all validation samples, and before that refitted or trained.
 
     What is not said of either is done to them as to every candidate.
     """
 
     top: Positive = 5
-    reconstruct: Images = 0
+    reconstruct: Samples = 0
 
     def _check_without_length(self) -> None:
         """Without a length nothing trains, and whoever says how to train has forgotten it."""

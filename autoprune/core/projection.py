@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import COST_KINDS, Limits, check_feasible
 from autoprune.core.costs import CostTable, Ints, Tally
-from autoprune.core.slack import Couplings, Room
+from autoprune.core.slack import CostCurvature, Slack
 from autoprune.core.space import Bounds, SearchSpace
 
 Bools = NDArray[np.bool_]
@@ -165,13 +165,13 @@ class Projection:
         spent = tally.spent[..., None] + tally.rises(self.columns, steps)
         return np.asarray((spent <= self.limits[:, None]).all(axis=-2) & (steps > 0))
 
-    def room(self, tally: Tally) -> Room:
+    def slack(self, tally: Tally) -> Slack:
         """What the limits leave beside the tally of one allocation, whose groups have the same indices as here."""
-        return Room.beside(tally, self._couplings, self.limits, self.columns)
+        return Slack.beside(tally, self._couplings, self.limits, self.columns)
 
     @cached_property
-    def _couplings(self) -> Couplings:
-        return Couplings.of(self.costs, self.limits, self.columns)
+    def _couplings(self) -> CostCurvature:
+        return CostCurvature.of(self.costs, self.limits, self.columns)
 
     def _is_stuck(self, wanted: Ints, below: Ints, tally: Tally) -> Bools:
         """`[n]`: whether no way leads from `wanted` towards the ceilings, so that it need not be halved to be known.
@@ -226,13 +226,13 @@ def _fill_steps(start: Ints, wanted: Ints, free: Bools, tally: Tally, grid: Proj
     keys = _keys([grid.names[i] for i in left], wanted)
     waiting = [(_fullness(widths[i], target[i]), key, i) for i, key in zip(left, keys, strict=True)]
     heapq.heapify(waiting)
-    room = grid.room(tally)
+    slack = grid.slack(tally)
     while waiting:
         _, key, i = heapq.heappop(waiting)
         by = _step_up(widths[i], step[i], ceiling[i]) - widths[i]
-        if by and room.holds(i, by):
+        if by and slack.holds(i, by):
             widths[i] += by
-            room.widen(i, by)
+            slack.widen(i, by)
             heapq.heappush(waiting, (_fullness(widths[i], target[i]), key, i))
     return widths
 

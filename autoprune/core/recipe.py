@@ -14,7 +14,7 @@ class Training:
     Attributes:
         steps: optimizer steps.
         schedule: how the rate goes on from `rate`: `cosine` (down to 0) or `constant`.
-        batch: images a step.
+        batch: samples a step.
         distill: weight of the divergence from the dense network's outputs beside the task's loss; 0 leaves it out.
         temperature: by which the logits of both are divided for it.
     """
@@ -66,9 +66,9 @@ class Recipe:
     """What is done to a candidate besides pruning, in this order: `admm` before it, all else after it.
 
     Attributes:
-        recalibrate: how many training images re-estimate the batch norm; 0 leaves the statistics as they are.
-        augment: whether those images are augmented as in training.
-        reconstruct: how many training images, not augmented, refit the layers behind what was removed by least
+        recalibrate: how many training samples re-estimate the batch norm; 0 leaves the statistics as they are.
+        augment: whether those samples are augmented as in training.
+        reconstruct: how many training samples, not augmented, refit the layers behind what was removed by least
             squares; this takes the place of re-estimation. 0 refits nothing.
         finetune: how it is trained then; None is not at all.
         admm: how its weights are trained towards being pruned; None leaves them as they are.

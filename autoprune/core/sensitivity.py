@@ -55,11 +55,11 @@ class SensitivityCurves:
     """What a sweep measured.
 
     Attributes:
-        dense: the dense network judged on the same images after the same recipe.
+        dense: the dense network judged on the same samples after the same recipe.
         levels: group to kept width to score; the full width is not listed, it is `dense`.
         widths: dense width of each group.
-        fingerprint: what the curves depend on (checkpoint, task, images, pruner, recipe); others are not comparable.
-        work: what the sweep cost, in images times multiply-adds; None where an earlier release did not say.
+        fingerprint: what the curves depend on (checkpoint, task, samples, pruner, recipe); others are not comparable.
+        work: what the sweep cost, in samples times multiply-adds; None where an earlier release did not say.
         naive_work: what judging every level of its grid by itself would have cost.
     """
 
@@ -117,10 +117,10 @@ class SensitivityCurves:
         """One line a level: group, width, kept, loss, accuracy."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["group", "width", "kept", "loss", "accuracy", "images"])
+        writer.writerow(["group", "width", "kept", "loss", "accuracy", "samples"])
         for group, levels in self.levels.items():
             for kept, score in sorted({**levels, self.widths[group]: self.dense}.items()):
-                writer.writerow([group, self.widths[group], kept, score.loss, score.accuracy, score.images])
+                writer.writerow([group, self.widths[group], kept, score.loss, score.accuracy, score.samples])
         return text.getvalue()
 
 
@@ -138,7 +138,7 @@ def _grid(bounds: Bounds, width: int, levels: int) -> list[int]:
 
 FORMAT = 2
 # Of a fingerprint, what curves were measured with but do not have to be.
-_FREE = ("images", "seed")
+_FREE = ("samples", "seed")
 # Of a fingerprint, what does not depend on how candidates are scored and judged.
 NETWORK = ("task", "model", "checkpoint", "data")
 
@@ -172,7 +172,7 @@ def choose_curves(
 ) -> SensitivityCurves:
     """Those of some curves that were measured on this network and task, by this pruner and after this recipe.
 
-    Of several those on the most images; of equals the last.
+    Of several those on the most samples; of equals the last.
 
     Args:
         groups: what they have to have curves of.
@@ -190,7 +190,7 @@ def choose_curves(
             f"{source} was measured with another {' and '.join(nearest)}{others}; leave it out to measure anew"
         )
     missing = {id(curves): [name for name in groups if name not in curves.levels] for curves in fitting}
-    best = max(reversed(fitting), key=lambda curves: (-len(missing[id(curves)]), curves.dense.images))
+    best = max(reversed(fitting), key=lambda curves: (-len(missing[id(curves)]), curves.dense.samples))
     if missing[id(best)]:
         raise UserError(
             f"{source} has no curve for group {', '.join(missing[id(best)])}; measure anew with this search space"

@@ -163,7 +163,7 @@ def resolved(recipe: Recipe, settings: Mapping[str, Setting]) -> Recipe:
 
 
 def extreme_recipes(recipe: Recipe, dimensions: Mapping[str, Dimension]) -> list[Recipe]:
-    """The recipes among which the dearest under any values of the dimensions is, and whose images are all there are."""
+    """The recipes of which one is the dearest whatever the dimensions, and whose samples suffice for all."""
     names = [name for name in dimensions if name in (*_RECIPE, f"{FINETUNE}steps", f"{FINETUNE}distill")]
     corners = product(*(dimensions[name].extremes() for name in names))
     settings = defaults(dimensions)

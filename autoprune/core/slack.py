@@ -11,7 +11,7 @@ from autoprune.core.costs import CostTable, Ints, Tally
 
 
 @dataclass(frozen=True)
-class Couplings:
+class CostCurvature:
     """How the limited costs grow with the widths of groups, beyond their slopes.
 
     Attributes:
@@ -25,7 +25,7 @@ class Couplings:
     mixed: Sequence[Sequence[Sequence[tuple[int, int]]]]
 
     @classmethod
-    def of(cls, costs: CostTable, limits: Ints, columns: Ints) -> Couplings:
+    def of(cls, costs: CostTable, limits: Ints, columns: Ints) -> CostCurvature:
         """Those of the groups at these columns of a cost table; `[cost]` limits, the largest integer where none is."""
         curvature = costs.tally(costs.vector({})).curvature
         kinds = np.flatnonzero(limits < np.iinfo(np.int64).max).tolist()
@@ -40,7 +40,7 @@ def _nonzero(values: Ints) -> list[tuple[int, int]]:
     return list(zip(places.tolist(), values[places].tolist(), strict=True))
 
 
-class Room:
+class Slack:
     """What the limits leave at some widths of the groups.
 
     Args:
@@ -50,18 +50,18 @@ class Room:
 
     __slots__ = ("_couplings", "_left", "_slopes")
 
-    def __init__(self, couplings: Couplings, left: Sequence[int], slopes: Sequence[Sequence[int]]) -> None:
+    def __init__(self, couplings: CostCurvature, left: Sequence[int], slopes: Sequence[Sequence[int]]) -> None:
         self._couplings, self._left, self._slopes = couplings, list(left), [list(each) for each in slopes]
 
     @classmethod
-    def beside(cls, tally: Tally, couplings: Couplings, limits: Ints, columns: Ints) -> Room:
+    def beside(cls, tally: Tally, couplings: CostCurvature, limits: Ints, columns: Ints) -> Slack:
         """What `[cost]` limits leave beside a tally, for the groups at these columns of it."""
         left = [int(limits[kind] - tally.spent[kind]) for kind in couplings.kinds]
         return cls(couplings, left, [tally.slopes[kind, columns].tolist() for kind in couplings.kinds])
 
-    def copy(self) -> Room:
+    def copy(self) -> Slack:
         """The same, to be changed by itself."""
-        return Room(self._couplings, self._left, self._slopes)
+        return Slack(self._couplings, self._left, self._slopes)
 
     def holds(self, group: int, by: int) -> bool:
         """Whether the group at this index may become so much wider within the limits."""

@@ -28,7 +28,8 @@ class Candidate:
         role: `final` candidates and `finalist`s can win, `intermediate` ones are rounds on the way; a finalist is the
             allocation of an earlier trial under the run's last recipe, and no searcher proposed it.
         limits: what it may cost: the run's limits, or its round's.
-        bars: after each rung, the objective's value above which its judgement ends; None has no bar, empty is no race.
+        bars: after each rung, the objective's value above which its judgement ends; None has no bar, empty is no
+            evaluate_with_early_stopping.
     """
 
     number: int
@@ -73,25 +74,25 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Score:
-    """A judgement on validation images.
+    """A judgement on validation samples.
 
     Attributes:
-        loss: mean over the images.
-        accuracy: mean of the task's metric over the images, higher is better.
-        images: how many were judged.
+        loss: mean over the samples.
+        accuracy: mean of the task's metric over the samples, higher is better.
+        samples: how many were judged.
         kl: mean divergence of the outputs from the dense network's, KL(dense ‖ pruned) in nats, where it was asked for.
-        rungs: the scores on the first images, fewest first, where they were asked for.
+        rungs: the scores on the first samples, fewest first, where they were asked for.
     """
 
     loss: float
     accuracy: float
-    images: int
+    samples: int
     kl: float | None = None
     rungs: tuple[Score, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Without what was not asked for."""
-        data: dict[str, Any] = {"loss": self.loss, "accuracy": self.accuracy, "images": self.images}
+        data: dict[str, Any] = {"loss": self.loss, "accuracy": self.accuracy, "samples": self.samples}
         if self.kl is not None:
             data["kl"] = self.kl
         return {**data, "rungs": [rung.to_json() for rung in self.rungs]} if self.rungs else data
@@ -107,7 +108,7 @@ class Stopped:
     """A judgement that ended at a rung, where the candidate was above its bar; it cannot win.
 
     Attributes:
-        score: on the images up to there.
+        score: on the samples up to there.
     """
 
     score: Score
@@ -185,7 +186,7 @@ class Trial:
 
     @property
     def score(self) -> Score | None:
-        """The score on all images, or None for a failure and for a judgement that ended early."""
+        """The score on all samples, or None for a failure and for a judgement that ended early."""
         return self.outcome if isinstance(self.outcome, Score) else None
 
     @property

@@ -13,10 +13,10 @@ from autoprune.core.recipe import AdmmTraining, Recipe, Training
 from autoprune.core.trial import Candidate
 from autoprune.errors import CheckpointError, Diverged, TaskError
 from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint
-from autoprune.evaluation.data import Images
+from autoprune.evaluation.data import EvaluationData
 from autoprune.evaluation.metrics import recalibrate
 from autoprune.evaluation.pausing import Paused, Pauses
-from autoprune.evaluation.prunable_model import Subject
+from autoprune.evaluation.prunable_model import PrunableModel
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.reconstruction import refit
 from autoprune.pruning.training.admm import Admm
@@ -36,30 +36,30 @@ class Built:
     """A pruned network.
 
     Attributes:
-        subject: the network in its dense shape and the scores by which structures were chosen.
+        prunable: the network in its dense shape and the scores by which structures were chosen.
     """
 
     network: nn.Module
-    subject: Subject
+    prunable: PrunableModel
     allocation: Mapping[str, int]
 
     def costs(self) -> dict[str, int]:
         """What it costs, counted on itself; *effective* where weights were set to zero."""
-        subject = self.subject
-        return subject.structures.measure(self.network, subject.inputs, subject.importance, self.allocation)
+        prunable = self.prunable
+        return prunable.structures.measure(self.network, prunable.inputs, prunable.importance, self.allocation)
 
     def held_masks(self) -> Hook:
         """Keeps the weights at zero that were pruned while the network trains; a thinned one needs nothing."""
-        subject = self.subject
-        if not subject.costs.effective:
+        prunable = self.prunable
+        if not prunable.costs.effective:
             return Hook()
         masking = Masking(self.network)
-        masking.set("allocation", subject.structures.masks(self.network, subject.importance, self.allocation))
+        masking.set("allocation", prunable.structures.masks(self.network, prunable.importance, self.allocation))
         return Hook(after_step=lambda *_: masking.hold())
 
     def checkpoint(self, metrics: Mapping[str, Any], identity: Mapping[str, Any]) -> PrunedCheckpoint:
         """What is written of it."""
-        return PrunedCheckpoint.of(self.network, self.subject, self.allocation, metrics, identity)
+        return PrunedCheckpoint.of(self.network, self.prunable, self.allocation, metrics, identity)
 
 
 class Builder:
@@ -67,14 +67,14 @@ class Builder:
 
     Args:
         dense: it teaches where a training says so.
-        seed: draws the images of trainings. Those that start from one parent, or all from the dense network, see the
+        seed: draws the samples of trainings. Those that start from one parent, or all from the dense network, see the
             same ones, while a child sees others than its parent saw.
     """
 
-    def __init__(self, dense: nn.Module, task: Task, images: Images, seed: int) -> None:
-        self._dense, self._task, self._images, self._seed = dense, task, images, seed
+    def __init__(self, dense: nn.Module, task: Task, data: EvaluationData, seed: int) -> None:
+        self._dense, self._task, self._data, self._seed = dense, task, data, seed
 
-    def build(self, candidate: Candidate, recipe: Recipe, start: Subject, pauses: Pauses) -> Built:
+    def build(self, candidate: Candidate, recipe: Recipe, start: PrunableModel, pauses: Pauses) -> Built:
         """The network of a candidate after its recipe, compared with the masked one when it is thinned.
 
         Args:
@@ -96,7 +96,7 @@ class Builder:
         return self._build(candidate, recipe, start, pauses, None)
 
     def _build(
-        self, candidate: Candidate, recipe: Recipe, start: Subject, pauses: Pauses, paused: Paused | None
+        self, candidate: Candidate, recipe: Recipe, start: PrunableModel, pauses: Pauses, paused: Paused | None
     ) -> Built:
         tuned = paused if paused is not None and paused.phase == "finetune" else None
         allocation = candidate.allocation
@@ -117,13 +117,13 @@ class Builder:
 
     def _draw(
         self,
-        start: Subject,
+        start: PrunableModel,
         allocation: Mapping[str, int],
         training: AdmmTraining,
         seed: int,
         pauses: Pauses,
         paused: Paused | None,
-    ) -> Subject:
+    ) -> PrunableModel:
         """The network as ADMM drew it towards an allocation, with the scores that choose what ADMM's projection keeps.
 
         Where no group loses anything it is trained without ADMM's term.
@@ -164,16 +164,16 @@ class Builder:
         of its FLOPs: loss 0.98 refitted, 1.31 re-estimated after that, and far worse re-estimated before it.)
         """
         if recipe.reconstruct:
-            start = built.subject
+            start = built.prunable
             kept = start.structures.kept(start.importance, built.allocation)
-            images = self._images.for_recipe(recipe)
-            refit(built.network, start.network, start.graph, kept, images, users_only=recipe.users_only)
+            samples = self._data.for_recipe(recipe)
+            refit(built.network, start.network, start.graph, kept, samples, users_only=recipe.users_only)
         elif recipe.recalibrate:
-            recalibrate(built.network, self._images.for_recipe(recipe))
+            recalibrate(built.network, self._data.for_recipe(recipe))
 
 
 def _admm(
-    network: nn.Module, start: Subject, widths: Mapping[str, int], training: AdmmTraining, masking: Masking
+    network: nn.Module, start: PrunableModel, widths: Mapping[str, int], training: AdmmTraining, masking: Masking
 ) -> Admm:
     return Admm(
         network,

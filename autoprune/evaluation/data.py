@@ -1,4 +1,4 @@
-"""The images that candidates are judged on and prepared with, read once; and what the dense network makes of them."""
+"""The samples that candidates are judged on and prepared with, read once; and what the dense network makes of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Objective
 from autoprune.evaluation.metrics import Batches
 from autoprune.evaluation.pausing import SNAPSHOT_SECONDS
-from autoprune.evaluation.scoring import ScoringImages
+from autoprune.evaluation.scoring import ScoringSamples
 from autoprune.tasks.base import Batch, Split, Task
 from autoprune.tasks.training.distillation import logits
 
@@ -27,17 +27,17 @@ class Judging:
     """On what candidates are judged.
 
     Attributes:
-        images: validation images; None is all.
-        batch: images in one forward pass.
-        seed: draws the images that re-estimate the batch norm and those that train, the same for every candidate.
+        samples: validation samples; None is all.
+        batch: samples in one forward pass.
+        seed: draws the samples that re-estimate the batch norm and those that train, the same for every candidate.
         objective: what is minimised; the divergence from the dense network is measured only if it is that.
-        rungs: ascending shares of the images after which a candidate's judgement may end.
+        rungs: ascending shares of the samples after which a candidate's judgement may end.
         weights: folder where a trial's network is left as `<number>.pt`, and parents' are found; or None.
         snapshot_seconds: between two snapshots of a candidate's training, which lie there too.
         identity: what is written beside the weights: the model's and the task's name.
     """
 
-    images: int | None = None
+    samples: int | None = None
     batch: int = 128
     seed: int = 0
     objective: Objective = "loss"
@@ -47,7 +47,7 @@ class Judging:
     identity: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Images:
+class EvaluationData:
     """Batches of a task, kept in memory where they fit."""
 
     def __init__(self, task: Task, judging: Judging, device: torch.device) -> None:
@@ -55,36 +55,36 @@ class Images:
         self._loaded: dict[tuple[object, ...], Iterable[Batch]] = {}
         self._taught: dict[tuple[object, ...], Sequence[Tensor]] = {}
 
-    def batches(self, split: Split, images: int | None, batch: int | None = None) -> Iterable[Batch]:
-        """The first images of a split (None: all).
+    def batches(self, split: Split, samples: int | None, batch: int | None = None) -> Iterable[Batch]:
+        """The first samples of a split (None: all).
 
         Args:
-            batch: images at once; None is as many as are judged at once.
+            batch: samples at once; None is as many as are judged at once.
 
         Raises:
             DataError: there are none, or they cannot be read.
         """
-        key = (split, images, batch)
+        key = (split, samples, batch)
         if key not in self._loaded:
             size = batch or self._judging.batch
-            self._loaded[key] = Batches(self._task, split, images, size, self._judging.seed, self._device).load()
+            self._loaded[key] = Batches(self._task, split, samples, size, self._judging.seed, self._device).load()
         return self._loaded[key]
 
     def for_recipe(self, recipe: Recipe) -> Iterable[Batch]:
-        """The training images that the recipe uses: for refitting plain ones where there are any, like those judged."""
+        """The training samples that the recipe uses: for refitting plain ones, if any, like those judged."""
         if recipe.reconstruct:
-            plain = ScoringImages(self._task, self._device, seed=self._judging.seed).split
+            plain = ScoringSamples(self._task, self._device, seed=self._judging.seed).split
             return self.batches(plain, recipe.reconstruct, RECALIBRATION_BATCH)
         return self.batches("train" if recipe.augment else "plain", recipe.recalibrate, RECALIBRATION_BATCH)
 
     def used(self, recipe: Recipe) -> Recipe:
-        """The recipe with as many images as there are, where it asks for more."""
+        """The recipe with as many samples as there are, where it asks for more."""
         if not (recipe.reconstruct or recipe.recalibrate):
             return recipe
-        images = _count(self.for_recipe(recipe))
-        return replace(recipe, reconstruct=images) if recipe.reconstruct else replace(recipe, recalibrate=images)
+        samples = _count(self.for_recipe(recipe))
+        return replace(recipe, reconstruct=samples) if recipe.reconstruct else replace(recipe, recalibrate=samples)
 
-    def taught(self, dense: nn.Module, split: Split, images: int | None) -> Sequence[Tensor] | None:
+    def taught(self, dense: nn.Module, split: Split, samples: int | None) -> Sequence[Tensor] | None:
         """The dense network's outputs of each batch, if the divergence from them is the objective.
 
         Raises:
@@ -92,42 +92,42 @@ class Images:
         """
         if self._judging.objective != "kl":
             return None
-        key = (split, images)
+        key = (split, samples)
         if key not in self._taught:
             dense.eval()
             with torch.inference_mode():
-                outputs = (dense(inputs) for inputs, _ in self.batches(split, images))
+                outputs = (dense(inputs) for inputs, _ in self.batches(split, samples))
                 self._taught[key] = [logits(each, "objective kl") for each in outputs]
         return self._taught[key]
 
     def judging(self) -> int:
-        """How many images judge a candidate."""
-        return self.count("validation", self._judging.images)
+        """How many samples judge a candidate."""
+        return self.count("validation", self._judging.samples)
 
     def count(self, split: Split, most: int | None) -> int:
-        """How many images of a split there are, at most so many."""
+        """How many samples of a split there are, at most so many."""
         return _count(self.batches(split, most))
 
     def available(self) -> int:
-        """How many validation images there are."""
+        """How many validation samples there are."""
         if self.judges_all():
             return self.judging()
         return _count(self._task.batches("validation", self._judging.batch))
 
     def rungs(self) -> tuple[int, ...]:
-        """The numbers of images after which a candidate's judgement may end, at ends of batches; none if all but one.
+        """The numbers of samples after which a candidate's judgement may end, at ends of batches; none if all but one.
 
-        Where the images do not fit in memory there are none: the first of them may not be like the others.
+        Where the samples do not fit in memory there are none: the first of them may not be like the others.
         """
-        if not isinstance(self.batches("validation", self._judging.images), Sequence):
+        if not isinstance(self.batches("validation", self._judging.samples), Sequence):
             return ()
         total, batch = self.judging(), self._judging.batch
         sizes = {math.ceil(share * total / batch) * batch for share in self._judging.rungs}
         return tuple(sorted(size for size in sizes if size < total))
 
     def judges_all(self) -> bool:
-        """Whether the images that judge candidates are all the validation images there are."""
-        limit = self._judging.images
+        """Whether the samples that judge candidates are all the validation samples there are."""
+        limit = self._judging.samples
         if limit is None:
             return True
         more = Batches(self._task, "validation", limit + 1, self._judging.batch, 0, torch.device("cpu"))

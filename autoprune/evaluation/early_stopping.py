@@ -1,4 +1,4 @@
-"""Judging on growing subsets of the images: who is behind at a rung stops there.
+"""Judging on growing subsets of the samples: who is behind at a rung stops there.
 
 Source: successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943) and racing (Maron and Moore 1994, "Hoeffding
 races", NeurIPS 6). There many candidates are compared with each other at a rung; here one candidate is compared with a
@@ -20,7 +20,7 @@ from autoprune.tasks.base import Batch, Task
 _ORDER_SEED = 0
 
 
-def race(
+def evaluate_with_early_stopping(
     network: nn.Module,
     task: Task,
     batches: Iterable[Batch],
@@ -29,13 +29,13 @@ def race(
     objective: Objective,
     taught: Sequence[Tensor] | None = None,
 ) -> Score | Stopped:
-    """The score on all images with those at the rungs; it ends at the first rung where it is above its bar.
+    """The score on all samples with those at the rungs; it ends at the first rung where it is above its bar.
 
     Batches in memory are judged in a drawn order, always the same one, so that the first of them show what all would
-    where images lie sorted by class; whatever the order, the score on all images is that of `judge`.
+    where samples lie sorted by class; whatever the order, the score on all samples is that of `judge`.
 
     Args:
-        rungs: ascending numbers of images; each is taken at the end of the batch in which it is reached.
+        rungs: ascending numbers of samples; each is taken at the end of the batch in which it is reached.
         bars: of each rung, the objective's value above which the judgement ends; None or a missing one has no bar.
         taught: see `judge`; in the order of `batches`.
     """
@@ -44,7 +44,7 @@ def race(
     with torch.inference_mode():
         for number, (inputs, targets) in _drawn(batches):
             tally.add(network(inputs), targets, len(inputs), number)
-            while len(passed) < len(rungs) and tally.images >= rungs[len(passed)]:
+            while len(passed) < len(rungs) and tally.samples >= rungs[len(passed)]:
                 passed.append(tally.score())
                 bar = bars[len(passed) - 1] if len(passed) <= len(bars) else None
                 if bar is not None and value(passed[-1], objective) > bar:

@@ -22,13 +22,13 @@ from autoprune.evaluation.checkpoints.checkpoint import (
     rebuild_from,
     write_checkpoint,
 )
-from autoprune.evaluation.data import Images, Judging
-from autoprune.evaluation.early_stopping import race
+from autoprune.evaluation.data import EvaluationData, Judging
+from autoprune.evaluation.early_stopping import evaluate_with_early_stopping
 from autoprune.evaluation.metrics import judge
 from autoprune.evaluation.outcomes import finite, outcome_of
 from autoprune.evaluation.parents import Parents, descend
 from autoprune.evaluation.pausing import Pauses, training_key
-from autoprune.evaluation.prunable_model import Subject
+from autoprune.evaluation.prunable_model import PrunableModel
 from autoprune.evaluation.scorings import Scorings
 from autoprune.graph.layers import Layer
 from autoprune.pruning.surgery.reconstruction import refitted_layers
@@ -50,14 +50,14 @@ class CostMismatch(AutopruneError):
 class Evaluator:
     """Judges candidates of one dense network; data is read once and kept."""
 
-    def __init__(self, subject: Subject, task: Task, judging: Judging) -> None:
-        self.subject = subject
+    def __init__(self, prunable: PrunableModel, task: Task, judging: Judging) -> None:
+        self.prunable = prunable
         self.task = task
         self.judging = judging
-        self.images = Images(task, judging, subject.inputs.device)
-        self._builder = Builder(subject.network, task, self.images, judging.seed)
-        self._parents = Parents(subject, judging.weights)
-        self._scorings = self._of_parent = Scorings(subject)
+        self.data = EvaluationData(task, judging, prunable.inputs.device)
+        self._builder = Builder(prunable.network, task, self.data, judging.seed)
+        self._parents = Parents(prunable, judging.weights)
+        self._scorings = self._of_parent = Scorings(prunable)
 
     def evaluate(self, candidate: Candidate, keep: bool = True) -> Trial:
         """The candidate's trial. What goes wrong with it is its outcome, a failure; only a disk's trouble is raised.
@@ -103,46 +103,48 @@ class Evaluator:
         """What is done to it besides pruning."""
         return resolved(candidate.recipe, candidate.settings)
 
-    def _subject(self, candidate: Candidate) -> Subject:
+    def _subject(self, candidate: Candidate) -> PrunableModel:
         """The network that it starts from, with the scores by which it is pruned."""
         start = self._parents.subject_of(candidate)
-        if start is self.subject:
-            return self._scorings.subject(candidate.settings)
+        if start is self.prunable:
+            return self._scorings.prunable(candidate.settings)
         if start is not self._of_parent.base:
             self._of_parent = Scorings(start)
-        return self._of_parent.subject(candidate.settings)
+        return self._of_parent.prunable(candidate.settings)
 
     def _judge(self, network: nn.Module, candidate: Candidate) -> Score | Stopped:
-        """A finalist on all images, any other on those that judge candidates, rung by rung if there are any."""
+        """A finalist on all samples, any other on those that judge candidates, rung by rung if there are any."""
         if candidate.role == "finalist":
             return self.judge(network, None)
-        judging, rungs = self.judging, self.images.rungs()
+        judging, rungs = self.judging, self.data.rungs()
         if not rungs:
-            return self.judge(network, judging.images)
-        batches = self.images.batches("validation", judging.images)
-        taught = self.images.taught(self.subject.network, "validation", judging.images)
-        return race(network, self.task, batches, rungs, candidate.bars, judging.objective, taught)
+            return self.judge(network, judging.samples)
+        batches = self.data.batches("validation", judging.samples)
+        taught = self.data.taught(self.prunable.network, "validation", judging.samples)
+        return evaluate_with_early_stopping(
+            network, self.task, batches, rungs, candidate.bars, judging.objective, taught
+        )
 
     def work(self, candidate: Candidate, outcome: Outcome) -> int:
         """What an evaluation cost, in multiply-adds; see `autoprune.core.costs`."""
         judged = outcome.score if isinstance(outcome, Stopped) else outcome
-        images = 0 if isinstance(judged, Failure) else judged.images
+        samples = 0 if isinstance(judged, Failure) else judged.samples
         work = self.recipe_work(candidate.allocation, self._recipe(candidate))
-        return work + images * self.macs(candidate.allocation)
+        return work + samples * self.macs(candidate.allocation)
 
     def recipe_work(self, allocation: Mapping[str, int], recipe: Recipe) -> int:
         """What the recipe of an allocation costs, in multiply-adds."""
         refit_macs = self.refit_macs(allocation, recipe) if recipe.reconstruct else 0
-        return recipe_work(self.images.used(recipe), self.macs(allocation), self.macs({}), refit_macs)
+        return recipe_work(self.data.used(recipe), self.macs(allocation), self.macs({}), refit_macs)
 
     def refit_macs(self, allocation: Mapping[str, int], recipe: Recipe) -> int:
         """Multiply-adds of a recipe's reconstruction for one image.
 
         The dense network once, and the thinned one up to each layer that is refitted; nothing where none is.
         """
-        subject, refitted = self.subject, self._refitted(allocation, recipe)
-        shares = subject.costs.by_layer("flops", allocation)
-        names = [layer.name for layer in subject.graph.layers]
+        prunable, refitted = self.prunable, self._refitted(allocation, recipe)
+        shares = prunable.costs.by_layer("flops", allocation)
+        names = [layer.name for layer in prunable.graph.layers]
         up_to = dict(zip(names, accumulate(shares.get(name, 0) // 2 for name in names), strict=True))
         return self.macs({}) + sum(up_to[layer.name] for layer in refitted) if refitted else 0
 
@@ -151,13 +153,13 @@ class Evaluator:
         return len(self._refitted(allocation, recipe))
 
     def _refitted(self, allocation: Mapping[str, int], recipe: Recipe) -> list[Layer]:
-        subject = self.subject
-        kept = subject.structures.kept(subject.importance, allocation)
-        return refitted_layers(subject.graph, kept, users_only=recipe.users_only)
+        prunable = self.prunable
+        kept = prunable.structures.kept(prunable.importance, allocation)
+        return refitted_layers(prunable.graph, kept, users_only=recipe.users_only)
 
     def macs(self, allocation: Mapping[str, int]) -> int:
         """Multiply-adds of one image's forward pass."""
-        return macs_of(self.subject.costs, allocation)
+        return macs_of(self.prunable.costs, allocation)
 
     def build(self, allocation: Mapping[str, int], recipe: Recipe) -> nn.Module:
         """The network of an allocation, pruned from the dense one, after a recipe."""
@@ -169,29 +171,29 @@ class Evaluator:
         Raises:
             UserError: they are missing or damaged, or the recipe does not suit the pruner.
         """
-        pattern = self.subject.pruner.pattern
+        pattern = self.prunable.pruner.pattern
         if recipe.reconstruct and not pattern.coupled:
             raise UserError(
                 f"evaluation.reconstruct refits the users of channels that were removed; pattern {pattern.name!r} "
                 "removes none: leave it out"
             )
-        self.images.batches("validation", self.judging.images)
+        self.data.batches("validation", self.judging.samples)
         if recipe.reconstruct or recipe.recalibrate:
-            self.images.for_recipe(recipe)
+            self.data.for_recipe(recipe)
 
     def judge(
         self,
         network: nn.Module,
-        images: int | None = None,
+        samples: int | None = None,
         split: Split = "validation",
         watch: Watch = unwatched,
     ) -> Score:
-        """Loss and accuracy, and the divergence if it is the objective, on the first images of a split (None: all)."""
-        batches = self.images.batches(split, images)
-        return judge(network, self.task, watch(batches), taught=self.images.taught(self.subject.network, split, images))
+        """Loss and accuracy, and the divergence if it is the objective, on the first samples of a split (None: all)."""
+        batches = self.data.batches(split, samples)
+        return judge(network, self.task, watch(batches), taught=self.data.taught(self.prunable.network, split, samples))
 
     def _write(self, built: Built, score: Score, path: Path) -> None:
-        metrics = {"accuracy": score.accuracy, "loss": score.loss, "images": score.images}
+        metrics = {"accuracy": score.accuracy, "loss": score.loss, "samples": score.samples}
         write_checkpoint(path, built.checkpoint(metrics, self.judging.identity))
 
     def network(self, candidate: Candidate) -> nn.Module:
@@ -209,7 +211,7 @@ class Evaluator:
         Raises:
             CheckpointError: the file is damaged or not of this network.
         """
-        return rebuild_from(self.subject.network, self.subject.graph, _read(path))
+        return rebuild_from(self.prunable.network, self.prunable.graph, _read(path))
 
     def restore_to_train(self, path: Path) -> Built:
         """The same with what was pruned, so that it can stay so in training.
@@ -218,12 +220,12 @@ class Evaluator:
             CheckpointError: as `restore`.
         """
         checkpoint = _read(path)
-        network = rebuild_from(self.subject.network, self.subject.graph, checkpoint)
-        return Built(network, descend(self.subject, checkpoint), checkpoint.widths)
+        network = rebuild_from(self.prunable.network, self.prunable.graph, checkpoint)
+        return Built(network, descend(self.prunable, checkpoint), checkpoint.widths)
 
     def _checked_costs(self, built: Built) -> dict[str, int]:
         counted = built.costs()
-        predicted = self.subject.costs.costs(built.allocation)
+        predicted = self.prunable.costs.costs(built.allocation)
         if counted != predicted:
             raise CostMismatch(f"the pruned network costs {counted} but {predicted} was predicted")
         return counted
@@ -237,16 +239,16 @@ def _read(path: Path) -> PrunedCheckpoint:
 
 
 def judge_dense(evaluator: Evaluator, watch: Watch = unwatched) -> Score:
-    """The dense network as it is, on the images that judge candidates.
+    """The dense network as it is, on the samples that judge candidates.
 
     Raises:
         TaskError: it cannot be judged, so that no candidate could be.
     """
-    network, images = evaluator.subject.network, evaluator.judging.images
-    outcome = outcome_of(lambda: evaluator.judge(network, images, watch=watch))
+    network, samples = evaluator.prunable.network, evaluator.judging.samples
+    outcome = outcome_of(lambda: evaluator.judge(network, samples, watch=watch))
     if isinstance(outcome, Failure):
         raise TaskError(
-            f"the dense network cannot be judged on the validation images ({outcome.reason}); "
+            f"the dense network cannot be judged on the validation samples ({outcome.reason}); "
             "check the checkpoint, the data, the loss and the metric"
         )
     return outcome

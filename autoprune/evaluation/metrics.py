@@ -22,15 +22,15 @@ CACHE_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Batches:
-    """The first images of a split, always the same ones in the same batches.
+    """The first samples of a split, always the same ones in the same batches.
 
     Attributes:
-        images: at most this many; None is all of the split.
+        samples: at most this many; None is all of the split.
     """
 
     task: Task
     split: Split
-    images: int | None
+    samples: int | None
     batch: int
     seed: int
     device: torch.device
@@ -49,11 +49,11 @@ class Batches:
             if size > CACHE_BYTES:
                 return self
         if not kept:
-            raise DataError(f"task {self.task.name} has no images in its {self.split} split")
+            raise DataError(f"task {self.task.name} has no samples in its {self.split} split")
         return kept
 
     def __iter__(self) -> Iterator[Batch]:
-        left = self.images
+        left = self.samples
         for inputs, targets in self.task.batches(self.split, self.batch, self.seed):
             if left is not None:
                 inputs, targets = inputs[:left], targets[:left]
@@ -87,23 +87,23 @@ class Tally:
         self._losses: list[float] = []
         self._accuracies: list[float] = []
         self._divergences: list[float] = []
-        self.images = 0
+        self.samples = 0
 
     def add(self, outputs: Tensor, targets: Tensor, count: int, batch: int) -> None:
-        """One more batch of `count` images, number `batch`."""
+        """One more batch of `count` samples, number `batch`."""
         self._losses.append(float(self._task.loss(outputs, targets)) * count)
         self._accuracies.append(float(self._task.metric(outputs, targets).double().mean()) * count)
         if self._taught is not None:
             self._divergences.append(float(soft_loss(outputs, self._taught[batch], 1.0)) * count)
-        self.images += count
+        self.samples += count
 
     def score(self, rungs: tuple[Score, ...] = ()) -> Score:
-        """The means over the images so far; not a number if the network gives none."""
-        if not self.images:
-            raise DataError(f"task {self._task.name} gave no images to judge on")
-        loss, accuracy = (_sum(parts) / self.images for parts in (self._losses, self._accuracies))
-        kl = _sum(self._divergences) / self.images if self._taught is not None else None
-        return Score(loss, accuracy, self.images, kl, rungs)
+        """The means over the samples so far; not a number if the network gives none."""
+        if not self.samples:
+            raise DataError(f"task {self._task.name} gave no samples to judge on")
+        loss, accuracy = (_sum(parts) / self.samples for parts in (self._losses, self._accuracies))
+        kl = _sum(self._divergences) / self.samples if self._taught is not None else None
+        return Score(loss, accuracy, self.samples, kl, rungs)
 
 
 def _sum(parts: Sequence[float]) -> float:
@@ -137,7 +137,7 @@ def judge(
 
 
 def judge_top_5(network: nn.Module, task: Task, batches: Iterable[Batch]) -> tuple[Score, float | None]:
-    """The score, and the share of images whose class is among the five most likely; None where that says nothing."""
+    """The score, and the share of samples whose class is among the five most likely; None where that says nothing."""
     hits: list[Tensor] = []
 
     def look(outputs: Tensor, targets: Tensor) -> None:

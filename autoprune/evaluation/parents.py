@@ -15,9 +15,9 @@ from autoprune.core.trial import Candidate
 from autoprune.errors import AutopruneError, CheckpointError
 from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild_from
 from autoprune.evaluation.checkpoints.reshape import Shape, kept_by_group, reshape
-from autoprune.evaluation.prunable_model import Subject
+from autoprune.evaluation.prunable_model import PrunableModel
 from autoprune.graph.layers import Layer
-from autoprune.pruning.criteria.base import Evidence
+from autoprune.pruning.criteria.base import LayerStatistics
 from autoprune.pruning.criteria.magnitudes import THRESHOLD
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.masks import highest_of_each, masked_copy
@@ -36,11 +36,11 @@ class Parents:
         folder: where trials leave their networks as `<number>.pt`; None where they leave none.
     """
 
-    def __init__(self, dense: Subject, folder: Path | None) -> None:
+    def __init__(self, dense: PrunableModel, folder: Path | None) -> None:
         self._dense, self._folder = dense, folder
-        self._last: tuple[int, Subject] | None = None
+        self._last: tuple[int, PrunableModel] | None = None
 
-    def subject_of(self, candidate: Candidate) -> Subject:
+    def subject_of(self, candidate: Candidate) -> PrunableModel:
         """The network that a candidate starts from, scored anew: its parent's, or the dense one.
 
         Raises:
@@ -55,7 +55,7 @@ class Parents:
         _check_widths(candidate, self._last[1])
         return self._last[1]
 
-    def _read(self, number: int) -> Subject:
+    def _read(self, number: int) -> PrunableModel:
         path = None if self._folder is None else self._folder / f"{number}.pt"
         if path is None or not path.is_file():
             raise CheckpointError(
@@ -67,11 +67,11 @@ class Parents:
         return descend(self._dense, checkpoint)
 
 
-def _check_widths(candidate: Candidate, subject: Subject) -> None:
-    dense = {group.name: group.width for group in subject.structures.groups}
+def _check_widths(candidate: Candidate, prunable: PrunableModel) -> None:
+    dense = {group.name: group.width for group in prunable.structures.groups}
     wider = [
         f"{name} ({candidate.allocation.get(name, dense[name])} of {left})"
-        for name, left in subject.left().items()
+        for name, left in prunable.left().items()
         if candidate.allocation.get(name, dense[name]) > left
     ]
     if wider:
@@ -81,7 +81,7 @@ def _check_widths(candidate: Candidate, subject: Subject) -> None:
         )
 
 
-def descend(dense: Subject, checkpoint: PrunedCheckpoint) -> Subject:
+def descend(dense: PrunableModel, checkpoint: PrunedCheckpoint) -> PrunableModel:
     """The network of a checkpoint in the shape of the dense one that it was pruned from, what it lost set to zero.
 
     It computes what the checkpoint's network computes. What it has left is not scored yet: all the same.
@@ -99,14 +99,14 @@ def descend(dense: Subject, checkpoint: PrunedCheckpoint) -> Subject:
     lost = _lost(dense, network, checkpoint)
     importance = {group.name: np.zeros_like(dense.importance[group.name]) for group in dense.structures.groups}
     whole = replace(dense, network=network, lost=lost, importance=importance)
-    subject = replace(
+    prunable = replace(
         whole, network=masked_copy(network, whole.lost_masks()), importance=whole.without_lost(importance)
     )
-    compare(small, subject.network, dense.inputs)
-    return subject
+    compare(small, prunable.network, dense.inputs)
+    return prunable
 
 
-def _spread(dense: Subject, checkpoint: PrunedCheckpoint) -> nn.Module:
+def _spread(dense: PrunableModel, checkpoint: PrunedCheckpoint) -> nn.Module:
     """A copy of the dense network with the checkpoint's entries where they came from; what it lost is left over."""
     places = reshape(_numbered(dense.network), dense.graph, Shape((), checkpoint.kept)).state_dict()
     network = copy_network(dense.network)
@@ -131,7 +131,7 @@ def _numbered(network: nn.Module) -> nn.Module:
     return twin
 
 
-def _lost(dense: Subject, network: nn.Module, checkpoint: PrunedCheckpoint) -> dict[str, NDArray[np.bool_]]:
+def _lost(dense: PrunableModel, network: nn.Module, checkpoint: PrunedCheckpoint) -> dict[str, NDArray[np.bool_]]:
     """Group to which of its structures the checkpoint's network is without, for groups that lost some."""
     pattern = dense.pruner.pattern
     if pattern.whole:
@@ -145,16 +145,16 @@ def _lost(dense: Subject, network: nn.Module, checkpoint: PrunedCheckpoint) -> d
     return {name: ~there for name, there in stays.items() if not there.all()}
 
 
-def _nonzero(dense: Subject, network: nn.Module, widths: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:
+def _nonzero(dense: PrunableModel, network: nn.Module, widths: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:
     """Group to which of its parts of a weight were not set to zero; a part may be zero by chance and counts as there.
 
     Raises:
         CheckpointError: there are more of them than the widths say.
     """
 
-    def ask(layer: Layer) -> Evidence:
+    def ask(layer: Layer) -> LayerStatistics:
         weight: Tensor = network.get_submodule(layer.name).weight.detach()  # type: ignore[operator]
-        return Evidence(layer.name, dense.pruner.pattern.arrange(layer, weight.double()).flatten(0, 1))
+        return LayerStatistics(layer.name, dense.pruner.pattern.arrange(layer, weight.double()).flatten(0, 1))
 
     found = {}
     for group in dense.structures.groups:

@@ -15,7 +15,7 @@ from autoprune.core.budget import Budget, Limits
 from autoprune.core.costs import CostTable
 from autoprune.core.space import SearchSpace, SpaceRules, build_space
 from autoprune.errors import DataError
-from autoprune.evaluation.scoring import ScoringImages
+from autoprune.evaluation.scoring import ScoringSamples
 from autoprune.graph.groups import ChannelGraph, find_groups
 from autoprune.pruning.criteria.base import among_nonzero
 from autoprune.pruning.pruner import Pruner
@@ -25,7 +25,7 @@ from autoprune.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class Subject:
+class PrunableModel:
     """A network in its dense shape, its groups, costs and scores.
 
     Attributes:
@@ -34,10 +34,10 @@ class Subject:
         graph: its channels, whatever the pruner's pattern.
         structures: its groups under that pattern.
         importance: per group, scores of its structures by `pruner`.
-        scoring: what was chosen to score them: pruner, criterion, how layers are combined, how many images were read.
+        scoring: what was chosen to score them: pruner, criterion, how layers are combined, how many samples were read.
         lost: group to which of its structures are gone (of the shape of its scores); groups that are whole are absent.
             The dense network has lost nothing, a parent's network has.
-        images: what a criterion that reads data is given.
+        samples: what a criterion that reads data is given.
         seed: of a criterion's random draws.
     """
 
@@ -50,7 +50,7 @@ class Subject:
     importance: Importance
     scoring: Mapping[str, Any]
     lost: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
-    images: ScoringImages | None = None
+    samples: ScoringSamples | None = None
     seed: int = 0
 
     def space(self, rules: SpaceRules) -> SearchSpace:
@@ -59,16 +59,16 @@ class Subject:
     def limits(self, budget: Budget) -> Limits:
         return budget.resolve(self.costs)
 
-    def scored_by(self, pruner: Pruner) -> Subject:
+    def scored_by(self, pruner: Pruner) -> PrunableModel:
         """The same network with scores by another pruner of the same pattern, of what is not lost.
 
         Raises:
-            UserError: the pruner needs images and there are none, or a score is not finite.
+            UserError: the pruner needs samples and there are none, or a score is not finite.
         """
-        source = self.images.source() if self.images else None
+        source = self.samples.source() if self.samples else None
         asked = replace(pruner, criterion=among_nonzero(pruner.criterion)) if self.lost else pruner
         scores = asked.scores(self.network, self.graph, source, self.seed)
-        scoring = _describe(pruner, self.images, self.seed)
+        scoring = _describe(pruner, self.samples, self.seed)
         return replace(self, pruner=pruner, importance=self.without_lost(scores), scoring=scoring)
 
     def without_lost(self, importance: Importance) -> Importance:
@@ -88,39 +88,39 @@ class Subject:
         return self.structures.masks(self.network, self.without_lost(nothing), self.left())
 
 
-def study(
-    network: nn.Module, inputs: Tensor, pruner: Pruner, images: ScoringImages | None = None, seed: int = 0
-) -> Subject:
+def analyze(
+    network: nn.Module, inputs: Tensor, pruner: Pruner, samples: ScoringSamples | None = None, seed: int = 0
+) -> PrunableModel:
     """Finds groups, costs and scores of a network.
 
     Args:
         network: on the device where it will be judged.
         inputs: `[batch, …]` samples; the first two are used.
-        images: what a criterion that reads data is given; any other leaves them unread.
+        samples: what a criterion that reads data is given; any other leaves them unread.
         seed: of a criterion's random draws.
 
     Raises:
         TaskError: the network cannot be traced or run.
-        UserError: the pruner needs images and there are none, or a score is not finite.
+        UserError: the pruner needs samples and there are none, or a score is not finite.
     """
     network.eval()
     inputs = inputs[:2]
     graph = find_groups(network, inputs)
     structures = pruner.structures(network, graph)
     costs = structures.cost_table(network, inputs)
-    subject = Subject(network, inputs, graph, structures, costs, pruner, {}, {}, images=images, seed=seed)
-    return subject.scored_by(pruner)
+    prunable = PrunableModel(network, inputs, graph, structures, costs, pruner, {}, {}, samples=samples, seed=seed)
+    return prunable.scored_by(pruner)
 
 
-def _describe(pruner: Pruner, images: ScoringImages | None, seed: int) -> dict[str, Any]:
-    read = images.describe() if images and pruner.criterion.reads_data else {"images": 0}
+def _describe(pruner: Pruner, samples: ScoringSamples | None, seed: int) -> dict[str, Any]:
+    read = samples.describe() if samples and pruner.criterion.reads_data else {"samples": 0}
     drawn = {"seed": seed} if pruner.criterion.drawn else {}
     return {**pruner.describe(), **read, **drawn}
 
 
 def example_inputs(task: Task, device: torch.device) -> Tensor:
-    """Two samples of the task's validation images."""
+    """Two samples of the task's validation samples."""
     for inputs, _ in task.batches("validation", 2):
         if len(inputs):
             return inputs[:2].to(device)
-    raise DataError(f"task {task.name} has no validation images")
+    raise DataError(f"task {task.name} has no validation samples")

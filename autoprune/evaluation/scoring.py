@@ -1,4 +1,4 @@
-"""Which training images score the structures, for criteria that read data."""
+"""Which training samples score the structures, for criteria that read data."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ def _nothing() -> None:
 
 
 @dataclass(frozen=True)
-class ScoringImages:
-    """The first training images, read anew at each iteration and not before it.
+class ScoringSamples:
+    """The first training samples, read anew at each iteration and not before it.
 
     Attributes:
-        images: at most so many.
-        batch: images in one forward (and backward) pass.
+        samples: at most so many.
+        batch: samples in one forward (and backward) pass.
         seed: draws the order and the augmentation where they are not plain.
         seen: called after each batch.
     """
 
     task: Task
     device: torch.device
-    images: int = 1024
+    samples: int = 1024
     batch: int = 64
     seed: int = 0
     seen: Callable[[], None] = _nothing
 
     @property
     def split(self) -> Literal["plain", "train"]:
-        """`plain`, or `train` (shuffled, augmented) where the task has no training images without augmentation."""
+        """`plain`, or `train` (shuffled, augmented) where the task has no training samples without augmentation."""
         try:
             self.task.batches("plain", self.batch, self.seed)
         except TaskError:
@@ -46,15 +46,15 @@ class ScoringImages:
         return "plain"
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in Batches(self.task, self.split, self.images, self.batch, self.seed, self.device):
+        for batch in Batches(self.task, self.split, self.samples, self.batch, self.seed, self.device):
             yield batch
             self.seen()
 
     def source(self) -> Source:
-        """The images with the task's loss."""
+        """The samples with the task's loss."""
         return Source(self, self.task.loss)
 
     def describe(self) -> dict[str, Any]:
         """What was chosen, for records."""
         drawn = {} if self.split == "plain" else {"seed": self.seed}
-        return {"images": self.images, "batch": self.batch, "split": self.split, **drawn}
+        return {"samples": self.samples, "batch": self.batch, "split": self.split, **drawn}

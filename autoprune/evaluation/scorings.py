@@ -10,7 +10,7 @@ from autoprune import registry
 from autoprune.core.settings import CRITERION, criterion_pattern, of_scoring
 from autoprune.core.space import matching
 from autoprune.core.trial import Setting
-from autoprune.evaluation.prunable_model import Subject
+from autoprune.evaluation.prunable_model import PrunableModel
 from autoprune.pruning.pruner import Pruner
 
 
@@ -26,16 +26,16 @@ def chosen_scoring(pruner: Pruner, settings: Mapping[str, Setting]) -> Pruner:
 class Scorings:
     """The scores of one network under any settings, each scoring computed when it is first asked for, and kept."""
 
-    base: Subject
-    _found: dict[Pruner, Subject] = field(default_factory=dict)
+    base: PrunableModel
+    _found: dict[Pruner, PrunableModel] = field(default_factory=dict)
 
-    def subject(self, settings: Mapping[str, Setting]) -> Subject:
+    def prunable(self, settings: Mapping[str, Setting]) -> PrunableModel:
         """The base under the scoring that settings choose; itself where they choose none, or its own.
 
         Of several `criterion.PATTERN` that match a group the last holds; all of them go before `criterion`.
 
         Raises:
-            UserError: a criterion cannot score such structures, needs images and there are none, or a score is not
+            UserError: a criterion cannot score such structures, needs samples and there are none, or a score is not
                 finite.
         """
         whole = self._scored(chosen_scoring(self.base.pruner, settings))
@@ -49,10 +49,10 @@ class Scorings:
         importance = {**whole.importance, **{group: self._of(whole, group, name) for group, name in chosen.items()}}
         return replace(whole, importance=importance, scoring={**whole.scoring, "criteria": chosen})
 
-    def _of(self, whole: Subject, group: str, criterion: str) -> Any:
+    def _of(self, whole: PrunableModel, group: str, criterion: str) -> Any:
         return self._scored(chosen_scoring(whole.pruner, {CRITERION: criterion})).importance[group]
 
-    def _scored(self, pruner: Pruner) -> Subject:
+    def _scored(self, pruner: Pruner) -> PrunableModel:
         if pruner == self.base.pruner:
             return self.base
         if pruner not in self._found:

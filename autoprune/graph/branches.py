@@ -29,7 +29,7 @@ from autoprune.graph.costs import measure_costs
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import CONVOLUTIONS, TRANSPOSED
 from autoprune.graph.rules import ADDITIONS, arguments, name_of
-from autoprune.graph.zero_output import is_silent, run_sums
+from autoprune.graph.zero_output import outputs_zero, run_sums
 
 Modules = Mapping[str, nn.Module]
 """The network's modules by all their names; the twin that was traced makes up the ones around bare parameters."""
@@ -77,7 +77,7 @@ def find_branches(network: nn.Module, graph: ChannelGraph) -> tuple[Branch, ...]
     taken: set[fx.Node] = set()
     for part in parts:  # an addition inside a branch comes before that of the branch
         fits = not taken & set(part.nodes) and sums.alike[part.addition]
-        if fits and _alone(part, traced.graph, modules) and is_silent(traced, part.nodes, sums):
+        if fits and _alone(part, traced.graph, modules) and outputs_zero(traced, part.nodes, sums):
             found.append(_branch(part, modules, graph.followed, sums.written[part.addition]))
             taken |= set(part.nodes)
     order = {node: i for i, node in enumerate(traced.graph.nodes)}

@@ -57,7 +57,7 @@ CONCATENATIONS = frozenset("cat concat concatenate".split())
 ZEROS = frozenset("new_zeros zeros".split())
 # Per channel: an activation and vectors of one value per channel.
 PER_CHANNEL = frozenset("batch_norm instance_norm prelu".split())
-# Ask for the shape or the kind; the answer is no activation.
+# Asks for the shape or the kind; the answer is no activation.
 QUESTIONS = frozenset("dim getattr is_complex is_floating_point ndimension numel size".split())
 # Where functions known by name come from; a user's own `pad` may do anything.
 _LIBRARIES = frozenset("_operator builtins operator torch torchvision".split())

@@ -21,7 +21,7 @@ from autoprune.graph.channels import Followed
 
 
 @dataclass
-class Sums:
+class AdditionInfo:
     """What one run of the network tells of its additions, and of what branches are fed.
 
     Attributes:
@@ -35,7 +35,7 @@ class Sums:
     fed: dict[fx.Node, Any] = field(default_factory=dict)
 
 
-def run_sums(followed: Followed, shortcuts: Mapping[fx.Node, fx.Node], fed: Collection[fx.Node]) -> Sums:
+def run_sums(followed: Followed, shortcuts: Mapping[fx.Node, fx.Node], fed: Collection[fx.Node]) -> AdditionInfo:
     """What is learnt of additions by running the network in evaluation mode.
 
     Args:
@@ -49,7 +49,7 @@ def run_sums(followed: Followed, shortcuts: Mapping[fx.Node, fx.Node], fed: Coll
     return runner.sums
 
 
-def is_silent(traced: fx.GraphModule, nodes: Sequence[fx.Node], sums: Sums) -> bool:
+def outputs_zero(traced: fx.GraphModule, nodes: Sequence[fx.Node], sums: AdditionInfo) -> bool:
     """Whether the last of some operations gives zeros when all their parameters are zero, writing into nothing else."""
     with mode(traced, training=False), torch.no_grad():
         runner = _SilencedRunner(traced)
@@ -67,7 +67,7 @@ def is_silent(traced: fx.GraphModule, nodes: Sequence[fx.Node], sums: Sums) -> b
 class _SumRunner(fx.Interpreter):
     def __init__(self, traced: fx.GraphModule, shortcuts: Mapping[fx.Node, fx.Node], fed: Collection[fx.Node]) -> None:
         super().__init__(traced)
-        self.sums = Sums()
+        self.sums = AdditionInfo()
         self.totals: dict[fx.Node, tuple[Tensor, int]] = {}
         self._shortcuts, self._fed = shortcuts, fed
 

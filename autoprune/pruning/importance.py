@@ -10,7 +10,7 @@ from autoprune.errors import UserError
 from autoprune.graph.channel_locations import find_norm
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import Layer
-from autoprune.pruning.criteria.base import Criterion, Evidence, Gradients
+from autoprune.pruning.criteria.base import Criterion, Gradients, LayerStatistics
 from autoprune.pruning.patterns import Pattern
 from autoprune.pruning.statistics.collection import Source, Statistics, gather
 from autoprune.pruning.statistics.gradients import parameter_name
@@ -18,8 +18,8 @@ from autoprune.pruning.structures.base import Structures
 
 
 @dataclass(frozen=True)
-class Witness:
-    """Gives evidence of a network's layers, one at a time."""
+class ImportanceEstimator:
+    """Gives statistics of a network's layers, one at a time."""
 
     network: nn.Module
     graph: ChannelGraph
@@ -40,16 +40,16 @@ class Witness:
     def _by_consumers(self, group: str, criterion: Criterion) -> list[Tensor]:
         seen = self.statistics.consumers.get(group, {})
         scores = (
-            criterion.score(Evidence(layer, found.weight, contributions=found.gram, seed=self.seed))
+            criterion.score(LayerStatistics(layer, found.weight, contributions=found.gram, seed=self.seed))
             for layer, found in seen.items()
         )
         return [structures.double() for structures in scores if structures is not None]
 
-    def _evidence(self, layer: Layer, criterion: Criterion) -> Evidence:
+    def _evidence(self, layer: Layer, criterion: Criterion) -> LayerStatistics:
         weight: Tensor = self.network.get_submodule(layer.name).weight  # type: ignore[assignment]
         weight = weight.detach().double()
         gradients = self.statistics.gradients.get(layer.name)
-        return Evidence(
+        return LayerStatistics(
             layer.name,
             self._arranged(layer, weight),
             self._scale(layer) if "norm" in criterion.needs else None,
@@ -73,7 +73,7 @@ class Witness:
         return found[1].means(parameters[name].detach().double().abs())
 
 
-def call_witness(
+def make_estimator(
     network: nn.Module,
     graph: ChannelGraph,
     criterion: Criterion,
@@ -81,8 +81,8 @@ def call_witness(
     structures: Structures,
     source: Source | None,
     seed: int,
-) -> Witness:
-    """A witness who has seen what the criterion needs; the source is not touched where that is the weights alone.
+) -> ImportanceEstimator:
+    """An estimator who has seen what the criterion needs; the source is not touched where that is the weights alone.
 
     Raises:
         UserError: samples are needed and there is no source, or the criterion cannot score such structures.
@@ -93,11 +93,11 @@ def call_witness(
             "of; choose pattern 'filter', or a criterion that goes by weights or gradients, such as 'magnitude'"
         )
     if not criterion.reads_data:
-        return Witness(network, graph, pattern, structures, Statistics(), seed)
+        return ImportanceEstimator(network, graph, pattern, structures, Statistics(), seed)
     if source is None:
         raise UserError(
             f"criterion {criterion.name!r} needs training samples and a loss to score by; give a task, or choose one "
             "that goes by the weights, such as 'l1'"
         )
     statistics = gather(network, graph, structures.scored_layers, criterion.needs, source)
-    return Witness(network, graph, pattern, structures, statistics, seed)
+    return ImportanceEstimator(network, graph, pattern, structures, statistics, seed)

@@ -18,7 +18,7 @@ from autoprune.graph.groups import ChannelGraph
 from autoprune.pruning.allocators import GLOBAL, THRESHOLD, UNIFORM, Allocator
 from autoprune.pruning.criteria.base import Criterion
 from autoprune.pruning.criteria.norms import L1
-from autoprune.pruning.importance import call_witness
+from autoprune.pruning.importance import make_estimator
 from autoprune.pruning.patterns import BLOCK_1X1X8, ELEMENT, FILTER, TWO_FOUR, Pattern
 from autoprune.pruning.schedules import AGP, GROWING, LOTTERY_TICKET, ONE_SHOT, Schedule
 from autoprune.pruning.statistics.collection import Source
@@ -78,13 +78,13 @@ class Pruner:
                 not finite.
         """
         structures = self.structures(network, graph)
-        witness = call_witness(network, graph, self.criterion, self.pattern, structures, source, seed)
+        estimator = make_estimator(network, graph, self.criterion, self.pattern, structures, source, seed)
         names = [group.name for group in structures.groups]
-        parts = {name: witness.parts(name, self.criterion) for name in names}
+        parts = {name: estimator.parts(name, self.criterion) for name in names}
         blind = [name for name in names if not parts[name]]
         if blind:
             log.warning("%s: %s can say nothing of %s; scored by l1", self.name, self.criterion.name, ", ".join(blind))
-            parts.update({name: witness.parts(name, L1) for name in blind})
+            parts.update({name: estimator.parts(name, L1) for name in blind})
         return {name: self._combined(name, found) for name, found in parts.items()}
 
     def _combined(self, group: str, parts: list[Tensor]) -> NDArray[np.float64]:
@@ -92,7 +92,7 @@ class Pruner:
         if not bool(stacked.isfinite().all()):
             raise UserError(
                 f"pruner {self.name!r} gives group {group!r} scores that are not finite; are the network's weights, "
-                "and its loss on the training images?"
+                "and its loss on the training samples?"
             )
         if self.normalise and stacked.shape[-1] > 1:  # of a group of one structure every score would become 1
             means = stacked.flatten(1).mean(1).view(-1, *[1] * (stacked.dim() - 1))

@@ -64,8 +64,8 @@ def nni_fields(record: RunRecord) -> dict[str, Any]:
 
     `original` is the dense network, `pruned` the masked one, `speedup` the one with smaller layers, `finetuned` what
     training made of it. Ours is checked to compute the same masked and with smaller layers, so these two are equal;
-    where weights are only set to zero there is no `speedup`. Accuracies are those on test images if all are known, else
-    on validation images. Costs are ours: two FLOPs for each multiply-add, where NNI counts one.
+    where weights are only set to zero there is no `speedup`. Accuracies are those on test samples if all are known,
+    else on validation samples. Costs are ours: two FLOPs for each multiply-add, where NNI counts one.
     """
     dense, trial = record.dense, record.best
     if dense is None:
@@ -93,7 +93,7 @@ def nni_fields(record: RunRecord) -> dict[str, Any]:
 
 
 def _accuracies(record: RunRecord, trial: Trial | None) -> tuple[float, float | None]:
-    """Of the dense network and the best one, both on the same images."""
+    """Of the dense network and the best one, both on the same samples."""
     dense, result, score = record.dense, record.best_result, record.best_validation
     assert dense is not None  # the caller looked
     mixed = trial is not None and _trained(trial) and _untrained(record, trial) is not None

@@ -263,7 +263,7 @@ def _top(record: RunRecord) -> str:
     if not trials:
         return ""
     flops, params = (cost_name(kind, record.effective) for kind in EFFECTIVE_KINDS)
-    headings = ["trial", "loss", "accuracy", f"{flops} kept", f"{params} kept", "images", "seconds", "role", "worker"]
+    headings = ["trial", "loss", "accuracy", f"{flops} kept", f"{params} kept", "samples", "seconds", "role", "worker"]
     rows = [_trial_cells(record, trial) for trial in trials[:_TOP]]
     number = record.best.number if record.best else -1
     marked = [i for i, trial in enumerate(trials[:_TOP]) if trial.number == number]
@@ -279,7 +279,7 @@ def _trial_cells(record: RunRecord, trial: Trial) -> list[str]:
         f"{score.loss:.4f}",
         percent(score.accuracy),
         *(percent(kept.get(kind)) for kind in EFFECTIVE_KINDS),
-        f"{score.images:,}",
+        f"{score.samples:,}",
         f"{trial.seconds:.2f}",
         trial.candidate.role,
         trial.worker,

@@ -96,7 +96,7 @@ def _draw_networks(axes: Axes, record: RunRecord, kind: str, dense: int) -> None
 
 
 def _points(trials: Sequence[Trial], kind: str, dense: int) -> tuple[list[float], list[float]]:
-    """Per cent of the cost that is kept and of images that are right, of the trials that have a score."""
+    """Per cent of the cost that is kept and of samples that are right, of the trials that have a score."""
     scored = [(100 * trial.costs[kind] / dense, trial.score) for trial in trials if trial.score]
     return [kept for kept, _ in scored], [100 * score.accuracy for _, score in scored]
 

@@ -38,7 +38,7 @@ def plot_sensitivity(curves: SensitivityCurves, path: Path) -> None:
         _log_scale(loss)
     handles, labels = loss.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=7, title="group")
-    figure.suptitle(f"Sensitivity: one group pruned, the others dense ({curves.dense.images} images)")
+    figure.suptitle(f"Sensitivity: one group pruned, the others dense ({curves.dense.samples} samples)")
     _write(figure, path)
 
 
@@ -98,7 +98,7 @@ def _plot_non_dominated(axes: Axes, kind: str, frontier: Sequence[Trial], dense:
 
 
 def _kept_and_accuracy(kind: str, trials: Sequence[Trial], dense: Result) -> tuple[list[float], list[float]]:
-    """Per cent of a cost that is kept, and of images that are right, of the trials that have a score."""
+    """Per cent of a cost that is kept, and of samples that are right, of the trials that have a score."""
     scored = [(100 * trial.costs[kind] / dense.costs[kind], trial.score) for trial in trials if trial.score]
     return [kept for kept, _ in scored], [100 * score.accuracy for _, score in scored]
 

@@ -106,7 +106,7 @@ class RunRecord:
 
     @cached_property
     def dense(self) -> Result | None:
-        """The dense network: as the final table has it, before that on the images that judge candidates."""
+        """The dense network: as the final table has it, before that on the samples that judge candidates."""
         for result in self.results:
             if result.name == "dense":
                 return result
@@ -140,7 +140,7 @@ class RunRecord:
 
     @property
     def best_validation(self) -> Score | None:
-        """The best one's score: on all validation images once the run has finished."""
+        """The best one's score: on all validation samples once the run has finished."""
         if self.best_result is not None:
             return self.best_result.validation
         return self.best.score if self.best else None
@@ -162,9 +162,9 @@ class RunRecord:
 
     @property
     def unit(self) -> int:
-        """One evaluation: the dense network judged once on the images that judge candidates, in multiply-adds."""
+        """One evaluation: the dense network judged once on the samples that judge candidates, in multiply-adds."""
         record = self.history.last("dense")
-        return record["score"]["images"] * record["costs"]["flops"] // 2 if record else 0
+        return record["score"]["samples"] * record["costs"]["flops"] // 2 if record else 0
 
     @property
     def swept(self) -> int:

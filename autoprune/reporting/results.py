@@ -24,8 +24,8 @@ class Result:
         name: `dense`, `uniform` or `best`.
         number: of its trial, if it was one.
         widths: group to kept width; empty for the dense network.
-        validation: on all validation images.
-        test: on the test images, which chose nothing; None if the task has none.
+        validation: on all validation samples.
+        test: on the test samples, which chose nothing; None if the task has none.
         latency_ms: median time of one sample's forward pass.
         effective: whether weights were set to zero and the costs leave out what is zero.
         settings: those that were searched along, as they were for it.

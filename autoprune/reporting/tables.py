@@ -179,10 +179,10 @@ STATES = {Score: "scored", Stopped: "dropped", Failure: "failed"}
 def trials_csv(records: Sequence[RunRecord]) -> str:
     """One line a trial, run after run; a cell is empty where a trial has no such value.
 
-    A trial that was dropped early has its scores on the images until then; `images` says how many.
+    A trial that was dropped early has its scores on the samples until then; `samples` says how many.
     """
     rows = [row(record, trial) for record in records for trial in record.trials]
-    fixed = ["run", "trial", "role", "parent", "state", "accuracy", "loss", "kl", "images"]
+    fixed = ["run", "trial", "role", "parent", "state", "accuracy", "loss", "kl", "samples"]
     fixed += ["flops", "flops_kept", "params", "params_kept", "size", "size_kept", "seconds", "worker", "failure"]
     further = sorted({name for each in rows for name in each if name.startswith("setting.")})
     keeps = list(dict.fromkeys(name for each in rows for name in each if name.startswith("keep.")))
@@ -206,7 +206,7 @@ def row(record: RunRecord, trial: Trial) -> dict[str, Any]:
         "accuracy": score.accuracy if score else None,
         "loss": score.loss if score else None,
         "kl": score.kl if score else None,
-        "images": score.images if score else None,
+        "samples": score.samples if score else None,
         **trial.costs,
         **{f"{kind}_kept": round(share, 6) for kind, share in kept_shares(record, trial).items()},
         "seconds": round(trial.seconds, 3),
@@ -229,9 +229,9 @@ def frontier_csv(frontier: Sequence[Trial], dense: Mapping[str, int], effective:
     writer = csv.writer(text, lineterminator="\n")
     names = {kind: f"effective_{kind}" if effective and kind in EFFECTIVE_KINDS else kind for kind in dense}
     headings = [heading for name in names.values() for heading in (name, f"{name}_kept")]
-    writer.writerow(["trial", "accuracy", "loss", "images", *headings])
+    writer.writerow(["trial", "accuracy", "loss", "samples", *headings])
     for trial in frontier:
         assert trial.score is not None, "a trial of a frontier has a score"
         costs = [cell for kind in names for cell in (trial.costs[kind], round(trial.costs[kind] / dense[kind], 6))]
-        writer.writerow([trial.number, trial.score.accuracy, trial.score.loss, trial.score.images, *costs])
+        writer.writerow([trial.number, trial.score.accuracy, trial.score.loss, trial.score.samples, *costs])
     return text.getvalue()

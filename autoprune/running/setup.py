@@ -20,8 +20,8 @@ from autoprune.core.trial import Setting
 from autoprune.errors import ConfigError, TaskError, UserError
 from autoprune.evaluation.data import Judging
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.prunable_model import Subject, example_inputs, study
-from autoprune.evaluation.scoring import ScoringImages
+from autoprune.evaluation.prunable_model import PrunableModel, analyze, example_inputs
+from autoprune.evaluation.scoring import ScoringSamples
 from autoprune.pruning.patterns import parse_pattern
 from autoprune.pruning.pruner import Pruner
 from autoprune.running.progress import Display
@@ -91,7 +91,7 @@ class Setup:
 
     experiment: Experiment
     task: Task
-    subject: Subject
+    prunable: PrunableModel
     space: SearchSpace
     identity: Mapping[str, Any]
 
@@ -101,15 +101,15 @@ class Setup:
         Raises:
             BudgetInfeasible: the space cannot reach it.
         """
-        limits = self.subject.limits(self.experiment.budget_value())
-        check_feasible(self.space, self.subject.costs, limits)
+        limits = self.prunable.limits(self.experiment.budget_value())
+        check_feasible(self.space, self.prunable.costs, limits)
         return limits
 
     def judging(self) -> Judging:
         """On what candidates are judged, nothing of them kept."""
         settings = self.experiment.evaluation
         return Judging(
-            settings.images,
+            settings.samples,
             settings.batch,
             self.experiment.search.seed,
             settings.objective,
@@ -118,7 +118,7 @@ class Setup:
         )
 
     def evaluator(self, judging: Judging) -> Evaluator:
-        return Evaluator(self.subject, self.task, judging)
+        return Evaluator(self.prunable, self.task, judging)
 
 
 def task_of(experiment: Experiment, progress: Hook | None = None) -> Task:
@@ -141,7 +141,7 @@ def prepare(experiment: Experiment, progress: Hook | None = None, display: Displ
 
     Args:
         progress: called while a built-in task trains its network on first use.
-        display: shows how far the scoring has come where it reads images.
+        display: shows how far the scoring has come where it reads samples.
 
     Raises:
         UserError: task, model, checkpoint, data or space are at fault.
@@ -164,15 +164,15 @@ def assemble(experiment: Experiment, task: Task, network: nn.Module, display: Di
     network = network.to(device)
     inputs = example_inputs(task, device)
     experiment = _in_steps(settle_threads(experiment, network, inputs), task)
-    subject = _study(experiment, task, network, inputs, display)
+    prunable = _study(experiment, task, network, inputs, display)
     identity = {
         "task": experiment.task.name,
         "model": model_name(task, network),
         "checkpoint": digest(network.state_dict()),
         "data": digest({"inputs": inputs}),
     }
-    space = settle(subject.space(experiment.space_rules()), subject.pruner)
-    return Setup(experiment, task, subject, space, identity)
+    space = settle(prunable.space(experiment.space_rules()), prunable.pruner)
+    return Setup(experiment, task, prunable, space, identity)
 
 
 def _in_steps(experiment: Experiment, task: Task) -> Experiment:
@@ -182,20 +182,22 @@ def _in_steps(experiment: Experiment, task: Task) -> Experiment:
     )
 
 
-def _study(experiment: Experiment, task: Task, network: nn.Module, inputs: Tensor, display: Display | None) -> Subject:
+def _study(
+    experiment: Experiment, task: Task, network: nn.Module, inputs: Tensor, display: Display | None
+) -> PrunableModel:
     pruner, seed = chosen_pruner(experiment), experiment.search.seed
-    images = scoring_images(experiment, task, inputs)
+    samples = scoring_samples(experiment, task, inputs)
     if display is None or not pruner.criterion.reads_data:
-        return study(network, inputs, pruner, images, seed)
-    with display.stage(f"scoring by {pruner.criterion.name}", math.ceil(images.images / images.batch)) as advance:
-        subject = study(network, inputs, pruner, replace(images, seen=lambda: advance("")), seed)
-    return replace(subject, images=images)  # scores of another network later are not shown there
+        return analyze(network, inputs, pruner, samples, seed)
+    with display.stage(f"scoring by {pruner.criterion.name}", math.ceil(samples.samples / samples.batch)) as advance:
+        prunable = analyze(network, inputs, pruner, replace(samples, seen=lambda: advance("")), seed)
+    return replace(prunable, samples=samples)  # scores of another network later are not shown there
 
 
-def scoring_images(experiment: Experiment, task: Task, inputs: Tensor) -> ScoringImages:
-    """The training images that score structures, on the device of the inputs."""
+def scoring_samples(experiment: Experiment, task: Task, inputs: Tensor) -> ScoringSamples:
+    """The training samples that score structures, on the device of the inputs."""
     settings = experiment.scoring
-    return ScoringImages(task, inputs.device, settings.images, settings.batch, experiment.search.seed)
+    return ScoringSamples(task, inputs.device, settings.samples, settings.batch, experiment.search.seed)
 
 
 def chosen_pruner(experiment: Experiment) -> Pruner:

@@ -11,7 +11,7 @@ accepted with probability exp(-rise / temperature)). So several neighbours run a
 walk. Failures move nothing. No allocation is judged twice.
 
 The draw is made when a candidate is proposed, so it is known then up to which value it would be accepted; one that is
-clearly above that after some of the images is dropped there.
+clearly above that after some of the samples is dropped there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from autoprune.core.trial import Trial
 from autoprune.searchers.base.history import Bars
 from autoprune.searchers.base.moves import trade
 from autoprune.searchers.base.searcher import SearchProblem
-from autoprune.searchers.base.warm_started import Opened
+from autoprune.searchers.base.warm_started import WarmStartedSearcher
 
 END = 1e-4
 REACH = (0.05, 0.2)
@@ -37,7 +37,7 @@ _LEAST = 4
 _DRAWS = 50
 
 
-class Annealing(Opened):
+class Annealing(WarmStartedSearcher):
     """Proposes the starts, then neighbours of where the walk stands; never the same twice."""
 
     def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:

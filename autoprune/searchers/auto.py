@@ -14,7 +14,7 @@ took 0.02 and 0.22 without it to 0.01 and 0.16; `evolution` came to 0.02 and 0.2
 Source: Bayesian optimisation by a lower confidence bound (Srinivas et al. 2010, "Gaussian Process Optimization in the
 Bandit Setting", ICML), the bound searched locally from the best trial as in SMAC (Hutter, Hoos and Leyton-Brown 2011,
 "Sequential Model-Based Optimization for General Algorithm Configuration", LION 5). We differ in the mutations, which
-stay on the budget, and as `evolution` does in dropping what is clearly worse than the best after some of the images.
+stay on the budget, and as `evolution` does in dropping what is clearly worse than the best after some of the samples.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from autoprune.searchers.base.climbing import DARING, climb
 from autoprune.searchers.base.coordinates import Point, Proposal, Settings
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.base.surrogate import Surrogate
-from autoprune.searchers.base.warm_started import Opened
+from autoprune.searchers.base.warm_started import WarmStartedSearcher
 from autoprune.searchers.controls import draws
 from autoprune.searchers.evolution import is_retuned, retuned
 
@@ -41,7 +41,7 @@ _RETUNINGS = 20
 Key = frozenset[tuple[str, Setting]]
 
 
-class Auto(Opened):
+class Auto(WarmStartedSearcher):
     """Proposes the starts, then what the model expects most of; never the same twice."""
 
     handles_settings = True

@@ -23,7 +23,7 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Candidate, Trial, value
 from autoprune.searchers.annealing import Annealing
-from autoprune.searchers.base.iterative import InRounds, Leg, Round
+from autoprune.searchers.base.iterative import IterativeSearcher, Leg, Round
 from autoprune.searchers.base.warm_started import starts
 
 LEAST = 8
@@ -31,7 +31,7 @@ LEAST = 8
 TRIES = 3
 
 
-class AutoCompress(InRounds):
+class AutoCompress(IterativeSearcher):
     """Proposes, round by round, an annealing's candidates, and then one that is trained."""
 
     count = 4

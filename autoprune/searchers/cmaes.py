@@ -25,7 +25,7 @@ from autoprune.searchers.base.coordinates import Point, Proposal, Settings, move
 from autoprune.searchers.base.moves import new_neighbour
 from autoprune.searchers.base.optuna_studies import CovarianceStudy
 from autoprune.searchers.base.searcher import SearchProblem
-from autoprune.searchers.base.warm_started import Opened
+from autoprune.searchers.base.warm_started import WarmStartedSearcher
 
 POPULATION = 6
 FACTOR = 1.5
@@ -49,7 +49,7 @@ class Multipliers:
         return {n: round(max(self._centre[n], 0.5) * FACTOR ** (2.0 * point[n] - 1.0)) for n in self._names}
 
 
-class CmaEs(Opened):
+class CmaEs(WarmStartedSearcher):
     """Proposes the starts, then multiples of the best of them as CMA-ES draws them; never the same twice."""
 
     handles_settings = True

@@ -13,7 +13,7 @@ from autoprune.core.allocation import Allocation, width_from_sparsity
 from autoprune.core.budget import check_feasible, within
 from autoprune.core.space import SearchSpace
 from autoprune.searchers.base.coordinates import Point, Proposal, draw_settings
-from autoprune.searchers.base.history import Given, History, OneByOne
+from autoprune.searchers.base.history import FixedListSearcher, History, SequentialSearcher
 from autoprune.searchers.base.searcher import SearchProblem
 
 _HALVINGS = 40
@@ -55,7 +55,7 @@ def uniform_allocation(problem: SearchProblem) -> Allocation:
     return problem.project(at_sparsity(problem.space, least_sparsity(problem)))
 
 
-class Uniform(Given):
+class Uniform(FixedListSearcher):
     """Proposes the uniform allocation, once."""
 
     uses_curves = False
@@ -102,7 +102,7 @@ def draw_new(history: History, rng: np.random.Generator, settings: bool = False)
     return history.first_new(draw(problem, rng) for _ in range(DRAWS))
 
 
-class Random(OneByOne):
+class Random(SequentialSearcher):
     """Proposes independent draws, never the same twice; ends when it finds no new one."""
 
     uses_curves = False

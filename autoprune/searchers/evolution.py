@@ -12,7 +12,8 @@ levels between units so that the budget is kept, mostly few of them (the lesser 
 - Where settings are searched along, `RETUNED` of the offspring keep their parent's widths and have another value for
   one setting, so that what is better is known to be so by the one or by the other.
 - EvoPress judges a generation on growing subsets of the data and keeps the better part each time, so that losers cost
-  little. Here every offspring is compared with its parent after some of the images, and dropped if it is clearly worse.
+  little. Here every offspring is compared with its parent after some of the samples, and dropped if it is clearly
+  worse.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from autoprune.core.trial import Candidate, Trial
 from autoprune.searchers.base.coordinates import Point, move_settings
 from autoprune.searchers.base.moves import trades
 from autoprune.searchers.base.searcher import SearchProblem
-from autoprune.searchers.base.warm_started import Opened
+from autoprune.searchers.base.warm_started import WarmStartedSearcher
 
 PAIRS = 3
 """The most trades in one mutation."""
@@ -59,7 +60,7 @@ def retuned(problem: SearchProblem, parent: Candidate, rng: np.random.Generator)
     return Point(parent.allocation, move_settings(problem.space.settings, parent.settings, rng))
 
 
-class Evolution(Opened):
+class Evolution(WarmStartedSearcher):
     """Proposes the starts, then mutants of the best; never the same twice."""
 
     handles_settings = True

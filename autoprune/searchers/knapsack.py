@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import check_feasible
 from autoprune.core.sensitivity import SensitivityCurves
-from autoprune.searchers.base.history import Given
+from autoprune.searchers.base.history import FixedListSearcher
 from autoprune.searchers.base.searcher import SearchProblem, measured_curves
 from autoprune.searchers.threshold import level_losses
 
@@ -91,9 +91,9 @@ class AdditiveModel:
         """
         slopes, left = self.slopes(choice), 1.0 - self.spent(choice) + 1e-12
         more = self.widths - self.widths[self._rows, choice][:, None]
-        room = np.divide(left[:, None], slopes, out=np.full(slopes.shape, np.inf), where=slopes > 0).min(axis=0)
+        slack = np.divide(left[:, None], slopes, out=np.full(slopes.shape, np.inf), where=slopes > 0).min(axis=0)
         columns = np.arange(self.losses.shape[1])
-        open_ = (columns > choice[:, None]) & (columns < self.count[:, None]) & (more <= room[:, None])
+        open_ = (columns > choice[:, None]) & (columns < self.count[:, None]) & (more <= slack[:, None])
         rate = self._rates(choice, weights @ slopes, open_)
         return self._in_order(np.where(rate > 0, -rate, np.inf))
 
@@ -206,7 +206,7 @@ def _short_narrowings(model: AdditiveModel, choice: Choice) -> list[tuple[int, i
     return sorted(moves, key=lambda move: model.losses[move] - model.losses[move[0], choice[move[0]]])
 
 
-class Knapsack(Given):
+class Knapsack(FixedListSearcher):
     """Proposes the knapsack of each criterion's curves under each exponent, those that differ."""
 
     uses_curves = True

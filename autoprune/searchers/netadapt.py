@@ -14,7 +14,7 @@ differ:
   So a round has candidates as long as the limits can be reached at all, and few rounds do not take whole layers: a
   group at its least instead, as far as it goes alone, was far worse on synthetic landscapes. (Mean regret after 100
   trials in 10 rounds: 0.19 with and 1.07 without on 27 groups, 0.13 each on 12, as shares of the optimum.)
-- Where the trials or the work do not allow every group in every round, a round tries those that promise the least rise
+- Where the trials or the work do not allow every group in every round, a round tries those that recorded the least rise
   per saved cost by the sensitivity curves, or without curves by the scores of the structures that would go.
 - The candidates of a round are known when it begins, so they may run at once, and in any order.
 """
@@ -32,7 +32,7 @@ from autoprune.core.budget import Limits
 from autoprune.core.costs import CostsAround
 from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Candidate, Score, Trial, value
-from autoprune.searchers.base.iterative import InRounds, Leg, Round
+from autoprune.searchers.base.iterative import IterativeSearcher, Leg, Round
 from autoprune.searchers.base.searcher import SearchProblem
 
 
@@ -65,7 +65,7 @@ MOST = 0.5
 """The share of its width that a group may lose in a round before the others help."""
 
 
-class NetAdapt(InRounds):
+class NetAdapt(IterativeSearcher):
     """Proposes, round by round, for each group the widest width that keeps the round's limits."""
 
     count = 10

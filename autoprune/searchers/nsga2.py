@@ -21,7 +21,7 @@ names. We differ:
   the other. On a model of 5,120 trials of ResNet-20 (260 evaluations, two seeds) the frontier came to 41, 71 and 86 %
   at 35, 50 and 65 % of the FLOPs, with even budgets and a model of all trials to 32, 65 and 85 %, and `auto` in 62
   evaluations for each to 44, 72 and 86 %.
-- One is dropped after some of the images where it is clearly above the line between its neighbours on the frontier.
+- One is dropped after some of the samples where it is clearly above the line between its neighbours on the frontier.
 - No allocation is judged twice: in place of one that was, a neighbour of it is.
 
 Without its seeds it need not beat random draws under random budgets on rippled, noisy landscapes.
@@ -41,7 +41,7 @@ from autoprune.searchers.auto import DRAWS, ELSEWHERE
 from autoprune.searchers.base.climbing import DARING, climb
 from autoprune.searchers.base.coordinates import Coordinates
 from autoprune.searchers.base.gaussian_process import Floats
-from autoprune.searchers.base.history import Bars, OneByOne
+from autoprune.searchers.base.history import Bars, SequentialSearcher
 from autoprune.searchers.base.optuna_studies import breed
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.base.surrogate import Surrogate
@@ -86,7 +86,7 @@ def ladder(problem: SearchProblem) -> tuple[Allocation, ...]:
     return tuple(dict.fromkeys(found))
 
 
-class Nsga2(OneByOne):
+class Nsga2(SequentialSearcher):
     """Proposes the ladder, a few random draws, then offspring of the best; never the same twice.
 
     Args:
@@ -106,7 +106,7 @@ class Nsga2(OneByOne):
         self._found: Allocation | None = None
 
     def _bars(self) -> Bars:
-        """What the frontier was worth after some of the images; the starts are judged on all."""
+        """What the frontier was worth after some of the samples; the starts are judged on all."""
         history, scored = self._history, self._scored()
         if not scored or self._found is None or history.number < max(len(self._starts), POPULATION):
             return ()

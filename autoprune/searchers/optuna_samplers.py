@@ -20,18 +20,18 @@ still run count as bad (constant liar, Ginsbourger et al. 2010). Optuna's estima
 from __future__ import annotations
 
 from autoprune.searchers.base.coordinates import Coordinates
-from autoprune.searchers.base.model_based import Sampled, Study
+from autoprune.searchers.base.model_based import ModelBasedSearcher, Study
 from autoprune.searchers.base.optuna_studies import GaussianStudy, ParzenStudy
 
 
-class Tpe(Sampled):
+class Tpe(ModelBasedSearcher):
     """Proposes the starts, a few random draws, then what the estimator expects to be good; never the same twice."""
 
     def _make_study(self, coordinates: Coordinates) -> Study:
         return ParzenStudy(coordinates.names, coordinates.choices)
 
 
-class Gp(Sampled):
+class Gp(ModelBasedSearcher):
     """Proposes the starts, a few random draws, then what the process expects most of; never the same twice."""
 
     def _make_study(self, coordinates: Coordinates) -> Study:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import check_feasible, within
 from autoprune.errors import UserError
-from autoprune.searchers.base.history import Given
+from autoprune.searchers.base.history import FixedListSearcher
 from autoprune.searchers.base.searcher import SearchProblem
 
 _LEAST = 1e-12
@@ -65,7 +65,7 @@ def ranked_allocation(problem: SearchProblem) -> Allocation:
     return problem.project(above(inside))
 
 
-class Ranked(Given):
+class Ranked(FixedListSearcher):
     """Proposes the ranked allocation, once."""
 
     uses_curves = False

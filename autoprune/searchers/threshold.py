@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import check_feasible, within
 from autoprune.core.sensitivity import SensitivityCurves
-from autoprune.searchers.base.history import Given
+from autoprune.searchers.base.history import FixedListSearcher
 from autoprune.searchers.base.searcher import SearchProblem, measured_curves
 
 Levels = Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
@@ -55,7 +55,7 @@ def _narrowest_under(losses: Levels, bound: float) -> Allocation:
     return Allocation(chosen)
 
 
-class Threshold(Given):
+class Threshold(FixedListSearcher):
     """Proposes the threshold allocation of each criterion's curves."""
 
     uses_curves = True

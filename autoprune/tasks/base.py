@@ -38,7 +38,7 @@ class Hook:
         loss_term: `(network, inputs, outputs)` to a scalar added to the task's loss, or None.
         after_backward: `(network, step)`: gradients are there, the step is not yet taken.
         after_step: `(network, step, steps, loss)`: weights have moved; `step` counts from 1 up to `steps`.
-        after_epoch: `(network, epoch)`: one whole pass over the training images ended; `epoch` counts from 1.
+        after_epoch: `(network, epoch)`: one whole pass over the training samples ended; `epoch` counts from 1.
         on_start: `(network, optimizer, steps)`: before the first step of this call, which need not be step 1; `steps`
             is the number of the last. The optimizer may be kept: to read the rate, to load or change its state.
         at_rest: `(network, step, steps)`: all that belongs to the step is done, and to the epoch if one ended with it;
@@ -73,8 +73,8 @@ class Task(Protocol):
     def batches(self, split: Split, size: int, seed: int = 0) -> Iterable[Batch]:
         """`(inputs, targets)` pairs of `size` samples (the last may be smaller), anew from the start at each iteration.
 
-        `train` are the training images shuffled and augmented as in training, the same for the same seed; `plain` the
-        training images as they are; `validation` may choose between candidates; `test` is only ever reported.
+        `train` are the training samples shuffled and augmented as in training, the same for the same seed; `plain` the
+        training samples as they are; `validation` may choose between candidates; `test` is only ever reported.
         """
 
     def loss(self, outputs: Tensor, targets: Tensor, /) -> Tensor:

@@ -32,14 +32,14 @@ class SimpleTask:
     """A task out of a network and data: each a torch Dataset, or batches of `(inputs, targets)` such as a DataLoader.
 
     Datasets are batched as asked, `train_data` shuffled; a DataLoader keeps its own batch size and order. Random
-    transforms that draw from torch in this process give the same images for the same seed.
+    transforms that draw from torch in this process give the same samples for the same seed.
 
     Attributes:
         network: builds the dense network; weights that it brings count as trained where no checkpoint is given.
-        train_data: training images, augmented as in training.
+        train_data: training samples, augmented as in training.
         validation_data: what may choose between candidates.
         test_data: what is only reported.
-        plain_data: the training images without augmentation.
+        plain_data: the training samples without augmentation.
         loss: `(outputs, targets)` to the mean loss of a batch.
         metric: `(outputs, targets)` to `[batch]` values in [0, 1], higher is better.
     """

@@ -4,7 +4,7 @@
 
 Each cell is one `autoprune search` on ResNet-20. The rounds of `netadapt` and `autocompress` train on the way, the
 network that comes out for `STEPS` steps. What `auto` and `uniform` find without any training is then trained for as
-many. All are judged there, and again after one more epoch of the 20,000 training images. Stop it at any time (Ctrl-C):
+many. All are judged there, and again after one more epoch of the 20,000 training samples. Stop it at any time (Ctrl-C):
 the same command goes on, within a round or a training too. Run it where the paths of `experiments/searchers.yaml` hold
 (the repository's root). `--report` only writes tables and picture from what is there.
 """
@@ -30,7 +30,7 @@ BUDGETS = (0.5, 0.2)
 STEPS = 500
 TRAINING = "rate=0.02,momentum=0.9,weight_decay=0.0005,batch=128"
 EPOCH = 157
-"""Steps for the 20,000 training images, 128 at a time."""
+"""Steps for the 20,000 training samples, 128 at a time."""
 ROUNDS = {
     # 10 rounds of 50 steps, one candidate for each of the 9 groups
     "netadapt": ("search.trials=90", "search.rounds.count=10", "search.rounds.finetune.steps=50"),
@@ -77,7 +77,7 @@ class Cell:
 def matrix(quick: bool) -> list[Cell]:
     """All cells, those that take longest first."""
     rounds = QUICK if quick else ROUNDS
-    plain = ("evaluation.images=200",) if quick else ()
+    plain = ("evaluation.samples=200",) if quick else ()
     cells = [
         Cell(searcher, flops, ("search.evaluations=null", *settings, *plain), 0)
         for searcher, settings in rounds.items()

@@ -43,17 +43,17 @@ CASES = (
 
 @dataclass(frozen=True)
 class Point:
-    """A network's share of the dense FLOPs, and what it was worth on the validation images."""
+    """A network's share of the dense FLOPs, and what it was worth on the validation samples."""
 
     kept: float
     accuracy: float
     loss: float
-    images: int
+    samples: int
 
     @property
     def error(self) -> float:
         """The standard error of the accuracy."""
-        return math.sqrt(self.accuracy * (1 - self.accuracy) / self.images)
+        return math.sqrt(self.accuracy * (1 - self.accuracy) / self.samples)
 
 
 def main() -> None:
@@ -126,7 +126,7 @@ def _frontier(run: Path) -> list[Point]:
     with (run / "frontier.csv").open() as file:
         rows = list(csv.DictReader(file))
     return [
-        Point(float(row["flops_kept"]), float(row["accuracy"]), float(row["loss"]), int(row["images"])) for row in rows
+        Point(float(row["flops_kept"]), float(row["accuracy"]), float(row["loss"]), int(row["samples"])) for row in rows
     ]
 
 
@@ -134,7 +134,7 @@ def _best(run: Path, dense: int) -> Point:
     best: dict[str, Any] = yaml.safe_load((run / "best.yaml").read_text())
     trial = next(trial for trial in read_history(run).trials() if trial.number == best["trial"])
     assert trial.score is not None
-    return Point(trial.costs["flops"] / dense, trial.score.accuracy, trial.score.loss, trial.score.images)
+    return Point(trial.costs["flops"] / dense, trial.score.accuracy, trial.score.loss, trial.score.samples)
 
 
 def _picture(case: Case, frontier: list[Point], singles: dict[float, Point]) -> None:

@@ -89,7 +89,7 @@ def _picture(lines: Sequence[Line], path: Path) -> None:
     losses = [line["loss"] for line in lines]
     uniform = [line["loss"] for line in lines if line["cell"]["searcher"] == "uniform"] or losses
     axes.set_ylim(0.98 * min(losses), 1.03 * statistics.mean(uniform))
-    axes.set_xlabel("evaluations (images × multiply-adds, in judgements of the dense network; the sweep counted in)")
+    axes.set_xlabel("evaluations (samples × multiply-adds, in judgements of the dense network; the sweep counted in)")
     axes.set_ylabel("best validation loss so far")
     axes.grid(alpha=0.3)
     axes.legend(title="searcher", fontsize=8, loc="upper right", bbox_to_anchor=(1.0, 0.93))

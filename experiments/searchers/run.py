@@ -28,7 +28,7 @@ from experiments.searchers.report import write_report
 HERE = Path(__file__).parent
 EXPERIMENT = HERE.parent / "searchers.yaml"
 SEARCHERS = ("uniform", "random", "knapsack", "annealing", "evolution", "tpe", "auto")
-# One epoch of the 20,000 training images here.
+# One epoch of the 20,000 training samples here.
 FINETUNE = "steps=157,rate=0.02,momentum=0.9,weight_decay=0.0005,batch=128"
 
 

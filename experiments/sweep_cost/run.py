@@ -2,7 +2,7 @@
 
     python -m experiments.sweep_cost.run [--quick]
 
-Each cell is one `autoprune sensitivity` of the inner groups on 1,000 images. Stop it at any time (Ctrl-C): the same
+Each cell is one `autoprune sensitivity` of the inner groups on 1,000 samples. Stop it at any time (Ctrl-C): the same
 command goes on with the cells that are missing. Seconds are those of the processor, so that other work on the machine
 does not count. Run it where the paths of `experiments/searchers.yaml` hold (the repository's root).
 """
@@ -34,13 +34,13 @@ class Cell:
     """
 
     model: str
-    images: int
+    samples: int
     reuse: bool
     stop: float | None
 
     @property
     def name(self) -> str:
-        return f"{self.model}-{self.images}-{self.reuse}-{self.stop}"
+        return f"{self.model}-{self.samples}-{self.reuse}-{self.stop}"
 
     def __str__(self) -> str:
         ways = (["what comes before is reused"] if self.reuse else []) + (["hopeless levels end"] if self.stop else [])
@@ -48,12 +48,12 @@ class Cell:
 
 
 def main() -> None:
-    arguments = plain_options(__doc__, "100 images").parse_args()
+    arguments = plain_options(__doc__, "100 samples").parse_args()
     folder = HERE / ("quick" if arguments.quick else "full")
     results = folder / "results.jsonl"
     folder.mkdir(exist_ok=True)
-    images = 100 if arguments.quick else 1000
-    cells = [Cell("resnet56", images, reuse, stop) for stop in (None, 0.5) for reuse in (False, True)]
+    samples = 100 if arguments.quick else 1000
+    cells = [Cell("resnet56", samples, reuse, stop) for stop in (None, 0.5) for reuse in (False, True)]
     if not arguments.report:
         append(results, (_run(cell, folder / "runs" / cell.name) for cell in missing(cells, results)))
     text = "\n".join(_table(read(results)))
@@ -64,7 +64,7 @@ def main() -> None:
 def _run(cell: Cell, output: Path) -> Line:
     task = yaml.safe_load(EXPERIMENT.read_text())["task"]
     checkpoint = Path(task["checkpoint"]).with_name(f"{cell.model}_cifar10.th")
-    sets = [f"sensitivity.images={cell.images}", f"sensitivity.reuse={str(cell.reuse).lower()}", "run.threads=1"]
+    sets = [f"sensitivity.samples={cell.samples}", f"sensitivity.reuse={str(cell.reuse).lower()}", "run.threads=1"]
     sets.append(f"sensitivity.stop={'null' if cell.stop is None else cell.stop}")
     options = ["--task", task["name"], "--model", cell.model, "--checkpoint", checkpoint, "--data", task["data"]]
     options += [*(part for each in sets for part in ("--set", each)), "--space", "inner_only", "--output", output]
@@ -97,7 +97,7 @@ def _table(lines: Sequence[Line]) -> Iterator[str]:
     """A row for each sweep: what it cost, also as shares of the plain one, and how far its losses are from those."""
     plain = next(line for line in lines if not line["cell"]["reuse"] and line["cell"]["stop"] is None)
     known = {(group, width): loss for group, width, loss in plain["losses"]}
-    headings = ["levels judged", "images × multiply-adds", "of the plain one", "processor seconds", "of the plain one"]
+    headings = ["levels judged", "samples × multiply-adds", "of the plain one", "processor seconds", "of the plain one"]
     yield f"| sweep | {' | '.join(headings)} | greatest difference of a loss |"
     yield "| --- |" + " ---: |" * (len(headings) + 1)
     for line in lines:

@@ -23,7 +23,7 @@ from autoprune.cli import main as autoprune
 from autoprune.core.ledger import read_history
 from autoprune.running.execution import ray_tune
 from autoprune.running.search import loop as course
-from autoprune.running.search.loop import Course
+from autoprune.running.search.loop import SearchLoop
 
 # A round of `netadapt` has a candidate for each of the groups; three rounds that train for a step.
 OPTIONS = {"netadapt": ("--set", "search.rounds.count=3", "--set", "search.rounds.finetune.steps=1")}
@@ -53,8 +53,8 @@ class Clock:
 def measure(searcher: str, trials: int, workers: int, folder: Path) -> dict[str, float]:
     """Milliseconds a trial, by what they go to."""
     clock, run = Clock(), folder / "run"
-    clock.watch(Course, "next", "ask")
-    clock.watch(Course, "take", "tell")
+    clock.watch(SearchLoop, "next", "ask")
+    clock.watch(SearchLoop, "take", "tell")
     clock.watch(course, "replay", "replay")
     clock.watch(ray_tune, "_tune", "all")
     _do(

@@ -38,7 +38,7 @@ def test_the_best_trial_comes_out_as_it_was_scored(autoprune: Cli, workdir: Path
     assert trial.score is not None
     checkpoint = read("new/pruned.pt")
     assert checkpoint.widths == trial.candidate.allocation
-    assert checkpoint.metrics == {"accuracy": trial.score.accuracy, "loss": trial.score.loss, "images": 100}
+    assert checkpoint.metrics == {"accuracy": trial.score.accuracy, "loss": trial.score.loss, "samples": 100}
     assert torch.equal(
         load("new/pruned.pt")(IMAGES), load(digits_run.folder / "weights" / f"{best['best']}.pt")(IMAGES)
     )
@@ -66,7 +66,7 @@ def test_best_yaml_alone_gives_the_same_network(autoprune: Cli, workdir: Path, d
     assert torch.equal(load("p.pt")(IMAGES), load(digits_run.folder / "weights" / f"{best['best']}.pt")(IMAGES))
 
 
-@pytest.mark.parametrize("setting", ["evaluation.recalibrate.images=64", "evaluation.reconstruct=64"])
+@pytest.mark.parametrize("setting", ["evaluation.recalibrate.samples=64", "evaluation.reconstruct=64"])
 def test_best_yaml_brings_its_recipe(autoprune: Cli, workdir: Path, setting: str) -> None:
     autoprune.succeed(*SEARCH, "--trials", "1", "--set", setting, "--output", "run")
     autoprune.succeed("apply", "run/best.yaml", "--output", "p.pt")
@@ -149,9 +149,9 @@ def test_a_checkpoint_of_another_architecture_is_refused(autoprune: Cli, workdir
 
 
 def test_what_to_expect_is_what_all_validation_images_say(autoprune: Cli, workdir: Path, digits_run: DigitsRun) -> None:
-    """The trials were judged on 100 of the 400 images, the best ones on all of them at the end."""
+    """The trials were judged on 100 of the 400 samples, the best ones on all of them at the end."""
     best = yaml.safe_load((digits_run.folder / "best.yaml").read_text())
-    wanted = f"{100 * best['accuracy']:.2f} % accuracy and a loss of {best['loss']:.4f} on 400 validation images"
+    wanted = f"{100 * best['accuracy']:.2f} % accuracy and a loss of {best['loss']:.4f} on 400 validation samples"
     run = autoprune.succeed("apply", digits_run.folder, "--output", "a.pt").out
     alone = autoprune.succeed("apply", digits_run.folder / "best.yaml", "--output", "b.pt").out
     for out in (run, alone):
@@ -219,7 +219,7 @@ def test_fine_tuning_makes_it_better_and_is_measured_afterwards(
     before, after = (json.loads(autoprune.succeed("evaluate", f, "--json").out) for f in ("before.pt", "after.pt"))
     assert after["loss"] < before["loss"]
     assert after["flops"] == before["flops"]
-    assert read("after.pt").metrics == {"accuracy": after["accuracy"], "loss": after["loss"], "images": 400}
+    assert read("after.pt").metrics == {"accuracy": after["accuracy"], "loss": after["loss"], "samples": 400}
     assert read("after.pt").widths == read("before.pt").widths
 
 
@@ -233,11 +233,11 @@ def test_fine_tuning_can_be_taught_by_the_dense_network(
     task.load(dense, None)
     dense.eval()
 
-    images = next(iter(task.batches("validation", 400)))[0]
+    samples = next(iter(task.batches("validation", 400)))[0]
 
     def divergence(file: str) -> float:
         with torch.no_grad():
-            ours, theirs = (F.log_softmax(network(images), dim=1) for network in (load(file), dense))
+            ours, theirs = (F.log_softmax(network(samples), dim=1) for network in (load(file), dense))
         return float(F.kl_div(ours, theirs, reduction="batchmean", log_target=True))
 
     plain = "epochs=6,rate=0.01,batch=64"
@@ -256,7 +256,7 @@ def test_reconstruction_makes_it_better_without_training(
     number = [] if source == "best.yaml" else ["--trial", "0"]
     autoprune.succeed("apply", path, *number, "--output", "before.pt")
     out = autoprune.succeed("apply", path, *number, "--reconstruct", 512, "--output", "after.pt").out
-    assert "pruned anew, reconstructed on 512 training images" in out
+    assert "pruned anew, reconstructed on 512 training samples" in out
     assert " in the search)" in out
     before, after = (json.loads(autoprune.succeed("evaluate", f, "--json").out) for f in ("before.pt", "after.pt"))
     assert after["loss"] < before["loss"]
@@ -267,13 +267,13 @@ def test_reconstruction_makes_it_better_without_training(
     if source == "best.yaml":
         assert torch.equal(load("set.pt")(IMAGES), load("after.pt")(IMAGES))
     both = autoprune.succeed("apply", path, "--reconstruct", "70", "--finetune", "steps=3", "--output", "tuned.pt").out
-    assert "reconstructed on 70 training images, fine-tuned (steps=3)" in both
+    assert "reconstructed on 70 training samples, fine-tuned (steps=3)" in both
 
 
 def test_a_reconstruction_that_cannot_be_is_refused(autoprune: Cli, workdir: Path, digits_run: DigitsRun) -> None:
-    for images in ("0", "-3", "1.5", "some"):
-        said = autoprune.refused("apply", digits_run.folder, "--output", "p.pt", f"--reconstruct={images}")
-        assert f"--reconstruct: takes a number of training images, 512 say, not '{images}'" in said
+    for samples in ("0", "-3", "1.5", "some"):
+        said = autoprune.refused("apply", digits_run.folder, "--output", "p.pt", f"--reconstruct={samples}")
+        assert f"--reconstruct: takes a number of training samples, 512 say, not '{samples}'" in said
     assert "not 'masked'" in autoprune.refused("apply", "--reconstruct", "masked", "--output", "p.pt")
     autoprune.succeed(*SEARCH, "--trials", "1", "--pattern", "element", "--output", "masked")
     assert "removes none" in autoprune.refused("apply", "masked", "--reconstruct", "9", "--output", "p.pt")
@@ -323,7 +323,7 @@ def test_evaluate_says_the_same_of_a_dense_file_and_the_dense_row(
         assert report["loss"] == pytest.approx(row[split]["loss"], rel=1e-6)
         assert {kind: report[kind] for kind in row["costs"]} == row["costs"]
     report = json.loads(autoprune.succeed("evaluate", "dense.pt", "--split", "all", "--json").out)
-    assert report["images"] == 797
+    assert report["samples"] == 797
 
 
 def test_a_users_own_network_goes_the_whole_way(autoprune: Cli, workdir: Path) -> None:

@@ -57,7 +57,7 @@ def _no_evaluation(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReque
         ([*SEARCH, "--trials", "0"], "--trials: should be at least 1"),
         ([*SEARCH, "--trials", "many"], "--trials: should be a whole number but is 'many'"),
         ([*SEARCH, "--seed", "-1"], "--seed: should be at least 0"),
-        ([*SEARCH, "--set", "evaluation.image=1"], "did you mean 'images'?"),
+        ([*SEARCH, "--set", "evaluation.image=1"], "did you mean 'samples'?"),
         ([*SEARCH, "--set", "nonsense"], "should read KEY=VALUE"),
         ([*SEARCH, "--device", "gpu"], "--device: should be one of auto, cpu, cuda"),
         ([*SEARCH, "--checkpoint", "missing.pt"], "no such file: missing.pt"),
@@ -299,7 +299,7 @@ def _best(digits_run: DigitsRun, **changes: Any) -> dict[str, Any]:
         ({"widths": [1, 2]}, "widths should map"),
         ({"task": "digit"}, "did you mean 'digits'?"),
         ({"pruner": 3}, "pruner"),
-        ({"recipe": {"recalibrate": "x"}}, "evaluation.recalibrate.images: should be a whole number"),
+        ({"recipe": {"recalibrate": "x"}}, "evaluation.recalibrate.samples: should be a whole number"),
         ({"recipe": 3}, "recipe"),
     ],
 )

@@ -108,11 +108,11 @@ def test_list_names_everything_in_both_forms(autoprune: Cli, workdir: Path) -> N
 def test_evaluate_in_json_parses(autoprune: Cli, workdir: Path, digits_run: DigitsRun) -> None:
     outcome = autoprune.succeed("evaluate", digits_run.folder / "weights" / "1.pt", "--json")
     report = json.loads(outcome.out)
-    assert report["images"] == 400
+    assert report["samples"] == 400
     assert set(report) == {
         "file",
         "split",
-        "images",
+        "samples",
         "accuracy",
         "loss",
         "flops",

@@ -12,7 +12,7 @@ from autoprune.core.sensitivity import SensitivityCurves, curves_from_json
 from autoprune.tasks.models.digits_resnet import digits_resnet
 from tests.journeys import TINY, UNTRACKED, Cli, history_of, left_behind
 
-SMALL = ("--set", "sensitivity.levels=2", "--set", "sensitivity.images=100")
+SMALL = ("--set", "sensitivity.levels=2", "--set", "sensitivity.samples=100")
 SEARCH = ("search", "--budget", "flops=0.6", *TINY, *UNTRACKED)
 FILE = "sensitivity.json"
 
@@ -22,10 +22,10 @@ def curves_in(folder: Path) -> tuple[SensitivityCurves, ...]:
 
 
 def test_sensitivity_writes_three_files_and_names_them(autoprune: Cli, workdir: Path) -> None:
-    levels = ("--set", "sensitivity.levels=2", "--set", "sensitivity.images=100")
+    levels = ("--set", "sensitivity.levels=2", "--set", "sensitivity.samples=100")
     out = autoprune.succeed("sensitivity", "--output", "curves", *levels).out
     assert out.split() == ["curves/sensitivity.json", "curves/sensitivity.csv", "curves/sensitivity.png"]
-    assert (workdir / "curves" / "sensitivity.csv").read_text().startswith("group,width,kept,loss,accuracy,images\n")
+    assert (workdir / "curves" / "sensitivity.csv").read_text().startswith("group,width,kept,loss,accuracy,samples\n")
     assert (workdir / "curves" / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
     curves = ("--set", "sensitivity.file=curves/sensitivity.json")
     autoprune.succeed("search", "--budget", "flops=0.6", *TINY, *UNTRACKED, *curves, "--output", "run")
@@ -34,7 +34,7 @@ def test_sensitivity_writes_three_files_and_names_them(autoprune: Cli, workdir: 
 
 @pytest.mark.parametrize("pattern", ["element", "filter", "channel", "2:4", "block_1x1x4"])
 def test_sensitivity_of_any_pattern(autoprune: Cli, workdir: Path, pattern: str) -> None:
-    levels = ("--set", "sensitivity.levels=1", "--set", "sensitivity.images=100")
+    levels = ("--set", "sensitivity.levels=1", "--set", "sensitivity.samples=100")
     autoprune.succeed("sensitivity", "--pattern", pattern, *levels)
     curves = curves_in(workdir)[0]
     width = {"element": 2304, "filter": 16, "channel": 16, "2:4": 4, "block_1x1x4": 576}[pattern]
@@ -52,7 +52,7 @@ def test_the_sweep_says_what_it_cost_and_what_it_saved(autoprune: Cli, workdir: 
     assert curves.work is not None
     assert curves.naive_work is not None
     assert said == (
-        f"sweep: {curves.work / unit:.1f} dense judgements of 100 images instead of {curves.naive_work / unit:.1f}"
+        f"sweep: {curves.work / unit:.1f} dense judgements of 100 samples instead of {curves.naive_work / unit:.1f}"
     )
     assert curves.work < 0.8 * curves.naive_work
     whole = ("--set", "sensitivity.stop=null", "--set", "sensitivity.reuse=false")
@@ -81,7 +81,7 @@ def test_one_file_holds_the_curves_of_several_criteria_and_a_search_finds_its_ow
 
 
 def test_curves_on_fewer_images_than_were_asked_for_are_read_again(autoprune: Cli, workdir: Path) -> None:
-    autoprune.succeed("sensitivity", "--set", "sensitivity.levels=1")  # on 1,000 images, where there are 400
+    autoprune.succeed("sensitivity", "--set", "sensitivity.levels=1")  # on 1,000 samples, where there are 400
     autoprune.succeed(*SEARCH, "--set", f"sensitivity.file={FILE}", "--output", "run")
 
 

@@ -22,11 +22,11 @@ def test_the_default_experiment_has_the_values_of_the_core():
     rules = experiment.space_rules()
     assert rules == SpaceRules(source="search_spaces/filters.yaml")
     assert (experiment.search.searcher, experiment.most_trials(), experiment.pruner) == ("auto", 100, "l1_filter")
-    assert (experiment.evaluation.images, experiment.evaluation.batch) == (5000, 128)
+    assert (experiment.evaluation.samples, experiment.evaluation.batch) == (5000, 128)
     scoring = experiment.scoring
     assert (scoring.criterion, scoring.combine, scoring.normalise) == (None, None, None)
-    assert (scoring.images, scoring.batch) == (1024, 64)
-    assert (experiment.sensitivity.images, experiment.sensitivity.levels) == (1000, 8)
+    assert (scoring.samples, scoring.batch) == (1024, 64)
+    assert (experiment.sensitivity.samples, experiment.sensitivity.levels) == (1000, 8)
 
 
 def test_rules_recipe_and_budget_are_values_of_the_core():
@@ -34,7 +34,7 @@ def test_rules_recipe_and_budget_are_values_of_the_core():
         overrides={"budget": {"flops": 0.5, "params": "200k"}},
         sets=[
             "space={groups: {'a.*': {min_keep: 0.5, pin: true}}, types: [Conv2d], protect: []}",
-            "evaluation.recalibrate={images: 7, augment: false}",
+            "evaluation.recalibrate={samples: 7, augment: false}",
         ],
     )
     assert experiment.space_rules() == SpaceRules(
@@ -47,14 +47,14 @@ def test_rules_recipe_and_budget_are_values_of_the_core():
     assert experiment.budget_value() == Budget.parse("flops=0.5,params=200k")
 
 
-@pytest.mark.parametrize(("text", "images"), [("false", 0), ("true", 512), ("0", 0), ("1000", 1000)])
-def test_reconstruction_is_a_number_of_images_or_a_yes_or_no(text, images):
+@pytest.mark.parametrize(("text", "samples"), [("false", 0), ("true", 512), ("0", 0), ("1000", 1000)])
+def test_reconstruction_is_a_number_of_images_or_a_yes_or_no(text, samples):
     experiment = load_experiment(sets=[f"evaluation.reconstruct={text}"])
-    assert experiment.recipe() == Recipe(512, True, images)
-    assert experiment.sweep_recipe() == Recipe(512, True, images, users_only=images > 0)
+    assert experiment.recipe() == Recipe(512, True, samples)
+    assert experiment.sweep_recipe() == Recipe(512, True, samples, users_only=samples > 0)
 
 
-@pytest.mark.parametrize("text", ["-1", "1.5", "some", "{images: 3}"])
+@pytest.mark.parametrize("text", ["-1", "1.5", "some", "{samples: 3}"])
 def test_another_reconstruction_is_refused(text):
     with pytest.raises(UserError, match=r"evaluation\.reconstruct: should be (a whole number|at least 0) but is"):
         load_experiment(sets=[f"evaluation.reconstruct={text}"])

@@ -51,14 +51,14 @@ def test_a_faulty_value_that_an_option_replaces_is_no_fault(here):
 def test_sets_reach_sections_lists_and_rules_of_groups(here):
     experiment = load_experiment(
         sets=[
-            "evaluation.recalibrate={images: 0}",
+            "evaluation.recalibrate={samples: 0}",
             "space.exclude=['layer1.*', fc]",
             "space.groups.layer1.0.conv1.min_keep=0.5",
             "space.min_keep=1e-1",
             "task.model=",
         ]
     )
-    assert experiment.evaluation.recalibrate.images == 0
+    assert experiment.evaluation.recalibrate.samples == 0
     assert experiment.space.exclude == ("layer1.*", "fc")
     assert experiment.space.groups["layer1.0.conv1"].min_keep == 0.5
     assert experiment.space.min_keep == 0.1
@@ -73,11 +73,11 @@ def test_every_fault_is_reported_at_once_each_with_its_place(here):
     assert sorted(found) == sorted(
         [
             "e.yaml:7:1: 'pruner' is given twice (first in line 6)",
-            "--set nonsense: should read KEY=VALUE, for example --set evaluation.images=1000",
+            "--set nonsense: should read KEY=VALUE, for example --set evaluation.samples=1000",
             "e.yaml:1:14: task.name: unknown task 'digts'; did you mean 'digits'?; known: cifar10, digits; "
             "or your own as package.module:attribute",
             "e.yaml:3:11: search.trials: should be a whole number but is 'abc'",
-            "e.yaml:5:3: evaluation.imagse: unknown key; did you mean 'images'?",
+            "e.yaml:5:3: evaluation.imagse: unknown key; did you mean 'samples'?",
             next(
                 fault
                 for fault in found
@@ -110,13 +110,16 @@ def test_options_are_judged_even_if_the_file_has_wrong_syntax(here):
         ("search: {seed: -1}", "e.yaml:1:16: search.seed: should be at least 0 but is -1"),
         ("search: {seed: 4294967296}", "e.yaml:1:16: search.seed: should be at most 4294967295 but is 4294967296"),
         ("search: 3", "e.yaml:1:9: search: should be a mapping (key: value) but is 3"),
-        ("evaluation: {images: 0}", "e.yaml:1:22: evaluation.images: should be at least 1 but is 0"),
+        ("evaluation: {samples: 0}", "e.yaml:1:22: evaluation.samples: should be at least 1 but is 0"),
         ("evaluation: {batch: 0}", "e.yaml:1:21: evaluation.batch: should be at least 1 but is 0"),
         (
             "evaluation: {objective: los}",
             "e.yaml:1:25: evaluation.objective: should be one of loss, accuracy, kl but",
         ),
-        ("evaluation: {recalibrate: {images: -1}}", "e.yaml:1:36: evaluation.recalibrate.images: should be at least 0"),
+        (
+            "evaluation: {recalibrate: {samples: -1}}",
+            "e.yaml:1:36: evaluation.recalibrate.samples: should be at least 0",
+        ),
         ("evaluation: {recalibrate: {augment: yes}}", "e.yaml:1:37: evaluation.recalibrate.augment: should be true or"),
         ("space: {min_keep: 0}", "e.yaml:1:19: space.min_keep: should be above 0"),
         ("space: {min_keep: .nan}", "e.yaml:1:19: space.min_keep: should be"),
@@ -160,11 +163,11 @@ def test_a_set_below_a_text_says_to_set_it_as_a_whole(here):
 
 @pytest.mark.parametrize("text", ["trials", "=3", ".trials=3", "search..trials=3"])
 def test_a_set_that_is_no_pair_is_explained(text):
-    assert faults(sets=[text]) == [f"--set {text}: should read KEY=VALUE, for example --set evaluation.images=1000"]
+    assert faults(sets=[text]) == [f"--set {text}: should read KEY=VALUE, for example --set evaluation.samples=1000"]
 
 
 def test_a_fault_inside_the_value_of_a_set_names_both(here):
-    assert faults(sets=["evaluation={imagse: 3}"]) == ["--set evaluation: imagse: unknown key; did you mean 'images'?"]
+    assert faults(sets=["evaluation={imagse: 3}"]) == ["--set evaluation: imagse: unknown key; did you mean 'samples'?"]
     assert faults(sets=["task.name=*x"])[0].startswith("--set task.name: a text that begins with '*' needs quotes")
 
 

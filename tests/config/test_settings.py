@@ -90,7 +90,7 @@ def test_an_experiment_with_settings_reads_back_as_it_was_written(tmp_path: Path
         ("finetune.rate=0.1", "should be a list of values, or {low: …, high: …}"),
         ("finetune.momentum=[0.9, 1.0]", "should be at least 0 and below 1 but is 1.0"),
         ("finetune.distill={low: 0, high: 1, log: true}", "low: should be above 0 on a logarithmic scale but is 0"),
-        ("recalibrate={low: 1, high: 1000}", "has 1000 values, and the images of each are kept in memory"),
+        ("recalibrate={low: 1, high: 1000}", "has 1000 values, and the samples of each are kept in memory"),
         ("recalibrate=[-1, 5]", "should be at least 0 and finite but is -1"),
     ],
 )

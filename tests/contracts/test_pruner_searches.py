@@ -31,10 +31,10 @@ SETTINGS: Mapping[str, Any] = {
     "search.trials": 10,
     "search.searcher": "random",
     "sensitivity.levels": 1,
-    "sensitivity.images": 40,
-    "evaluation.images": 100,
-    "evaluation.recalibrate.images": 64,
-    "scoring.images": 256,
+    "sensitivity.samples": 40,
+    "evaluation.samples": 100,
+    "evaluation.recalibrate.samples": 64,
+    "scoring.samples": 256,
     "track.enabled": False,
 }
 
@@ -72,7 +72,7 @@ def test_a_search_runs_with_every_pruner(name: str, network: nn.Module, tmp_path
     assert all(trial.score for trial in conclusion.trials)
     assert all(result.effective != pruner.pattern.coupled for result in conclusion.results)
     assert _started(read_history(folder.path)).items() >= pruner.describe().items()
-    assert _started(read_history(folder.path))["images"] == (256 if pruner.criterion.reads_data else 0)
+    assert _started(read_history(folder.path))["samples"] == (256 if pruner.criterion.reads_data else 0)
 
 
 @pytest.mark.slow
@@ -127,10 +127,12 @@ def test_a_search_goes_on_as_if_it_had_not_been_interrupted(name: str, network: 
 def test_the_settings_of_scoring_win_over_the_pruners_own(network: nn.Module) -> None:
     plain = _setup(network)
     changed = _setup(network, **{"scoring.criterion": "apoz", "scoring.combine": "max", "scoring.normalise": False})
-    assert plain.subject.scoring == {**registry.resolve("pruner", "l1_filter").describe(), "images": 0}
-    said = {"criterion": "apoz", "combine": "max", "normalise": False, "images": 256, "batch": 64, "split": "plain"}
-    assert changed.subject.scoring == {**plain.subject.scoring, **said}
-    assert any((plain.subject.importance[g] != changed.subject.importance[g]).any() for g in plain.subject.importance)
+    assert plain.prunable.scoring == {**registry.resolve("pruner", "l1_filter").describe(), "samples": 0}
+    said = {"criterion": "apoz", "combine": "max", "normalise": False, "samples": 256, "batch": 64, "split": "plain"}
+    assert changed.prunable.scoring == {**plain.prunable.scoring, **said}
+    assert any(
+        (plain.prunable.importance[g] != changed.prunable.importance[g]).any() for g in plain.prunable.importance
+    )
 
 
 def test_the_images_that_score_are_followed_on_the_display(

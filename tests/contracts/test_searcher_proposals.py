@@ -126,7 +126,7 @@ def test_no_two_searchers_propose_the_same_sequence() -> None:
 
 
 def test_what_they_leave_of_the_limits_fits_no_further_step(name: str) -> None:
-    """Where a searcher fills, no group of a proposal could be one level wider; `UNFILLED` ones leave room somewhere.
+    """Where a searcher fills, no group of a proposal could be one level wider; `UNFILLED` ones leave slack somewhere.
 
     Under a parent the group could not, where it is narrower than that.
     """

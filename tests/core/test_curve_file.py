@@ -25,15 +25,15 @@ WANTED = {
     "data": "d",
     "pruner": "l1_filter",
     "scoring": {"criterion": "l1"},
-    "images": 100,
+    "samples": 100,
     "recipe": {"recalibrate": 512},
     "seed": 0,
 }
 
 
-def measured(images: int = 100, groups: tuple[str, ...] = ("a", "b"), **fingerprint: Any) -> SensitivityCurves:
-    levels = {group: {2: Score(1.4, 0.5, images)} for group in groups}
-    return SensitivityCurves(Score(1.0, 0.8, images), levels, {"a": 10, "b": 4}, {**WANTED, **fingerprint})
+def measured(samples: int = 100, groups: tuple[str, ...] = ("a", "b"), **fingerprint: Any) -> SensitivityCurves:
+    levels = {group: {2: Score(1.4, 0.5, samples)} for group in groups}
+    return SensitivityCurves(Score(1.0, 0.8, samples), levels, {"a": 10, "b": 4}, {**WANTED, **fingerprint})
 
 
 FPGM = measured(pruner="fpgm", scoring={"criterion": "fpgm"})
@@ -60,7 +60,7 @@ def test_a_file_of_format_1_holds_the_curves_of_one_scoring() -> None:
         lambda data: data["curves"][0].pop("fingerprint"),
         lambda data: data["curves"][0].update(levels=[1]),
         lambda data: data["curves"][0].update(dense={"loss": 1.0}),
-        lambda data: data["curves"][0]["levels"]["a"].update(wide={"loss": 1.0, "accuracy": 0.5, "images": 3}),
+        lambda data: data["curves"][0]["levels"]["a"].update(wide={"loss": 1.0, "accuracy": 0.5, "samples": 3}),
     ],
 )
 def test_json_that_holds_no_curves_is_refused_by_name(damage: Callable[[dict[str, Any]], object]) -> None:
@@ -75,15 +75,15 @@ def test_json_of_a_newer_format_is_refused() -> None:
         curves_from_json({**curves_to_json([measured()]), "format": 3}, "f.json")
 
 
-def test_the_curves_that_fit_are_chosen_whatever_their_seed_and_number_of_images() -> None:
-    many = measured(images=500, seed=3)
+def test_the_curves_that_fit_are_chosen_whatever_their_seed_and_number_of_samples() -> None:
+    many = measured(samples=500, seed=3)
     assert choose_curves([FPGM, many, measured(), ELSEWHERE], WANTED, ["a"], "f.json") is many
     first, last = measured(), measured(seed=1)
     assert choose_curves([first, last], WANTED, ["a"], "f.json") is last
 
 
-def test_curves_of_all_groups_go_before_those_on_more_images() -> None:
-    few = measured(images=500, groups=("a",))
+def test_curves_of_all_groups_go_before_those_on_more_samples() -> None:
+    few = measured(samples=500, groups=("a",))
     assert choose_curves([measured(), few], WANTED, ["a", "b"], "f.json") == measured()
     with pytest.raises(UserError, match=r"f\.json has no curve for group b; measure anew"):
         choose_curves([few], WANTED, ["a", "b"], "f.json")
@@ -101,7 +101,7 @@ def test_what_does_not_fit_is_named_by_the_nearest_curves() -> None:
 def test_new_curves_take_the_place_of_those_measured_in_the_same_way_only() -> None:
     new = replace(measured(), work=5)
     assert beside([measured(), FPGM], new) == (FPGM, new)
-    more = measured(images=500, **{"seed": 1})
+    more = measured(samples=500, **{"seed": 1})
     assert beside([measured(), FPGM], more) == (measured(), FPGM, more)
 
 

@@ -89,7 +89,7 @@ def test_damage_before_the_last_line_is_named_with_its_line(tmp_path, damage):
 @pytest.mark.parametrize(
     "record",
     [
-        {"event": "told", "number": 9, "score": {"loss": 1.0, "accuracy": 0.5, "images": 3}},
+        {"event": "told", "number": 9, "score": {"loss": 1.0, "accuracy": 0.5, "samples": 3}},
         {"event": "told"},
         {"event": "asked", "number": 9},
         {"event": "asked", **candidate(9).to_json(), "widths": {"a": "x"}},
@@ -199,11 +199,11 @@ FILL = """
 """
 
 
-@pytest.mark.parametrize("room", [0, 1, 100, 300, 1000])
-def test_a_full_disk_leaves_a_ledger_that_reads_and_resumes(tmp_path, room):
+@pytest.mark.parametrize("slack", [0, 1, 100, 300, 1000])
+def test_a_full_disk_leaves_a_ledger_that_reads_and_resumes(tmp_path, slack):
     """The kernel refuses to let the file grow, in the middle of a record, as a full disk does."""
     write_run(tmp_path)
-    said = in_another_process(tmp_path, FILL.replace("ROOM", str(room)))
+    said = in_another_process(tmp_path, FILL.replace("ROOM", str(slack)))
     assert said.returncode == 0, said.stderr
     refused, code, resumable = said.stdout.split()
     assert (code, resumable) == ("1", "True")

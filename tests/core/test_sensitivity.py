@@ -20,7 +20,7 @@ def curves():
         "a": {2: score(1.4, 0.5), 4: score(1.7, 0.45), 6: score(0.9, 0.85), 8: score(1.1, 0.75)},
         "b": {1: score(1.2, 0.7)},
     }
-    return SensitivityCurves(score(1.0, 0.8), levels, {"a": 10, "b": 4}, {"checkpoint": "x", "images": 100})
+    return SensitivityCurves(score(1.0, 0.8), levels, {"a": 10, "b": 4}, {"checkpoint": "x", "samples": 100})
 
 
 def test_degradation_worked_by_hand_is_monotone_and_never_negative():
@@ -76,7 +76,7 @@ def test_json_round_trip_is_exact(work):
 
 def test_csv_lists_every_level_and_the_dense_width():
     lines = curves().to_csv().splitlines()
-    assert lines[0] == "group,width,kept,loss,accuracy,images"
+    assert lines[0] == "group,width,kept,loss,accuracy,samples"
     assert lines[1] == "a,10,2,1.4,0.5,100"
     assert lines[5] == "a,10,10,1.0,0.8,100"
     assert [line.split(",")[2] for line in lines[1:]] == ["2", "4", "6", "8", "10", "1", "4"]

@@ -108,7 +108,7 @@ def test_the_dearest_recipe_is_among_the_extremes() -> None:
     }
     found = extreme_recipes(Recipe(finetune=Finetune(steps=50)), dimensions)
     assert {(each.recalibrate, each.finetune.steps) for each in found if each.finetune} == {
-        (images, steps) for images in (64, 512, 128) for steps in (20, 200)
+        (samples, steps) for samples in (64, 512, 128) for steps in (20, 200)
     }
     assert extreme_recipes(Recipe(), {}) == [Recipe()]
 

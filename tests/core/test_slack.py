@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from autoprune.core.budget import COST_KINDS
 from autoprune.core.costs import CostTable, CostTerm, Count
-from autoprune.core.slack import Couplings, Room
+from autoprune.core.slack import CostCurvature, Slack
 from tests.core.networks import drawn_widths, slow_costs, tables
 
 UNLIMITED = np.iinfo(np.int64).max
@@ -30,17 +30,17 @@ def test_room_is_what_the_limits_leave_after_any_steps(table, data):
     limits = {kind: wider[kind] + data.draw(st.integers(-1, 1)) for kind in limited}  # a slip by one is seen
     given_limits = np.array([limits.get(kind, UNLIMITED) for kind in COST_KINDS])
 
-    couplings = Couplings.of(table, given_limits, columns)
-    room = Room.beside(table.tally(table.vector(begin)), couplings, given_limits, columns)
-    copied = room.copy()
-    holding = [room.holds(i, 1) for i in range(len(names))]
+    couplings = CostCurvature.of(table, given_limits, columns)
+    slack = Slack.beside(table.tally(table.vector(begin)), couplings, given_limits, columns)
+    copied = slack.copy()
+    holding = [slack.holds(i, 1) for i in range(len(names))]
     for step in steps:
-        room.widen(*step)
-    assert room.holds(last, by) == all(wider[kind] <= limit for kind, limit in limits.items())
-    room.widen(last, by)
+        slack.widen(*step)
+    assert slack.holds(last, by) == all(wider[kind] <= limit for kind, limit in limits.items())
+    slack.widen(last, by)
     tally = table.tally(table.vector({**widths, names[last]: widths[names[last]] + by}))
-    again = Room.beside(tally, couplings, given_limits, columns)
-    assert [room.holds(i, 1) for i in range(len(names))] == [again.holds(i, 1) for i in range(len(names))]
+    again = Slack.beside(tally, couplings, given_limits, columns)
+    assert [slack.holds(i, 1) for i in range(len(names))] == [again.holds(i, 1) for i in range(len(names))]
     assert [copied.holds(i, 1) for i in range(len(names))] == holding
 
 
@@ -48,8 +48,8 @@ def test_what_a_group_costs_changes_with_the_widths_of_those_that_it_reads():
     terms = [CostTerm("flops", "conv", 2, Count(0, {"a": 1}), Count(0, {"b": 1}))]
     table, columns = CostTable(terms, {"a": 8, "b": 8}), np.array([0, 1])
     limits = np.array([60 if kind == "flops" else UNLIMITED for kind in COST_KINDS])
-    couplings = Couplings.of(table, limits, columns)
-    room = Room.beside(table.tally(table.vector({"a": 4, "b": 5})), couplings, limits, columns)
-    assert [room.holds(1, 2), room.holds(1, 3)] == [True, False]  # 4 · 7 · 2 = 56
-    room.widen(0, -1)
-    assert [room.holds(1, 5), room.holds(1, 6)] == [True, False]  # 3 · 10 · 2 = 60
+    couplings = CostCurvature.of(table, limits, columns)
+    slack = Slack.beside(table.tally(table.vector({"a": 4, "b": 5})), couplings, limits, columns)
+    assert [slack.holds(1, 2), slack.holds(1, 3)] == [True, False]  # 4 · 7 · 2 = 56
+    slack.widen(0, -1)
+    assert [slack.holds(1, 5), slack.holds(1, 6)] == [True, False]  # 3 · 10 · 2 = 60

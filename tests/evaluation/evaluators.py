@@ -1,4 +1,4 @@
-"""Evaluators of small networks on random images."""
+"""Evaluators of small networks on random samples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 from autoprune.evaluation.data import Judging
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.prunable_model import study
+from autoprune.evaluation.prunable_model import analyze
 from autoprune.pruning.patterns import FILTER, Pattern
 from autoprune.pruning.pruner import L1_FILTER
 from autoprune.tasks.simple import SimpleTask
@@ -25,7 +25,7 @@ def images_like(shape: tuple[int, ...], count: int, seed: int) -> Tensor:
 
 
 def evaluator_of(case: Case, pattern: Pattern = FILTER, batch: int = 8) -> Evaluator:
-    """Of a network with random weights and random statistics, judged on 20 images."""
+    """Of a network with random weights and random statistics, judged on 20 samples."""
     with seeded(1):
         network = case.build().float()
         _spread_statistics(network)
@@ -34,8 +34,8 @@ def evaluator_of(case: Case, pattern: Pattern = FILTER, batch: int = 8) -> Evalu
         return TensorDataset(images_like(case.shape, count, seed), torch.arange(count) % CLASSES)
 
     task = SimpleTask(lambda: network, data(40, 0), data(20, 1), plain_data=data(40, 0))
-    subject = study(network, images_like(case.shape, 2, 2), replace(L1_FILTER, pattern=pattern))
-    return Evaluator(subject, task, Judging(batch=batch))
+    prunable = analyze(network, images_like(case.shape, 2, 2), replace(L1_FILTER, pattern=pattern))
+    return Evaluator(prunable, task, Judging(batch=batch))
 
 
 def _spread_statistics(network: nn.Module) -> None:

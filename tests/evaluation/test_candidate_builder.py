@@ -18,7 +18,7 @@ from autoprune.core.recipe import AdmmTraining, Finetune, Recipe
 from autoprune.core.trial import Candidate, Failure
 from autoprune.evaluation.data import Judging
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.prunable_model import example_inputs, study
+from autoprune.evaluation.prunable_model import analyze, example_inputs
 from autoprune.pruning.patterns import LAYER
 from autoprune.pruning.pruner import L1_FILTER, LEVEL, N_OF_M, RANDOM, Pruner
 from autoprune.pruning.training.admm import Admm
@@ -33,8 +33,8 @@ DRAWN = AdmmTraining(24, batch=32, frequency=6)
 
 
 def evaluator_of(folder: Path | None = None, pruner: Pruner = L1_FILTER, on: Any = task) -> Evaluator:
-    subject = study(on.network(), example_inputs(on, torch.device("cpu")), pruner)
-    return Evaluator(subject, on, Judging(batch=32, seed=2, weights=folder))
+    prunable = analyze(on.network(), example_inputs(on, torch.device("cpu")), pruner)
+    return Evaluator(prunable, on, Judging(batch=32, seed=2, weights=folder))
 
 
 class Watched:
@@ -66,13 +66,13 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
 @pytest.mark.parametrize("pruner", [L1_FILTER, LEVEL, N_OF_M], ids=lambda each: each.name)
 def test_admm_brings_weights_and_their_projection_together(pruner: Pruner, watched: Watched) -> None:
     evaluator = evaluator_of(pruner=pruner)
-    groups = evaluator.subject.structures.groups[-2:]
+    groups = evaluator.prunable.structures.groups[-2:]
     half = Allocation({group.name: group.width // 2 for group in groups})
     built = evaluator.make(Candidate(0, half, Recipe(0, admm=replace(DRAWN, steps=60))))
     assert len(watched.distances) == 11
     assert watched.distances[-1] < 0.3 * watched.distances[0]
     assert watched.distances[-1] < watched.distances[3] < watched.distances[0]
-    assert built.costs() == evaluator.subject.costs.costs(half)
+    assert built.costs() == evaluator.prunable.costs.costs(half)
 
 
 def test_what_admm_keeps_is_kept_with_its_weights(watched: Watched) -> None:
@@ -82,11 +82,11 @@ def test_what_admm_keeps_is_kept_with_its_weights(watched: Watched) -> None:
     assert admm is not None
     kept = admm.kept()
     assert {name: len(stays) for name, stays in kept.items()} == dict(HALF)
-    trained = built.subject.network.get_submodule("second").weight
+    trained = built.prunable.network.get_submodule("second").weight
     assert torch.equal(built.network.get_submodule("second").weight, trained[list(kept["second"])])
     assert built.checkpoint({}, {}).kept["second"] == list(kept["second"])
-    assert not torch.isin(trained, evaluator.subject.network.get_submodule("second").weight).any()
-    assert torch.equal(evaluator.subject.network.get_submodule("second").weight, task.network().second.weight)
+    assert not torch.isin(trained, evaluator.prunable.network.get_submodule("second").weight).any()
+    assert torch.equal(evaluator.prunable.network.get_submodule("second").weight, task.network().second.weight)
 
 
 def test_admm_is_done_before_the_rest_of_the_recipe() -> None:
@@ -102,25 +102,25 @@ def test_admm_keeps_what_a_parent_lost_at_zero_and_chooses_from_the_rest(tmp_pat
     evaluator = evaluator_of(tmp_path)
     evaluator.evaluate(Candidate(0, Allocation({"second": 12, "third": 9}), Recipe(0)))
     built = evaluator.make(Candidate(1, Allocation({"second": 6, "third": 9}), Recipe(0, admm=DRAWN), parent=0))
-    assert built.subject.left() == {"second": 12, "third": 9}
-    weight = built.subject.network.get_submodule("second").weight
-    gone = torch.from_numpy(built.subject.lost["second"])
+    assert built.prunable.left() == {"second": 12, "third": 9}
+    weight = built.prunable.network.get_submodule("second").weight
+    gone = torch.from_numpy(built.prunable.lost["second"])
     assert bool((weight[gone] == 0).all())
     assert not bool((weight[~gone] == 0).any())
     assert watched.admm is not None
     assert watched.admm.widths == {"second": 6}  # "third" loses nothing, and nothing draws it
     stays = set(built.checkpoint({}, {}).kept["second"])
     assert len(stays) == 6
-    assert stays < set(np.flatnonzero(~built.subject.lost["second"]).tolist())
+    assert stays < set(np.flatnonzero(~built.prunable.lost["second"]).tolist())
 
 
 def test_weights_that_a_parent_set_to_zero_stay_zero_while_admm_trains(tmp_path: Path) -> None:
     evaluator = evaluator_of(tmp_path, LEVEL)
-    group = evaluator.subject.structures.groups[1]
+    group = evaluator.prunable.structures.groups[1]
     wide, narrow = (Allocation({group.name: group.width * share // 8}) for share in (6, 4))
     evaluator.evaluate(Candidate(0, wide, Recipe(0)))
     built = evaluator.make(Candidate(1, narrow, Recipe(0, admm=DRAWN), parent=0))
-    weight = built.subject.network.get_submodule(group.name).weight
+    weight = built.prunable.network.get_submodule(group.name).weight
     assert int((weight == 0).sum()) == group.width - wide[group.name]
     assert int((built.network.get_submodule(group.name).weight == 0).sum()) == group.width - narrow[group.name]
 
@@ -129,7 +129,7 @@ def test_where_nothing_goes_admm_is_plain_training(tmp_path: Path) -> None:
     evaluator = evaluator_of(tmp_path)
     evaluator.evaluate(Candidate(0, HALF, Recipe(0)))
     built = evaluator.make(Candidate(1, HALF, Recipe(0, admm=DRAWN), parent=0))
-    assert built.costs() == evaluator.subject.costs.costs(HALF)
+    assert built.costs() == evaluator.prunable.costs.costs(HALF)
     before = evaluator.restore(tmp_path / "0.pt").get_parameter("third.weight")
     assert not torch.isin(built.network.get_parameter("third.weight"), before).any()
 
@@ -139,9 +139,9 @@ def test_admm_draws_whole_branches() -> None:
         network = residual()
     blocks = user_tasks.SimpleTask(lambda: network, user_tasks.data(0, 96), user_tasks.data(1, 64))
     evaluator = evaluator_of(pruner=replace(L1_FILTER, pattern=LAYER), on=blocks)
-    first = evaluator.subject.structures.groups[0].name
+    first = evaluator.prunable.structures.groups[0].name
     built = evaluator.make(Candidate(0, Allocation({first: 0}), Recipe(0, admm=DRAWN)))
-    assert built.costs() == evaluator.subject.costs.costs(Allocation({first: 0}))
+    assert built.costs() == evaluator.prunable.costs.costs(Allocation({first: 0}))
 
 
 def losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
@@ -168,7 +168,7 @@ def test_fine_tuning_lowers_its_loss(monkeypatch: pytest.MonkeyPatch, optimizer:
 
 
 def test_the_dense_network_teaches(monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluator = Evaluator(evaluator_of().subject, task, Judging(batch=32, objective="kl"))
+    evaluator = Evaluator(evaluator_of().prunable, task, Judging(batch=32, objective="kl"))
     alone, taught = (
         evaluator.make(Candidate(0, HALF, Recipe(48, finetune=Finetune(30, batch=32, distill=weight)))).network
         for weight in (0.0, 20.0)

@@ -9,84 +9,90 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.trial import Score, Stopped
-from autoprune.evaluation.early_stopping import race
+from autoprune.evaluation.early_stopping import evaluate_with_early_stopping
 from autoprune.evaluation.metrics import judge
 from autoprune.tasks.base import Batch
 from tests.user_tasks import task, tiny
 
 
 def sorted_batches() -> list[Batch]:
-    """Batches of 8 images, sorted by class."""
-    images, labels = next(iter(task.batches("validation", 64)))
+    """Batches of 8 samples, sorted by class."""
+    samples, labels = next(iter(task.batches("validation", 64)))
     order = labels.argsort()
-    return list(zip(images[order].split(8), labels[order].split(8), strict=True))
+    return list(zip(samples[order].split(8), labels[order].split(8), strict=True))
 
 
 class Counting(nn.Module):
-    """Counts the images that it sees."""
+    """Counts the samples that it sees."""
 
     def __init__(self) -> None:
         super().__init__()
         self.network, self.seen = tiny().eval(), list[Tensor]()
 
-    def forward(self, images: Tensor) -> Tensor:
-        self.seen.append(images)
-        return self.network(images)
+    def forward(self, samples: Tensor) -> Tensor:
+        self.seen.append(samples)
+        return self.network(samples)
 
 
 def test_the_score_on_all_images_is_that_of_judge() -> None:
     batches = sorted_batches()
-    found = race(tiny(), task, batches, (16, 40), (), "loss")
+    found = evaluate_with_early_stopping(tiny(), task, batches, (16, 40), (), "loss")
     assert isinstance(found, Score)
-    assert Score(found.loss, found.accuracy, found.images) == judge(tiny(), task, batches)
-    assert [rung.images for rung in found.rungs] == [16, 40]
+    assert Score(found.loss, found.accuracy, found.samples) == judge(tiny(), task, batches)
+    assert [rung.samples for rung in found.rungs] == [16, 40]
 
 
 def test_a_rung_is_the_score_on_the_images_seen_so_far() -> None:
     network = Counting()
-    found = race(network, task, sorted_batches(), (16, 40), (), "loss")
+    found = evaluate_with_early_stopping(network, task, sorted_batches(), (16, 40), (), "loss")
     assert isinstance(found, Score)
-    images, classes = map(torch.cat, zip(*sorted_batches(), strict=True))
-    labels = dict(zip(images.sum((1, 2, 3)).tolist(), classes, strict=True))
+    samples, classes = map(torch.cat, zip(*sorted_batches(), strict=True))
+    labels = dict(zip(samples.sum((1, 2, 3)).tolist(), classes, strict=True))
     for rung in found.rungs:
-        images = torch.cat(network.seen)[: rung.images]
-        targets = torch.stack([labels[total] for total in images.sum((1, 2, 3)).tolist()])
+        samples = torch.cat(network.seen)[: rung.samples]
+        targets = torch.stack([labels[total] for total in samples.sum((1, 2, 3)).tolist()])
         with torch.no_grad():
-            assert rung.loss == pytest.approx(float(task.loss(tiny().eval()(images), targets)))
+            assert rung.loss == pytest.approx(float(task.loss(tiny().eval()(samples), targets)))
 
 
 def test_the_first_images_are_not_all_of_one_class() -> None:
     network = Counting()
-    race(network, task, sorted_batches(), (32,), (), "loss")
-    first = [float(images.sum()) for images in network.seen[:4]]
-    assert first != [float(images.sum()) for images, _ in sorted_batches()[:4]]
+    evaluate_with_early_stopping(network, task, sorted_batches(), (32,), (), "loss")
+    first = [float(samples.sum()) for samples in network.seen[:4]]
+    assert first != [float(samples.sum()) for samples, _ in sorted_batches()[:4]]
     again = Counting()
-    race(again, task, sorted_batches(), (32,), (), "loss")
-    assert [float(images.sum()) for images in again.seen[:4]] == first
+    evaluate_with_early_stopping(again, task, sorted_batches(), (32,), (), "loss")
+    assert [float(samples.sum()) for samples in again.seen[:4]] == first
 
 
-@pytest.mark.parametrize(("bars", "images"), [((-1.0, -1.0), 16), ((None, -1.0), 40), ((1e9, 1e9), 64), ((1e9,), 64)])
-def test_it_ends_at_the_first_rung_above_its_bar(bars: tuple[float | None, ...], images: int) -> None:
+@pytest.mark.parametrize(("bars", "samples"), [((-1.0, -1.0), 16), ((None, -1.0), 40), ((1e9, 1e9), 64), ((1e9,), 64)])
+def test_it_ends_at_the_first_rung_above_its_bar(bars: tuple[float | None, ...], samples: int) -> None:
     network = Counting()
-    found = race(network, task, sorted_batches(), (16, 40), bars, "loss")
-    assert sum(map(len, network.seen)) == images
-    assert isinstance(found, Stopped) is (images < 64)
+    found = evaluate_with_early_stopping(network, task, sorted_batches(), (16, 40), bars, "loss")
+    assert sum(map(len, network.seen)) == samples
+    assert isinstance(found, Stopped) is (samples < 64)
     score = found.score if isinstance(found, Stopped) else found
-    assert (score.images, len(score.rungs)) == (images, {16: 0, 40: 1, 64: 2}[images])
+    assert (score.samples, len(score.rungs)) == (samples, {16: 0, 40: 1, 64: 2}[samples])
 
 
 def test_a_bar_itself_is_not_above_it() -> None:
-    whole = race(tiny(), task, sorted_batches(), (16,), (), "loss")
+    whole = evaluate_with_early_stopping(tiny(), task, sorted_batches(), (16,), (), "loss")
     assert isinstance(whole, Score)
-    assert isinstance(race(tiny(), task, sorted_batches(), (16,), (whole.rungs[0].loss,), "loss"), Score)
+    assert isinstance(
+        evaluate_with_early_stopping(tiny(), task, sorted_batches(), (16,), (whole.rungs[0].loss,), "loss"), Score
+    )
 
 
 def test_a_bar_is_in_the_objective() -> None:
-    whole = race(tiny(), task, sorted_batches(), (16,), (), "accuracy")
+    whole = evaluate_with_early_stopping(tiny(), task, sorted_batches(), (16,), (), "accuracy")
     assert isinstance(whole, Score)
     wrong = 1 - whole.rungs[0].accuracy
-    assert isinstance(race(tiny(), task, sorted_batches(), (16,), (wrong + 0.01,), "accuracy"), Score)
-    assert isinstance(race(tiny(), task, sorted_batches(), (16,), (wrong - 0.01,), "accuracy"), Stopped)
+    assert isinstance(
+        evaluate_with_early_stopping(tiny(), task, sorted_batches(), (16,), (wrong + 0.01,), "accuracy"), Score
+    )
+    assert isinstance(
+        evaluate_with_early_stopping(tiny(), task, sorted_batches(), (16,), (wrong - 0.01,), "accuracy"), Stopped
+    )
 
 
 def test_batches_that_are_read_anew_keep_their_order() -> None:
@@ -95,15 +101,17 @@ def test_batches_that_are_read_anew_keep_their_order() -> None:
             return iter(sorted_batches())
 
     network = Counting()
-    race(network, task, Read(), (16,), (), "loss")
-    assert [float(images.sum()) for images in network.seen] == [float(images.sum()) for images, _ in sorted_batches()]
+    evaluate_with_early_stopping(network, task, Read(), (16,), (), "loss")
+    assert [float(samples.sum()) for samples in network.seen] == [
+        float(samples.sum()) for samples, _ in sorted_batches()
+    ]
 
 
-def test_the_divergence_is_measured_against_the_same_images() -> None:
+def test_the_divergence_is_measured_against_the_same_samples() -> None:
     batches = sorted_batches()
     with torch.no_grad():
-        taught = [tiny().eval()(images) for images, _ in batches]
-    found = race(tiny(), task, batches, (16, 40), (), "kl", taught)
+        taught = [tiny().eval()(samples) for samples, _ in batches]
+    found = evaluate_with_early_stopping(tiny(), task, batches, (16, 40), (), "kl", taught)
     assert isinstance(found, Score)
     assert found.kl == pytest.approx(0.0, abs=1e-6)
     assert [rung.kl for rung in found.rungs] == [pytest.approx(0.0, abs=1e-6)] * 2

@@ -12,7 +12,7 @@ from autoprune.core.trial import Candidate, Failure
 from autoprune.evaluation.data import Judging
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.metrics import judge
-from autoprune.evaluation.prunable_model import example_inputs, study
+from autoprune.evaluation.prunable_model import analyze, example_inputs
 from autoprune.evaluation.sensitivity.sweep import SweepSettings, sweep
 from autoprune.graph.costs import measure_costs
 from autoprune.pruning.pruner import L1_FILTER
@@ -26,8 +26,8 @@ HALF = Allocation({"second": 8, "third": 5})
 
 
 def make_evaluator(weights: Path | None = None) -> Evaluator:
-    subject = study(tiny(), example_inputs(task, torch.device("cpu")), L1_FILTER)
-    return Evaluator(subject, task, Judging(batch=32, weights=weights))
+    prunable = analyze(tiny(), example_inputs(task, torch.device("cpu")), L1_FILTER)
+    return Evaluator(prunable, task, Judging(batch=32, weights=weights))
 
 
 def test_a_trial_is_thinned_recalibrated_and_judged(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_a_trial_is_thinned_recalibrated_and_judged(tmp_path: Path) -> None:
     assert network.third.in_channels == 8
     assert network.head.in_features == 5
     assert trial.score == judge(network, task, task.batches("validation", 32))
-    assert trial.costs == measure_costs(network, evaluator.subject.inputs) == evaluator.subject.costs.costs(HALF)
+    assert trial.costs == measure_costs(network, evaluator.prunable.inputs) == evaluator.prunable.costs.costs(HALF)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         network(torch.zeros(1, 1, 8, 8))
@@ -56,25 +56,25 @@ def test_the_filters_with_the_largest_norms_stay() -> None:
 def test_reconstruction_takes_the_place_of_re_estimation() -> None:
     evaluator = make_evaluator()
     network = evaluator.build(HALF, Recipe(recalibrate=48, reconstruct=40))
-    kept = choose(evaluator.subject.importance, HALF)
-    expected = thin(tiny().eval(), evaluator.subject.graph, kept)
-    refit(expected, tiny().eval(), evaluator.subject.graph, kept, [_first(40)])
+    kept = choose(evaluator.prunable.importance, HALF)
+    expected = thin(tiny().eval(), evaluator.prunable.graph, kept)
+    refit(expected, tiny().eval(), evaluator.prunable.graph, kept, [_first(40)])
     for name, tensor in expected.state_dict().items():
         torch.testing.assert_close(network.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
     assert torch.equal(network.norm2.running_mean, tiny().norm2.running_mean[list(kept["second"])])
     assert not torch.allclose(network.third.weight, tiny().third.weight[list(kept["third"])][:, list(kept["second"])])
 
 
-def _first(images: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Training images of a task that has none without augmentation."""
+def _first(samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Training samples of a task that has none without augmentation."""
     inputs, targets = next(iter(task.batches("train", 128, 0)))
-    return inputs[:images], targets[:images]
+    return inputs[:samples], targets[:samples]
 
 
 def test_reconstruction_brings_the_outputs_nearer_to_the_dense_networks() -> None:
     evaluator = make_evaluator()
     inputs, _ = next(iter(task.batches("validation", 64)))
-    dense = evaluator.subject.network(inputs)
+    dense = evaluator.prunable.network(inputs)
     plain, recalibrated, reconstructed = (
         (evaluator.build(HALF, recipe)(inputs) - dense).square().mean()
         for recipe in (Recipe(0), Recipe(96), Recipe(reconstruct=96))
@@ -97,7 +97,7 @@ def test_curves_with_and_without_reconstruction_are_not_confused() -> None:
     )
     assert plain.fingerprint != refitted.fingerprint
     assert plain.levels != refitted.levels
-    assert refitted.dense == evaluator.judge(evaluator.subject.network, 64)
+    assert refitted.dense == evaluator.judge(evaluator.prunable.network, 64)
     assert plain.fingerprint["recipe"] == {"recalibrate": 48, "augment": True}  # as in files of earlier releases
 
 
@@ -106,15 +106,15 @@ def test_the_dense_network_is_never_changed(tmp_path: Path) -> None:
     evaluator.evaluate(Candidate(0, HALF, RECIPE))
     sweep(evaluator, {"second": [2, 9]}, SweepSettings(RECIPE, 64), {}, lambda *_: None)
     for name, tensor in tiny().state_dict().items():
-        assert torch.equal(evaluator.subject.network.state_dict()[name], tensor)
-    assert not evaluator.subject.network.training
+        assert torch.equal(evaluator.prunable.network.state_dict()[name], tensor)
+    assert not evaluator.prunable.network.training
 
 
-def test_the_same_candidate_gets_the_same_score_and_another_seed_other_images() -> None:
+def test_the_same_candidate_gets_the_same_score_and_another_seed_other_samples() -> None:
     one, other = (make_evaluator().evaluate(Candidate(0, HALF, RECIPE)).score for _ in range(2))
     assert one == other
     evaluator = make_evaluator()
-    reseeded = Evaluator(evaluator.subject, task, Judging(batch=32, seed=5))
+    reseeded = Evaluator(evaluator.prunable, task, Judging(batch=32, seed=5))
     assert reseeded.evaluate(Candidate(0, HALF, RECIPE)).score != one
 
 
@@ -136,6 +136,6 @@ def test_a_disk_that_is_full_is_not_the_candidates_fault(tmp_path: Path, monkeyp
 
 
 def test_whether_all_images_judge() -> None:
-    subject = make_evaluator().subject
-    for images, all_of_them in ((None, True), (63, False), (64, True), (65, True)):
-        assert Evaluator(subject, task, Judging(images, batch=16)).images.judges_all() is all_of_them
+    prunable = make_evaluator().prunable
+    for samples, all_of_them in ((None, True), (63, False), (64, True), (65, True)):
+        assert Evaluator(prunable, task, Judging(samples, batch=16)).samples.judges_all() is all_of_them

@@ -16,18 +16,18 @@ CPU = torch.device("cpu")
 
 def test_a_judgement_is_the_mean_over_images_whatever_the_batches() -> None:
     network = tiny().eval()
-    loss = correct = images = 0.0
+    loss = correct = samples = 0.0
     with torch.no_grad():
         for inputs, targets in task.batches("validation", 1):
             outputs = network(inputs)
             loss += F.cross_entropy(outputs, targets).item()
             correct += float(outputs.argmax(1) == targets)
-            images += 1
+            samples += 1
     for size in (7, 64, 1000):
         score = judge(network, task, Batches(task, "validation", None, size, 0, CPU))
-        assert score.images == images == 64
-        assert score.loss == pytest.approx(loss / images, rel=1e-5)
-        assert score.accuracy == pytest.approx(correct / images)
+        assert score.samples == samples == 64
+        assert score.loss == pytest.approx(loss / samples, rel=1e-5)
+        assert score.accuracy == pytest.approx(correct / samples)
 
 
 def test_recalibration_is_the_mean_over_batches_of_their_means_and_unbiased_variances() -> None:
@@ -94,7 +94,7 @@ def test_batches_that_do_not_fit_in_memory_are_read_anew(monkeypatch: pytest.Mon
 
 def test_a_split_without_images_is_refused() -> None:
     empty = replace(task, validation_data=[])
-    with pytest.raises(DataError, match="no images"):
+    with pytest.raises(DataError, match="no samples"):
         Batches(empty, "validation", None, 8, 0, CPU).load()
-    with pytest.raises(DataError, match="no images"):
+    with pytest.raises(DataError, match="no samples"):
         judge(tiny(), empty, [])

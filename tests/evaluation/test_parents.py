@@ -20,8 +20,8 @@ from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint
 from autoprune.evaluation.data import Judging
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.parents import descend
-from autoprune.evaluation.prunable_model import Subject, example_inputs, study
-from autoprune.evaluation.scoring import ScoringImages
+from autoprune.evaluation.prunable_model import PrunableModel, analyze, example_inputs
+from autoprune.evaluation.scoring import ScoringSamples
 from autoprune.pruning.patterns import ELEMENT, FILTER, KERNEL, LAYER, TWO_FOUR, Pattern
 from autoprune.pruning.pruner import FPGM, L1_FILTER, LEVEL, Pruner
 from tests.graph.contract import batch, randomise
@@ -34,18 +34,18 @@ SOME = {name: CASES[name] for name in ("resnet20", "resnext", "vit_module", "mlp
 TUNED = Recipe(0, finetune=Finetune(4, rate=0.05, batch=32))
 
 
-def study_case(case: Case, pattern: Pattern = FILTER) -> Subject:
+def study_case(case: Case, pattern: Pattern = FILTER) -> PrunableModel:
     """A network whose structures are scored by chance."""
     network = randomise(case.build()).to(case.dtype).eval()
-    subject = study(network, batch(case.shape, case.integers, case.dtype), replace(L1_FILTER, pattern=pattern))
+    prunable = analyze(network, batch(case.shape, case.integers, case.dtype), replace(L1_FILTER, pattern=pattern))
     rng = np.random.default_rng(0)
-    return replace(subject, importance={name: rng.random(found.shape) for name, found in subject.importance.items()})
+    return replace(prunable, importance={name: rng.random(found.shape) for name, found in prunable.importance.items()})
 
 
-def draw(subject: Subject, rng: np.random.Generator, below: Mapping[str, int] | None = None) -> Allocation:
+def draw(prunable: PrunableModel, rng: np.random.Generator, below: Mapping[str, int] | None = None) -> Allocation:
     """Random widths, of some groups all; nowhere above others."""
     widths = {}
-    for group in subject.structures.groups:
+    for group in prunable.structures.groups:
         most = (below or {}).get(group.name, group.width)
         widths[group.name] = int(rng.integers(group.least, most + 1)) if rng.random() < 0.7 else most
     return Allocation(widths)
@@ -60,9 +60,9 @@ def moved(network: nn.Module) -> nn.Module:
     return network
 
 
-def parent_of(subject: Subject, allocation: Mapping[str, int]) -> tuple[nn.Module, PrunedCheckpoint]:
-    small = moved(subject.structures.realise(subject.network, subject.importance, allocation))
-    return small.eval(), Built(small, subject, allocation).checkpoint({}, {})
+def parent_of(prunable: PrunableModel, allocation: Mapping[str, int]) -> tuple[nn.Module, PrunedCheckpoint]:
+    small = moved(prunable.structures.realise(prunable.network, prunable.importance, allocation))
+    return small.eval(), Built(small, prunable, allocation).checkpoint({}, {})
 
 
 def outputs(network: nn.Module, inputs: Tensor) -> list[Tensor]:
@@ -77,16 +77,16 @@ def outputs(network: nn.Module, inputs: Tensor) -> list[Tensor]:
     ids=lambda each: each if isinstance(each, str) else each.name,
 )
 def test_a_parents_network_in_the_dense_shape_computes_the_same(name: str, pattern: Pattern) -> None:
-    subject = study_case(CASES[name], pattern)
-    allocation = draw(subject, np.random.default_rng(1))
-    small, checkpoint = parent_of(subject, allocation)
-    found = descend(subject, checkpoint)
-    assert found.left() == {n: keep for n, keep in allocation.items() if keep < dense_widths(subject)[n]}
-    torch.testing.assert_close(outputs(found.network, subject.inputs), outputs(small, subject.inputs))
+    prunable = study_case(CASES[name], pattern)
+    allocation = draw(prunable, np.random.default_rng(1))
+    small, checkpoint = parent_of(prunable, allocation)
+    found = descend(prunable, checkpoint)
+    assert found.left() == {n: keep for n, keep in allocation.items() if keep < dense_widths(prunable)[n]}
+    torch.testing.assert_close(outputs(found.network, prunable.inputs), outputs(small, prunable.inputs))
 
 
-def dense_widths(subject: Subject) -> dict[str, int]:
-    return {group.name: group.width for group in subject.structures.groups}
+def dense_widths(prunable: PrunableModel) -> dict[str, int]:
+    return {group.name: group.width for group in prunable.structures.groups}
 
 
 @pytest.mark.parametrize("pattern", [FILTER, ELEMENT, TWO_FOUR, LAYER], ids=lambda each: each.name)
@@ -94,34 +94,34 @@ def dense_widths(subject: Subject) -> dict[str, int]:
 def test_what_a_parent_lost_does_not_come_back(name: str, pattern: Pattern) -> None:
     dense = study_case(SOME[name], pattern)
     rng = np.random.default_rng(1)
-    subject = descend(dense, parent_of(dense, draw(dense, rng))[1]).scored_by(dense.pruner)
+    prunable = descend(dense, parent_of(dense, draw(dense, rng))[1]).scored_by(dense.pruner)
     for _ in range(3):
-        allocation = draw(subject, rng, subject.left())
-        small = subject.structures.realise(subject.network, subject.importance, allocation, check_on=subject.inputs)
-        again = descend(dense, Built(small, subject, allocation).checkpoint({}, {}))
-        for group, gone in subject.lost.items():
+        allocation = draw(prunable, rng, prunable.left())
+        small = prunable.structures.realise(prunable.network, prunable.importance, allocation, check_on=prunable.inputs)
+        again = descend(dense, Built(small, prunable, allocation).checkpoint({}, {}))
+        for group, gone in prunable.lost.items():
             assert again.lost[group][gone].all()
-        assert Built(small, subject, allocation).costs() == dense.costs.costs(allocation)
+        assert Built(small, prunable, allocation).costs() == dense.costs.costs(allocation)
 
 
 def test_scores_are_those_of_the_parents_weights() -> None:
     dense = study_case(SOME["resnet20"])
     allocation = Allocation({"layer1.0.conv1": 9, "layer3.1.conv1": 20})
     small, checkpoint = parent_of(dense, allocation)
-    subject = descend(dense, checkpoint).scored_by(FPGM)
+    prunable = descend(dense, checkpoint).scored_by(FPGM)
     weight = small.get_submodule("layer1.0.conv1").weight.detach().flatten(1)
     by_hand = [float((weight - row).norm(dim=1).sum()) for row in weight]
-    gone, scores = subject.lost["layer1.0.conv1"], subject.importance["layer1.0.conv1"]
+    gone, scores = prunable.lost["layer1.0.conv1"], prunable.importance["layer1.0.conv1"]
     assert (~gone).sum() == 9
     assert (scores[gone] == -np.inf).all()
     assert scores[~gone] / scores[~gone].mean() == pytest.approx(np.array(by_hand) / np.mean(by_hand))
 
 
-def evaluator_of(folder: Path, pruner: Pruner = L1_FILTER, recipe_images: int = 64) -> Evaluator:
+def evaluator_of(folder: Path, pruner: Pruner = L1_FILTER, recipe_samples: int = 64) -> Evaluator:
     device = torch.device("cpu")
-    images = ScoringImages(task, device, recipe_images)
-    subject = study(task.network(), example_inputs(task, device), pruner, images)
-    return Evaluator(subject, task, Judging(batch=32, seed=2, weights=folder))
+    samples = ScoringSamples(task, device, recipe_samples)
+    prunable = analyze(task.network(), example_inputs(task, device), pruner, samples)
+    return Evaluator(prunable, task, Judging(batch=32, seed=2, weights=folder))
 
 
 def widths(network: nn.Module) -> list[int]:
@@ -136,16 +136,16 @@ WIDE, NARROW = Allocation({"second": 12, "third": 9}), Allocation({"second": 7, 
 )
 def test_a_child_is_pruned_from_its_parents_weights(pruner: str, tmp_path: Path) -> None:
     evaluator = evaluator_of(tmp_path, registry.resolve("pruner", pruner))
-    first, second = evaluator.subject.structures.groups[-2:]
+    first, second = evaluator.prunable.structures.groups[-2:]
     wide = Allocation({first.name: first.width * 3 // 4, second.name: second.width // 2})
     narrow = Allocation({first.name: first.width // 2, second.name: second.width // 2})
     parent = evaluator.evaluate(Candidate(0, wide, TUNED))
     child = evaluator.evaluate(Candidate(1, narrow, Recipe(0), parent=0))
     assert parent.score is not None
     assert child.score is not None, child.outcome
-    assert child.costs == evaluator.subject.costs.costs(narrow)
+    assert child.costs == evaluator.prunable.costs.costs(narrow)
     before, after = (evaluator.restore(tmp_path / f"{number}.pt").state_dict() for number in (0, 1))
-    dense = evaluator.subject.network.state_dict()
+    dense = evaluator.prunable.network.state_dict()
     for name, found in after.items():
         if found.is_floating_point() and found.numel() > 1:
             values = found[found != 0]
@@ -232,12 +232,12 @@ def test_a_candidate_wider_than_its_parent_fails(tmp_path: Path) -> None:
 
 def test_a_parent_of_weights_set_to_zero_has_as_many_as_its_widths_say(tmp_path: Path) -> None:
     evaluator = evaluator_of(tmp_path, LEVEL)
-    group = evaluator.subject.structures.groups[0]
+    group = evaluator.prunable.structures.groups[0]
     built = evaluator.make(Candidate(0, Allocation({group.name: group.width // 2})))
     checkpoint = built.checkpoint({}, {})
-    assert descend(evaluator.subject, checkpoint).left() == {group.name: group.width // 2}
+    assert descend(evaluator.prunable, checkpoint).left() == {group.name: group.width // 2}
     with pytest.raises(Exception, match="more of group 'first'"):
-        descend(evaluator.subject, replace(checkpoint, widths={group.name: group.width // 4}))
+        descend(evaluator.prunable, replace(checkpoint, widths={group.name: group.width // 4}))
 
 
 def test_settings_choose_by_what_a_child_is_scored_on_its_parents_weights(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_settings_choose_by_what_a_child_is_scored_on_its_parents_weights(tmp_pa
     evaluator.evaluate(Candidate(0, WIDE, Recipe(0)))
     child = Candidate(1, NARROW, Recipe(0), parent=0)
     plain, chosen = evaluator.make(child), evaluator.make(replace(child, settings={"criterion": "random"}))
-    assert chosen.subject.pruner.criterion.name == "random"
-    assert chosen.subject.lost == plain.subject.lost
-    scores = (built.subject.importance["second"] for built in (plain, chosen))
+    assert chosen.prunable.pruner.criterion.name == "random"
+    assert chosen.prunable.lost == plain.prunable.lost
+    scores = (built.prunable.importance["second"] for built in (plain, chosen))
     assert not np.array_equal(*scores)

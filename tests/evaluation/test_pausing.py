@@ -17,7 +17,7 @@ from autoprune.core.recipe import AdmmTraining, Finetune, Recipe
 from autoprune.core.trial import Candidate, Trial
 from autoprune.evaluation.data import Judging
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.prunable_model import example_inputs, study
+from autoprune.evaluation.prunable_model import analyze, example_inputs
 from autoprune.pruning.pruner import L1_FILTER, LEVEL, Pruner
 from autoprune.tasks.base import Hook, TrainingPlan
 from autoprune.tasks.training.snapshot import read_snapshot, write_snapshot
@@ -56,13 +56,13 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
 
 
 def evaluator_of(folder: Path, seconds: float = 0.0, pruner: Pruner = L1_FILTER) -> Evaluator:
-    subject = study(task.network(), example_inputs(task, torch.device("cpu")), pruner)
-    return Evaluator(subject, task, Judging(batch=32, weights=folder, snapshot_seconds=seconds))
+    prunable = analyze(task.network(), example_inputs(task, torch.device("cpu")), pruner)
+    return Evaluator(prunable, task, Judging(batch=32, weights=folder, snapshot_seconds=seconds))
 
 
 def allocation_of(pruner: Pruner, share: float) -> Allocation:
-    subject = study(task.network(), example_inputs(task, torch.device("cpu")), pruner)
-    return Allocation({group.name: int(group.width * share) for group in subject.structures.groups[-2:]})
+    prunable = analyze(task.network(), example_inputs(task, torch.device("cpu")), pruner)
+    return Allocation({group.name: int(group.width * share) for group in prunable.structures.groups[-2:]})
 
 
 def state_of(folder: Path, number: int) -> dict[str, torch.Tensor]:
@@ -190,8 +190,8 @@ class OwnLoop(SimpleTask):
 
 def test_a_loop_of_the_users_own_trains_without_snapshots(tmp_path: Path, counting: Counting) -> None:
     own = OwnLoop(**{field.name: getattr(task, field.name) for field in fields(task)})
-    subject = study(own.network(), example_inputs(own, torch.device("cpu")), L1_FILTER)
-    evaluator = Evaluator(subject, own, Judging(batch=32, weights=tmp_path, snapshot_seconds=0))
+    prunable = analyze(own.network(), example_inputs(own, torch.device("cpu")), L1_FILTER)
+    evaluator = Evaluator(prunable, own, Judging(batch=32, weights=tmp_path, snapshot_seconds=0))
     found = evaluator.evaluate(Candidate(1, allocation_of(L1_FILTER, 0.5), BOTH))
     expected = evaluator_of(tmp_path / "other").evaluate(Candidate(1, allocation_of(L1_FILTER, 0.5), BOTH))
     check_equal(found, expected, tmp_path, tmp_path / "other")

@@ -14,9 +14,9 @@ from autoprune.core.costs import TRAINING
 from autoprune.core.recipe import Finetune, Recipe
 from autoprune.core.trial import Candidate, Score, Stopped
 from autoprune.errors import TaskError
-from autoprune.evaluation.data import Images, Judging
+from autoprune.evaluation.data import EvaluationData, Judging
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.prunable_model import example_inputs, study
+from autoprune.evaluation.prunable_model import analyze, example_inputs
 from autoprune.pruning.pruner import L1_FILTER, LEVEL, Pruner
 from autoprune.tasks.training.plan import TrainingPlan
 from tests.user_tasks import Tiny, task
@@ -27,7 +27,7 @@ JUDGING = Judging(batch=16, seed=2)
 
 
 def make_evaluator(judging: Judging = JUDGING, pruner: Pruner = L1_FILTER) -> Evaluator:
-    return Evaluator(study(task.network(), example_inputs(task, torch.device("cpu")), pruner), task, judging)
+    return Evaluator(analyze(task.network(), example_inputs(task, torch.device("cpu")), pruner), task, judging)
 
 
 def macs(allocation: Allocation) -> int:
@@ -48,7 +48,7 @@ def test_a_candidate_is_trained_after_its_batch_norm_was_re_estimated() -> None:
 
 def test_weights_that_were_set_to_zero_stay_zero_in_training() -> None:
     evaluator = make_evaluator(pruner=LEVEL)
-    name, width = next((g.name, g.width) for g in evaluator.subject.structures.groups if g.name.startswith("second"))
+    name, width = next((g.name, g.width) for g in evaluator.prunable.structures.groups if g.name.startswith("second"))
     network = evaluator.build(Allocation({name: width // 4}), TUNED)
     weights = network.get_submodule("second").weight
     assert int((weights == 0).sum()) == width - width // 4
@@ -58,42 +58,42 @@ def test_weights_that_were_set_to_zero_stay_zero_in_training() -> None:
 def test_the_divergence_is_that_of_the_outputs() -> None:
     evaluator = make_evaluator(replace(JUDGING, objective="kl"))
     score = evaluator.judge(network := evaluator.build(HALF, Recipe(48)))
-    images = torch.cat([inputs for inputs, _ in task.batches("validation", 64)])
+    samples = torch.cat([inputs for inputs, _ in task.batches("validation", 64)])
     with torch.no_grad():
-        dense, pruned = (F.softmax(net.eval()(images), 1) for net in (task.network(), network))
+        dense, pruned = (F.softmax(net.eval()(samples), 1) for net in (task.network(), network))
     assert score.kl == pytest.approx(float((dense * (dense / pruned).log()).sum(1).mean()), rel=1e-4)
-    assert evaluator.judge(evaluator.subject.network).kl == pytest.approx(0.0, abs=1e-7)
+    assert evaluator.judge(evaluator.prunable.network).kl == pytest.approx(0.0, abs=1e-7)
     assert make_evaluator().judge(network).kl is None
 
 
 def test_the_divergence_needs_logits() -> None:
     class Pair(Tiny):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return super().forward(images)[:, :, None]
+        def forward(self, samples: torch.Tensor) -> torch.Tensor:
+            return super().forward(samples)[:, :, None]
 
-    images = Images(task, replace(JUDGING, objective="kl"), torch.device("cpu"))
+    data = EvaluationData(task, replace(JUDGING, objective="kl"), torch.device("cpu"))
     with pytest.raises(TaskError, match=r"objective kl needs \[batch, classes\] logits"):
-        images.taught(Pair().eval(), "validation", None)
+        data.taught(Pair().eval(), "validation", None)
 
 
 def test_a_candidate_behind_its_bar_is_dropped_and_its_network_not_kept(tmp_path: Path) -> None:
     judging = replace(JUDGING, rungs=(0.2, 0.5), weights=tmp_path)
     trial = make_evaluator(judging).evaluate(Candidate(0, HALF, Recipe(48), bars=(None, 0.0)))
     assert isinstance(trial.outcome, Stopped)
-    assert trial.outcome.score.images == 32
+    assert trial.outcome.score.samples == 32
     assert trial.score is None
     assert not trial.failed
     assert trial.work == (48 + 32) * macs(HALF)
     assert list(tmp_path.iterdir()) == []
     whole = make_evaluator(judging).evaluate(Candidate(1, HALF, Recipe(48), bars=(None, None)))
     assert isinstance(whole.outcome, Score)
-    assert [rung.images for rung in whole.outcome.rungs] == [16, 32]
+    assert [rung.samples for rung in whole.outcome.rungs] == [16, 32]
     assert [path.name for path in tmp_path.iterdir()] == ["1.pt"]
 
 
 def test_rungs_are_whole_batches_of_what_there_is() -> None:
-    subject = make_evaluator().subject
-    for shares, images, batch, expected in [
+    prunable = make_evaluator().prunable
+    for shares, samples, batch, expected in [
         ((0.1, 0.3), None, 16, (16, 32)),
         ((0.1, 0.2), None, 16, (16,)),
         ((0.1, 0.9), None, 16, (16,)),
@@ -101,16 +101,16 @@ def test_rungs_are_whole_batches_of_what_there_is() -> None:
         ((0.5,), 1000, 64, ()),
         ((), None, 16, ()),
     ]:
-        evaluator = Evaluator(subject, task, Judging(images, batch, rungs=shares))
-        assert evaluator.images.rungs() == expected
+        evaluator = Evaluator(prunable, task, Judging(samples, batch, rungs=shares))
+        assert evaluator.data.rungs() == expected
 
 
-def test_a_finalist_is_judged_on_all_images() -> None:
-    evaluator = make_evaluator(replace(JUDGING, images=20))
+def test_a_finalist_is_judged_on_all_samples() -> None:
+    evaluator = make_evaluator(replace(JUDGING, samples=20))
     scores = [evaluator.evaluate(Candidate(0, HALF, Recipe(48), role=role)).score for role in ("final", "finalist")]
-    assert [score.images for score in scores if score] == [20, 64]
-    assert evaluator.images.available() == 64
-    assert evaluator.images.judging() == 20
+    assert [score.samples for score in scores if score] == [20, 64]
+    assert evaluator.data.available() == 64
+    assert evaluator.data.judging() == 20
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_work_is_images_times_multiply_adds(recipe: Recipe, passes: int) -> None
 
 def test_refitting_counts_the_dense_network_once_and_the_thinned_one_up_to_each_layer() -> None:
     evaluator = make_evaluator()
-    layers = evaluator.subject.costs.by_layer("flops", HALF)
+    layers = evaluator.prunable.costs.by_layer("flops", HALF)
     first, second, third, last = (flops // 2 for flops in layers.values())
     up_to_third, up_to_last = first + second + third, first + second + third + last
     trial = evaluator.evaluate(Candidate(0, HALF, Recipe(reconstruct=40)))
@@ -137,6 +137,6 @@ def test_refitting_counts_the_dense_network_once_and_the_thinned_one_up_to_each_
 
 def test_zeros_save_no_work() -> None:
     evaluator = make_evaluator(pruner=LEVEL)
-    group = evaluator.subject.structures.groups[0]
+    group = evaluator.prunable.structures.groups[0]
     trial = evaluator.evaluate(Candidate(0, Allocation({group.name: group.width // 2}), Recipe(0)))
     assert trial.work == 64 * macs(Allocation({}))

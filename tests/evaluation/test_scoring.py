@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from autoprune import SimpleTask
-from autoprune.evaluation.prunable_model import study
-from autoprune.evaluation.scoring import ScoringImages
+from autoprune.evaluation.prunable_model import analyze
+from autoprune.evaluation.scoring import ScoringSamples
 from autoprune.pruning.pruner import APOZ, L1_FILTER, RANDOM
 from autoprune.tasks.base import Batch, Split
 from autoprune.tasks.datasets.digits import DigitsTask
@@ -22,23 +22,23 @@ def _network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.Flatten())
 
 
-def _seen(images: Iterable[Batch]) -> list[float]:
-    return [value for inputs, _ in images for value in inputs.flatten().tolist()]
+def _seen(samples: Iterable[Batch]) -> list[float]:
+    return [value for inputs, _ in samples for value in inputs.flatten().tolist()]
 
 
 def test_plain_training_images_are_read_in_their_order() -> None:
     task = SimpleTask(_network, [], [], plain_data=DATA)
-    images = ScoringImages(task, CPU, images=10, batch=4)
-    assert _seen(images) == list(range(10))
-    assert images.describe() == {"images": 10, "batch": 4, "split": "plain"}
-    assert [len(inputs) for inputs, _ in images] == [4, 4, 2]
+    samples = ScoringSamples(task, CPU, samples=10, batch=4)
+    assert _seen(samples) == list(range(10))
+    assert samples.describe() == {"samples": 10, "batch": 4, "split": "plain"}
+    assert [len(inputs) for inputs, _ in samples] == [4, 4, 2]
 
 
 def test_a_task_without_plain_images_gives_those_of_training_drawn_by_the_seed() -> None:
     task = SimpleTask(_network, DATA, [])
-    first, again, other = (_seen(ScoringImages(task, CPU, 10, 4, seed)) for seed in (1, 1, 2))
+    first, again, other = (_seen(ScoringSamples(task, CPU, 10, 4, seed)) for seed in (1, 1, 2))
     assert first == again != other
-    assert ScoringImages(task, CPU, 10, 4, 1).describe() == {"images": 10, "batch": 4, "split": "train", "seed": 1}
+    assert ScoringSamples(task, CPU, 10, 4, 1).describe() == {"samples": 10, "batch": 4, "split": "train", "seed": 1}
 
 
 class _Recorded(DigitsTask):
@@ -62,13 +62,13 @@ def test_a_study_reads_plain_images_and_only_where_they_are_needed(pruner, split
         nonlocal count
         count += 1
 
-    images = ScoringImages(task, CPU, images=100, batch=50, seen=seen)
-    subject = study(task.network(), torch.zeros(2, 1, 8, 8), pruner, images, seed=3)
+    samples = ScoringSamples(task, CPU, samples=100, batch=50, seen=seen)
+    prunable = analyze(task.network(), torch.zeros(2, 1, 8, 8), pruner, samples, seed=3)
     assert set(task.asked) == splits
     assert count == (2 if splits else 0)
-    assert subject.scoring["pruner"] == pruner.name
-    assert subject.scoring["images"] == (100 if splits else 0)
-    assert subject.scoring.get("seed") == (3 if pruner is RANDOM else None)
+    assert prunable.scoring["pruner"] == pruner.name
+    assert prunable.scoring["samples"] == (100 if splits else 0)
+    assert prunable.scoring.get("seed") == (3 if pruner is RANDOM else None)
 
 
 def test_targets_reach_the_loss() -> None:
@@ -78,7 +78,7 @@ def test_targets_reach_the_loss() -> None:
         asked.append(targets)
         return outputs.sum()
 
-    source = ScoringImages(SimpleTask(_network, DATA, [], plain_data=DATA, loss=loss), CPU, 4, 4).source()
+    source = ScoringSamples(SimpleTask(_network, DATA, [], plain_data=DATA, loss=loss), CPU, 4, 4).source()
     for inputs, targets in source.batches:
         source.loss(_network()(inputs), targets)
     assert [targets.tolist() for targets in asked] == [[0] * 4]

@@ -19,8 +19,8 @@ from autoprune.evaluation.checkpoints.checkpoint import read_checkpoint
 from autoprune.evaluation.checkpoints.reshape import kept_by_layer
 from autoprune.evaluation.data import Judging
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.prunable_model import Subject, study
-from autoprune.evaluation.scoring import ScoringImages
+from autoprune.evaluation.prunable_model import PrunableModel, analyze
+from autoprune.evaluation.scoring import ScoringSamples
 from autoprune.evaluation.scorings import Scorings
 from autoprune.pruning.criteria.norms import L2
 from autoprune.pruning.pruner import L1_FILTER, L2_FILTER, Pruner
@@ -40,55 +40,57 @@ def _network() -> nn.Module:
 
 NETWORK = _network()
 TASK = SimpleTask(_network, DATA, DATA, plain_data=DATA)
-IMAGES = ScoringImages(TASK, torch.device("cpu"), images=40, batch=20)
+IMAGES = ScoringSamples(TASK, torch.device("cpu"), samples=40, batch=20)
 
 
 @pytest.fixture
-def subject() -> Subject:
-    return study(NETWORK, INPUTS[:2], L1_FILTER, IMAGES)
+def prunable() -> PrunableModel:
+    return analyze(NETWORK, INPUTS[:2], L1_FILTER, IMAGES)
 
 
-def same(left: Subject, right: Subject) -> bool:
+def same(left: PrunableModel, right: PrunableModel) -> bool:
     return all(np.array_equal(left.importance[group], right.importance[group]) for group in left.importance)
 
 
-def test_settings_choose_the_criterion_of_all_groups(subject: Subject) -> None:
-    found = Scorings(subject).subject({"criterion": "l2", "finetune.rate": 0.1})
-    assert same(found, study(NETWORK, INPUTS[:2], L2_FILTER))
-    assert not same(found, subject)
-    assert found.scoring == {**study(NETWORK, INPUTS[:2], L2_FILTER).scoring, "pruner": "l1_filter"}
+def test_settings_choose_the_criterion_of_all_groups(prunable: PrunableModel) -> None:
+    found = Scorings(prunable).prunable({"criterion": "l2", "finetune.rate": 0.1})
+    assert same(found, analyze(NETWORK, INPUTS[:2], L2_FILTER))
+    assert not same(found, prunable)
+    assert found.scoring == {**analyze(NETWORK, INPUTS[:2], L2_FILTER).scoring, "pruner": "l1_filter"}
 
 
-def test_settings_choose_how_scores_are_normalised_and_combined(subject: Subject) -> None:
-    found = Scorings(subject).subject({"normalise": False, "combine": "max"})
-    assert same(found, study(NETWORK, INPUTS[:2], replace(L1_FILTER, normalise=False, combine="max")))
+def test_settings_choose_how_scores_are_normalised_and_combined(prunable: PrunableModel) -> None:
+    found = Scorings(prunable).prunable({"normalise": False, "combine": "max"})
+    assert same(found, analyze(NETWORK, INPUTS[:2], replace(L1_FILTER, normalise=False, combine="max")))
     assert (found.scoring["normalise"], found.scoring["combine"]) == (False, "max")
 
 
-def test_a_criterion_that_reads_data_is_given_the_images(subject: Subject) -> None:
-    found = Scorings(subject).subject({"criterion": "apoz"})
-    assert found.scoring["images"] == 40
+def test_a_criterion_that_reads_data_is_given_the_samples(prunable: PrunableModel) -> None:
+    found = Scorings(prunable).prunable({"criterion": "apoz"})
+    assert found.scoring["samples"] == 40
     with pytest.raises(UserError, match="needs training samples"):
-        Scorings(replace(subject, images=None)).subject({"criterion": "apoz"})
+        Scorings(replace(prunable, samples=None)).prunable({"criterion": "apoz"})
 
 
-def test_of_patterns_that_match_a_group_the_last_holds_and_all_go_before_the_general_one(subject: Subject) -> None:
+def test_of_patterns_that_match_a_group_the_last_holds_and_all_go_before_the_general_one(
+    prunable: PrunableModel,
+) -> None:
     settings = {"criterion.[24]": "l2", "criterion": "fpgm", "criterion.4": "taylor"}
-    found = Scorings(subject).subject(settings)
-    by = {name: Scorings(subject).subject({"criterion": name}) for name in ("fpgm", "l2", "taylor")}
+    found = Scorings(prunable).prunable(settings)
+    by = {name: Scorings(prunable).prunable({"criterion": name}) for name in ("fpgm", "l2", "taylor")}
     for group, criterion in (("0", "fpgm"), ("2", "l2"), ("4", "taylor")):
         assert np.array_equal(found.importance[group], by[criterion].importance[group]), group
-        assert not np.array_equal(found.importance[group], subject.importance[group]), group
+        assert not np.array_equal(found.importance[group], prunable.importance[group]), group
     assert found.scoring["criteria"] == {"2": "l2", "4": "taylor"}
 
 
-def test_its_own_scoring_is_the_subject_itself(subject: Subject) -> None:
-    assert Scorings(subject).subject({}) is subject
+def test_its_own_scoring_is_the_subject_itself(prunable: PrunableModel) -> None:
+    assert Scorings(prunable).prunable({}) is prunable
     own = {"criterion": "l1", "criterion.2": "l1", "normalise": True, "combine": "mean"}
-    assert Scorings(subject).subject(own) is subject
+    assert Scorings(prunable).prunable(own) is prunable
 
 
-def test_each_scoring_is_computed_once(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_scoring_is_computed_once(prunable: PrunableModel, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     scores = Pruner.scores
 
@@ -97,19 +99,19 @@ def test_each_scoring_is_computed_once(subject: Subject, monkeypatch: pytest.Mon
         return scores(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Pruner, "scores", counted)
-    scorings = Scorings(subject)
+    scorings = Scorings(prunable)
     for criterion in ("l2", "fpgm", "l2", "l1", "fpgm"):
-        scorings.subject({"criterion": criterion})
-        scorings.subject({"criterion.2": criterion})
+        scorings.prunable({"criterion": criterion})
+        scorings.prunable({"criterion.2": criterion})
     assert asked == ["l2", "fpgm"]
 
 
-def test_a_candidate_is_pruned_by_its_criterion_and_trained_by_its_settings(subject: Subject) -> None:
-    evaluator = Evaluator(subject, TASK, Judging(batch=20))
+def test_a_candidate_is_pruned_by_its_criterion_and_trained_by_its_settings(prunable: PrunableModel) -> None:
+    evaluator = Evaluator(prunable, TASK, Judging(batch=20))
     recipe = Recipe(0, finetune=Finetune(steps=2, rate=0.01, batch=20))
     candidate = Candidate(0, Allocation({"0": 4, "2": 4, "4": 4}), recipe, {"criterion": "l2", "finetune.rate": 0.1})
     plain = replace(candidate, settings={})
-    other = Evaluator(study(NETWORK, INPUTS[:2], replace(L1_FILTER, criterion=L2)), TASK, Judging(batch=20))
+    other = Evaluator(analyze(NETWORK, INPUTS[:2], replace(L1_FILTER, criterion=L2)), TASK, Judging(batch=20))
     wanted = other.evaluate(replace(plain, recipe=Recipe(0, finetune=Finetune(steps=2, rate=0.1, batch=20))))
     found = evaluator.evaluate(candidate)
     assert isinstance(found.outcome, Score)
@@ -118,8 +120,8 @@ def test_a_candidate_is_pruned_by_its_criterion_and_trained_by_its_settings(subj
     assert found.candidate == candidate
 
 
-def test_searched_steps_cost_what_they_take(subject: Subject) -> None:
-    evaluator = Evaluator(subject, TASK, Judging(batch=20))
+def test_searched_steps_cost_what_they_take(prunable: PrunableModel) -> None:
+    evaluator = Evaluator(prunable, TASK, Judging(batch=20))
     few, many = (
         evaluator.evaluate(Candidate(0, Allocation({"0": 4}), Recipe(0), {"finetune.steps": steps})).work
         for steps in (1, 3)
@@ -127,13 +129,13 @@ def test_searched_steps_cost_what_they_take(subject: Subject) -> None:
     assert many - few == 2 * 3 * 128 * evaluator.macs({"0": 4})
 
 
-def test_what_is_written_names_the_structures_that_its_criterion_kept(subject: Subject, tmp_path: Path) -> None:
+def test_what_is_written_names_the_structures_that_its_criterion_kept(prunable: PrunableModel, tmp_path: Path) -> None:
     widths = {"0": 4, "2": 4, "4": 4}
     candidate = Candidate(0, Allocation(widths), Recipe(0), {"criterion": "apoz"})
-    evaluator = Evaluator(subject, TASK, Judging(batch=20, weights=tmp_path))
+    evaluator = Evaluator(prunable, TASK, Judging(batch=20, weights=tmp_path))
     assert evaluator.evaluate(candidate).score
     written = read_checkpoint(tmp_path / "0.pt")
-    by = Scorings(subject).subject({"criterion": "apoz"})
+    by = Scorings(prunable).prunable({"criterion": "apoz"})
     assert written is not None
-    assert written.kept == kept_by_layer(subject.graph, by.structures.kept(by.importance, widths))
-    assert written.kept != kept_by_layer(subject.graph, subject.structures.kept(subject.importance, widths))
+    assert written.kept == kept_by_layer(prunable.graph, by.structures.kept(by.importance, widths))
+    assert written.kept != kept_by_layer(prunable.graph, prunable.structures.kept(prunable.importance, widths))

@@ -20,7 +20,7 @@ SETTINGS = {
     "pruner": "l1_filter",
     "budget": "flops=0.5",
     "search": {"searcher": "auto", "trials": 5, "seed": 0},
-    "evaluation": {"objective": "loss", "images": 100},
+    "evaluation": {"objective": "loss", "samples": 100},
     "track": {"uri": None, "experiment": "autoprune"},
 }
 OUTCOMES: tuple[Outcome, ...] = (

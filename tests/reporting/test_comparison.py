@@ -12,7 +12,7 @@ from autoprune.reporting.tables import cells, mixture, shared, summarise, trials
 from tests.reporting.ledgers import IDENTITY, OUTCOMES, TRAINED, write_run
 
 
-def test_the_layout_of_nni_holds_what_is_known_on_the_same_images(tmp_path: Path) -> None:
+def test_the_layout_of_nni_holds_what_is_known_on_the_same_samples(tmp_path: Path) -> None:
     finished = nni_fields(read_record(write_run(tmp_path / "run")))
     assert finished == {
         "performance": {"original": 0.94, "pruned": 0.88, "speedup": 0.88},
@@ -52,7 +52,7 @@ def test_csv_has_a_line_for_every_trial_of_every_run(tmp_path: Path) -> None:
     assert [(row["run"], row["trial"]) for row in rows] == [*(("one", str(i)) for i in range(5)), ("two", "0")]
     assert [row["state"] for row in rows[:5]] == ["scored", "dropped", "failed", "scored", "scored"]
     assert (rows[3]["flops"], rows[3]["flops_kept"], rows[3]["keep.a"]) == ("997", "0.4985", "5")
-    assert (rows[1]["accuracy"], rows[1]["images"]) == ("0.6", "10")
+    assert (rows[1]["accuracy"], rows[1]["samples"]) == ("0.6", "10")
     assert (rows[2]["accuracy"], rows[2]["failure"]) == ("", "nan: the loss is not finite")
 
 

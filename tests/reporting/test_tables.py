@@ -26,14 +26,14 @@ TRIALS = [
 def test_the_csv_says_what_is_kept_of_the_dense_network() -> None:
     first, second = csv.DictReader(io.StringIO(frontier_csv(TRIALS, DENSE)))
     assert (first["trial"], second["trial"]) == ("4", "7")
-    assert (second["accuracy"], second["images"]) == ("0.7", "50")
+    assert (second["accuracy"], second["samples"]) == ("0.7", "50")
     assert (second["flops"], second["flops_kept"], second["params_kept"]) == ("70", "0.35", "0.233333")
 
 
 def test_effective_costs_are_called_so() -> None:
     heading = frontier_csv(TRIALS, DENSE, effective=True).splitlines()[0]
     assert heading == (
-        "trial,accuracy,loss,images,effective_flops,effective_flops_kept,effective_params,effective_params_kept,"
+        "trial,accuracy,loss,samples,effective_flops,effective_flops_kept,effective_params,effective_params_kept,"
         "size,size_kept"
     )
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from autoprune import registry
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Failure
-from autoprune.searchers.base.history import Given
+from autoprune.searchers.base.history import FixedListSearcher
 from autoprune.searchers.base.searcher import SearchProblem
 from tests import user_tasks
 from tests.journeys import OWN, SEARCH, Cli, history_of
@@ -114,7 +114,7 @@ def test_a_network_that_refuses_some_widths_only_loses_those(autoprune: Cli, wor
 def test_a_searcher_above_the_budget_stops_the_run(
     autoprune: Cli, workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Greedy(Given):
+    class Greedy(FixedListSearcher):
         uses_curves = False
 
         def __init__(self, problem: SearchProblem) -> None:

@@ -130,7 +130,7 @@ def test_too_few_evaluations_for_a_round_are_the_users_to_mend(autoprune: Cli, w
 def test_with_enough_evaluations_no_more_are_spent(autoprune: Cli, workdir: Path) -> None:
     rounds = "search.rounds={count: 4, finetune: {steps: 1, batch: 10}}"
     command = (*SEARCH, "--searcher", "netadapt", "--set", "search.trials=null", "--evaluations", "60")
-    autoprune.succeed(*command, "--set", rounds, "--set", "evaluation.recalibrate.images=100", "--output", "run")
+    autoprune.succeed(*command, "--set", rounds, "--set", "evaluation.recalibrate.samples=100", "--output", "run")
     history = history_of(workdir / "run")
     dense = history.last("dense")
     assert dense is not None
@@ -147,7 +147,7 @@ def test_a_round_keeps_its_own_limits_and_the_last_one_the_runs(
     limits = Setup.limits
     monkeypatch.setattr(Setup, "limits", lambda self: (setups.append(self), limits(self))[1])
     autoprune.succeed(*SHORT, "--searcher", "netadapt", "--output", "run")
-    costs = setups[0].subject.costs
+    costs = setups[0].prunable.costs
     for trial in history_of(workdir / "run").trials():
         own = {"flops": trial.candidate.limits["flops"]}
         assert within(trial.candidate.allocation, costs, own)

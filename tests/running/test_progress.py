@@ -18,7 +18,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def used(display: Display, items: object, clock: list[float], seconds: float) -> list[object]:
     found = []
-    for item in display.watch("images", items):  # type: ignore[arg-type]
+    for item in display.watch("samples", items):  # type: ignore[arg-type]
         clock[0] += seconds
         found.append(item)
     return found
@@ -28,7 +28,7 @@ def test_a_long_stage_says_now_and_then_how_long_is_left(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert used(Display(), ["a", "b", "c", "d"], clock, 20.0) == ["a", "b", "c", "d"]
-    assert capsys.readouterr().err == "images 2/4, about 40 s left\nimages 4/4, done in 80 s\n"
+    assert capsys.readouterr().err == "samples 2/4, about 40 s left\nimages 4/4, done in 80 s\n"
 
 
 def test_a_short_stage_says_nothing(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,7 +38,7 @@ def test_a_short_stage_says_nothing(clock: list[float], capsys: pytest.CaptureFi
 
 def test_items_of_unknown_number_are_counted(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     used(Display(), iter(["a", "b"]), clock, 20.0)
-    assert capsys.readouterr().err == "images 2, 40 s so far\n"
+    assert capsys.readouterr().err == "samples 2, 40 s so far\n"
 
 
 def test_a_display_that_is_off_says_nothing(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:

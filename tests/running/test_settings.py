@@ -134,12 +134,12 @@ def test_a_value_of_ones_own_outside_the_dimension_gives_way_to_the_first_choice
 
 def test_a_run_costs_at_most_what_it_may_whatever_steps_are_chosen(autoprune: Cli, workdir: Path) -> None:
     steps = ("--set", "space.settings.finetune.steps={low: 1, high: 9}", "--set", "space.settings.recalibrate=[16, 64]")
-    few = ("--set", "evaluation.images=100", "--set", "search.rerank.top=1", "--evaluations", "400")
+    few = ("--set", "evaluation.samples=100", "--set", "search.rerank.top=1", "--evaluations", "400")
     command = (*OWN[:-4], *OWN[-2:], *TASK, *steps, *few, "--searcher", "random", "--trials", "500")
     autoprune.succeed(*command, "--output", "run")
     history = history_of(workdir / "run")
     dense = history.last("dense")
-    unit = dense["score"]["images"] * dense["costs"]["flops"] // 2
+    unit = dense["score"]["samples"] * dense["costs"]["flops"] // 2
     spent = 1 + sum(record.get("work", 0) for record in history.records) / unit
     trials = history.trials()
     dearest = max(trial.work for trial in trials) / unit

@@ -142,7 +142,7 @@ def test_budgets_are_drawn_where_the_frontier_is_steep() -> None:
     while asked := searcher.ask(1):
         searcher.tell(judged(asked[0]))
         if asked[0].number >= POPULATION:
-            assert asked[0].bars == ()  # nothing is known of parts of the images
+            assert asked[0].bars == ()  # nothing is known of parts of the samples
     shares = np.array([_share(problem, candidate.allocation) for candidate in searcher._history.asked[POPULATION:]])
     steep, limits = ((shares > 0.37) & (shares < 0.63)).mean(), (shares > 0.98).mean()
     assert steep > 0.65

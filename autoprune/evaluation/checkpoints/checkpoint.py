@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from autoprune import registry
 from autoprune.errors import CheckpointError
 from autoprune.evaluation.checkpoints.reshape import Shape, kept_by_layer, reshape
-from autoprune.evaluation.prunable_model import Subject
+from autoprune.evaluation.prunable_model import PrunableModel
 from autoprune.files import write_whole
 from autoprune.graph.groups import ChannelGraph, find_groups
 from autoprune.pruning.patterns import FILTER, LAYER
@@ -59,27 +59,27 @@ class PrunedCheckpoint:
     def of(
         cls,
         network: nn.Module,
-        subject: Subject,
+        prunable: PrunableModel,
         allocation: Mapping[str, int],
         metrics: Mapping[str, Any],
         identity: Mapping[str, Any],
     ) -> PrunedCheckpoint:
-        """What is written of a network pruned from `subject`."""
+        """What is written of a network pruned from `prunable`."""
         state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
         inputs = {
-            "shape": list(subject.inputs.shape[1:]),
-            "dtype": str(subject.inputs.dtype).removeprefix("torch."),
+            "shape": list(prunable.inputs.shape[1:]),
+            "dtype": str(prunable.inputs.dtype).removeprefix("torch."),
         }
         return cls(
             state,
             dict(allocation),
-            kept_by_layer(subject.graph, subject.structures.kept(subject.importance, allocation)),
+            kept_by_layer(prunable.graph, prunable.structures.kept(prunable.importance, allocation)),
             str(identity.get("model", "")),
             inputs,
             dict(metrics),
             str(identity.get("task", "")),
-            subject.pruner.pattern.name,
-            subject.structures.removed(allocation),
+            prunable.pruner.pattern.name,
+            prunable.structures.removed(allocation),
         )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autoprune.config.schedule import ScheduleFile
 from autoprune.evaluation.schedules.builders import Acting, Span, penalty_of, pruning_of, timing_of
-from autoprune.evaluation.scoring import ScoringImages
+from autoprune.evaluation.scoring import ScoringSamples
 from autoprune.pruning.schedules import Unit
 from autoprune.pruning.surgery.masks import Masks
 from autoprune.pruning.training.gradual import Pruning
@@ -40,7 +40,7 @@ class TrainingParts:
         network: nn.Module,
         inputs: Tensor,
         schedule: ScheduleFile,
-        images: ScoringImages,
+        samples: ScoringSamples,
         passed: Passed | None = None,
         carry: Masks | None = None,
     ) -> None:
@@ -48,7 +48,7 @@ class TrainingParts:
         if carry:
             self.masking.set(_CARRIED, carry)
         self.prunings: dict[str, Pruning] = {
-            name: pruning_of(name, schedule, network, inputs, images, self.masking, images.seed, passed)
+            name: pruning_of(name, schedule, network, inputs, samples, self.masking, samples.seed, passed)
             for name in schedule.pruners
             if passed is None or not _is_over(name, schedule, passed)
         }

@@ -14,7 +14,7 @@ from autoprune import registry
 from autoprune.config.schedule import PenaltySection, PlanSection, PrunerSection, ScheduleFile
 from autoprune.core.allocation import Allocation
 from autoprune.errors import UserError
-from autoprune.evaluation.scoring import ScoringImages
+from autoprune.evaluation.scoring import ScoringSamples
 from autoprune.graph.groups import find_groups
 from autoprune.pruning.patterns import parse_pattern
 from autoprune.pruning.pruner import Pruner
@@ -81,7 +81,7 @@ def pruning_of(
     schedule: ScheduleFile,
     network: nn.Module,
     inputs: Tensor,
-    images: ScoringImages,
+    samples: ScoringSamples,
     masking: Masking,
     seed: int,
     passed: Mapping[Unit, int] | None = None,
@@ -107,8 +107,8 @@ def pruning_of(
             layers=section.layers,
             initial=section.initial,
             timing=timing_of(name, schedule),
-            statistics_batches=images,
-            loss=images.task.loss,
+            statistics_batches=samples,
+            loss=samples.task.loss,
             seed=seed,
             masking=masking,
             passed=passed,

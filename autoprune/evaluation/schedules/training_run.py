@@ -18,7 +18,7 @@ from autoprune.evaluation.schedules.active_pruners import Passed, TrainingParts,
 from autoprune.evaluation.schedules.builders import plan_of
 from autoprune.evaluation.schedules.shape_changes import planned_changes, remove_dead, thin_masked
 from autoprune.evaluation.schedules.ticket_rounds import TicketRounds
-from autoprune.evaluation.scoring import ScoringImages
+from autoprune.evaluation.scoring import ScoringSamples
 from autoprune.graph.groups import find_groups
 from autoprune.pruning.schedules import Unit
 from autoprune.pruning.surgery.masks import Masks
@@ -100,8 +100,8 @@ class TrainingRun:
     def _at_work(self, passed: Passed | None = None, carry: Masks | None = None) -> TrainingParts:
         """The schedule's parts on the network as it is now."""
         scoring = self._schedule.scoring
-        images = ScoringImages(self._task, self._inputs.device, scoring.images, scoring.batch, self._seed)
-        return TrainingParts(self.network, self._inputs, self._schedule, images, passed, carry)
+        samples = ScoringSamples(self._task, self._inputs.device, scoring.samples, scoring.batch, self._seed)
+        return TrainingParts(self.network, self._inputs, self._schedule, samples, passed, carry)
 
     def resume(self, snapshot: Snapshot, early: Snapshot | None) -> None:
         """Goes on from a snapshot of a run with the same schedule, network and data.
@@ -130,7 +130,7 @@ class TrainingRun:
         return self.parts.masking
 
     def run(self, snapshot: Snapshot | None = None) -> Score:
-        """Trains to the end, from a snapshot if `resume` was called with it; the final score on validation images."""
+        """Trains to the end, from a snapshot if `resume` was called with it; the final score on validation samples."""
         while True:
             if self._reshape_where_due():
                 snapshot = None  # it is of the shape that was
@@ -231,7 +231,7 @@ class TrainingRun:
         return early
 
     def _measure(self, event: str) -> Score:
-        """Judges the network on the validation images, and notes it."""
+        """Judges the network on the validation samples, and notes it."""
         self.masking.hold()
         score, top_5 = judge_top_5(self.network, self._task, self._validation)
         measured: dict[str, float | None] = {

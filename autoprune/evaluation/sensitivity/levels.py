@@ -20,27 +20,27 @@ class SweepWork:
     """Costs of the levels of one sweep.
 
     Attributes:
-        recipe: with as many training images as there are, where it asks for more.
-        images: validation images that are judged.
+        recipe: with as many training samples as there are, where it asks for more.
+        samples: validation samples that are judged.
     """
 
     evaluator: Evaluator
     recipe: Recipe
-    images: int
+    samples: int
 
     @classmethod
-    def of(cls, evaluator: Evaluator, recipe: Recipe, images: int) -> SweepWork:
-        """The costs of levels judged on `images` validation images, fewer where there are no more."""
-        return cls(evaluator, evaluator.images.used(recipe), evaluator.images.count("validation", images))
+    def of(cls, evaluator: Evaluator, recipe: Recipe, samples: int) -> SweepWork:
+        """The costs of levels judged on `samples` validation samples, fewer where there are no more."""
+        return cls(evaluator, evaluator.data.used(recipe), evaluator.data.count("validation", samples))
 
     @property
     def streamed(self) -> int:
         """Images that go through a network from its inputs to its outputs once; refitting is another matter."""
-        return self.images + (0 if self.recipe.reconstruct else self.recipe.recalibrate)
+        return self.samples + (0 if self.recipe.reconstruct else self.recipe.recalibrate)
 
     def plain(self, allocation: Mapping[str, int]) -> int:
         """Judging an allocation after the recipe, all by itself."""
-        judged = self.images * self.evaluator.macs(allocation)
+        judged = self.samples * self.evaluator.macs(allocation)
         return judged + self.evaluator.recipe_work(allocation, self.recipe)
 
     def behind(self, allocation: Mapping[str, int], macs_before: int) -> int:
@@ -48,7 +48,7 @@ class SweepWork:
         return self.plain(allocation) - self.prefix(macs_before)
 
     def prefix(self, macs: int) -> int:
-        """Bringing all images so many multiply-adds further."""
+        """Bringing all samples so many multiply-adds further."""
         return self.streamed * macs
 
     def naive(self, grid: Mapping[str, Sequence[int]]) -> int:
@@ -71,7 +71,7 @@ class Judged:
     """What became of a level.
 
     Attributes:
-        work: what it cost, in images times multiply-adds; None where an earlier release did not say.
+        work: what it cost, in samples times multiply-adds; None where an earlier release did not say.
     """
 
     outcome: Score | Failure
@@ -95,7 +95,7 @@ class SweepSettings:
         recipe: that of the candidates, so that curves say what these will lose, but for reconstruction: of each level
             only the layers that use its group are refitted. That takes about as long as re-estimating the batch norm;
             all layers behind the group would take as many passes as there are layers.
-        images: validation images to judge on.
+        samples: validation samples to judge on.
         stop: a group's levels, widest first, end with the first whose accuracy is below this share of the dense
             network's after the recipe. A narrower one keeps a part of what that one keeps, so no allocation of use
             would go there, and the curve goes on with its last slope. None judges all.
@@ -103,13 +103,13 @@ class SweepSettings:
     """
 
     recipe: Recipe
-    images: int
+    samples: int
     stop: float | None = 0.5
     reuse: bool = True
 
 
 @dataclass(frozen=True)
-class Descent:
+class GroupSweep:
     """Levels of one group, to be judged widest first until one is hopeless.
 
     Attributes:
@@ -146,8 +146,8 @@ class Levels:
     costs: SweepWork = field(init=False)
 
     def __post_init__(self) -> None:
-        self.prefixes = Prefixes(self.evaluator, self.grid, self.settings.recipe, self.settings.images)
-        self.costs = SweepWork.of(self.evaluator, self.settings.recipe, self.settings.images)
+        self.prefixes = Prefixes(self.evaluator, self.grid, self.settings.recipe, self.settings.samples)
+        self.costs = SweepWork.of(self.evaluator, self.settings.recipe, self.settings.samples)
 
     def judge(self, group: str, width: int) -> Judged:
         """What becomes of a level.
@@ -166,16 +166,16 @@ class Levels:
         outcome = outcome_of(score)
         return Judged(outcome, self._work(group, width, self.grid) if shared else self.plain(group, width))
 
-    def descend(self, descent: Descent, retries: int = 0) -> Iterator[tuple[int, Judged]]:
+    def descend(self, group_sweep: GroupSweep, retries: int = 0) -> Iterator[tuple[int, Judged]]:
         """Each width that is judged, with what becomes of it; where memory runs out it is tried again.
 
         Raises:
             OSError: data cannot be read.
         """
-        for width in descent.widths:
-            judged = tried(partial(self.judge, descent.group, width), retries)
+        for width in group_sweep.widths:
+            judged = tried(partial(self.judge, group_sweep.group, width), retries)
             yield width, judged
-            if descent.ends(width, judged.outcome):
+            if group_sweep.ends(width, judged.outcome):
                 return
 
     def most(self, grid: Grid) -> int:
@@ -191,9 +191,9 @@ class Levels:
 
     def _by_itself(self, group: str, width: int) -> Score:
         if (group, width) == DENSE:
-            return self.evaluator.judge(self.prefixes.dense, self.settings.images)
+            return self.evaluator.judge(self.prefixes.dense, self.settings.samples)
         network = self.evaluator.build(_allocation(group, width), self.settings.recipe)
-        return self.evaluator.judge(network, self.settings.images)
+        return self.evaluator.judge(network, self.settings.samples)
 
     def _work(self, group: str, width: int, grid: Grid) -> int:
         """What a level costs from its cut on; a group's widest also what lies between the last group's cut and its."""

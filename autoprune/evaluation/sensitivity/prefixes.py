@@ -1,6 +1,6 @@
 """What the levels of a group have in common with the dense network, computed once.
 
-The levels of one group change nothing before the first operation that uses its weights. Up to there the images that
+The levels of one group change nothing before the first operation that uses its weights. Up to there the samples that
 re-estimate the batch norm and those that are judged go through the dense network once for the whole sweep, a little
 further with every group, and each level runs from there on.
 """
@@ -130,11 +130,11 @@ class Prefixes:
 
     Args:
         grid: group to the kept widths to judge.
-        images: validation images to judge on.
+        samples: validation samples to judge on.
     """
 
-    def __init__(self, evaluator: Evaluator, grid: Mapping[str, Sequence[int]], recipe: Recipe, images: int) -> None:
-        self._evaluator, self._grid, self._recipe, self._images = evaluator, grid, recipe, images
+    def __init__(self, evaluator: Evaluator, grid: Mapping[str, Sequence[int]], recipe: Recipe, samples: int) -> None:
+        self._evaluator, self._grid, self._recipe, self._samples = evaluator, grid, recipe, samples
         self._broken = False
 
     @cached_property
@@ -148,14 +148,14 @@ class Prefixes:
         """
         if not self._possible():
             return {}
-        dense, inputs = self._traced_dense, self._evaluator.subject.inputs
+        dense, inputs = self._traced_dense, self._evaluator.prunable.inputs
         costs, parts = measure_operations(dense, inputs), Parts(dense)
-        images = sum(len(inputs) for batches in self._batches for inputs, _ in batches)
+        samples = sum(len(inputs) for batches in self._batches for inputs, _ in batches)
         cuts: dict[str, Cut] = {}
         reached = parts.first
         for group, widths in self._grid.items():
             place = self._differs(Allocation({group: min(widths)})) if widths else 0
-            size = images * sum(costs.size_bytes[i] for i in parts.alive(place))
+            size = samples * sum(costs.size_bytes[i] for i in parts.alive(place))
             worth = place >= reached and costs.macs_before[place] > 0
             if worth and size <= MOST_BYTES and not crosses_state(dense, place):
                 cuts[group] = Cut(place, costs.macs_before[place])
@@ -170,7 +170,7 @@ class Prefixes:
     def judge(self, group: str, width: int) -> Score | None:
         """The score of a level, None where it has to be judged by itself.
 
-        Groups are best taken in the order of the grid: for an earlier one the images begin at the front again.
+        Groups are best taken in the order of the grid: for an earlier one the samples begin at the front again.
         """
         cut = self.cuts.get(group)
         if cut is None or self._broken:
@@ -182,11 +182,11 @@ class Prefixes:
         judged, *estimated = self._streams
         for stream in estimated:
             recalibrate(Continued(traced, stream), self._batches[1])
-        return self._evaluator.judge(Continued(traced, judged), self._images)
+        return self._evaluator.judge(Continued(traced, judged), self._samples)
 
     @property
     def _traced_dense(self) -> fx.GraphModule:
-        return self._evaluator.subject.graph.followed.traced
+        return self._evaluator.prunable.graph.followed.traced
 
     @property
     def _estimates(self) -> bool:
@@ -196,29 +196,29 @@ class Prefixes:
     @cached_property
     def _batches(self) -> list[Iterable[Batch]]:
         """Those that are judged, and those that re-estimate the batch norm if any do."""
-        judged = self._evaluator.images.batches("validation", self._images)
-        return [judged, self._evaluator.images.for_recipe(self._recipe)] if self._estimates else [judged]
+        judged = self._evaluator.data.batches("validation", self._samples)
+        return [judged, self._evaluator.data.for_recipe(self._recipe)] if self._estimates else [judged]
 
     @cached_property
     def _streams(self) -> list[Stream]:
         """One for each of the batches."""
-        networks = [self.dense, estimating_copy(self._evaluator.subject.network)]
+        networks = [self.dense, estimating_copy(self._evaluator.prunable.network)]
         return [Stream(network, batches) for network, batches in zip(networks, self._batches, strict=False)]
 
     def _possible(self) -> bool:
-        recipe, subject = self._recipe, self._evaluator.subject
+        recipe, prunable = self._recipe, self._evaluator.prunable
         if recipe.trains:
             return False
         if not all(isinstance(batches, Sequence) for batches in self._batches):
             return False
-        network = estimating_copy(subject.network) if self._estimates else copy_network(subject.network)
-        return runs_in_parts(network, subject.inputs)
+        network = estimating_copy(prunable.network) if self._estimates else copy_network(prunable.network)
+        return runs_in_parts(network, prunable.inputs)
 
     def _differs(self, allocation: Allocation) -> int:
         """The place where the network of an allocation begins to differ from the dense one; 0 if nobody can say."""
-        subject = self._evaluator.subject
+        prunable = self._evaluator.prunable
         try:
-            network = subject.structures.realise(subject.network, subject.importance, allocation)
+            network = prunable.structures.realise(prunable.network, prunable.importance, allocation)
             return min(shared_prefix(self._traced_dense, _traced(network)), len(self._traced_dense.graph.nodes) - 1)
         except Exception as fault:  # what is wrong with it will be said when it is judged by itself
             log.info("sensitivity: %s cannot be compared with the dense network: %s", dict(allocation), fault)

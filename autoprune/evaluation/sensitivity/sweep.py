@@ -11,7 +11,7 @@ from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Failure, Score
 from autoprune.errors import TaskError
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.sensitivity.levels import DENSE, Descent, Grid, Judged, Level, Levels, SweepSettings
+from autoprune.evaluation.sensitivity.levels import DENSE, Grid, GroupSweep, Judged, Level, Levels, SweepSettings
 
 log = logging.getLogger(__name__)
 
@@ -52,39 +52,39 @@ class Sweep:
         self._dense, stop = dense, levels.settings.stop
         self._floor = None if stop is None else stop * dense.accuracy
 
-    def next(self) -> Descent | None:
+    def next(self) -> GroupSweep | None:
         """The levels of the next group that has any to be judged; None if all are handed out."""
         while self._waiting:
-            descent = self._due(self._waiting.pop(0))
-            if descent.widths:
-                return descent
+            group_sweep = self._due(self._waiting.pop(0))
+            if group_sweep.widths:
+                return group_sweep
         return None
 
-    def take(self, descent: Descent, width: int, judged: Judged) -> None:
+    def take(self, group_sweep: GroupSweep, width: int, judged: Judged) -> None:
         """What became of a level; one that is known already (a worker began anew) is not recorded again."""
-        if (descent.group, width) not in self._found:
-            self._note((descent.group, width), judged)
-        if descent.hopeless(judged.outcome):
-            for narrower in descent.widths[descent.widths.index(width) + 1 :]:
-                self._skip(descent.group, narrower)
+        if (group_sweep.group, width) not in self._found:
+            self._note((group_sweep.group, width), judged)
+        if group_sweep.hopeless(judged.outcome):
+            for narrower in group_sweep.widths[group_sweep.widths.index(width) + 1 :]:
+                self._skip(group_sweep.group, narrower)
 
-    def lost(self, descent: Descent, failure: Failure) -> None:
+    def lost(self, group_sweep: GroupSweep, failure: Failure) -> None:
         """Whoever judged these levels came to grief: at the first of them, or its way to the others is tried again."""
-        first = (descent.group, descent.widths[0])
+        first = (group_sweep.group, group_sweep.widths[0])
         if first not in self._found:
             self._note(first, Judged(failure, self._levels.plain(*first)))
-        self._waiting = [name for name in self._levels.grid if name in (descent.group, *self._waiting)]
+        self._waiting = [name for name in self._levels.grid if name in (group_sweep.group, *self._waiting)]
 
     def curves(self) -> SensitivityCurves:
         """What all levels say; those that failed are left out."""
-        grid, widths = self._levels.grid, self._levels.evaluator.subject.structures.groups
+        grid, widths = self._levels.grid, self._levels.evaluator.prunable.structures.groups
         settings = self._levels.settings
         dense_widths = {group.name: group.width for group in widths}
         return SensitivityCurves(
             self._dense,
             {group: self._curve(group) for group in grid},
             {group: dense_widths[group] for group in grid},
-            sweep_fingerprint(self._levels.evaluator, settings.recipe, settings.images),
+            sweep_fingerprint(self._levels.evaluator, settings.recipe, settings.samples),
             work=self._spent(),
             naive_work=self._levels.costs.naive(grid),
         )
@@ -93,10 +93,10 @@ class Sweep:
         self._found[level] = judged
         self._record(*level, judged)
 
-    def _due(self, group: str) -> Descent:
+    def _due(self, group: str) -> GroupSweep:
         """What is to be judged of a group: levels below a hopeless one only count if they are known already."""
         widths = sorted(self._levels.grid[group], reverse=True)
-        whole, ended, due = Descent(group, tuple(widths), self._floor), False, []
+        whole, ended, due = GroupSweep(group, tuple(widths), self._floor), False, []
         for width in widths:
             known = self._found.get((group, width))
             if known is not None:
@@ -105,7 +105,7 @@ class Sweep:
                 self._skip(group, width)
             else:
                 due.append(width)
-        return Descent(group, tuple(due), self._floor)
+        return GroupSweep(group, tuple(due), self._floor)
 
     def _curve(self, group: str) -> dict[int, Score]:
         scores: dict[int, Score] = {}
@@ -139,9 +139,9 @@ def sweep(
     """
     levels = Levels(evaluator, grid, settings)
     course = Sweep(levels, done, record, skip)
-    while (descent := course.next()) is not None:
-        for width, judged in levels.descend(descent):
-            course.take(descent, width, judged)
+    while (group_sweep := course.next()) is not None:
+        for width, judged in levels.descend(group_sweep):
+            course.take(group_sweep, width, judged)
     return course.curves()
 
 
@@ -154,14 +154,14 @@ def affordable(evaluator: Evaluator, grids: Sequence[Grid], settings: SweepSetti
     return next((grid for grid in grids if levels.most(grid) <= most), {})
 
 
-def sweep_fingerprint(evaluator: Evaluator, recipe: Recipe, images: int) -> dict[str, Any]:
+def sweep_fingerprint(evaluator: Evaluator, recipe: Recipe, samples: int) -> dict[str, Any]:
     """What curves depend on; those of another fingerprint do not hold for this network or task."""
     divergence = {"objective": "kl"} if evaluator.judging.objective == "kl" else {}  # only then levels have it
     return {
         **evaluator.judging.identity,
-        "pruner": evaluator.subject.pruner.name,
-        "scoring": dict(evaluator.subject.scoring),
-        "images": images,
+        "pruner": evaluator.prunable.pruner.name,
+        "scoring": dict(evaluator.prunable.scoring),
+        "samples": samples,
         "recipe": recipe.to_json(),
         "seed": evaluator.judging.seed,
         **divergence,

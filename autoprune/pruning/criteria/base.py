@@ -50,7 +50,7 @@ class Gradients:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class LayerStatistics:
     """What is known of one layer's structures; None where it is not needed, or the network does not tell.
 
     Attributes:
@@ -81,7 +81,7 @@ class Evidence:
         return np.random.default_rng([self.seed, *f"{use} {self.layer}".encode()])
 
 
-Ask = Callable[[Layer], Evidence]
+StatisticsFn = Callable[[Layer], LayerStatistics]
 """What is known of a layer."""
 
 
@@ -90,13 +90,13 @@ class Criterion:
     """Which structures matter.
 
     Attributes:
-        score: evidence to `[structures]` scores of at least 0, higher is kept; None where there is nothing to go by.
-        needs: what must be in the evidence beside the weights.
+        score: statistics to `[structures]` scores of at least 0, higher is kept; None where there is nothing to go by.
+        needs: what must be in the statistics beside the weights.
         drawn: whether the scores come from a random generator.
     """
 
     name: str
-    score: Callable[[Evidence], Tensor | None]
+    score: Callable[[LayerStatistics], Tensor | None]
     needs: frozenset[Need] = frozenset()
     drawn: bool = False
 
@@ -125,12 +125,12 @@ def among_nonzero(criterion: Criterion) -> Criterion:
     if criterion.needs or criterion.drawn:
         return criterion
 
-    def score(evidence: Evidence) -> Tensor | None:
-        there = evidence.weight.ne(0).any(1)
+    def score(statistics: LayerStatistics) -> Tensor | None:
+        there = statistics.weight.ne(0).any(1)
         scores = torch.zeros(len(there), dtype=torch.float64, device=there.device)
         if not bool(there.any()):
             return scores
-        found = criterion.score(replace(evidence, weight=evidence.weight[there]))
+        found = criterion.score(replace(statistics, weight=statistics.weight[there]))
         return None if found is None else scores.masked_scatter(there, found.double())
 
     return replace(criterion, score=score)

@@ -5,21 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autoprune.pruning.criteria.base import Criterion, Evidence
+from autoprune.pruning.criteria.base import Criterion, LayerStatistics
 
 # How likely a structure is drawn to stay by `bernoulli`.
 KEEP = 0.5
 
 
-def uniform_draw(evidence: Evidence) -> Tensor:
+def uniform_draw(statistics: LayerStatistics) -> Tensor:
     """Independent draws between 0 and 1: every choice of structures is equally likely."""
-    return torch.from_numpy(evidence.generator("random").random(len(evidence.weight))).to(evidence.weight.device)
+    return torch.from_numpy(statistics.generator("random").random(len(statistics.weight))).to(statistics.weight.device)
 
 
-def bernoulli_draw(evidence: Evidence) -> Tensor:
+def bernoulli_draw(statistics: LayerStatistics) -> Tensor:
     """Independent coin tosses, 1 or 0; of equal ones the lower index goes first, as always."""
-    heads = evidence.generator("bernoulli").random(len(evidence.weight)) < KEEP
-    return torch.from_numpy(heads).to(evidence.weight)
+    heads = statistics.generator("bernoulli").random(len(statistics.weight)) < KEEP
+    return torch.from_numpy(heads).to(statistics.weight)
 
 
 RANDOM = Criterion("random", uniform_draw, drawn=True)

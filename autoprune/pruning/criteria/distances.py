@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autoprune.pruning.criteria.base import Criterion, Evidence
+from autoprune.pruning.criteria.base import Criterion, LayerStatistics
 
 # So many distances are held in memory at a time.
 _AT_ONCE = 2**22
 
 
-def summed_distances(evidence: Evidence) -> Tensor:
+def summed_distances(statistics: LayerStatistics) -> Tensor:
     """Sum of Euclidean distances to the layer's other structures; small means that others can stand in for it.
 
     Source: He et al. 2019 (FPGM), arXiv:1811.00250, section 3; as there, the sum of distances stands in for the
     distance to the geometric median.
     """
-    vectors = evidence.weight.flatten(1)
+    vectors = statistics.weight.flatten(1)
     if vectors.shape[1] == 1:
         return _on_a_line(vectors[:, 0])
     rows = max(1, _AT_ONCE // len(vectors))

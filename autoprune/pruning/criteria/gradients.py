@@ -4,37 +4,37 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from autoprune.pruning.criteria.base import Criterion, Evidence
+from autoprune.pruning.criteria.base import Criterion, LayerStatistics
 
 
-def taylor(evidence: Evidence) -> Tensor | None:
+def taylor(statistics: LayerStatistics) -> Tensor | None:
     """Squared weight times gradient, summed over the structure's weights, mean over batches.
 
     Source: Molchanov et al. 2019, arXiv:1906.10771, section 3: the first-order importance of each weight by itself,
     summed; a layer's bias and batch norm are left out.
     """
-    if evidence.gradients is None:
+    if statistics.gradients is None:
         return None
-    return (evidence.weight.square() * evidence.gradients.square).flatten(1).sum(1)
+    return (statistics.weight.square() * statistics.gradients.square).flatten(1).sum(1)
 
 
-def gradient_magnitude(evidence: Evidence) -> Tensor | None:
+def gradient_magnitude(statistics: LayerStatistics) -> Tensor | None:
     """Absolute gradient, summed over the structure's weights, mean over batches.
 
     A baseline without a paper of its own: how much the loss depends on the weights where they are, whatever their size.
     """
-    return None if evidence.gradients is None else evidence.gradients.magnitude.flatten(1).sum(1)
+    return None if statistics.gradients is None else statistics.gradients.magnitude.flatten(1).sum(1)
 
 
-def saliency(evidence: Evidence) -> Tensor | None:
+def saliency(statistics: LayerStatistics) -> Tensor | None:
     """Absolute weight times absolute gradient, summed over the structure's weights, mean over batches.
 
     Source: Lee et al. 2019 (SNIP), arXiv:1810.02340, section 4 (connection sensitivity); there over one batch at the
     initial weights, here over several at the present ones.
     """
-    if evidence.gradients is None:
+    if statistics.gradients is None:
         return None
-    return (evidence.weight.abs() * evidence.gradients.magnitude).flatten(1).sum(1)
+    return (statistics.weight.abs() * statistics.gradients.magnitude).flatten(1).sum(1)
 
 
 TAYLOR = Criterion("taylor", taylor, frozenset({"gradients"}))

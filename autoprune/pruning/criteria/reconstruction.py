@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autoprune.pruning.criteria.base import Criterion, Evidence
+from autoprune.pruning.criteria.base import Criterion, LayerStatistics
 
 # Squared distance, relative to their size, below which two structures contribute the same.
 ALIKE = 1e-10
 
 
-def lasso_entry(evidence: Evidence) -> Tensor | None:
+def lasso_entry(statistics: LayerStatistics) -> Tensor | None:
     """Largest penalty at which LASSO regression of a consumer's output still uses the structure.
 
     With Z_i = X_i W_i what structure i contributes to the consumer's output, and Y their sum, the coefficients b
@@ -32,9 +32,9 @@ def lasso_entry(evidence: Evidence) -> Tensor | None:
     norm, and what was pruned before shows in X; here the Z_i are as they are, so that it does not matter which share of
     a channel's scale lies in its weights, and each group is scored in the dense network.
     """
-    if evidence.contributions is None:
+    if statistics.contributions is None:
         return None
-    gram = evidence.contributions.cpu().numpy()
+    gram = statistics.contributions.cpu().numpy()
     if not np.isfinite(gram).all():
         return torch.full((len(gram),), torch.nan, dtype=torch.float64)
     return torch.from_numpy(entry_penalties(gram))

@@ -16,7 +16,7 @@ from autoprune.pruning.criteria.base import Activations
 
 
 class ActivationWatch:
-    """Sums of what the output channels of some layers carry; layers that are met nowhere further on are left out."""
+    """Sums over what the output channels of some layers carry; layers that are met nowhere further on are left out."""
 
     def __init__(self, network: nn.Module, graph: ChannelGraph, layers: Sequence[Layer]) -> None:
         self._network, self._traced = network, graph.followed.traced

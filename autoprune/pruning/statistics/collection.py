@@ -36,7 +36,7 @@ class Statistics:
 
     Attributes:
         gradients: of the weight as torch stores it.
-        gates: `[out]`, see `Evidence.gate`.
+        gates: `[out]`, see `LayerStatistics.gate`.
         consumers: by group, then by the layer that uses it.
     """
 
@@ -77,5 +77,5 @@ def gather(
         for need in sorted(needs & watches.keys()):
             watches[need].see(inputs, targets)
     if not seen:
-        raise DataError("there are no samples to gather statistics from; which images score the structures?")
+        raise DataError("there are no samples to gather statistics from; which samples score the structures?")
     return Statistics(activations.result(), gradients.result(), gates.result(), consumers.result())

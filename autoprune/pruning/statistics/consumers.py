@@ -66,7 +66,8 @@ class _Use:
 
 
 class ConsumerWatch:
-    """Sums, over batches, of the Gram matrices of contributions to the convolutions and linear layers that use groups.
+    """Sums, over batches, of the Gram matrices of contributions to the convolutions and linear layers that use
+    groups.
 
     A transposed convolution has no say, nor has a layer that passes channels on.
     """

@@ -11,7 +11,7 @@ from autoprune.core.costs import CostTable
 from autoprune.core.space import Group
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.layers import Layer
-from autoprune.pruning.criteria.base import Ask, Criterion
+from autoprune.pruning.criteria.base import Criterion, StatisticsFn
 from autoprune.pruning.patterns import Pattern
 from autoprune.pruning.structures.branches import find_branch_structures
 from autoprune.pruning.structures.channels import ChannelStructures
@@ -30,7 +30,7 @@ class Structures(Protocol):
     def scored_layers(self) -> Sequence[Layer]:
         """The layers whose weights say something of the groups."""
 
-    def parts(self, group: str, criterion: Criterion, ask: Ask) -> list[Tensor]:
+    def parts(self, group: str, criterion: Criterion, ask: StatisticsFn) -> list[Tensor]:
         """Scores of a group's structures by each layer that the criterion can say something of."""
 
     def masks(self, network: nn.Module, importance: Importance, allocation: Mapping[str, int]) -> Masks:

@@ -13,7 +13,7 @@ from autoprune.graph.branches import Branch, build_branch_costs, find_branches
 from autoprune.graph.costs import measure_costs
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.layers import Layer
-from autoprune.pruning.criteria.base import Ask, Criterion
+from autoprune.pruning.criteria.base import Criterion, StatisticsFn
 from autoprune.pruning.surgery.branch_removal import branch_masks, remove_branches
 from autoprune.pruning.surgery.masks import Importance, Masks
 
@@ -38,7 +38,7 @@ class BranchStructures:
         inside = {name for branch in self.branches for name in branch.weights}
         return [layer for layer in self.graph.layers if layer.name in inside]
 
-    def parts(self, group: str, criterion: Criterion, ask: Ask) -> list[Tensor]:
+    def parts(self, group: str, criterion: Criterion, ask: StatisticsFn) -> list[Tensor]:
         """A score of `[1]` by each of the branch's layers."""
         inside = next(branch.weights for branch in self.branches if branch.name == group)
         scores = [criterion.score(ask(layer)) for layer in self.scored_layers if layer.name in inside]

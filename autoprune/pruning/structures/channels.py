@@ -12,7 +12,7 @@ from autoprune.core.space import Group
 from autoprune.graph.costs import build_cost_table, measure_costs
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.layers import Layer
-from autoprune.pruning.criteria.base import Ask, Criterion
+from autoprune.pruning.criteria.base import Criterion, StatisticsFn
 from autoprune.pruning.surgery.masks import Importance, Masks, build_masks, choose
 from autoprune.pruning.surgery.thinning import thin
 
@@ -32,7 +32,7 @@ class ChannelStructures:
         made = {member.layer for group in self.graph.groups for member in group.members if member.side == "out"}
         return [layer for layer in self.graph.layers if layer.name in made]
 
-    def parts(self, group: str, criterion: Criterion, ask: Ask) -> list[Tensor]:
+    def parts(self, group: str, criterion: Criterion, ask: StatisticsFn) -> list[Tensor]:
         layers = {layer.name: layer for layer in self.graph.layers}
         found = []
         for member in self.graph[group].members:

@@ -14,7 +14,7 @@ from autoprune.errors import AutopruneError, UserError
 from autoprune.graph.costs import measure_costs
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.layers import Layer
-from autoprune.pruning.criteria.base import Ask, Criterion
+from autoprune.pruning.criteria.base import Criterion, StatisticsFn
 from autoprune.pruning.patterns import Pattern
 from autoprune.pruning.statistics.gradients import parameter_name
 from autoprune.pruning.surgery.masks import Importance, Masks, highest_of_each, masked_copy
@@ -58,7 +58,7 @@ class WeightStructures:
                 return found
         raise UserError(f"pattern {self.pattern.name!r} has no group {name!r}; it has {_names(self.groups)}")
 
-    def parts(self, group: str, criterion: Criterion, ask: Ask) -> list[Tensor]:
+    def parts(self, group: str, criterion: Criterion, ask: StatisticsFn) -> list[Tensor]:
         """One part of `[width]`, or `[choices, width]` where there are several choices."""
         found = self[group]
         scores = criterion.score(ask(found.layer))

@@ -132,7 +132,7 @@ def refit(
     samples), pulls towards the present weights; what nothing seen determines stays as it is. The bias is free.
 
     Only sampled positions of outputs count, `POSITIONS` of each image. The dense network runs once, and its outputs
-    there are held (images x positions x outputs that stay, of all layers); then the thinned one runs once for each
+    there are held (samples x positions x outputs that stay, of all layers); then the thinned one runs once for each
     layer, up to it, and sums normal equations in double precision, of one layer at a time. A layer with more than
     `MOST_INPUTS` inputs of a group is left, as its equations need too much memory, and named in the log.
 
@@ -211,7 +211,7 @@ def _dense_outputs(
             if len(batch[-1].calls) > 1:
                 batch[-1].beside = None
     if not all(found.values()):
-        raise DataError("there are no samples to reconstruct outputs from; which images shall they be?")
+        raise DataError("there are no samples to reconstruct outputs from; which samples shall they be?")
     return found
 
 

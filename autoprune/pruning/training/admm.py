@@ -15,7 +15,7 @@ from autoprune.errors import UserError
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.layers import Layer
 from autoprune.pruning.allocators import UNIFORM
-from autoprune.pruning.criteria.base import Criterion, Evidence
+from autoprune.pruning.criteria.base import Criterion, LayerStatistics
 from autoprune.pruning.patterns import Pattern, parse_pattern
 from autoprune.pruning.statistics.gradients import parameter_name
 from autoprune.pruning.structures.base import find_structures
@@ -27,9 +27,9 @@ Weights = Mapping[str, Tensor]
 """Parameter name to a tensor of its shape."""
 
 
-def squared_norm(evidence: Evidence) -> Tensor:
+def squared_norm(statistics: LayerStatistics) -> Tensor:
     """Sum of squared weights of each structure."""
-    return evidence.weight.square().sum(1)
+    return statistics.weight.square().sum(1)
 
 
 _SQUARED = Criterion("squared_norm", squared_norm)
@@ -162,9 +162,9 @@ class Admm:
     def _importance(self, weights: Weights) -> Importance:
         """Group name to the Euclidean norms of its structures, over all layers that make them."""
 
-        def ask(layer: Layer) -> Evidence:
+        def ask(layer: Layer) -> LayerStatistics:
             arranged = self._pattern.arrange(layer, weights[self._layers[layer.name]].double())
-            return Evidence(layer.name, arranged.flatten(0, 1))
+            return LayerStatistics(layer.name, arranged.flatten(0, 1))
 
         squares = {name: self._structures.parts(name, _SQUARED, ask) for name in self.widths}
         return {name: torch.stack(parts).sum(0).sqrt().cpu().numpy() for name, parts in squares.items()}

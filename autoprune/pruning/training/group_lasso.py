@@ -56,8 +56,8 @@ class GroupLasso:
     several layers share: weights are masked and shapes stay; pruner 'group_lasso' thins the channels that died.
 
     Source: Wen et al. 2016 (structured sparsity learning), arXiv:1608.03665, section 3, with the structures' sizes left
-    out of account as there; Yuan and Lin 2006 (J. R. Stat. Soc. B 68) multiply each norm by the root of its size.
-    Without the latter, large structures hardly shrink in their mean magnitude, by which they are held against the
+    out of compute_budget as there; Yuan and Lin 2006 (J. R. Stat. Soc. B 68) multiply each norm by the root of its
+    size. Without the latter, large structures hardly shrink in their mean magnitude, by which they are held against the
     threshold. What training leaves below the threshold, by default the strength itself, is masked.
 
     A batch norm behind a layer makes up for smaller weights. So a layer may fall below the threshold while it still

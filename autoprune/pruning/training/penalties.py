@@ -49,7 +49,8 @@ class Penalty(Protocol):
 class ScaleL1:
     """L1 on the scales of batch norms, times a strength; whole channels go to zero.
 
-    Source: Liu et al. 2017 (network slimming), arXiv:1708.06519, section 3, by subgradient descent as there. Nothing is
+    Source: Liu et al. 2017 (network slimming), arXiv:1708.06519, section 3, by subgradient group_sweep as there.
+        Nothing is
     masked: pruner 'slim' ranks the scales over all layers and thins.
 
     Args:

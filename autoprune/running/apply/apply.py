@@ -16,8 +16,8 @@ from autoprune.errors import CheckpointError, UserError
 from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.graph.costs import measure_costs
-from autoprune.running.apply.pruned_model import Applied, Wishes, finetuned, finished, how, inputs_of, made
-from autoprune.running.apply.recorded_result import Promise
+from autoprune.running.apply.pruned_model import Applied, ApplyOptions, finetuned, finished, how, inputs_of, made
+from autoprune.running.apply.recorded_result import RecordedResult
 from autoprune.running.progress import Display, training_progress
 from autoprune.running.run_folder import RunFolder, existing_folder
 from autoprune.running.setup import Setup, prepare, task_of
@@ -26,7 +26,9 @@ from autoprune.tasks.weights import digest, read_state_dict
 _OF_THE_SEARCH = ("evaluation.recalibrate", "evaluation.reconstruct", "evaluation.finetune", "scoring", "pruner")
 
 
-def from_run(path: Path, number: int | None, given: Mapping[str, Any], sets: Sequence[str], wishes: Wishes) -> Applied:
+def from_run(
+    path: Path, number: int | None, given: Mapping[str, Any], sets: Sequence[str], options: ApplyOptions
+) -> Applied:
     """The network of a run's trial (None: the best), just as it was scored where its weights are kept.
 
     It is pruned anew where they are not, where it is to be reconstructed, or where another checkpoint is forced on it
@@ -40,31 +42,31 @@ def from_run(path: Path, number: int | None, given: Mapping[str, Any], sets: Seq
     folder = existing_folder(path)
     history = read_history(path)
     lost = _without_lost_checkpoint(folder, given)
-    if lost and wishes.plan is not None and "distill" in wishes.plan:
+    if lost and options.plan is not None and "distill" in options.plan:
         raise UserError(f"the checkpoint that {path} was searched on is gone, so nothing can be distilled from it")
     experiment = load_experiment(folder.experiment, given, [*lost, *sets])
     trial = _trial(history, number, folder, experiment)
-    promise = Promise.of_trial(history, trial)
-    own = given.get("task.checkpoint") is None or _holds_searched(promise, experiment, path)
+    recorded = RecordedResult.of_trial(history, trial)
+    own = given.get("task.checkpoint") is None or _holds_searched(recorded, experiment, path)
     weights = folder.weights_of(trial.number)
-    kept = own and weights.is_file() and not wishes.reconstruct
+    kept = own and weights.is_file() and not options.reconstruct
     stored = read_checkpoint(weights) if kept else None
     if stored is None:
-        return _remade(trial.candidate, folder, experiment, promise, wishes, own)
+        return _remade(trial.candidate, folder, experiment, recorded, options, own)
     if stored.widths != trial.candidate.allocation.to_json():
         raise CheckpointError(
             f"{weights} holds other widths than trial {trial.number} has; remove it to have the trial pruned anew"
         )
     origin = f"trial {trial.number} of {path}, as it was scored"
-    if wishes.plan is not None:
+    if options.plan is not None:
         setup = _prepare(experiment)
-        if "distill" in wishes.plan:
-            _check(promise, setup, str(path), wishes)
+        if "distill" in options.plan:
+            _check(recorded, setup, str(path), options)
         evaluator = _evaluator(setup)
         return replace(
-            finetuned(setup, evaluator, evaluator.restore_to_train(weights), wishes.plan, origin), promise=promise
+            finetuned(setup, evaluator, evaluator.restore_to_train(weights), options.plan, origin), recorded=recorded
         )
-    return _restored(stored, experiment, trial, history, promise, origin)
+    return _restored(stored, experiment, trial, history, recorded, origin)
 
 
 def _check_sets(sets: Sequence[str], path: Path) -> None:
@@ -96,17 +98,27 @@ def _without_lost_checkpoint(folder: RunFolder, given: Mapping[str, Any]) -> lis
 
 
 def _restored(
-    stored: PrunedCheckpoint, experiment: Experiment, trial: Trial, history: History, promise: Promise, origin: str
+    stored: PrunedCheckpoint,
+    experiment: Experiment,
+    trial: Trial,
+    history: History,
+    recorded: RecordedResult,
+    origin: str,
 ) -> Applied:
     build = task_of(experiment).network
     network, dense = rebuild(stored, build), history.last("dense")
     costs = trial.costs if stored.masked else measure_costs(network, inputs_of(stored))
     dense_costs = dense["costs"] if dense else costs
-    return Applied(network, build, stored, costs, dense_costs, origin, stored.masked, promise, scored=True)
+    return Applied(network, build, stored, costs, dense_costs, origin, stored.masked, recorded, scored=True)
 
 
 def _remade(
-    candidate: Candidate, folder: RunFolder, experiment: Experiment, promise: Promise, wishes: Wishes, own: bool
+    candidate: Candidate,
+    folder: RunFolder,
+    experiment: Experiment,
+    recorded: RecordedResult,
+    options: ApplyOptions,
+    own: bool,
 ) -> Applied:
     """A candidate's network made anew: from its parent's weights in the run's folder if it has a parent.
 
@@ -122,27 +134,27 @@ def _remade(
             f"{name} starts from the weights of trial {candidate.parent}, which come from the run's own checkpoint; "
             "leave out --checkpoint"
         )
-    if candidate.parent is not None and wishes.reconstruct:
+    if candidate.parent is not None and options.reconstruct:
         raise UserError(f"{name} was trained on the way, which --reconstruct would undo; leave it out")
     setup = _prepare(experiment)
-    change = _check(promise, setup, str(folder.path), wishes)
+    change = _check(recorded, setup, str(folder.path), options)
     evaluator = _evaluator(setup, folder.weights)
     try:
-        built = made(evaluator, candidate, wishes)
+        built = made(evaluator, candidate, options)
     except CheckpointError as fault:
         raise CheckpointError(
             f"{name} cannot be made again: {fault}; runs keep the weights of their best trials, choose one of those"
         ) from fault
-    applied = finished(setup, evaluator, built, wishes, f"{name}, {how(evaluator, wishes)}")
-    return _under(promise, applied, change, name)
+    applied = finished(setup, evaluator, built, options, f"{name}, {how(evaluator, options)}")
+    return _under(recorded, applied, change, name)
 
 
 def anew(
     widths: Mapping[str, int],
     experiment: Experiment,
     settings: Mapping[str, Setting],
-    promise: Promise,
-    wishes: Wishes,
+    recorded: RecordedResult,
+    options: ApplyOptions,
     source: str,
 ) -> Applied:
     """The network of an allocation, pruned from the experiment's checkpoint, after the experiment's recipe.
@@ -157,41 +169,43 @@ def anew(
     """
     setup = _prepare(experiment)
     allocation = Allocation.from_json(widths)
-    setup.subject.costs.vector(allocation)  # refuses a group that the network does not have
-    groups = {group.name: group for group in setup.subject.structures.groups}
+    setup.prunable.costs.vector(allocation)  # refuses a group that the network does not have
+    groups = {group.name: group for group in setup.prunable.structures.groups}
     for name, width in allocation.items():
         if not groups[name].least <= width <= groups[name].width:
             raise UserError(f"group {name!r} has {groups[name].width} structures, not {width}")
-    change = _check(promise, setup, source, wishes)
+    change = _check(recorded, setup, source, options)
     evaluator = _evaluator(setup)
-    built = made(evaluator, Candidate(-1, allocation, setup.experiment.recipe(), dict(settings)), wishes)
-    applied = finished(setup, evaluator, built, wishes, f"{source}, {how(evaluator, wishes)}")
-    return _under(promise, applied, change, source)
+    built = made(evaluator, Candidate(-1, allocation, setup.experiment.recipe(), dict(settings)), options)
+    applied = finished(setup, evaluator, built, options, f"{source}, {how(evaluator, options)}")
+    return _under(recorded, applied, change, source)
 
 
-def _under(promise: Promise, applied: Applied, change: str, source: str) -> Applied:
-    """What was pruned anew with what the records promise of it, if they are of such a network at all."""
-    if any(applied.costs.get(kind) != cost for kind, cost in promise.costs.items()):
-        promise = Promise(remark=f"{source} has the accuracy and costs of another network: were its widths changed?")
-    return replace(applied, promise=promise, change=applied.change or change)
+def _under(recorded: RecordedResult, applied: Applied, change: str, source: str) -> Applied:
+    """What was pruned anew with what the records recorded of it, if they are of such a network at all."""
+    if any(applied.costs.get(kind) != cost for kind, cost in recorded.costs.items()):
+        recorded = RecordedResult(
+            remark=f"{source} has the accuracy and costs of another network: were its widths changed?"
+        )
+    return replace(applied, recorded=recorded, change=applied.change or change)
 
 
-def _check(promise: Promise, setup: Setup, source: str, wishes: Wishes) -> str:
-    """What is to be said of the weights: nothing if they are those of the promise.
+def _check(recorded: RecordedResult, setup: Setup, source: str, options: ApplyOptions) -> str:
+    """What is to be said of the weights: nothing if they are those of the recorded.
 
     Raises:
         UserError: they are others, and that is not forced.
     """
     found, section = setup.identity["checkpoint"], setup.experiment.task
-    if promise.holds_for(found):
+    if recorded.holds_for(found):
         return ""
-    if not wishes.force:
+    if not options.force:
         whose = f"task {section.name}" if section.checkpoint is None else f"checkpoint {section.checkpoint}"
-        raise promise.other_weights(found, whose, source)
+        raise recorded.other_weights(found, whose, source)
     return "with the weights that were searched on"
 
 
-def _holds_searched(promise: Promise, experiment: Experiment, path: Path) -> bool:
+def _holds_searched(recorded: RecordedResult, experiment: Experiment, path: Path) -> bool:
     """Whether the checkpoint that was given holds the weights that were searched on.
 
     Raises:
@@ -199,7 +213,7 @@ def _holds_searched(promise: Promise, experiment: Experiment, path: Path) -> boo
     """
     file = experiment.task.checkpoint
     assert file is not None, "it was given"
-    if promise.holds_for(digest(read_state_dict(file))):
+    if recorded.holds_for(digest(read_state_dict(file))):
         return True
     # The file may leave out what the network has by itself (counters of batches); compare what is loaded.
     task = task_of(experiment)
@@ -210,7 +224,7 @@ def _holds_searched(promise: Promise, experiment: Experiment, path: Path) -> boo
         raise CheckpointError(
             f"{fault}; leave out --checkpoint, or give the one that {path} was searched on"
         ) from fault
-    return promise.holds_for(digest(network.state_dict()))
+    return recorded.holds_for(digest(network.state_dict()))
 
 
 def _prepare(experiment: Experiment) -> Setup:
@@ -220,7 +234,7 @@ def _prepare(experiment: Experiment) -> Setup:
 
 
 def _evaluator(setup: Setup, weights: Path | None = None) -> Evaluator:
-    return setup.evaluator(replace(setup.judging(), images=None, rungs=(), objective="loss", weights=weights))
+    return setup.evaluator(replace(setup.judging(), samples=None, rungs=(), objective="loss", weights=weights))
 
 
 def _trial(history: History, number: int | None, folder: RunFolder, experiment: Experiment) -> Trial:

@@ -21,7 +21,7 @@ from autoprune.evaluation.checkpoints.export import export_network
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.graph.costs import measure_costs, measure_effective
 from autoprune.graph.groups import find_groups
-from autoprune.running.apply.recorded_result import Promise
+from autoprune.running.apply.recorded_result import RecordedResult
 from autoprune.running.progress import Display, training_progress
 from autoprune.running.setup import Setup
 from autoprune.tasks.base import TrainingPlan
@@ -36,7 +36,7 @@ class Applied:
         dense: the network it was pruned from, or what builds that; any weights.
         origin: a few words on where it comes from.
         effective: whether weights were set to zero and the costs leave out what is zero.
-        promise: what the search's records say of it.
+        recorded: what the search's records say of it.
         scored: whether it is the very network that the search scored.
         change: when or with what it was as in the search, in a few words, if it is meant to be otherwise now.
     """
@@ -48,14 +48,14 @@ class Applied:
     dense_costs: Mapping[str, int]
     origin: str
     effective: bool = False
-    promise: Promise = field(default_factory=Promise)
+    recorded: RecordedResult = field(default_factory=RecordedResult)
     scored: bool = False
     change: str = ""
 
     def measured(self) -> Score:
         """What was measured of the network itself."""
         found = self.checkpoint.metrics
-        return Score(found["loss"], found["accuracy"], int(found["images"]))
+        return Score(found["loss"], found["accuracy"], int(found["samples"]))
 
     def write(self, path: Path) -> None:
         write_checkpoint(path, self.checkpoint)
@@ -72,7 +72,7 @@ class Applied:
         if written is None:
             raise AutopruneError(f"{path} was written but cannot be read back; write it to another disk")
         with _nothing_said_twice():
-            found, wanted = _count(rebuild(written, self.dense), written), self.promise.costs or self.costs
+            found, wanted = _count(rebuild(written, self.dense), written), self.recorded.costs or self.costs
         odd = [kind for kind, cost in found.items() if not self._agree(kind, cost, wanted.get(kind, cost))]
         if odd:
             said = ", ".join(f"{found[kind]:,} {kind} instead of {wanted[kind]:,}" for kind in odd)
@@ -117,14 +117,14 @@ def _count(network: nn.Module, checkpoint: PrunedCheckpoint) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ApplyOptions:
     """What is wanted otherwise than the search had it.
 
     Attributes:
         plan: fields of a `TrainingPlan`, and of the distillation, by which the network is trained further; None leaves
             it.
         force: whether other weights than those that were searched on may be pruned.
-        reconstruct: how many training images refit every layer behind what is removed, before any training; 0 leaves
+        reconstruct: how many training samples refit every layer behind what is removed, before any training; 0 leaves
             it to the recipe.
     """
 
@@ -140,29 +140,29 @@ class Wishes:
         return replace(candidate, recipe=replace(candidate.recipe, reconstruct=self.reconstruct), settings=settings)
 
 
-def made(evaluator: Evaluator, candidate: Candidate, wishes: Wishes) -> Built:
+def made(evaluator: Evaluator, candidate: Candidate, options: ApplyOptions) -> Built:
     """The candidate's network, as it is wanted.
 
     Raises:
         UserError: the data are missing or damaged, or its pruner leaves nothing to reconstruct.
     """
-    wanted = wishes.of(candidate)
+    wanted = options.of(candidate)
     evaluator.warm_up(wanted.recipe)
     return evaluator.make(wanted)
 
 
-def how(evaluator: Evaluator, wishes: Wishes) -> str:
+def how(evaluator: Evaluator, options: ApplyOptions) -> str:
     """In words, how it was made."""
-    if not wishes.reconstruct:
+    if not options.reconstruct:
         return "pruned anew"
-    images = evaluator.images.used(Recipe(reconstruct=wishes.reconstruct)).reconstruct
-    return f"pruned anew, reconstructed on {images} training images"
+    samples = evaluator.data.used(Recipe(reconstruct=options.reconstruct)).reconstruct
+    return f"pruned anew, reconstructed on {samples} training samples"
 
 
-def finished(setup: Setup, evaluator: Evaluator, built: Built, wishes: Wishes, origin: str) -> Applied:
+def finished(setup: Setup, evaluator: Evaluator, built: Built, options: ApplyOptions, origin: str) -> Applied:
     """A network that was made, trained further if that is wanted, and judged."""
-    if wishes.plan is not None:
-        return finetuned(setup, evaluator, built, wishes.plan, origin)
+    if options.plan is not None:
+        return finetuned(setup, evaluator, built, options.plan, origin)
     return _judged(setup, evaluator, built, origin)
 
 
@@ -176,7 +176,7 @@ def finetuned(setup: Setup, evaluator: Evaluator, built: Built, plan: Mapping[st
     hooks = [built.held_masks()]
     if "distill" in plan:
         temperature = plan.get("temperature", Training.temperature)
-        hooks.insert(0, distillation(setup.subject.network, temperature, plan["distill"]))
+        hooks.insert(0, distillation(setup.prunable.network, temperature, plan["distill"]))
     with training_progress(Display(), "fine-tuning") as hook:
         rest = {key: value for key, value in plan.items() if key not in DISTILLATION}
         setup.task.train(built.network, TrainingPlan(**rest), [*hooks, hook])
@@ -187,7 +187,7 @@ def finetuned(setup: Setup, evaluator: Evaluator, built: Built, plan: Mapping[st
 
 def _judged(setup: Setup, evaluator: Evaluator, built: Built, origin: str) -> Applied:
     score = evaluator.judge(built.network, None)
-    metrics = {"accuracy": score.accuracy, "loss": score.loss, "images": score.images}
-    costs, table, dense = built.costs(), setup.subject.costs, setup.subject.network
+    metrics = {"accuracy": score.accuracy, "loss": score.loss, "samples": score.samples}
+    costs, table, dense = built.costs(), setup.prunable.costs, setup.prunable.network
     checkpoint = built.checkpoint(metrics, evaluator.judging.identity)
     return Applied(built.network.cpu(), dense, checkpoint, costs, dict(**table.dense()), origin, table.effective)

@@ -1,4 +1,4 @@
-"""What the records of a search promise of a network, against which it is held when it is written."""
+"""What the records of a search recorded of a network, against which it is held when it is written."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _SHOWN = 12
 
 
 @dataclass(frozen=True)
-class Promise:
+class RecordedResult:
     """What is recorded of a trial; nothing, where an earlier release or another program wrote the record.
 
     Attributes:
-        score: on the most validation images that it was judged on; 0 images are a number that is not recorded.
+        score: on the most validation samples that it was judged on; 0 samples are a number that is not recorded.
         costs: FLOPs, parameters and bytes, as they were counted then.
         digest: of the dense network's weights.
         dropped: whether its judgement ended early.
@@ -32,7 +32,7 @@ class Promise:
     remark: str = ""
 
     @classmethod
-    def of_trial(cls, history: History, trial: Trial) -> Promise:
+    def of_trial(cls, history: History, trial: Trial) -> RecordedResult:
         """What a run's ledger says of one of its trials."""
         started = history.last("started")
         digest = started["identity"]["checkpoint"] if started else None
@@ -42,13 +42,13 @@ class Promise:
             remark = f"trial {trial.number} is a step of a round on the way: the run's budget was not its limit"
         if isinstance(outcome, Stopped):
             return cls(outcome.score, trial.costs, digest, True, remark)
-        return cls(_on_all_images(history, trial.number) or outcome, trial.costs, digest, False, remark)
+        return cls(_on_all_samples(history, trial.number) or outcome, trial.costs, digest, False, remark)
 
     @classmethod
-    def of_best(cls, content: Mapping[str, Any]) -> Promise:
+    def of_best(cls, content: Mapping[str, Any]) -> RecordedResult:
         """What a `best.yaml` says; those of earlier releases say less."""
-        accuracy, loss, images = (_number(content.get(name)) for name in ("accuracy", "loss", "images"))
-        score = None if accuracy is None or loss is None else Score(loss, accuracy, int(images or 0))
+        accuracy, loss, samples = (_number(content.get(name)) for name in ("accuracy", "loss", "samples"))
+        score = None if accuracy is None or loss is None else Score(loss, accuracy, int(samples or 0))
         found = content.get("costs")
         costs = {str(kind): cost for kind, cost in found.items()} if isinstance(found, dict) else {}
         digest = content.get("checkpoint_sha256")
@@ -74,7 +74,7 @@ class Promise:
         )
 
 
-def _on_all_images(history: History, number: int) -> Score | None:
+def _on_all_samples(history: History, number: int) -> Score | None:
     """The judgement at the end of a run, if the trial was among its best."""
     rows = {record["number"]: record["validation"] for record in history.of("result") if record["number"] is not None}
     judged = {record["number"]: record["score"] for record in history.of("judged")}

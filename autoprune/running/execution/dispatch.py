@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from autoprune.config.sections import RunSection
 from autoprune.core.trial import Failure
 from autoprune.errors import AutopruneError
-from autoprune.running.execution.jobs import Bench, Job, Stage, Stages, job_from_json, job_to_json
+from autoprune.running.execution.jobs import Job, Stage, Stages, WorkerContext, job_from_json, job_to_json
 
 T = TypeVar("T")
 
@@ -113,12 +113,12 @@ def _why(seconds: float, settings: RunSection) -> Failure:
     return Failure("worker_died", f"its worker died{often}; out of memory, or ended by the network's own code?")
 
 
-class Doing:
+class RunningJob:
     """A job in the hands of a worker."""
 
-    def __init__(self, bench: Bench, data: Mapping[str, Any]) -> None:
+    def __init__(self, context: WorkerContext, data: Mapping[str, Any]) -> None:
         self._job: Job[Any] = job_from_json(data)
-        self._results = self._job.results(bench)
+        self._results = self._job.results(context)
 
     def step(self) -> tuple[dict[str, Any], bool]:
         """The next result, for `Dispatch.take`, and whether it is the last."""

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from typing import TypeVar, cast
 
 from autoprune.core.trial import Failure
-from autoprune.running.execution.jobs import Bench, Job, Stage, Stages
+from autoprune.running.execution.jobs import Job, Stage, Stages, WorkerContext
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -20,7 +20,7 @@ class _Hung(BaseException):
     """A trial took longer than it may; no code of the user's catches it as an exception of its own."""
 
 
-def do_inline(stages: Stages[T], bench: Bench, timeout: float | None = None) -> T:
+def do_inline(stages: Stages[T], context: WorkerContext, timeout: float | None = None) -> T:
     """Does every job of every stage; what they came to.
 
     A job whose result takes longer than `timeout` seconds is lost; that it is not tried again here, and that what hangs
@@ -33,20 +33,20 @@ def do_inline(stages: Stages[T], bench: Bench, timeout: float | None = None) -> 
             except StopIteration as end:
                 return cast(T, end.value)
             while (job := stage.next()) is not None:
-                _do(stage, job, bench, timeout)
+                _do(stage, job, context, timeout)
 
 
-def _do(stage: Stage[Job[R], R], job: Job[R], bench: Bench, timeout: float | None) -> None:
-    results = job.results(bench)
+def _do(stage: Stage[Job[R], R], job: Job[R], context: WorkerContext, timeout: float | None) -> None:
+    results = job.results(context)
     while True:
         start = time.perf_counter()
         try:
             with _limited(timeout):
                 result = next(results, None)
         except _Hung:
-            bench.forget()
+            context.forget()
             failure = Failure("timeout", f"the trial took longer than {timeout:g} s")
-            stage.lost(job, failure, time.perf_counter() - start, bench.worker)
+            stage.lost(job, failure, time.perf_counter() - start, context.worker)
             return
         if result is None:
             return

@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from autoprune.core.trial import Candidate, Failure, Score, Trial
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.outcomes import outcome_of, tried
-from autoprune.evaluation.sensitivity.levels import Descent, Grid, Judged, Levels, SweepSettings
+from autoprune.evaluation.sensitivity.levels import Grid, GroupSweep, Judged, Levels, SweepSettings
 
 
-class Bench:
+class WorkerContext:
     """Where jobs are done: a network with its data, and what is kept from one job to the next.
 
     Args:
@@ -52,7 +52,7 @@ class Job(Protocol[R]):
 
     kind: ClassVar[str]
 
-    def results(self, bench: Bench) -> Iterator[R]:
+    def results(self, context: WorkerContext) -> Iterator[R]:
         """The results, each as it is done.
 
         Raises:
@@ -93,9 +93,9 @@ class Evaluation:
     kind: ClassVar[str] = "evaluation"
     candidate: Candidate
 
-    def results(self, bench: Bench) -> Iterator[Trial]:
-        trial = tried(lambda: bench.evaluator.evaluate(self.candidate), bench.retries)
-        yield replace(trial, worker=bench.worker)
+    def results(self, context: WorkerContext) -> Iterator[Trial]:
+        trial = tried(lambda: context.evaluator.evaluate(self.candidate), context.retries)
+        yield replace(trial, worker=context.worker)
 
     def ends(self, result: Trial) -> bool:
         return True
@@ -119,18 +119,18 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The network of a trial, to be judged on all validation images."""
+    """The network of a trial, to be judged on all validation samples."""
 
     kind: ClassVar[str] = "judgement"
     candidate: Candidate
 
-    def results(self, bench: Bench) -> Iterator[Judged]:
-        yield tried(lambda: self._judged(bench.evaluator), bench.retries)
+    def results(self, context: WorkerContext) -> Iterator[Judged]:
+        yield tried(lambda: self._judged(context.evaluator), context.retries)
 
     def _judged(self, evaluator: Evaluator) -> Judged:
         outcome = outcome_of(lambda: evaluator.judge(evaluator.network(self.candidate)))
-        images = outcome.images if isinstance(outcome, Score) else 0
-        return Judged(outcome, images * evaluator.macs(self.candidate.allocation))
+        samples = outcome.samples if isinstance(outcome, Score) else 0
+        return Judged(outcome, samples * evaluator.macs(self.candidate.allocation))
 
     def ends(self, result: Judged) -> bool:
         return True
@@ -157,25 +157,29 @@ Step = tuple[int, Judged]
 
 
 @dataclass(frozen=True)
-class Descending:
+class SweepJob:
     """Levels of one group of the sweep, to be judged one after the other."""
 
     kind: ClassVar[str] = "levels"
-    descent: Descent
+    group_sweep: GroupSweep
 
-    def results(self, bench: Bench) -> Iterator[Step]:
-        yield from bench.levels.descend(self.descent, bench.retries)
+    def results(self, context: WorkerContext) -> Iterator[Step]:
+        yield from context.levels.descend(self.group_sweep, context.retries)
 
     def ends(self, result: Step) -> bool:
         width, judged = result
-        return self.descent.ends(width, judged.outcome)
+        return self.group_sweep.ends(width, judged.outcome)
 
     def to_json(self) -> dict[str, Any]:
-        return {"group": self.descent.group, "widths": list(self.descent.widths), "floor": self.descent.floor}
+        return {
+            "group": self.group_sweep.group,
+            "widths": list(self.group_sweep.widths),
+            "floor": self.group_sweep.floor,
+        }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Descending:
-        return cls(Descent(data["group"], tuple(data["widths"]), data["floor"]))
+    def from_json(cls, data: Mapping[str, Any]) -> SweepJob:
+        return cls(GroupSweep(data["group"], tuple(data["widths"]), data["floor"]))
 
     def result_to_json(self, result: Step) -> dict[str, Any]:
         width, judged = result
@@ -185,8 +189,8 @@ class Descending:
         return data["width"], Judged.from_json(data)
 
 
-JOBS: Mapping[str, type[Evaluation] | type[Judgement] | type[Descending]] = {
-    kind.kind: kind for kind in (Evaluation, Judgement, Descending)
+JOBS: Mapping[str, type[Evaluation] | type[Judgement] | type[SweepJob]] = {
+    kind.kind: kind for kind in (Evaluation, Judgement, SweepJob)
 }
 
 

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from autoprune.config.sections import RunSection
 from autoprune.errors import AutopruneError, UserError
-from autoprune.running.execution.dispatch import Dispatch, Doing
-from autoprune.running.execution.jobs import Bench, Stages
-from autoprune.running.execution.worker import Parcel, ending_after, settle, worker_name
+from autoprune.running.execution.dispatch import Dispatch, RunningJob
+from autoprune.running.execution.jobs import Stages, WorkerContext
+from autoprune.running.execution.worker import WorkerPayload, ending_after, settle, worker_name
 from autoprune.running.run_folder import SHARED, RunFolder
 from autoprune.running.setup import Setup
 
@@ -46,13 +46,13 @@ _ENVIRONMENT = {
 }
 
 
-def do_on_ray(stages: Stages[T], setup: Setup, bench: Bench) -> T:
+def do_on_ray(stages: Stages[T], setup: Setup, context: WorkerContext) -> T:
     """Does every job of every stage, as many at once as there are workers; what they came to.
 
     Nothing that Tune logs or records is of use: the run's ledger and display say it.
 
     Args:
-        bench: that of this process, which workers get a copy of.
+        context: that of this process, which workers get a copy of.
 
     Raises:
         UserError: the cluster cannot be reached, has not what the workers need, or does not see the run's folder.
@@ -63,13 +63,13 @@ def do_on_ray(stages: Stages[T], setup: Setup, bench: Bench) -> T:
     for name, setting in _ENVIRONMENT.items():
         os.environ.setdefault(name, setting)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(settings.workers)
-    weights = bench.evaluator.judging.weights
+    weights = context.evaluator.judging.weights
     assert weights is not None, "a run keeps its weights"
     folder = weights.resolve().parent
     with closing(stages), _connected(settings.ray_address):
         _check_resources(settings)
         _check_shared(folder)
-        return _tune(Dispatch(stages, settings), Parcel.of(setup, bench), settings, RunFolder(folder).ray)
+        return _tune(Dispatch(stages, settings), WorkerPayload.of(setup, context), settings, RunFolder(folder).ray)
 
 
 @contextmanager
@@ -170,12 +170,12 @@ def _check_shared(folder: Path) -> None:
         )
 
 
-def _tune(dispatch: Dispatch[T], parcel: Parcel, settings: RunSection, storage: Path) -> T:
+def _tune(dispatch: Dispatch[T], payload: WorkerPayload, settings: RunSection, storage: Path) -> T:
     from ray import tune
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     resources = {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial}
-    trainable = tune.with_resources(tune.with_parameters(_worker(), parcel=parcel, settings=settings), resources)
+    trainable = tune.with_resources(tune.with_parameters(_worker(), payload=payload, settings=settings), resources)
     count = itertools.count()
     tuner = tune.Tuner(
         trainable,
@@ -272,20 +272,20 @@ def _worker() -> type[Trainable]:
         """Does one job a trial, a result of it each step."""
 
         def setup(
-            self, config: dict[str, Any], parcel: Parcel | None = None, settings: RunSection | None = None
+            self, config: dict[str, Any], payload: WorkerPayload | None = None, settings: RunSection | None = None
         ) -> None:
-            assert parcel is not None, "Tune passes what was put beside the class"
+            assert payload is not None, "Tune passes what was put beside the class"
             assert settings is not None, "Tune passes what was put beside the class"
             self._timeout, self._fault = settings.trial_timeout, ""
             try:
-                self._bench = parcel.unpack(settle(math.ceil(settings.cpus_per_trial), settings.gpus_per_trial))
-                self._doing = Doing(self._bench, config)
+                self._bench = payload.unpack(settle(math.ceil(settings.cpus_per_trial), settings.gpus_per_trial))
+                self._doing = RunningJob(self._bench, config)
             except Exception as fault:  # of the user's code or data; Tune would try it again and say nothing
                 self._fault = f"{type(fault).__name__}: {fault}"
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             if not self._fault:
-                self._doing = Doing(self._bench, new_config)
+                self._doing = RunningJob(self._bench, new_config)
             return True
 
         def step(self) -> dict[str, Any]:

@@ -17,20 +17,20 @@ from autoprune.config import Experiment
 from autoprune.core.costs import CostTable
 from autoprune.evaluation.data import Judging
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.prunable_model import Subject
+from autoprune.evaluation.prunable_model import PrunableModel
 from autoprune.evaluation.sensitivity.levels import Grid, SweepSettings
 from autoprune.graph.groups import find_groups
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.masks import Importance
-from autoprune.running.execution.jobs import Bench
-from autoprune.running.setup import FROM_PYTHON, Setup, scoring_images, task_of
+from autoprune.running.execution.jobs import WorkerContext
+from autoprune.running.setup import FROM_PYTHON, Setup, scoring_samples, task_of
 from autoprune.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class Parcel:
-    """A subject and its task as they travel to a worker: on the CPU, without what follows from the rest.
+class WorkerPayload:
+    """A prunable and its task as they travel to a worker: on the CPU, without what follows from the rest.
 
     Scores and costs travel along, so that every worker removes the same structures whatever it computes on.
 
@@ -53,30 +53,30 @@ class Parcel:
     sweep: SweepSettings
 
     @classmethod
-    def of(cls, setup: Setup, bench: Bench) -> Parcel:
-        subject, section, judging = setup.subject, setup.experiment.task, bench.evaluator.judging
+    def of(cls, setup: Setup, context: WorkerContext) -> WorkerPayload:
+        prunable, section, judging = setup.prunable, setup.experiment.task, context.evaluator.judging
         section = section.model_copy(update={"data": section.data and section.data.resolve()})
         return cls(
             setup.experiment.model_copy(update={"task": section}),
             setup.task if section.name.startswith(FROM_PYTHON) else None,
-            copy_network(subject.network).cpu(),
-            subject.inputs.cpu(),
-            subject.pruner,
-            subject.costs,
-            subject.importance,
-            subject.scoring,
+            copy_network(prunable.network).cpu(),
+            prunable.inputs.cpu(),
+            prunable.pruner,
+            prunable.costs,
+            prunable.importance,
+            prunable.scoring,
             replace(judging, weights=judging.weights and judging.weights.resolve()),
-            bench.grid,
-            bench.sweep,
+            context.grid,
+            context.sweep,
         )
 
-    def unpack(self, device: torch.device) -> Bench:
-        """A bench of its own."""
+    def unpack(self, device: torch.device) -> WorkerContext:
+        """A context of its own."""
         network, inputs = copy_network(self.network).to(device).eval(), self.inputs.to(device)
         graph = find_groups(network, inputs)
         structures = self.pruner.structures(network, graph)
         task = self.task or task_of(self.experiment)
-        subject = Subject(
+        prunable = PrunableModel(
             network,
             inputs,
             graph,
@@ -85,11 +85,11 @@ class Parcel:
             self.pruner,
             self.importance,
             self.scoring,
-            images=scoring_images(self.experiment, task, inputs),
+            samples=scoring_samples(self.experiment, task, inputs),
             seed=self.judging.seed,
         )
         retries = self.experiment.run.retries
-        return Bench(Evaluator(subject, task, self.judging), self.grid, self.sweep, retries, worker_name())
+        return WorkerContext(Evaluator(prunable, task, self.judging), self.grid, self.sweep, retries, worker_name())
 
 
 def settle(threads: int, gpus: float) -> torch.device:

@@ -1,7 +1,7 @@
 """What a run may cost in all, and what is left of it for candidates; in multiply-adds (see `autoprune.core.costs`).
 
 Counted are the dense reference, the sweep, the candidates and the finalists. What only the final table needs (the
-uniform allocation where no trial was it, the test images) is not.
+uniform allocation where no trial was it, the test samples) is not.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ SWEEP_SHARE = 0.25
 
 
 @dataclass(frozen=True)
-class Account:
+class ComputeBudget:
     """What a run may cost.
 
     Attributes:
-        unit: one evaluation: the judgement of the dense network on the images that judge candidates.
+        unit: one evaluation: the judgement of the dense network on the samples that judge candidates.
         allowed: in all; None is without a limit.
         finals: reserved for judging the finalists.
         candidate: what one candidate costs at most.
@@ -42,8 +42,9 @@ class Account:
     candidate: int
 
     @classmethod
-    def open(cls, setup: Setup, evaluator: Evaluator, limits: Limits) -> Account:
-        """The account of an experiment; without a limit nothing is counted, as that takes a pass over the images.
+    def open(cls, setup: Setup, evaluator: Evaluator, limits: Limits) -> ComputeBudget:
+        """The compute budget of an experiment; without a limit nothing is counted, as that takes a pass over the
+        samples.
 
         Raises:
             UserError: it does not pay for a single candidate.
@@ -51,13 +52,13 @@ class Account:
         evaluations = setup.experiment.search.evaluations
         if evaluations is None:
             return cls(0, None, 0, 0)
-        images = evaluator.images.judging()
-        unit = images * evaluator.macs({})
+        samples = evaluator.data.judging()
+        unit = samples * evaluator.macs({})
         recipes = extreme_recipes(setup.experiment.recipe(), setup.space.settings)
-        candidate = _most_work(setup, evaluator, limits, recipes, images)
-        account = cls(unit, evaluations * unit, _finals(setup, evaluator, limits), candidate)
-        account.check()
-        return account
+        candidate = _most_work(setup, evaluator, limits, recipes, samples)
+        compute_budget = cls(unit, evaluations * unit, _finals(setup, evaluator, limits), candidate)
+        compute_budget.check()
+        return compute_budget
 
     def check(self) -> None:
         """Nothing, if the dense reference, one candidate and the finalists can be paid.
@@ -89,23 +90,23 @@ class Account:
         return affordable(evaluator, grids, sweep_settings(setup.experiment), most)
 
 
-def _most_work(setup: Setup, evaluator: Evaluator, limits: Limits, recipes: Sequence[Recipe], images: int) -> int:
+def _most_work(setup: Setup, evaluator: Evaluator, limits: Limits, recipes: Sequence[Recipe], samples: int) -> int:
     """What an allocation within the limits costs at most, about: where layers are refitted at half of the network.
 
     Args:
         recipes: of which the dearest counts; several where settings of the recipe are searched.
     """
-    macs = greatest_macs(setup.subject.costs, limits)
+    macs = greatest_macs(setup.prunable.costs, limits)
     dense, count = evaluator.macs({}), evaluator.count_refitted(setup.space.narrowest(), recipes[0])
     refit = dense + (count * macs + 1) // 2
-    return max(recipe_work(evaluator.images.used(each), macs, dense, refit) for each in recipes) + images * macs
+    return max(recipe_work(evaluator.data.used(each), macs, dense, refit) for each in recipes) + samples * macs
 
 
 def _finals(setup: Setup, evaluator: Evaluator, limits: Limits) -> int:
-    """What judging the finalists costs at most: nothing, if they have been judged on all images already."""
-    experiment, images = setup.experiment, evaluator.images
+    """What judging the finalists costs at most: nothing, if they have been judged on all samples already."""
+    experiment, samples = setup.experiment, evaluator.data
     recipe, count = experiment.final_recipe(), experiment.search.rerank.top
     if recipe != experiment.recipe():
         recipes = extreme_recipes(recipe, experiment.final_settings(setup.space.settings))
-        return count * _most_work(setup, evaluator, limits, recipes, images.available())
-    return 0 if images.judges_all() else count * _most_work(setup, evaluator, limits, [Recipe(0)], images.available())
+        return count * _most_work(setup, evaluator, limits, recipes, samples.available())
+    return 0 if samples.judges_all() else count * _most_work(setup, evaluator, limits, [Recipe(0)], samples.available())

@@ -12,7 +12,7 @@ from autoprune.core.trial import Trial
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.running.progress import Display
 from autoprune.running.run_folder import RunFolder
-from autoprune.running.search.compute_budget import Account
+from autoprune.running.search.compute_budget import ComputeBudget
 from autoprune.running.setup import Setup
 from autoprune.running.tracking.tracker import Tracker
 
@@ -33,7 +33,7 @@ class RunContext:
     limits: Limits
     tracker: Tracker
     display: Display
-    account: Account
+    compute_budget: ComputeBudget
 
     def network(self, trial: Trial) -> nn.Module:
         """The network of a trial, as it was judged."""

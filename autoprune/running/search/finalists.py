@@ -1,4 +1,4 @@
-"""The best few of a search, judged once more: on all validation images, and under the last recipe if there is one."""
+"""The best few of a search, judged once more: on all validation samples, and under the last recipe if there is one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from autoprune.searchers.base.searcher import SearchProblem
 
 
 def choose(run: RunContext, problem: SearchProblem, trials: list[Trial]) -> Stages[tuple[Trial, Score]]:
-    """The finalists as a stage, and the winner with its score on all validation images.
+    """The finalists as a stage, and the winner with its score on all validation samples.
 
     What was found before and written down is not judged again. Where finalists have a recipe of their own each becomes
     a trial, which is added to `trials`.
 
     Raises:
-        AllTrialsFailed: none of them could be judged on all images.
+        AllTrialsFailed: none of them could be judged on all samples.
     """
     experiment = run.setup.experiment
     chosen = ranked(trials, problem.objective)[: experiment.search.rerank.top]
@@ -33,7 +33,7 @@ def choose(run: RunContext, problem: SearchProblem, trials: list[Trial]) -> Stag
         winner = winners(trials, problem.objective)[0]
         if winner.candidate.role == "finalist" and winner.score is not None:
             return winner, winner.score
-    scores = yield from _on_all_images(run, chosen)
+    scores = yield from _on_all_samples(run, chosen)
     number = min(scores, key=lambda number: (value_of(scores[number], problem.objective), number))
     return next(trial for trial in chosen if trial.number == number), scores[number]
 
@@ -93,13 +93,13 @@ def _is_same(known: Candidate, wanted: Candidate) -> bool:
     )
 
 
-def _on_all_images(run: RunContext, chosen: list[Trial]) -> Stages[dict[int, Score]]:
-    """Number to score on all validation images; the search's own scores where it used all of them.
+def _on_all_samples(run: RunContext, chosen: list[Trial]) -> Stages[dict[int, Score]]:
+    """Number to score on all validation samples; the search's own scores where it used all of them.
 
     Raises:
         AllTrialsFailed: none of them could be judged.
     """
-    if run.evaluator.images.judges_all():
+    if run.evaluator.data.judges_all():
         return {trial.number: trial.score for trial in chosen if trial.score}
     done = {record["number"]: Score.from_json(record["score"]) for record in run.history.of("judged")}
     left = [Judgement(trial.candidate) for trial in chosen if trial.number not in done]
@@ -111,7 +111,7 @@ def _on_all_images(run: RunContext, chosen: list[Trial]) -> Stages[dict[int, Sco
             number = candidate.number
             if isinstance(judged.outcome, Failure):
                 reason = f"{judged.outcome.kind}: {judged.outcome.reason}"
-                run.display.say(f"finalist {number} is left out, as it cannot be judged on all images ({reason})")
+                run.display.say(f"finalist {number} is left out, as it cannot be judged on all samples ({reason})")
             else:
                 done[number] = judged.outcome
                 run.ledger.write("judged", number=number, score=judged.outcome.to_json(), work=judged.work)
@@ -120,5 +120,5 @@ def _on_all_images(run: RunContext, chosen: list[Trial]) -> Stages[dict[int, Sco
         yield Listed(left, take)
     found = {trial.number: done[trial.number] for trial in chosen if trial.number in done}
     if not found:
-        raise AllTrialsFailed(f"no finalist could be judged on all images ({reason}); see {run.folder.ledger}")
+        raise AllTrialsFailed(f"no finalist could be judged on all samples ({reason}); see {run.folder.ledger}")
     return found

@@ -19,7 +19,7 @@ class ReplayError(AutopruneError):
     """A searcher does not propose again what the ledger says it proposed."""
 
 
-class Course:
+class SearchLoop:
     """The one place where a searcher is asked and told, each time with the ledger and the mirror.
 
     Attributes:
@@ -53,7 +53,7 @@ class Course:
     def _ask(self) -> Candidate | None:
         for candidate in self._asking.ask():
             limits = self._run.limits if candidate.role == "final" else _limits_of(candidate)
-            if not within(candidate.allocation, self._run.setup.subject.costs, limits):
+            if not within(candidate.allocation, self._run.setup.prunable.costs, limits):
                 raise AutopruneError(f"the searcher proposed {candidate.allocation}, which is above the budget")
             self._run.ledger.asked(candidate)
             return candidate
@@ -134,7 +134,7 @@ def search(run: RunContext, problem: SearchProblem) -> Stages[list[Trial]]:
         LedgerWriteError: a record could not be written; the run can be resumed.
     """
     searcher: Searcher = registry.resolve("searcher", run.setup.experiment.search.searcher)(problem)
-    course = Course(run, problem, searcher)
+    course = SearchLoop(run, problem, searcher)
     for remark in searcher.remarks:
         run.display.say(remark)
     with run.display.stage("search", problem.trials, len(course.trials)) as course.advance:

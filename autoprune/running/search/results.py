@@ -45,7 +45,7 @@ class Found:
 
     Attributes:
         trials: every trial, in the order told.
-        score: of the best, on all validation images.
+        score: of the best, on all validation samples.
     """
 
     problem: SearchProblem
@@ -73,22 +73,22 @@ def conclude(run: RunContext, dense: Score, found: Found) -> Conclusion:
 def _write_frontier(run: RunContext, problem: SearchProblem, trials: list[Trial], results: list[Result]) -> None:
     """The trials that none beats in the objective and every limited cost at once, as a table and in the picture."""
     best = frontier(trials, problem.objective, list(problem.limits))
-    costs = run.setup.subject.costs
+    costs = run.setup.prunable.costs
     write_whole(run.folder.frontier_table, frontier_csv(best, dict(**costs.dense()), costs.effective).encode())
     plot_frontier(trials, best, results, dict(**run.limits), run.folder.frontier)
 
 
 def _measure(run: RunContext, dense: Score, found: Found) -> list[Result]:
-    """The rows of the final table; the test images are read here for the first time, when the choice is made."""
+    """The rows of the final table; the test samples are read here for the first time, when the choice is made."""
     best, uniform = found.best, _uniform(run, found.problem, found.trials)
     chosen = [("uniform", uniform)] if uniform.score else []
-    networks = [run.setup.subject.network, *(run.network(trial) for _, trial in [*chosen, ("best", best)])]
-    latencies = measure_latency(networks, run.setup.subject.inputs[:1])
-    whole = run.evaluator.images.judges_all()
+    networks = [run.setup.prunable.network, *(run.network(trial) for _, trial in [*chosen, ("best", best)])]
+    latencies = measure_latency(networks, run.setup.prunable.inputs[:1])
+    whole = run.evaluator.data.judges_all()
     first = (
         dense if whole else run.evaluator.judge(networks[0], watch=partial(run.display.watch, "dense network, batches"))
     )
-    effective, costs = run.setup.subject.costs.effective, dict(**run.setup.subject.costs.dense())
+    effective, costs = run.setup.prunable.costs.effective, dict(**run.setup.prunable.costs.dense())
     rows = [Result("dense", None, {}, first, _test(run, "dense", networks[0]), costs, latencies[0], effective)]
     for (name, trial), network, latency in zip([*chosen, ("best", best)], networks[1:], latencies[1:], strict=True):
         if name == "best":
@@ -125,7 +125,7 @@ def _uniform(run: RunContext, problem: SearchProblem, trials: list[Trial]) -> Tr
 def _test(run: RunContext, name: str, network: nn.Module) -> Score | None:
     try:
         return run.evaluator.judge(network, None, "test", partial(run.display.watch, f"test batches, {name}"))
-    except TaskError:  # the task has no test images
+    except TaskError:  # the task has no test samples
         return None
 
 
@@ -141,7 +141,7 @@ def _best(run: RunContext, best: Trial, result: Result) -> dict[str, Any]:
         "widths": best.candidate.allocation.to_json(),
         "accuracy": result.validation.accuracy,
         "loss": result.validation.loss,
-        "images": result.validation.images,
+        "samples": result.validation.samples,
         "test_accuracy": result.test.accuracy if result.test else None,
         "costs": dict(result.costs),
         "effective": result.effective,
@@ -162,5 +162,5 @@ def _outcome(run: RunContext, best: Trial, results: list[Result], trials: list[T
     track = run.setup.experiment.track
     if not (track.enabled and track.model):
         return outcome
-    model = BestModel(best.number, run.network(best).cpu().eval(), run.setup.subject.inputs.cpu())
+    model = BestModel(best.number, run.network(best).cpu().eval(), run.setup.prunable.inputs.cpu())
     return replace(outcome, model=model)

@@ -26,7 +26,7 @@ from autoprune.evaluation.sensitivity.sweep import Record, Sweep, sweep_fingerpr
 from autoprune.files import write_whole
 from autoprune.reporting.plots import plot_sensitivity
 from autoprune.running.execution.inline import do_inline
-from autoprune.running.execution.jobs import Bench, Descending, Stages, Step
+from autoprune.running.execution.jobs import Stages, Step, SweepJob, WorkerContext
 from autoprune.running.progress import Display
 from autoprune.running.run_folder import RunFolder
 from autoprune.running.setup import Setup
@@ -38,15 +38,15 @@ class Groups:
 
     sweep: Sweep
 
-    def next(self) -> Descending | None:
-        descent = self.sweep.next()
-        return None if descent is None else Descending(descent)
+    def next(self) -> SweepJob | None:
+        group_sweep = self.sweep.next()
+        return None if group_sweep is None else SweepJob(group_sweep)
 
-    def take(self, job: Descending, result: Step) -> None:
-        self.sweep.take(job.descent, *result)
+    def take(self, job: SweepJob, result: Step) -> None:
+        self.sweep.take(job.group_sweep, *result)
 
-    def lost(self, job: Descending, failure: Failure, seconds: float, worker: str) -> None:
-        self.sweep.lost(job.descent, failure)
+    def lost(self, job: SweepJob, failure: Failure, seconds: float, worker: str) -> None:
+        self.sweep.lost(job.group_sweep, failure)
 
 
 def swept(levels: Levels, display: Display, done: Mapping[Level, Judged], record: Record) -> Stages[SensitivityCurves]:
@@ -77,21 +77,21 @@ def swept(levels: Levels, display: Display, done: Mapping[Level, Judged], record
 
 def measure_curves(setup: Setup, evaluator: Evaluator, display: Display, grid: Grid) -> SensitivityCurves:
     """The curves of a sweep over a grid (group to the kept widths to judge), by this process and for no run."""
-    bench = Bench(evaluator, grid, sweep_settings(setup.experiment))
-    return do_inline(swept(bench.levels, display, {}, lambda *_: None), bench)
+    context = WorkerContext(evaluator, grid, sweep_settings(setup.experiment))
+    return do_inline(swept(context.levels, display, {}, lambda *_: None), context)
 
 
 def sweep_settings(experiment: Experiment) -> SweepSettings:
     """How an experiment's sweep judges its levels."""
     section = experiment.sensitivity
-    return SweepSettings(experiment.sweep_recipe(), section.images, section.stop, section.reuse)
+    return SweepSettings(experiment.sweep_recipe(), section.samples, section.stop, section.reuse)
 
 
 def work_line(curves: SensitivityCurves, costs: CostTable) -> str:
-    """One line on what a sweep cost, in judgements of the dense network on as many images."""
-    unit = curves.dense.images * costs.dense()["flops"] // 2
+    """One line on what a sweep cost, in judgements of the dense network on as many samples."""
+    unit = curves.dense.samples * costs.dense()["flops"] // 2
     spent, naive = (curves.work or 0) / max(unit, 1), (curves.naive_work or 0) / max(unit, 1)
-    return f"sweep: {spent:.1f} dense judgements of {curves.dense.images:,} images instead of {naive:.1f}"
+    return f"sweep: {spent:.1f} dense judgements of {curves.dense.samples:,} samples instead of {naive:.1f}"
 
 
 def write_level(ledger: Ledger, group: str, width: int, judged: Judged) -> None:
@@ -114,7 +114,7 @@ def read_curves(setup: Setup, evaluator: Evaluator, path: Path) -> SensitivityCu
     Raises:
         UserError: none were, they lack a group of the space, or the file holds none.
     """
-    wanted = sweep_fingerprint(evaluator, setup.experiment.sweep_recipe(), setup.experiment.sensitivity.images)
+    wanted = sweep_fingerprint(evaluator, setup.experiment.sweep_recipe(), setup.experiment.sensitivity.samples)
     return choose_curves(_curves_at(path), wanted, setup.space.names, str(path))
 
 

@@ -26,10 +26,10 @@ from autoprune.evaluation.evaluator import Evaluator, judge_dense
 from autoprune.evaluation.sensitivity.levels import Grid
 from autoprune.reporting.record import read_record
 from autoprune.running.execution.inline import do_inline
-from autoprune.running.execution.jobs import Bench, Stages
+from autoprune.running.execution.jobs import Stages, WorkerContext
 from autoprune.running.progress import Display
 from autoprune.running.run_folder import RunFolder
-from autoprune.running.search.compute_budget import Account
+from autoprune.running.search.compute_budget import ComputeBudget
 from autoprune.running.search.context import RunContext
 from autoprune.running.search.finalists import choose
 from autoprune.running.search.loop import search
@@ -61,11 +61,11 @@ def start_session(
         AllTrialsFailed: no candidate could be scored.
         LedgerWriteError: the disk is full; the run can be resumed.
     """
-    limits, evaluator, account = _ready(setup, folder)
+    limits, evaluator, compute_budget = _ready(setup, folder)
     folder.create(dump_experiment(setup.experiment))
     with Ledger(folder.ledger) as ledger:
         return _run(
-            RunContext(setup, folder, ledger, History([]), evaluator, limits, tracker, display, account), command
+            RunContext(setup, folder, ledger, History([]), evaluator, limits, tracker, display, compute_budget), command
         )
 
 
@@ -82,15 +82,17 @@ def resume_session(
         AllTrialsFailed: no candidate could be scored.
         LedgerWriteError: the disk is full; the run can be resumed.
     """
-    limits, evaluator, account = _ready(setup, folder)
+    limits, evaluator, compute_budget = _ready(setup, folder)
     with Ledger(folder.ledger) as ledger:
         history = read_history(folder.path)
         _check_identity(history, setup, folder)
         folder.tidy()
-        return _run(RunContext(setup, folder, ledger, history, evaluator, limits, tracker, display, account), command)
+        return _run(
+            RunContext(setup, folder, ledger, history, evaluator, limits, tracker, display, compute_budget), command
+        )
 
 
-def _ready(setup: Setup, folder: RunFolder) -> tuple[Limits, Evaluator, Account]:
+def _ready(setup: Setup, folder: RunFolder) -> tuple[Limits, Evaluator, ComputeBudget]:
     """The limits, checked, an evaluator whose data are read, and what the run may cost; a given file of curves fits."""
     limits = setup.limits()
     evaluator = setup.evaluator(replace(setup.judging(), weights=folder.weights))
@@ -98,7 +100,7 @@ def _ready(setup: Setup, folder: RunFolder) -> tuple[Limits, Evaluator, Account]
         evaluator.warm_up(recipe)
     if setup.experiment.sensitivity.file is not None:
         read_curves(setup, evaluator, setup.experiment.sensitivity.file)
-    return limits, evaluator, Account.open(setup, evaluator, limits)
+    return limits, evaluator, ComputeBudget.open(setup, evaluator, limits)
 
 
 def _recipes(setup: Setup) -> list[Recipe]:
@@ -124,7 +126,7 @@ def _run(run: RunContext, command: Sequence[str]) -> Conclusion:
     run.ledger.begin(
         autoprune=version("autoprune"),
         identity=dict(run.setup.identity),
-        scoring=dict(run.setup.subject.scoring),
+        scoring=dict(run.setup.prunable.scoring),
         limits=dict(**run.limits),
         **recorded(run.setup, command),
     )
@@ -142,29 +144,29 @@ def _run(run: RunContext, command: Sequence[str]) -> Conclusion:
 
 
 def _dense(run: RunContext) -> Score:
-    """The dense network as it is, judged on the images that judge candidates."""
+    """The dense network as it is, judged on the samples that judge candidates."""
     record = run.history.last("dense")
     if record is not None:
         return Score.from_json(record["score"])
     score = judge_dense(run.evaluator, partial(run.display.watch, "dense network, batches"))
-    run.ledger.write("dense", score=score.to_json(), costs=run.setup.subject.costs.dense())
+    run.ledger.write("dense", score=score.to_json(), costs=run.setup.prunable.costs.dense())
     return score
 
 
 def _work(run: RunContext, dense: Score) -> Found:
     """Sweep, search and finalists, done here or by workers."""
     experiment = run.setup.experiment
-    bench = Bench(run.evaluator, _grid(run), sweep_settings(experiment))
-    stages = _stages(run, dense, bench)
+    context = WorkerContext(run.evaluator, _grid(run), sweep_settings(experiment))
+    stages = _stages(run, dense, context)
     if experiment.run.workers and not run.history.of("finished"):
         from autoprune.running.execution.ray_tune import do_on_ray
 
-        return do_on_ray(stages, run.setup, bench)
-    return do_inline(stages, bench, experiment.run.trial_timeout)
+        return do_on_ray(stages, run.setup, context)
+    return do_inline(stages, context, experiment.run.trial_timeout)
 
 
-def _stages(run: RunContext, dense: Score, bench: Bench) -> Stages[Found]:
-    curves = yield from _curves(run, bench)
+def _stages(run: RunContext, dense: Score, context: WorkerContext) -> Stages[Found]:
+    curves = yield from _curves(run, context)
     problem = _problem(run, dense, curves)
     trials = yield from search(run, problem)
     best, score = yield from choose(run, problem, trials)
@@ -176,16 +178,16 @@ def _grid(run: RunContext) -> Grid:
     experiment = run.setup.experiment
     if experiment.sensitivity.file is not None or not _uses_curves(experiment):
         return {}
-    return run.account.grid(run.setup, run.evaluator)
+    return run.compute_budget.grid(run.setup, run.evaluator)
 
 
-def _curves(run: RunContext, bench: Bench) -> Stages[tuple[SensitivityCurves | None, int]]:
+def _curves(run: RunContext, context: WorkerContext) -> Stages[tuple[SensitivityCurves | None, int]]:
     """Sensitivity curves and what they cost: from the experiment's file, else by a sweep if the searcher uses any."""
     file, spent = run.setup.experiment.sensitivity.file, 0
     if file is not None:
         curves = read_curves(run.setup, run.evaluator, file)
-    elif bench.grid:
-        curves = yield from swept(bench.levels, run.display, levels_in(run.history), partial(write_level, run.ledger))
+    elif context.grid:
+        curves = yield from swept(context.levels, run.display, levels_in(run.history), partial(write_level, run.ledger))
         spent = curves.work or 0
     else:
         return None, 0
@@ -199,21 +201,21 @@ def _uses_curves(experiment: Experiment) -> bool:
 
 
 def _problem(run: RunContext, dense: Score, swept: tuple[SensitivityCurves | None, int]) -> SearchProblem:
-    experiment, subject = run.setup.experiment, run.setup.subject
+    experiment, prunable = run.setup.experiment, run.setup.prunable
     curves, spent = swept
     return SearchProblem(
         space=run.setup.space,
-        costs=subject.costs,
+        costs=prunable.costs,
         limits=run.limits,
         trials=experiment.most_trials(),
         seed=experiment.search.seed,
         objective=experiment.evaluation.objective,
         recipe=experiment.recipe(),
-        curves={subject.pruner.name: curves} if curves else {},
-        importance=subject.importance,
-        work=run.account.left(spent),
-        price=run.account.candidate,
-        rungs=run.evaluator.images.rungs(),
+        curves={prunable.pruner.name: curves} if curves else {},
+        importance=prunable.importance,
+        work=run.compute_budget.left(spent),
+        price=run.compute_budget.candidate,
+        rungs=run.evaluator.data.rungs(),
         rounds=experiment.rounds(),
         dense=dense,
     )
@@ -269,13 +271,13 @@ def parameters(setup: Setup) -> dict[str, Any]:
     return {
         "searcher": experiment.search.searcher,
         "pruner": experiment.pruner,
-        "costs": "effective" if setup.subject.costs.effective else "actual",
-        **{f"scoring.{key}": value for key, value in setup.subject.scoring.items() if key != "pruner"},
+        "costs": "effective" if setup.prunable.costs.effective else "actual",
+        **{f"scoring.{key}": value for key, value in setup.prunable.scoring.items() if key != "pruner"},
         "trials": experiment.most_trials(),
         "evaluations": experiment.search.evaluations,
         "seed": experiment.search.seed,
         "objective": experiment.evaluation.objective,
-        "images": experiment.evaluation.images,
+        "samples": experiment.evaluation.samples,
         "task": identity["task"],
         "model": identity["model"],
         "space": setup.space.source,
@@ -285,7 +287,7 @@ def parameters(setup: Setup) -> dict[str, Any]:
 
 def environment(setup: Setup) -> Mapping[str, str]:
     """Versions and machine, as far as results may depend on them."""
-    device = setup.subject.inputs.device
+    device = setup.prunable.inputs.device
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in LIBRARIES},

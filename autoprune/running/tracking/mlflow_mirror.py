@@ -34,13 +34,13 @@ def trial_metrics(trial: Trial, dense: Mapping[str, int]) -> dict[str, float]:
             metrics[f"{kind}_kept"] = trial.costs[kind] / dense[kind]
     if isinstance(trial.outcome, Score):
         metrics |= _score_metrics(trial.outcome)
-    elif isinstance(trial.outcome, Stopped):  # on a part of the images, so not under the names of whole judgements
+    elif isinstance(trial.outcome, Stopped):  # on a part of the samples, so not under the names of whole judgements
         metrics |= {f"stopped_{name}": value for name, value in _score_metrics(trial.outcome.score).items()}
     return {**metrics, "seconds": round(trial.seconds, 3)}
 
 
 def _score_metrics(score: Score) -> dict[str, float]:
-    known = {"accuracy": score.accuracy, "loss": score.loss, "kl": score.kl, "images": score.images}
+    known = {"accuracy": score.accuracy, "loss": score.loss, "kl": score.kl, "samples": score.samples}
     return {name: float(value) for name, value in known.items() if value is not None}
 
 

@@ -89,7 +89,7 @@ def _settings(record: RunRecord) -> dict[str, Any]:
         "costs": "effective" if record.effective else "actual",
         **{f"scoring.{key}": value for key, value in scoring.items() if key != "pruner"},
         "objective": record.objective,
-        "images": record.setting("evaluation.images"),
+        "samples": record.setting("evaluation.samples"),
         **{key: record.identity.get(key) for key in ("task", "model")},
         "space": record.setting("space.source"),
     }

@@ -42,7 +42,7 @@ class Outcome:
 
     Attributes:
         dense: the network that training started from.
-        test: on the test images, which chose nothing; None if the task has none.
+        test: on the test samples, which chose nothing; None if the task has none.
         effective: costs without weights of zero, where some were set to zero.
         sparsity: by pruner, the share of its structures that it masked.
     """
@@ -189,7 +189,7 @@ def _batches(prepared: _Prepared, split: Split) -> Sequence[Batch] | Iterable[Ba
 def _outcome(run: TrainingRun, recorder: Recorder, prepared: _Prepared, dense: Score, final: Score) -> Outcome:
     try:
         test: Score | None = judge(run.network, prepared.task, _batches(prepared, "test"))
-    except UserError:  # the task has no test images
+    except UserError:  # the task has no test samples
         test = None
     graph = find_groups(run.network, prepared.inputs)
     effective = measure_effective(run.network, graph, prepared.inputs) if run.masking.masks else {}
@@ -216,7 +216,7 @@ def _checkpoint(run: TrainingRun, prepared: _Prepared, final: Score) -> PrunedCh
         {name: list(stays) for name, stays in run.shape.kept.items()},
         str(prepared.identity["model"]),
         inputs,
-        {"accuracy": final.accuracy, "loss": final.loss, "images": final.images},
+        {"accuracy": final.accuracy, "loss": final.loss, "samples": final.samples},
         str(prepared.identity["task"]),
         "masked" if run.masking.masks else FILTER.name,
         run.shape.removed,

@@ -28,7 +28,7 @@ class Estimate:
     """What a trial says of the value of its allocation under its settings.
 
     Attributes:
-        deviation: standard deviation of the value from that on all images.
+        deviation: standard deviation of the value from that on all samples.
     """
 
     allocation: Allocation
@@ -150,7 +150,7 @@ class History:
     def bars(self, reference: Trial | None, above: float = 0.0) -> Bars:
         """Values at the rungs from which a candidate is not expected to end at most `above` over a reference.
 
-        On the same first images two networks err alike, so what counts is by how much a candidate is behind the
+        On the same first samples two networks err alike, so what counts is by how much a candidate is behind the
         reference there. How far that is from the final difference is measured on the trials that went to the end:
         `DOUBT` standard deviations (robust: from the median) are allowed. Empty until `_LEAST` such trials are known.
         """
@@ -193,7 +193,7 @@ def ask_repeatedly(
     return asked
 
 
-class Remembering(ABC):
+class BaseSearcher(ABC):
     """A searcher with a history, whose candidates all start from the dense network."""
 
     uses_curves: ClassVar[bool]
@@ -224,7 +224,7 @@ class Remembering(ABC):
         return None
 
 
-class OneByOne(Remembering):
+class SequentialSearcher(BaseSearcher):
     """A searcher that proposes one candidate after the other, never the same twice."""
 
     def ask(self, limit: int) -> Sequence[Candidate]:
@@ -239,7 +239,7 @@ class OneByOne(Remembering):
         return ()
 
 
-class Given(OneByOne):
+class FixedListSearcher(SequentialSearcher):
     """Proposes a list of allocations in turn, each once, and ends."""
 
     def __init__(self, problem: SearchProblem, allocations: Sequence[Allocation]) -> None:

@@ -14,12 +14,12 @@ from autoprune.core.recipe import Recipe, Rounds
 from autoprune.core.settings import FINETUNE
 from autoprune.core.trial import Candidate, Trial, reasons
 from autoprune.errors import UserError
-from autoprune.searchers.base.history import History, Remembering
+from autoprune.searchers.base.history import BaseSearcher, History
 from autoprune.searchers.base.searcher import SearchProblem
 
 
 @dataclass(frozen=True)
-class Allowance:
+class RoundBudget:
     """What a history leaves for rounds.
 
     Attributes:
@@ -110,7 +110,7 @@ class Leg:
         number: counts from 1.
         count: how many rounds there are.
         problem: the search within the round: its limits, parent and role, the parent's widths as ceilings, and as its
-            trials the candidates that it may have (see `Allowance.share`).
+            trials the candidates that it may have (see `RoundBudget.share`).
         parent: the trial that it starts from; None is the dense network.
         recipe: of the candidates that are trained.
     """
@@ -192,7 +192,7 @@ class Round(ABC):
         return f"{self.leg} failed: none of {len(tried)} candidates could be scored ({reasons(tried)})"
 
 
-class InRounds(Remembering):
+class IterativeSearcher(BaseSearcher):
     """Proposes the candidates of one round after the other; a round begins when all trials of the last are told.
 
     The candidates of the last round are final. A round whose limits its parent keeps already is skipped, but for the
@@ -212,7 +212,7 @@ class InRounds(Remembering):
         super().__init__(_without_finetune(problem))
         self._settings = problem.rounds or Rounds()
         self._recipe = self._trained(problem.recipe)
-        self._allowance = Allowance(self._history, self._recipe, self.probed)
+        self._allowance = RoundBudget(self._history, self._recipe, self.probed)
         self._plan = self._affordable_plan()
         self._remarks = self._fewer_rounds() + self._fewer_candidates(self._allowance.share(self._plan))
         self._failure: str | None = None

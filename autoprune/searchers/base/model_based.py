@@ -13,7 +13,7 @@ from autoprune.core.trial import Candidate, Trial, value
 from autoprune.searchers.base.coordinates import Coordinates, Floats, Point, Proposal, draw_settings
 from autoprune.searchers.base.moves import new_neighbour
 from autoprune.searchers.base.searcher import SearchProblem
-from autoprune.searchers.base.warm_started import FIRST, Opened
+from autoprune.searchers.base.warm_started import FIRST, WarmStartedSearcher
 
 SHARE = 0.3
 PROBES = 4
@@ -39,7 +39,7 @@ class Study(Protocol):
         """A proposal."""
 
 
-class Sampled(Opened):
+class ModelBasedSearcher(WarmStartedSearcher):
     """Proposes the starts, a few random draws, then what its sampler expects to be good; never the same twice.
 
     A proposal takes each group and each setting from the sampler with probability `SHARE` and from the best candidate

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.slack import Room
+from autoprune.core.slack import Slack
 from autoprune.searchers.base.coordinates import Point, Proposal
 from autoprune.searchers.base.history import History
 from autoprune.searchers.base.searcher import SearchProblem
@@ -58,20 +58,20 @@ def trades(
     """Several of the kind, with so many trades each, in less time than one by one."""
     onto = problem.projection
     widths = onto.vector(allocation)
-    room = onto.room(onto.tally(widths))
-    return onto.projected(np.array([_swapped(problem, widths.tolist(), room.copy(), rng, reach, n) for n in pairs]))
+    slack = onto.slack(onto.tally(widths))
+    return onto.projected(np.array([_swapped(problem, widths.tolist(), slack.copy(), rng, reach, n) for n in pairs]))
 
 
 def _swapped(
-    problem: SearchProblem, widths: list[int], room: Room, rng: np.random.Generator, reach: float, pairs: int
+    problem: SearchProblem, widths: list[int], slack: Slack, rng: np.random.Generator, reach: float, pairs: int
 ) -> list[int]:
     """`[group]` widths after some trades; what was given is changed."""
     for _ in range(pairs):
-        _swap(problem, widths, room, rng, reach)
+        _swap(problem, widths, slack, rng, reach)
     return widths
 
 
-def _swap(problem: SearchProblem, widths: list[int], room: Room, rng: np.random.Generator, reach: float) -> None:
+def _swap(problem: SearchProblem, widths: list[int], slack: Slack, rng: np.random.Generator, reach: float) -> None:
     """One trade, in place: `[group]` widths and what they leave."""
     bounds = problem.projection.bounds
     givers = [group for group, each in enumerate(bounds) if widths[group] > each.lowest]
@@ -84,16 +84,16 @@ def _swap(problem: SearchProblem, widths: list[int], room: Room, rng: np.random.
     furthest = min(narrower, max(1, round(reach * len(levels))))
     by = levels[narrower - int(rng.integers(1, furthest + 1))] - widths[giver]
     widths[giver] += by
-    room.widen(giver, by)
+    slack.widen(giver, by)
     if takers:
         taker = takers[int(rng.integers(len(takers)))]
-        by = _most(bounds[taker].levels(), widths[taker], room, taker)
+        by = _most(bounds[taker].levels(), widths[taker], slack, taker)
         widths[taker] += by
-        room.widen(taker, by)
+        slack.widen(taker, by)
 
 
-def _most(levels: Sequence[int], width: int, room: Room, group: int) -> int:
+def _most(levels: Sequence[int], width: int, slack: Slack, group: int) -> int:
     """By how much a group can become wider within the limits."""
     wider = levels[bisect_right(levels, width) :]
-    fitting = bisect_left(wider, True, key=lambda level: not room.holds(group, level - width))
+    fitting = bisect_left(wider, True, key=lambda level: not slack.holds(group, level - width))
     return wider[fitting - 1] - width if fitting else 0

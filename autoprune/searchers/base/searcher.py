@@ -32,10 +32,10 @@ class SearchProblem:
         trials: how many candidates the search may judge; None is as many as `work` allows.
         work: multiply-adds that judging candidates may take; None is as many as `trials` take.
         price: multiply-adds that judging one candidate takes at most.
-        rungs: ascending numbers of images after which a judgement can end.
+        rungs: ascending numbers of samples after which a judgement can end.
         limits: what every candidate may cost, as whole numbers.
         rounds: how a search in rounds goes on; None if nothing was said of it.
-        dense: the dense network as it is, on the images that judge candidates; None if it was not judged.
+        dense: the dense network as it is, on the samples that judge candidates; None if it was not judged.
         parent, role: those of every candidate; the whole run's start from the dense network and are final.
 
     Raises:

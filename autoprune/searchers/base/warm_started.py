@@ -11,7 +11,7 @@ import numpy as np
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Trial
 from autoprune.searchers.base.coordinates import Proposal
-from autoprune.searchers.base.history import Bars, OneByOne
+from autoprune.searchers.base.history import Bars, SequentialSearcher
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.controls import draw_new, uniform_allocation
 from autoprune.searchers.knapsack import EXPONENTS, knapsack_allocation
@@ -21,7 +21,7 @@ FIRST = 6
 """How many draws stand in for the starts where there are none."""
 
 
-class Opened(OneByOne):
+class WarmStartedSearcher(SequentialSearcher):
     """Proposes its starts, then what `_go_on` finds, or a draw where that finds nothing; never the same twice.
 
     Args:
@@ -29,7 +29,7 @@ class Opened(OneByOne):
             knapsacks).
 
     Attributes:
-        races: whether a candidate is dropped where it is clearly worse than the best after some of the images; the
+        races: whether a candidate is dropped where it is clearly worse than the best after some of the samples; the
             starts are judged on all.
     """
 

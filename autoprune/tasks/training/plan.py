@@ -19,11 +19,11 @@ class TrainingPlan:
     """How long and how fast to train: SGD with momentum and a cosine rate without restarts, unless it says otherwise.
 
     Attributes:
-        steps: optimizer steps; where None, `epochs` passes over the training images (a fraction is allowed).
+        steps: optimizer steps; where None, `epochs` passes over the training samples (a fraction is allowed).
         rate: the highest learning rate; `autoprune.tasks.training.optimizers` says what it is at each step.
         momentum: of SGD; for Adam and AdamW how fast the mean of the gradients forgets (β₁).
-        batch: images a step.
-        seed: draws the order and the augmentation of the images.
+        batch: samples a step.
+        seed: draws the order and the augmentation of the samples.
         schedule: `cosine` falls to 0 along half a cosine, `steps` falls at the milestones, `constant` does not fall.
         milestones: for `steps`, ascending: the parts of the run after which the rate is multiplied by `factor`.
         warmup: the part of the run in which the rate first rises linearly to `rate`.

@@ -105,11 +105,11 @@ class Nested(nn.Module):
         )
         self.head = nn.Linear(4, 3)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        images = self.stem(images).relu()
-        inside = self.first(images)
-        images = images + self.last(inside + self.inner(inside))
-        return self.head((images + self.other(images)).mean((2, 3)))
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        samples = self.stem(samples).relu()
+        inside = self.first(samples)
+        samples = samples + self.last(inside + self.inner(inside))
+        return self.head((samples + self.other(samples)).mean((2, 3)))
 
 
 def test_a_network_without_branches_is_rebuilt_and_then_thinned(tmp_path: Path) -> None:

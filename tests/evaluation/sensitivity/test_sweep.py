@@ -20,7 +20,7 @@ from autoprune.core.trial import Failure, Score
 from autoprune.evaluation import candidate_builder as building
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.sensitivity import prefixes
-from autoprune.evaluation.sensitivity.levels import DENSE, Descent, Judged, Level, Levels, SweepSettings
+from autoprune.evaluation.sensitivity.levels import DENSE, GroupSweep, Judged, Level, Levels, SweepSettings
 from autoprune.evaluation.sensitivity.prefixes import Prefixes, Stream
 from autoprune.evaluation.sensitivity.sweep import sweep
 from autoprune.pruning.patterns import ELEMENT, FILTER, LAYER, Pattern
@@ -43,7 +43,7 @@ Recorded = dict[Level, Judged]
 def grid_of(evaluator: Evaluator) -> dict[str, list[int]]:
     """Two levels of each group, the narrower first."""
     found = {}
-    for group in evaluator.subject.structures.groups:
+    for group in evaluator.prunable.structures.groups:
         widths = {max(group.least, group.width // 4), max(group.least, 3 * group.width // 4)}
         found[group.name] = sorted(width for width in widths if width < group.width)
     return found
@@ -67,7 +67,7 @@ def assert_same_scores(cheap: SensitivityCurves, naive: SensitivityCurves) -> No
         pairs += [(cheap.levels[group][width], score) for width, score in levels.items()]
     for one, other in pairs:
         assert one.loss == pytest.approx(other.loss, rel=1e-5)
-        assert one.images == other.images == 20
+        assert one.samples == other.samples == 20
         assert one.accuracy == pytest.approx(other.accuracy, abs=1e-9)
 
 
@@ -158,7 +158,7 @@ def chain(act: Callable[[], nn.Module] = nn.Identity) -> Case:
 
 def places(evaluator: Evaluator, recipe: Recipe = RECIPE) -> dict[str, str]:
     """Group to the first operation that its levels run."""
-    nodes = list(evaluator.subject.graph.followed.traced.graph.nodes)
+    nodes = list(evaluator.prunable.graph.followed.traced.graph.nodes)
     cuts = Prefixes(evaluator, grid_of(evaluator), recipe, 20).cuts
     return {group: str(nodes[cut.place].target) for group, cut in cuts.items()}
 
@@ -171,7 +171,7 @@ def test_levels_begin_at_the_first_layer_of_their_group_but_not_at_the_front() -
 
 
 def test_values_that_take_too_much_memory_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Of 44 images 8 channels of 6x6 pixels, 4 bytes each, are alive at both cuts.
+    # Of 44 samples 8 channels of 6x6 pixels, 4 bytes each, are alive at both cuts.
     monkeypatch.setattr(prefixes, "MOST_BYTES", 44 * 8 * 36 * 4)
     assert len(places(evaluator_of(chain()))) == 2
     monkeypatch.setattr(prefixes, "MOST_BYTES", 44 * 8 * 36 * 4 - 1)
@@ -319,7 +319,7 @@ def test_widest_levels_come_first_and_a_hopeless_one_is_the_last_of_its_group(
 def scripted(monkeypatch: pytest.MonkeyPatch, accuracies: Mapping[int, float]) -> Evaluator:
     """An evaluator of the chain in which the width of `two` says what comes out; dense 0.8."""
 
-    def judge(self: Evaluator, network: nn.Module, images: int | None = None) -> Score:
+    def judge(self: Evaluator, network: nn.Module, samples: int | None = None) -> Score:
         accuracy = accuracies.get(network.two[0].out_channels, 0.8)
         if accuracy < 0:
             raise ValueError("no luck")
@@ -344,12 +344,12 @@ def test_a_level_that_fails_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_hopeless_is_what_is_below_the_floor() -> None:
-    descent = Descent("two.0", (4, 2), floor=0.4)
-    assert descent.hopeless(Score(9.0, 0.39, 10))
-    assert not descent.hopeless(Score(9.0, 0.4, 10))
-    assert not descent.hopeless(Failure("nan", "loss nan"))
-    assert not Descent("two.0", (4, 2)).hopeless(Score(9.0, 0.0, 10))
-    assert [descent.ends(width, Score(9.0, 0.4, 10)) for width in descent.widths] == [False, True]
+    group_sweep = GroupSweep("two.0", (4, 2), floor=0.4)
+    assert group_sweep.hopeless(Score(9.0, 0.39, 10))
+    assert not group_sweep.hopeless(Score(9.0, 0.4, 10))
+    assert not group_sweep.hopeless(Failure("nan", "loss nan"))
+    assert not GroupSweep("two.0", (4, 2)).hopeless(Score(9.0, 0.0, 10))
+    assert [group_sweep.ends(width, Score(9.0, 0.4, 10)) for width in group_sweep.widths] == [False, True]
 
 
 def test_levels_score_and_cost_the_same_in_any_order() -> None:

@@ -17,7 +17,7 @@ from autoprune.graph.groups import ChannelGraph, find_groups
 from autoprune.pruning.allocators import GLOBAL
 from autoprune.pruning.criteria import distances
 from autoprune.pruning.criteria.activations import APOZ, MEAN_ACTIVATION
-from autoprune.pruning.criteria.base import Activations, Criterion, Evidence, Gradients
+from autoprune.pruning.criteria.base import Activations, Criterion, Gradients, LayerStatistics
 from autoprune.pruning.criteria.controls import BERNOULLI, RANDOM
 from autoprune.pruning.criteria.distances import FPGM
 from autoprune.pruning.criteria.gradients import GRADIENT, TAYLOR
@@ -111,26 +111,26 @@ def test_distinct_criteria_keep_distinct_channels() -> None:
     assert not same
 
 
-def _values(criterion: Criterion, evidence: Evidence) -> list[float]:
-    scores = criterion.score(evidence)
+def _values(criterion: Criterion, statistics: LayerStatistics) -> list[float]:
+    scores = criterion.score(statistics)
     assert scores is not None
     return list(scores.tolist())
 
 
 def test_formulas_by_hand() -> None:
-    assert _values(FPGM, Evidence("x", torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]]))) == [5, 10, 5]
+    assert _values(FPGM, LayerStatistics("x", torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]]))) == [5, 10, 5]
     weight = torch.tensor([[1.0, 2.0], [0.5, 0.0]])
     gradients = Gradients(torch.tensor([[1.0, 3.0], [2.0, 5.0]]), torch.tensor([[1.0, 10.0], [8.0, 30.0]]))
-    assert _values(TAYLOR, Evidence("x", weight, gradients=gradients)) == [41, 2]
-    assert _values(GRADIENT, Evidence("x", weight, gradients=gradients)) == [4, 7]
-    seen = Evidence("x", weight, activations=Activations(torch.tensor([0.25, 1.0]), torch.tensor([7.0, 2.0])))
+    assert _values(TAYLOR, LayerStatistics("x", weight, gradients=gradients)) == [41, 2]
+    assert _values(GRADIENT, LayerStatistics("x", weight, gradients=gradients)) == [4, 7]
+    seen = LayerStatistics("x", weight, activations=Activations(torch.tensor([0.25, 1.0]), torch.tensor([7.0, 2.0])))
     assert _values(APOZ, seen) == [0.25, 1]
     assert _values(MEAN_ACTIVATION, seen) == [7, 2]
 
 
 def test_equal_filters_are_at_no_distance_and_tie_exactly() -> None:
     weight = torch.randn(1, 300, generator=torch.Generator().manual_seed(0)).expand(40, 300).double()
-    assert _values(FPGM, Evidence("x", weight)) == [0] * 40
+    assert _values(FPGM, LayerStatistics("x", weight)) == [0] * 40
 
 
 @pytest.mark.parametrize("entries", [1, 9], ids=["single weights", "kernels"])
@@ -140,7 +140,7 @@ def test_distances_in_parts_and_by_sorting_equal_the_slow_sum(entries: int, monk
     weight[::7], weight[3] = 0.5, weight[90]
     rows = weight.tolist()
     expected = [sum(math.dist(one, other) for other in rows) for one in rows]
-    found = _values(FPGM, Evidence("x", weight))
+    found = _values(FPGM, LayerStatistics("x", weight))
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     assert len({found[i] for i in range(0, 130, 7)}) == 1  # equal structures tie exactly
     assert found[3] == found[90]
@@ -148,7 +148,7 @@ def test_distances_in_parts_and_by_sorting_equal_the_slow_sum(entries: int, monk
 
 def test_distances_of_many_single_weights_take_no_square_of_memory() -> None:
     weight = torch.linspace(0, 1, 1_000_001, dtype=torch.float64).view(-1, 1)
-    found = _values(FPGM, Evidence("x", weight))
+    found = _values(FPGM, LayerStatistics("x", weight))
     assert found[0] == pytest.approx(500_000.5)
     assert min(found) == found[500_000] == pytest.approx(250_000.5, rel=1e-5)
 
@@ -206,26 +206,26 @@ def _mean(values: Iterable[float]) -> float:
 @pytest.mark.parametrize("criterion", [RANDOM, BERNOULLI], ids=lambda criterion: criterion.name)
 def test_controls_are_drawn_from_seed_layer_and_use_alone(criterion: Criterion) -> None:
     weight = torch.zeros(64, 3)
-    first = _values(criterion, Evidence("a", weight, seed=1))
+    first = _values(criterion, LayerStatistics("a", weight, seed=1))
     torch.manual_seed(123)
     np.random.seed(123)  # noqa: NPY002 - the global generators must not matter
     before = torch.get_rng_state()
-    assert _values(criterion, Evidence("a", weight, seed=1)) == first
+    assert _values(criterion, LayerStatistics("a", weight, seed=1)) == first
     assert torch.equal(before, torch.get_rng_state())
-    assert _values(criterion, Evidence("b", weight, seed=1)) != first
-    assert _values(criterion, Evidence("a", weight, seed=2)) != first
+    assert _values(criterion, LayerStatistics("b", weight, seed=1)) != first
+    assert _values(criterion, LayerStatistics("a", weight, seed=2)) != first
 
 
 def test_two_uses_of_a_seed_are_independent() -> None:
-    evidence = Evidence("a", torch.zeros(64, 3))
-    assert [value < 0.5 for value in _values(RANDOM, evidence)] != [
-        value == 1 for value in _values(BERNOULLI, evidence)
+    statistics = LayerStatistics("a", torch.zeros(64, 3))
+    assert [value < 0.5 for value in _values(RANDOM, statistics)] != [
+        value == 1 for value in _values(BERNOULLI, statistics)
     ]
 
 
 def test_coin_tosses_fall_to_both_sides_and_draws_are_spread() -> None:
-    evidence = Evidence("a", torch.zeros(1000, 1))
-    tosses, draws = _values(BERNOULLI, evidence), _values(RANDOM, evidence)
+    statistics = LayerStatistics("a", torch.zeros(1000, 1))
+    tosses, draws = _values(BERNOULLI, statistics), _values(RANDOM, statistics)
     assert set(tosses) == {0, 1}
     assert 450 < sum(tosses) < 550
     assert 450 < sum(draws) < 550

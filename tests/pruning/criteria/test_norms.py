@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import torch
 
-from autoprune.pruning.criteria.base import Evidence
+from autoprune.pruning.criteria.base import LayerStatistics
 from autoprune.pruning.criteria.norms import l1_norm, l2_norm
 
-LAYER = Evidence("conv", torch.tensor([[[3.0, -4.0]], [[0.0, 0.0]], [[-1.0, 1.0]]]))
+LAYER = LayerStatistics("conv", torch.tensor([[[3.0, -4.0]], [[0.0, 0.0]], [[-1.0, 1.0]]]))
 
 
 def test_the_l1_norm_sums_absolute_weights_of_each_filter() -> None:

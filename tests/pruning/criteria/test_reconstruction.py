@@ -1,4 +1,4 @@
-"""The LASSO's scores against contributions made one by one and regressed by coordinate descent."""
+"""The LASSO's scores against contributions made one by one and regressed by coordinate group_sweep."""
 
 from __future__ import annotations
 

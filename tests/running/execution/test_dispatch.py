@@ -15,11 +15,11 @@ from autoprune.core.recipe import Recipe
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Failure, Score
 from autoprune.errors import TaskError
-from autoprune.evaluation.sensitivity.levels import DENSE, Descent, Judged, Level, SweepSettings
+from autoprune.evaluation.sensitivity.levels import DENSE, GroupSweep, Judged, Level, SweepSettings
 from autoprune.evaluation.sensitivity.sweep import Sweep, sweep
-from autoprune.running.execution.dispatch import Dispatch, Doing
+from autoprune.running.execution.dispatch import Dispatch, RunningJob
 from autoprune.running.execution.inline import do_inline
-from autoprune.running.execution.jobs import Bench, Descending, Stages
+from autoprune.running.execution.jobs import Stages, SweepJob, WorkerContext
 from autoprune.running.search.sensitivity import Groups
 from tests.evaluation.evaluators import evaluator_of
 from tests.evaluation.sensitivity.test_sweep import chain
@@ -30,8 +30,8 @@ ALL_HOPELESS = SweepSettings(Recipe(recalibrate=24), 20, stop=1.01)
 Recorded = dict[Level, Judged]
 
 
-def bench(settings: SweepSettings) -> Bench:
-    return Bench(evaluator_of(chain()), GRID, settings)
+def context(settings: SweepSettings) -> WorkerContext:
+    return WorkerContext(evaluator_of(chain()), GRID, settings)
 
 
 def swept(settings: SweepSettings, recorded: Recorded, done: Mapping[Level, Judged]) -> Stages[SensitivityCurves]:
@@ -39,34 +39,34 @@ def swept(settings: SweepSettings, recorded: Recorded, done: Mapping[Level, Judg
         assert (group, width) not in {**recorded, **done}
         recorded[group, width] = judged
 
-    sweep = Sweep(bench(settings).levels, done, record)
+    sweep = Sweep(context(settings).levels, done, record)
     yield Groups(sweep)
     return sweep.curves()
 
 
 @dataclass
 class Worker:
-    """Has a bench until it dies, and at most one job."""
+    """Has a context until it dies, and at most one job."""
 
     settings: SweepSettings
-    bench: Bench = field(init=False)
+    context: WorkerContext = field(init=False)
     key: str = ""
     job: dict[str, Any] | None = None
-    doing: Doing | None = None
+    doing: RunningJob | None = None
     deaths: int = 0
 
     def __post_init__(self) -> None:
-        self.bench = bench(self.settings)
+        self.context = context(self.settings)
 
     def begin(self, key: str, job: dict[str, Any]) -> None:
         self.key, self.job, self.deaths = key, json.loads(json.dumps(job)), 0
-        self.doing = Doing(self.bench, self.job)
+        self.doing = RunningJob(self.context, self.job)
 
     def die(self) -> None:
         """And it is started again, as a library does that carries jobs."""
         assert self.job is not None
-        self.bench, self.deaths = bench(self.settings), self.deaths + 1
-        self.doing = Doing(self.bench, self.job)
+        self.context, self.deaths = context(self.settings), self.deaths + 1
+        self.doing = RunningJob(self.context, self.job)
 
 
 def carry(dispatch: Dispatch[Any], workers: list[Worker], rng: np.random.Generator, death: float) -> None:
@@ -95,7 +95,7 @@ def test_workers_make_the_sweep_of_one_process(
     settings: SweepSettings, levels: int, workers: int, known: int, death: float
 ) -> None:
     expected: Recorded = {}
-    curves = do_inline(swept(settings, expected, {}), bench(settings))
+    curves = do_inline(swept(settings, expected, {}), context(settings))
     assert len(expected) == levels
     done, recorded = dict(list(expected.items())[:known]), Recorded()
     dispatch = Dispatch(swept(settings, recorded, done), RunSection(workers=workers))
@@ -110,7 +110,9 @@ class Levels:
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         self.taken: Recorded = {DENSE: Judged(Score(1.0, 0.5, 20))}
-        self.sweep = Sweep(Bench(evaluator_of(chain()), {"two.0": widths}, SETTINGS).levels, self.taken, self.note)
+        self.sweep = Sweep(
+            WorkerContext(evaluator_of(chain()), {"two.0": widths}, SETTINGS).levels, self.taken, self.note
+        )
 
     def note(self, group: str, width: int, judged: Judged) -> None:
         self.taken[group, width] = judged
@@ -129,7 +131,7 @@ SCORE = Judged(Score(1.0, 0.5, 20), 7)
 
 
 def brought(width: int) -> dict[str, Any]:
-    return {"result": json.dumps(Descending(Descent("two.0", (width,))).result_to_json((width, SCORE)))}
+    return {"result": json.dumps(SweepJob(GroupSweep("two.0", (width,))).result_to_json((width, SCORE)))}
 
 
 def test_a_level_at_which_workers_always_die_is_a_failure_and_the_next_is_judged() -> None:
@@ -170,14 +172,14 @@ class Some:
     left: int
     said: list[str] = field(default_factory=list)
 
-    def next(self) -> Descending | None:
+    def next(self) -> SweepJob | None:
         self.left -= 1
-        return Descending(Descent("two.0", (6,))) if self.left >= 0 else None
+        return SweepJob(GroupSweep("two.0", (6,))) if self.left >= 0 else None
 
-    def take(self, job: Descending, result: object) -> None:
+    def take(self, job: SweepJob, result: object) -> None:
         self.said.append("taken")
 
-    def lost(self, job: Descending, failure: Failure, seconds: float, worker: str) -> None:
+    def lost(self, job: SweepJob, failure: Failure, seconds: float, worker: str) -> None:
         self.said.append(failure.kind)
 
 

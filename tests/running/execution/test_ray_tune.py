@@ -53,7 +53,7 @@ def failures(folder: Path) -> list[Failure]:
 
 def test_one_worker_judges_the_same_trials_in_the_same_order(autoprune: Cli, workdir: Path) -> None:
     task = ("--task", "tests.user_tasks:task", "--searcher", "evolution", "--trials", "8")
-    task = (*task, "--set", "evaluation.images=32")
+    task = (*task, "--set", "evaluation.samples=32")
     autoprune.succeed(*OWN, *task, "--output", "here")
     autoprune.succeed(*OWN, *task, "--output", "there", "--workers", "1")
     here, there = history_of(workdir / "here"), history_of(workdir / "there")

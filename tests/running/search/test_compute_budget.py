@@ -11,8 +11,8 @@ from tests.journeys import HALF, OWN, UNTRACKED, Cli, history_of
 
 TASK = ("--task", "tests.user_tasks:task")
 IMAGES = 100
-FEW = ("--set", f"evaluation.images={IMAGES}", "--set", f"sensitivity.images={IMAGES}")
-FEW = (*FEW, "--set", "evaluation.recalibrate.images=64", "--set", "search.rerank.top=1")
+FEW = ("--set", f"evaluation.samples={IMAGES}", "--set", f"sensitivity.samples={IMAGES}")
+FEW = (*FEW, "--set", "evaluation.recalibrate.samples=64", "--set", "search.rerank.top=1")
 CAPPED = ("search", *HALF, *FEW, *UNTRACKED)
 
 

@@ -89,7 +89,7 @@ def test_a_length_in_epochs_is_as_many_steps_as_the_images_take(autoprune: Cli, 
     lengths = ("--set", "search.rerank.steps=null", "--set", "search.rerank.epochs=2")
     autoprune.succeed(*RUN, *lengths)
     trials = history_of(workdir / "run").trials()
-    assert {trial.candidate.recipe for trial in trials[3:]} == {TRAINED}  # 96 images, 32 a step
+    assert {trial.candidate.recipe for trial in trials[3:]} == {TRAINED}  # 96 samples, 32 a step
     settings = yaml.safe_load((workdir / "run" / "experiment.yaml").read_text())["search"]["rerank"]
     assert (settings["steps"], settings["epochs"], settings["top"]) == (6, None, 2)
     autoprune.succeed("search", "--resume", "run")

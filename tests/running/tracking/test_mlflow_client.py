@@ -78,7 +78,7 @@ def test_each_child_is_a_trial_of_the_ledger(digits_run: DigitsRun) -> None:
 def test_what_is_applied_evaluates_to_what_the_mirror_shows(
     autoprune: Cli, workdir: Path, digits_run: DigitsRun
 ) -> None:
-    """The trials were judged on 100 images, so the winner's own accuracy on all of them is the parent's."""
+    """The trials were judged on 100 samples, so the winner's own accuracy on all of them is the parent's."""
     parent, _ = runs(digits_run.store)
     autoprune.succeed("apply", digits_run.folder, "--output", "p.pt")
     assert f"accuracy    {100 * parent.data.metrics['accuracy']:.2f} %" in autoprune.succeed("evaluate", "p.pt").out
@@ -87,7 +87,7 @@ def test_what_is_applied_evaluates_to_what_the_mirror_shows(
 
 
 def test_a_child_judged_on_all_images_is_what_evaluate_says(autoprune: Cli, workdir: Path) -> None:
-    small = ("--trials", "2", "--set", "sensitivity.levels=1", "--set", "sensitivity.images=100")
+    small = ("--trials", "2", "--set", "sensitivity.levels=1", "--set", "sensitivity.samples=100")
     small = (*small, "--set", "track.model=false")
     autoprune.succeed("search", *HALF, *small, "--output", "run")
     _, children = runs(f"sqlite:///{workdir / 'mlflow.db'}")
@@ -263,13 +263,13 @@ def test_the_best_network_is_logged_as_a_model_that_runs_without_its_class(
         [-1, 1, 8, 8],
         [-1, 10],
     ]
-    images = torch.rand(5, 1, 8, 8)
-    wanted = load(digits_run.folder / "weights" / f"{best}.pt")(images)
+    samples = torch.rand(5, 1, 8, 8)
+    wanted = load(digits_run.folder / "weights" / f"{best}.pt")(samples)
     program = (
         "import sys, torch, mlflow.pytorch\n"
         f"mlflow.set_tracking_uri({digits_run.store!r})\n"
         f"network = mlflow.pytorch.load_model('models:/{model.model_id}')\n"
-        f"found = network(torch.tensor({images.tolist()!r}))\n"
+        f"found = network(torch.tensor({samples.tolist()!r}))\n"
         "print('autoprune' in sys.modules, found.tolist())"
     )
     known, _, found = fresh_process(program, workdir, OFFLINE).splitlines()[-1].partition(" ")

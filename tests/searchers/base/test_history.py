@@ -21,7 +21,7 @@ def candidates(history: History, count: int) -> list[Candidate]:
 
 
 def judged(candidate: Candidate, final: float, *rungs: float, work: int = 0) -> Trial:
-    passed = tuple(Score(loss, 0.5, images) for loss, images in zip(rungs, (10, 40), strict=False))
+    passed = tuple(Score(loss, 0.5, samples) for loss, samples in zip(rungs, (10, 40), strict=False))
     return Trial(candidate, Score(final, 0.5, 100, rungs=passed), work=work)
 
 

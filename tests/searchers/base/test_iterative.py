@@ -16,7 +16,7 @@ from autoprune.core.trial import Candidate, Failure, Score, Trial
 from autoprune.errors import UserError
 from autoprune.searchers.autocompress import AutoCompress
 from autoprune.searchers.base.history import History
-from autoprune.searchers.base.iterative import Allowance, InRounds, plan
+from autoprune.searchers.base.iterative import IterativeSearcher, RoundBudget, plan
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.netadapt import NetAdapt
 from tests.contracts.searcher_cases import case, outcome
@@ -25,7 +25,7 @@ from tests.searchers.landscapes import make_problem, with_curves
 BOTH = pytest.mark.parametrize("searcher", [NetAdapt, AutoCompress])
 
 
-def run(searcher: InRounds, judge: Callable[[Candidate], Trial] = outcome) -> list[Trial]:
+def run(searcher: IterativeSearcher, judge: Callable[[Candidate], Trial] = outcome) -> list[Trial]:
     trials: list[Trial] = []
     while asked := searcher.ask(1):
         trials.append(judge(asked[0]))
@@ -57,8 +57,8 @@ def test_a_limit_that_is_kept_already_is_the_same_in_all_rounds_and_the_others_f
     assert limits == [{"flops": 500, "params": 20}, {"flops": 250, "params": 20}, {"flops": 125, "params": 20}]
 
 
-def allowance(problem: SearchProblem, recipe: Recipe, probed: bool) -> Allowance:
-    return Allowance(History(problem), recipe, probed)
+def allowance(problem: SearchProblem, recipe: Recipe, probed: bool) -> RoundBudget:
+    return RoundBudget(History(problem), recipe, probed)
 
 
 def test_trials_are_shared_alike_among_the_rounds() -> None:
@@ -74,7 +74,7 @@ def test_work_is_shared_by_what_a_candidate_of_each_round_takes_at_most() -> Non
     first = {"flops": 2 * (dense * 3 // 4)}
     middle = greatest_macs(problem.costs, first)
     trained = Recipe(finetune=Finetune(steps=2, batch=5), admm=AdmmTraining(steps=3, batch=7))
-    # Judging takes 100 images; what trains goes three times through each image, ADMM in the dense shape.
+    # Judging takes 100 samples; what trains goes three times through each image, ADMM in the dense shape.
     judging, training = 100 * (own + middle), 30 * (own + middle) + 2 * 63 * dense
     problem = replace(problem, trials=None, price=100 * own, work=5 * (judging + training))
     rounds = [first, problem.limits]
@@ -96,7 +96,7 @@ def test_a_training_that_is_taught_pays_for_the_teacher() -> None:
 
 @BOTH
 @pytest.mark.parametrize("evaluations", [9, 30, 80])
-def test_no_more_work_is_spent_than_there_is(searcher: type[InRounds], evaluations: int) -> None:
+def test_no_more_work_is_spent_than_there_is(searcher: type[IterativeSearcher], evaluations: int) -> None:
     """Every candidate is taken to cost what it costs at most."""
     problem = with_curves(make_problem(trials=1))
     dense, own = greatest_macs(problem.costs, {}), greatest_macs(problem.costs, problem.limits)
@@ -117,7 +117,7 @@ def test_no_more_work_is_spent_than_there_is(searcher: type[InRounds], evaluatio
 
 
 @BOTH
-def test_the_last_round_is_final_and_those_before_are_on_the_way(searcher: type[InRounds]) -> None:
+def test_the_last_round_is_final_and_those_before_are_on_the_way(searcher: type[IterativeSearcher]) -> None:
     problem = with_curves(make_problem(trials=100))
     trials = run(searcher(replace(problem, rounds=Rounds(count=3, probes=5))))
     limits = plan(problem.costs.dense(), problem.limits, 3)
@@ -129,7 +129,7 @@ def test_the_last_round_is_final_and_those_before_are_on_the_way(searcher: type[
 
 
 @BOTH
-def test_a_network_within_its_limits_is_one_candidate_as_wide_as_the_space(searcher: type[InRounds]) -> None:
+def test_a_network_within_its_limits_is_one_candidate_as_wide_as_the_space(searcher: type[IterativeSearcher]) -> None:
     problem = make_problem(keep=1.0)
     (trial,) = run(searcher(problem))
     assert trial.candidate.allocation == problem.space.widest()
@@ -138,7 +138,9 @@ def test_a_network_within_its_limits_is_one_candidate_as_wide_as_the_space(searc
 
 
 @BOTH
-def test_a_parent_that_keeps_the_last_limits_already_is_judged_once_more_as_final(searcher: type[InRounds]) -> None:
+def test_a_parent_that_keeps_the_last_limits_already_is_judged_once_more_as_final(
+    searcher: type[IterativeSearcher],
+) -> None:
     """Steps so coarse that the first one goes past the limits."""
     problem = make_problem(streams=False, step=32, keep=0.999, blocks=1)
     trials = run(searcher(replace(problem, rounds=Rounds(count=5))))
@@ -151,7 +153,9 @@ def test_a_parent_that_keeps_the_last_limits_already_is_judged_once_more_as_fina
 
 @BOTH
 @pytest.mark.parametrize("failing", [1, 2, 3])
-def test_a_round_that_fails_ends_the_search_and_says_which_and_why(searcher: type[InRounds], failing: int) -> None:
+def test_a_round_that_fails_ends_the_search_and_says_which_and_why(
+    searcher: type[IterativeSearcher], failing: int
+) -> None:
     problem = with_curves(replace(make_problem(), rounds=Rounds(count=3, probes=5)))
     limits = plan(problem.costs.dense(), problem.limits, 3)[failing - 1]
 
@@ -173,7 +177,7 @@ def test_a_round_that_fails_ends_the_search_and_says_which_and_why(searcher: typ
 
 
 @pytest.mark.parametrize(("searcher", "trials"), [(NetAdapt, 0), (AutoCompress, 1)])
-def test_too_few_trials_for_one_round_are_refused(searcher: type[InRounds], trials: int) -> None:
+def test_too_few_trials_for_one_round_are_refused(searcher: type[IterativeSearcher], trials: int) -> None:
     with pytest.raises(UserError, match=f"the limit of {trials} trials? does not suffice for one round of"):
         searcher(make_problem(trials=trials))
 
@@ -197,7 +201,7 @@ def test_too_little_work_for_one_round_is_refused() -> None:
     ],
 )
 def test_what_the_trials_do_not_allow_is_said_and_kept_to(
-    searcher: type[InRounds], trials: int, said: list[str]
+    searcher: type[IterativeSearcher], trials: int, said: list[str]
 ) -> None:
     problem = with_curves(make_problem(trials=trials))
     found = searcher(problem)
@@ -216,7 +220,7 @@ def test_what_the_work_does_not_allow_is_said() -> None:
 
 
 @BOTH
-def test_a_candidate_that_was_never_asked_for_is_refused_when_all_is_over(searcher: type[InRounds]) -> None:
+def test_a_candidate_that_was_never_asked_for_is_refused_when_all_is_over(searcher: type[IterativeSearcher]) -> None:
     found = searcher(with_curves(make_problem(trials=30)))
     trials = run(found)
     with pytest.raises(ValueError, match="told before"):
@@ -226,7 +230,7 @@ def test_a_candidate_that_was_never_asked_for_is_refused_when_all_is_over(search
 
 
 @BOTH
-def test_rounds_train_as_they_say_whatever_settings_are_searched_elsewhere(searcher: type[InRounds]) -> None:
+def test_rounds_train_as_they_say_whatever_settings_are_searched_elsewhere(searcher: type[IterativeSearcher]) -> None:
     problem = case("settings")
     assert "finetune.steps" in problem.space.settings
     asked = [trial.candidate for trial in run(searcher(problem))]

@@ -11,7 +11,7 @@ from autoprune.searchers.auto import Auto
 from autoprune.searchers.base.coordinates import Coordinates
 from autoprune.searchers.base.model_based import PROBES
 from autoprune.searchers.base.optuna_studies import GaussianStudy, ParzenStudy
-from autoprune.searchers.base.warm_started import Opened, starts
+from autoprune.searchers.base.warm_started import WarmStartedSearcher, starts
 from autoprune.searchers.cmaes import CmaEs
 from autoprune.searchers.evolution import Evolution
 from autoprune.searchers.optuna_samplers import Tpe
@@ -56,7 +56,7 @@ def _effect(candidate: Candidate) -> float:
 
 
 @pytest.mark.parametrize("kind", [Tpe, Evolution, CmaEs, Auto])
-def test_the_best_settings_are_found_and_kept(kind: type[Opened]) -> None:
+def test_the_best_settings_are_found_and_kept(kind: type[WarmStartedSearcher]) -> None:
     searcher, found = kind(PROBLEM), []
     while asked := searcher.ask(1):
         found.extend(asked)
@@ -101,7 +101,9 @@ def test_the_gaussian_process_passes_over_failures_and_takes_a_loss_of_nothing()
 
 
 @pytest.mark.parametrize("kind", [Evolution, Auto])
-def test_where_all_settings_were_tried_for_the_best_widths_others_are_sought_near_them(kind: type[Opened]) -> None:
+def test_where_all_settings_were_tried_for_the_best_widths_others_are_sought_near_them(
+    kind: type[WarmStartedSearcher],
+) -> None:
     two = replace(PLAIN, space=replace(PLAIN.space, settings={"criterion": Choice(("l1", "l2"))}))
     searcher, first = kind(two), len(starts(two))
     for candidate in searcher.ask(first):

@@ -20,7 +20,7 @@ from autoprune.tasks.training.snapshot import Snapshot, read_snapshot, write_sna
 
 
 class Noisy(Dataset[tuple[Tensor, Tensor]]):
-    """24 images of 8x8 pixels, with noise that torch's global generator draws anew each time."""
+    """24 samples of 8x8 pixels, with noise that torch's global generator draws anew each time."""
 
     def __len__(self) -> int:
         return 24
