@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from autoprune.core.trial import Score, Trial, frontier
+from autoprune.core.trial import Score, Trial
+from autoprune.reporting.frontier import frontier
 from autoprune.reporting.record import RunRecord
 from autoprune.reporting.tables import summarise
 

@@ -67,7 +67,7 @@ def test_sets_reach_sections_lists_and_rules_of_groups(here):
 
 def test_every_fault_is_reported_at_once_each_with_its_place(here):
     text = (
-        "task: {name: digts}\nsearch:\n  trials: abc\nevaluation:\n  imagse: 3\npruner: l1_filter\npruner: l1_filtr\n"
+        "task: {name: digts}\nsearch:\n  trials: abc\nevaluation:\n  sampels: 3\npruner: l1_filter\npruner: l1_filtr\n"
     )
     found = faults(text, {"budget": "flops=0", "run.device": "gpu"}, ["sensitivity.levels=0", "nonsense", "a.b=1"])
     assert sorted(found) == sorted(
@@ -77,7 +77,7 @@ def test_every_fault_is_reported_at_once_each_with_its_place(here):
             "e.yaml:1:14: task.name: unknown task 'digts'; did you mean 'digits'?; known: cifar10, digits; "
             "or your own as package.module:attribute",
             "e.yaml:3:11: search.trials: should be a whole number but is 'abc'",
-            "e.yaml:5:3: evaluation.imagse: unknown key; did you mean 'samples'?",
+            "e.yaml:5:3: evaluation.sampels: unknown key; did you mean 'samples'?",
             next(
                 fault
                 for fault in found
@@ -110,7 +110,7 @@ def test_options_are_judged_even_if_the_file_has_wrong_syntax(here):
         ("search: {seed: -1}", "e.yaml:1:16: search.seed: should be at least 0 but is -1"),
         ("search: {seed: 4294967296}", "e.yaml:1:16: search.seed: should be at most 4294967295 but is 4294967296"),
         ("search: 3", "e.yaml:1:9: search: should be a mapping (key: value) but is 3"),
-        ("evaluation: {samples: 0}", "e.yaml:1:22: evaluation.samples: should be at least 1 but is 0"),
+        ("evaluation: {samples: 0}", "e.yaml:1:23: evaluation.samples: should be at least 1 but is 0"),
         ("evaluation: {batch: 0}", "e.yaml:1:21: evaluation.batch: should be at least 1 but is 0"),
         (
             "evaluation: {objective: los}",
@@ -118,7 +118,7 @@ def test_options_are_judged_even_if_the_file_has_wrong_syntax(here):
         ),
         (
             "evaluation: {recalibrate: {samples: -1}}",
-            "e.yaml:1:36: evaluation.recalibrate.samples: should be at least 0",
+            "e.yaml:1:37: evaluation.recalibrate.samples: should be at least 0",
         ),
         ("evaluation: {recalibrate: {augment: yes}}", "e.yaml:1:37: evaluation.recalibrate.augment: should be true or"),
         ("space: {min_keep: 0}", "e.yaml:1:19: space.min_keep: should be above 0"),
@@ -167,7 +167,8 @@ def test_a_set_that_is_no_pair_is_explained(text):
 
 
 def test_a_fault_inside_the_value_of_a_set_names_both(here):
-    assert faults(sets=["evaluation={imagse: 3}"]) == ["--set evaluation: imagse: unknown key; did you mean 'samples'?"]
+    said = "--set evaluation: sampels: unknown key; did you mean 'samples'?"
+    assert faults(sets=["evaluation={sampels: 3}"]) == [said]
     assert faults(sets=["task.name=*x"])[0].startswith("--set task.name: a text that begins with '*' needs quotes")
 
 

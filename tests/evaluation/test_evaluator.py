@@ -138,4 +138,4 @@ def test_a_disk_that_is_full_is_not_the_candidates_fault(tmp_path: Path, monkeyp
 def test_whether_all_images_judge() -> None:
     prunable = make_evaluator().prunable
     for samples, all_of_them in ((None, True), (63, False), (64, True), (65, True)):
-        assert Evaluator(prunable, task, Judging(samples, batch=16)).samples.judges_all() is all_of_them
+        assert Evaluator(prunable, task, Judging(samples, batch=16)).data.judges_all() is all_of_them

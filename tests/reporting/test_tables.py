@@ -8,9 +8,9 @@ import pytest
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Score, Trial
+from autoprune.reporting.frontier import frontier_csv
 from autoprune.reporting.plots import plot_frontier
 from autoprune.reporting.results import Result
-from autoprune.reporting.tables import frontier_csv
 
 DENSE = {"flops": 200, "params": 30, "size": 400}
 TRIALS = [

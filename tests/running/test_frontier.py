@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from autoprune.core.trial import frontier
+from autoprune.reporting.frontier import frontier
 from tests.journeys import SEARCH, Cli, DigitsRun, history_of
 
 

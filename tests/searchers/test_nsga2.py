@@ -8,7 +8,8 @@ import pytest
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import CostKind, within
-from autoprune.core.trial import Candidate, Score, Trial, frontier
+from autoprune.core.trial import Candidate, Score, Trial
+from autoprune.reporting.frontier import frontier
 from autoprune.searchers.auto import ELSEWHERE
 from autoprune.searchers.base.history import Estimate
 from autoprune.searchers.base.searcher import SearchProblem

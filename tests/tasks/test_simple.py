@@ -183,7 +183,7 @@ def test_unknown_names_come_with_the_nearest() -> None:
     [
         ("BROKEN", None, "the int lacks name, network"),
         ("network", None, "the Linear lacks name, network"),
-        ("failing", None, "RuntimeError: no flowers .*test_user.py, line"),
+        ("failing", None, "RuntimeError: no flowers .*test_simple.py, line"),
         ("SIMPLE", "BROKEN", "is a int; expected a function or class"),
     ],
 )

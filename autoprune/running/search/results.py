@@ -10,13 +10,13 @@ from typing import Any
 from torch import nn
 
 from autoprune.core.settings import criterion_pattern, of_scoring, resolved
-from autoprune.core.trial import Score, Trial, frontier
+from autoprune.core.trial import Score, Trial
 from autoprune.errors import TaskError
 from autoprune.files import write_whole
 from autoprune.graph.costs import measure_latency
+from autoprune.reporting.frontier import frontier, frontier_csv
 from autoprune.reporting.plots import plot_frontier
 from autoprune.reporting.results import Result, results_csv, results_in
-from autoprune.reporting.tables import frontier_csv
 from autoprune.running.run_folder import RunFolder
 from autoprune.running.search.context import RunContext
 from autoprune.running.tracking.tracker import BestModel, RunOutcome, outcome_of

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.trial import Candidate, Failure, Role, Score, Trial, frontier, non_dominated
+from autoprune.core.trial import Candidate, Failure, Role, Score, Trial
+from autoprune.reporting.frontier import frontier, non_dominated
 
 
 def trial(number: int, loss: float, flops: int, params: int = 0, accuracy: float = 0.5, role: Role = "final") -> Trial:
