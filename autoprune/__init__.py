@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from autoprune.tasks.base import Hook, Task, TrainingPlan
     from autoprune.tasks.simple import SimpleTask
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Allocation",
     "Budget",
