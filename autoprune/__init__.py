@@ -13,6 +13,22 @@ if TYPE_CHECKING:
     from autoprune.core.allocation import Allocation
     from autoprune.core.budget import Budget
     from autoprune.embedding import NetworkSpace, allocation_from, search_space, suggest_allocation
+    from autoprune.errors import (
+        AllTrialsFailed,
+        AutopruneError,
+        BudgetError,
+        BudgetInfeasible,
+        CheckpointError,
+        ConfigError,
+        DataError,
+        Diverged,
+        Interrupted,
+        LedgerWriteError,
+        RunFolderError,
+        TaskError,
+        UnknownName,
+        UserError,
+    )
     from autoprune.evaluation.checkpoints.checkpoint import load
     from autoprune.pruning.schedules import Timing
     from autoprune.pruning.training.gradual import Pruning
@@ -22,16 +38,30 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AllTrialsFailed",
     "Allocation",
+    "AutopruneError",
     "Budget",
+    "BudgetError",
+    "BudgetInfeasible",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "Diverged",
     "Hook",
+    "Interrupted",
+    "LedgerWriteError",
     "NetworkSpace",
     "Pruning",
+    "RunFolderError",
     "SearchResult",
     "SimpleTask",
     "Task",
+    "TaskError",
     "Timing",
     "TrainingPlan",
+    "UnknownName",
+    "UserError",
     "allocation_from",
     "apply",
     "load",
@@ -40,17 +70,31 @@ __all__ = [
     "suggest_allocation",
 ]
 
-_PLACES = {
+_MODULES = {
+    "AllTrialsFailed": "autoprune.errors",
     "Allocation": "autoprune.core.allocation",
+    "AutopruneError": "autoprune.errors",
     "Budget": "autoprune.core.budget",
+    "BudgetError": "autoprune.errors",
+    "BudgetInfeasible": "autoprune.errors",
+    "CheckpointError": "autoprune.errors",
+    "ConfigError": "autoprune.errors",
+    "DataError": "autoprune.errors",
+    "Diverged": "autoprune.errors",
     "Hook": "autoprune.tasks.base",
+    "Interrupted": "autoprune.errors",
+    "LedgerWriteError": "autoprune.errors",
     "NetworkSpace": "autoprune.embedding",
     "Pruning": "autoprune.pruning.training.gradual",
+    "RunFolderError": "autoprune.errors",
     "SearchResult": "autoprune.api",
     "SimpleTask": "autoprune.tasks.simple",
     "Task": "autoprune.tasks.base",
+    "TaskError": "autoprune.errors",
     "Timing": "autoprune.pruning.schedules",
     "TrainingPlan": "autoprune.tasks.base",
+    "UnknownName": "autoprune.errors",
+    "UserError": "autoprune.errors",
     "allocation_from": "autoprune.embedding",
     "apply": "autoprune.api",
     "load": "autoprune.evaluation.checkpoints.checkpoint",
@@ -61,8 +105,8 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PLACES:
-        return getattr(importlib.import_module(_PLACES[name]), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'autoprune' has no attribute {name!r}")
 
 

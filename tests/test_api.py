@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import autoprune
-from autoprune import Allocation, SimpleTask
+from autoprune import Allocation, SimpleTask, errors
 from autoprune.core.recipe import Recipe
 from autoprune.errors import UserError
 from tests.evaluation.test_evaluator import HALF
@@ -166,3 +166,10 @@ def test_the_public_names_are_there() -> None:
     assert isinstance(Allocation({"a": 1}), dict) is False
     assert isinstance(task, SimpleTask)
     assert isinstance(tiny(), nn.Module)
+
+
+def test_every_error_class_is_public() -> None:
+    classes = {name for name, found in vars(errors).items() if isinstance(found, type)}
+    assert "UserError" in classes
+    assert classes - set(autoprune.__all__) == set()
+    assert all(getattr(autoprune, name) is getattr(errors, name) for name in classes)
