@@ -111,7 +111,7 @@ _SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
     "rate": _NUMBER,
     "momentum": _NUMBER,
     "weight_decay": _NUMBER,
-    "batch": _INTEGER,
+    "batch_size": _INTEGER,
     "seed": _INTEGER,
     "optimizer": (str, "a name"),
     "schedule": (str, "a name"),

@@ -100,7 +100,7 @@ def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: Pru
         network = rebuild(pruned, network)
     network = network.to(device).eval()
     inputs = example_inputs(task, device)
-    batches = _batches(task, arguments.split, experiment.evaluation.batch, device)
+    batches = _batches(task, arguments.split, experiment.evaluation.batch_size, device)
     score = judge(network, task, Display().watch(f"{arguments.split} batches", batches))
     effective = measure_effective(network, find_groups(network, inputs), inputs) if pruned and pruned.masked else {}
     return {
@@ -115,11 +115,11 @@ def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: Pru
     }
 
 
-def _batches(task: Task, split: str, batch: int, device: Any) -> Iterable[Batch]:
+def _batches(task: Task, split: str, batch_size: int, device: Any) -> Iterable[Batch]:
     """The batches of one split, or of both that `all` stands for; a list where they fit in memory."""
     from autoprune.evaluation.metrics import Batches
 
-    parts = [Batches(task, name, None, batch, 0, device).load() for name in _SPLITS[split]]
+    parts = [Batches(task, name, None, batch_size, 0, device).load() for name in _SPLITS[split]]
     whole = all(isinstance(part, list) for part in parts)
     return [batch for part in parts for batch in part] if whole else chain.from_iterable(parts)
 

@@ -34,7 +34,7 @@ class PlanSection(Section):
     epochs: Above | None = None
     steps: Positive | None = None
     rate: Above = 0.02
-    batch: Positive = 128
+    batch_size: Positive = 128
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -156,7 +156,7 @@ class StatisticsSection(Section):
     """Training samples for criteria that read data, gone through at every update."""
 
     samples: Positive = 1024
-    batch: Positive = 64
+    batch_size: Positive = 64
 
 
 class ScheduleFile(Section):

@@ -129,7 +129,7 @@ class ScoringSection(Section):
     combine: Literal["mean", "sum", "max"] | None = None
     normalise: bool | None = None
     samples: Positive = 1024
-    batch: Positive = 64
+    batch_size: Positive = 64
 
 
 class SearchSection(Section):
@@ -165,7 +165,7 @@ class EvaluationSection(Section):
 
     objective: Objective = "loss"
     samples: Positive = 5000
-    batch: Positive = 128
+    batch_size: Positive = 128
     rungs: Annotated[tuple[Share, ...], Field(strict=False)] = (0.1, 0.3)
     recalibrate: RecalibrateSection = RecalibrateSection()
     reconstruct: Samples = 0

@@ -32,7 +32,7 @@ class TrainingSection(Section):
     epochs: Above0 | None = None
     rate: Above0 = 0.02
     schedule: Literal["cosine", "constant"] = "cosine"
-    batch: Positive = 128
+    batch_size: Positive = 128
     momentum: Momentum = 0.9
     weight_decay: AtLeast0 = 5e-4
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -62,7 +62,7 @@ class TrainingSection(Section):
         """The same with steps in place of epochs."""
         if self.epochs is None:
             return self
-        return self.model_copy(update={"steps": count(self.epochs, self.batch), "epochs": None})
+        return self.model_copy(update={"steps": count(self.epochs, self.batch_size), "epochs": None})
 
     def _values(self, *others: str) -> dict[str, Any]:
         """The fields of a training; `others` are none of them."""

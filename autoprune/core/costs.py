@@ -232,7 +232,7 @@ def training_work(training: Training | None, macs: int, dense_macs: int) -> int:
     """
     if training is None:
         return 0
-    return training.steps * training.batch * (TRAINING * macs + (dense_macs if training.distill else 0))
+    return training.steps * training.batch_size * (TRAINING * macs + (dense_macs if training.distill else 0))
 
 
 def macs_of(costs: CostTable, allocation: Mapping[str, int]) -> int:

@@ -14,7 +14,7 @@ class Training:
     Attributes:
         steps: optimizer steps.
         schedule: how the rate goes on from `rate`: `cosine` (down to 0) or `constant`.
-        batch: samples a step.
+        batch_size: samples a step.
         distill: weight of the divergence from the dense network's outputs beside the task's loss; 0 leaves it out.
         temperature: by which the logits of both are divided for it.
     """
@@ -22,7 +22,7 @@ class Training:
     steps: int
     rate: float = 0.02
     schedule: Literal["cosine", "constant"] = "cosine"
-    batch: int = 128
+    batch_size: int = 128
     momentum: float = 0.9
     weight_decay: float = 5e-4
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"

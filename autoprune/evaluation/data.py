@@ -28,7 +28,7 @@ class Judging:
 
     Attributes:
         samples: validation samples; None is all.
-        batch: samples in one forward pass.
+        batch_size: samples in one forward pass.
         seed: draws the samples that re-estimate the batch norm and those that train, the same for every candidate.
         objective: what is minimised; the divergence from the dense network is measured only if it is that.
         rungs: ascending shares of the samples after which a candidate's judgement may end.
@@ -38,7 +38,7 @@ class Judging:
     """
 
     samples: int | None = None
-    batch: int = 128
+    batch_size: int = 128
     seed: int = 0
     objective: Objective = "loss"
     rungs: tuple[float, ...] = ()
@@ -55,18 +55,18 @@ class EvaluationData:
         self._loaded: dict[tuple[object, ...], Iterable[Batch]] = {}
         self._taught: dict[tuple[object, ...], Sequence[Tensor]] = {}
 
-    def batches(self, split: Split, samples: int | None, batch: int | None = None) -> Iterable[Batch]:
+    def batches(self, split: Split, samples: int | None, batch_size: int | None = None) -> Iterable[Batch]:
         """The first samples of a split (None: all).
 
         Args:
-            batch: samples at once; None is as many as are judged at once.
+            batch_size: samples at once; None is as many as are judged at once.
 
         Raises:
             DataError: there are none, or they cannot be read.
         """
-        key = (split, samples, batch)
+        key = (split, samples, batch_size)
         if key not in self._loaded:
-            size = batch or self._judging.batch
+            size = batch_size or self._judging.batch_size
             self._loaded[key] = Batches(self._task, split, samples, size, self._judging.seed, self._device).load()
         return self._loaded[key]
 
@@ -112,7 +112,7 @@ class EvaluationData:
         """How many validation samples there are."""
         if self.judges_all():
             return self.judging()
-        return _count(self._task.batches("validation", self._judging.batch))
+        return _count(self._task.batches("validation", self._judging.batch_size))
 
     def rungs(self) -> tuple[int, ...]:
         """The numbers of samples after which a candidate's judgement may end, at ends of batches; none if all but one.
@@ -121,8 +121,8 @@ class EvaluationData:
         """
         if not isinstance(self.batches("validation", self._judging.samples), Sequence):
             return ()
-        total, batch = self.judging(), self._judging.batch
-        sizes = {math.ceil(share * total / batch) * batch for share in self._judging.rungs}
+        total, batch_size = self.judging(), self._judging.batch_size
+        sizes = {math.ceil(share * total / batch_size) * batch_size for share in self._judging.rungs}
         return tuple(sorted(size for size in sizes if size < total))
 
     def judges_all(self) -> bool:
@@ -130,7 +130,7 @@ class EvaluationData:
         limit = self._judging.samples
         if limit is None:
             return True
-        more = Batches(self._task, "validation", limit + 1, self._judging.batch, 0, torch.device("cpu"))
+        more = Batches(self._task, "validation", limit + 1, self._judging.batch_size, 0, torch.device("cpu"))
         return _count(more) <= limit
 
 

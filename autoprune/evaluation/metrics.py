@@ -31,7 +31,7 @@ class Batches:
     task: Task
     split: Split
     samples: int | None
-    batch: int
+    batch_size: int
     seed: int
     device: torch.device
 
@@ -54,7 +54,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         left = self.samples
-        for inputs, targets in self.task.batches(self.split, self.batch, self.seed):
+        for inputs, targets in self.task.batches(self.split, self.batch_size, self.seed):
             if left is not None:
                 inputs, targets = inputs[:left], targets[:left]
                 left -= len(inputs)

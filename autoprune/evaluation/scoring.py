@@ -24,7 +24,7 @@ class ScoringSamples:
 
     Attributes:
         samples: at most so many.
-        batch: samples in one forward (and backward) pass.
+        batch_size: samples in one forward (and backward) pass.
         seed: draws the order and the augmentation where they are not plain.
         seen: called after each batch.
     """
@@ -32,7 +32,7 @@ class ScoringSamples:
     task: Task
     device: torch.device
     samples: int = 1024
-    batch: int = 64
+    batch_size: int = 64
     seed: int = 0
     seen: Callable[[], None] = _nothing
 
@@ -40,13 +40,13 @@ class ScoringSamples:
     def split(self) -> Literal["plain", "train"]:
         """`plain`, or `train` (shuffled, augmented) where the task has no training samples without augmentation."""
         try:
-            self.task.batches("plain", self.batch, self.seed)
+            self.task.batches("plain", self.batch_size, self.seed)
         except TaskError:
             return "train"
         return "plain"
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in Batches(self.task, self.split, self.samples, self.batch, self.seed, self.device):
+        for batch in Batches(self.task, self.split, self.samples, self.batch_size, self.seed, self.device):
             yield batch
             self.seen()
 
@@ -57,4 +57,4 @@ class ScoringSamples:
     def describe(self) -> dict[str, Any]:
         """What was chosen, for records."""
         drawn = {} if self.split == "plain" else {"seed": self.seed}
-        return {"samples": self.samples, "batch": self.batch, "split": self.split, **drawn}
+        return {"samples": self.samples, "batch_size": self.batch_size, "split": self.split, **drawn}

@@ -110,7 +110,7 @@ class Setup:
         settings = self.experiment.evaluation
         return Judging(
             settings.samples,
-            settings.batch,
+            settings.batch_size,
             self.experiment.search.seed,
             settings.objective,
             settings.rungs,
@@ -178,7 +178,7 @@ def assemble(experiment: Experiment, task: Task, network: nn.Module, display: Di
 def _in_steps(experiment: Experiment, task: Task) -> Experiment:
     """The experiment with every length in epochs as a number of steps; nothing is read where none is."""
     return experiment.in_steps(
-        lambda epochs, batch: max(1, count_steps(task, TrainingPlan(epochs=epochs, batch=batch)))
+        lambda epochs, batch_size: max(1, count_steps(task, TrainingPlan(epochs=epochs, batch_size=batch_size)))
     )
 
 
@@ -189,7 +189,9 @@ def _study(
     samples = scoring_samples(experiment, task, inputs)
     if display is None or not pruner.criterion.reads_data:
         return analyze(network, inputs, pruner, samples, seed)
-    with display.stage(f"scoring by {pruner.criterion.name}", math.ceil(samples.samples / samples.batch)) as advance:
+    with display.stage(
+        f"scoring by {pruner.criterion.name}", math.ceil(samples.samples / samples.batch_size)
+    ) as advance:
         prunable = analyze(network, inputs, pruner, replace(samples, seen=lambda: advance("")), seed)
     return replace(prunable, samples=samples)  # scores of another network later are not shown there
 
@@ -197,7 +199,7 @@ def _study(
 def scoring_samples(experiment: Experiment, task: Task, inputs: Tensor) -> ScoringSamples:
     """The training samples that score structures, on the device of the inputs."""
     settings = experiment.scoring
-    return ScoringSamples(task, inputs.device, settings.samples, settings.batch, experiment.search.seed)
+    return ScoringSamples(task, inputs.device, settings.samples, settings.batch_size, experiment.search.seed)
 
 
 def chosen_pruner(experiment: Experiment) -> Pruner:

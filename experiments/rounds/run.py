@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 EXPERIMENT = HERE.parent / "searchers.yaml"
 BUDGETS = (0.5, 0.2)
 STEPS = 500
-TRAINING = "rate=0.02,momentum=0.9,weight_decay=0.0005,batch=128"
+TRAINING = "rate=0.02,momentum=0.9,weight_decay=0.0005,batch_size=128"
 EPOCH = 157
 """Steps for the 20,000 training samples, 128 at a time."""
 ROUNDS = {

@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 EXPERIMENT = HERE.parent / "searchers.yaml"
 SEARCHERS = ("uniform", "random", "knapsack", "annealing", "evolution", "tpe", "auto")
 # One epoch of the 20,000 training samples here.
-FINETUNE = "steps=157,rate=0.02,momentum=0.9,weight_decay=0.0005,batch=128"
+FINETUNE = "steps=157,rate=0.02,momentum=0.9,weight_decay=0.0005,batch_size=128"
 
 
 @dataclass(frozen=True)

@@ -214,8 +214,8 @@ def test_fine_tuning_makes_it_better_and_is_measured_afterwards(
 ) -> None:
     path = digits_run.folder if source == "run" else digits_run.folder / "best.yaml"
     autoprune.succeed("apply", path, "--output", "before.pt")
-    out = autoprune.succeed("apply", path, "--finetune", "epochs=3,rate=0.02,batch=64", "--output", "after.pt").out
-    assert "fine-tuned (epochs=3.0 rate=0.02 batch=64)" in out
+    out = autoprune.succeed("apply", path, "--finetune", "epochs=3,rate=0.02,batch_size=64", "--output", "after.pt").out
+    assert "fine-tuned (epochs=3.0 rate=0.02 batch_size=64)" in out
     before, after = (json.loads(autoprune.succeed("evaluate", f, "--json").out) for f in ("before.pt", "after.pt"))
     assert after["loss"] < before["loss"]
     assert after["flops"] == before["flops"]
@@ -240,7 +240,7 @@ def test_fine_tuning_can_be_taught_by_the_dense_network(
             ours, theirs = (F.log_softmax(network(samples), dim=1) for network in (load(file), dense))
         return float(F.kl_div(ours, theirs, reduction="batchmean", log_target=True))
 
-    plain = "epochs=6,rate=0.01,batch=64"
+    plain = "epochs=6,rate=0.01,batch_size=64"
     autoprune.succeed("apply", path, "--finetune", plain, "--output", "alone.pt")
     taught = f"{plain},distill=3,temperature=4"
     out = autoprune.succeed("apply", path, "--finetune", taught, "--output", "taught.pt").out

@@ -78,7 +78,7 @@ def _no_evaluation(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReque
         (["apply", "missing", "--output", "p.pt", "--finetune", "epochs=x"], "epochs should be a number but is 'x'"),
         (["apply", "missing", "--output", "p.pt", "--finetune", "epochs=nan"], "epochs"),
         (["apply", "missing", "--output", "p.pt", "--finetune", "rate=-1"], "rate should be"),
-        (["apply", "missing", "--output", "p.pt", "--finetune", "batch=0"], "batch should be"),
+        (["apply", "missing", "--output", "p.pt", "--finetune", "batch_size=0"], "batch_size should be"),
         (["apply", "missing", "--output", "p.pt", "--finetune", ""], "unknown setting ''"),
         (["apply", "missing", "--output", "p.pt", "--export", "onx"], "did you mean 'onnx'?"),
         (["apply", "missing", "--output", ".", "--trial", "1"], "is a folder; --output names the file"),

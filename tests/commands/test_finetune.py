@@ -9,11 +9,11 @@ from autoprune.tasks.training.plan import TrainingPlan
 
 def test_every_setting_but_the_first_step_is_reached_with_its_type() -> None:
     plan = parse_plan(
-        "steps=50,epochs=2,rate=0.02,momentum=0.8,weight_decay=0,batch=64,seed=3,optimizer=adamw,schedule=steps,"
+        "steps=50,epochs=2,rate=0.02,momentum=0.8,weight_decay=0,batch_size=64,seed=3,optimizer=adamw,schedule=steps,"
         "milestones=0.5+0.75,factor=0.2,warmup=0.1,channels_last=true,distill=0.9,temperature=3"
     )
     assert plan == {
-        "steps": 50, "epochs": 2.0, "rate": 0.02, "momentum": 0.8, "weight_decay": 0.0, "batch": 64, "seed": 3,
+        "steps": 50, "epochs": 2.0, "rate": 0.02, "momentum": 0.8, "weight_decay": 0.0, "batch_size": 64, "seed": 3,
         "optimizer": "adamw", "schedule": "steps", "milestones": (0.5, 0.75), "factor": 0.2, "warmup": 0.1,
         "channels_last": True, "distill": 0.9, "temperature": 3.0,
     }  # fmt: skip
@@ -24,7 +24,7 @@ def test_every_setting_but_the_first_step_is_reached_with_its_type() -> None:
     ("text", "message"),
     [
         ("rate=fast", "rate should be a number but is 'fast'"),
-        ("batch=1.5", "batch should be a whole number but is '1.5'"),
+        ("batch_size=1.5", "batch_size should be a whole number but is '1.5'"),
         ("milestones=0.5/0.75", r"milestones should be numbers with \+ between them"),
         ("channels_last=yes", "channels_last should be true or false but is 'yes'"),
         ("begin=3", "unknown setting 'begin'"),

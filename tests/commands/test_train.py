@@ -21,7 +21,7 @@ from tests.running.test_resuming import dying
 
 EXAMPLES = REPOSITORY / "experiments" / "schedules"
 GRADUAL = """
-train: {epochs: 3, rate: 0.02, batch: 128}
+train: {epochs: 3, rate: 0.02, batch_size: 128}
 pruners: {weights: {pruner: agp, sparsity: 0.8}, filters: {pruner: l1_filter, layers: [stage1.conv1], sparsity: 0.5}}
 policies:
   - {pruner: weights, start: 0, end: 2}
@@ -29,7 +29,7 @@ policies:
   - {thin: true, epochs: [2]}
 """
 TICKET = """
-train: {steps: 6, rate: 0.02, batch: 128}
+train: {steps: 6, rate: 0.02, batch_size: 128}
 pruners: {weights: {pruner: lottery_ticket, sparsity: 0.8}}
 rounds: {count: 2, rewind: 2}
 """
@@ -47,7 +47,7 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
 
 # What of the examples is changed so that it fits the digits' network, and takes a second.
 SHORT = (
-    ("batch: 128", "batch: 256"),
+    ("batch_size: 128", "batch_size: 256"),
     ("epochs: 12", "epochs: 8"),
     ("epochs: 10", "epochs: 6"),
     ("steps: 1200", "steps: 12"),

@@ -58,7 +58,7 @@ def test_anchors_and_merges_are_read():
     [
         ("search:\n    trials: 3\n  seed: 2", "e.yaml:3:3: wrong indentation"),
         ("a: 1\n b: 2", "e.yaml:2:3: a ':' that cannot stand here: wrong indentation"),
-        ("evaluation:\n  samples 3\n  batch: 3", "e.yaml:3:8: a ':' that cannot stand here"),
+        ("evaluation:\n  samples 3\n  batch_size: 3", "e.yaml:3:13: a ':' that cannot stand here"),
         ("search:\n\ttrials: 3", "e.yaml:2:1: a tab; indent with spaces"),
         ("a: {b: 1\n", "e.yaml:2:1: a '{' or '[' that is never closed"),
         ('a: "x\n', "e.yaml:2:1: a quote that is never closed"),

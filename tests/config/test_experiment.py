@@ -22,10 +22,10 @@ def test_the_default_experiment_has_the_values_of_the_core():
     rules = experiment.space_rules()
     assert rules == SpaceRules(source="search_spaces/filters.yaml")
     assert (experiment.search.searcher, experiment.most_trials(), experiment.pruner) == ("auto", 100, "l1_filter")
-    assert (experiment.evaluation.samples, experiment.evaluation.batch) == (5000, 128)
+    assert (experiment.evaluation.samples, experiment.evaluation.batch_size) == (5000, 128)
     scoring = experiment.scoring
     assert (scoring.criterion, scoring.combine, scoring.normalise) == (None, None, None)
-    assert (scoring.samples, scoring.batch) == (1024, 64)
+    assert (scoring.samples, scoring.batch_size) == (1024, 64)
     assert (experiment.sensitivity.samples, experiment.sensitivity.levels) == (1000, 8)
 
 
@@ -140,7 +140,7 @@ def test_what_is_wrong_with_rounds_is_said_with_its_place(key, message):
     "section", ["evaluation.finetune", "search.rerank", "search.rounds.finetune", "search.rounds.admm"]
 )
 def test_a_length_in_epochs_takes_the_place_of_default_steps_until_it_is_known_in_steps(section):
-    experiment = load_experiment(sets=[f"{section}.epochs=1.5", f"{section}.batch=64"])
+    experiment = load_experiment(sets=[f"{section}.epochs=1.5", f"{section}.batch_size=64"])
 
     def inside(settings):
         for name in section.split("."):
@@ -148,8 +148,8 @@ def test_a_length_in_epochs_takes_the_place_of_default_steps_until_it_is_known_i
         return settings
 
     assert (inside(experiment).steps, inside(experiment).epochs) == (None, 1.5)
-    settled = inside(experiment.in_steps(lambda epochs, batch: round(epochs * 128 / batch)))
-    assert (settled.steps, settled.epochs, settled.batch) == (3, None, 64)
+    settled = inside(experiment.in_steps(lambda epochs, batch_size: round(epochs * 128 / batch_size)))
+    assert (settled.steps, settled.epochs, settled.batch_size) == (3, None, 64)
     assert load_experiment().in_steps(lambda *_: 0) == load_experiment()
 
 

@@ -111,7 +111,7 @@ def test_options_are_judged_even_if_the_file_has_wrong_syntax(here):
         ("search: {seed: 4294967296}", "e.yaml:1:16: search.seed: should be at most 4294967295 but is 4294967296"),
         ("search: 3", "e.yaml:1:9: search: should be a mapping (key: value) but is 3"),
         ("evaluation: {samples: 0}", "e.yaml:1:23: evaluation.samples: should be at least 1 but is 0"),
-        ("evaluation: {batch: 0}", "e.yaml:1:21: evaluation.batch: should be at least 1 but is 0"),
+        ("evaluation: {batch_size: 0}", "e.yaml:1:26: evaluation.batch_size: should be at least 1 but is 0"),
         (
             "evaluation: {objective: los}",
             "e.yaml:1:25: evaluation.objective: should be one of loss, accuracy, kl but",

@@ -30,7 +30,7 @@ def test_every_example_is_a_schedule(path: Path) -> None:
 
 def test_every_fault_is_told_at_once_with_its_place(tmp_path: Path) -> None:
     text = """\
-train: {epochs: 3, rate: -1, bacth: 3}
+train: {epochs: 3, rate: -1, bacth_size: 3}
 pruners:
   a: {pruner: agq, sparsity: 0.5}
   b: {pruner: agp, sparsity: 1.5, layers: 3}
@@ -46,7 +46,7 @@ policies:
     assert all(fault.startswith("schedule.yaml:") for fault in faults)
     for place, words in (
         ("1:26", "train.rate: should be above 0.0 but is -1"),
-        ("1:30", "train.bacth: unknown key; did you mean 'batch'?"),
+        ("1:30", "train.bacth_size: unknown key; did you mean 'batch_size'?"),
         ("3:15", "unknown pruner 'agq'; did you mean 'agp'?"),
         ("4:30", "pruners.b.sparsity: should be at most 1.0 but is 1.5"),
         ("4:43", "pruners.b.layers: should be a list but is 3"),

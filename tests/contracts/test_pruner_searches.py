@@ -45,7 +45,7 @@ def network() -> nn.Module:
     task = DigitsTask()
     with seeded(0):
         found = task.network()
-    task.train(found, TrainingPlan(steps=60, rate=0.1, batch=64))
+    task.train(found, TrainingPlan(steps=60, rate=0.1, batch_size=64))
     return found
 
 
@@ -128,7 +128,14 @@ def test_the_settings_of_scoring_win_over_the_pruners_own(network: nn.Module) ->
     plain = _setup(network)
     changed = _setup(network, **{"scoring.criterion": "apoz", "scoring.combine": "max", "scoring.normalise": False})
     assert plain.prunable.scoring == {**registry.resolve("pruner", "l1_filter").describe(), "samples": 0}
-    said = {"criterion": "apoz", "combine": "max", "normalise": False, "samples": 256, "batch": 64, "split": "plain"}
+    said = {
+        "criterion": "apoz",
+        "combine": "max",
+        "normalise": False,
+        "samples": 256,
+        "batch_size": 64,
+        "split": "plain",
+    }
     assert changed.prunable.scoring == {**plain.prunable.scoring, **said}
     assert any(
         (plain.prunable.importance[g] != changed.prunable.importance[g]).any() for g in plain.prunable.importance

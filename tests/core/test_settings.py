@@ -82,9 +82,9 @@ def test_the_default_is_the_experiments_own_value_or_the_nearest_or_the_first() 
 
 
 def test_settings_are_put_into_the_recipe_and_others_passed_over() -> None:
-    recipe = Recipe(512, finetune=Finetune(steps=50, rate=0.02, batch=64))
+    recipe = Recipe(512, finetune=Finetune(steps=50, rate=0.02, batch_size=64))
     found = resolved(recipe, {"criterion": "l2", "finetune.rate": 0.1, "finetune.distill": 0.5, "recalibrate": 64})
-    assert found == Recipe(64, finetune=Finetune(steps=50, rate=0.1, batch=64, distill=0.5))
+    assert found == Recipe(64, finetune=Finetune(steps=50, rate=0.1, batch_size=64, distill=0.5))
     assert resolved(recipe, {}) == recipe
     assert resolved(recipe, {"normalise": False}) == recipe
 

@@ -24,7 +24,7 @@ def images_like(shape: tuple[int, ...], count: int, seed: int) -> Tensor:
     return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
 
 
-def evaluator_of(case: Case, pattern: Pattern = FILTER, batch: int = 8) -> Evaluator:
+def evaluator_of(case: Case, pattern: Pattern = FILTER, batch_size: int = 8) -> Evaluator:
     """Of a network with random weights and random statistics, judged on 20 samples."""
     with seeded(1):
         network = case.build().float()
@@ -35,7 +35,7 @@ def evaluator_of(case: Case, pattern: Pattern = FILTER, batch: int = 8) -> Evalu
 
     task = SimpleTask(lambda: network, data(40, 0), data(20, 1), plain_data=data(40, 0))
     prunable = analyze(network, images_like(case.shape, 2, 2), replace(L1_FILTER, pattern=pattern))
-    return Evaluator(prunable, task, Judging(batch=batch))
+    return Evaluator(prunable, task, Judging(batch_size=batch_size))
 
 
 def _spread_statistics(network: nn.Module) -> None:

@@ -29,12 +29,12 @@ from tests.pruning.residual import residual
 from tests.user_tasks import task
 
 HALF = Allocation({"second": 8, "third": 5})
-DRAWN = AdmmTraining(24, batch=32, frequency=6)
+DRAWN = AdmmTraining(24, batch_size=32, frequency=6)
 
 
 def evaluator_of(folder: Path | None = None, pruner: Pruner = L1_FILTER, on: Any = task) -> Evaluator:
     prunable = analyze(on.network(), example_inputs(on, torch.device("cpu")), pruner)
-    return Evaluator(prunable, on, Judging(batch=32, seed=2, weights=folder))
+    return Evaluator(prunable, on, Judging(batch_size=32, seed=2, weights=folder))
 
 
 class Watched:
@@ -91,7 +91,7 @@ def test_what_admm_keeps_is_kept_with_its_weights(watched: Watched) -> None:
 
 def test_admm_is_done_before_the_rest_of_the_recipe() -> None:
     evaluator = evaluator_of()
-    recipe = Recipe(48, finetune=Finetune(4, rate=0.05, batch=32), admm=DRAWN)
+    recipe = Recipe(48, finetune=Finetune(4, rate=0.05, batch_size=32), admm=DRAWN)
     found = evaluator.make(Candidate(0, HALF, recipe))
     drawn = evaluator.make(Candidate(0, HALF, replace(recipe, finetune=None)))
     assert found.checkpoint({}, {}).kept == drawn.checkpoint({}, {}).kept
@@ -161,16 +161,16 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_fine_tuning_lowers_its_loss(monkeypatch: pytest.MonkeyPatch, optimizer: Any, distill: float) -> None:
     found = losses(monkeypatch)
     rate = 0.05 if optimizer == "sgd" else 0.01
-    tuned = Finetune(40, rate=rate, batch=32, optimizer=optimizer, distill=distill)
+    tuned = Finetune(40, rate=rate, batch_size=32, optimizer=optimizer, distill=distill)
     evaluator_of().make(Candidate(0, HALF, Recipe(48, finetune=tuned)))
     assert len(found) == 40
     assert sum(found[-5:]) < 0.8 * sum(found[:5])
 
 
 def test_the_dense_network_teaches(monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluator = Evaluator(evaluator_of().prunable, task, Judging(batch=32, objective="kl"))
+    evaluator = Evaluator(evaluator_of().prunable, task, Judging(batch_size=32, objective="kl"))
     alone, taught = (
-        evaluator.make(Candidate(0, HALF, Recipe(48, finetune=Finetune(30, batch=32, distill=weight)))).network
+        evaluator.make(Candidate(0, HALF, Recipe(48, finetune=Finetune(30, batch_size=32, distill=weight)))).network
         for weight in (0.0, 20.0)
     )
     divergences = [evaluator.judge(network).kl for network in (alone, taught)]
@@ -185,7 +185,7 @@ def spoilt() -> Iterator[list[user_tasks.Fault]]:
     user_tasks.faults.clear()
 
 
-@pytest.mark.parametrize("recipe", [Recipe(0, finetune=Finetune(8, batch=32)), Recipe(0, admm=DRAWN)])
+@pytest.mark.parametrize("recipe", [Recipe(0, finetune=Finetune(8, batch_size=32)), Recipe(0, admm=DRAWN)])
 def test_a_training_loss_that_is_no_number_fails_the_trial(
     tmp_path: Path, spoilt: list[user_tasks.Fault], recipe: Recipe
 ) -> None:
@@ -216,10 +216,10 @@ def test_weights_that_are_no_numbers_after_the_last_step_fail_the_trial(spoilt: 
 def test_work_counts_every_training_where_it_is_done() -> None:
     evaluator = evaluator_of()
     dense, half = evaluator.macs({}), evaluator.macs(HALF)
-    recipe = Recipe(48, finetune=Finetune(4, batch=32), admm=DRAWN)
+    recipe = Recipe(48, finetune=Finetune(4, batch_size=32), admm=DRAWN)
     expected = 48 * half + TRAINING * (4 * 32 * half + 24 * 32 * dense)
     assert evaluator.recipe_work(HALF, recipe) == expected
-    taught = replace(recipe, finetune=Finetune(4, batch=32, distill=0.5))
+    taught = replace(recipe, finetune=Finetune(4, batch_size=32, distill=0.5))
     assert evaluator.recipe_work(HALF, taught) == expected + 4 * 32 * dense
     assert recipe_work(Recipe(0, admm=DRAWN), 7, 100) == TRAINING * 24 * 32 * 100
     assert evaluator.evaluate(Candidate(0, HALF, recipe)).work == expected + 64 * half

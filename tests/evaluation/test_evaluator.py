@@ -27,7 +27,7 @@ HALF = Allocation({"second": 8, "third": 5})
 
 def make_evaluator(weights: Path | None = None) -> Evaluator:
     prunable = analyze(tiny(), example_inputs(task, torch.device("cpu")), L1_FILTER)
-    return Evaluator(prunable, task, Judging(batch=32, weights=weights))
+    return Evaluator(prunable, task, Judging(batch_size=32, weights=weights))
 
 
 def test_a_trial_is_thinned_recalibrated_and_judged(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_the_same_candidate_gets_the_same_score_and_another_seed_other_samples()
     one, other = (make_evaluator().evaluate(Candidate(0, HALF, RECIPE)).score for _ in range(2))
     assert one == other
     evaluator = make_evaluator()
-    reseeded = Evaluator(evaluator.prunable, task, Judging(batch=32, seed=5))
+    reseeded = Evaluator(evaluator.prunable, task, Judging(batch_size=32, seed=5))
     assert reseeded.evaluate(Candidate(0, HALF, RECIPE)).score != one
 
 
@@ -138,4 +138,4 @@ def test_a_disk_that_is_full_is_not_the_candidates_fault(tmp_path: Path, monkeyp
 def test_whether_all_images_judge() -> None:
     prunable = make_evaluator().prunable
     for samples, all_of_them in ((None, True), (63, False), (64, True), (65, True)):
-        assert Evaluator(prunable, task, Judging(samples, batch=16)).data.judges_all() is all_of_them
+        assert Evaluator(prunable, task, Judging(samples, batch_size=16)).data.judges_all() is all_of_them

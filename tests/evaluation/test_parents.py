@@ -31,7 +31,7 @@ from tests.user_tasks import task
 
 CASES = {**WELL_KNOWN, **UNUSUAL}
 SOME = {name: CASES[name] for name in ("resnet20", "resnext", "vit_module", "mlp")}
-TUNED = Recipe(0, finetune=Finetune(4, rate=0.05, batch=32))
+TUNED = Recipe(0, finetune=Finetune(4, rate=0.05, batch_size=32))
 
 
 def study_case(case: Case, pattern: Pattern = FILTER) -> PrunableModel:
@@ -121,7 +121,7 @@ def evaluator_of(folder: Path, pruner: Pruner = L1_FILTER, recipe_samples: int =
     device = torch.device("cpu")
     samples = ScoringSamples(task, device, recipe_samples)
     prunable = analyze(task.network(), example_inputs(task, device), pruner, samples)
-    return Evaluator(prunable, task, Judging(batch=32, seed=2, weights=folder))
+    return Evaluator(prunable, task, Judging(batch_size=32, seed=2, weights=folder))
 
 
 def widths(network: nn.Module) -> list[int]:
@@ -176,7 +176,7 @@ def test_training_moves_a_childs_own_weights_and_lowers_its_loss(tmp_path: Path)
     evaluator.evaluate(Candidate(0, WIDE, TUNED))
     losses = {}
     for number, steps in ((1, 1), (2, 40)):
-        recipe = Recipe(0, finetune=Finetune(steps, rate=0.02, batch=32))
+        recipe = Recipe(0, finetune=Finetune(steps, rate=0.02, batch_size=32))
         evaluator.evaluate(Candidate(number, NARROW, recipe, parent=0))
         network = evaluator.restore(tmp_path / f"{number}.pt")
         losses[number] = evaluator.judge(network, split="train").loss

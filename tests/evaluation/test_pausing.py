@@ -23,7 +23,7 @@ from autoprune.tasks.base import Hook, TrainingPlan
 from autoprune.tasks.training.snapshot import read_snapshot, write_snapshot
 from tests.user_tasks import task
 
-DRAWN, TUNED = AdmmTraining(10, rate=0.02, batch=32, rho=0.5, frequency=3), Finetune(7, batch=32, distill=0.5)
+DRAWN, TUNED = AdmmTraining(10, rate=0.02, batch_size=32, rho=0.5, frequency=3), Finetune(7, batch_size=32, distill=0.5)
 BOTH = Recipe(48, finetune=TUNED, admm=DRAWN)
 
 
@@ -57,7 +57,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
 
 def evaluator_of(folder: Path, seconds: float = 0.0, pruner: Pruner = L1_FILTER) -> Evaluator:
     prunable = analyze(task.network(), example_inputs(task, torch.device("cpu")), pruner)
-    return Evaluator(prunable, task, Judging(batch=32, weights=folder, snapshot_seconds=seconds))
+    return Evaluator(prunable, task, Judging(batch_size=32, weights=folder, snapshot_seconds=seconds))
 
 
 def allocation_of(pruner: Pruner, share: float) -> Allocation:
@@ -175,7 +175,7 @@ def test_a_trial_that_is_not_kept_leaves_no_snapshot(tmp_path: Path, counting: C
 
 
 def test_a_failed_trial_leaves_no_snapshot(tmp_path: Path) -> None:
-    recipe = Recipe(0, finetune=Finetune(40, rate=1e6, batch=32))
+    recipe = Recipe(0, finetune=Finetune(40, rate=1e6, batch_size=32))
     trial = evaluator_of(tmp_path).evaluate(Candidate(1, allocation_of(L1_FILTER, 0.5), recipe))
     assert trial.failed
     assert list(tmp_path.iterdir()) == []
@@ -191,7 +191,7 @@ class OwnLoop(SimpleTask):
 def test_a_loop_of_the_users_own_trains_without_snapshots(tmp_path: Path, counting: Counting) -> None:
     own = OwnLoop(**{field.name: getattr(task, field.name) for field in fields(task)})
     prunable = analyze(own.network(), example_inputs(own, torch.device("cpu")), L1_FILTER)
-    evaluator = Evaluator(prunable, own, Judging(batch=32, weights=tmp_path, snapshot_seconds=0))
+    evaluator = Evaluator(prunable, own, Judging(batch_size=32, weights=tmp_path, snapshot_seconds=0))
     found = evaluator.evaluate(Candidate(1, allocation_of(L1_FILTER, 0.5), BOTH))
     expected = evaluator_of(tmp_path / "other").evaluate(Candidate(1, allocation_of(L1_FILTER, 0.5), BOTH))
     check_equal(found, expected, tmp_path, tmp_path / "other")

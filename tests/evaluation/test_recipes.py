@@ -22,8 +22,8 @@ from autoprune.tasks.training.plan import TrainingPlan
 from tests.user_tasks import Tiny, task
 
 HALF = Allocation({"second": 8, "third": 5})
-TUNED = Recipe(48, finetune=Finetune(4, rate=0.05, batch=32))
-JUDGING = Judging(batch=16, seed=2)
+TUNED = Recipe(48, finetune=Finetune(4, rate=0.05, batch_size=32))
+JUDGING = Judging(batch_size=16, seed=2)
 
 
 def make_evaluator(judging: Judging = JUDGING, pruner: Pruner = L1_FILTER) -> Evaluator:
@@ -39,7 +39,7 @@ def macs(allocation: Allocation) -> int:
 def test_a_candidate_is_trained_after_its_batch_norm_was_re_estimated() -> None:
     found = make_evaluator().build(HALF, TUNED)
     expected = make_evaluator().build(HALF, replace(TUNED, finetune=None))
-    plan = TrainingPlan(steps=4, rate=0.05, batch=32, seed=2)
+    plan = TrainingPlan(steps=4, rate=0.05, batch_size=32, seed=2)
     task.train(expected, plan)
     for name, tensor in expected.state_dict().items():
         torch.testing.assert_close(found.state_dict()[name], tensor)

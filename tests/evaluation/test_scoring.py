@@ -28,9 +28,9 @@ def _seen(samples: Iterable[Batch]) -> list[float]:
 
 def test_plain_training_images_are_read_in_their_order() -> None:
     task = SimpleTask(_network, [], [], plain_data=DATA)
-    samples = ScoringSamples(task, CPU, samples=10, batch=4)
+    samples = ScoringSamples(task, CPU, samples=10, batch_size=4)
     assert _seen(samples) == list(range(10))
-    assert samples.describe() == {"samples": 10, "batch": 4, "split": "plain"}
+    assert samples.describe() == {"samples": 10, "batch_size": 4, "split": "plain"}
     assert [len(inputs) for inputs, _ in samples] == [4, 4, 2]
 
 
@@ -38,7 +38,12 @@ def test_a_task_without_plain_images_gives_those_of_training_drawn_by_the_seed()
     task = SimpleTask(_network, DATA, [])
     first, again, other = (_seen(ScoringSamples(task, CPU, 10, 4, seed)) for seed in (1, 1, 2))
     assert first == again != other
-    assert ScoringSamples(task, CPU, 10, 4, 1).describe() == {"samples": 10, "batch": 4, "split": "train", "seed": 1}
+    assert ScoringSamples(task, CPU, 10, 4, 1).describe() == {
+        "samples": 10,
+        "batch_size": 4,
+        "split": "train",
+        "seed": 1,
+    }
 
 
 class _Recorded(DigitsTask):
@@ -62,7 +67,7 @@ def test_a_study_reads_plain_images_and_only_where_they_are_needed(pruner, split
         nonlocal count
         count += 1
 
-    samples = ScoringSamples(task, CPU, samples=100, batch=50, seen=seen)
+    samples = ScoringSamples(task, CPU, samples=100, batch_size=50, seen=seen)
     prunable = analyze(task.network(), torch.zeros(2, 1, 8, 8), pruner, samples, seed=3)
     assert set(task.asked) == splits
     assert count == (2 if splits else 0)

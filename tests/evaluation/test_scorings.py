@@ -40,7 +40,7 @@ def _network() -> nn.Module:
 
 NETWORK = _network()
 TASK = SimpleTask(_network, DATA, DATA, plain_data=DATA)
-IMAGES = ScoringSamples(TASK, torch.device("cpu"), samples=40, batch=20)
+IMAGES = ScoringSamples(TASK, torch.device("cpu"), samples=40, batch_size=20)
 
 
 @pytest.fixture
@@ -107,12 +107,12 @@ def test_each_scoring_is_computed_once(prunable: PrunableModel, monkeypatch: pyt
 
 
 def test_a_candidate_is_pruned_by_its_criterion_and_trained_by_its_settings(prunable: PrunableModel) -> None:
-    evaluator = Evaluator(prunable, TASK, Judging(batch=20))
-    recipe = Recipe(0, finetune=Finetune(steps=2, rate=0.01, batch=20))
+    evaluator = Evaluator(prunable, TASK, Judging(batch_size=20))
+    recipe = Recipe(0, finetune=Finetune(steps=2, rate=0.01, batch_size=20))
     candidate = Candidate(0, Allocation({"0": 4, "2": 4, "4": 4}), recipe, {"criterion": "l2", "finetune.rate": 0.1})
     plain = replace(candidate, settings={})
-    other = Evaluator(analyze(NETWORK, INPUTS[:2], replace(L1_FILTER, criterion=L2)), TASK, Judging(batch=20))
-    wanted = other.evaluate(replace(plain, recipe=Recipe(0, finetune=Finetune(steps=2, rate=0.1, batch=20))))
+    other = Evaluator(analyze(NETWORK, INPUTS[:2], replace(L1_FILTER, criterion=L2)), TASK, Judging(batch_size=20))
+    wanted = other.evaluate(replace(plain, recipe=Recipe(0, finetune=Finetune(steps=2, rate=0.1, batch_size=20))))
     found = evaluator.evaluate(candidate)
     assert isinstance(found.outcome, Score)
     assert found.outcome == wanted.outcome != evaluator.evaluate(plain).outcome
@@ -121,7 +121,7 @@ def test_a_candidate_is_pruned_by_its_criterion_and_trained_by_its_settings(prun
 
 
 def test_searched_steps_cost_what_they_take(prunable: PrunableModel) -> None:
-    evaluator = Evaluator(prunable, TASK, Judging(batch=20))
+    evaluator = Evaluator(prunable, TASK, Judging(batch_size=20))
     few, many = (
         evaluator.evaluate(Candidate(0, Allocation({"0": 4}), Recipe(0), {"finetune.steps": steps})).work
         for steps in (1, 3)
@@ -132,7 +132,7 @@ def test_searched_steps_cost_what_they_take(prunable: PrunableModel) -> None:
 def test_what_is_written_names_the_structures_that_its_criterion_kept(prunable: PrunableModel, tmp_path: Path) -> None:
     widths = {"0": 4, "2": 4, "4": 4}
     candidate = Candidate(0, Allocation(widths), Recipe(0), {"criterion": "apoz"})
-    evaluator = Evaluator(prunable, TASK, Judging(batch=20, weights=tmp_path))
+    evaluator = Evaluator(prunable, TASK, Judging(batch_size=20, weights=tmp_path))
     assert evaluator.evaluate(candidate).score
     written = read_checkpoint(tmp_path / "0.pt")
     by = Scorings(prunable).prunable({"criterion": "apoz"})

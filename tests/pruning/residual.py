@@ -38,7 +38,7 @@ def fresh_residual() -> nn.Module:
 
 
 def train_on_digits(network: nn.Module, steps: int, penalty: Penalty | None) -> None:
-    plan = TrainingPlan(steps=steps, rate=0.1, batch=64)
+    plan = TrainingPlan(steps=steps, rate=0.1, batch_size=64)
 
     def after_step(network: nn.Module, step: int, steps: int, loss: float) -> None:
         assert penalty is not None

@@ -91,7 +91,7 @@ def test_a_full_disk_ends_a_search_that_can_be_resumed(
         assert (workdir / "run" / name).stat().st_size > 100
 
 
-TRAINED = (*SHORT, "--searcher", "autocompress", "--set", "search.rerank={steps: 2, batch: 16}")
+TRAINED = (*SHORT, "--searcher", "autocompress", "--set", "search.rerank={steps: 2, batch_size: 16}")
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from tests.journeys import OWN, SEARCH, Cli, history_of, judgements, left_behind
 from tests.running.test_resuming import dying
 
 SHORT = ("--task", "tests.user_tasks:faulty", "--set", "search.trials=30")
-SHORT = (*OWN, *SHORT, "--set", "search.rounds={count: 3, probes: 3, finetune: {steps: 2, batch: 16}}")
-SHORT = (*SHORT, "--set", "search.rounds.admm={steps: 2, batch: 16}")
+SHORT = (*OWN, *SHORT, "--set", "search.rounds={count: 3, probes: 3, finetune: {steps: 2, batch_size: 16}}")
+SHORT = (*SHORT, "--set", "search.rounds.admm={steps: 2, batch_size: 16}")
 BOTH = pytest.mark.parametrize("searcher", ["netadapt", "autocompress"])
 
 
@@ -128,7 +128,7 @@ def test_too_few_evaluations_for_a_round_are_the_users_to_mend(autoprune: Cli, w
 
 
 def test_with_enough_evaluations_no_more_are_spent(autoprune: Cli, workdir: Path) -> None:
-    rounds = "search.rounds={count: 4, finetune: {steps: 1, batch: 10}}"
+    rounds = "search.rounds={count: 4, finetune: {steps: 1, batch_size: 10}}"
     command = (*SEARCH, "--searcher", "netadapt", "--set", "search.trials=null", "--evaluations", "60")
     autoprune.succeed(*command, "--set", rounds, "--set", "evaluation.recalibrate.samples=100", "--output", "run")
     history = history_of(workdir / "run")

@@ -29,11 +29,11 @@ pytestmark = pytest.mark.usefixtures("without_latencies")
 SEED = int(os.environ.get("AUTOPRUNE_TEST_SEED", "0"))
 """Chooses other moments."""
 SMALL = (*SEARCH, "--trials", "6", "--set", "evaluation.recalibrate.samples=100")
-ROUNDS = ("--set", "search.rounds={count: 2, probes: 2, finetune: {steps: 5, batch: 32}}")
-ROUNDS = (*SMALL, *ROUNDS, "--set", "search.rounds.admm={steps: 5, batch: 32}")
+ROUNDS = ("--set", "search.rounds={count: 2, probes: 2, finetune: {steps: 5, batch_size: 32}}")
+ROUNDS = (*SMALL, *ROUNDS, "--set", "search.rounds.admm={steps: 5, batch_size: 32}")
 COMMANDS = {
     "annealing": SMALL,
-    "evolution": (*SMALL, "--set", "search.rerank={top: 2, steps: 5, batch: 32}"),
+    "evolution": (*SMALL, "--set", "search.rerank={top: 2, steps: 5, batch_size: 32}"),
     "tpe": SMALL,
     "netadapt": ROUNDS,
     "autocompress": ROUNDS,

@@ -17,7 +17,7 @@ from tests.running.test_killed import often_saving
 
 pytestmark = pytest.mark.usefixtures("without_latencies")
 
-RUN = (*SHORT, "--searcher", "autocompress", "--set", "search.rerank={steps: 2, batch: 16}")
+RUN = (*SHORT, "--searcher", "autocompress", "--set", "search.rerank={steps: 2, batch_size: 16}")
 
 
 def dying_while_writing(name: str) -> Callable[[], None]:

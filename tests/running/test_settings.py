@@ -20,7 +20,7 @@ TASK = ("--task", "tests.user_tasks:task")
 CRITERIA = ("--set", "space.settings.criterion=[l1, l2, apoz]")
 THIRD = ("--set", "space.settings.criterion.third=[l1, fpgm]")
 RATE = ("--set", "space.settings.finetune.rate={low: 0.001, high: 0.5, log: true}")
-TRAINED = ("--set", "evaluation.finetune.steps=3", "--set", "evaluation.finetune.batch=32")
+TRAINED = ("--set", "evaluation.finetune.steps=3", "--set", "evaluation.finetune.batch_size=32")
 JOINT = (*OWN, *TASK, *CRITERIA, *THIRD, *RATE, *TRAINED, "--trials", "12", "--set", "search.rerank.top=2")
 RUN = (*JOINT, "--searcher", "tpe", "--output", "run")
 
@@ -148,7 +148,7 @@ def test_a_run_costs_at_most_what_it_may_whatever_steps_are_chosen(autoprune: Cl
 
 
 def test_finalists_keep_what_their_section_does_not_say(autoprune: Cli, workdir: Path) -> None:
-    final = ("--set", "search.rerank.steps=6", "--set", "search.rerank.batch=32")
+    final = ("--set", "search.rerank.steps=6", "--set", "search.rerank.batch_size=32")
     autoprune.succeed(*RUN, *final)
     trials = history_of(workdir / "run").trials()
     finals = [trial for trial in trials if trial.candidate.role == "finalist"]

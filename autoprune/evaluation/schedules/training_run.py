@@ -100,7 +100,7 @@ class TrainingRun:
     def _at_work(self, passed: Passed | None = None, carry: Masks | None = None) -> TrainingParts:
         """The schedule's parts on the network as it is now."""
         scoring = self._schedule.scoring
-        samples = ScoringSamples(self._task, self._inputs.device, scoring.samples, scoring.batch, self._seed)
+        samples = ScoringSamples(self._task, self._inputs.device, scoring.samples, scoring.batch_size, self._seed)
         return TrainingParts(self.network, self._inputs, self._schedule, samples, passed, carry)
 
     def resume(self, snapshot: Snapshot, early: Snapshot | None) -> None:

@@ -23,7 +23,7 @@ from autoprune.tasks.training.loop import seeded, train
 from autoprune.tasks.weights import digest, fill, load_weights, read_checkpoint
 
 FITTING = ("digits_resnet",)
-FIRST_USE = TrainingPlan(epochs=25, rate=0.1, batch=64, seed=0)
+FIRST_USE = TrainingPlan(epochs=25, rate=0.1, batch_size=64, seed=0)
 SIZES: Mapping[Split, int] = {"train": 1000, "validation": 400, "test": 397}
 _FORMAT = 1
 _NORMALISE = Normalisation((0.305,), (0.376,), white=16.0)

@@ -87,7 +87,7 @@ def count_steps(task: Task, plan: TrainingPlan) -> int:
     """
     steps = plan.steps
     if steps is None:
-        batches = task.batches("train", plan.batch, plan.seed)
+        batches = task.batches("train", plan.batch_size, plan.seed)
         length = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
         steps = math.ceil(plan.epochs * length - 1e-9)
     if plan.begin > steps:
@@ -99,7 +99,7 @@ def _remaining(task: Task, plan: TrainingPlan, steps: int) -> Iterator[_Numbered
     """What comes after the plan's first `begin` steps; of whole passes with a length no batch is made."""
     if plan.begin == 0:
         return _numbered(task, plan, steps)
-    batches = task.batches("train", plan.batch, plan.seed)
+    batches = task.batches("train", plan.batch_size, plan.seed)
     length = len(batches) if isinstance(batches, Sized) else 0
     epochs = plan.begin // length if length else 0
     remaining = _numbered(task, plan, steps, epochs * length, epochs)
@@ -113,7 +113,7 @@ def _numbered(task: Task, plan: TrainingPlan, steps: int, step: int = 0, epoch: 
     while step < steps:
         epoch += 1
         held: Batch | None = None
-        for batch in task.batches("train", plan.batch, derive_seed(plan.seed, epoch)):
+        for batch in task.batches("train", plan.batch_size, derive_seed(plan.seed, epoch)):
             if held is not None:
                 step += 1
                 yield step, epoch, False, held

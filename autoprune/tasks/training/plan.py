@@ -22,7 +22,7 @@ class TrainingPlan:
         steps: optimizer steps; where None, `epochs` passes over the training samples (a fraction is allowed).
         rate: the highest learning rate; `autoprune.tasks.training.optimizers` says what it is at each step.
         momentum: of SGD; for Adam and AdamW how fast the mean of the gradients forgets (β₁).
-        batch: samples a step.
+        batch_size: samples a step.
         seed: draws the order and the augmentation of the samples.
         schedule: `cosine` falls to 0 along half a cosine, `steps` falls at the milestones, `constant` does not fall.
         milestones: for `steps`, ascending: the parts of the run after which the rate is multiplied by `factor`.
@@ -43,7 +43,7 @@ class TrainingPlan:
     rate: float = 0.02
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    batch: int = 128
+    batch_size: int = 128
     seed: int = 0
     optimizer: OptimizerName = "sgd"
     schedule: RateSchedule = "cosine"
@@ -65,7 +65,7 @@ _RANGES: Mapping[str, tuple[str, Callable[[float], bool]]] = {
     "rate": ("above 0", lambda value: value > 0),
     "momentum": ("in [0, 1)", lambda value: 0 <= value < 1),
     "weight_decay": ("at least 0", lambda value: value >= 0),
-    "batch": ("at least 1", lambda value: value >= 1),
+    "batch_size": ("at least 1", lambda value: value >= 1),
     "seed": ("at least 0", lambda value: value >= 0),
     "factor": ("in (0, 1]", lambda value: 0 < value <= 1),
     "warmup": ("in [0, 1)", lambda value: 0 <= value < 1),

@@ -20,7 +20,7 @@ from autoprune.tasks.training.loop import seeded
 from autoprune.tasks.training.snapshot import Snapshot
 
 GRADUAL = """
-train: {epochs: 2.5, rate: 0.02, batch: 128}
+train: {epochs: 2.5, rate: 0.02, batch_size: 128}
 distill: {}
 pruners:
   a: {pruner: agp, layers: ["stage*"], sparsity: 0.8}
@@ -30,7 +30,7 @@ policies:
   - {pruner: b, epochs: [1]}
 """
 THINNED = """
-train: {epochs: 3, rate: 0.02, batch: 128, optimizer: adam}
+train: {epochs: 3, rate: 0.02, batch_size: 128, optimizer: adam}
 pruners:
   filters: {pruner: l1_filter, sparsity: 0.5, schedule: agp, layers: ["stage1*", "conv"]}
   classifier: {pruner: level, layers: [linear], sparsity: 0.5}
@@ -42,13 +42,13 @@ policies:
   - {thin: true, epochs: [1]}
 """
 TICKET = """
-train: {epochs: 1.5, rate: 0.02, batch: 128}
+train: {epochs: 1.5, rate: 0.02, batch_size: 128}
 pruners:
   a: {pruner: lottery_ticket, sparsity: 0.8}
 rounds: {count: 2, rewind: 3}
 """
 LAYERS = """
-train: {epochs: 4, rate: 0.02, batch: 128}
+train: {epochs: 4, rate: 0.02, batch_size: 128}
 penalties:
   dead: {penalty: group_lasso, pattern: layer, strength: 0.02, scale_by_size: true, threshold_every: 5,
          layers: ["stage[23].conv*"]}
@@ -64,7 +64,7 @@ def dense() -> nn.Module:
     task = DigitsTask()
     with seeded(0):
         found = task.network()
-    task.train(found, TrainingPlan(steps=40, rate=0.1, batch=64))
+    task.train(found, TrainingPlan(steps=40, rate=0.1, batch_size=64))
     return found
 
 
@@ -181,7 +181,7 @@ def test_dead_layers_are_gone_and_the_network_is_trained_on(tmp_path: Path, dens
 
 def test_thinning_removes_masked_channels_and_masked_layers(tmp_path: Path, dense: nn.Module) -> None:
     text = """
-train: {epochs: 2, rate: 0.02, batch: 128}
+train: {epochs: 2, rate: 0.02, batch_size: 128}
 pruners:
   layers: {pruner: l1_filter, pattern: layer, allocator: global, sparsity: 0.4}
   filters: {pruner: l1_filter, layers: ["stage*.conv1"], sparsity: 0.5}

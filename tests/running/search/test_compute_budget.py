@@ -85,7 +85,7 @@ def test_finalists_are_reserved_for(autoprune: Cli, workdir: Path) -> None:
         "--set",
         "search.rerank.steps=2",
         "--set",
-        "search.rerank.batch=32",
+        "search.rerank.batch_size=32",
     )
     autoprune.succeed(*CAPPED, *finals, "--evaluations", "30", "--searcher", "random", "--output", "run")
     steps = [step for step in history_of(workdir / "run").steps() if isinstance(step, Candidate)]

@@ -13,9 +13,9 @@ from autoprune.core.recipe import Finetune, Recipe
 from tests.journeys import OWN, Cli, history_of
 from tests.user_tasks import task
 
-TUNED = ("--set", "search.rerank.top=2", "--set", "search.rerank.steps=6", "--set", "search.rerank.batch=32")
+TUNED = ("--set", "search.rerank.top=2", "--set", "search.rerank.steps=6", "--set", "search.rerank.batch_size=32")
 RUN = (*OWN, "--task", "tests.user_tasks:task", "--searcher", "random", *TUNED, "--output", "run")
-TRAINED = Recipe(finetune=Finetune(6, batch=32))
+TRAINED = Recipe(finetune=Finetune(6, batch_size=32))
 
 
 def test_finalists_are_trials_of_the_best_allocations_under_their_recipe(autoprune: Cli, workdir: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_run_cut_off_among_its_finalists_goes_on_there(autoprune: Cli, workdir
     assert after[-1]["best"] == expected[0]["best"]
 
 
-TRAINED_BEFORE = (*RUN, "--set", "evaluation.finetune.steps=3", "--set", "evaluation.finetune.batch=32")
+TRAINED_BEFORE = (*RUN, "--set", "evaluation.finetune.steps=3", "--set", "evaluation.finetune.batch_size=32")
 
 
 def test_a_finalist_starts_from_the_weights_of_a_trial_that_trained(autoprune: Cli, workdir: Path) -> None:

@@ -73,7 +73,7 @@ def test_work_is_shared_by_what_a_candidate_of_each_round_takes_at_most() -> Non
     dense, own = greatest_macs(problem.costs, {}), greatest_macs(problem.costs, problem.limits)
     first = {"flops": 2 * (dense * 3 // 4)}
     middle = greatest_macs(problem.costs, first)
-    trained = Recipe(finetune=Finetune(steps=2, batch=5), admm=AdmmTraining(steps=3, batch=7))
+    trained = Recipe(finetune=Finetune(steps=2, batch_size=5), admm=AdmmTraining(steps=3, batch_size=7))
     # Judging takes 100 samples; what trains goes three times through each image, ADMM in the dense shape.
     judging, training = 100 * (own + middle), 30 * (own + middle) + 2 * 63 * dense
     problem = replace(problem, trials=None, price=100 * own, work=5 * (judging + training))
@@ -88,7 +88,7 @@ def test_work_is_shared_by_what_a_candidate_of_each_round_takes_at_most() -> Non
 def test_a_training_that_is_taught_pays_for_the_teacher() -> None:
     problem = make_problem()
     dense, own = greatest_macs(problem.costs, {}), greatest_macs(problem.costs, problem.limits)
-    taught = Recipe(finetune=Finetune(steps=10, batch=10, distill=0.5))
+    taught = Recipe(finetune=Finetune(steps=10, batch_size=10, distill=0.5))
     price = 100 * (3 * own + dense)
     for work, share in ((2 * price, 2), (2 * price - 1, 1)):
         assert allowance(replace(problem, trials=None, work=work), taught, False).share([problem.limits]) == share
@@ -100,7 +100,7 @@ def test_no_more_work_is_spent_than_there_is(searcher: type[IterativeSearcher], 
     """Every candidate is taken to cost what it costs at most."""
     problem = with_curves(make_problem(trials=1))
     dense, own = greatest_macs(problem.costs, {}), greatest_macs(problem.costs, problem.limits)
-    rounds = Rounds(finetune=Finetune(steps=3, batch=10), admm=AdmmTraining(steps=2, batch=10))
+    rounds = Rounds(finetune=Finetune(steps=3, batch_size=10), admm=AdmmTraining(steps=2, batch_size=10))
     work = evaluations * 100 * dense
     problem = replace(problem, trials=None, price=100 * own, work=work, rounds=rounds)
 

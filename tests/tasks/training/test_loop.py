@@ -127,7 +127,7 @@ def test_training_that_begins_later_has_the_steps_epochs_rates_and_batches_of_th
             after_epoch=lambda network, epoch: events.append(("epoch", epoch)),
         )
         task = _task(train_data=shuffled)
-        plan = TrainingPlan(steps=12, batch=1, warmup=0.25, begin=begin)
+        plan = TrainingPlan(steps=12, batch_size=1, warmup=0.25, begin=begin)
         train(_network_of_one(), task if streaming else Counted(task), plan, [hook])
         return events
 

@@ -16,7 +16,7 @@ from autoprune.tasks.training.plan import TrainingPlan
         ({"rate": float("inf")}, "rate should be above 0 and finite but is inf"),
         ({"epochs": float("nan")}, "epochs should be at least 0 and finite but is nan"),
         ({"steps": -1}, "steps should be at least 0 but is -1"),
-        ({"batch": 0}, "batch should be at least 1 but is 0"),
+        ({"batch_size": 0}, "batch_size should be at least 1 but is 0"),
         ({"momentum": 1.0}, r"momentum should be in \[0, 1\) but is 1.0"),
         ({"weight_decay": -0.1}, "weight_decay should be at least 0"),
         ({"seed": -1}, "seed should be at least 0"),
@@ -45,7 +45,7 @@ def test_all_faults_are_named_at_once() -> None:
 
 
 def test_bounds_that_mean_something_are_allowed() -> None:
-    TrainingPlan(steps=0, epochs=0, momentum=0.0, weight_decay=0.0, batch=1, factor=1.0)
+    TrainingPlan(steps=0, epochs=0, momentum=0.0, weight_decay=0.0, batch_size=1, factor=1.0)
     TrainingPlan(schedule="steps", milestones=(0.2, 0.9), warmup=0.2)
 
 

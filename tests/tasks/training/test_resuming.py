@@ -95,7 +95,7 @@ def test_training_that_is_killed_and_resumed_ends_bit_for_bit_as_the_unbroken_on
 ) -> None:
     """Step 4 or 6 ends a pass; fresh objects read the file, and global random states differ."""
     ends: list[list[Tensor]] = []
-    plan = replace(plan, batch=BATCH[make])
+    plan = replace(plan, batch_size=BATCH[make])
     path = tmp_path / "s.pt"
 
     unbroken = _network()
