@@ -143,4 +143,4 @@ def apply(
 
 
 def _realised(prunable: PrunableModel, allocation: Allocation) -> nn.Module:
-    return prunable.structures.realise(prunable.network, prunable.importance, allocation, prunable.inputs).eval()
+    return prunable.structures.prune(prunable.network, prunable.importance, allocation, prunable.inputs).eval()

@@ -107,7 +107,7 @@ class Experiment(Section):
     def sweep_recipe(self) -> Recipe:
         """What is done to the levels of the sweep: as to every candidate, but none is trained, and less refitted."""
         recipe = self.recipe()
-        return replace(recipe, finetune=None, users_only=bool(recipe.reconstruct))
+        return replace(recipe, finetune=None, consumers_only=bool(recipe.reconstruct))
 
     def most_trials(self) -> int | None:
         """How many candidates may be judged; None where only their cost is limited."""

@@ -72,7 +72,7 @@ class Recipe:
             squares; this takes the place of re-estimation. 0 refits nothing.
         finetune: how it is trained then; None is not at all.
         admm: how its weights are trained towards being pruned; None leaves them as they are.
-        users_only: whether only the layers that lose inputs are refitted, as in a sweep, where one group is thinned.
+        consumers_only: whether only the layers that lose inputs are refitted, as in a sweep of single groups.
     """
 
     recalibrate: int = 512
@@ -80,7 +80,7 @@ class Recipe:
     reconstruct: int = 0
     finetune: Finetune | None = None
     admm: AdmmTraining | None = None
-    users_only: bool = False
+    consumers_only: bool = False
 
     @property
     def trains(self) -> bool:
@@ -89,7 +89,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Without what is not done and earlier releases did not know, so that their records compare equal."""
-        later = ("reconstruct", "finetune", "admm", "users_only")
+        later = ("reconstruct", "finetune", "admm", "consumers_only")
         return {name: setting for name, setting in asdict(self).items() if name not in later or setting}
 
     @classmethod

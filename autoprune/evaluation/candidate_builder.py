@@ -105,7 +105,7 @@ class Builder:
             start = replace(start, importance=tuned.importance)
         elif recipe.admm is not None:
             start = self._draw(start, allocation, recipe.admm, derive_seed(seed, _ADMM), pauses, paused)
-        network = start.structures.realise(start.network, start.importance, allocation, check_on=start.inputs)
+        network = start.structures.prune(start.network, start.importance, allocation, check_on=start.inputs)
         built = Built(network, start, allocation)
         if tuned is None:
             self._prepare(built, recipe)
@@ -165,9 +165,9 @@ class Builder:
         """
         if recipe.reconstruct:
             start = built.prunable
-            kept = start.structures.kept(start.importance, built.allocation)
+            kept = start.structures.kept_channels(start.importance, built.allocation)
             samples = self._data.for_recipe(recipe)
-            refit(built.network, start.network, start.graph, kept, samples, users_only=recipe.users_only)
+            refit(built.network, start.network, start.graph, kept, samples, consumers_only=recipe.consumers_only)
         elif recipe.recalibrate:
             recalibrate(built.network, self._data.for_recipe(recipe))
 

@@ -154,8 +154,8 @@ class Evaluator:
 
     def _refitted(self, allocation: Mapping[str, int], recipe: Recipe) -> list[Layer]:
         prunable = self.prunable
-        kept = prunable.structures.kept(prunable.importance, allocation)
-        return refitted_layers(prunable.graph, kept, users_only=recipe.users_only)
+        kept = prunable.structures.kept_channels(prunable.importance, allocation)
+        return refitted_layers(prunable.graph, kept, consumers_only=recipe.consumers_only)
 
     def macs(self, allocation: Mapping[str, int]) -> int:
         """Multiply-adds of one image's forward pass."""

@@ -20,8 +20,8 @@ from autoprune.graph.layers import Layer
 from autoprune.pruning.criteria.base import LayerStatistics
 from autoprune.pruning.criteria.magnitudes import THRESHOLD
 from autoprune.pruning.surgery.copying import copy_network
-from autoprune.pruning.surgery.masks import highest_of_each, masked_copy
-from autoprune.pruning.surgery.thinning import compare
+from autoprune.pruning.surgery.masks import masked_copy, top_k_mask
+from autoprune.pruning.surgery.thinning import check_same_outputs
 
 
 class WiderThanParent(AutopruneError):
@@ -102,7 +102,7 @@ def descend(dense: PrunableModel, checkpoint: PrunedCheckpoint) -> PrunableModel
     prunable = replace(
         whole, network=masked_copy(network, whole.lost_masks()), importance=whole.without_lost(importance)
     )
-    compare(small, prunable.network, dense.inputs)
+    check_same_outputs(small, prunable.network, dense.inputs)
     return prunable
 
 
@@ -152,16 +152,16 @@ def _nonzero(dense: PrunableModel, network: nn.Module, widths: Mapping[str, int]
         CheckpointError: there are more of them than the widths say.
     """
 
-    def ask(layer: Layer) -> LayerStatistics:
+    def statistics_of(layer: Layer) -> LayerStatistics:
         weight: Tensor = network.get_submodule(layer.name).weight.detach()  # type: ignore[operator]
         return LayerStatistics(layer.name, dense.pruner.pattern.arrange(layer, weight.double()).flatten(0, 1))
 
     found = {}
     for group in dense.structures.groups:
         keep = widths.get(group.name, group.width)
-        (scores,) = dense.structures.parts(group.name, THRESHOLD, ask)
+        (scores,) = dense.structures.layer_scores(group.name, THRESHOLD, statistics_of)
         largest = scores.cpu().numpy()
-        found[group.name] = highest_of_each(largest, keep, group.least)
+        found[group.name] = top_k_mask(largest, keep, group.least)
         if largest[~found[group.name]].any():
             raise CheckpointError(
                 f"the checkpoint has more of group {group.name!r} than {keep} parts that are not zero"

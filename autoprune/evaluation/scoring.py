@@ -10,7 +10,7 @@ import torch
 
 from autoprune.errors import TaskError
 from autoprune.evaluation.metrics import Batches
-from autoprune.pruning.statistics.collection import Source
+from autoprune.pruning.statistics.collection import CalibrationData
 from autoprune.tasks.base import Batch, Task
 
 
@@ -50,9 +50,9 @@ class ScoringSamples:
             yield batch
             self.seen()
 
-    def source(self) -> Source:
+    def source(self) -> CalibrationData:
         """The samples with the task's loss."""
-        return Source(self, self.task.loss)
+        return CalibrationData(self, self.task.loss)
 
     def describe(self) -> dict[str, Any]:
         """What was chosen, for records."""

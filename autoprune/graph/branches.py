@@ -24,7 +24,7 @@ from autoprune.core.budget import COST_KINDS
 from autoprune.core.costs import ONE, CostTable, CostTerm, Count
 from autoprune.errors import UserError, did_you_mean
 from autoprune.graph.capture import mode
-from autoprune.graph.channels import Followed
+from autoprune.graph.channels import ChannelFlow
 from autoprune.graph.costs import measure_costs
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import CONVOLUTIONS, TRANSPOSED
@@ -69,16 +69,16 @@ def find_branches(network: nn.Module, graph: ChannelGraph) -> tuple[Branch, ...]
     Args:
         network: what `graph` was found in, or a copy of it; it is not changed.
     """
-    traced = graph.followed.traced
+    traced = graph.flow.traced
     modules = dict(network.named_modules(remove_duplicate=False))
-    parts = list(_parts(graph.followed, modules))
-    sums = run_sums(graph.followed, {part.addition: part.shortcut for part in parts}, _fed(parts))
+    parts = list(_parts(graph.flow, modules))
+    sums = run_sums(graph.flow, {part.addition: part.shortcut for part in parts}, _fed(parts))
     found: list[Branch] = []
     taken: set[fx.Node] = set()
     for part in parts:  # an addition inside a branch comes before that of the branch
         fits = not taken & set(part.nodes) and sums.alike[part.addition]
         if fits and _alone(part, traced.graph, modules) and outputs_zero(traced, part.nodes, sums):
-            found.append(_branch(part, modules, graph.followed, sums.written[part.addition]))
+            found.append(_branch(part, modules, graph.flow, sums.written[part.addition]))
             taken |= set(part.nodes)
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
     return tuple(sorted(found, key=lambda branch: order[branch.nodes[0]]))
@@ -115,15 +115,15 @@ class _Part:
     weights: tuple[str, ...]
 
 
-def _parts(followed: Followed, modules: Modules) -> Iterator[_Part]:
-    reached = _depends_on_input(followed.traced.graph)
-    for node in followed.traced.graph.nodes:
-        addends = _addends(node, followed)
+def _parts(flow: ChannelFlow, modules: Modules) -> Iterator[_Part]:
+    reached = _depends_on_input(flow.traced.graph)
+    for node in flow.traced.graph.nodes:
+        addends = _addends(node, flow)
         if addends is None:
             continue
         sides = [_part(node, operand, shortcut, modules) for operand, shortcut in (addends, addends[::-1])]
         whole = [side for side in sides if side.weights and side.shortcut in reached and reached & _sources(side.nodes)]
-        fitting = [side for side in whole if followed.values[side.shortcut] == followed.values[node]]
+        fitting = [side for side in whole if flow.values[side.shortcut] == flow.values[node]]
         if fitting:
             yield max(fitting, key=lambda side: len(side.weights))  # of equals the first
 
@@ -136,7 +136,7 @@ def _depends_on_input(graph: fx.Graph) -> set[fx.Node]:
     return reached
 
 
-def _addends(node: fx.Node, followed: Followed) -> tuple[fx.Node, fx.Node] | None:
+def _addends(node: fx.Node, flow: ChannelFlow) -> tuple[fx.Node, fx.Node] | None:
     """The two different activations that a node adds, as they are."""
     if node.op not in ("call_function", "call_method") or name_of(node) not in ADDITIONS or len(node.args) > 2:
         return None
@@ -144,7 +144,7 @@ def _addends(node: fx.Node, followed: Followed) -> tuple[fx.Node, fx.Node] | Non
     one, other, alpha = given.pop("input", None), given.pop("other", None), given.pop("alpha", 1)
     if given or alpha != 1 or one is other or not isinstance(one, fx.Node) or not isinstance(other, fx.Node):
         return None
-    both = isinstance(followed.ids.get(one), Tensor) and isinstance(followed.ids.get(other), Tensor)
+    both = isinstance(flow.ids.get(one), Tensor) and isinstance(flow.ids.get(other), Tensor)
     return (one, other) if both else None
 
 
@@ -222,7 +222,7 @@ def _alone(part: _Part, graph: fx.Graph, modules: Modules) -> bool:
     return all(found <= own for found in holders.values() if found & own)
 
 
-def _branch(part: _Part, modules: Modules, followed: Followed, copied: bool) -> Branch:
+def _branch(part: _Part, modules: Modules, flow: ChannelFlow, copied: bool) -> Branch:
     registered = {qualified(name, key) for name, module in modules.items() for key, _ in _tensors(module)}
     used = _holdings(part.nodes, modules).values()
     tensors = tuple(name for name in used if name in registered)
@@ -230,7 +230,7 @@ def _branch(part: _Part, modules: Modules, followed: Followed, copied: bool) -> 
         name=part.weights[0],
         layers=tuple(dict.fromkeys(name.rpartition(".")[0] for name in tensors)),
         weights=part.weights,
-        necessary=tuple(name for name in part.weights if _is_necessary(name, part, followed)),
+        necessary=tuple(name for name in part.weights if _is_necessary(name, part, flow)),
         tensors=tensors,
         addition=part.addition,
         nodes=part.nodes,
@@ -238,14 +238,14 @@ def _branch(part: _Part, modules: Modules, followed: Followed, copied: bool) -> 
     )
 
 
-def _is_necessary(layer: str, part: _Part, followed: Followed) -> bool:
+def _is_necessary(layer: str, part: _Part, flow: ChannelFlow) -> bool:
     """Whether no path of activations leads past a layer; of those inside modules kept whole that is not known."""
     calls = {node for node in part.nodes if node.op == "call_module" and node.target == layer}
     inside, waiting, seen = set(part.nodes), [part.nodes[-1]], set(calls)
-    reached = _depends_on_input(followed.traced.graph)
+    reached = _depends_on_input(flow.traced.graph)
     while waiting:
         node = waiting.pop()
-        if node in seen or node not in followed.ids:
+        if node in seen or node not in flow.ids:
             continue
         if node not in inside and node in reached:
             return False
@@ -259,8 +259,8 @@ def build_branch_costs(network: nn.Module, graph: ChannelGraph, branches: Sequen
 
     FLOPs, parameters and bytes of what is in none of them are constants.
     """
-    inputs = graph.followed.inputs
-    flops = _flops_by_node(graph.followed.traced, inputs)
+    inputs = graph.flow.inputs
+    flops = _flops_by_node(graph.flow.traced, inputs)
     terms: list[CostTerm] = []
     for branch in branches:
         kept = Count(0, {branch.name: 1})

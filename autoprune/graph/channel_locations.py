@@ -16,7 +16,7 @@ from autoprune.graph.rules import ACTIVATION_FUNCTIONS, name_of
 
 
 @dataclass(frozen=True)
-class Match:
+class ChannelMap:
     """Which of a layer's channels lies at each entry of an axis elsewhere.
 
     Channels that are tied to each other may be told apart no more there; then they are one class.
@@ -29,7 +29,7 @@ class Match:
     entries: Tensor
     classes: Tensor
 
-    def means(self, values: Tensor) -> Tensor:
+    def mean_per_channel(self, values: Tensor) -> Tensor:
         """`[out]` for each channel the mean of its entries' values, given as `[size]`."""
         entries, classes = self.entries.to(values.device), self.classes.to(values.device)
         own = entries >= 0
@@ -39,7 +39,7 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Place:
+class ChannelLocation:
     """An activation that holds all output channels of a layer.
 
     Attributes:
@@ -49,54 +49,54 @@ class Place:
 
     node: fx.Node
     dim: int | None
-    match: Match
+    channel_map: ChannelMap
 
     def rows(self, value: Tensor) -> Tensor:
         """`[size, …]` the activation with one row for each entry of the axis of the channels."""
         return value.reshape(1, -1) if self.dim is None else value.movedim(self.dim, 0).flatten(1)
 
 
-def find_norm(graph: ChannelGraph, layer: Layer) -> tuple[str, Match] | None:
+def find_batch_norm(graph: ChannelGraph, layer: Layer) -> tuple[str, ChannelMap] | None:
     """The first batch norm that all of a layer's output channels pass, before other layers use them up."""
-    norms = {found.name: found for found in graph.layers if found.kind == "carrier"}
+    norms = {found.name: found for found in graph.layers if found.kind == "per_channel"}
     for node in _reached(graph, layer)[0]:
         norm = norms.get(str(node.target)) if node.op == "call_module" else None
-        if norm is None or not isinstance(graph.followed.traced.get_submodule(norm.name), _BatchNorm):
+        if norm is None or not isinstance(graph.flow.traced.get_submodule(norm.name), _BatchNorm):
             continue
-        match = _match(layer.outgoing, norm.outgoing, graph.roots)
-        if match is not None:
-            return norm.name, match
+        channel_map = _map_channels(layer.outgoing, norm.outgoing, graph.roots)
+        if channel_map is not None:
+            return norm.name, channel_map
     return None
 
 
-def find_activation(graph: ChannelGraph, layer: Layer) -> Place | None:
+def find_activation(graph: ChannelGraph, layer: Layer) -> ChannelLocation | None:
     """Where a layer's output channels are behind the activation function that follows.
 
     Batch norms, additions, depthwise convolutions and the like may lie between. Where none follows, it is what the
     first layer that uses the channels takes.
     """
     reached, used = _reached(graph, layer)
-    functions = [node for node in reached if _is_activation(node, graph.followed.traced)]
-    places = (_place(graph, layer, node) for node in (*functions, *used))
-    return next((place for place in places if place is not None), None)
+    functions = [node for node in reached if _is_activation(node, graph.flow.traced)]
+    locations = (_location(graph, layer, node) for node in (*functions, *used))
+    return next((location for location in locations if location is not None), None)
 
 
 def _reached(graph: ChannelGraph, layer: Layer) -> tuple[list[fx.Node], list[fx.Node]]:
     """Operations that a layer's channels pass through, and those of which another layer takes the result, in order."""
-    followed = graph.followed
-    producers = {found.name for found in followed.layers if found.produces}
-    carriers: set[fx.Node] = set()
+    flow = graph.flow
+    producers = {found.name for found in flow.layers if found.produces}
+    carrying: set[fx.Node] = set()
     reached: list[fx.Node] = []
     used: list[fx.Node] = []
-    for node in followed.traced.graph.nodes:
+    for node in flow.traced.graph.nodes:
         target = str(node.target) if node.op == "call_module" else None
-        sources = [source for source in node.all_input_nodes if source in carriers]
+        sources = [source for source in node.all_input_nodes if source in carrying]
         if target == layer.name:
-            carriers.add(node)
+            carrying.add(node)
         elif target in producers:
             used += sources
-        elif sources and node in followed.ids and node not in followed.opaque:
-            carriers.add(node)
+        elif sources and node in flow.ids and node not in flow.opaque:
+            carrying.add(node)
             reached.append(node)
     return reached, used
 
@@ -108,25 +108,25 @@ def _is_activation(node: fx.Node, traced: fx.GraphModule) -> bool:
     return node.op in ("call_function", "call_method") and name_of(node) in ACTIVATION_FUNCTIONS
 
 
-def _place(graph: ChannelGraph, layer: Layer, node: fx.Node) -> Place | None:
-    ids = graph.followed.ids.get(node)
+def _location(graph: ChannelGraph, layer: Layer, node: fx.Node) -> ChannelLocation | None:
+    ids = graph.flow.ids.get(node)
     if not isinstance(ids, Tensor) or not ids.numel():
         return None
-    along: Callable[[Tensor, int], Tensor | None] = graph.followed.channels.along
+    along: Callable[[Tensor, int], Tensor | None] = graph.flow.channels.along
     axes: list[tuple[int | None, Tensor | None]] = [(dim, along(ids, dim)) for dim in varying(ids)]
     for dim, found in axes or [(None, ids.flatten()[:1])]:
-        match = None if found is None else _match(layer.outgoing, found, graph.roots)
-        if match is not None:
-            return Place(node, dim, match)
+        channel_map = None if found is None else _map_channels(layer.outgoing, found, graph.roots)
+        if channel_map is not None:
+            return ChannelLocation(node, dim, channel_map)
     return None
 
 
-def _match(own: Tensor, there: Tensor, roots: Tensor) -> Match | None:
+def _map_channels(own: Tensor, there: Tensor, roots: Tensor) -> ChannelMap | None:
     """By the ids themselves, or else by the classes of tied ids; None unless all of the layer's are there."""
     for mine, theirs in ((own, there), (roots[own], roots[there])):
         found, classes = torch.unique(mine, return_inverse=True)
         nearest = torch.searchsorted(found, theirs.contiguous()).clamp_max(len(found) - 1)
         entries = torch.where(found[nearest] == theirs, nearest, -1)
         if len(torch.unique(entries[entries >= 0])) == len(found):
-            return Match(entries, classes)
+            return ChannelMap(entries, classes)
     return None

@@ -72,7 +72,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Followed:
+class ChannelFlow:
     """What was learnt from following one batch through the network.
 
     Attributes:
@@ -93,7 +93,7 @@ class Followed:
     inputs: Tensor
 
 
-def follow(network: nn.Module, traced: fx.GraphModule, inputs: Tensor) -> Followed:
+def follow_channels(network: nn.Module, traced: fx.GraphModule, inputs: Tensor) -> ChannelFlow:
     """Runs a batch through the traced network and follows its channels.
 
     Args:
@@ -115,7 +115,7 @@ def follow(network: nn.Module, traced: fx.GraphModule, inputs: Tensor) -> Follow
         follower.freeze_whole()
         positions = count_positions(traced, list(follower.layers), inputs[:1])
     found = tuple(replace(layer, positions=positions[name]) for name, layer in follower.layers.items())
-    return Followed(
+    return ChannelFlow(
         traced, follower.ids, follower.values, found, follower.channels, frozenset(follower.opaque), inputs[:2]
     )
 
@@ -146,7 +146,7 @@ class _Follower(fx.Interpreter):
         """Freezes the layers of which a tensor is also used by something that is not followed, or by another layer."""
         users: dict[int, list[Layer]] = {}
         for layer in self.layers.values():
-            for name in {slot.tensor for slot in layers.slots(layer, self._tensors)}:
+            for name in {axis.tensor for axis in layers.channel_axes(layer, self._tensors)}:
                 users.setdefault(id(self._tensors[name]), []).append(layer)
         for tensor, found in users.items():
             if tensor in self._whole or len(found) > 1:
@@ -246,7 +246,7 @@ class _Follower(fx.Interpreter):
         return spread(layer.outgoing, value.shape, axis)
 
     def _first_call(self, name: str, module: nn.Module, kind: layers.LayerKind, incoming: Tensor) -> Layer:
-        if kind == "carrier":
+        if kind == "per_channel":
             return Layer(name, kind, type(module).__name__, None, incoming)
         groups = int(getattr(module, "groups", 1))
         out = int(module.out_features if kind == "linear" else module.out_channels)  # type: ignore[arg-type]
@@ -311,7 +311,7 @@ def _has_batch_axis(module: nn.Module, kind: layers.LayerKind, source: Tensor) -
     """Whether the activation has the axes a layer expects; one sample alone would have its channels elsewhere."""
     if kind == "linear":
         return source.dim() >= 2
-    if kind == "carrier":
+    if kind == "per_channel":
         per_sample = {nn.InstanceNorm1d: 3, nn.InstanceNorm2d: 4, nn.InstanceNorm3d: 5}
         wanted = [axes for known, axes in per_sample.items() if isinstance(module, known)]
         return source.dim() == wanted[0] if wanted else source.dim() >= 2

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from autoprune.core.costs import CostTable, CostTerm, Count
 from autoprune.graph.capture import mode
 from autoprune.graph.groups import ChannelGraph
-from autoprune.graph.layers import Layer, Slot, slots
+from autoprune.graph.layers import ChannelAxis, Layer, channel_axes
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,10 @@ def build_cost_table(network: nn.Module, graph: ChannelGraph, inputs: Tensor) ->
     terms: list[CostTerm] = []
     for layer in graph.layers:
         terms += _flop_terms(layer, tensors, counts)
-    found: dict[str, dict[int, Slot]] = {}  # by axis: of a tensor used in several ways each axis counts once
+    found: dict[str, dict[int, ChannelAxis]] = {}  # by axis: of a tensor used in several ways each axis counts once
     for layer in graph.layers:
-        for slot in slots(layer, tensors):
-            found.setdefault(slot.tensor, {})[slot.dim] = slot
+        for axis in channel_axes(layer, tensors):
+            found.setdefault(axis.tensor, {})[axis.dim] = axis
     for name, tensor in tensors.items():
         terms += _tensor_terms(name, tensor, list(found.get(name, {}).values()), counts)
     table = CostTable(terms, graph.dense())
@@ -107,8 +107,8 @@ def profile_layers(network: nn.Module, graph: ChannelGraph) -> list[LayerProfile
     """The layers with weights that are followed, in forward order."""
     tensors = _tensors(network)
     outputs = {
-        str(node.target): tuple(graph.followed.values[node][1:])
-        for node in graph.followed.traced.graph.nodes
+        str(node.target): tuple(graph.flow.values[node][1:])
+        for node in graph.flow.traced.graph.nodes
         if node.op == "call_module"
     }
     return [
@@ -151,20 +151,20 @@ def _flop_terms(layer: Layer, tensors: Mapping[str, Tensor], counts: _Counts) ->
         return []
     weight = tensors[f"{layer.name}.weight" if layer.name else "weight"]
     factor = 2 * layer.positions * int(weight.shape[2:].numel())
-    where = slots(layer, {f"{layer.name}.weight" if layer.name else "weight": weight})
-    return [CostTerm("flops", layer.name, factor * _fixed(weight, where), *(counts.of(slot.ids) for slot in where))]
+    where = channel_axes(layer, {f"{layer.name}.weight" if layer.name else "weight": weight})
+    return [CostTerm("flops", layer.name, factor * _fixed(weight, where), *(counts.of(axis.ids) for axis in where))]
 
 
-def _fixed(weight: Tensor, where: list[Slot]) -> int:
+def _fixed(weight: Tensor, where: list[ChannelAxis]) -> int:
     """Entries along the first two axes that hold no channels that could go."""
-    sliced = {slot.dim for slot in where}
+    sliced = {axis.dim for axis in where}
     return int(torch.Size([size for dim, size in enumerate(weight.shape[:2]) if dim not in sliced]).numel())
 
 
-def _tensor_terms(name: str, tensor: Tensor, where: list[Slot], counts: _Counts) -> list[CostTerm]:
-    sliced = {slot.dim for slot in where}
+def _tensor_terms(name: str, tensor: Tensor, where: list[ChannelAxis], counts: _Counts) -> list[CostTerm]:
+    sliced = {axis.dim for axis in where}
     entries = int(torch.Size([size for dim, size in enumerate(tensor.shape) if dim not in sliced]).numel())
-    sides = [counts.of(slot.ids) for slot in where]
+    sides = [counts.of(axis.ids) for axis in where]
     layer = name.rpartition(".")[0] or name
     terms = [CostTerm("size", layer, entries * tensor.element_size(), *sides)]
     if isinstance(tensor, nn.Parameter):

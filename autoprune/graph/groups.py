@@ -16,7 +16,7 @@ from autoprune.core.space import Group
 from autoprune.errors import TaskError, UserError
 from autoprune.graph.capture import trace
 from autoprune.graph.channel_ids import compress
-from autoprune.graph.channels import Followed, follow
+from autoprune.graph.channels import ChannelFlow, follow_channels
 from autoprune.graph.layers import Layer, Side
 from autoprune.graph.rewrite import Simulation, simulate
 from autoprune.graph.rules import tensors_in
@@ -72,7 +72,7 @@ class ChannelGraph:
         roots: `[ids]` the root of every channel id.
     """
 
-    followed: Followed
+    flow: ChannelFlow
     groups: tuple[ChannelGroup, ...]
     frozen: tuple[FrozenChannels, ...]
     roots: Tensor
@@ -85,7 +85,7 @@ class ChannelGraph:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        return self.followed.layers
+        return self.flow.layers
 
     def dense(self) -> Allocation:
         return Allocation({group.name: group.group.width for group in self.groups})
@@ -108,7 +108,7 @@ class ChannelGraph:
 
     def simulate(self, kept: Kept) -> Simulation:
         """What the thinned network does to the operations between the layers."""
-        return simulate(self.followed, self.keep_mask(kept))
+        return simulate(self.flow, self.keep_mask(kept))
 
 
 def find_groups(network: nn.Module, inputs: Tensor) -> ChannelGraph:
@@ -123,12 +123,12 @@ def find_groups(network: nn.Module, inputs: Tensor) -> ChannelGraph:
     Raises:
         TaskError: the network cannot be traced or run.
     """
-    followed = follow(network, trace(network), inputs)
-    graph = _collect(followed)
+    flow = follow_channels(network, trace(network), inputs)
+    graph = _collect(flow)
     while faults := _faults(graph):
-        _freeze_faulty(followed, faults)
+        _freeze_faulty(flow, faults)
         structures = sum(group.group.width for group in graph.groups)
-        graph = _collect(followed)
+        graph = _collect(flow)
         if sum(group.group.width for group in graph.groups) == structures:
             raise TaskError(f"the network's channels cannot be followed: {'; '.join(faults.values())}")
     for frozen in graph.frozen:
@@ -153,59 +153,59 @@ def _half(width: int, draw: int) -> list[int]:
     return [int(i) for i in stays.nonzero()[0]]
 
 
-def _freeze_faulty(followed: Followed, faults: Mapping[fx.Node, str]) -> None:
+def _freeze_faulty(flow: ChannelFlow, faults: Mapping[fx.Node, str]) -> None:
     for node, reason in faults.items():
-        for source in (node, *_origins(node, followed)):
-            for ids in tensors_in(followed.ids.get(source)):
-                followed.channels.freeze(compress(ids), reason)
+        for source in (node, *_origins(node, flow)):
+            for ids in tensors_in(flow.ids.get(source)):
+                flow.channels.freeze(compress(ids), reason)
 
 
-def _origins(node: fx.Node, followed: Followed) -> list[fx.Node]:
+def _origins(node: fx.Node, flow: ChannelFlow) -> list[fx.Node]:
     """The activations that a node uses, and those whose shapes its other arguments were computed from."""
     found: list[fx.Node] = []
     for source in node.all_input_nodes:
-        found += [source] if source in followed.ids else _origins(source, followed)
+        found += [source] if source in flow.ids else _origins(source, flow)
     return found
 
 
-def _collect(followed: Followed) -> ChannelGraph:
-    roots, reasons = followed.channels.roots(), followed.channels.reasons()
-    places = _places(followed.layers, roots)
+def _collect(flow: ChannelFlow) -> ChannelGraph:
+    roots, reasons = flow.channels.roots(), flow.channels.reasons()
+    positions = _positions_by_class(flow.layers, roots)
     prunable: dict[tuple[object, ...], list[int]] = {}
-    for root, where in places.items():
+    for root, where in positions.items():
         if root in reasons or not any(side == "out" for _, side in where):
             continue
         signature = tuple(sorted((place, len(rows)) for place, rows in where.items()))
         prunable.setdefault(signature, []).append(root)
-    groups = [_group(found, places, followed.layers) for found in prunable.values()]
-    order = {layer.name: i for i, layer in enumerate(followed.layers)}
+    groups = [_group(found, positions, flow.layers) for found in prunable.values()]
+    order = {layer.name: i for i, layer in enumerate(flow.layers)}
     groups.sort(key=lambda g: (order[g.group.producers[0]], int(g.roots[0])))
-    return ChannelGraph(followed, _distinct_names(groups), _frozen(followed, roots, reasons), roots)
+    return ChannelGraph(flow, _distinct_names(groups), _frozen(flow, roots, reasons), roots)
 
 
-Place = tuple[str, Side]
+LayerSide = tuple[str, Side]
 
 
-def _places(layers: Sequence[Layer], roots: Tensor) -> dict[int, dict[Place, list[int]]]:
+def _positions_by_class(layers: Sequence[Layer], roots: Tensor) -> dict[int, dict[LayerSide, list[int]]]:
     """Root of each class to the positions it holds along each axis of each layer, in forward order of the layers."""
-    places: dict[int, dict[Place, list[int]]] = {}
+    positions: dict[int, dict[LayerSide, list[int]]] = {}
     for layer in layers:
         axes: list[tuple[Side, Tensor]] = [(layer.outer_side, layer.outgoing)]
         if layer.incoming is not None:
             axes.append(("in", layer.incoming))
         for side, ids in axes:
             for position, root in enumerate(roots[ids].tolist()):
-                places.setdefault(root, {}).setdefault((layer.name, side), []).append(position)
-    return places
+                positions.setdefault(root, {}).setdefault((layer.name, side), []).append(position)
+    return positions
 
 
-def _group(found: list[int], places: dict[int, dict[Place, list[int]]], layers: Sequence[Layer]) -> ChannelGroup:
-    where = places[found[0]]
+def _group(found: list[int], positions: dict[int, dict[LayerSide, list[int]]], layers: Sequence[Layer]) -> ChannelGroup:
+    where = positions[found[0]]
     types = {layer.name: layer.type for layer in layers}
     producers = tuple(name for name, side in where if side == "out")
-    found = sorted(found, key=lambda root: places[root][producers[0], "out"][0])
+    found = sorted(found, key=lambda root: positions[root][producers[0], "out"][0])
     members = tuple(
-        Member(name, side, torch.tensor([places[root][name, side] for root in found])) for name, side in where
+        Member(name, side, torch.tensor([positions[root][name, side] for root in found])) for name, side in where
     )
     weighted = [layer.name for layer in layers if layer.produces]
     group = Group(
@@ -231,9 +231,9 @@ def _distinct_names(groups: list[ChannelGroup]) -> tuple[ChannelGroup, ...]:
     return tuple(named)
 
 
-def _frozen(followed: Followed, roots: Tensor, reasons: dict[int, str]) -> tuple[FrozenChannels, ...]:
+def _frozen(flow: ChannelFlow, roots: Tensor, reasons: dict[int, str]) -> tuple[FrozenChannels, ...]:
     found: dict[tuple[str, str], int] = {}
-    for layer in followed.layers:
+    for layer in flow.layers:
         if not layer.produces:
             continue
         for root in roots[layer.outgoing].tolist():

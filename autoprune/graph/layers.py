@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # Per-channel layers whose statistics and parameters never mix channels.
-CARRIERS = (
+PER_CHANNEL = (
     nn.BatchNorm1d,
     nn.BatchNorm2d,
     nn.BatchNorm3d,
@@ -22,7 +22,7 @@ CARRIERS = (
     nn.InstanceNorm3d,
     nn.PReLU,
 )
-FOLLOWED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, *CARRIERS)
+FOLLOWED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, *PER_CHANNEL)
 
 # What makes a network nonlinear.
 ACTIVATIONS = (
@@ -100,8 +100,8 @@ STRUCTURAL = (nn.Flatten, nn.Unflatten)
 # Methods that decide what a layer computes; a subclass that overrides one of them is another layer.
 _INSIDE = ("forward", "_conv_forward", "_output_padding", "_check_input_dim")
 
-LayerKind = Literal["convolution", "transposed", "linear", "carrier", "parameter"]
-Side = Literal["out", "in", "through"]
+LayerKind = Literal["convolution", "transposed", "linear", "per_channel", "parameter"]
+Side = Literal["out", "in", "passthrough"]
 """Channels that a layer makes, uses up, or passes on (a carrier, a depthwise convolution, a parameter)."""
 
 
@@ -135,7 +135,7 @@ class Layer:
     @property
     def outer_side(self) -> Side:
         """What `outgoing` is to the layer."""
-        return "out" if self.produces else "through"
+        return "out" if self.produces else "passthrough"
 
     @property
     def depthwise(self) -> bool:
@@ -144,7 +144,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Slot:
+class ChannelAxis:
     """One axis of one tensor that holds channels: entry i belongs to channel `ids[i]`.
 
     Attributes:
@@ -168,7 +168,7 @@ def layer_kind(module: nn.Module) -> LayerKind | None:
         return "convolution"
     if isinstance(module, TRANSPOSED):
         return "transposed"
-    return "linear" if isinstance(module, nn.Linear) else "carrier"
+    return "linear" if isinstance(module, nn.Linear) else "per_channel"
 
 
 def followed_forward(module: nn.Module) -> bool:
@@ -194,28 +194,28 @@ def _one_slope(module: nn.Module) -> bool:
     return is_one_of(module, (nn.PReLU,)) and bool(module.num_parameters == 1)
 
 
-def slots(layer: Layer, tensors: Mapping[str, Tensor]) -> list[Slot]:
+def channel_axes(layer: Layer, tensors: Mapping[str, Tensor]) -> list[ChannelAxis]:
     """Where the tensors of a layer hold its channels; `tensors` are the network's parameters and buffers by name."""
     if layer.kind == "parameter":
-        return [Slot(layer.name, layer.dim, "through", layer.outgoing)] if layer.name in tensors else []
+        return [ChannelAxis(layer.name, layer.dim, "passthrough", layer.outgoing)] if layer.name in tensors else []
     prefix = f"{layer.name}." if layer.name else ""
     found = []
     for name in ("weight", "bias", "running_mean", "running_var"):
         if f"{prefix}{name}" not in tensors:
             continue
         if name == "weight" and layer.incoming is not None:
-            found += _weight_slots(layer, layer.incoming, f"{prefix}weight")
+            found += _weight_axes(layer, layer.incoming, f"{prefix}weight")
         elif tensors[f"{prefix}{name}"].numel() == len(layer.outgoing):  # a PReLU may share one slope
-            found.append(Slot(f"{prefix}{name}", 0, layer.outer_side, layer.outgoing))
+            found.append(ChannelAxis(f"{prefix}{name}", 0, layer.outer_side, layer.outgoing))
     return found
 
 
-def _weight_slots(layer: Layer, incoming: Tensor, tensor: str) -> list[Slot]:
+def _weight_axes(layer: Layer, incoming: Tensor, tensor: str) -> list[ChannelAxis]:
     """A weight holds only the first group's channels on its inner axis; the other groups are tied to them."""
     per_group = len(layer.outgoing if layer.kind == "transposed" else incoming) // layer.groups
     if layer.kind == "transposed" and layer.depthwise:
-        return [Slot(tensor, 0, "through", incoming)]
+        return [ChannelAxis(tensor, 0, "passthrough", incoming)]
     if layer.kind == "transposed":
-        return [Slot(tensor, 0, "in", incoming), Slot(tensor, 1, "out", layer.outgoing[:per_group])]
-    outer = Slot(tensor, 0, layer.outer_side, layer.outgoing)
-    return [outer] if layer.depthwise else [outer, Slot(tensor, 1, "in", incoming[:per_group])]
+        return [ChannelAxis(tensor, 0, "in", incoming), ChannelAxis(tensor, 1, "out", layer.outgoing[:per_group])]
+    outer = ChannelAxis(tensor, 0, layer.outer_side, layer.outgoing)
+    return [outer] if layer.depthwise else [outer, ChannelAxis(tensor, 1, "in", incoming[:per_group])]

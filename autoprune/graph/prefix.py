@@ -18,7 +18,7 @@ Values = Mapping[int, Any]
 """Place of an operation in the order of its graph to its value."""
 
 
-class Parts(fx.Interpreter):
+class PartialRunner(fx.Interpreter):
     """Runs a traced network from any place to a later one, each of its modules in the mode it is in.
 
     Attributes:

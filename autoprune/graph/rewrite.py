@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from autoprune.graph import layers
 from autoprune.graph.channel_ids import compress, thin_ids
-from autoprune.graph.channels import Followed
+from autoprune.graph.channels import ChannelFlow
 from autoprune.graph.rules import (
     CONCATENATIONS,
     ELEMENTWISE,
@@ -45,7 +45,7 @@ class Simulation:
     faults: dict[fx.Node, str] = field(default_factory=dict)
 
 
-def simulate(followed: Followed, keep: Tensor) -> Simulation:
+def simulate(flow: ChannelFlow, keep: Tensor) -> Simulation:
     """Follows what stays through the network.
 
     Args:
@@ -53,31 +53,31 @@ def simulate(followed: Followed, keep: Tensor) -> Simulation:
     """
     result = Simulation()
     env: dict[fx.Node, Any] = {}
-    for node in followed.traced.graph.nodes:
-        if node not in followed.ids:
-            env[node] = _plain_value(node, env, followed)
-            if node.op == "output" and (changed := _changed_numbers(node, env, followed)):
+    for node in flow.traced.graph.nodes:
+        if node not in flow.ids:
+            env[node] = _plain_value(node, env, flow)
+            if node.op == "output" and (changed := _changed_numbers(node, env, flow)):
                 result.faults[node] = f"the network returns {changed.name}, a channel count"
             continue
-        env[node] = _map(followed.ids[node], lambda ids: thin_ids(ids, keep))
+        env[node] = _map(flow.ids[node], lambda ids: thin_ids(ids, keep))
         if any(ids is None for ids in leaves(env[node])):
             result.faults[node] = f"what stays of {node.name} is no array"
-        elif (fault := _check(node, env, followed, keep, result)) is not None:
+        elif (fault := _check(node, env, flow, keep, result)) is not None:
             result.faults[node] = fault
         if node in result.faults:  # go on as if it were dense: one fault must not hide or cause others
-            env[node] = followed.ids[node]
+            env[node] = flow.ids[node]
     return result
 
 
-def _plain_value(node: fx.Node, env: Mapping[fx.Node, Any], followed: Followed) -> Any:
+def _plain_value(node: fx.Node, env: Mapping[fx.Node, Any], flow: ChannelFlow) -> Any:
     """A shape, number or constant as the thinned network computes it."""
     known = node.op in ("call_function", "call_method") and bool(node.all_input_nodes)
     if not known or (name_of(node) == "getattr" and node.args[1] not in SHAPES):
-        return followed.values[node]
+        return flow.values[node]
     try:
         return _run(node.op, node.target, with_values(node.args, env), with_values(node.kwargs, env))
     except (RuntimeError, TypeError, IndexError, AttributeError, AssertionError, ValueError):
-        return followed.values[node]
+        return flow.values[node]
 
 
 def _run(op: str, target: Any, args: Any, kwargs: Any) -> Any:
@@ -87,46 +87,46 @@ def _run(op: str, target: Any, args: Any, kwargs: Any) -> Any:
     return target(*args, **kwargs)
 
 
-def _check(node: fx.Node, env: dict[fx.Node, Any], followed: Followed, keep: Tensor, result: Simulation) -> str | None:
+def _check(node: fx.Node, env: dict[fx.Node, Any], flow: ChannelFlow, keep: Tensor, result: Simulation) -> str | None:
     """Why a node does not fit what stays, or None; notes the call if it changes."""
     expected, name = env[node], name_of(node)
-    if node not in followed.opaque and _is_structural_module(node, followed):
-        module = followed.traced.get_submodule(str(node.target))
+    if node not in flow.opaque and _is_structural_module(node, flow):
+        module = flow.traced.get_submodule(str(node.target))
         return _compare(lambda: module(*with_values(node.args, env)), expected)
-    calls = node.op in ("call_function", "call_method") and node not in followed.opaque
+    calls = node.op in ("call_function", "call_method") and node not in flow.opaque
     if calls and name in (STRUCTURAL | CONCATENATIONS):
-        return _check_structural(node, env, followed, keep, result)
+        return _check_structural(node, env, flow, keep, result)
     if calls and name in ZEROS:
         return _check_zeros(node, env, result)
-    if (changed := _changed_numbers(node, env, followed)) is not None:
+    if (changed := _changed_numbers(node, env, flow)) is not None:
         return f"{node.name} uses {changed.name}, a channel count"
     if calls and name in ELEMENTWISE - OF_FIRST:
         return _check_shapes(node, env, expected)
-    return _check_pad(node, followed, keep, result) if calls and name == "pad" else None
+    return _check_pad(node, flow, keep, result) if calls and name == "pad" else None
 
 
-def _changed_numbers(node: fx.Node, env: Mapping[fx.Node, Any], followed: Followed) -> fx.Node | None:
+def _changed_numbers(node: fx.Node, env: Mapping[fx.Node, Any], flow: ChannelFlow) -> fx.Node | None:
     """An argument that is no activation and would have another value in the thinned network."""
     for source in node.all_input_nodes:
-        plain = source not in followed.ids and isinstance(followed.values[source], (int, float, tuple, list, slice))
-        if plain and env[source] != followed.values[source]:
+        plain = source not in flow.ids and isinstance(flow.values[source], (int, float, tuple, list, slice))
+        if plain and env[source] != flow.values[source]:
             return source
     return None
 
 
 def _check_structural(
-    node: fx.Node, env: dict[fx.Node, Any], followed: Followed, keep: Tensor, result: Simulation
+    node: fx.Node, env: dict[fx.Node, Any], flow: ChannelFlow, keep: Tensor, result: Simulation
 ) -> str | None:
     name = name_of(node)
     plain: Call = (node.target, node.args, dict(node.kwargs))
-    for call in (plain, _rewritten(node, name, env, followed, keep)):
+    for call in (plain, _rewritten(node, name, env, flow, keep)):
         if call is None:
             continue
         target, args, kwargs = call
         op = node.op if target is node.target else "call_function"
         run = (op, target, with_values(args, env), with_values(kwargs, env))
         # Where positions are joined, the ids of the first part stand for those of all: tied, but not the same numbers.
-        same = followed.channels.rooted if name in CONCATENATIONS else None
+        same = flow.channels.rooted if name in CONCATENATIONS else None
         if _compare(partial(_run, *run), env[node], same) is None:
             if call is not plain:
                 result.calls[node] = call
@@ -150,10 +150,10 @@ def _check_zeros(node: fx.Node, env: Mapping[fx.Node, Any], result: Simulation) 
     return f"{node.name} makes another number of channels"
 
 
-def _is_structural_module(node: fx.Node, followed: Followed) -> bool:
+def _is_structural_module(node: fx.Node, flow: ChannelFlow) -> bool:
     if node.op != "call_module":
         return False
-    return layers.is_one_of(followed.traced.get_submodule(str(node.target)), layers.STRUCTURAL)
+    return layers.is_one_of(flow.traced.get_submodule(str(node.target)), layers.STRUCTURAL)
 
 
 def _check_shapes(node: fx.Node, env: Mapping[fx.Node, Any], expected: Tensor) -> str | None:
@@ -177,10 +177,10 @@ def _compare(run: Callable[[], Any], expected: Any, same: Callable[[Tensor], Ten
     return None if equal else "other channels would stay"
 
 
-def _check_pad(node: fx.Node, followed: Followed, keep: Tensor, result: Simulation) -> str | None:
+def _check_pad(node: fx.Node, flow: ChannelFlow, keep: Tensor, result: Simulation) -> str | None:
     """Padding of channels: what stays of the padded ones in front and behind."""
     given = arguments(node, ("input", "pad", "mode", "value"))
-    ids, source = followed.ids[node], followed.ids[given["input"]]
+    ids, source = flow.ids[node], flow.ids[given["input"]]
     pads = list(given["pad"])
     for dim in range(ids.dim()):
         at = 2 * (ids.dim() - 1 - dim)
@@ -196,13 +196,13 @@ def _check_pad(node: fx.Node, followed: Followed, keep: Tensor, result: Simulati
     return None
 
 
-def _rewritten(node: fx.Node, name: str, env: Mapping[fx.Node, Any], followed: Followed, keep: Tensor) -> Call | None:
+def _rewritten(node: fx.Node, name: str, env: Mapping[fx.Node, Any], flow: ChannelFlow, keep: Tensor) -> Call | None:
     """The call with its channel counts replaced, or None where there are none to replace."""
     if name in ("view", "reshape", "expand"):
         return _rewrite_sizes(node, env[node])
     if name == "unflatten":
         given = arguments(node, ("input", "dim", "sizes"))
-        dim = given["dim"] % followed.ids[given["input"]].dim()
+        dim = given["dim"] % flow.ids[given["input"]].dim()
         sizes = tuple(env[node].shape[dim : dim + len(given["sizes"])])
         return (node.target, (given["input"], given["dim"], sizes), {})
     if name in ("chunk", "split"):
@@ -210,7 +210,7 @@ def _rewritten(node: fx.Node, name: str, env: Mapping[fx.Node, Any], followed: F
         dim = given.get("dim", 0)
         return (torch.split, (given["input"], [part.size(dim) for part in env[node]], dim), {})
     if name == "getitem":
-        return _rewrite_slices(node, followed, keep)
+        return _rewrite_slices(node, flow, keep)
     return None
 
 
@@ -227,10 +227,10 @@ def _rewrite_sizes(node: fx.Node, expected: Tensor) -> Call | None:
     return (node.target, (first, new) if nested else (first, *new), {})
 
 
-def _rewrite_slices(node: fx.Node, followed: Followed, keep: Tensor) -> Call | None:
+def _rewrite_slices(node: fx.Node, flow: ChannelFlow, keep: Tensor) -> Call | None:
     """Bounds of slices along channels become the number of channels that stay before them."""
     source, index = node.args
-    ids = followed.ids.get(source)  # type: ignore[arg-type]
+    ids = flow.ids.get(source)  # type: ignore[arg-type]
     items = list(index) if isinstance(index, tuple) else [index]
     if not isinstance(ids, Tensor) or any(item is None for item in items):
         return None

@@ -17,7 +17,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
 from autoprune.graph.capture import mode
-from autoprune.graph.channels import Followed
+from autoprune.graph.channels import ChannelFlow
 
 
 @dataclass
@@ -35,16 +35,16 @@ class AdditionInfo:
     fed: dict[fx.Node, Any] = field(default_factory=dict)
 
 
-def run_sums(followed: Followed, shortcuts: Mapping[fx.Node, fx.Node], fed: Collection[fx.Node]) -> AdditionInfo:
+def run_sums(flow: ChannelFlow, shortcuts: Mapping[fx.Node, fx.Node], fed: Collection[fx.Node]) -> AdditionInfo:
     """What is learnt of additions by running the network in evaluation mode.
 
     Args:
         shortcuts: addition to the operand that would stay in its place.
         fed: the operations of whose results stand-ins are made.
     """
-    with mode(followed.traced, training=False), torch.no_grad():
-        runner = _SumRunner(followed.traced, shortcuts, fed)
-        runner.run(followed.inputs)
+    with mode(flow.traced, training=False), torch.no_grad():
+        runner = _SumRunner(flow.traced, shortcuts, fed)
+        runner.run(flow.inputs)
     runner.sums.written = {node: total._version != version for node, (total, version) in runner.totals.items()}
     return runner.sums
 

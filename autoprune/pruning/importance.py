@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from autoprune.errors import UserError
-from autoprune.graph.channel_locations import find_norm
+from autoprune.graph.channel_locations import find_batch_norm
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import Layer
 from autoprune.pruning.criteria.base import Criterion, Gradients, LayerStatistics
 from autoprune.pruning.patterns import Pattern
-from autoprune.pruning.statistics.collection import Source, Statistics, gather
+from autoprune.pruning.statistics.collection import CalibrationData, NetworkStatistics, collect_statistics
 from autoprune.pruning.statistics.gradients import parameter_name
 from autoprune.pruning.structures.base import Structures
 
@@ -25,17 +25,17 @@ class ImportanceEstimator:
     graph: ChannelGraph
     pattern: Pattern
     structures: Structures
-    statistics: Statistics
+    statistics: NetworkStatistics
     seed: int
 
-    def parts(self, group: str, criterion: Criterion) -> list[Tensor]:
+    def layer_scores(self, group: str, criterion: Criterion) -> list[Tensor]:
         """Scores of a group's structures by each of its layers that the criterion can say something of.
 
         A criterion that needs consumers scores by each layer that uses them instead.
         """
         if "consumers" in criterion.needs:
             return self._by_consumers(group, criterion)
-        return self.structures.parts(group, criterion, lambda layer: self._evidence(layer, criterion))
+        return self.structures.layer_scores(group, criterion, lambda layer: self._evidence(layer, criterion))
 
     def _by_consumers(self, group: str, criterion: Criterion) -> list[Tensor]:
         seen = self.statistics.consumers.get(group, {})
@@ -67,10 +67,10 @@ class ImportanceEstimator:
 
     def _scale(self, layer: Layer) -> Tensor | None:
         parameters = dict(self.network.named_parameters())
-        found = find_norm(self.graph, layer)
+        found = find_batch_norm(self.graph, layer)
         if found is None or (name := parameter_name(found[0], "weight")) not in parameters:
             return None
-        return found[1].means(parameters[name].detach().double().abs())
+        return found[1].mean_per_channel(parameters[name].detach().double().abs())
 
 
 def make_estimator(
@@ -79,7 +79,7 @@ def make_estimator(
     criterion: Criterion,
     pattern: Pattern,
     structures: Structures,
-    source: Source | None,
+    source: CalibrationData | None,
     seed: int,
 ) -> ImportanceEstimator:
     """An estimator who has seen what the criterion needs; the source is not touched where that is the weights alone.
@@ -93,11 +93,11 @@ def make_estimator(
             "of; choose pattern 'filter', or a criterion that goes by weights or gradients, such as 'magnitude'"
         )
     if not criterion.reads_data:
-        return ImportanceEstimator(network, graph, pattern, structures, Statistics(), seed)
+        return ImportanceEstimator(network, graph, pattern, structures, NetworkStatistics(), seed)
     if source is None:
         raise UserError(
             f"criterion {criterion.name!r} needs training samples and a loss to score by; give a task, or choose one "
             "that goes by the weights, such as 'l1'"
         )
-    statistics = gather(network, graph, structures.scored_layers, criterion.needs, source)
+    statistics = collect_statistics(network, graph, structures.scored_layers, criterion.needs, source)
     return ImportanceEstimator(network, graph, pattern, structures, statistics, seed)

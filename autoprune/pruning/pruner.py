@@ -21,7 +21,7 @@ from autoprune.pruning.criteria.norms import L1
 from autoprune.pruning.importance import make_estimator
 from autoprune.pruning.patterns import BLOCK_1X1X8, ELEMENT, FILTER, TWO_FOUR, Pattern
 from autoprune.pruning.schedules import AGP, GROWING, LOTTERY_TICKET, ONE_SHOT, Schedule
-from autoprune.pruning.statistics.collection import Source
+from autoprune.pruning.statistics.collection import CalibrationData
 from autoprune.pruning.structures.base import Structures, find_structures
 from autoprune.pruning.surgery.masks import Importance
 
@@ -62,7 +62,7 @@ class Pruner:
         return find_structures(network, graph, self.pattern)
 
     def scores(
-        self, network: nn.Module, graph: ChannelGraph, source: Source | None = None, seed: int = 0
+        self, network: nn.Module, graph: ChannelGraph, source: CalibrationData | None = None, seed: int = 0
     ) -> Importance:
         """Scores of every structure of every group of the network, by the network's present weights.
 
@@ -80,11 +80,11 @@ class Pruner:
         structures = self.structures(network, graph)
         estimator = make_estimator(network, graph, self.criterion, self.pattern, structures, source, seed)
         names = [group.name for group in structures.groups]
-        parts = {name: estimator.parts(name, self.criterion) for name in names}
+        parts = {name: estimator.layer_scores(name, self.criterion) for name in names}
         blind = [name for name in names if not parts[name]]
         if blind:
             log.warning("%s: %s can say nothing of %s; scored by l1", self.name, self.criterion.name, ", ".join(blind))
-            parts.update({name: estimator.parts(name, L1) for name in blind})
+            parts.update({name: estimator.layer_scores(name, L1) for name in blind})
         return {name: self._combined(name, found) for name, found in parts.items()}
 
     def _combined(self, group: str, parts: list[Tensor]) -> NDArray[np.float64]:

@@ -51,7 +51,7 @@ def test_rules_recipe_and_budget_are_values_of_the_core():
 def test_reconstruction_is_a_number_of_images_or_a_yes_or_no(text, samples):
     experiment = load_experiment(sets=[f"evaluation.reconstruct={text}"])
     assert experiment.recipe() == Recipe(512, True, samples)
-    assert experiment.sweep_recipe() == Recipe(512, True, samples, users_only=samples > 0)
+    assert experiment.sweep_recipe() == Recipe(512, True, samples, consumers_only=samples > 0)
 
 
 @pytest.mark.parametrize("text", ["-1", "1.5", "some", "{samples: 3}"])

@@ -135,7 +135,7 @@ def test_n_of_m_holds_in_every_run(name: str) -> None:
     network = nn.Sequential(_fresh(nn.Conv2d(2 * m + 1, 3, 3), equal=False))
     graph, pruner = find_groups(network, _inputs(network[0])), Pruner("plain", MAGNITUDE, parse_pattern(name))
     scores = pruner.scores(network, graph)
-    weight = pruner.structures(network, graph).realise(network, scores, {"0": n})[0].weight.detach()
+    weight = pruner.structures(network, graph).prune(network, scores, {"0": n})[0].weight.detach()
     dense = network[0].weight.detach()
     for run in (slice(0, m), slice(m, 2 * m)):
         assert ((weight[:, run] != 0).sum(1) == n).all()

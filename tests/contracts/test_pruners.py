@@ -17,9 +17,9 @@ from autoprune.errors import UserError
 from autoprune.graph.costs import count_params, measure_costs, measure_effective
 from autoprune.graph.groups import ChannelGraph, find_groups
 from autoprune.pruning.pruner import Pruner
-from autoprune.pruning.statistics.collection import Source
+from autoprune.pruning.statistics.collection import CalibrationData
 from autoprune.pruning.structures.base import Structures
-from autoprune.pruning.surgery.masks import Importance, build_masks, choose, highest_of_each
+from autoprune.pruning.surgery.masks import Importance, build_masks, choose_kept, top_k_mask
 from autoprune.pruning.surgery.thinning import thin
 from tests.graph.contract import randomise
 from tests.graph.networks import WELL_KNOWN, resnet_b
@@ -36,7 +36,7 @@ def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _scores(pruner: Pruner, network: nn.Module, graph: ChannelGraph, seed: int = 0) -> Importance:
-    return pruner.scores(network, graph, Source(BATCHES, _loss), seed)
+    return pruner.scores(network, graph, CalibrationData(BATCHES, _loss), seed)
 
 
 @pytest.fixture(params=sorted(registry.PRUNERS))
@@ -81,7 +81,7 @@ def test_exactly_the_asked_count_is_removed(thinner: Pruner) -> None:
     graph = find_groups(network, INPUTS)
     scores = _scores(thinner, network, graph)
     for widths in _draws(thinner.structures(network, graph)):
-        kept = choose(scores, widths)
+        kept = choose_kept(scores, widths)
         assert {group: len(set(stays)) for group, stays in kept.items()} == widths
         assert all(list(stays) == sorted(stays) for stays in kept.values())
         thinned = thin(network, graph, kept)
@@ -98,11 +98,11 @@ def test_a_realised_allocation_costs_what_was_predicted(pruner: Pruner) -> None:
     assert table.dense() == measure_costs(network, INPUTS)
     assert table.effective != pruner.pattern.coupled
     for widths in _draws(structures):
-        realised = structures.realise(network, scores, widths, INPUTS)
-        assert structures.measure(realised, INPUTS, scores, widths) == table.costs(widths)
+        pruned = structures.prune(network, scores, widths, INPUTS)
+        assert structures.measure(pruned, INPUTS, scores, widths) == table.costs(widths)
         assert table.costs(widths)["params"] < table.dense()["params"]
         if table.effective:
-            assert table.costs(widths) == measure_effective(realised, find_groups(realised, INPUTS), INPUTS)
+            assert table.costs(widths) == measure_effective(pruned, find_groups(pruned, INPUTS), INPUTS)
 
 
 def test_equal_weights_tie_and_the_lower_index_goes_first(pruner: Pruner) -> None:
@@ -116,7 +116,7 @@ def test_equal_weights_tie_and_the_lower_index_goes_first(pruner: Pruner) -> Non
     scores = _scores(pruner, network, graph)
     assert all(len(set(values.flatten().tolist())) == 1 for values in scores.values())
     for group, values in scores.items():
-        stays = highest_of_each(values, max(values.shape[-1] // 2, 1))
+        stays = top_k_mask(values, max(values.shape[-1] // 2, 1))
         assert not stays[..., : values.shape[-1] // 2].any(), group
         assert stays[..., values.shape[-1] // 2 :].all(), group
 
@@ -164,11 +164,11 @@ def test_scores_follow_the_present_weights(thinner: Pruner) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)).double()
     batches = [(inputs.double(), targets) for inputs, targets in BATCHES]
     graph = find_groups(network, INPUTS.double())
-    first = thinner.scores(network, graph, Source(batches, _loss))["0"]
+    first = thinner.scores(network, graph, CalibrationData(batches, _loss))["0"]
     with torch.no_grad():
         for tensor, dim in ((network[0].weight, 0), (network[0].bias, 0), (network[1].weight, 1)):
             tensor.copy_(tensor.flip(dim))
-    second = thinner.scores(network, graph, Source(batches, _loss))["0"]
+    second = thinner.scores(network, graph, CalibrationData(batches, _loss))["0"]
     np.testing.assert_allclose(second, first if thinner.criterion.drawn else first[::-1])
 
 
@@ -197,7 +197,7 @@ def test_a_pruner_that_reads_data_says_so_where_there_are_none(pruner: Pruner) -
         with pytest.raises(UserError, match="needs training samples and a loss"):
             pruner.scores(network, graph)
         with pytest.raises(UserError, match="no samples"):
-            pruner.scores(network, graph, Source([], _loss))
+            pruner.scores(network, graph, CalibrationData([], _loss))
     else:
         assert pruner.scores(network, graph)
 

@@ -72,7 +72,7 @@ def test_a_recipe_that_does_not_reconstruct_is_written_as_before_there_was_recon
     assert Recipe.from_json({"recalibrate": 64, "augment": False}) == Recipe(64, False, 0)
     assert Recipe(64, False, 9).to_json() == {"recalibrate": 64, "augment": False, "reconstruct": 9}
     assert Recipe.from_json(through_json(Recipe(64, False, 9).to_json())) == Recipe(64, False, 9)
-    swept = Recipe(64, False, 9, users_only=True)
+    swept = Recipe(64, False, 9, consumers_only=True)
     assert Recipe.from_json(through_json(swept.to_json())) == swept
 
 

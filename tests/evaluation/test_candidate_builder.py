@@ -80,7 +80,7 @@ def test_what_admm_keeps_is_kept_with_its_weights(watched: Watched) -> None:
     built = evaluator.make(Candidate(0, HALF, Recipe(0, admm=DRAWN)))
     admm = watched.admm
     assert admm is not None
-    kept = admm.kept()
+    kept = admm.kept_channels()
     assert {name: len(stays) for name, stays in kept.items()} == dict(HALF)
     trained = built.prunable.network.get_submodule("second").weight
     assert torch.equal(built.network.get_submodule("second").weight, trained[list(kept["second"])])

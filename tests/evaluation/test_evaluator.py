@@ -16,7 +16,7 @@ from autoprune.evaluation.prunable_model import analyze, example_inputs
 from autoprune.evaluation.sensitivity.sweep import SweepSettings, sweep
 from autoprune.graph.costs import measure_costs
 from autoprune.pruning.pruner import L1_FILTER
-from autoprune.pruning.surgery.masks import choose
+from autoprune.pruning.surgery.masks import choose_kept
 from autoprune.pruning.surgery.reconstruction import refit
 from autoprune.pruning.surgery.thinning import thin
 from tests.user_tasks import task, tiny
@@ -56,7 +56,7 @@ def test_the_filters_with_the_largest_norms_stay() -> None:
 def test_reconstruction_takes_the_place_of_re_estimation() -> None:
     evaluator = make_evaluator()
     network = evaluator.build(HALF, Recipe(recalibrate=48, reconstruct=40))
-    kept = choose(evaluator.prunable.importance, HALF)
+    kept = choose_kept(evaluator.prunable.importance, HALF)
     expected = thin(tiny().eval(), evaluator.prunable.graph, kept)
     refit(expected, tiny().eval(), evaluator.prunable.graph, kept, [_first(40)])
     for name, tensor in expected.state_dict().items():

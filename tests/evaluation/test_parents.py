@@ -61,7 +61,7 @@ def moved(network: nn.Module) -> nn.Module:
 
 
 def parent_of(prunable: PrunableModel, allocation: Mapping[str, int]) -> tuple[nn.Module, PrunedCheckpoint]:
-    small = moved(prunable.structures.realise(prunable.network, prunable.importance, allocation))
+    small = moved(prunable.structures.prune(prunable.network, prunable.importance, allocation))
     return small.eval(), Built(small, prunable, allocation).checkpoint({}, {})
 
 
@@ -97,7 +97,7 @@ def test_what_a_parent_lost_does_not_come_back(name: str, pattern: Pattern) -> N
     prunable = descend(dense, parent_of(dense, draw(dense, rng))[1]).scored_by(dense.pruner)
     for _ in range(3):
         allocation = draw(prunable, rng, prunable.left())
-        small = prunable.structures.realise(prunable.network, prunable.importance, allocation, check_on=prunable.inputs)
+        small = prunable.structures.prune(prunable.network, prunable.importance, allocation, check_on=prunable.inputs)
         again = descend(dense, Built(small, prunable, allocation).checkpoint({}, {}))
         for group, gone in prunable.lost.items():
             assert again.lost[group][gone].all()

@@ -137,5 +137,5 @@ def test_what_is_written_names_the_structures_that_its_criterion_kept(prunable: 
     written = read_checkpoint(tmp_path / "0.pt")
     by = Scorings(prunable).prunable({"criterion": "apoz"})
     assert written is not None
-    assert written.kept == kept_by_layer(prunable.graph, by.structures.kept(by.importance, widths))
-    assert written.kept != kept_by_layer(prunable.graph, prunable.structures.kept(prunable.importance, widths))
+    assert written.kept == kept_by_layer(prunable.graph, by.structures.kept_channels(by.importance, widths))
+    assert written.kept != kept_by_layer(prunable.graph, prunable.structures.kept_channels(prunable.importance, widths))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoprune.graph.channel_locations import Match, find_activation, find_norm
+from autoprune.graph.channel_locations import ChannelMap, find_activation, find_batch_norm
 from autoprune.graph.groups import ChannelGraph, find_groups
 from autoprune.graph.layers import Layer
 from tests.graph.networks import WELL_KNOWN
@@ -42,21 +42,21 @@ def _study(name: str, layer: str) -> tuple[ChannelGraph, Layer]:
 @pytest.mark.parametrize(("name", "layer"), FOLLOWING)
 def test_norm_and_activation_are_found_through_the_traced_graph(name: str, layer: str) -> None:
     graph, found = _study(name, layer)
-    norm, place = find_norm(graph, found), find_activation(graph, found)
-    assert place is not None
-    assert (norm[0] if norm else None, place.node.name) == FOLLOWING[name, layer]
-    assert graph.followed.values[place.node][place.dim or 0] == len(place.match.entries)
+    norm, location = find_batch_norm(graph, found), find_activation(graph, found)
+    assert location is not None
+    assert (norm[0] if norm else None, location.node.name) == FOLLOWING[name, layer]
+    assert graph.flow.values[location.node][location.dim or 0] == len(location.channel_map.entries)
 
 
 def test_a_layer_whose_channels_are_the_output_is_met_nowhere() -> None:
     graph, head = _study("lenet_flatten", "fc3")
-    assert find_norm(graph, head) is None
+    assert find_batch_norm(graph, head) is None
     assert find_activation(graph, head) is None
 
 
 def test_entries_of_a_concatenation_are_told_apart() -> None:
     graph, conv = _study("densenet", "convs.0")
-    found = find_norm(graph, conv)
+    found = find_batch_norm(graph, conv)
     assert found is not None
     assert found[1].entries.tolist() == [-1] * 6 + [0, 1, 2, 3]
     assert found[1].classes.tolist() == [0, 1, 2, 3]
@@ -77,7 +77,7 @@ class _Module(nn.Module):
 
 def test_what_follows_is_a_question_of_the_flow_and_not_of_the_order_of_modules() -> None:
     graph = find_groups(_Module(), torch.randn(2, 3, 4, 4))
-    norms = {layer.name: find_norm(graph, layer) for layer in graph.layers if layer.produces}
+    norms = {layer.name: find_batch_norm(graph, layer) for layer in graph.layers if layer.produces}
     assert {name: norm and norm[0] for name, norm in norms.items()} == {
         "one": "bn_of_one", "two": "bn_of_two", "out": None,
     }  # fmt: skip
@@ -102,10 +102,10 @@ def test_a_tied_layers_own_channels_are_found_where_they_can_be_told_apart() -> 
     one, two = (find_activation(graph, next(x for x in graph.layers if x.name == name)) for name in ("one", "two"))
     assert one is not None
     assert two is not None
-    assert one.match.entries.tolist() == [0, 1, -1, -1, 0, 1]
-    assert two.match.entries.tolist() == [-1, -1, 0, 1, -1, -1]
+    assert one.channel_map.entries.tolist() == [0, 1, -1, -1, 0, 1]
+    assert two.channel_map.entries.tolist() == [-1, -1, 0, 1, -1, -1]
 
 
 def test_means_are_taken_over_the_entries_of_a_class() -> None:
-    match = Match(torch.tensor([1, 0, -1, 0]), torch.tensor([0, 1, 0]))
-    assert match.means(torch.tensor([5.0, 1.0, 9.0, 3.0])).tolist() == [2, 5, 2]
+    channel_map = ChannelMap(torch.tensor([1, 0, -1, 0]), torch.tensor([0, 1, 0]))
+    assert channel_map.mean_per_channel(torch.tensor([5.0, 1.0, 9.0, 3.0])).tolist() == [2, 5, 2]

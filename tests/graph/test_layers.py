@@ -18,7 +18,7 @@ class Renamed(nn.Conv2d):
     [
         (nn.Conv1d(2, 2, 1), "convolution"), (Renamed(2, 2, 1), "convolution"),
         (nn.ConvTranspose2d(2, 2, 1), "transposed"), (nn.Linear(2, 2), "linear"),
-        (nn.BatchNorm2d(2, affine=False), "carrier"), (nn.PReLU(2), "carrier"), (nn.PReLU(), None),
+        (nn.BatchNorm2d(2, affine=False), "per_channel"), (nn.PReLU(2), "per_channel"), (nn.PReLU(), None),
         (BranchingConvolution(2, 2, 1), None), (StandardisedConvolution(2, 2, 1), None),
         (weight_norm(nn.Linear(2, 2)), None), (nn.LazyLinear(2), None), (nn.GroupNorm(1, 2), None),
         (prune.l1_unstructured(nn.Linear(2, 2), "weight", 1), None),

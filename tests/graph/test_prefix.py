@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from autoprune.graph.capture import trace
 from autoprune.graph.costs import count_flops
-from autoprune.graph.prefix import Parts, crosses_state, measure_operations, shared_prefix
+from autoprune.graph.prefix import PartialRunner, crosses_state, measure_operations, shared_prefix
 from tests.graph.networks import WELL_KNOWN
 
 
@@ -38,7 +38,7 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
 @pytest.mark.parametrize("name", ["views", "vgg", "resnet_b", "densenet", "shufflenet_v2_computed", "unet_interpolate"])
 def test_any_two_parts_give_what_the_whole_gives(name: str) -> None:
     network, inputs = build(name)
-    parts = Parts(trace(network))
+    parts = PartialRunner(trace(network))
     with torch.no_grad():
         expected = network(inputs.clone())
         for place in range(parts.first, len(parts.nodes)):
@@ -49,7 +49,7 @@ def test_any_two_parts_give_what_the_whole_gives(name: str) -> None:
 
 def test_the_values_at_a_place_may_be_used_again_if_copies_are_given_away() -> None:
     network, inputs = build("views")
-    parts = Parts(trace(network))
+    parts = PartialRunner(trace(network))
     place = next(i for i, node in enumerate(parts.nodes) if node.target == "mul_")
     with torch.no_grad():
         values = parts.advance(parts.begin(inputs), parts.first, place)
@@ -63,7 +63,7 @@ def test_faults_of_a_network_are_raised_as_they_are() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(5, 4, 3))
     with pytest.raises(RuntimeError) as plain:
         network(torch.zeros(1, 3, 8, 8))
-    parts = Parts(trace(network))
+    parts = PartialRunner(trace(network))
     with pytest.raises(RuntimeError) as found:
         parts.finish(parts.begin(torch.zeros(1, 3, 8, 8)), parts.first)
     assert str(found.value) == str(plain.value)

@@ -13,7 +13,7 @@ from autoprune.core.allocation import width_from_sparsity
 from autoprune.graph.costs import build_cost_table, measure_costs
 from autoprune.graph.groups import find_groups
 from autoprune.pruning.pruner import L1_FILTER
-from autoprune.pruning.surgery.masks import choose
+from autoprune.pruning.surgery.masks import choose_kept
 from autoprune.pruning.surgery.thinning import thin
 from autoprune.tasks.models.cifar_resnet import CifarResNet, resnet56
 from autoprune.tasks.weights import load_weights
@@ -39,7 +39,7 @@ def _thinned(network: nn.Module, inputs: torch.Tensor) -> tuple[nn.Module, dict[
     """The thinned network, what each group keeps, and the FLOPs that the cost table predicts."""
     graph = find_groups(network, inputs)
     allocation = {name: width_from_sparsity(FILTERS, 0.6) for name in PRUNED}
-    kept = choose(L1_FILTER.scores(network, graph), allocation)
+    kept = choose_kept(L1_FILTER.scores(network, graph), allocation)
     predicted = build_cost_table(network, graph, inputs).costs(allocation)["flops"]
     return thin(network, graph, kept, check_on=inputs), kept, predicted
 

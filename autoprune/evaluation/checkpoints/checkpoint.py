@@ -73,13 +73,13 @@ class PrunedCheckpoint:
         return cls(
             state,
             dict(allocation),
-            kept_by_layer(prunable.graph, prunable.structures.kept(prunable.importance, allocation)),
+            kept_by_layer(prunable.graph, prunable.structures.kept_channels(prunable.importance, allocation)),
             str(identity.get("model", "")),
             inputs,
             dict(metrics),
             str(identity.get("task", "")),
             prunable.pruner.pattern.name,
-            prunable.structures.removed(allocation),
+            prunable.structures.removed_branches(allocation),
         )
 
 

@@ -98,7 +98,7 @@ def _without(dense: nn.Module, graph: ChannelGraph, removed: Sequence[str]) -> t
             network = remove_branches(network, graph, ready or waiting)
         except UserError as fault:
             raise CheckpointError(f"the checkpoint does not fit {type(dense).__name__}: {fault}") from fault
-        graph = find_groups(network, graph.followed.inputs)
+        graph = find_groups(network, graph.flow.inputs)
         waiting -= ready
     return network, graph
 

@@ -41,8 +41,8 @@ def thin_masked(before: Shaped, prunings: Iterable[Pruning], note: Note) -> Shap
     kept: dict[str, Sequence[int]] = {}
     removed: list[str] = []
     for pruning in prunings:
-        removed += pruning.removed()
-        for group, stays in pruning.kept().items():
+        removed += pruning.removed_branches()
+        for group, stays in pruning.kept_channels().items():
             both = set(kept.get(group, stays)) & set(stays)
             kept[group] = tuple(sorted(both)) or tuple(stays)
     if not kept and not removed:

@@ -24,7 +24,7 @@ from autoprune.core.trial import Score
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.metrics import estimating_norms, recalibrate
 from autoprune.graph.capture import trace
-from autoprune.graph.prefix import Parts, Values, crosses_state, measure_operations, shared_prefix
+from autoprune.graph.prefix import PartialRunner, Values, crosses_state, measure_operations, shared_prefix
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.fx_rewrite import RewrittenNetwork
 from autoprune.tasks.base import Batch
@@ -36,7 +36,7 @@ class Stream:
     """Batches on their way through a network, all of them at the same place."""
 
     def __init__(self, network: nn.Module, batches: Iterable[Batch]) -> None:
-        self._parts = Parts(trace(network))
+        self._parts = PartialRunner(trace(network))
         self.place = self._parts.first
         self._inputs = [inputs for inputs, _ in batches]  # held, so that nothing else gets their identities
         self._values: dict[int, Values] = {id(inputs): self._parts.begin(inputs) for inputs in self._inputs}
@@ -59,7 +59,7 @@ class Continued(nn.Module):
     def __init__(self, traced: fx.GraphModule, stream: Stream) -> None:
         super().__init__()
         self.traced = traced
-        self._parts, self._stream = Parts(traced), stream
+        self._parts, self._stream = PartialRunner(traced), stream
 
     def forward(self, inputs: Tensor) -> Any:
         return self._parts.finish(self._stream.values(inputs), self._stream.place)
@@ -82,7 +82,7 @@ def runs_in_parts(network: nn.Module, inputs: Tensor) -> bool:
     """
     before = _random_state(inputs.device)
     try:
-        parts = Parts(trace(network))
+        parts = PartialRunner(trace(network))
         middle = (parts.first + len(parts.nodes)) // 2
         with torch.no_grad():
             found = parts.finish(parts.advance(parts.begin(inputs.clone()), parts.first, middle), middle)
@@ -149,7 +149,7 @@ class Prefixes:
         if not self._possible():
             return {}
         dense, inputs = self._traced_dense, self._evaluator.prunable.inputs
-        costs, parts = measure_operations(dense, inputs), Parts(dense)
+        costs, parts = measure_operations(dense, inputs), PartialRunner(dense)
         samples = sum(len(inputs) for batches in self._batches for inputs, _ in batches)
         cuts: dict[str, Cut] = {}
         reached = parts.first
@@ -186,7 +186,7 @@ class Prefixes:
 
     @property
     def _traced_dense(self) -> fx.GraphModule:
-        return self._evaluator.prunable.graph.followed.traced
+        return self._evaluator.prunable.graph.flow.traced
 
     @property
     def _estimates(self) -> bool:
@@ -218,7 +218,7 @@ class Prefixes:
         """The place where the network of an allocation begins to differ from the dense one; 0 if nobody can say."""
         prunable = self._evaluator.prunable
         try:
-            network = prunable.structures.realise(prunable.network, prunable.importance, allocation)
+            network = prunable.structures.prune(prunable.network, prunable.importance, allocation)
             return min(shared_prefix(self._traced_dense, _traced(network)), len(self._traced_dense.graph.nodes) - 1)
         except Exception as fault:  # what is wrong with it will be said when it is judged by itself
             log.info("sensitivity: %s cannot be compared with the dense network: %s", dict(allocation), fault)

@@ -9,46 +9,47 @@ import torch
 from torch import Tensor, fx, nn
 
 from autoprune.graph.capture import mode
-from autoprune.graph.channel_locations import Place, find_activation
+from autoprune.graph.channel_locations import ChannelLocation, find_activation
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import Layer
 from autoprune.pruning.criteria.base import Activations
 
 
-class ActivationWatch:
+class ActivationCollector:
     """Sums over what the output channels of some layers carry; layers that are met nowhere further on are left out."""
 
     def __init__(self, network: nn.Module, graph: ChannelGraph, layers: Sequence[Layer]) -> None:
-        self._network, self._traced = network, graph.followed.traced
+        self._network, self._traced = network, graph.flow.traced
         found = {layer.name: find_activation(graph, layer) for layer in layers}
-        self._places = {name: place for name, place in found.items() if place is not None}
+        self._locations = {name: location for name, location in found.items() if location is not None}
         self._sums: dict[tuple[fx.Node, int | None], _Sums] = {}
 
-    def see(self, inputs: Tensor, targets: Tensor) -> None:
+    def update(self, inputs: Tensor, targets: Tensor) -> None:
         """Runs one batch through the network in evaluation mode."""
-        places: dict[fx.Node, dict[int | None, Place]] = {}
-        for place in self._places.values():
-            places.setdefault(place.node, {})[place.dim] = place
+        locations: dict[fx.Node, dict[int | None, ChannelLocation]] = {}
+        for location in self._locations.values():
+            locations.setdefault(location.node, {})[location.dim] = location
         with mode(self._network, training=False), mode(self._traced, training=False), torch.no_grad():
-            _Run(self._network, self._traced, self, places).run(inputs)
+            _Run(self._network, self._traced, self, locations).run(inputs)
 
-    def take(self, place: Place, value: Tensor) -> None:
-        """Adds one activation; those of several layers at one place count once."""
-        self._sums.setdefault((place.node, place.dim), _Sums()).add(place.rows(value))
+    def take(self, location: ChannelLocation, value: Tensor) -> None:
+        """Adds one activation; those of several layers at one location count once."""
+        self._sums.setdefault((location.node, location.dim), _Sums()).add(location.rows(value))
 
-    def result(self) -> dict[str, Activations]:
+    def compute(self) -> dict[str, Activations]:
         """Layer name to what was seen of its channels, each `[out]`."""
         seen = {}
-        for name, place in self._places.items():
-            sums = self._sums[place.node, place.dim]
+        for name, location in self._locations.items():
+            sums = self._sums[location.node, location.dim]
             seen[name] = Activations(
-                place.match.means(sums.nonzero / sums.count), place.match.means(sums.magnitude / sums.count)
+                location.channel_map.mean_per_channel(sums.nonzero / sums.count),
+                location.channel_map.mean_per_channel(sums.magnitude / sums.count),
             )
         return seen
 
 
 class _Sums:
-    """Over everything seen at one place: `[size]` sums, and of how many values each."""
+    """Over everything seen at one location: `[size]` sums, and of how many values each."""
 
     nonzero: Tensor
     magnitude: Tensor
@@ -71,11 +72,11 @@ class _Run(fx.Interpreter):
         self,
         network: nn.Module,
         traced: fx.GraphModule,
-        watch: ActivationWatch,
-        places: Mapping[fx.Node, Mapping[int | None, Place]],
+        watch: ActivationCollector,
+        locations: Mapping[fx.Node, Mapping[int | None, ChannelLocation]],
     ) -> None:
         super().__init__(network, graph=traced.graph)
-        self._traced, self._watch, self._places = traced, watch, places
+        self._traced, self._watch, self._locations = traced, watch, locations
 
     def fetch_attr(self, target: str) -> Any:
         try:
@@ -85,6 +86,6 @@ class _Run(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        for place in self._places.get(n, {}).values():
-            self._watch.take(place, value)
+        for location in self._locations.get(n, {}).values():
+            self._watch.take(location, value)
         return value

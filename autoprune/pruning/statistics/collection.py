@@ -12,13 +12,13 @@ from autoprune.errors import DataError
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import Layer
 from autoprune.pruning.criteria.base import Activations, Gradients, Need
-from autoprune.pruning.statistics.activations import ActivationWatch
-from autoprune.pruning.statistics.consumers import ConsumerWatch, Consumption
-from autoprune.pruning.statistics.gradients import GateWatch, GradientWatch, Loss
+from autoprune.pruning.statistics.activations import ActivationCollector
+from autoprune.pruning.statistics.consumers import ConsumerCollector, ConsumerStatistics
+from autoprune.pruning.statistics.gradients import GateCollector, GradientCollector, Loss
 
 
 @dataclass(frozen=True)
-class Source:
+class CalibrationData:
     """Where statistics come from.
 
     Attributes:
@@ -31,7 +31,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Statistics:
+class NetworkStatistics:
     """By layer, what was gathered; empty where it was not asked for.
 
     Attributes:
@@ -43,16 +43,16 @@ class Statistics:
     activations: Mapping[str, Activations] = field(default_factory=dict)
     gradients: Mapping[str, Gradients] = field(default_factory=dict)
     gates: Mapping[str, Tensor] = field(default_factory=dict)
-    consumers: Mapping[str, Mapping[str, Consumption]] = field(default_factory=dict)
+    consumers: Mapping[str, Mapping[str, ConsumerStatistics]] = field(default_factory=dict)
 
 
-class _Watch(Protocol):
-    def see(self, inputs: Tensor, targets: Tensor) -> None: ...
+class StatisticsCollector(Protocol):
+    def update(self, inputs: Tensor, targets: Tensor) -> None: ...
 
 
-def gather(
-    network: nn.Module, graph: ChannelGraph, layers: Sequence[Layer], needs: Set[Need], source: Source
-) -> Statistics:
+def collect_statistics(
+    network: nn.Module, graph: ChannelGraph, layers: Sequence[Layer], needs: Set[Need], source: CalibrationData
+) -> NetworkStatistics:
     """Statistics of some layers over one pass through the source's batches, in evaluation mode.
 
     Weights, buffers, gradients, modes and `requires_grad` of the network stay as they are.
@@ -61,11 +61,11 @@ def gather(
         DataError: there is no batch.
         UserError: gradients are needed and the loss cannot be differentiated.
     """
-    activations = ActivationWatch(network, graph, layers if "activations" in needs else ())
-    gradients = GradientWatch(network, layers if "gradients" in needs else (), source.loss)
-    gates = GateWatch(network, graph, layers if "gates" in needs else (), source.loss)
-    consumers = ConsumerWatch(network, graph, graph.groups if "consumers" in needs else ())
-    watches: Mapping[Need, _Watch] = {
+    activations = ActivationCollector(network, graph, layers if "activations" in needs else ())
+    gradients = GradientCollector(network, layers if "gradients" in needs else (), source.loss)
+    gates = GateCollector(network, graph, layers if "gates" in needs else (), source.loss)
+    consumers = ConsumerCollector(network, graph, graph.groups if "consumers" in needs else ())
+    watches: Mapping[Need, StatisticsCollector] = {
         "activations": activations,
         "gradients": gradients,
         "gates": gates,
@@ -75,7 +75,7 @@ def gather(
     for inputs, targets in source.batches:
         seen += len(inputs)
         for need in sorted(needs & watches.keys()):
-            watches[need].see(inputs, targets)
+            watches[need].update(inputs, targets)
     if not seen:
         raise DataError("there are no samples to gather statistics from; which samples score the structures?")
-    return Statistics(activations.result(), gradients.result(), gates.result(), consumers.result())
+    return NetworkStatistics(activations.compute(), gradients.compute(), gates.compute(), consumers.compute())

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from autoprune.graph.capture import mode
 from autoprune.graph.groups import ChannelGraph, ChannelGroup
 from autoprune.graph.layers import Layer
-from autoprune.pruning.statistics.windows import choose_positions, inputs_at, watching, weighted
+from autoprune.pruning.statistics.layer_inputs import inputs_at, observe_layers, sample_positions, weighted_layer
 
 # Output positions looked at in each sample, as He et al. 2017, arXiv:1707.06168, do in their experiments.
 POSITIONS = 10
 
 
 @dataclass(frozen=True)
-class Consumption:
+class ConsumerStatistics:
     """What one layer makes of a group's structures.
 
     Attributes:
@@ -65,7 +65,7 @@ class _Use:
         return torch.stack([part[:, rows].flatten(2) for part, rows in zip(split, self.rows, strict=True)])
 
 
-class ConsumerWatch:
+class ConsumerCollector:
     """Sums, over batches, of the Gram matrices of contributions to the convolutions and linear layers that use
     groups.
 
@@ -84,15 +84,19 @@ class ConsumerWatch:
                 if member.side == "in" and layer.kind in ("convolution", "linear") and layer.produces:
                     self._uses.setdefault(layer.name, []).append(_Use.of(group.name, layer, member.rows))
 
-    def see(self, inputs: Tensor, targets: Tensor) -> None:
+    def update(self, inputs: Tensor, targets: Tensor) -> None:
         """Runs one batch through the network in evaluation mode."""
-        with mode(self._network, training=False), torch.no_grad(), watching(self._network, self._uses, self._take):
+        with (
+            mode(self._network, training=False),
+            torch.no_grad(),
+            observe_layers(self._network, self._uses, self._take),
+        ):
             self._network(inputs)
         self._batches += 1
 
     def _take(self, name: str, call: int, inputs: Tensor, output: Tensor) -> None:
-        module = weighted(self._network, name)
-        chosen = choose_positions(module, output, POSITIONS, name, self._batches, call)
+        module = weighted_layer(self._network, name)
+        chosen = sample_positions(module, output, POSITIONS, name, self._batches, call)
         windows = inputs_at(module, inputs, chosen).double()
         for use in self._uses[name]:
             pairs = zip(use.inputs(windows), use.weights(module.weight), strict=True)
@@ -100,15 +104,15 @@ class ConsumerWatch:
             key = (use.group, name)
             self._grams[key] = self._grams[key] + gram if key in self._grams else gram
 
-    def result(self) -> dict[str, dict[str, Consumption]]:
+    def compute(self) -> dict[str, dict[str, ConsumerStatistics]]:
         """Group name to what each layer that uses it makes of it; groups without such a layer are absent."""
-        found: dict[str, dict[str, Consumption]] = {}
+        found: dict[str, dict[str, ConsumerStatistics]] = {}
         for name, uses in self._uses.items():
-            weight = weighted(self._network, name).weight
+            weight = weighted_layer(self._network, name).weight
             for use in uses:
                 if (use.group, name) in self._grams:
                     rows = use.weights(weight).movedim(2, 0).flatten(1)
-                    found.setdefault(use.group, {})[name] = Consumption(rows, self._grams[use.group, name])
+                    found.setdefault(use.group, {})[name] = ConsumerStatistics(rows, self._grams[use.group, name])
         return found
 
 

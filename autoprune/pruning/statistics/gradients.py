@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from autoprune.errors import UserError
 from autoprune.graph.capture import mode
-from autoprune.graph.channel_locations import Match, find_norm
+from autoprune.graph.channel_locations import ChannelMap, find_batch_norm
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import Layer
 from autoprune.pruning.criteria.base import Gradients
@@ -20,7 +20,7 @@ from autoprune.pruning.patterns import filters
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-class GradientWatch:
+class GradientCollector:
     """Sums over batches of absolute and squared gradients of some layers' weights."""
 
     def __init__(self, network: nn.Module, layers: Sequence[Layer], loss: Loss) -> None:
@@ -29,7 +29,7 @@ class GradientWatch:
         self._sums: dict[str, tuple[Tensor, Tensor]] = {}
         self._batches = 0
 
-    def see(self, inputs: Tensor, targets: Tensor) -> None:
+    def update(self, inputs: Tensor, targets: Tensor) -> None:
         """Runs one batch forward and backward in evaluation mode."""
         gradients = derive(self._network, list(self._names.values()), self._loss, inputs, targets)
         self._batches += 1
@@ -42,7 +42,7 @@ class GradientWatch:
             magnitude.add_(gradient.abs())
             square.addcmul_(gradient, gradient)
 
-    def result(self) -> dict[str, Gradients]:
+    def compute(self) -> dict[str, Gradients]:
         """Layer name to means over the batches."""
         sums = {layer: self._sums[name] for layer, name in self._names.items()}
         return {layer: Gradients(*(total / self._batches for total in found)) for layer, found in sums.items()}
@@ -53,7 +53,7 @@ class _Gate:
     """Where a layer's gate lies: behind a batch norm (with which of its channels are the layer's), or behind itself."""
 
     layer: Layer
-    norm: tuple[str, Match] | None
+    norm: tuple[str, ChannelMap] | None
 
     @property
     def names(self) -> tuple[str, str]:
@@ -66,7 +66,7 @@ class _Gate:
         return torch.stack(rows).sum(0)
 
 
-class GateWatch:
+class GateCollector:
     """Sums over batches of squared derivatives by gates on the output channels of some layers."""
 
     def __init__(self, network: nn.Module, graph: ChannelGraph, layers: Sequence[Layer], loss: Loss) -> None:
@@ -76,11 +76,11 @@ class GateWatch:
         self._sums: dict[str, Tensor] = {}
         self._batches = 0
 
-    def _norm(self, graph: ChannelGraph, layer: Layer) -> tuple[str, Match] | None:
-        found = find_norm(graph, layer)
+    def _norm(self, graph: ChannelGraph, layer: Layer) -> tuple[str, ChannelMap] | None:
+        found = find_batch_norm(graph, layer)
         return found if found and parameter_name(found[0], "weight") in self._known else None
 
-    def see(self, inputs: Tensor, targets: Tensor) -> None:
+    def update(self, inputs: Tensor, targets: Tensor) -> None:
         """Runs one batch forward and backward in evaluation mode."""
         wanted = {name for gate in self._gates.values() for name in gate.names if name in self._known}
         gradients = derive(self._network, sorted(wanted), self._loss, inputs, targets)
@@ -90,12 +90,13 @@ class GateWatch:
             square = gate.derivatives([(value * gradient).double() for value, gradient in pairs]).square()
             self._sums[layer] = self._sums[layer] + square if layer in self._sums else square
 
-    def result(self) -> dict[str, Tensor]:
+    def compute(self) -> dict[str, Tensor]:
         """Layer name to `[out]` means over the batches."""
         means = {layer: total / self._batches for layer, total in self._sums.items()}
-        matches = {layer: gate.norm[1] if gate.norm else None for layer, gate in self._gates.items()}
+        maps = {layer: gate.norm[1] if gate.norm else None for layer, gate in self._gates.items()}
         return {
-            layer: mean if (match := matches[layer]) is None else match.means(mean) for layer, mean in means.items()
+            layer: mean if (channel_map := maps[layer]) is None else channel_map.mean_per_channel(mean)
+            for layer, mean in means.items()
         }
 
 

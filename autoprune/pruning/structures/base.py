@@ -1,4 +1,4 @@
-"""What a pattern finds in a network: its groups, and how an allocation of them is realised."""
+"""What a pattern finds in a network: its groups, and how an allocation of them is pruned."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ class Structures(Protocol):
     def scored_layers(self) -> Sequence[Layer]:
         """The layers whose weights say something of the groups."""
 
-    def parts(self, group: str, criterion: Criterion, ask: StatisticsFn) -> list[Tensor]:
+    def layer_scores(self, group: str, criterion: Criterion, statistics_of: StatisticsFn) -> list[Tensor]:
         """Scores of a group's structures by each layer that the criterion can say something of."""
 
     def masks(self, network: nn.Module, importance: Importance, allocation: Mapping[str, int]) -> Masks:
         """What goes, exactly counted, out of the parameters of a network like the one that was scored."""
 
-    def kept(self, importance: Importance, allocation: Mapping[str, int]) -> Kept:
+    def kept_channels(self, importance: Importance, allocation: Mapping[str, int]) -> Kept:
         """The channels that stay once the network is thinned; nothing where weights alone can go."""
 
-    def removed(self, allocation: Mapping[str, int]) -> tuple[str, ...]:
+    def removed_branches(self, allocation: Mapping[str, int]) -> tuple[str, ...]:
         """The residual branches that go whole, before anything is thinned."""
 
-    def realise(
+    def prune(
         self,
         network: nn.Module,
         importance: Importance,
@@ -55,9 +55,9 @@ class Structures(Protocol):
         """The costs of every allocation; *effective* ones where weights are set to zero."""
 
     def measure(
-        self, realised: nn.Module, inputs: Tensor, importance: Importance, allocation: Mapping[str, int]
+        self, pruned: nn.Module, inputs: Tensor, importance: Importance, allocation: Mapping[str, int]
     ) -> dict[str, int]:
-        """What a network that was realised so costs, counted on itself in the same sense."""
+        """What a network that was pruned so costs, counted on itself in the same sense."""
 
 
 def find_structures(network: nn.Module, graph: ChannelGraph, pattern: Pattern) -> Structures:

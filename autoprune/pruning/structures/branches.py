@@ -38,38 +38,38 @@ class BranchStructures:
         inside = {name for branch in self.branches for name in branch.weights}
         return [layer for layer in self.graph.layers if layer.name in inside]
 
-    def parts(self, group: str, criterion: Criterion, ask: StatisticsFn) -> list[Tensor]:
+    def layer_scores(self, group: str, criterion: Criterion, statistics_of: StatisticsFn) -> list[Tensor]:
         """A score of `[1]` by each of the branch's layers."""
         inside = next(branch.weights for branch in self.branches if branch.name == group)
-        scores = [criterion.score(ask(layer)) for layer in self.scored_layers if layer.name in inside]
+        scores = [criterion.score(statistics_of(layer)) for layer in self.scored_layers if layer.name in inside]
         return [score.double() for score in scores if score is not None]
 
     def masks(self, network: nn.Module, importance: Importance, allocation: Mapping[str, int]) -> Masks:
-        gone = self.removed(allocation)
+        gone = self.removed_branches(allocation)
         return branch_masks(network, [branch for branch in self.branches if branch.name in gone])
 
-    def kept(self, importance: Importance, allocation: Mapping[str, int]) -> Kept:
+    def kept_channels(self, importance: Importance, allocation: Mapping[str, int]) -> Kept:
         return {}
 
-    def removed(self, allocation: Mapping[str, int]) -> tuple[str, ...]:
+    def removed_branches(self, allocation: Mapping[str, int]) -> tuple[str, ...]:
         return tuple(branch.name for branch in self.branches if allocation.get(branch.name, 1) == 0)
 
-    def realise(
+    def prune(
         self,
         network: nn.Module,
         importance: Importance,
         allocation: Mapping[str, int],
         check_on: Tensor | None = None,
     ) -> nn.Module:
-        return remove_branches(network, self.graph, self.removed(allocation), check_on)
+        return remove_branches(network, self.graph, self.removed_branches(allocation), check_on)
 
     def cost_table(self, network: nn.Module, inputs: Tensor) -> CostTable:
         return build_branch_costs(network, self.graph, self.branches)
 
     def measure(
-        self, realised: nn.Module, inputs: Tensor, importance: Importance, allocation: Mapping[str, int]
+        self, pruned: nn.Module, inputs: Tensor, importance: Importance, allocation: Mapping[str, int]
     ) -> dict[str, int]:
-        return measure_costs(realised, inputs)
+        return measure_costs(pruned, inputs)
 
 
 def find_branch_structures(network: nn.Module, graph: ChannelGraph) -> BranchStructures:

@@ -17,7 +17,7 @@ from autoprune.graph.layers import Layer
 from autoprune.pruning.criteria.base import Criterion, StatisticsFn
 from autoprune.pruning.patterns import Pattern
 from autoprune.pruning.statistics.gradients import parameter_name
-from autoprune.pruning.surgery.masks import Importance, Masks, highest_of_each, masked_copy
+from autoprune.pruning.surgery.masks import Importance, Masks, masked_copy, top_k_mask
 
 # A search looks at so many widths of a weight at most: finer steps change nothing that could be measured.
 STEPS = 256
@@ -58,10 +58,10 @@ class WeightStructures:
                 return found
         raise UserError(f"pattern {self.pattern.name!r} has no group {name!r}; it has {_names(self.groups)}")
 
-    def parts(self, group: str, criterion: Criterion, ask: StatisticsFn) -> list[Tensor]:
+    def layer_scores(self, group: str, criterion: Criterion, statistics_of: StatisticsFn) -> list[Tensor]:
         """One part of `[width]`, or `[choices, width]` where there are several choices."""
         found = self[group]
-        scores = criterion.score(ask(found.layer))
+        scores = criterion.score(statistics_of(found.layer))
         if scores is None:
             return []
         shape = (found.group.width,) if found.choices == 1 else (found.choices, found.group.width)
@@ -73,14 +73,14 @@ class WeightStructures:
         for name, keep in allocation.items():
             found = self[name]
             if keep < found.group.width:
-                stays = highest_of_each(importance[name], keep, found.group.least)
+                stays = top_k_mask(importance[name], keep, found.group.least)
                 made[found.parameter] = self.spread(found, torch.from_numpy(stays), parameters[found.parameter], True)
         return made
 
-    def kept(self, importance: Importance, allocation: Mapping[str, int]) -> Kept:
+    def kept_channels(self, importance: Importance, allocation: Mapping[str, int]) -> Kept:
         return {}
 
-    def removed(self, allocation: Mapping[str, int]) -> tuple[str, ...]:
+    def removed_branches(self, allocation: Mapping[str, int]) -> tuple[str, ...]:
         return ()
 
     def spread(self, found: WeightGroup, values: Tensor, weight: Tensor, rest: float) -> Tensor:
@@ -91,7 +91,7 @@ class WeightStructures:
         whole[places.flatten()] = values.to(weight.device).reshape(-1, 1).expand(-1, places.shape[-1]).flatten()
         return whole.view(weight.shape)
 
-    def realise(
+    def prune(
         self,
         network: nn.Module,
         importance: Importance,
@@ -119,12 +119,12 @@ class WeightStructures:
         return CostTable([*terms, *rest], {group.name: group.width for group in self.groups}, effective=True)
 
     def measure(
-        self, realised: nn.Module, inputs: Tensor, importance: Importance, allocation: Mapping[str, int]
+        self, pruned: nn.Module, inputs: Tensor, importance: Importance, allocation: Mapping[str, int]
     ) -> dict[str, int]:
         """Of weights that are zero those count as gone that were pruned; others are so by chance and stay."""
-        costs = measure_costs(realised, inputs)
-        parameters = dict(realised.named_parameters())
-        masks = self.masks(realised, importance, allocation)
+        costs = measure_costs(pruned, inputs)
+        parameters = dict(pruned.named_parameters())
+        masks = self.masks(pruned, importance, allocation)
         for found in self.found:
             if found.parameter not in masks:
                 continue

@@ -19,7 +19,7 @@ from autoprune.graph.groups import ChannelGraph
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.fx_rewrite import rewrite
 from autoprune.pruning.surgery.masks import Masks, masked_copy
-from autoprune.pruning.surgery.thinning import compare
+from autoprune.pruning.surgery.thinning import check_same_outputs
 
 Statistic = Literal["mean", "max"]
 
@@ -45,10 +45,10 @@ def remove_branches(
     branches = choose_branches(find_branches(network, graph), names)
     removed = copy_network(network)
     if branches:
-        _delete(removed, graph.followed.traced, branches)
-        removed = rewrite(removed, graph.followed.traced, lambda twins: _bypass(branches, twins))
+        _delete(removed, graph.flow.traced, branches)
+        removed = rewrite(removed, graph.flow.traced, lambda twins: _bypass(branches, twins))
     if check_on is not None:
-        compare(removed, masked_copy(network, branch_masks(network, branches)), check_on)
+        check_same_outputs(removed, masked_copy(network, branch_masks(network, branches)), check_on)
     return removed
 
 

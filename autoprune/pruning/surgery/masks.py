@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from autoprune.errors import UserError
 from autoprune.graph.groups import ChannelGraph, Kept
-from autoprune.graph.layers import Side, slots
+from autoprune.graph.layers import Side, channel_axes
 from autoprune.pruning.surgery.copying import copy_network
 
-SIDES: tuple[Side, ...] = ("out", "in", "through")
+SIDES: tuple[Side, ...] = ("out", "in", "passthrough")
 Importance = Mapping[str, NDArray[np.float64]]
 """Group name to `[width]` scores of its structures, or `[choices, width]`; higher is kept."""
 
@@ -22,7 +22,7 @@ Masks = Mapping[str, Tensor]
 """Parameter name to a mask of its shape, true where it stays; only parameters of which something goes."""
 
 
-def highest_of_each(scores: NDArray[np.float64], keep: int, least: int = 1) -> NDArray[np.bool_]:
+def top_k_mask(scores: NDArray[np.float64], keep: int, least: int = 1) -> NDArray[np.bool_]:
     """Of `[…, width]` scores, which are among the `keep` highest of their row; of equal ones the lower index goes.
 
     Raises:
@@ -39,21 +39,21 @@ def highest_of_each(scores: NDArray[np.float64], keep: int, least: int = 1) -> N
     return stays
 
 
-def highest(scores: NDArray[np.float64], keep: int) -> tuple[int, ...]:
+def top_k(scores: NDArray[np.float64], keep: int) -> tuple[int, ...]:
     """The indices of the `keep` highest of `[width]` scores, ascending; of equal ones the lower index goes first.
 
     Raises:
-        UserError: as `highest_of_each`.
+        UserError: as `top_k_mask`.
     """
-    return tuple(highest_of_each(scores, keep).nonzero()[0].tolist())
+    return tuple(top_k_mask(scores, keep).nonzero()[0].tolist())
 
 
-def choose(importance: Importance, allocation: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+def choose_kept(importance: Importance, allocation: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     """The structures that stay in each group of an allocation: those with the highest scores."""
     missing = set(allocation) - set(importance)
     if missing:
         raise UserError(f"no scores for group {', '.join(sorted(missing))}; there are {', '.join(importance)}")
-    return {group: highest(importance[group], keep) for group, keep in allocation.items()}
+    return {group: top_k(importance[group], keep) for group, keep in allocation.items()}
 
 
 def build_masks(
@@ -71,13 +71,13 @@ def build_masks(
     parameters = dict(network.named_parameters())
     masks: dict[str, Tensor] = {}
     for layer in graph.layers:
-        for slot in slots(layer, parameters):
-            stays = keep[slot.ids]
-            if slot.side not in sides or bool(stays.all()):
+        for axis in channel_axes(layer, parameters):
+            stays = keep[axis.ids]
+            if axis.side not in sides or bool(stays.all()):
                 continue
-            parameter = parameters[slot.tensor]
-            mask = masks.setdefault(slot.tensor, torch.ones_like(parameter, dtype=torch.bool, requires_grad=False))
-            mask.index_fill_(slot.dim, (~stays).nonzero().flatten().to(parameter.device), False)
+            parameter = parameters[axis.tensor]
+            mask = masks.setdefault(axis.tensor, torch.ones_like(parameter, dtype=torch.bool, requires_grad=False))
+            mask.index_fill_(axis.dim, (~stays).nonzero().flatten().to(parameter.device), False)
     return masks
 
 

@@ -18,13 +18,20 @@ from autoprune.errors import DataError, TaskError
 from autoprune.graph.capture import mode
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.layers import Layer
-from autoprune.pruning.statistics.windows import Weighted, choose_positions, inputs_at, outputs_at, watching, weighted
+from autoprune.pruning.statistics.layer_inputs import (
+    WeightedLayer,
+    inputs_at,
+    observe_layers,
+    outputs_at,
+    sample_positions,
+    weighted_layer,
+)
 
 _ADDITIONS = ("add", "add_", "__add__", "__iadd__", "__radd__")
 
 
 @dataclass(frozen=True)
-class Sum:
+class LayerAddition:
     """An addition that a layer's output goes into.
 
     Attributes:
@@ -36,12 +43,12 @@ class Sum:
     slope: Tensor
 
 
-Adder = Callable[[str, Sum], None]
+AdditionObserver = Callable[[str, LayerAddition], None]
 """Takes a layer's name and the addition that its output goes into."""
 
 
 @contextmanager
-def adding(network: nn.Module, layers: Collection[str], take: Adder) -> Iterator[None]:
+def observe_additions(network: nn.Module, layers: Collection[str], take: AdditionObserver) -> Iterator[None]:
     """For one forward pass in evaluation mode, shows what the outputs of some layers are added to.
 
     Between layer and addition there may be batch norm and modules that return what they are given. What else becomes of
@@ -62,7 +69,7 @@ def adding(network: nn.Module, layers: Collection[str], take: Adder) -> Iterator
 class _Follower(TorchFunctionMode):
     """Knows outputs by being the very tensors that a later call is given."""
 
-    def __init__(self, take: Adder) -> None:
+    def __init__(self, take: AdditionObserver) -> None:
         super().__init__()
         self._take = take
         self._followed: dict[int, tuple[str, Tensor, Tensor]] = {}
@@ -93,7 +100,7 @@ class _Follower(TorchFunctionMode):
             for one, other in (args, args[::-1]):
                 found = self._found(one)
                 if found is not None and isinstance(other, Tensor) and other.shape == one.shape:
-                    self._take(found[0], Sum(other, found[2]))
+                    self._take(found[0], LayerAddition(other, found[2]))
         return func(*args, **kwargs)
 
 
@@ -117,7 +124,7 @@ def refit(
     kept: Kept,
     batches: Iterable[Batch],
     *,
-    users_only: bool = False,
+    consumers_only: bool = False,
 ) -> None:
     """Gives every layer from the first whose inputs were thinned on its weights, and bias, of least squared error.
 
@@ -140,7 +147,7 @@ def refit(
         thinned: `thin(dense, graph, kept)`, with the weights it got there.
         graph: of the dense network.
         batches: gone through once for each layer, and once more; always the same.
-        users_only: whether only layers whose own inputs were thinned are refitted; far less to do where one group is.
+        consumers_only: whether only layers that lost inputs are refitted; far less to do where one group is thinned.
 
     Raises:
         DataError: there is no batch, or another number of them at another pass.
@@ -152,7 +159,7 @@ def refit(
     are chosen before.
     """
     keep = graph.keep_mask(kept)
-    layers = refitted_layers(graph, kept, users_only=users_only)
+    layers = refitted_layers(graph, kept, consumers_only=consumers_only)
     if not layers:
         return
     with mode(dense, training=False), mode(thinned, training=False), torch.no_grad():
@@ -163,12 +170,12 @@ def refit(
                 _refit_layer(thinned, layer, wanted, batches)
 
 
-def refitted_layers(graph: ChannelGraph, kept: Kept, *, users_only: bool = False) -> list[Layer]:
+def refitted_layers(graph: ChannelGraph, kept: Kept, *, consumers_only: bool = False) -> list[Layer]:
     """The layers that are refitted, in forward order; see `refit`."""
     keep = graph.keep_mask(kept)
     layers = [layer for layer in graph.layers if layer.produces and layer.kind in ("convolution", "linear")]
     users = [layer for layer in layers if not bool(keep[layer.incoming].all())]
-    return layers[layers.index(users[0]) :] if users and not users_only else users
+    return layers[layers.index(users[0]) :] if users and not consumers_only else users
 
 
 @dataclass
@@ -194,18 +201,18 @@ def _dense_outputs(
     def take(name: str, call: int, inputs: Tensor, output: Tensor) -> None:
         found[name][-1].calls.append(staying(name, output, call))
 
-    def note(name: str, addition: Sum) -> None:
+    def note(name: str, addition: LayerAddition) -> None:
         found[name][-1].beside = staying(name, addition.other, 0)
 
     def staying(name: str, value: Tensor, call: int) -> Tensor:
-        module = weighted(dense, name)
-        chosen = choose_positions(module, value, POSITIONS, name, len(found[name]) - 1, call)
+        module = weighted_layer(dense, name)
+        chosen = sample_positions(module, value, POSITIONS, name, len(found[name]) - 1, call)
         return outputs_at(module, value, chosen)[:, stays[name].to(value.device)]
 
     for inputs, _ in batches:
         for batch in found.values():
             batch.append(_Wanted())
-        with watching(dense, stays, take), adding(dense, stays, note):
+        with observe_layers(dense, stays, take), observe_additions(dense, stays, note):
             dense(inputs)
         for batch in found.values():
             if len(batch[-1].calls) > 1:
@@ -220,7 +227,7 @@ class _SeenEnough(BaseException):
 
 
 def _refit_layer(thinned: nn.Module, layer: Layer, wanted: Sequence[_Wanted], batches: Iterable[Batch]) -> None:
-    module = weighted(thinned, layer.name)
+    module = weighted_layer(thinned, layer.name)
     columns = module.weight[0].numel()
     if columns > MOST_INPUTS:
         log.warning("%s is not reconstructed: it has %d inputs, more than %d", layer.name, columns, MOST_INPUTS)
@@ -242,23 +249,23 @@ def _see(thinned: nn.Module, name: str, inputs: Tensor, fit: _Fit, wanted: _Want
     windows: list[Tensor] = []
 
     def take(name: str, call: int, layer_inputs: Tensor, output: Tensor) -> None:
-        chosen = choose_positions(fit.module, output, POSITIONS, name, batch, call)
+        chosen = sample_positions(fit.module, output, POSITIONS, name, batch, call)
         windows.append(inputs_at(fit.module, layer_inputs, chosen))
         if wanted.beside is None and call + 1 == len(wanted.calls):
             raise _SeenEnough
 
     lacking: Tensor | float = 0.0
 
-    def note(name: str, addition: Sum) -> None:
+    def note(name: str, addition: LayerAddition) -> None:
         nonlocal lacking
         if wanted.beside is not None:
-            chosen = choose_positions(fit.module, addition.other, POSITIONS, name, batch, 0)
+            chosen = sample_positions(fit.module, addition.other, POSITIONS, name, batch, 0)
             lost = wanted.beside - outputs_at(fit.module, addition.other, chosen)
             lacking = torch.where(addition.slope == 0, 0.0, lost / addition.slope)
             raise _SeenEnough
 
     try:
-        with watching(thinned, [name], take), adding(thinned, [name], note):
+        with observe_layers(thinned, [name], take), observe_additions(thinned, [name], note):
             thinned(inputs)
     except _SeenEnough:
         pass
@@ -277,13 +284,13 @@ class _Fit:
         cross: `[groups, inputs, out of a group]` with what the present weights lack.
     """
 
-    module: Weighted
+    module: WeightedLayer
     weight: Tensor
     gram: Tensor
     cross: Tensor
 
     @classmethod
-    def of(cls, module: Weighted, groups: int) -> _Fit:
+    def of(cls, module: WeightedLayer, groups: int) -> _Fit:
         weight = module.weight.detach().double().flatten(1)
         if module.bias is not None:
             weight = torch.cat([weight, module.bias.detach().double()[:, None]], 1)

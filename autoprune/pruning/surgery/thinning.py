@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from autoprune.errors import AutopruneError
 from autoprune.graph.capture import mode
 from autoprune.graph.groups import ChannelGraph, Kept
-from autoprune.graph.layers import Layer, slots
+from autoprune.graph.layers import Layer, channel_axes
 from autoprune.graph.rewrite import Call
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.fx_rewrite import RewrittenNetwork, rewrite
@@ -57,7 +57,7 @@ def thin(network: nn.Module, graph: ChannelGraph, kept: Kept, check_on: Tensor |
         thinned = _with_calls(thinned, graph, simulation.calls)
     if check_on is not None:
         # Users alone are masked: a channel of zeros may become infinite on its way to them, divided by its variance.
-        compare(thinned, mask_network(network, graph, kept, sides=("in",)), check_on)
+        check_same_outputs(thinned, mask_network(network, graph, kept, sides=("in",)), check_on)
     return thinned
 
 
@@ -65,10 +65,10 @@ def _shrink(network: nn.Module, layer: Layer, keep: Tensor, tensors: Mapping[str
     axes = [layer.outgoing] if layer.incoming is None else [layer.incoming, layer.outgoing]
     if all(bool(keep[ids].all()) for ids in axes):
         return
-    for slot in slots(layer, tensors):
-        stays = keep[slot.ids]
+    for axis in channel_axes(layer, tensors):
+        stays = keep[axis.ids]
         if not bool(stays.all()):
-            _replace(network, slot.tensor, slot.dim, stays)
+            _replace(network, axis.tensor, axis.dim, stays)
     if layer.kind != "parameter":
         _set_counts(network.get_submodule(layer.name), layer, keep)
 
@@ -109,10 +109,10 @@ def _with_calls(network: nn.Module, graph: ChannelGraph, calls: Mapping[fx.Node,
             twin.args = fx.node.map_arg(args, lambda n: twins[n])
             twin.kwargs = fx.node.map_arg(kwargs, lambda n: twins[n])
 
-    return rewrite(network, graph.followed.traced, edit)
+    return rewrite(network, graph.flow.traced, edit)
 
 
-def compare(thinned: nn.Module, masked: nn.Module, inputs: Tensor) -> None:
+def check_same_outputs(thinned: nn.Module, masked: nn.Module, inputs: Tensor) -> None:
     """Nothing, if both networks give the same outputs in evaluation mode.
 
     Raises:

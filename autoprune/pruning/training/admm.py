@@ -19,7 +19,7 @@ from autoprune.pruning.criteria.base import Criterion, LayerStatistics
 from autoprune.pruning.patterns import Pattern, parse_pattern
 from autoprune.pruning.statistics.gradients import parameter_name
 from autoprune.pruning.structures.base import find_structures
-from autoprune.pruning.surgery.masks import Importance, Masks, build_masks, choose
+from autoprune.pruning.surgery.masks import Importance, Masks, build_masks, choose_kept
 from autoprune.pruning.training.masking import Masking
 from autoprune.pruning.training.targets import check_widths, matching, numbers_by_group
 
@@ -129,9 +129,9 @@ class Admm:
         """What hard pruning of the present weights removes: exactly the asked counts, whole channels everywhere."""
         return self._structures.masks(self._network, self.importance(), self.widths)
 
-    def kept(self) -> Kept:
+    def kept_channels(self) -> Kept:
         """Group to the channels that stay, for thinning; nothing for a pattern that only zeroes weights."""
-        return self._structures.kept(self.importance(), self.widths)
+        return self._structures.kept_channels(self.importance(), self.widths)
 
     def finish(self) -> Masks:
         masks = self.masks()
@@ -154,7 +154,7 @@ class Admm:
     def _project(self, weights: Weights) -> dict[str, Tensor]:
         importance = self._importance(weights)
         if self._pattern.coupled:  # the inputs of a channel's users are not part of it
-            masks: Masks = build_masks(self._network, self._graph, choose(importance, self.widths), sides=("out",))
+            masks: Masks = build_masks(self._network, self._graph, choose_kept(importance, self.widths), sides=("out",))
         else:
             masks = self._structures.masks(self._network, importance, self.widths)
         return {name: weight * masks[name] if name in masks else weight.clone() for name, weight in weights.items()}
@@ -162,11 +162,11 @@ class Admm:
     def _importance(self, weights: Weights) -> Importance:
         """Group name to the Euclidean norms of its structures, over all layers that make them."""
 
-        def ask(layer: Layer) -> LayerStatistics:
+        def statistics_of(layer: Layer) -> LayerStatistics:
             arranged = self._pattern.arrange(layer, weights[self._layers[layer.name]].double())
             return LayerStatistics(layer.name, arranged.flatten(0, 1))
 
-        squares = {name: self._structures.parts(name, _SQUARED, ask) for name in self.widths}
+        squares = {name: self._structures.layer_scores(name, _SQUARED, statistics_of) for name in self.widths}
         return {name: torch.stack(parts).sum(0).sqrt().cpu().numpy() for name, parts in squares.items()}
 
 

@@ -16,9 +16,9 @@ from autoprune.errors import UserError
 from autoprune.graph.groups import Kept, find_groups
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.schedules import Timing, Unit, default_timing
-from autoprune.pruning.statistics.collection import Source
+from autoprune.pruning.statistics.collection import CalibrationData
 from autoprune.pruning.statistics.gradients import Loss
-from autoprune.pruning.surgery.masks import Importance, Masks, highest_of_each
+from autoprune.pruning.surgery.masks import Importance, Masks, top_k_mask
 from autoprune.pruning.training.masking import Masking
 from autoprune.pruning.training.rewinding import EarlyState, Resettable
 from autoprune.pruning.training.targets import aim, matching
@@ -78,7 +78,7 @@ class Pruning:
         self.timing = timing or default_timing(self.pruner.schedule)
         self.masking = masking or Masking(network)
         loss = loss or nn.functional.cross_entropy
-        self._source = None if statistics_batches is None else Source(statistics_batches, loss)
+        self._source = None if statistics_batches is None else CalibrationData(statistics_batches, loss)
         self._seed = seed
         self._graph = find_groups(network, inputs)
         self._inputs = inputs
@@ -128,7 +128,7 @@ class Pruning:
 
     def _mask(self, recover: bool = True) -> None:
         widths = self.allocation if self._importance else {}  # nothing is scored before the first update
-        self._gone = {name: ~highest_of_each(self._importance[name], keep, least=0) for name, keep in widths.items()}
+        self._gone = {name: ~top_k_mask(self._importance[name], keep, least=0) for name, keep in widths.items()}
         self.masking.set(self, self._structures.masks(self.network, self._importance, widths), recover)
 
     def _score(self) -> Importance:
@@ -216,15 +216,15 @@ class Pruning:
                 "channels and layers can be thinned away: prune by pattern 'filter' or 'layer'"
             )
         widths = self.allocation if self._importance else {}  # nothing is scored before the first update
-        return self._structures.realise(self.network, self._importance, widths, check_on=self._inputs)
+        return self._structures.prune(self.network, self._importance, widths, check_on=self._inputs)
 
-    def kept(self) -> Kept:
+    def kept_channels(self) -> Kept:
         """Group to the channels that stay; nothing for a pattern that only zeroes weights."""
-        return self._structures.kept(self._importance, self.allocation) if self._importance else {}
+        return self._structures.kept_channels(self._importance, self.allocation) if self._importance else {}
 
-    def removed(self) -> tuple[str, ...]:
+    def removed_branches(self) -> tuple[str, ...]:
         """The residual branches that go whole; nothing for any pattern but whole layers."""
-        return self._structures.removed(self.allocation)
+        return self._structures.removed_branches(self.allocation)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold beside the network's and the optimizer's state: tensors and plain values.

@@ -65,8 +65,8 @@ class ScaleL1:
     ) -> None:
         self._network, self._strength = network, check_strength(strength)
         known = dict(network.named_parameters())
-        carriers = [layer for layer in graph.layers if layer.kind == "carrier"]
-        norms = [layer for layer in carriers if isinstance(network.get_submodule(layer.name), _BatchNorm)]
+        per_channel = [layer for layer in graph.layers if layer.kind == "per_channel"]
+        norms = [layer for layer in per_channel if isinstance(network.get_submodule(layer.name), _BatchNorm)]
         groups = [
             Group(layer.name, len(layer.outgoing), (layer.name,), (layer.type,))
             for layer in norms

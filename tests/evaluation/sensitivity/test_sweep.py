@@ -158,7 +158,7 @@ def chain(act: Callable[[], nn.Module] = nn.Identity) -> Case:
 
 def places(evaluator: Evaluator, recipe: Recipe = RECIPE) -> dict[str, str]:
     """Group to the first operation that its levels run."""
-    nodes = list(evaluator.prunable.graph.followed.traced.graph.nodes)
+    nodes = list(evaluator.prunable.graph.flow.traced.graph.nodes)
     cuts = Prefixes(evaluator, grid_of(evaluator), recipe, 20).cuts
     return {group: str(nodes[cut.place].target) for group, cut in cuts.items()}
 
@@ -284,7 +284,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[FlopCounterMode]:
 
 @pytest.mark.parametrize("reuse", [True, False])
 @pytest.mark.parametrize(
-    "recipe", [RECIPE, Recipe(0), Recipe(reconstruct=16), Recipe(reconstruct=16, users_only=True), Recipe(99)]
+    "recipe", [RECIPE, Recipe(0), Recipe(reconstruct=16), Recipe(reconstruct=16, consumers_only=True), Recipe(99)]
 )
 def test_the_work_is_what_is_counted(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, reuse: bool) -> None:
     evaluator = evaluator_of(chain())

@@ -23,8 +23,8 @@ from autoprune.pruning.criteria.distances import FPGM
 from autoprune.pruning.criteria.gradients import GRADIENT, TAYLOR
 from autoprune.pruning.patterns import parse_pattern
 from autoprune.pruning.pruner import Pruner
-from autoprune.pruning.statistics.collection import Source
-from autoprune.pruning.surgery.masks import Importance, choose
+from autoprune.pruning.statistics.collection import CalibrationData
+from autoprune.pruning.surgery.masks import Importance, choose_kept
 from tests.graph.contract import randomise
 from tests.pruning.criteria.slow import STRUCTURES, Batches, Mixed, channel_score
 from tests.pruning.slow_patterns import structures
@@ -66,7 +66,7 @@ def _scores(
     criterion: Criterion, network: nn.Module, graph: ChannelGraph, batches: Batches, seed: int = 0
 ) -> Importance:
     pruner = Pruner("plain", criterion, combine="sum", normalise=False)
-    return pruner.scores(network, graph, Source(batches, F.cross_entropy), seed)
+    return pruner.scores(network, graph, CalibrationData(batches, F.cross_entropy), seed)
 
 
 @pytest.mark.parametrize("name", MEASURED)
@@ -106,7 +106,7 @@ def test_distinct_criteria_keep_distinct_channels() -> None:
     kept = {}
     for name in registry.CRITERIA:
         scores = _scores(registry.resolve("criterion", name), network, graph, batches)
-        kept[name] = choose(scores, GLOBAL.widths([group.group for group in graph.groups], scores, 0.5))
+        kept[name] = choose_kept(scores, GLOBAL.widths([group.group for group in graph.groups], scores, 0.5))
     same = [pair for pair in combinations(kept, 2) if kept[pair[0]] == kept[pair[1]]]
     assert not same
 
@@ -161,7 +161,7 @@ def test_criteria_of_weights_equal_a_slow_loop_over_structures(
     name: str, pattern: str, mixed: Mixed, graph: ChannelGraph, batches: Batches
 ) -> None:
     pruner = Pruner("plain", registry.resolve("criterion", name), parse_pattern(pattern), normalise=False)
-    scores = pruner.scores(mixed, graph, Source(batches, F.cross_entropy))
+    scores = pruner.scores(mixed, graph, CalibrationData(batches, F.cross_entropy))
     for layer in ("grouped", "up_grouped", "fc1"):
         if layer not in scores:
             continue  # it holds no two such structures
@@ -245,7 +245,7 @@ def test_only_criteria_that_need_data_read_them(name: str, mixed: Mixed, graph: 
     pruner = Pruner("plain", criterion)
     if criterion.reads_data:
         with pytest.raises(AssertionError, match="weights alone"):
-            pruner.scores(mixed, graph, Source(_Unread(), F.cross_entropy))
+            pruner.scores(mixed, graph, CalibrationData(_Unread(), F.cross_entropy))
     else:
-        pruner.scores(mixed, graph, Source(_Unread(), F.cross_entropy))
+        pruner.scores(mixed, graph, CalibrationData(_Unread(), F.cross_entropy))
         pruner.scores(mixed, graph)

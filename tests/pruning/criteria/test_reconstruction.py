@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from autoprune.graph.groups import find_groups
 from autoprune.pruning.criteria.reconstruction import RECONSTRUCTION, entry_penalties
 from autoprune.pruning.pruner import Pruner
-from autoprune.pruning.statistics.collection import Source, gather
+from autoprune.pruning.statistics.collection import CalibrationData, collect_statistics
 from tests.graph.contract import randomise
 
 
@@ -76,7 +76,7 @@ def test_scores_are_the_penalties_at_which_coordinate_descent_lets_structures_in
     network, batches = _case()
     graph = find_groups(network, batches[0][0][:2])
     scores = Pruner("plain", RECONSTRUCTION, combine="sum", normalise=False).scores(
-        network, graph, Source(batches, F.cross_entropy)
+        network, graph, CalibrationData(batches, F.cross_entropy)
     )
     assert set(scores) == set(USERS)
     least, most = np.zeros(len(scores[group])), np.zeros(len(scores[group]))
@@ -107,7 +107,9 @@ def _slow_path(contributions: NDArray[np.float64]) -> tuple[NDArray[np.float64],
 def test_gram_matrices_are_those_of_contributions_made_one_by_one(group: str) -> None:
     network, batches = _case()
     graph = find_groups(network, batches[0][0][:2])
-    found = gather(network, graph, (), frozenset({"consumers"}), Source(batches, F.cross_entropy)).consumers[group]
+    found = collect_statistics(
+        network, graph, (), frozenset({"consumers"}), CalibrationData(batches, F.cross_entropy)
+    ).consumers[group]
     assert set(found) == set(USERS[group])
     for layer, structures in USERS[group].items():
         columns = _contributions(network, layer, structures, batches)
@@ -142,6 +144,6 @@ def test_a_group_that_only_a_transposed_convolution_uses_is_scored_by_l1() -> No
     inputs = torch.randn(3, 2, 4, 4)
     graph = find_groups(network, inputs)
     scores = Pruner("plain", RECONSTRUCTION, normalise=False).scores(
-        network, graph, Source([(inputs, torch.arange(3))], F.cross_entropy)
+        network, graph, CalibrationData([(inputs, torch.arange(3))], F.cross_entropy)
     )["0"]
     np.testing.assert_allclose(scores, network[0].weight.detach().double().abs().sum((1, 2, 3)).numpy())

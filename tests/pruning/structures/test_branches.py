@@ -17,10 +17,10 @@ def test_whole_layers_that_go_cost_what_was_predicted_and_those_that_cannot_be_s
     assert [(group.name, group.width, group.least) for group in found.groups] == [(name, 1, 0) for name in names]
     scores = Pruner("x", LEVEL.criterion, LAYER).scores(network, graph)
     for widths in ({}, {names[0]: 0}, {names[0]: 1, names[1]: 0}, dict.fromkeys(names, 0)):
-        realised = found.realise(network, scores, widths, check_on=inputs)
-        assert found.measure(realised, inputs, scores, widths) == found.cost_table(network, inputs).costs(widths)
+        pruned = found.prune(network, scores, widths, check_on=inputs)
+        assert found.measure(pruned, inputs, scores, widths) == found.cost_table(network, inputs).costs(widths)
         gone = [name for name in names if widths.get(name) == 0]
-        assert list(found.removed(widths)) == gone
+        assert list(found.removed_branches(widths)) == gone
         masks = found.masks(network, scores, widths)
         assert {f"{name}.weight" for name in gone} <= set(masks)
-        assert not set(masks) & set(dict(realised.named_parameters()))
+        assert not set(masks) & set(dict(pruned.named_parameters()))

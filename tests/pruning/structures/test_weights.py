@@ -70,9 +70,9 @@ def test_a_masked_network_costs_what_was_predicted(name: str) -> None:
     table = found.cost_table(network, INPUTS)
     for share in (0.3, 0.6, 0.999):
         widths = {g.name: max(g.least, g.width - int(g.width * share)) for g in found.groups}
-        realised = found.realise(network, scores, widths)
-        assert found.measure(realised, INPUTS, scores, widths) == table.costs(widths)
-        assert measure_effective(realised, find_groups(realised, INPUTS), INPUTS) == table.costs(widths)
+        pruned = found.prune(network, scores, widths)
+        assert found.measure(pruned, INPUTS, scores, widths) == table.costs(widths)
+        assert measure_effective(pruned, find_groups(pruned, INPUTS), INPUTS) == table.costs(widths)
 
 
 @pytest.mark.parametrize("pruner", [LEVEL, RANDOM], ids=["zeros go first", "zeros go by chance"])
@@ -88,18 +88,18 @@ def test_weights_that_are_zero_by_themselves_count_until_they_are_pruned(pruner:
     assert table.dense() == measure_costs(network, INPUTS)
     for keep in (143, 120, 100, 30):
         widths = {"twice": keep, "fc": 5}
-        realised = found.realise(network, scores, widths)
-        assert found.measure(realised, INPUTS, scores, widths) == table.costs(widths)
+        pruned = found.prune(network, scores, widths)
+        assert found.measure(pruned, INPUTS, scores, widths) == table.costs(widths)
 
 
 def test_a_pruned_weight_that_came_back_is_counted() -> None:
     network = _small()
     found, scores = _found(network), _scores(network, parse_pattern("element"))
-    realised = found.realise(network, scores, {"fc": 4})
+    pruned = found.prune(network, scores, {"fc": 4})
     predicted = found.cost_table(network, INPUTS).costs({"fc": 4})
     with torch.no_grad():
-        realised.fc.weight += 1
-    counted = found.measure(realised, INPUTS, scores, {"fc": 4})
+        pruned.fc.weight += 1
+    counted = found.measure(pruned, INPUTS, scores, {"fc": 4})
     assert counted["params"] == predicted["params"] + 8
     assert counted["flops"] == predicted["flops"] + 16
 
@@ -108,10 +108,10 @@ def test_the_network_itself_is_left_as_it_was() -> None:
     network = _small()
     before = copy.deepcopy(network.state_dict())
     found, scores = _found(network), _scores(network, parse_pattern("element"))
-    realised = found.realise(network, scores, {"twice": 1})
-    assert int((realised.twice.weight != 0).sum()) == 1
+    pruned = found.prune(network, scores, {"twice": 1})
+    assert int((pruned.twice.weight != 0).sum()) == 1
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    assert found.kept(scores, {"twice": 1}) == {}
+    assert found.kept_channels(scores, {"twice": 1}) == {}
 
 
 class Shared(nn.Module):
@@ -163,11 +163,11 @@ def test_of_n_of_m_the_same_number_goes_in_every_run_whatever_the_scores() -> No
     network = nn.Sequential(nn.Linear(8, 3))
     found = _found(network, "2:4", torch.randn(2, 8))
     scores = {"0": np.arange(24.0).reshape(6, 4)}
-    kept = found.realise(network, scores, {"0": 2})[0].weight != 0
+    kept = found.prune(network, scores, {"0": 2})[0].weight != 0
     assert kept.tolist() == [[False, False, True, True] * 2] * 3
 
 
 def test_an_unknown_group_is_refused() -> None:
     network = _small()
     with pytest.raises(UserError, match=r"pattern 'element' has no group 'nine'; it has twice, strided, up, fc"):
-        _found(network).realise(network, {}, {"nine": 3})
+        _found(network).prune(network, {}, {"nine": 3})

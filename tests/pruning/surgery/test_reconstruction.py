@@ -167,13 +167,13 @@ def test_outputs_come_nearer_to_the_dense_networks(name: str) -> None:
     assert not any(module._forward_hooks for network in (dense, thinned) for module in network.modules())
 
 
-@pytest.mark.parametrize("users_only", [True, False])
-def test_layers_before_the_thinned_one_and_depthwise_ones_and_norms_stay(users_only: bool) -> None:
+@pytest.mark.parametrize("consumers_only", [True, False])
+def test_layers_before_the_thinned_one_and_depthwise_ones_and_norms_stay(consumers_only: bool) -> None:
     dense, graph, batches = _made(lambda: mobilenet_v2(False), (3, 8, 8))
     kept = {"0.1.expand.0": [0, 3, 4, 7]}
     thinned = thin(dense, graph, kept)
     before = copy.deepcopy(thinned.state_dict())
-    refit(thinned, dense, graph, kept, batches, users_only=users_only)
+    refit(thinned, dense, graph, kept, batches, consumers_only=consumers_only)
     changed = [name for name, tensor in thinned.state_dict().items() if not torch.equal(tensor, before[name])]
     pointwise = [
         f"{name}.weight"
@@ -185,9 +185,9 @@ def test_layers_before_the_thinned_one_and_depthwise_ones_and_norms_stay(users_o
     behind = pointwise[first + 1 :]
     assert behind
     ends = [name for name in before if name not in pointwise and name in changed]
-    assert [name for name in changed if name in pointwise] == [pointwise[first], *([] if users_only else behind)]
+    assert [name for name in changed if name in pointwise] == [pointwise[first], *([] if consumers_only else behind)]
     assert all(isinstance(thinned.get_submodule(name.rpartition(".")[0]), nn.Linear) for name in ends)
-    assert bool(ends) != users_only
+    assert bool(ends) != consumers_only
 
 
 class _Side(nn.Module):
@@ -321,7 +321,7 @@ def test_a_branch_makes_good_what_its_shortcut_has_lost(monkeypatch: pytest.Monk
             return float(sum((thinned(inputs) - network(inputs)).square().sum() for inputs, _ in batches))
 
     mended = error()
-    monkeypatch.setattr(reconstruction, "adding", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(reconstruction, "observe_additions", lambda *_: contextlib.nullcontext())
     assert mended < 0.8 * error()
 
 
@@ -329,9 +329,9 @@ def test_layers_behind_make_good_what_the_users_could_not() -> None:
     network, graph, batches = _made(_Stream, (3, 6, 6))
     kept = {"first.0": list(range(4)), "first.1": list(range(4))}
     errors = []
-    for users_only in (True, False):
+    for consumers_only in (True, False):
         thinned = thin(network, graph, kept)
-        refit(thinned, network, graph, kept, batches, users_only=users_only)
+        refit(thinned, network, graph, kept, batches, consumers_only=consumers_only)
         with torch.no_grad():
             errors.append(float(sum((thinned(inputs) - network(inputs)).square().sum() for inputs, _ in batches)))
     assert errors[1] < 0.9 * errors[0]

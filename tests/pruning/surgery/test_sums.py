@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import symbolic_trace
 
-from autoprune.pruning.surgery.reconstruction import Sum, adding
+from autoprune.pruning.surgery.reconstruction import LayerAddition, observe_additions
 
 
 class _Block(nn.Module):
@@ -56,10 +56,10 @@ NOT_ADDED = {
 def _seen(block: nn.Module, inputs: Tensor) -> tuple[list[tuple[str, Tensor, Tensor]], Tensor]:
     found: list[tuple[str, Tensor, Tensor]] = []
 
-    def take(name: str, addition: Sum) -> None:
+    def take(name: str, addition: LayerAddition) -> None:
         found.append((name, addition.other.clone(), addition.slope))
 
-    with torch.no_grad(), adding(block, ["conv"], take):
+    with torch.no_grad(), observe_additions(block, ["conv"], take):
         return found, block(inputs)
 
 

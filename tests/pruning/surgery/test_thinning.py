@@ -12,7 +12,7 @@ from autoprune.errors import TaskError
 from autoprune.graph.groups import find_groups
 from autoprune.pruning.surgery.fx_rewrite import RewrittenNetwork
 from autoprune.pruning.surgery.masks import mask_network
-from autoprune.pruning.surgery.thinning import ThinningError, compare, thin
+from autoprune.pruning.surgery.thinning import ThinningError, check_same_outputs, thin
 from autoprune.tasks.models.cifar_resnet import CifarResNet
 from tests.graph.contract import batch, check_network, randomise, same_outputs, widths
 from tests.graph.networks import WELL_KNOWN, Case, LeNet, resnet_b, vgg
@@ -138,11 +138,11 @@ def test_a_difference_of_outputs_is_an_error() -> None:
     with torch.no_grad():
         thinned[9].bias[2] += 1e-3
     with pytest.raises(ThinningError, match=r"differs from the masked one's by 0\.001"):
-        compare(thinned, mask_network(network, graph, {"0.0": [1, 2]}), inputs)
+        check_same_outputs(thinned, mask_network(network, graph, {"0.0": [1, 2]}), inputs)
     with torch.no_grad():
         thinned[9].bias[2] = torch.nan
     with pytest.raises(ThinningError, match="finite elsewhere"):
-        compare(thinned, network, inputs)
+        check_same_outputs(thinned, network, inputs)
 
 
 def test_the_check_happens_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

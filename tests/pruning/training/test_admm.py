@@ -116,7 +116,7 @@ def test_a_channel_goes_from_all_layers_that_make_it_or_from_none() -> None:
         expected = torch.zeros_like(weight)
         expected[highest] = weight[highest]
         assert torch.equal(projected[f"{name}.weight"], expected)
-    assert list(admm.kept()[group.name]) == highest
+    assert list(admm.kept_channels()[group.name]) == highest
 
 
 def test_channels_that_a_layer_uses_are_left_to_the_end() -> None:
@@ -137,8 +137,8 @@ def test_finished_is_thinned() -> None:
     widths = {group.name: 1 + i for i, group in enumerate(graph.groups)}
     admm = Admm(network, graph, "filter", widths=widths)
     masks = admm.finish()
-    assert {name: len(stays) for name, stays in admm.kept().items()} == widths
-    thinned = thin(network, graph, admm.kept(), check_on=INPUTS)
+    assert {name: len(stays) for name, stays in admm.kept_channels().items()} == widths
+    thinned = thin(network, graph, admm.kept_channels(), check_on=INPUTS)
     torch.testing.assert_close(thinned.eval()(INPUTS), network.eval()(INPUTS), rtol=1e-4, atol=1e-5)
     expected = masked_copy(before, masks).state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in network.state_dict().items())

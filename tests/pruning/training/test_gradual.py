@@ -198,7 +198,7 @@ def test_masked_filters_lose_their_scale_shift_and_bias_and_thinned_equals_maske
     network = _network()
     pruning = Pruning(network, L1_FILTER, 0.5, inputs=INPUTS)
     _train(network, _optimizer(network), range(10), pruning)
-    kept = pruning.kept()["0"]
+    kept = pruning.kept_channels()["0"]
     gone = [channel for channel in range(8) if channel not in kept]
     assert len(gone) == 4
     for name in ("0.weight", "0.bias", "1.weight", "1.bias"):
@@ -257,7 +257,7 @@ def test_filters_in_convolutions_and_elements_in_the_last_layer_hold_together() 
     filters = Pruning(network, "l1_filter", 0.5, inputs=INPUTS, layers=["3"], masking=masking)
     elements = Pruning(network, "agp", 0.8, inputs=INPUTS, layers=["8"], timing=TIMING, masking=masking)
     _train(network, _optimizer(network), range(100), filters, elements)
-    gone = [channel for channel in range(12) if channel not in filters.kept()["3"]]
+    gone = [channel for channel in range(12) if channel not in filters.kept_channels()["3"]]
     weight = _parameter(network, "8.weight")
     assert (weight[:, gone] == 0).all()
     assert int((weight == 0).sum()) >= 38

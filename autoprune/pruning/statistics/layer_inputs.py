@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from autoprune.graph.layers import CONVOLUTIONS
 
-Weighted = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
+WeightedLayer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 """Layers that multiply a weight with windows of their input."""
 
-Taker = Callable[[str, int, Tensor, Tensor], None]
+LayerObserver = Callable[[str, int, Tensor, Tensor], None]
 """Takes a layer's name, which of its calls in this forward pass it is (from 0), its input and its output."""
 
 
 @contextmanager
-def watching(network: nn.Module, layers: Collection[str], take: Taker) -> Iterator[None]:
+def observe_layers(network: nn.Module, layers: Collection[str], take: LayerObserver) -> Iterator[None]:
     """For one forward pass, shows the inputs and outputs of some layers as they are called."""
     calls = dict.fromkeys(layers, 0)
 
@@ -40,14 +40,14 @@ def watching(network: nn.Module, layers: Collection[str], take: Taker) -> Iterat
             hook.remove()
 
 
-def weighted(network: nn.Module, name: str) -> Weighted:
+def weighted_layer(network: nn.Module, name: str) -> WeightedLayer:
     """A layer that the graph knows as a convolution or a linear one."""
     module = network.get_submodule(name)
     assert isinstance(module, (*CONVOLUTIONS, nn.Linear))
     return module
 
 
-def choose_positions(module: Weighted, output: Tensor, most: int, *use: int | str) -> Tensor:
+def sample_positions(module: WeightedLayer, output: Tensor, most: int, *use: int | str) -> Tensor:
     """`[batch, at most `most`]` places in the flattened positions of a layer's output; all where they are few.
 
     Args:
@@ -61,13 +61,13 @@ def choose_positions(module: Weighted, output: Tensor, most: int, *use: int | st
     return torch.from_numpy(generator.integers(count, size=(len(output), most))).to(output.device)
 
 
-def outputs_at(module: Weighted, output: Tensor, chosen: Tensor) -> Tensor:
+def outputs_at(module: WeightedLayer, output: Tensor, chosen: Tensor) -> Tensor:
     """`[rows, out]` a layer's outputs at the chosen positions, one row for each of each sample."""
     flat = output.flatten(2).movedim(1, 2) if isinstance(module, CONVOLUTIONS) else _positions_second(output)
     return flat[_samples(chosen), chosen].flatten(0, 1)
 
 
-def inputs_at(module: Weighted, inputs: Tensor, chosen: Tensor) -> Tensor:
+def inputs_at(module: WeightedLayer, inputs: Tensor, chosen: Tensor) -> Tensor:
     """`[rows, in, kernel]` what a layer's weight meets at the chosen positions, padding included.
 
     A row times the weight, `[out, in, kernel]` (each group's own part of `in`), plus the bias is the layer's output.

@@ -4,9 +4,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autoprune.pruning.statistics.windows import Weighted, choose_positions, inputs_at, outputs_at, watching
+from autoprune.pruning.statistics.layer_inputs import (
+    WeightedLayer,
+    inputs_at,
+    observe_layers,
+    outputs_at,
+    sample_positions,
+)
 
-LAYERS: dict[str, tuple[Weighted, tuple[int, ...]]] = {
+LAYERS: dict[str, tuple[WeightedLayer, tuple[int, ...]]] = {
     "plain": (nn.Conv2d(4, 6, 3), (3, 4, 9, 8)),
     "padded": (nn.Conv2d(4, 6, (3, 5), padding=(1, 2), stride=(2, 1)), (3, 4, 9, 8)),
     "dilated": (nn.Conv2d(4, 6, (3, 2), dilation=(2, 3)), (3, 4, 9, 8)),
@@ -29,7 +35,7 @@ def test_windows_times_the_weight_are_the_outputs_at_the_same_positions(name: st
     if last and len(shape) == 4:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     output = layer(inputs).detach()
-    chosen = choose_positions(layer, output, 10, "layer", 0)
+    chosen = sample_positions(layer, output, 10, "layer", 0)
     windows, groups = inputs_at(layer, inputs, chosen), getattr(layer, "groups", 1)
     rows = windows.reshape(len(windows), groups, -1)
     weight = layer.weight.detach().reshape(groups, 6 // groups, -1)
@@ -43,11 +49,11 @@ def test_windows_times_the_weight_are_the_outputs_at_the_same_positions(name: st
 def test_positions_are_spread_and_the_same_for_the_same_use() -> None:
     layer = nn.Conv2d(1, 1, 1)
     output = torch.zeros(300, 1, 8, 8)
-    first = choose_positions(layer, output, 10, "a", 0)
+    first = sample_positions(layer, output, 10, "a", 0)
     torch.manual_seed(1)
-    assert torch.equal(first, choose_positions(layer, output, 10, "a", 0))
-    assert not torch.equal(first, choose_positions(layer, output, 10, "a", 1))
-    assert not torch.equal(first, choose_positions(layer, output, 10, "b", 0))
+    assert torch.equal(first, sample_positions(layer, output, 10, "a", 0))
+    assert not torch.equal(first, sample_positions(layer, output, 10, "a", 1))
+    assert not torch.equal(first, sample_positions(layer, output, 10, "b", 0))
     assert set(first.flatten().tolist()) == set(range(64))
 
 
@@ -55,7 +61,7 @@ def test_every_call_of_a_layer_is_shown_and_none_afterwards() -> None:
     layer = nn.Linear(2, 2)
     network = nn.Sequential(layer, nn.ReLU(), layer)
     seen: list[tuple[str, int, Tensor]] = []
-    with watching(network, ["0"], lambda name, call, inputs, output: seen.append((name, call, inputs))):
+    with observe_layers(network, ["0"], lambda name, call, inputs, output: seen.append((name, call, inputs))):
         network(torch.ones(1, 2))
     network(torch.ones(1, 2))
     assert [(name, call) for name, call, _ in seen] == [("0", 0), ("0", 1)]
