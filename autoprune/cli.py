@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from autoprune import registry
 from autoprune.commands.interruption import is_full
-from autoprune.errors import AutopruneError, UserError, did_you_mean
+from autoprune.errors import AutopruneError, UserError, did_you_mean, printable
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"autoprune: {message}", file=sys.stderr)
+    print(f"autoprune: {printable(message)}", file=sys.stderr)
     return code
 
 
@@ -60,9 +60,16 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+class _Formatter(logging.Formatter):
+    """Names and reasons from outside are text on a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def _configure_log(verbose: bool) -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("autoprune: %(message)s"))
+    handler.setFormatter(_Formatter("autoprune: %(message)s"))
     log = logging.getLogger("autoprune")
     log.handlers[:] = [handler]
     log.setLevel(logging.INFO if verbose else logging.WARNING)

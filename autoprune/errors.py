@@ -94,3 +94,8 @@ def _likeness(name: str, other: str) -> tuple[float, int]:
     """How alike two names are, and how many characters they begin with in common."""
     alike = next((i for i, (a, b) in enumerate(zip(name, other, strict=False)) if a != b), len(name))
     return difflib.SequenceMatcher(None, other, name).ratio(), alike
+
+
+def printable(text: str) -> str:
+    """Returns a text in which every sign that is not printable, a line's end excepted, is written as its escape."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

@@ -47,15 +47,14 @@ def _group(setup: Setup, group: Group) -> dict[str, Any]:
 
 
 def _print(setup: Setup, groups: list[dict[str, Any]], frozen: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from autoprune.errors import printable
     from autoprune.reporting.results import cost_name, short
+    from autoprune.reporting.terminal import plain_console
 
     dense = setup.prunable.costs.dense()
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=140)
+    console = plain_console()
     console.print(
         f"{setup.identity['model']}: {short(dense['flops'])}FLOPs ({short(dense['flops'] / 2)}MACs), "
         f"{short(dense['params'])} parameters, {short(dense['size'])}B"
@@ -67,10 +66,11 @@ def _print(setup: Setup, groups: list[dict[str, Any]], frozen: list[dict[str, An
     for group in groups:
         may_keep = group["pinned"] or f"{group['floor']} to {group['ceiling']}"
         shares = [f"{100 * group[share]:.1f} %" for share in ("flops_share", "params_share")]
-        table.add_row(group["name"], str(group["width"]), *shares, may_keep, _layers(group["layers"]))
+        cells = [group["name"], str(group["width"]), *shares, may_keep, _layers(group["layers"])]
+        table.add_row(*map(printable, cells))
     console.print(table)
     for item in frozen:
-        console.print(f"frozen: {item['width']} channels of {item['layer']}: {item['reason']}", markup=False)
+        console.print(printable(f"frozen: {item['width']} channels of {item['layer']}: {item['reason']}"))
     print(f"\nShares: what goes if the group alone is pruned to one structure. Search space: {setup.space.source}")
 
 

@@ -61,12 +61,11 @@ def _text(records: Sequence[RunRecord], form: str) -> str:
 def _table(records: Sequence[RunRecord]) -> str:
     import io
 
-    from rich.console import Console
-
     from autoprune.reporting.tables import mixture, shared, summary_table
+    from autoprune.reporting.terminal import plain_console
 
     text = io.StringIO()
-    console = Console(file=text, width=240, highlight=False, force_terminal=sys.stdout.isatty())
+    console = plain_console(text, 240)
     console.print(summary_table(records))
     same = ", ".join(f"{heading} {words}" for heading, words in shared(records).items())
     console.print(f"\n{same}") if same else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -52,14 +51,11 @@ def _search(experiment: Experiment, folder: RunFolder, arguments: argparse.Names
 
 
 def _report(conclusion: Conclusion, experiment: Experiment) -> None:
-    from rich.console import Console
-
     from autoprune.reporting.results import results_table
+    from autoprune.reporting.terminal import plain_console
 
     folder = str(conclusion.folder.path)
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140, highlight=False).print(
-        results_table(conclusion.results)
-    )
+    plain_console().print(results_table(conclusion.results))
     print(f"\n{_count(conclusion.trials)}; budget {experiment.budget}")
     print(f"run folder: {folder}\n\nnext:")
     print(f"  {typed('ui', folder)}")

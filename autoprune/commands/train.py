@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from autoprune.commands.interruption import interruptible, typed
@@ -50,10 +49,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _report(outcome: Outcome, experiment: Experiment) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from autoprune.reporting.results import short
+    from autoprune.reporting.terminal import plain_console
 
     table = Table(box=None, pad_edge=False)
     for head in ("network", "accuracy", "top-5", "loss", "FLOPs", "parameters", "test accuracy"):
@@ -68,7 +67,7 @@ def _report(outcome: Outcome, experiment: Experiment) -> None:
     if outcome.effective:
         costs = [short(outcome.effective[kind]) for kind in ("flops", "params")]
         table.add_row("effective, without zeros", "", "", "", *costs, "")
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140, highlight=False).print(table)
+    plain_console().print(table)
     for name, share in outcome.sparsity.items():
         print(f"{name}: {100 * share:.2f} % of its structures pruned")
     final_file = str(outcome.folder.final)

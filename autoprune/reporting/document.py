@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import html
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
-from autoprune.core.budget import COST_KINDS, EFFECTIVE_KINDS
+from autoprune.core.budget import EFFECTIVE_KINDS
 from autoprune.core.trial import Failure, Trial, ranked, winners
+from autoprune.errors import printable
 from autoprune.files import write_whole
 from autoprune.reporting.comparison import comparison_json, nni_json
 from autoprune.reporting.drawing import DARK, LIGHT, png, svg
 from autoprune.reporting.figures import (
     anytime_figure,
     cost_figure,
+    drawn_costs,
     frontiers_figure,
     sensitivity_figure,
     widths_figure,
@@ -41,6 +43,11 @@ from autoprune.reporting.tables import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+def escape(text: str) -> str:
+    """Returns a text that a browser shows as it is."""
+    return html.escape(printable(text))
 
 
 def page(title: str, body: Iterable[str]) -> str:
@@ -158,7 +165,7 @@ def figures_of(records: Sequence[RunRecord]) -> Figures:
     drawn: dict[str, tuple[Figure | None, str]] = {}
     if len(records) == 1:
         (record,) = records
-        for kind in _drawn_costs(record):
+        for kind in drawn_costs(record):
             text = f"Accuracy of every trial against the {cost_name(kind, record.effective)} that it keeps."
             drawn[f"accuracy-{kind}"] = cost_figure(record, kind), f"{text} Numbers name trials of the frontier."
     else:
@@ -173,14 +180,11 @@ def figures_of(records: Sequence[RunRecord]) -> Figures:
     if len(records) == 1:
         widths = "Channels or weights that each group keeps in the best one, beside the dense network."
         drawn["widths"] = widths_figure(records[0]), widths
-        for name in ("loss", "accuracy"):
-            text = f"Validation {name} with one group pruned and all others dense."
-            drawn[f"sensitivity-{name}"] = sensitivity_figure(records[0], name), text
+        if (curves := records[0].curves) is not None:
+            for name in ("loss", "accuracy"):
+                text = f"Validation {name} with one group pruned and all others dense."
+                drawn[f"sensitivity-{name}"] = sensitivity_figure(curves, name), text
     return {name: (found, caption) for name, (found, caption) in drawn.items() if found is not None}
-
-
-def _drawn_costs(record: RunRecord) -> list[str]:
-    return [kind for kind in COST_KINDS if kind in (*EFFECTIVE_KINDS, *record.limits)]
 
 
 def _one(record: RunRecord, figures: Figures) -> str:

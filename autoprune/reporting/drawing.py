@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprune.errors import printable
 from autoprune.files import write_whole
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -31,13 +33,32 @@ _WIDTH, _HEIGHT = 5.4, 3.9
 
 
 @contextmanager
-def styled() -> Iterator[None]:
-    """Figures made in here have our colours and sizes."""
+def panels(
+    count: int = 1, width: float | None = None, height: float = _HEIGHT
+) -> Iterator[tuple[Figure, tuple[Axes, ...]]]:
+    """A figure with so many pairs of axes side by side, in our colours and sizes while it is drawn.
+
+    Args:
+        count: pairs of axes.
+        width: of the figure in inches; None gives each pair the usual width.
+        height: of the figure in inches.
+    """
+    from matplotlib.figure import Figure  # takes half a second to import
+
+    with _styled():
+        figure = Figure(figsize=(width or _WIDTH * count, height), layout="constrained")
+        yield figure, tuple(figure.subplots(1, count, squeeze=False)[0])
+
+
+@contextmanager
+def _styled() -> Iterator[None]:
+    """Our colours and sizes; names of runs, groups and modules are text, whatever signs are in them."""
     import matplotlib
 
     ink = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color")
     style: dict[Any, Any] = {
         **dict.fromkeys(ink, LIGHT["ink"]),
+        "text.parse_math": False,
         "axes.edgecolor": LIGHT["muted"],
         "grid.color": LIGHT["grid"],
         "axes.grid": True,
@@ -54,14 +75,6 @@ def styled() -> Iterator[None]:
         yield
 
 
-def panel(width: float = _WIDTH, height: float = _HEIGHT) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes; inches."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
-
-
 def png(figure: Figure, path: Path) -> None:
     """Writes a figure on white.
 
@@ -69,7 +82,7 @@ def png(figure: Figure, path: Path) -> None:
         OSError: it cannot be written.
     """
     content = io.BytesIO()
-    with styled():
+    with _styled():
         figure.savefig(content, format="png", dpi=150, facecolor="white")
     write_whole(path, content.getvalue())
 
@@ -77,17 +90,22 @@ def png(figure: Figure, path: Path) -> None:
 def svg(figure: Figure, title: str) -> str:
     """A figure as an element of a page: transparent, in the page's colours and fonts, as wide as its place."""
     content = io.StringIO()
-    with styled():
+    with _styled():
         figure.savefig(content, format="svg", transparent=True)
     text = content.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"|<svg ', _opening(title), text, count=1)
     text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
-    text = re.sub(r"'?DejaVu Sans'?[^;\"]*", _FONTS, text)
+    return re.sub(r'(?<=style=")[^"]*', _page_style, text).strip()
+
+
+def _page_style(style: re.Match[str]) -> str:
+    """Replaces fonts and colours of one style by the page's; text that looks like a colour is none."""
+    text = re.sub(r"'?DejaVu Sans'?[^;]*", _FONTS, style[0])
     for name, colour in LIGHT.items():
         text = text.replace(colour, f"var(--{name})")
-    return text.strip()
+    return text
 
 
 def _opening(title: str) -> str:
@@ -95,13 +113,42 @@ def _opening(title: str) -> str:
     return f'<svg role="img" aria-label="{quoted}" '
 
 
+def legend(figure: Figure, columns: int = 6, side: bool = False) -> None:
+    """Adds one legend for all axes of a figure, above them or at their right, where it hides nothing."""
+    found: dict[str, Artist] = {}
+    for axes in figure.axes:
+        handles, texts = axes.get_legend_handles_labels()
+        found.update(zip(texts, handles, strict=True))
+    if found:
+        where, columns = ("outside right upper", 1) if side else ("outside upper left", columns)
+        style: dict[str, Any] = {"loc": where, "ncols": columns, "handlelength": 1.5, "columnspacing": 1.2}
+        figure.legend(list(found.values()), list(found), **style)
+
+
+def name_text(name: str) -> str:
+    """Returns the name of a run or group as a label; matplotlib hides labels that begin with an underscore."""
+    text = printable(name).replace("\n", r"\n")
+    return f"\N{ZERO WIDTH SPACE}{text}" if text.startswith("_") else text
+
+
 def label(axes: Axes, x: str, y: str) -> None:
+    """Names both axes."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
 
 
+def shade(i: int, count: int) -> str:
+    """Returns one of `count` colours that read on light and on dark: of a few distinct ones, of more along a scale."""
+    if count <= len(SERIES):
+        return SERIES[i]
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return str(to_hex(colormaps["turbo"](0.08 + 0.84 * i / max(count - 1, 1))))
+
+
 def log_scale(axes: Axes) -> None:
-    """A logarithmic axis whose ticks read 0.5, 1, 2."""
+    """Makes the vertical axis logarithmic, with ticks that read 0.5, 1, 2."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     axes.set_yscale("log")

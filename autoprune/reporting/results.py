@@ -14,6 +14,7 @@ from autoprune.core.budget import EFFECTIVE_KINDS
 from autoprune.core.ledger import History
 from autoprune.core.settings import text_of
 from autoprune.core.trial import Score, Setting, Trial
+from autoprune.errors import printable
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def results_table(results: Sequence[Result]) -> Table:
     for heading in headings:
         table.add_column(heading, justify="left" if heading in ("network", "settings") else "right", no_wrap=True)
     for result, cells in zip(results, rows, strict=True):
-        table.add_row(*cells, style="bold" if result.name == "best" else None)
+        table.add_row(*map(printable, cells), style="bold" if result.name == "best" else None)
     return table
 
 

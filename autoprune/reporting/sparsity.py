@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autoprune.core.sparsity import SparsityRow, SparsityTable
+from autoprune.errors import printable
 
 _Value: TypeAlias = str | int | float | list[int] | None
 _HEADINGS = {
@@ -45,7 +46,7 @@ def sparsity_text(table: SparsityTable) -> str:
     for key, heading in _HEADINGS.items():
         shown.add_column(heading, justify="left" if key in ("name", "shape") else "right", no_wrap=True)
     for record in (*map(_record, table.rows), {"name": "Total sparsity:", **_total(table)}):
-        shown.add_row(*(Text(_cell(key, record)) for key in _HEADINGS))
+        shown.add_row(*(Text(printable(_cell(key, record))) for key in _HEADINGS))
     text = io.StringIO()
     widest = max((len(row.name) + len(str(row.shape)) for row in table.rows), default=0)
     Console(file=text, width=500 + 2 * widest, color_system=None).print(shown)  # letters may be two cells wide

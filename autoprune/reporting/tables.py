@@ -12,6 +12,7 @@ from rich.table import Table
 
 from autoprune.core.budget import EFFECTIVE_KINDS
 from autoprune.core.trial import Failure, Score, Stopped, Trial
+from autoprune.errors import printable
 from autoprune.reporting.record import RunRecord
 from autoprune.reporting.results import cost_name
 
@@ -131,7 +132,7 @@ def summary_table(records: Sequence[RunRecord]) -> Table:
     for heading in headings:
         table.add_column(heading, justify="left" if heading in LEFT else "right", no_wrap=True)
     for line in lines:
-        table.add_row(*(line.get(heading, "") for heading in headings))
+        table.add_row(*(printable(line.get(heading, "")) for heading in headings))
     return table
 
 

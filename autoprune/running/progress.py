@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from autoprune.errors import printable
+from autoprune.reporting.terminal import plain_console
 from autoprune.tasks.base import Hook
 
 Advance = Callable[[str], None]
@@ -27,13 +28,13 @@ class Display:
     """Progress bars on stderr, with an estimate of the time left; single lines where stderr is no terminal."""
 
     def __init__(self, enabled: bool = True) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = plain_console(stderr=True)
         self._enabled = enabled
 
     def say(self, text: str) -> None:
         """Prints one line."""
         if self._enabled:
-            self._console.print(text, markup=False)
+            self._console.print(printable(text))
 
     def watch(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
         """The items; progress moves on as each has been used."""
@@ -61,15 +62,15 @@ class Display:
     def _bar(self, name: str, total: int | None, done: int) -> Iterator[Advance]:
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         with Progress(*columns, console=self._console) as progress:
-            task = progress.add_task(name, total=total, completed=done, note="")
-            yield lambda note: progress.update(task, advance=1, note=note)
+            task = progress.add_task(printable(name), total=total, completed=done, note="")
+            yield lambda note: progress.update(task, advance=1, note=printable(note))
 
     def _lines(self, name: str, total: int | None, done: int, unless_under: float) -> Advance:
         start = last = time.monotonic()

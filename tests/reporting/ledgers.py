@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from autoprune.core.trial import Candidate, Failure, Outcome, Score, Stopped, Tr
 from autoprune.reporting.results import Result
 
 DENSE_COSTS = {"flops": 2000, "params": 400, "size": 1600}
+LIMITS = {"flops": 1000}
 WIDTHS = {"a": 8, "b": 4}
 IDENTITY = {"task": "digits", "model": "tiny", "checkpoint": "c0ffee", "data": "da7a"}
 SETTINGS = {
@@ -48,6 +49,7 @@ def write_run(
     identity: dict[str, str] = IDENTITY,
     started: dict[str, Any] | None = None,
     recipe: Recipe | None = None,
+    limits: Mapping[str, int] = LIMITS,
     **settings: Any,
 ) -> Path:
     """The folder of a run with these outcomes, its best one trial 3.
@@ -65,7 +67,7 @@ def write_run(
         "environment": {"python": "3.11", "torch": "2.13"},
     }
     with Ledger(folder / "ledger.jsonl") as ledger:
-        ledger.write("started", version=1, identity=identity, scoring={"pruner": "l1_filter"}, limits={"flops": 1000},
+        ledger.write("started", version=1, identity=identity, scoring={"pruner": "l1_filter"}, limits=dict(limits),
                      **(described if started is None else started))  # fmt: skip
         ledger.write("dense", score=Score(0.1, 0.95, 100).to_json(), costs=DENSE_COSTS)
         ledger.write("level", group="", width=0, score=Score(0.1, 0.95, 100).to_json(), work=100_000)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import csv
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +10,7 @@ from hypothesis import strategies as st
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Failure, Role, Score, Trial
-from autoprune.reporting.frontier import frontier, non_dominated
+from autoprune.reporting.frontier import frontier, frontier_csv, non_dominated
 
 
 def trial(number: int, loss: float, flops: int, params: int = 0, accuracy: float = 0.5, role: Role = "final") -> Trial:
@@ -51,3 +54,29 @@ def test_failures_and_what_cannot_win_are_left_out(others: list[Trial]) -> None:
     failed = Trial(Candidate(7, Allocation({"a": 1})), Failure("nan", "loss nan"))
     assert frontier([failed, *others], "loss", ["flops"]) == []
     assert [t.number for t in frontier([failed, *others, trial(8, 0.5, 50)], "loss", ["flops"])] == [8]
+
+
+DENSE = {"flops": 200, "params": 30, "size": 400}
+TRIALS = [
+    Trial(
+        Candidate(n, Allocation({"a": n + 1})),
+        Score(1.0 - n / 10, n / 10, 50),
+        {"flops": 10 * n, "params": n, "size": n},
+    )
+    for n in (4, 7)
+]
+
+
+def test_the_csv_says_what_is_kept_of_the_dense_network() -> None:
+    first, second = csv.DictReader(io.StringIO(frontier_csv(TRIALS, DENSE)))
+    assert (first["trial"], second["trial"]) == ("4", "7")
+    assert (second["accuracy"], second["samples"]) == ("0.7", "50")
+    assert (second["flops"], second["flops_kept"], second["params_kept"]) == ("70", "0.35", "0.233333")
+
+
+def test_effective_costs_are_called_so() -> None:
+    heading = frontier_csv(TRIALS, DENSE, effective=True).splitlines()[0]
+    assert heading == (
+        "trial,accuracy,loss,samples,effective_flops,effective_flops_kept,effective_params,effective_params_kept,"
+        "size,size_kept"
+    )

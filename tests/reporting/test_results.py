@@ -3,17 +3,13 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from autoprune.core.allocation import Allocation
 from autoprune.core.ledger import History
-from autoprune.core.sensitivity import SensitivityCurves
-from autoprune.core.trial import Candidate, Failure, Score, Trial
-from autoprune.reporting.plots import plot_frontier, plot_sensitivity
+from autoprune.core.trial import Score
 from autoprune.reporting.results import Result, results_csv, results_in, results_table, short
+from autoprune.reporting.terminal import plain_console
 
 DENSE = Result("dense", None, {}, Score(0.1, 0.95, 10), Score(0.2, 0.9, 10), {"flops": 2000, "params": 400}, 1.5)
 BEST = Result("best", 3, {"a": 2}, Score(0.3, 0.85, 10), None, {"flops": 1000, "params": 300}, 0.5)
@@ -28,7 +24,7 @@ def test_results_survive_the_ledger_and_the_newest_of_each_name_counts() -> None
 
 def test_the_table_shows_costs_beside_the_dense_network() -> None:
     text = io.StringIO()
-    Console(file=text, width=140).print(results_table([DENSE, BEST]))
+    plain_console(text, 140).print(results_table([DENSE, BEST]))
     heading, dense, best = text.getvalue().splitlines()
     assert heading.split() == "network accuracy loss FLOPs of dense parameters of dense latency test accuracy".split()
     assert dense.split() == "dense 95.00 % 0.1000 2 k 100.00 % 400 100.00 % 1.50 ms 90.00 %".split()
@@ -37,7 +33,7 @@ def test_the_table_shows_costs_beside_the_dense_network() -> None:
 
 def test_a_column_says_who_was_trained_where_anybody_was() -> None:
     text = io.StringIO()
-    Console(file=text, width=160).print(results_table([DENSE, replace(BEST, steps=1500)]))
+    plain_console(text, 160).print(results_table([DENSE, replace(BEST, steps=1500)]))
     heading, dense, best = text.getvalue().splitlines()
     assert heading.endswith("trained for")
     assert dense.split()[-4:] == ["90.00", "%", "0", "steps"]
@@ -47,7 +43,7 @@ def test_a_column_says_who_was_trained_where_anybody_was() -> None:
 def test_costs_without_zeros_are_labelled_in_table_csv_and_ledger() -> None:
     masked = [replace(DENSE, effective=True), replace(BEST, effective=True)]
     text = io.StringIO()
-    Console(file=text, width=170).print(results_table(masked))
+    plain_console(text, 170).print(results_table(masked))
     assert "effective FLOPs of dense effective parameters of dense" in " ".join(text.getvalue().split())
     assert results_csv(masked).startswith("network,trial,accuracy,loss,test_accuracy,effective_flops,effective_params,")
     assert results_in(History([{"event": "result", **row.to_json()} for row in masked])) == masked
@@ -64,17 +60,3 @@ def test_the_csv_holds_plain_numbers() -> None:
 @pytest.mark.parametrize(("number", "text"), [(0, "0"), (999, "999"), (20_300_000, "20.3 M"), (1.5e9, "1.5 G")])
 def test_short_numbers(number: float, text: str) -> None:
     assert short(number) == text
-
-
-def test_plots_take_failures_zero_losses_and_groups_without_levels(tmp_path: Path) -> None:
-    candidate = Candidate(0, Allocation({"a": 2}))
-    trials = [
-        Trial(candidate, Score(0.0, 1.0, 10), {"flops": 1000, "params": 300}),
-        Trial(Candidate(1, Allocation({"a": 3})), Failure("nan", "loss nan")),
-    ]
-    plot_frontier(trials, trials[:1], [DENSE, BEST], {"flops": 1000, "params": 300}, tmp_path / "frontier.png")
-    dense = Score(0.1, 0.9, 10)
-    plot_sensitivity(SensitivityCurves(dense, {"a": {1: dense}, "b": {}}, {"a": 4, "b": 2}), tmp_path / "curves.png")
-    plot_sensitivity(SensitivityCurves(dense, {}, {}), tmp_path / "empty.png")
-    for path in tmp_path.iterdir():
-        assert path.read_bytes().startswith(b"\x89PNG")

@@ -28,7 +28,7 @@ def test_a_long_stage_says_now_and_then_how_long_is_left(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert used(Display(), ["a", "b", "c", "d"], clock, 20.0) == ["a", "b", "c", "d"]
-    assert capsys.readouterr().err == "samples 2/4, about 40 s left\nimages 4/4, done in 80 s\n"
+    assert capsys.readouterr().err == "samples 2/4, about 40 s left\nsamples 4/4, done in 80 s\n"
 
 
 def test_a_short_stage_says_nothing(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:

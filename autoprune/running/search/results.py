@@ -14,8 +14,10 @@ from autoprune.core.trial import Score, Trial
 from autoprune.errors import TaskError
 from autoprune.files import write_whole
 from autoprune.graph.costs import measure_latency
+from autoprune.reporting.drawing import png
+from autoprune.reporting.figures import overview_figure
 from autoprune.reporting.frontier import frontier, frontier_csv
-from autoprune.reporting.plots import plot_frontier
+from autoprune.reporting.record import read_record
 from autoprune.reporting.results import Result, results_csv, results_in
 from autoprune.running.run_folder import RunFolder
 from autoprune.running.search.context import RunContext
@@ -75,7 +77,8 @@ def _write_frontier(run: RunContext, problem: SearchProblem, trials: list[Trial]
     best = frontier(trials, problem.objective, list(problem.limits))
     costs = run.setup.prunable.costs
     write_whole(run.folder.frontier_table, frontier_csv(best, dict(**costs.dense()), costs.effective).encode())
-    plot_frontier(trials, best, results, dict(**run.limits), run.folder.frontier)
+    if (figure := overview_figure(read_record(run.folder.path))) is not None:
+        png(figure, run.folder.frontier)
 
 
 def _measure(run: RunContext, dense: Score, found: Found) -> list[Result]:

@@ -24,7 +24,8 @@ from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.sensitivity.levels import Grid, Judged, Level, Levels, SweepSettings
 from autoprune.evaluation.sensitivity.sweep import Record, Sweep, sweep_fingerprint
 from autoprune.files import write_whole
-from autoprune.reporting.plots import plot_sensitivity
+from autoprune.reporting.drawing import png
+from autoprune.reporting.figures import sensitivity_figure
 from autoprune.running.execution.inline import do_inline
 from autoprune.running.execution.jobs import Stages, Step, SweepJob, WorkerContext
 from autoprune.running.progress import Display
@@ -141,4 +142,4 @@ def write_curves(curves: SensitivityCurves, folder: RunFolder, others: Sequence[
     content = json.dumps(curves_to_json(beside(others, curves)), indent=1)
     write_whole(folder.sensitivity("json"), f"{content}\n".encode())
     write_whole(folder.sensitivity("csv"), curves.to_csv().encode())
-    plot_sensitivity(curves, folder.sensitivity("png"))
+    png(sensitivity_figure(curves, "loss", "accuracy"), folder.sensitivity("png"))
