@@ -83,7 +83,8 @@ class NetworkSpace:
     def _projected(self, widths: Mapping[str, int], budget: Limited) -> Allocation:
         from autoprune.core.projection import project
 
-        return project(widths, self.groups, self.costs, Budget.of(budget).resolve(self.costs))
+        limits = Budget.of(budget).resolve(self.costs.dense(), self.costs.effective)
+        return project(widths, self.groups, self.costs, limits)
 
     def apply(self, model: nn.Module, allocation: Mapping[str, int]) -> nn.Module:
         """A smaller network: `model`, which is not changed, with each group at its kept width.

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import autoprune
-from autoprune.core.budget import within
+from autoprune.core.costs import within
 from autoprune.errors import BudgetInfeasible, UserError
 from autoprune.graph.costs import measure_costs
 
@@ -90,7 +90,7 @@ def test_dimensions_are_the_shares_that_may_be_kept_by_name() -> None:
 def test_whatever_is_suggested_the_allocation_is_within_the_budget(budget: Any, share: float) -> None:
     trial = Noting(share)
     allocation = autoprune.suggest_allocation(trial, SPACE, budget)
-    limits = autoprune.Budget.of(budget).resolve(SPACE.costs)
+    limits = autoprune.Budget.of(budget).resolve(SPACE.costs.dense())
     assert within(allocation, SPACE.costs, limits)
     assert allocation in SPACE.groups
     assert trial.asked == SPACE.dimensions()

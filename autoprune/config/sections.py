@@ -14,7 +14,6 @@ from autoprune.config.documents import existing, typed
 from autoprune.config.settings import read_settings, write_settings
 from autoprune.config.trainings import FinetuneSection, Positive, RerankSection, RoundsSection, Samples, Section
 from autoprune.core.budget import Budget
-from autoprune.core.sparsity import FORMS, block_shape, n_and_m
 from autoprune.core.trial import Objective
 
 _OWN_TASK = "; or your own as package.module:attribute"
@@ -42,7 +41,8 @@ def _criterion_name(name: str) -> str:
 
 
 def _pattern_name(name: str) -> str:
-    return name if block_shape(name) or n_and_m(name) else registry.check("pattern", name, f"; {FORMS}")
+    known = registry.block_shape(name) or registry.n_and_m(name)
+    return name if known else registry.check("pattern", name, f"; {registry.PATTERN_FORMS}")
 
 
 def existing_file(path: Path) -> Path:

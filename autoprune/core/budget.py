@@ -1,4 +1,4 @@
-"""Limits on what the thinned network may cost, and the projection of any allocation onto them."""
+"""Limits on what the thinned network may cost."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from autoprune.errors import BudgetError, BudgetInfeasible, did_you_mean
-
-if TYPE_CHECKING:
-    from autoprune.core.costs import CostTable
-    from autoprune.core.space import SearchSpace
+from autoprune.errors import BudgetError, did_you_mean
 
 CostKind = Literal["flops", "params", "size"]
 COST_KINDS: tuple[CostKind, ...] = ("flops", "params", "size")
@@ -83,20 +79,23 @@ class Budget:
     def __str__(self) -> str:
         return ",".join(limit.text for limit in self.limits)
 
-    def resolve(self, costs: CostTable) -> dict[str, int]:
-        """The limits as whole numbers for one network.
+    def resolve(self, dense: Mapping[str, int], effective: bool = False) -> dict[str, int]:
+        """Returns the limits as whole numbers for one network.
+
+        Args:
+            dense: what the dense network costs.
+            effective: whether weights are only set to zero (see `CostTable`).
 
         Raises:
             BudgetError: a cost is limited that does not fall where weights are only set to zero.
         """
-        unmoved = [limit.text for limit in self.limits if costs.effective and limit.kind not in EFFECTIVE_KINDS]
+        unmoved = [limit.text for limit in self.limits if effective and limit.kind not in EFFECTIVE_KINDS]
         if unmoved:
             raise BudgetError(
                 f"{', '.join(unmoved)} cannot be met by setting weights to zero: zeros are stored and computed with "
                 f"like other numbers; limit {' or '.join(EFFECTIVE_KINDS)}, or prune whole channels, by --pruner "
                 "l1_filter say"
             )
-        dense = costs.dense()
         return {limit.kind: limit.resolve(dense[limit.kind]) for limit in self.limits}
 
 
@@ -128,26 +127,3 @@ def _checked(number: float, unit: str, kind: CostKind, part: str) -> float:
             f"for an absolute limit add a unit ({', '.join(units)})"
         )
     return number * units[unit] if unit else number
-
-
-def within(allocation: Mapping[str, int], costs: CostTable, limits: Limits) -> bool:
-    """Whether an allocation keeps every limit."""
-    spent = costs.costs(allocation)
-    return all(spent[kind] <= limit for kind, limit in limits.items())
-
-
-def check_feasible(space: SearchSpace, costs: CostTable, limits: Limits) -> None:
-    """Nothing, if the narrowest allocation of the space keeps every limit.
-
-    Raises:
-        BudgetInfeasible: it does not; the message holds the least reachable values.
-    """
-    dense, least = costs.dense(), costs.costs(space.narrowest())
-    missed = [
-        f"{kind} at most {limit:,} ({limit / dense[kind]:.3f} of the dense network) cannot be met: with every group at "
-        f"its narrowest {least[kind]:,} remain ({least[kind] / dense[kind]:.3f})"
-        for kind, limit in limits.items()
-        if least[kind] > limit
-    ]
-    if missed:
-        raise BudgetInfeasible("; ".join(missed) + f"; raise the budget or allow narrower groups in {space.source}")

@@ -108,7 +108,7 @@ class CostTable:
         return fixed, linear, products + products.transpose(0, 2, 1)
 
     @cached_property
-    def _bends(self) -> NDArray[np.float64] | Ints:
+    def _curvature_rows(self) -> NDArray[np.float64] | Ints:
         """`[cost · group, group]` second derivatives; as floats, which are ten times faster, where these are exact."""
         fixed, linear, curvature = self._quadratic
         dense = np.array(self._dense, dtype=np.float64)
@@ -116,15 +116,15 @@ class CostTable:
         rows = np.concatenate(curvature)
         return rows.astype(np.float64) if most < _EXACT else rows
 
-    def tally(self, widths: Ints) -> Tally:
+    def at(self, widths: Ints) -> CostsAt:
         """What `[…, group]` widths, at most the dense ones, cost; it knows quickly what a step of one group adds."""
         fixed, linear, curvature = self._quadratic
-        slopes = linear + (widths @ self._bends.T).astype(np.int64).reshape(*widths.shape[:-1], *linear.shape)
-        return Tally(fixed + ((linear + slopes) @ widths[..., None])[..., 0] // 2, slopes, curvature)
+        slopes = linear + (widths @ self._curvature_rows.T).astype(np.int64).reshape(*widths.shape[:-1], *linear.shape)
+        return CostsAt(fixed + ((linear + slopes) @ widths[..., None])[..., 0] // 2, slopes, curvature)
 
     def costs(self, allocation: Mapping[str, int]) -> dict[str, int]:
         """Every cost of an allocation; groups that it does not name are dense."""
-        spent = self.tally(self.vector(allocation)).spent
+        spent = self.at(self.vector(allocation)).spent
         return dict(zip(COST_KINDS, spent.tolist(), strict=True))
 
     def cost(self, allocation: Mapping[str, int], kind: str) -> int:
@@ -137,7 +137,7 @@ class CostTable:
 
     def slopes(self, allocation: Mapping[str, int], kind: str) -> dict[str, int]:
         """Per group, what one more structure costs at these widths (the partial derivative of a bilinear sum)."""
-        slopes = self.tally(self.vector(allocation)).slopes[COST_KINDS.index(kind)]
+        slopes = self.at(self.vector(allocation)).slopes[COST_KINDS.index(kind)]
         return dict(zip(self.widths, slopes.tolist(), strict=True))
 
     def by_layer(self, kind: str, allocation: Mapping[str, int] | None = None) -> dict[str, int]:
@@ -151,6 +151,12 @@ class CostTable:
         return shares
 
 
+def within(allocation: Mapping[str, int], costs: CostTable, limits: Limits) -> bool:
+    """Returns whether an allocation keeps every limit."""
+    spent = costs.costs(allocation)
+    return all(spent[kind] <= limit for kind, limit in limits.items())
+
+
 class CostsAround:
     """Costs of allocations that differ from one in a single group; quicker than counting each anew.
 
@@ -161,17 +167,17 @@ class CostsAround:
     def __init__(self, table: CostTable, allocation: Mapping[str, int]) -> None:
         self._vector = dict(zip(table.widths, table.vector(allocation).tolist(), strict=True))
         self._columns = {group: column for column, group in enumerate(table.widths)}
-        self._tally = table.tally(table.vector(allocation))
-        self.costs = dict(zip(COST_KINDS, self._tally.spent.tolist(), strict=True))
+        self._at = table.at(table.vector(allocation))
+        self.costs = dict(zip(COST_KINDS, self._at.spent.tolist(), strict=True))
 
     def at(self, group: str, width: int) -> dict[str, int]:
         """Every cost with the group at another width."""
-        rise = self._tally.rise(self._columns[group], width - self._vector[group])
-        return dict(zip(COST_KINDS, (self._tally.spent + rise).tolist(), strict=True))
+        rise = self._at.rise(self._columns[group], width - self._vector[group])
+        return dict(zip(COST_KINDS, (self._at.spent + rise).tolist(), strict=True))
 
 
 @dataclass
-class Tally:
+class CostsAt:
     """The costs of a cost table at some widths, and how they grow with these.
 
     Attributes:
@@ -188,9 +194,9 @@ class Tally:
         """`[cost]` added if the group at this index were `by` wider."""
         return by * self.slopes[:, group] + by * by * self.curvature[:, group, group] // 2
 
-    def __getitem__(self, index: int) -> Tally:
+    def __getitem__(self, index: int) -> CostsAt:
         """That of one of several."""
-        return Tally(self.spent[index], self.slopes[index], self.curvature)
+        return CostsAt(self.spent[index], self.slopes[index], self.curvature)
 
     def rises(self, groups: Ints, by: Ints) -> Ints:
         """`[…, cost, group]` added if each of the groups at these indices alone were `[…, group]` wider."""

@@ -12,12 +12,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.budget import COST_KINDS, Limits, check_feasible
-from autoprune.core.costs import CostTable, Ints, Tally
+from autoprune.core.budget import COST_KINDS, Limits
+from autoprune.core.costs import CostsAt, CostTable, Ints
 from autoprune.core.slack import CostCurvature, Slack
 from autoprune.core.space import Bounds, SearchSpace
+from autoprune.errors import BudgetInfeasible
 
 Bools = NDArray[np.bool_]
+
+
+def check_feasible(space: SearchSpace, costs: CostTable, limits: Limits) -> None:
+    """Checks that the narrowest allocation of the space keeps every limit.
+
+    Raises:
+        BudgetInfeasible: it does not; the message holds the least reachable values.
+    """
+    dense, least = costs.dense(), costs.costs(space.narrowest())
+    missed = [
+        f"{kind} at most {limit:,} ({limit / dense[kind]:.3f} of the dense network) cannot be met: with every group at "
+        f"its narrowest {least[kind]:,} remain ({least[kind] / dense[kind]:.3f})"
+        for kind, limit in limits.items()
+        if least[kind] > limit
+    ]
+    if missed:
+        raise BudgetInfeasible("; ".join(missed) + f"; raise the budget or allow narrower groups in {space.source}")
 
 
 def project(allocation: Mapping[str, int], space: SearchSpace, costs: CostTable, limits: Limits) -> Allocation:
@@ -98,17 +116,17 @@ class Projection:
         """The projections of `[n, group]` widths, each by itself; many at once take less time each."""
         wanted = self._clip(widths)
         start = self.below(wanted)
-        tally = self.tally(start)
-        above = ~self.keeps(tally.spent)
-        moved = above | ~self._is_stuck(wanted, start, tally)
+        costs = self.costs_at(start)
+        above = ~self.keeps(costs.spent)
+        moved = above | ~self._is_stuck(wanted, start, costs)
         if moved.any():
             above = above[:, None]
             begin, end = np.where(above, self.lowest, wanted), np.where(above, wanted, self.ceiling)
             start[moved] = _furthest(begin[moved], end[moved], self)
-            tally = self.tally(start)
-        free = self.may_step(self.steps(start), tally)
+            costs = self.costs_at(start)
+        free = self.may_step(self.steps(start), costs)
         filled = [
-            _fill_steps(row, wish, may, tally[i], self)
+            _fill_steps(row, wish, may, costs[i], self)
             for i, (row, wish, may) in enumerate(zip(start, wanted, free, strict=True))
         ]
         return [Allocation(dict(zip(self.names, each, strict=True))) for each in filled]
@@ -146,41 +164,41 @@ class Projection:
         """`[…, group]` by how much wider the next allowed widths are; 0 at a ceiling."""
         return np.asarray(np.minimum((widths // self.step + 1) * self.step, self.ceiling) - widths)
 
-    def tally(self, widths: Ints) -> Tally:
+    def costs_at(self, widths: Ints) -> CostsAt:
         """What `[…, group]` widths cost."""
         vector = np.broadcast_to(self.dense, (*widths.shape[:-1], len(self.dense))).copy()
         vector[..., self.columns] = widths
-        return self.costs.tally(vector)
+        return self.costs.at(vector)
 
     def fits(self, widths: Ints) -> Bools:
         """`[…]`: whether `[…, group]` widths keep every limit."""
-        return self.keeps(self.tally(widths).spent)
+        return self.keeps(self.costs_at(widths).spent)
 
     def keeps(self, spent: Ints) -> Bools:
         """`[…]`: whether `[…, cost]` keeps every limit."""
         return np.asarray((spent <= self.limits).all(axis=-1))
 
-    def may_step(self, steps: Ints, tally: Tally) -> Bools:
+    def may_step(self, steps: Ints, costs: CostsAt) -> Bools:
         """`[…, group]`: whether the step of this group alone keeps every limit; not where it is 0."""
-        spent = tally.spent[..., None] + tally.rises(self.columns, steps)
+        spent = costs.spent[..., None] + costs.rises(self.columns, steps)
         return np.asarray((spent <= self.limits[:, None]).all(axis=-2) & (steps > 0))
 
-    def slack(self, tally: Tally) -> Slack:
-        """What the limits leave beside the tally of one allocation, whose groups have the same indices as here."""
-        return Slack.beside(tally, self._couplings, self.limits, self.columns)
+    def slack(self, costs: CostsAt) -> Slack:
+        """What the limits leave beside the costs of one allocation, whose groups have the same indices as here."""
+        return Slack.beside(costs, self._curvature, self.limits, self.columns)
 
     @cached_property
-    def _couplings(self) -> CostCurvature:
+    def _curvature(self) -> CostCurvature:
         return CostCurvature.of(self.costs, self.limits, self.columns)
 
-    def _is_stuck(self, wanted: Ints, below: Ints, tally: Tally) -> Bools:
+    def _is_stuck(self, wanted: Ints, below: Ints, costs: CostsAt) -> Bools:
         """`[n]`: whether no way leads from `wanted` towards the ceilings, so that it need not be halved to be known.
 
         On the straight line the group whose next step is nearest takes it first. Where that alone is above a limit, so
         is everything that comes later. Groups that are nearly as near count with it, as their order may be rounded.
         """
         steps = self.steps(below)
-        free = self.may_step(steps, tally)
+        free = self.may_step(steps, costs)
         far = np.where(steps > 0, (below + steps - wanted) / np.maximum(self.ceiling - wanted, 1), np.inf)
         first = far <= far.min(axis=-1, keepdims=True) + 1e-6
         return np.asarray(~(free & first).any(axis=-1))
@@ -209,14 +227,14 @@ def _keys(names: Sequence[str], wanted: Ints) -> list[bytes]:
     return [hashlib.blake2b(name.encode(), key=seed, digest_size=8).digest() for name in names]
 
 
-def _fill_steps(start: Ints, wanted: Ints, free: Bools, tally: Tally, grid: Projection) -> list[int]:
+def _fill_steps(start: Ints, wanted: Ints, free: Bools, costs: CostsAt, grid: Projection) -> list[int]:
     """`start` with single steps added, the group furthest below `wanted` first, until none fits.
 
     A group whose step does not fit is done: steps of others only make it dearer.
 
     Args:
         free: `[group]` whether its step fits at `start`.
-        tally: at `start`.
+        costs: at `start`.
     """
     widths: list[int] = start.tolist()
     target, step, ceiling = wanted.tolist(), grid.step.tolist(), grid.ceiling.tolist()
@@ -226,7 +244,7 @@ def _fill_steps(start: Ints, wanted: Ints, free: Bools, tally: Tally, grid: Proj
     keys = _keys([grid.names[i] for i in left], wanted)
     waiting = [(_fullness(widths[i], target[i]), key, i) for i, key in zip(left, keys, strict=True)]
     heapq.heapify(waiting)
-    slack = grid.slack(tally)
+    slack = grid.slack(costs)
     while waiting:
         _, key, i = heapq.heappop(waiting)
         by = _step_up(widths[i], step[i], ceiling[i]) - widths[i]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autoprune.core.costs import CostTable, Ints, Tally
+from autoprune.core.costs import CostsAt, CostTable, Ints
 
 
 @dataclass(frozen=True)
@@ -16,23 +16,23 @@ class CostCurvature:
 
     Attributes:
         kinds: indices of the costs that are limited.
-        bends: `[kind][group]` half of the second derivative.
+        halves: `[kind][group]` half of the second derivative.
         mixed: `[kind][group]` the groups whose slope changes with this one's width, and by how much for each structure.
     """
 
     kinds: Sequence[int]
-    bends: Sequence[Sequence[int]]
+    halves: Sequence[Sequence[int]]
     mixed: Sequence[Sequence[Sequence[tuple[int, int]]]]
 
     @classmethod
     def of(cls, costs: CostTable, limits: Ints, columns: Ints) -> CostCurvature:
         """Those of the groups at these columns of a cost table; `[cost]` limits, the largest integer where none is."""
-        curvature = costs.tally(costs.vector({})).curvature
+        curvature = costs.at(costs.vector({})).curvature
         kinds = np.flatnonzero(limits < np.iinfo(np.int64).max).tolist()
         between = [curvature[kind][np.ix_(columns, columns)] for kind in kinds]
-        bends = [(each.diagonal() // 2).tolist() for each in between]
+        halves = [(each.diagonal() // 2).tolist() for each in between]
         mixed = [[_nonzero(row) for row in each] for each in between]
-        return cls(kinds, bends, mixed)
+        return cls(kinds, halves, mixed)
 
 
 def _nonzero(values: Ints) -> list[tuple[int, int]]:
@@ -48,32 +48,32 @@ class Slack:
         slopes: `[kind][group]` what one more structure costs.
     """
 
-    __slots__ = ("_couplings", "_left", "_slopes")
+    __slots__ = ("_curvature", "_left", "_slopes")
 
-    def __init__(self, couplings: CostCurvature, left: Sequence[int], slopes: Sequence[Sequence[int]]) -> None:
-        self._couplings, self._left, self._slopes = couplings, list(left), [list(each) for each in slopes]
+    def __init__(self, curvature: CostCurvature, left: Sequence[int], slopes: Sequence[Sequence[int]]) -> None:
+        self._curvature, self._left, self._slopes = curvature, list(left), [list(each) for each in slopes]
 
     @classmethod
-    def beside(cls, tally: Tally, couplings: CostCurvature, limits: Ints, columns: Ints) -> Slack:
-        """What `[cost]` limits leave beside a tally, for the groups at these columns of it."""
-        left = [int(limits[kind] - tally.spent[kind]) for kind in couplings.kinds]
-        return cls(couplings, left, [tally.slopes[kind, columns].tolist() for kind in couplings.kinds])
+    def beside(cls, costs: CostsAt, curvature: CostCurvature, limits: Ints, columns: Ints) -> Slack:
+        """What `[cost]` limits leave beside these costs, for the groups at these columns of it."""
+        left = [int(limits[kind] - costs.spent[kind]) for kind in curvature.kinds]
+        return cls(curvature, left, [costs.slopes[kind, columns].tolist() for kind in curvature.kinds])
 
     def copy(self) -> Slack:
         """The same, to be changed by itself."""
-        return Slack(self._couplings, self._left, self._slopes)
+        return Slack(self._curvature, self._left, self._slopes)
 
     def holds(self, group: int, by: int) -> bool:
         """Whether the group at this index may become so much wider within the limits."""
-        for left, slopes, bends in zip(self._left, self._slopes, self._couplings.bends, strict=True):
-            if by * (slopes[group] + by * bends[group]) > left:
+        for left, slopes, halves in zip(self._left, self._slopes, self._curvature.halves, strict=True):
+            if by * (slopes[group] + by * halves[group]) > left:
                 return False
         return True
 
     def widen(self, group: int, by: int) -> None:
         """Makes the group at this index `by` wider; narrower, if that is below 0."""
-        couplings = self._couplings
+        curvature = self._curvature
         for kind, slopes in enumerate(self._slopes):
-            self._left[kind] -= by * (slopes[group] + by * couplings.bends[kind][group])
-            for other, change in couplings.mixed[kind][group]:
+            self._left[kind] -= by * (slopes[group] + by * curvature.halves[kind][group])
+            for other, change in curvature.mixed[kind][group]:
                 slopes[other] += by * change

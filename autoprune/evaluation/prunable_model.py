@@ -57,7 +57,7 @@ class PrunableModel:
         return build_space(rules, self.structures.groups)
 
     def limits(self, budget: Budget) -> Limits:
-        return budget.resolve(self.costs)
+        return budget.resolve(self.costs.dense(), self.costs.effective)
 
     def scored_by(self, pruner: Pruner) -> PrunableModel:
         """The same network with scores by another pruner of the same pattern, of what is not lost.

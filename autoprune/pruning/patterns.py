@@ -10,7 +10,6 @@ from functools import partial
 from torch import Tensor
 
 from autoprune import registry
-from autoprune.core.sparsity import FORMS, block_shape, n_and_m
 from autoprune.errors import UserError
 from autoprune.graph.layers import Layer
 
@@ -146,10 +145,10 @@ def parse_pattern(text: str) -> Pattern:
     Raises:
         UnknownName: there is none of that name.
     """
-    if shape := block_shape(text):
+    if shape := registry.block_shape(text):
         return block(*shape)
-    if numbers := n_and_m(text):
+    if numbers := registry.n_and_m(text):
         return n_of_m(*numbers)
-    registry.check("pattern", text, f"; {FORMS}")
+    registry.check("pattern", text, f"; {registry.PATTERN_FORMS}")
     pattern: Pattern = registry.resolve("pattern", text)
     return pattern

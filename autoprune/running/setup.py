@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from autoprune import registry
 from autoprune.config import Experiment
-from autoprune.core.budget import Limits, check_feasible
+from autoprune.core.budget import Limits
+from autoprune.core.projection import check_feasible
 from autoprune.core.settings import CRITERION, Choice, criterion_pattern, defaults, with_own, written
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Setting

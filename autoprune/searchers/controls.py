@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from autoprune.core.allocation import Allocation, width_from_sparsity
-from autoprune.core.budget import check_feasible, within
+from autoprune.core.costs import within
+from autoprune.core.projection import check_feasible
 from autoprune.core.space import SearchSpace
 from autoprune.searchers.base.coordinates import Point, Proposal, draw_settings
 from autoprune.searchers.base.history import FixedListSearcher, History, SequentialSearcher

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.budget import check_feasible
+from autoprune.core.projection import check_feasible
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.searchers.base.history import FixedListSearcher
 from autoprune.searchers.base.searcher import SearchProblem, measured_curves

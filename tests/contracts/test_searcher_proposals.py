@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.budget import within
+from autoprune.core.costs import within
 from autoprune.core.recipe import Rounds
 from autoprune.core.trial import Candidate, Trial
 from autoprune.searchers.base.searcher import SearchProblem

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoprune.core.budget import COST_KINDS
-from autoprune.core.costs import CostsAround, CostTable, CostTerm, Count
+from autoprune.core.costs import CostsAround, CostTable, CostTerm, Count, within
 from autoprune.errors import UserError
 from tests.core.networks import drawn_widths, slow_costs, tables
 
@@ -19,24 +19,24 @@ def test_costs_equal_a_slow_loop_over_the_terms(table, data):
 
 @given(tables(), st.data())
 @settings(max_examples=100, deadline=None)
-def test_a_tally_knows_what_a_step_adds(table, data):
+def test_costs_at_some_widths_know_what_a_step_adds(table, data):
     widths = drawn_widths(table, data)
     name, by = data.draw(st.sampled_from(sorted(widths))), data.draw(st.integers(0, 9))
     column = list(table.widths).index(name)
-    tally = table.tally(table.vector(widths))
+    costs = table.at(table.vector(widths))
     expected = list(slow_costs(table, {**widths, name: widths[name] + by}).values())
-    assert (tally.spent + tally.rise(column, by)).tolist() == expected
+    assert (costs.spent + costs.rise(column, by)).tolist() == expected
     columns, steps = np.arange(len(widths)), np.full(len(widths), by)
-    assert tally.rises(columns, steps)[:, column].tolist() == tally.rise(column, by).tolist()
+    assert costs.rises(columns, steps)[:, column].tolist() == costs.rise(column, by).tolist()
 
 
 @given(tables(), st.data())
 @settings(max_examples=60, deadline=None)
-def test_several_are_tallied_as_each_by_itself(table, data):
+def test_costs_at_several_widths_are_those_of_each_by_itself(table, data):
     several = np.array([table.vector(drawn_widths(table, data)) for _ in range(3)])
-    together = table.tally(several)
+    together = table.at(several)
     for i, widths in enumerate(several):
-        alone = table.tally(widths)
+        alone = table.at(widths)
         assert (together[i].spent == alone.spent).all()
         assert (together[i].slopes == alone.slopes).all()
 
@@ -106,3 +106,10 @@ def test_costs_around_an_allocation_are_those_with_one_group_at_another_width(ta
     around = CostsAround(table, widths)
     assert around.costs == slow_costs(table, widths)
     assert around.at(name, width) == slow_costs(table, {**widths, name: width})
+
+
+def test_within_holds_up_to_the_limit_itself():
+    width = Count(0, {"a": 1})
+    table = CostTable([CostTerm("flops", "x", 1000, width), CostTerm("params", "x", 100, width)], {"a": 10})
+    assert within({"a": 5}, table, {"flops": 5000, "params": 500})
+    assert not within({"a": 5}, table, {"flops": 5000, "params": 499})

@@ -8,9 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.budget import within
-from autoprune.core.costs import CostTable, CostTerm, Count
-from autoprune.core.projection import Projection, project, repair
+from autoprune.core.costs import CostTable, CostTerm, Count, within
+from autoprune.core.projection import Projection, check_feasible, project, repair
 from autoprune.core.space import Bounds
 from autoprune.errors import BudgetInfeasible
 from tests.core.networks import networks, space_of
@@ -206,3 +205,17 @@ def test_projection_is_fast(groups, seconds):
         project(wanted, space, costs, limits)
         times.append(time.process_time() - begin)
     assert min(times) < seconds
+
+
+def test_an_unreachable_budget_names_every_limit_missed_with_its_least_value():
+    width = Count(0, {"a": 1})
+    terms = [CostTerm(kind, "x", factor, width) for kind, factor in {"flops": 1000, "params": 100, "size": 400}.items()]
+    table, space = CostTable(terms, {"a": 10}), space_of({"a": Bounds(4, 10)})
+    check_feasible(space, table, {"flops": 4000})
+    with pytest.raises(BudgetInfeasible) as caught:
+        check_feasible(space, table, {"flops": 3999, "params": 10, "size": 9999})
+    assert "flops at most 3,999 (0.400 of the dense network)" in str(caught.value)
+    assert "4,000 remain (0.400)" in str(caught.value)
+    assert "params at most 10" in str(caught.value)
+    assert "size" not in str(caught.value)
+    assert "raise the budget or allow narrower groups" in str(caught.value)

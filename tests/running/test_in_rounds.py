@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.core.budget import within
+from autoprune.core.costs import within
 from autoprune.core.ledger import Ledger
 from autoprune.core.trial import Trial
 from autoprune.running.setup import Setup

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from autoprune.core.budget import CostKind, within
+from autoprune.core.budget import CostKind
+from autoprune.core.costs import within
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.space import Bounds, SearchSpace
 from autoprune.errors import UserError

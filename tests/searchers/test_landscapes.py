@@ -14,7 +14,7 @@ from functools import cache, partial
 import numpy as np
 import pytest
 
-from autoprune.core.budget import within
+from autoprune.core.costs import within
 from autoprune.registry import resolve
 from autoprune.searchers.auto import Auto
 from autoprune.searchers.base.moves import neighbour

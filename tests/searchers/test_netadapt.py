@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.budget import within
+from autoprune.core.costs import within
 from autoprune.core.recipe import Finetune, Recipe, Rounds
 from autoprune.core.trial import Candidate, Failure, Score, Trial
 from autoprune.searchers.base.iterative import plan

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.budget import CostKind, within
+from autoprune.core.budget import CostKind
+from autoprune.core.costs import within
 from autoprune.core.trial import Candidate, Score, Trial
 from autoprune.reporting.frontier import frontier
 from autoprune.searchers.auto import ELSEWHERE

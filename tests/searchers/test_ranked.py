@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from autoprune.core.budget import within
+from autoprune.core.costs import within
 from autoprune.errors import BudgetInfeasible, UserError
 from autoprune.searchers.ranked import Ranked, ranked_allocation, score_rates
 from tests.searchers.landscapes import make_problem

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from autoprune.core.budget import within
+from autoprune.core.costs import within
 from autoprune.errors import BudgetInfeasible
 from autoprune.searchers.controls import at_sparsity, least_sparsity, uniform_allocation
 from tests.searchers.landscapes import make_problem

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from autoprune import registry
-from autoprune.core.budget import COST_KINDS, Limits, within
+from autoprune.core.budget import COST_KINDS, Limits
+from autoprune.core.costs import within
 from autoprune.core.ledger import History
 from autoprune.core.trial import Candidate, Failure, Trial, ranked, reasons
 from autoprune.errors import AllTrialsFailed, AutopruneError

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.budget import Limits, within
-from autoprune.core.costs import greatest_macs, training_work
+from autoprune.core.budget import Limits
+from autoprune.core.costs import greatest_macs, training_work, within
 from autoprune.core.recipe import Recipe, Rounds
 from autoprune.core.settings import FINETUNE
 from autoprune.core.trial import Candidate, Trial, reasons

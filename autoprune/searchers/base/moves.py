@@ -58,7 +58,7 @@ def trades(
     """Several of the kind, with so many trades each, in less time than one by one."""
     onto = problem.projection
     widths = onto.vector(allocation)
-    slack = onto.slack(onto.tally(widths))
+    slack = onto.slack(onto.costs_at(widths))
     return onto.projected(np.array([_swapped(problem, widths.tolist(), slack.copy(), rng, reach, n) for n in pairs]))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.budget import within
+from autoprune.core.costs import within
 from autoprune.searchers.base.climbing import BROOD, ROUNDS, climb
 from autoprune.searchers.base.gaussian_process import Floats
 from autoprune.searchers.controls import uniform_allocation

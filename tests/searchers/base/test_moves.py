@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from autoprune.core.budget import within
+from autoprune.core.costs import within
 from autoprune.searchers.base.history import History
 from autoprune.searchers.base.moves import neighbour, new_neighbour, trade
 from autoprune.searchers.controls import uniform_allocation

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from autoprune.core.sparsity import block_shape, n_and_m
+from autoprune.registry import block_shape, n_and_m
 
 
 def test_a_block_states_height_width_depth_and_perhaps_filters() -> None:
