@@ -6,7 +6,7 @@ the first of equals. Refused is a branch
 
 - whose shortcut is a constant, or has not the shape and type of the sum;
 - of which a tensor is used or held elsewhere too;
-- which gives something else than zero when its parameters are zero, or writes into what it is fed (see `silence`);
+- which outputs something else than zero when its parameters are zero, or writes into its inputs (see `zero_output`);
 - around another branch: of nested ones the inner ones stay, which leaves more to choose from.
 """
 
@@ -14,27 +14,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.core.budget import COST_KINDS
 from autoprune.core.costs import ONE, CostTable, CostTerm, Count
 from autoprune.errors import UserError, did_you_mean
-from autoprune.graph.capture import mode
 from autoprune.graph.channels import ChannelFlow
-from autoprune.graph.costs import measure_costs
+from autoprune.graph.costs import measure_costs, measure_operations, tensor_terms
 from autoprune.graph.groups import ChannelGraph
-from autoprune.graph.layers import CONVOLUTIONS, TRANSPOSED
+from autoprune.graph.layers import CONVOLUTIONS, TRANSPOSED, named_tensors, qualified_name
 from autoprune.graph.rules import ADDITIONS, arguments, name_of
-from autoprune.graph.zero_output import outputs_zero, run_sums
+from autoprune.graph.zero_output import inspect_additions, outputs_zero
 
 Modules = Mapping[str, nn.Module]
-"""The network's modules by all their names; the twin that was traced makes up the ones around bare parameters."""
+"""The network's own modules by all their names; its traced twin replaces those that hold bare parameters."""
 
-WEIGHTED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
+_WEIGHTED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 
 
 @dataclass(frozen=True)
@@ -62,9 +58,9 @@ class Branch:
 
 
 def find_branches(network: nn.Module, graph: ChannelGraph) -> tuple[Branch, ...]:
-    """The branches of a network that can go, alone or together, in forward order; no two share an operation.
+    """Finds the branches of a network that can go, alone or together, in forward order; no two share an operation.
 
-    Neither weights nor inputs have a say, only what the network does with them.
+    What is found depends on the operations alone, not on the values of weights and inputs.
 
     Args:
         network: what `graph` was found in, or a copy of it; it is not changed.
@@ -72,20 +68,21 @@ def find_branches(network: nn.Module, graph: ChannelGraph) -> tuple[Branch, ...]
     traced = graph.flow.traced
     modules = dict(network.named_modules(remove_duplicate=False))
     parts = list(_parts(graph.flow, modules))
-    sums = run_sums(graph.flow, {part.addition: part.shortcut for part in parts}, _fed(parts))
+    feeding = {source for part in parts for source in _sources(part.nodes)}
+    additions = inspect_additions(graph.flow, {part.addition: part.shortcut for part in parts}, feeding)
     found: list[Branch] = []
     taken: set[fx.Node] = set()
     for part in parts:  # an addition inside a branch comes before that of the branch
-        fits = not taken & set(part.nodes) and sums.alike[part.addition]
-        if fits and _alone(part, traced.graph, modules) and outputs_zero(traced, part.nodes, sums):
-            found.append(_branch(part, modules, graph.flow, sums.written[part.addition]))
+        fits = not taken & set(part.nodes) and additions.matches[part.addition]
+        if fits and _is_self_contained(part, traced.graph, modules) and outputs_zero(traced, part.nodes, additions):
+            found.append(_branch(part, modules, graph.flow, additions.written[part.addition]))
             taken |= set(part.nodes)
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
     return tuple(sorted(found, key=lambda branch: order[branch.nodes[0]]))
 
 
 def choose_branches(branches: Iterable[Branch], names: Iterable[str]) -> tuple[Branch, ...]:
-    """The branches of these names, in forward order.
+    """Returns the branches of these names, in forward order.
 
     Raises:
         UserError: there is none of a name.
@@ -100,11 +97,6 @@ def choose_branches(branches: Iterable[Branch], names: Iterable[str]) -> tuple[B
     return tuple(branch for name, branch in by_name.items() if name in wanted)
 
 
-def qualified(path: str, name: str) -> str:
-    """The name of what a module holds; either may be empty."""
-    return f"{path}.{name}" if path and name else path or name
-
-
 @dataclass(frozen=True)
 class _Part:
     """A branch as the operations show it, before it is known whether it can go."""
@@ -116,6 +108,7 @@ class _Part:
 
 
 def _parts(flow: ChannelFlow, modules: Modules) -> Iterator[_Part]:
+    """Yields one possible branch for each addition that has any, in forward order."""
     reached = _depends_on_input(flow.traced.graph)
     for node in flow.traced.graph.nodes:
         addends = _addends(node, flow)
@@ -129,6 +122,7 @@ def _parts(flow: ChannelFlow, modules: Modules) -> Iterator[_Part]:
 
 
 def _depends_on_input(graph: fx.Graph) -> set[fx.Node]:
+    """Returns the operations whose results depend on the network's input."""
     reached: set[fx.Node] = set()
     for node in graph.nodes:
         if node.op == "placeholder" or reached & set(node.all_input_nodes):
@@ -137,7 +131,7 @@ def _depends_on_input(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _addends(node: fx.Node, flow: ChannelFlow) -> tuple[fx.Node, fx.Node] | None:
-    """The two different activations that a node adds, as they are."""
+    """Returns the two different activations that a node adds, or None where it does anything else."""
     if node.op not in ("call_function", "call_method") or name_of(node) not in ADDITIONS or len(node.args) > 2:
         return None
     given = arguments(node, ("input", "other"))
@@ -149,19 +143,19 @@ def _addends(node: fx.Node, flow: ChannelFlow) -> tuple[fx.Node, fx.Node] | None
 
 
 def _part(addition: fx.Node, operand: fx.Node, shortcut: fx.Node, modules: Modules) -> _Part:
-    nodes = _exclusive(operand, addition)
-    found = (name for name, module in _modules(nodes, modules) if isinstance(module, WEIGHTED))
+    nodes = _exclusive_nodes(operand, addition)
+    found = (name for name, module in _modules(nodes, modules) if isinstance(module, _WEIGHTED))
     weights = dict.fromkeys(found)  # a layer called twice is named once
     return _Part(addition, shortcut, nodes, tuple(weights))
 
 
-def _exclusive(operand: fx.Node, addition: fx.Node) -> tuple[fx.Node, ...]:
-    """The operations whose results serve one operand of an addition and nothing else, in forward order."""
+def _exclusive_nodes(operand: fx.Node, addition: fx.Node) -> tuple[fx.Node, ...]:
+    """Lists the operations whose results serve one operand of an addition and nothing else, in forward order."""
     inside: list[fx.Node] = []
     serving = {addition}
     node = operand
     while node.op not in ("root", "placeholder"):
-        # What nobody uses serves the operand no more than anything else.
+        # An operation without users serves the operand no more than anything else.
         if node.users and set(node.users) <= (serving if node is operand else serving - {addition}):
             inside.append(node)
             serving.add(node)
@@ -170,61 +164,58 @@ def _exclusive(operand: fx.Node, addition: fx.Node) -> tuple[fx.Node, ...]:
 
 
 def _sources(nodes: Sequence[fx.Node]) -> set[fx.Node]:
-    """What operations are fed from outside."""
+    """Returns the operations outside whose results these operations take in."""
     return {source for node in nodes for source in node.all_input_nodes} - set(nodes)
 
 
-def _fed(parts: Iterable[_Part]) -> set[fx.Node]:
-    return {source for part in parts for source in _sources(part.nodes)}
-
-
 def _modules(nodes: Iterable[fx.Node], modules: Modules) -> Iterator[tuple[str, nn.Module]]:
-    """The modules that operations call, each with those within it, by name."""
+    """Yields the modules that operations call, each with those within it, by name."""
     for node in nodes:
-        if node.op == "call_module" and node.target in modules:  # whether it trains is asked of the twin alone
+        # The twin's module that answers for the mode is none of the network's.
+        if node.op == "call_module" and node.target in modules:
             for name, module in modules[str(node.target)].named_modules():
-                yield qualified(str(node.target), name), module
+                yield qualified_name(str(node.target), name), module
 
 
-Holding = tuple[int, str]
-"""A module, by identity, and the name of a tensor that it holds."""
+Slot = tuple[int, str]
+"""A module, by identity, and the name under which it holds a tensor."""
 
 
-def _holdings(nodes: Iterable[fx.Node], modules: Modules) -> dict[Holding, str]:
-    """The tensors that operations use, with their qualified names, in forward order."""
-    found: dict[Holding, str] = {}
+def _slots_used(nodes: Iterable[fx.Node], modules: Modules) -> dict[Slot, str]:
+    """Maps the tensors that operations use to their qualified names, in forward order."""
+    found: dict[Slot, str] = {}
     for node in nodes:
         if node.op == "get_attr":
             path, _, key = str(node.target).rpartition(".")
             found.setdefault((id(modules[path]), key), str(node.target))
         for name, module in _modules([node], modules):
-            for key, _ in _tensors(module):
-                found.setdefault((id(module), key), qualified(name, key))
+            for key, _ in _own_tensors(module):
+                found.setdefault((id(module), key), qualified_name(name, key))
     return found
 
 
-def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """What a module itself holds."""
+def _own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Lists the parameters and buffers that a module itself holds."""
     held = (*module._parameters.items(), *module._buffers.items())
     return [(key, tensor) for key, tensor in held if tensor is not None]
 
 
-def _alone(part: _Part, graph: fx.Graph, modules: Modules) -> bool:
-    """Whether nothing outside the branch uses or holds any of its tensors."""
-    own = _holdings(part.nodes, modules).keys()
+def _is_self_contained(part: _Part, graph: fx.Graph, modules: Modules) -> bool:
+    """Tells whether nothing outside the branch uses or holds any of its tensors."""
+    own = _slots_used(part.nodes, modules).keys()
     inside = set(part.nodes)
-    if own & _holdings((node for node in graph.nodes if node not in inside), modules).keys():
+    if own & _slots_used((node for node in graph.nodes if node not in inside), modules).keys():
         return False
-    holders: dict[int, set[Holding]] = {}
+    holders: dict[int, set[Slot]] = {}
     for module in modules.values():
-        for key, tensor in _tensors(module):
+        for key, tensor in _own_tensors(module):
             holders.setdefault(id(tensor), set()).add((id(module), key))
     return all(found <= own for found in holders.values() if found & own)
 
 
 def _branch(part: _Part, modules: Modules, flow: ChannelFlow, copied: bool) -> Branch:
-    registered = {qualified(name, key) for name, module in modules.items() for key, _ in _tensors(module)}
-    used = _holdings(part.nodes, modules).values()
+    registered = {qualified_name(name, key) for name, module in modules.items() for key, _ in _own_tensors(module)}
+    used = _slots_used(part.nodes, modules).values()
     tensors = tuple(name for name in used if name in registered)
     return Branch(
         name=part.weights[0],
@@ -239,7 +230,7 @@ def _branch(part: _Part, modules: Modules, flow: ChannelFlow, copied: bool) -> B
 
 
 def _is_necessary(layer: str, part: _Part, flow: ChannelFlow) -> bool:
-    """Whether no path of activations leads past a layer; of those inside modules kept whole that is not known."""
+    """Tells whether every path of activations leads through a layer; unknown for layers inside modules kept whole."""
     calls = {node for node in part.nodes if node.op == "call_module" and node.target == layer}
     inside, waiting, seen = set(part.nodes), [part.nodes[-1]], set(calls)
     reached = _depends_on_input(flow.traced.graph)
@@ -255,56 +246,29 @@ def _is_necessary(layer: str, part: _Part, flow: ChannelFlow) -> bool:
 
 
 def build_branch_costs(network: nn.Module, graph: ChannelGraph, branches: Sequence[Branch]) -> CostTable:
-    """The exact costs of the network with any of these branches kept (width 1) or removed (width 0).
+    """Builds the exact costs of the network with any of its branches kept (width 1) or removed (width 0).
 
     FLOPs, parameters and bytes of what is in none of them are constants.
+
+    Args:
+        graph: what `find_groups` found in this network.
+        branches: of the network, as `find_branches` found them.
     """
-    inputs = graph.flow.inputs
-    flops = _flops_by_node(graph.flow.traced, inputs)
+    inputs, traced = graph.flow.inputs, graph.flow.traced
+    flops = dict(zip(traced.graph.nodes, measure_operations(traced, inputs).flops, strict=True))
+    tensors = named_tensors(network)  # of a tensor with several names one, as costs are measured
     terms: list[CostTerm] = []
     for branch in branches:
         kept = Count(0, {branch.name: 1})
-        terms += [CostTerm("flops", _layer(node), flops[node], kept) for node in branch.nodes if flops[node]]
-        terms += _tensor_terms(network, branch.tensors, kept)
+        terms += [CostTerm("flops", _layer_name(node), flops[node], kept) for node in branch.nodes if flops[node]]
+        for name in branch.tensors:
+            if name in tensors:
+                terms += tensor_terms(name, tensors[name], tensors[name].numel(), kept)
     table = CostTable(terms, {branch.name: 1 for branch in branches})
     whole, inside = measure_costs(network, inputs), table.dense()
     terms += [CostTerm(kind, "(outside branches)", whole[kind] - inside[kind], ONE) for kind in COST_KINDS]
     return CostTable(terms, table.widths)
 
 
-def _layer(node: fx.Node) -> str:
+def _layer_name(node: fx.Node) -> str:
     return str(node.target) if node.op == "call_module" else "(other operations)"
-
-
-def _tensor_terms(network: nn.Module, names: tuple[str, ...], kept: Count) -> list[CostTerm]:
-    parameters = dict(network.named_parameters())  # of a tensor with several names one, as costs are measured
-    tensors = {**parameters, **dict(network.named_buffers())}
-    terms = []
-    for name in names:
-        if name in tensors:
-            layer, tensor = name.rpartition(".")[0] or name, tensors[name]
-            terms.append(CostTerm("size", layer, tensor.numel() * tensor.element_size(), kept))
-            if name in parameters:
-                terms.append(CostTerm("params", layer, tensor.numel(), kept))
-    return terms
-
-
-def _flops_by_node(traced: fx.GraphModule, inputs: torch.Tensor) -> Mapping[fx.Node, int]:
-    """Operation to its floating-point operations for one sample."""
-    runner = _Counting(traced)
-    with mode(traced, training=False), torch.no_grad(), runner.counter:
-        runner.run(inputs[:1])
-    return runner.flops
-
-
-class _Counting(fx.Interpreter):
-    def __init__(self, traced: fx.GraphModule) -> None:
-        super().__init__(traced)
-        self.counter = FlopCounterMode(display=False)
-        self.flops: dict[fx.Node, int] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        before = int(self.counter.get_total_flops())
-        value = super().run_node(n)
-        self.flops[n] = int(self.counter.get_total_flops()) - before
-        return value

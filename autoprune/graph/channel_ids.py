@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 
 class ChannelIds:
-    """A growing set of ids, some tied into classes that live or die together, some frozen.
+    """A growing set of ids, some tied into classes that stay or go together, some frozen.
 
-    A forest of parents (Tarjan 1975); the root of a class is its least id, so that results do not depend on the order
-    of ties.
+    A disjoint-set forest (Tarjan 1975); the root of a class is its least id, so that results do not depend on the
+    order of ties.
     """
 
     def __init__(self) -> None:
@@ -20,21 +22,22 @@ class ChannelIds:
     def __len__(self) -> int:
         return len(self._parent)
 
-    def fresh(self, count: int) -> Tensor:
-        """`[count]` new ids, each alone in its class."""
+    def new(self, count: int) -> Tensor:
+        """Returns `[count]` new ids, each alone in its class."""
         first = len(self._parent)
         self._parent.extend(range(first, first + count))
         return torch.arange(first, first + count)
 
-    def frozen(self, reason: str) -> Tensor:
-        """One new frozen id, `[1]`: it stands for any number of channels that cannot be told apart."""
-        new = self.fresh(1)
+    def new_frozen(self, reason: str) -> Tensor:
+        """Returns one new frozen id, `[1]`: it stands for any number of channels that cannot be told apart."""
+        new = self.new(1)
         self.freeze(new, reason)
         return new
 
     def root(self, one: int) -> int:
+        """Returns the root of an id's class."""
         while self._parent[one] != one:
-            self._parent[one] = self._parent[self._parent[one]]
+            self._parent[one] = self._parent[self._parent[one]]  # halves the path for the next look-up
             one = self._parent[one]
         return one
 
@@ -44,16 +47,16 @@ class ChannelIds:
             low, high = sorted((self.root(a), self.root(b)))
             self._parent[high] = low
 
-    def rooted(self, ids: Tensor) -> Tensor:
-        """The ids with each replaced by the root of its class: what is tied does not vary."""
+    def to_roots(self, ids: Tensor) -> Tensor:
+        """Replaces each id by the root of its class, so that tied ids are equal; shape unchanged."""
         small = compress(ids)
         roots = [self.root(one) for one in small.flatten().tolist()]
         return torch.tensor(roots, dtype=torch.long).view(small.shape).expand(ids.shape)
 
     def along(self, ids: Tensor, dim: int) -> Tensor | None:
-        """`[size]` the ids along one axis, or None where others than tied ones lie along another axis."""
+        """Returns the `[size]` ids along one axis, or None where ids that are not tied vary along another axis."""
         dim %= ids.dim()
-        if any(other != dim for other in varying(ids)) and varying(self.rooted(ids)) not in ([], [dim]):
+        if any(other != dim for other in varying(ids)) and varying(self.to_roots(ids)) not in ([], [dim]):
             return None
         for other in range(ids.dim()):
             if other != dim:
@@ -66,11 +69,11 @@ class ChannelIds:
             self._reasons.setdefault(one, reason)
 
     def roots(self) -> Tensor:
-        """`[ids]` the root of every id."""
+        """Returns the root of every id, `[ids]`."""
         return torch.tensor([self.root(one) for one in range(len(self._parent))], dtype=torch.long)
 
     def reasons(self) -> dict[int, str]:
-        """Root of every frozen class to the reason, that of its least frozen id."""
+        """Maps the root of every frozen class to the reason, that of its least frozen id."""
         reasons: dict[int, str] = {}
         for one in sorted(self._reasons):
             reasons.setdefault(self.root(one), self._reasons[one])
@@ -78,7 +81,7 @@ class ChannelIds:
 
 
 def compress(ids: Tensor) -> Tensor:
-    """The same ids with every axis along which they do not vary narrowed to length 1."""
+    """Narrows every axis along which ids do not vary to length 1."""
     for dim in range(ids.dim()):
         if ids.size(dim) == 1:
             continue
@@ -89,19 +92,25 @@ def compress(ids: Tensor) -> Tensor:
 
 
 def varying(ids: Tensor) -> list[int]:
-    """The axes along which ids vary."""
+    """Returns the axes along which ids vary."""
     return [dim for dim, size in enumerate(compress(ids).shape) if size > 1]
 
 
-def spread(ids: Tensor, shape: torch.Size, dim: int) -> Tensor:
-    """`[size]` ids laid along one axis of an activation of that shape, without using memory for the other axes."""
+def lay_along(ids: Tensor, shape: torch.Size, dim: int) -> Tensor:
+    """Lays `[size]` ids along one axis of an activation of that shape, without memory for the other axes.
+
+    Args:
+        ids: one for each entry of the axis.
+        shape: of the activation and of the result.
+        dim: the axis; negative ones count from the last.
+    """
     view = [1] * len(shape)
     view[dim % len(shape)] = len(ids)
     return ids.view(view).expand(shape)
 
 
 def thin_ids(ids: Tensor, keep: Tensor) -> Tensor | None:
-    """The ids that stay, in an array of fewer rows or columns; None if what stays is no rectangle.
+    """Drops the ids that go from each axis; None where those that stay do not form an array.
 
     Args:
         ids: of any shape.
@@ -110,10 +119,8 @@ def thin_ids(ids: Tensor, keep: Tensor) -> Tensor | None:
     small = compress(ids)
     stays = keep[small]
     rows = [stays.movedim(dim, 0).flatten(1).any(1) if small.dim() > 1 else stays for dim in range(small.dim())]
-    count = 1
-    for kept in rows:
-        count *= int(kept.sum())
-    if count != int(stays.sum()):
+    # Rows with something in them span an array; if it has more entries than stay, there are holes in it.
+    if math.prod(int(kept.sum()) for kept in rows) != int(stays.sum()):
         return None
     shape = list(ids.shape)
     for dim, kept in enumerate(rows):

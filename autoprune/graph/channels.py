@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from autoprune.errors import TaskError
 from autoprune.graph import layers, rules
 from autoprune.graph.capture import mode
-from autoprune.graph.channel_ids import ChannelIds, compress, spread
+from autoprune.graph.channel_ids import ChannelIds, compress, lay_along
 from autoprune.graph.layers import CONVOLUTIONS, TRANSPOSED, Layer
 from autoprune.graph.rules import (
     CONCATENATIONS,
@@ -194,7 +194,7 @@ class _Follower(fx.Interpreter):
     def _unknown(self, value: Any, reason: str) -> Any:
         """One frozen id for all channels of each tensor in a value; None where there is no tensor."""
         if isinstance(value, Tensor):
-            return self.channels.frozen(reason).view([1] * value.dim()).expand(value.shape)
+            return self.channels.new_frozen(reason).view([1] * value.dim()).expand(value.shape)
         if isinstance(value, (tuple, list)) and tensors_in(value):
             return [self._unknown(item, reason) if tensors_in(item) else () for item in value]
         return None
@@ -243,14 +243,14 @@ class _Follower(fx.Interpreter):
             if len(expected) != len(incoming):
                 return None
             self.channels.tie(expected, incoming)
-        return spread(layer.outgoing, value.shape, axis)
+        return lay_along(layer.outgoing, value.shape, axis)
 
     def _first_call(self, name: str, module: nn.Module, kind: layers.LayerKind, incoming: Tensor) -> Layer:
         if kind == "per_channel":
             return Layer(name, kind, type(module).__name__, None, incoming)
         groups = int(getattr(module, "groups", 1))
         out = int(module.out_features if kind == "linear" else module.out_channels)  # type: ignore[arg-type]
-        layer = Layer(name, kind, type(module).__name__, incoming, self.channels.fresh(out), groups=groups)
+        layer = Layer(name, kind, type(module).__name__, incoming, self.channels.new(out), groups=groups)
         self._tie_groups(layer)
         return layer
 
@@ -280,9 +280,9 @@ class _Follower(fx.Interpreter):
             self._whole.add(id(value))
             return self._unknown(value, f"{name} is no vector of one value per channel")
         if name not in self.layers:
-            ids = self.channels.fresh(value.size(axes[0]))
+            ids = self.channels.new(value.size(axes[0]))
             self.layers[name] = Layer(name, "parameter", "Parameter", None, ids, dim=axes[0])
-        return spread(self.layers[name].outgoing, value.shape, axes[0])
+        return lay_along(self.layers[name].outgoing, value.shape, axes[0])
 
 
 def _operation(step: Step) -> Any:

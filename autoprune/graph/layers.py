@@ -1,4 +1,4 @@
-"""Which layers are understood: where their tensors hold channels, and which numbers name a channel count."""
+"""The layers whose channels are followed, and the axes along which their tensors hold channels."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ ELEMENTWISE = (
     nn.AlphaDropout,
     nn.FeatureAlphaDropout,
 )
-# Layers that work on positions within a channel, with the number of axes they work on (None: all behind the channels).
+# Layers that work on the positions of one channel, with how many axes of positions there are (None: any number).
 SPATIAL: Mapping[type[nn.Module], int | None] = {
     nn.MaxPool1d: 1,
     nn.MaxPool2d: 2,
@@ -98,11 +98,11 @@ SPATIAL: Mapping[type[nn.Module], int | None] = {
 STRUCTURAL = (nn.Flatten, nn.Unflatten)
 
 # Methods that decide what a layer computes; a subclass that overrides one of them is another layer.
-_INSIDE = ("forward", "_conv_forward", "_output_padding", "_check_input_dim")
+_COMPUTING = ("forward", "_conv_forward", "_output_padding", "_check_input_dim")
 
 LayerKind = Literal["convolution", "transposed", "linear", "per_channel", "parameter"]
 Side = Literal["out", "in", "passthrough"]
-"""Channels that a layer makes, uses up, or passes on (a carrier, a depthwise convolution, a parameter)."""
+"""Channels that a layer makes, uses up, or passes on (batch norm, a depthwise convolution, a bare parameter)."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Layer:
 
     Attributes:
         name: qualified name of the module, or of the parameter for kind `parameter`.
-        incoming: `[in]` channel ids of its input axis; None for carriers, whose one axis is `outgoing`.
+        incoming: `[in]` channel ids of its input axis; None for layers per channel, whose one axis is `outgoing`.
         outgoing: `[out]` channel ids of its output axis.
         positions: how often each weight is used for one sample, over all calls.
         groups: of a convolution, else 1.
@@ -129,13 +129,18 @@ class Layer:
 
     @property
     def produces(self) -> bool:
-        """Whether it makes channels of its own, rather than passing its input's on."""
+        """Whether it makes channels of its own instead of passing on those of its input."""
         return self.incoming is not None and not self.depthwise
 
     @property
     def outer_side(self) -> Side:
         """What `outgoing` is to the layer."""
         return "out" if self.produces else "passthrough"
+
+    @property
+    def weight_name(self) -> str:
+        """Qualified name of its weight."""
+        return qualified_name(self.name, "weight")
 
     @property
     def depthwise(self) -> bool:
@@ -158,7 +163,7 @@ class ChannelAxis:
 
 
 def layer_kind(module: nn.Module) -> LayerKind | None:
-    """How a module is followed, or None where it is not."""
+    """Returns how a module is followed, or None where it is not."""
     if not followed_forward(module) or parametrize.is_parametrized(module) or _one_slope(module):
         return None
     # Old-style weight norm and pruning hooks turn `weight` into a plain attribute computed from other parameters.
@@ -172,22 +177,22 @@ def layer_kind(module: nn.Module) -> LayerKind | None:
 
 
 def followed_forward(module: nn.Module) -> bool:
-    """Whether a module computes just what one of the followed layers does, though it may be a subclass of it."""
+    """Tells whether a module computes just what one of the followed layers does; it may be a subclass of it."""
     return is_one_of(module, FOLLOWED)
 
 
 def is_one_of(module: nn.Module, kinds: Iterable[type[nn.Module]]) -> bool:
-    """Whether a module is of one of these classes, or of a subclass that computes the same."""
+    """Tells whether a module is of one of these classes, or of a subclass that computes the same."""
     return any(isinstance(module, kind) and _computes(module, kind) for kind in kinds)
 
 
 def elementwise(module: nn.Module) -> bool:
-    """Whether a module works on each value alone."""
+    """Tells whether a module works on each value alone."""
     return is_one_of(module, ELEMENTWISE) or _one_slope(module)
 
 
 def _computes(module: nn.Module, kind: type[nn.Module]) -> bool:
-    return all(getattr(type(module), name, None) is getattr(kind, name, None) for name in _INSIDE)
+    return all(getattr(type(module), name, None) is getattr(kind, name, None) for name in _COMPUTING)
 
 
 def _one_slope(module: nn.Module) -> bool:
@@ -195,23 +200,38 @@ def _one_slope(module: nn.Module) -> bool:
 
 
 def channel_axes(layer: Layer, tensors: Mapping[str, Tensor]) -> list[ChannelAxis]:
-    """Where the tensors of a layer hold its channels; `tensors` are the network's parameters and buffers by name."""
+    """Lists the axes along which a layer's tensors hold its channels.
+
+    Args:
+        tensors: by qualified name, those of the network that are asked for, such as all its parameters.
+    """
     if layer.kind == "parameter":
         return [ChannelAxis(layer.name, layer.dim, "passthrough", layer.outgoing)] if layer.name in tensors else []
-    prefix = f"{layer.name}." if layer.name else ""
     found = []
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        if f"{prefix}{name}" not in tensors:
+    for key in ("weight", "bias", "running_mean", "running_var"):
+        name = qualified_name(layer.name, key)
+        if name not in tensors:
             continue
-        if name == "weight" and layer.incoming is not None:
-            found += _weight_axes(layer, layer.incoming, f"{prefix}weight")
-        elif tensors[f"{prefix}{name}"].numel() == len(layer.outgoing):  # a PReLU may share one slope
-            found.append(ChannelAxis(f"{prefix}{name}", 0, layer.outer_side, layer.outgoing))
+        if key == "weight" and layer.incoming is not None:
+            found += _weight_axes(layer, layer.incoming, name)
+        elif tensors[name].numel() == len(layer.outgoing):  # a PReLU may share one slope
+            found.append(ChannelAxis(name, 0, layer.outer_side, layer.outgoing))
     return found
 
 
+def qualified_name(path: str, name: str) -> str:
+    """Joins the name of a module and of something in it; either may be empty, as the network's own is."""
+    return f"{path}.{name}" if path and name else path or name
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Returns the parameters and buffers of a module by qualified name, each under its first name only."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
 def _weight_axes(layer: Layer, incoming: Tensor, tensor: str) -> list[ChannelAxis]:
-    """A weight holds only the first group's channels on its inner axis; the other groups are tied to them."""
+    # The inner axis of a grouped convolution's weight holds as many channels as one group has; the ids of the first
+    # group stand for all, as those of the other groups are tied to them.
     per_group = len(layer.outgoing if layer.kind == "transposed" else incoming) // layer.groups
     if layer.kind == "transposed" and layer.depthwise:
         return [ChannelAxis(tensor, 0, "passthrough", incoming)]

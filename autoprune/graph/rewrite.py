@@ -126,7 +126,7 @@ def _check_structural(
         op = node.op if target is node.target else "call_function"
         run = (op, target, with_values(args, env), with_values(kwargs, env))
         # Where positions are joined, the ids of the first part stand for those of all: tied, but not the same numbers.
-        same = flow.channels.rooted if name in CONCATENATIONS else None
+        same = flow.channels.to_roots if name in CONCATENATIONS else None
         if _compare(partial(_run, *run), env[node], same) is None:
             if call is not plain:
                 result.calls[node] = call

@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, fx
 
-from autoprune.graph.channel_ids import ChannelIds, compress, spread, varying
+from autoprune.graph.channel_ids import ChannelIds, compress, lay_along, varying
 
 # Work on each value alone, or on values of the same place in several tensors.
 ELEMENTWISE = frozenset(
@@ -149,7 +149,7 @@ def spatial(step: Step, axes: int | None) -> Tensor | None:
     if source is None or value.dim() != source.dim() or value.dim() < 3 or axes not in (None, value.dim() - 2):
         return None
     channels = step.channels.along(source, 1)
-    return None if channels is None or len(channels) != value.size(1) else spread(channels, value.shape, 1)
+    return None if channels is None or len(channels) != value.size(1) else lay_along(channels, value.shape, 1)
 
 
 def reduction(step: Step) -> Tensor | None:
@@ -161,7 +161,7 @@ def reduction(step: Step) -> Tensor | None:
     if source is None or not _integers(dims) or step.node.kwargs.keys() - {"input", "dim", "keepdim"}:
         return None
     reduced = {dim % source.dim() for dim in dims}
-    if not reduced or reduced & set(varying(step.channels.rooted(source))):
+    if not reduced or reduced & set(varying(step.channels.to_roots(source))):
         return None
     for dim in reduced:
         source = source.narrow(dim, 0, 1)
@@ -182,8 +182,8 @@ def pad(step: Step) -> Tensor | None:
         plain = given.get("mode", "constant") == "constant" and not given.get("value")
         if not plain or front < 0 or back < 0 or varying(ids) != [dim]:
             return None
-        flat = torch.cat([step.channels.fresh(front), ids.flatten(), step.channels.fresh(back)])
-        ids = spread(flat, torch.Size([1] * dim + [len(flat)] + [1] * (ids.dim() - dim - 1)), dim)
+        flat = torch.cat([step.channels.new(front), ids.flatten(), step.channels.new(back)])
+        ids = lay_along(flat, torch.Size([1] * dim + [len(flat)] + [1] * (ids.dim() - dim - 1)), dim)
     return ids.expand(step.value.shape)
 
 
@@ -192,7 +192,7 @@ def zeros(step: Step) -> Tensor | None:
     shape = step.value.shape
     if len(shape) < 2 or shape[1] == 0:
         return None
-    return spread(step.channels.fresh(shape[1]), shape, 1)
+    return lay_along(step.channels.new(shape[1]), shape, 1)
 
 
 def cat(step: Step) -> Tensor | None:
@@ -249,7 +249,7 @@ def pixel_shuffle(step: Step) -> Tensor | None:
         return None
     per_result = channels.view(value.size(1), -1)
     step.channels.tie(per_result, per_result[:, :1].expand(per_result.shape))
-    return spread(per_result[:, 0], value.shape, 1)
+    return lay_along(per_result[:, 0], value.shape, 1)
 
 
 def per_channel(step: Step) -> Tensor | None:
@@ -264,7 +264,7 @@ def per_channel(step: Step) -> Tensor | None:
         if ids.shape != channels.shape:
             return None
         step.channels.tie(channels, ids)
-    return spread(channels, step.value.shape, 1)
+    return lay_along(channels, step.value.shape, 1)
 
 
 def untangle(channels: ChannelIds, ids: Tensor) -> Tensor:
@@ -275,7 +275,7 @@ def untangle(channels: ChannelIds, ids: Tensor) -> Tensor:
     """
     small = compress(ids)
     axes = varying(small)
-    rooted = channels.rooted(small) if len(axes) > 1 else small
+    rooted = channels.to_roots(small) if len(axes) > 1 else small
     if len(varying(rooted)) > 1:
         first = small
         for axis in axes[:-1]:

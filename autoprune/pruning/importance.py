@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from autoprune.errors import UserError
 from autoprune.graph.channel_locations import find_batch_norm
 from autoprune.graph.groups import ChannelGraph
-from autoprune.graph.layers import Layer
+from autoprune.graph.layers import Layer, qualified_name
 from autoprune.pruning.criteria.base import Criterion, Gradients, LayerStatistics
 from autoprune.pruning.patterns import Pattern
 from autoprune.pruning.statistics.collection import CalibrationData, NetworkStatistics, collect_statistics
-from autoprune.pruning.statistics.gradients import parameter_name
 from autoprune.pruning.structures.base import Structures
 
 
@@ -68,7 +67,7 @@ class ImportanceEstimator:
     def _scale(self, layer: Layer) -> Tensor | None:
         parameters = dict(self.network.named_parameters())
         found = find_batch_norm(self.graph, layer)
-        if found is None or (name := parameter_name(found[0], "weight")) not in parameters:
+        if found is None or (name := qualified_name(found[0], "weight")) not in parameters:
             return None
         return found[1].mean_per_channel(parameters[name].detach().double().abs())
 

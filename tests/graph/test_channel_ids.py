@@ -2,19 +2,19 @@ from __future__ import annotations
 
 import torch
 
-from autoprune.graph.channel_ids import ChannelIds, compress, spread, thin_ids, varying
+from autoprune.graph.channel_ids import ChannelIds, compress, lay_along, thin_ids, varying
 
 
 def test_ties_are_transitive_and_the_root_is_the_least_id() -> None:
     channels = ChannelIds()
-    ids = channels.fresh(6)
+    ids = channels.new(6)
     channels.tie(ids[[5, 3]], ids[[3, 1]])
     assert channels.roots().tolist() == [0, 1, 2, 1, 4, 1]
 
 
 def test_a_class_is_frozen_with_any_of_its_ids_for_the_first_reason() -> None:
     channels = ChannelIds()
-    ids = channels.fresh(4)
+    ids = channels.new(4)
     channels.freeze(ids[2:3], "late")
     channels.freeze(ids[2:3], "later")
     channels.tie(ids[:1], ids[2:3])
@@ -22,14 +22,14 @@ def test_a_class_is_frozen_with_any_of_its_ids_for_the_first_reason() -> None:
 
 
 def test_ids_are_compressed_to_the_axes_along_which_they_vary() -> None:
-    ids = spread(torch.arange(3), torch.Size([2, 3, 4]), 1)
+    ids = lay_along(torch.arange(3), torch.Size([2, 3, 4]), 1)
     assert compress(ids).shape == (1, 3, 1)
     assert varying(ids.contiguous()) == [1]
 
 
 def test_ids_lie_along_one_axis_where_the_others_hold_tied_ones() -> None:
     channels = ChannelIds()
-    ids = channels.fresh(6).view(2, 3)
+    ids = channels.new(6).view(2, 3)
     assert channels.along(ids, 1) is None
     channels.tie(ids[0], ids[1])
     found = channels.along(ids, 1)

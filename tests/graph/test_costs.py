@@ -4,24 +4,26 @@ import pytest
 import torch
 from torch import nn
 
+from autoprune.graph.capture import trace
 from autoprune.graph.costs import (
     build_cost_table,
     count_bytes,
     count_flops,
     count_params,
     measure_costs,
-    profile_layers,
+    measure_operations,
 )
 from autoprune.graph.groups import find_groups
 from autoprune.tasks.models.cifar_resnet import resnet20, resnet56
+from tests.graph.test_prefix import build
 from tests.graph.unusual_networks import Folded, VisionTransformer
 
 
 @pytest.mark.parametrize(
-    ("build", "macs", "params"), [(resnet20, 40_551_040, 269_722), (resnet56, 125_485_696, 853_018)]
+    ("published", "macs", "params"), [(resnet20, 40_551_040, 269_722), (resnet56, 125_485_696, 853_018)]
 )
-def test_the_published_networks_cost_what_is_published(build: type, macs: int, params: int) -> None:
-    network, inputs = build(), torch.randn(2, 3, 32, 32)
+def test_the_published_networks_cost_what_is_published(published: type, macs: int, params: int) -> None:
+    network, inputs = published(), torch.randn(2, 3, 32, 32)
     assert count_flops(network, inputs) == 2 * macs
     assert count_params(network) == params
     table = build_cost_table(network, find_groups(network, inputs), inputs)
@@ -52,11 +54,8 @@ def test_counting_leaves_every_module_in_its_mode() -> None:
 
 def test_positions_folded_into_the_batch_are_counted_for_one_sample() -> None:
     network, inputs = Folded(), torch.randn(2, 3, 6, 6)
-    found = {layer.name: layer for layer in profile_layers(network, find_groups(network, inputs))}
-    assert found["fc1"].macs == 36 * 6 * 8
-    assert found["conv"].macs == 36 * 3 * 6
-    assert found["conv"].output == (6, 6, 6)
-    assert found["fc2"].params == 8 * 2 + 2
+    positions = {layer.name: layer.positions for layer in find_groups(network, inputs).layers}
+    assert (positions["conv"], positions["fc1"]) == (36, 36)
 
 
 def test_what_is_not_followed_is_a_constant_of_the_table() -> None:
@@ -64,3 +63,15 @@ def test_what_is_not_followed_is_a_constant_of_the_table() -> None:
     table = build_cost_table(network, find_groups(network, inputs), inputs)
     # two blocks, each with two products of 2 · tokens² · channels
     assert table.by_layer("flops")["(other operations)"] == 2 * 2 * (2 * 5 * 5 * 8)
+
+
+def test_operations_are_measured_one_by_one() -> None:
+    network, inputs = build("views")
+    costs = measure_operations(trace(network), inputs)
+    names = [node.name for node in trace(network).graph.nodes]
+    conv = 4 * 4 * (4 * 3 * 3 * 3)
+    behind = {name: costs.macs_before[i + 1] for i, name in enumerate(names)}
+    assert (behind["x"], behind["conv"], behind["cat"], behind["last"]) == (0, conv, conv, conv + 8)
+    assert costs.macs_before[-1] == count_flops(network, inputs) // 2
+    assert costs.size_bytes[names.index("conv")] == 4 * 4 * 4 * 4
+    assert costs.size_bytes[names.index("chunk")] == 4 * 4 * 4 * 4  # both halves

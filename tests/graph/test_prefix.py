@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.graph.capture import trace
-from autoprune.graph.costs import count_flops
-from autoprune.graph.prefix import PartialRunner, crosses_state, measure_operations, shared_prefix
+from autoprune.graph.prefix import PartialRunner, crosses_state, shared_prefix
 from tests.graph.networks import WELL_KNOWN
 
 
@@ -41,22 +40,22 @@ def test_any_two_parts_give_what_the_whole_gives(name: str) -> None:
     parts = PartialRunner(trace(network))
     with torch.no_grad():
         expected = network(inputs.clone())
-        for place in range(parts.first, len(parts.nodes)):
-            values = parts.advance(parts.begin(inputs.clone()), parts.first, place)
-            assert tuple(values) == parts.alive(place)
-            torch.testing.assert_close(parts.finish(copy.deepcopy(values), place), expected, rtol=0, atol=0)
+        for index in range(parts.first, len(parts.nodes)):
+            values = parts.advance(parts.begin(inputs.clone()), parts.first, index)
+            assert tuple(values) == parts.alive(index)
+            torch.testing.assert_close(parts.finish(copy.deepcopy(values), index), expected, rtol=0, atol=0)
 
 
-def test_the_values_at_a_place_may_be_used_again_if_copies_are_given_away() -> None:
+def test_the_values_at_an_operation_may_be_used_again_if_copies_are_given_away() -> None:
     network, inputs = build("views")
     parts = PartialRunner(trace(network))
-    place = next(i for i, node in enumerate(parts.nodes) if node.target == "mul_")
+    index = next(i for i, node in enumerate(parts.nodes) if node.target == "mul_")
     with torch.no_grad():
-        values = parts.advance(parts.begin(inputs), parts.first, place)
-        first, second = (parts.finish(copy.deepcopy(values), place) for _ in range(2))
+        values = parts.advance(parts.begin(inputs), parts.first, index)
+        first, second = (parts.finish(copy.deepcopy(values), index) for _ in range(2))
         assert torch.equal(first, second)
-        parts.finish(values, place)
-        assert not torch.equal(first, parts.finish(values, place))
+        parts.finish(values, index)
+        assert not torch.equal(first, parts.finish(values, index))
 
 
 def test_faults_of_a_network_are_raised_as_they_are() -> None:
@@ -67,18 +66,6 @@ def test_faults_of_a_network_are_raised_as_they_are() -> None:
     with pytest.raises(RuntimeError) as found:
         parts.finish(parts.begin(torch.zeros(1, 3, 8, 8)), parts.first)
     assert str(found.value) == str(plain.value)
-
-
-def test_operations_are_measured_one_by_one() -> None:
-    network, inputs = build("views")
-    costs = measure_operations(trace(network), inputs)
-    names = [node.name for node in trace(network).graph.nodes]
-    conv = 4 * 4 * (4 * 3 * 3 * 3)
-    behind = {name: costs.macs_before[i + 1] for i, name in enumerate(names)}
-    assert (behind["x"], behind["conv"], behind["cat"], behind["last"]) == (0, conv, conv, conv + 8)
-    assert costs.macs_before[-1] == count_flops(network, inputs) // 2
-    assert costs.size_bytes[names.index("conv")] == 4 * 4 * 4 * 4
-    assert costs.size_bytes[names.index("chunk")] == 4 * 4 * 4 * 4  # both halves
 
 
 def _change(network: Any, what: str) -> None:
@@ -92,14 +79,14 @@ def _change(network: Any, what: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "place"), [("weight", "norm"), ("statistics", "norm"), ("last", "last"), ("nothing", None)]
+    ("what", "operation"), [("weight", "norm"), ("statistics", "norm"), ("last", "last"), ("nothing", None)]
 )
-def test_networks_are_the_same_up_to_the_first_tensor_that_differs(what: str, place: str | None) -> None:
+def test_networks_are_the_same_up_to_the_first_tensor_that_differs(what: str, operation: str | None) -> None:
     network, _ = build("views")
     other = copy.deepcopy(network)
     _change(other, what)
     names = [node.name for node in trace(network).graph.nodes]
-    assert shared_prefix(trace(network), trace(other)) == (len(names) if place is None else names.index(place))
+    assert shared_prefix(trace(network), trace(other)) == (len(names) if operation is None else names.index(operation))
 
 
 class Scaled(Views):
@@ -120,4 +107,4 @@ def test_networks_are_the_same_up_to_the_first_operation_or_argument_that_differ
 def test_state_is_crossed_between_two_calls_of_a_module_with_buffers() -> None:
     norm, relu = nn.BatchNorm2d(3), nn.ReLU()
     traced = trace(nn.Sequential(norm, relu, nn.Conv2d(3, 3, 1), norm, relu))
-    assert [crosses_state(traced, place) for place in range(1, 7)] == [False, True, True, True, False, False]
+    assert [crosses_state(traced, index) for index in range(1, 7)] == [False, True, True, True, False, False]

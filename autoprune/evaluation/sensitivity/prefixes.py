@@ -24,7 +24,8 @@ from autoprune.core.trial import Score
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.metrics import estimating_norms, recalibrate
 from autoprune.graph.capture import trace
-from autoprune.graph.prefix import PartialRunner, Values, crosses_state, measure_operations, shared_prefix
+from autoprune.graph.costs import measure_operations
+from autoprune.graph.prefix import PartialRunner, Values, crosses_state, shared_prefix
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.fx_rewrite import RewrittenNetwork
 from autoprune.tasks.base import Batch

@@ -16,7 +16,6 @@ from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.layers import Layer
 from autoprune.pruning.criteria.base import Criterion, StatisticsFn
 from autoprune.pruning.patterns import Pattern
-from autoprune.pruning.statistics.gradients import parameter_name
 from autoprune.pruning.surgery.masks import Importance, Masks, masked_copy, top_k_mask
 
 # A search looks at so many widths of a weight at most: finer steps change nothing that could be measured.
@@ -34,7 +33,7 @@ class WeightGroup:
 
     @property
     def parameter(self) -> str:
-        return parameter_name(self.layer.name, "weight")
+        return self.layer.weight_name
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,10 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.space import Group
 from autoprune.errors import UserError
 from autoprune.graph.groups import ChannelGraph, Kept
-from autoprune.graph.layers import Layer
+from autoprune.graph.layers import Layer, qualified_name
 from autoprune.pruning.allocators import UNIFORM
 from autoprune.pruning.criteria.base import Criterion, LayerStatistics
 from autoprune.pruning.patterns import Pattern, parse_pattern
-from autoprune.pruning.statistics.gradients import parameter_name
 from autoprune.pruning.structures.base import find_structures
 from autoprune.pruning.surgery.masks import Importance, Masks, build_masks, choose_kept
 from autoprune.pruning.training.masking import Masking
@@ -190,4 +189,4 @@ def _weight_name(network: nn.Module, layer: str) -> str:
     """The name of a layer's weight; where layers share one, the first layer's."""
     weight = network.get_submodule(layer).weight
     shared = (name for name, parameter in network.named_parameters() if parameter is weight)
-    return next(shared, parameter_name(layer, "weight"))
+    return next(shared, qualified_name(layer, "weight"))

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from autoprune.core.space import Group
 from autoprune.errors import UserError
 from autoprune.graph.groups import ChannelGraph
-from autoprune.pruning.statistics.gradients import parameter_name
+from autoprune.graph.layers import qualified_name
 from autoprune.pruning.surgery.masks import Masks
 from autoprune.pruning.training.targets import matching
 
@@ -70,9 +70,9 @@ class ScaleL1:
         groups = [
             Group(layer.name, len(layer.outgoing), (layer.name,), (layer.type,))
             for layer in norms
-            if parameter_name(layer.name, "weight") in known
+            if layer.weight_name in known
         ]
-        self._names = [parameter_name(group.name, "weight") for group in matching(groups, layers)]
+        self._names = [qualified_name(group.name, "weight") for group in matching(groups, layers)]
 
     def term(self) -> Tensor:
         sums = [self._network.get_parameter(name).abs().sum() for name in self._names]
