@@ -17,7 +17,7 @@ from autoprune.core.budget import Budget
 from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Trial
 from autoprune.errors import UserError
-from autoprune.evaluation.data import Judging
+from autoprune.evaluation.data import EvaluationConfig
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import PrunableModel, analyze, example_inputs
 from autoprune.evaluation.scoring import ScoringSamples
@@ -92,7 +92,7 @@ def search(
     display = Display(progress)
     setup = assemble(experiment, task, copy_network(model), display)
     conclusion = start_session(setup, folder, make_tracker(experiment), display)
-    evaluator = Evaluator(setup.prunable, task, Judging())
+    evaluator = Evaluator(setup.prunable, task, EvaluationConfig())
     network = evaluator.restore(folder.weights_of(conclusion.best.number))
     return SearchResult(
         network,
@@ -138,7 +138,7 @@ def apply(
     by = registry.resolve("pruner", pruner) if isinstance(pruner, str) else pruner
     prunable = analyze(copy_network(model), inputs.to(device), by, samples)
     if task is not None:
-        return Evaluator(prunable, task, Judging()).build(Allocation(allocation), recipe or Recipe())
+        return Evaluator(prunable, task, EvaluationConfig()).build(Allocation(allocation), recipe or Recipe())
     return _realised(prunable, Allocation(allocation))
 
 

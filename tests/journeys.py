@@ -149,12 +149,12 @@ def fresh_process(code: str, folder: Path, environment: Mapping[str, str] | None
     return done.stdout
 
 
-def judgements(history: History) -> list[tuple[int, dict[str, int], Score | None]]:
+def trial_results(history: History) -> list[tuple[int, dict[str, int], Score | None]]:
     """Number, widths and score of each trial, in the order told."""
-    return [_judgement(trial) for trial in history.trials()]
+    return [_trial_result(trial) for trial in history.trials()]
 
 
-def _judgement(trial: Trial) -> tuple[int, dict[str, int], Score | None]:
+def _trial_result(trial: Trial) -> tuple[int, dict[str, int], Score | None]:
     return trial.number, trial.candidate.allocation.to_json(), trial.score
 
 

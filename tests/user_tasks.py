@@ -16,7 +16,7 @@ Fault = Callable[[int, Tensor], Tensor]
 """Takes how many batches were judged before, and a loss; returns the loss, changed, or raises."""
 
 faults: list[Fault] = []
-judged = 0
+batches_seen = 0
 
 
 class Tiny(nn.Module):
@@ -84,11 +84,11 @@ def data(seed: int, size: int) -> TensorDataset:
 
 def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
     """Cross entropy, spoilt by `faults`."""
-    global judged
-    judged += 1
+    global batches_seen
+    batches_seen += 1
     loss = F.cross_entropy(outputs, targets)
     for fault in faults:
-        loss = fault(judged - 1, loss)
+        loss = fault(batches_seen - 1, loss)
     return loss
 
 

@@ -145,15 +145,15 @@ def parse_plan(text: str) -> dict[str, Any]:
 
 
 def _check(text: str, plan: dict[str, Any]) -> None:
-    taught = [key for key in DISTILLATION if key in plan]
+    distillation = [key for key in DISTILLATION if key in plan]
     try:
-        TrainingPlan(**{key: value for key, value in plan.items() if key not in taught})
+        TrainingPlan(**{key: value for key, value in plan.items() if key not in distillation})
     except TaskError as fault:
         raise UserError(f"--finetune {text}: {fault}") from fault
-    for key in ("steps", "epochs", *taught):
+    for key in ("steps", "epochs", *distillation):
         if key in plan and not (math.isfinite(plan[key]) and plan[key] > 0):
             raise UserError(f"--finetune {text}: {key} should be above 0 and finite but is {plan[key]:g}")
-    if taught == ["temperature"]:
+    if distillation == ["temperature"]:
         raise UserError(f"--finetune {text}: temperature belongs to distill, which is not given")
 
 

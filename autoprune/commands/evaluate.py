@@ -80,7 +80,7 @@ def _defaults(arguments: argparse.Namespace, pruned: PrunedCheckpoint | None) ->
 
 def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: PrunedCheckpoint | None) -> dict[str, Any]:
     from autoprune.evaluation.checkpoints.checkpoint import rebuild
-    from autoprune.evaluation.metrics import judge
+    from autoprune.evaluation.metrics import evaluate
     from autoprune.evaluation.prunable_model import example_inputs
     from autoprune.graph.costs import measure_costs, measure_effective, measure_latency
     from autoprune.graph.groups import find_groups
@@ -101,7 +101,7 @@ def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: Pru
     network = network.to(device).eval()
     inputs = example_inputs(task, device)
     batches = _batches(task, arguments.split, experiment.evaluation.batch_size, device)
-    score = judge(network, task, Display().watch(f"{arguments.split} batches", batches))
+    score = evaluate(network, task, Display().watch(f"{arguments.split} batches", batches))
     effective = measure_effective(network, find_groups(network, inputs), inputs) if pruned and pruned.masked else {}
     return {
         "file": str(arguments.file),

@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     display = Display()
     with training_progress(display, "training the default network once") as hook:
         setup = prepare(experiment, hook, display)
-    evaluator = setup.evaluator(setup.judging())
+    evaluator = setup.evaluator(setup.evaluation_config())
     grid = sweep_grid(setup.space, experiment.sensitivity.levels)
     others = curves_beside(setup, RunFolder(folder))
     curves = measure_curves(setup, evaluator, display, grid)

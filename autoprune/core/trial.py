@@ -25,8 +25,8 @@ class Candidate:
         role: `final` candidates and `finalist`s can win, `intermediate` ones are rounds on the way; a finalist is the
             allocation of an earlier trial under the run's last recipe, and no searcher proposed it.
         limits: what it may cost: the run's limits, or its round's.
-        bars: after each rung, the objective's value above which its judgement ends; None has no bar, empty is no
-            evaluate_with_early_stopping.
+        stop_thresholds: for each rung, the objective's value above which the evaluation stops there; None never stops,
+            empty turns early stopping off.
     """
 
     number: int
@@ -36,7 +36,7 @@ class Candidate:
     parent: int | None = None
     role: Role = "final"
     limits: Mapping[str, int] = field(default_factory=dict)
-    bars: tuple[float | None, ...] = ()
+    stop_thresholds: tuple[float | None, ...] = ()
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -52,7 +52,7 @@ class Candidate:
             "parent": self.parent,
             "role": self.role,
             "limits": dict(self.limits),
-            **({"bars": list(self.bars)} if self.bars else {}),
+            **({"stop_thresholds": list(self.stop_thresholds)} if self.stop_thresholds else {}),
         }
 
     @classmethod
@@ -65,7 +65,7 @@ class Candidate:
             parent=data["parent"],
             role=data["role"],
             limits=dict(data["limits"]),
-            bars=tuple(data.get("bars", ())),
+            stop_thresholds=tuple(data.get("stop_thresholds", ())),
         )
 
 
@@ -102,7 +102,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Stopped:
-    """A judgement that ended at a rung, where the candidate was above its bar; it cannot win.
+    """A judgement that ended at a rung, where the candidate was above its threshold; it cannot win.
 
     Attributes:
         score: on the samples up to there.

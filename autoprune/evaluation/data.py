@@ -23,7 +23,7 @@ RECALIBRATION_BATCH = 128
 
 
 @dataclass(frozen=True)
-class Judging:
+class EvaluationConfig:
     """On what candidates are judged.
 
     Attributes:
@@ -50,10 +50,10 @@ class Judging:
 class EvaluationData:
     """Batches of a task, kept in memory where they fit."""
 
-    def __init__(self, task: Task, judging: Judging, device: torch.device) -> None:
-        self._task, self._judging, self._device = task, judging, device
+    def __init__(self, task: Task, config: EvaluationConfig, device: torch.device) -> None:
+        self._task, self._config, self._device = task, config, device
         self._loaded: dict[tuple[object, ...], Iterable[Batch]] = {}
-        self._taught: dict[tuple[object, ...], Sequence[Tensor]] = {}
+        self._teacher_logits: dict[tuple[object, ...], Sequence[Tensor]] = {}
 
     def batches(self, split: Split, samples: int | None, batch_size: int | None = None) -> Iterable[Batch]:
         """The first samples of a split (None: all).
@@ -66,14 +66,14 @@ class EvaluationData:
         """
         key = (split, samples, batch_size)
         if key not in self._loaded:
-            size = batch_size or self._judging.batch_size
-            self._loaded[key] = Batches(self._task, split, samples, size, self._judging.seed, self._device).load()
+            size = batch_size or self._config.batch_size
+            self._loaded[key] = Batches(self._task, split, samples, size, self._config.seed, self._device).load()
         return self._loaded[key]
 
     def for_recipe(self, recipe: Recipe) -> Iterable[Batch]:
         """The training samples that the recipe uses: for refitting plain ones, if any, like those judged."""
         if recipe.reconstruct:
-            plain = ScoringSamples(self._task, self._device, seed=self._judging.seed).split
+            plain = ScoringSamples(self._task, self._device, seed=self._config.seed).split
             return self.batches(plain, recipe.reconstruct, RECALIBRATION_BATCH)
         return self.batches("train" if recipe.augment else "plain", recipe.recalibrate, RECALIBRATION_BATCH)
 
@@ -84,25 +84,25 @@ class EvaluationData:
         samples = _count(self.for_recipe(recipe))
         return replace(recipe, reconstruct=samples) if recipe.reconstruct else replace(recipe, recalibrate=samples)
 
-    def taught(self, dense: nn.Module, split: Split, samples: int | None) -> Sequence[Tensor] | None:
+    def teacher_logits(self, dense: nn.Module, split: Split, samples: int | None) -> Sequence[Tensor] | None:
         """The dense network's outputs of each batch, if the divergence from them is the objective.
 
         Raises:
             TaskError: they are no logits.
         """
-        if self._judging.objective != "kl":
+        if self._config.objective != "kl":
             return None
         key = (split, samples)
-        if key not in self._taught:
+        if key not in self._teacher_logits:
             dense.eval()
             with torch.inference_mode():
                 outputs = (dense(inputs) for inputs, _ in self.batches(split, samples))
-                self._taught[key] = [logits(each, "objective kl") for each in outputs]
-        return self._taught[key]
+                self._teacher_logits[key] = [logits(each, "objective kl") for each in outputs]
+        return self._teacher_logits[key]
 
-    def judging(self) -> int:
+    def sample_count(self) -> int:
         """How many samples judge a candidate."""
-        return self.count("validation", self._judging.samples)
+        return self.count("validation", self._config.samples)
 
     def count(self, split: Split, most: int | None) -> int:
         """How many samples of a split there are, at most so many."""
@@ -110,27 +110,27 @@ class EvaluationData:
 
     def available(self) -> int:
         """How many validation samples there are."""
-        if self.judges_all():
-            return self.judging()
-        return _count(self._task.batches("validation", self._judging.batch_size))
+        if self.uses_all_samples():
+            return self.sample_count()
+        return _count(self._task.batches("validation", self._config.batch_size))
 
     def rungs(self) -> tuple[int, ...]:
         """The numbers of samples after which a candidate's judgement may end, at ends of batches; none if all but one.
 
         Where the samples do not fit in memory there are none: the first of them may not be like the others.
         """
-        if not isinstance(self.batches("validation", self._judging.samples), Sequence):
+        if not isinstance(self.batches("validation", self._config.samples), Sequence):
             return ()
-        total, batch_size = self.judging(), self._judging.batch_size
-        sizes = {math.ceil(share * total / batch_size) * batch_size for share in self._judging.rungs}
+        total, batch_size = self.sample_count(), self._config.batch_size
+        sizes = {math.ceil(share * total / batch_size) * batch_size for share in self._config.rungs}
         return tuple(sorted(size for size in sizes if size < total))
 
-    def judges_all(self) -> bool:
+    def uses_all_samples(self) -> bool:
         """Whether the samples that judge candidates are all the validation samples there are."""
-        limit = self._judging.samples
+        limit = self._config.samples
         if limit is None:
             return True
-        more = Batches(self._task, "validation", limit + 1, self._judging.batch_size, 0, torch.device("cpu"))
+        more = Batches(self._task, "validation", limit + 1, self._config.batch_size, 0, torch.device("cpu"))
         return _count(more) <= limit
 
 

@@ -1,8 +1,8 @@
-"""Judging on growing subsets of the samples: who is behind at a rung stops there.
+"""Evaluation on growing subsets of the samples: who is behind at a rung stops there.
 
 Source: successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943) and racing (Maron and Moore 1994, "Hoeffding
 races", NeurIPS 6). There many candidates are compared with each other at a rung; here one candidate is compared with a
-bar that its searcher set when it proposed it, so that nothing waits for anything.
+threshold that its searcher set when it proposed it, so that nothing waits for anything.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.trial import Objective, Score, Stopped, value
-from autoprune.evaluation.metrics import Tally
+from autoprune.evaluation.metrics import MetricAccumulator
 from autoprune.tasks.base import Batch, Task
 
 _ORDER_SEED = 0
@@ -25,31 +25,32 @@ def evaluate_with_early_stopping(
     task: Task,
     batches: Iterable[Batch],
     rungs: Sequence[int],
-    bars: Sequence[float | None],
+    stop_thresholds: Sequence[float | None],
     objective: Objective,
-    taught: Sequence[Tensor] | None = None,
+    teacher_logits: Sequence[Tensor] | None = None,
 ) -> Score | Stopped:
-    """The score on all samples with those at the rungs; it ends at the first rung where it is above its bar.
+    """The score on all samples with those at the rungs; it ends at the first rung where it is above its threshold.
 
-    Batches in memory are judged in a drawn order, always the same one, so that the first of them show what all would
-    where samples lie sorted by class; whatever the order, the score on all samples is that of `judge`.
+    Batches in memory are evaluated in a drawn order, always the same one, so that the first of them show what all would
+    where samples lie sorted by class; whatever the order, the score on all samples is that of `evaluate`.
 
     Args:
         rungs: ascending numbers of samples; each is taken at the end of the batch in which it is reached.
-        bars: of each rung, the objective's value above which the judgement ends; None or a missing one has no bar.
-        taught: see `judge`; in the order of `batches`.
+        stop_thresholds: for each rung, the objective's value above which the evaluation stops; None or a missing one
+            never stops.
+        teacher_logits: see `evaluate`; in the order of `batches`.
     """
     network.eval()
-    tally, passed = Tally(task, taught), list[Score]()
+    metrics, passed = MetricAccumulator(task, teacher_logits), list[Score]()
     with torch.inference_mode():
         for number, (inputs, targets) in _drawn(batches):
-            tally.add(network(inputs), targets, len(inputs), number)
-            while len(passed) < len(rungs) and tally.samples >= rungs[len(passed)]:
-                passed.append(tally.score())
-                bar = bars[len(passed) - 1] if len(passed) <= len(bars) else None
-                if bar is not None and value(passed[-1], objective) > bar:
-                    return Stopped(tally.score(tuple(passed[:-1])))
-    return tally.score(tuple(passed))
+            metrics.add(network(inputs), targets, len(inputs), number)
+            while len(passed) < len(rungs) and metrics.samples >= rungs[len(passed)]:
+                passed.append(metrics.score())
+                threshold = stop_thresholds[len(passed) - 1] if len(passed) <= len(stop_thresholds) else None
+                if threshold is not None and value(passed[-1], objective) > threshold:
+                    return Stopped(metrics.score(tuple(passed[:-1])))
+    return metrics.score(tuple(passed))
 
 
 def _drawn(batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:

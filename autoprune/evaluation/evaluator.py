@@ -22,11 +22,11 @@ from autoprune.evaluation.checkpoints.checkpoint import (
     rebuild_from,
     write_checkpoint,
 )
-from autoprune.evaluation.data import EvaluationData, Judging
+from autoprune.evaluation.data import EvaluationConfig, EvaluationData
 from autoprune.evaluation.early_stopping import evaluate_with_early_stopping
-from autoprune.evaluation.metrics import judge
+from autoprune.evaluation.metrics import evaluate
 from autoprune.evaluation.outcomes import finite, outcome_of
-from autoprune.evaluation.parents import Parents, descend
+from autoprune.evaluation.parents import Parents, restore_parent
 from autoprune.evaluation.pausing import Pauses, training_key
 from autoprune.evaluation.prunable_model import PrunableModel
 from autoprune.evaluation.scorings import Scorings
@@ -50,13 +50,13 @@ class CostMismatch(AutopruneError):
 class Evaluator:
     """Judges candidates of one dense network; data is read once and kept."""
 
-    def __init__(self, prunable: PrunableModel, task: Task, judging: Judging) -> None:
+    def __init__(self, prunable: PrunableModel, task: Task, config: EvaluationConfig) -> None:
         self.prunable = prunable
         self.task = task
-        self.judging = judging
-        self.data = EvaluationData(task, judging, prunable.inputs.device)
-        self._builder = Builder(prunable.network, task, self.data, judging.seed)
-        self._parents = Parents(prunable, judging.weights)
+        self.config = config
+        self.data = EvaluationData(task, config, prunable.inputs.device)
+        self._builder = Builder(prunable.network, task, self.data, config.seed)
+        self._parents = Parents(prunable, config.weights)
         self._scorings = self._of_parent = Scorings(prunable)
 
     def evaluate(self, candidate: Candidate, keep: bool = True) -> Trial:
@@ -70,13 +70,13 @@ class Evaluator:
         """
         start = time.perf_counter()
         costs: dict[str, int] = {}
-        folder = self.judging.weights if keep else None
+        folder = self.config.weights if keep else None
         pauses = Pauses() if folder is None else self._pauses(candidate, folder)
 
         def score() -> Score | Stopped:
             built = self.make(candidate, pauses)
             costs.update(self._checked_costs(built))
-            found = self._judge(built.network, candidate)
+            found = self._evaluate_built(built.network, candidate)
             if folder is not None and isinstance(found, Score) and finite(found):
                 self._write(built, found, folder / f"{candidate.number}.pt")
             return found
@@ -87,8 +87,8 @@ class Evaluator:
         return Trial(candidate, outcome, costs, time.perf_counter() - start, work=work)
 
     def _pauses(self, candidate: Candidate, folder: Path) -> Pauses:
-        key = training_key(candidate, self.judging.seed)
-        return Pauses(folder / f"{candidate.number}.training", key, self.judging.snapshot_seconds)
+        key = training_key(candidate, self.config.seed)
+        return Pauses(folder / f"{candidate.number}.training", key, self.config.snapshot_seconds)
 
     def make(self, candidate: Candidate, pauses: Pauses | None = None) -> Built:
         """The candidate's network after its recipe.
@@ -97,38 +97,38 @@ class Evaluator:
             CheckpointError: its parent's weights are missing, damaged or of another network.
             Diverged: its training came to a loss or weights that are no numbers.
         """
-        return self._builder.build(candidate, self._recipe(candidate), self._subject(candidate), pauses or Pauses())
+        return self._builder.build(candidate, self._recipe(candidate), self._start(candidate), pauses or Pauses())
 
     def _recipe(self, candidate: Candidate) -> Recipe:
         """What is done to it besides pruning."""
         return resolved(candidate.recipe, candidate.settings)
 
-    def _subject(self, candidate: Candidate) -> PrunableModel:
+    def _start(self, candidate: Candidate) -> PrunableModel:
         """The network that it starts from, with the scores by which it is pruned."""
-        start = self._parents.subject_of(candidate)
+        start = self._parents.start_of(candidate)
         if start is self.prunable:
             return self._scorings.prunable(candidate.settings)
         if start is not self._of_parent.base:
             self._of_parent = Scorings(start)
         return self._of_parent.prunable(candidate.settings)
 
-    def _judge(self, network: nn.Module, candidate: Candidate) -> Score | Stopped:
+    def _evaluate_built(self, network: nn.Module, candidate: Candidate) -> Score | Stopped:
         """A finalist on all samples, any other on those that judge candidates, rung by rung if there are any."""
         if candidate.role == "finalist":
-            return self.judge(network, None)
-        judging, rungs = self.judging, self.data.rungs()
+            return self.evaluate_network(network, None)
+        config, rungs = self.config, self.data.rungs()
         if not rungs:
-            return self.judge(network, judging.samples)
-        batches = self.data.batches("validation", judging.samples)
-        taught = self.data.taught(self.prunable.network, "validation", judging.samples)
+            return self.evaluate_network(network, config.samples)
+        batches = self.data.batches("validation", config.samples)
+        teacher_logits = self.data.teacher_logits(self.prunable.network, "validation", config.samples)
         return evaluate_with_early_stopping(
-            network, self.task, batches, rungs, candidate.bars, judging.objective, taught
+            network, self.task, batches, rungs, candidate.stop_thresholds, config.objective, teacher_logits
         )
 
     def work(self, candidate: Candidate, outcome: Outcome) -> int:
         """What an evaluation cost, in multiply-adds; see `autoprune.core.costs`."""
-        judged = outcome.score if isinstance(outcome, Stopped) else outcome
-        samples = 0 if isinstance(judged, Failure) else judged.samples
+        score = outcome.score if isinstance(outcome, Stopped) else outcome
+        samples = 0 if isinstance(score, Failure) else score.samples
         work = self.recipe_work(candidate.allocation, self._recipe(candidate))
         return work + samples * self.macs(candidate.allocation)
 
@@ -177,11 +177,11 @@ class Evaluator:
                 f"evaluation.reconstruct refits the users of channels that were removed; pattern {pattern.name!r} "
                 "removes none: leave it out"
             )
-        self.data.batches("validation", self.judging.samples)
+        self.data.batches("validation", self.config.samples)
         if recipe.reconstruct or recipe.recalibrate:
             self.data.for_recipe(recipe)
 
-    def judge(
+    def evaluate_network(
         self,
         network: nn.Module,
         samples: int | None = None,
@@ -190,11 +190,16 @@ class Evaluator:
     ) -> Score:
         """Loss and accuracy, and the divergence if it is the objective, on the first samples of a split (None: all)."""
         batches = self.data.batches(split, samples)
-        return judge(network, self.task, watch(batches), taught=self.data.taught(self.prunable.network, split, samples))
+        return evaluate(
+            network,
+            self.task,
+            watch(batches),
+            teacher_logits=self.data.teacher_logits(self.prunable.network, split, samples),
+        )
 
     def _write(self, built: Built, score: Score, path: Path) -> None:
         metrics = {"accuracy": score.accuracy, "loss": score.loss, "samples": score.samples}
-        write_checkpoint(path, built.checkpoint(metrics, self.judging.identity))
+        write_checkpoint(path, built.checkpoint(metrics, self.config.identity))
 
     def network(self, candidate: Candidate) -> nn.Module:
         """The network of a trial's candidate: as it was judged if its weights are kept, else made anew in the same way.
@@ -202,7 +207,7 @@ class Evaluator:
         Raises:
             CheckpointError: its weights are damaged or not of this network.
         """
-        path = None if self.judging.weights is None else self.judging.weights / f"{candidate.number}.pt"
+        path = None if self.config.weights is None else self.config.weights / f"{candidate.number}.pt"
         return self.restore(path) if path is not None and path.is_file() else self.make(candidate).network
 
     def restore(self, path: Path) -> nn.Module:
@@ -221,7 +226,7 @@ class Evaluator:
         """
         checkpoint = _read(path)
         network = rebuild_from(self.prunable.network, self.prunable.graph, checkpoint)
-        return Built(network, descend(self.prunable, checkpoint), checkpoint.widths)
+        return Built(network, restore_parent(self.prunable, checkpoint), checkpoint.widths)
 
     def _checked_costs(self, built: Built) -> dict[str, int]:
         counted = built.costs()
@@ -238,17 +243,17 @@ def _read(path: Path) -> PrunedCheckpoint:
     return checkpoint
 
 
-def judge_dense(evaluator: Evaluator, watch: Watch = unwatched) -> Score:
+def evaluate_dense(evaluator: Evaluator, watch: Watch = unwatched) -> Score:
     """The dense network as it is, on the samples that judge candidates.
 
     Raises:
         TaskError: it cannot be judged, so that no candidate could be.
     """
-    network, samples = evaluator.prunable.network, evaluator.judging.samples
-    outcome = outcome_of(lambda: evaluator.judge(network, samples, watch=watch))
+    network, samples = evaluator.prunable.network, evaluator.config.samples
+    outcome = outcome_of(lambda: evaluator.evaluate_network(network, samples, watch=watch))
     if isinstance(outcome, Failure):
         raise TaskError(
-            f"the dense network cannot be judged on the validation samples ({outcome.reason}); "
+            f"the dense network cannot be evaluated on the validation samples ({outcome.reason}); "
             "check the checkpoint, the data, the loss and the metric"
         )
     return outcome

@@ -74,16 +74,16 @@ Look = Callable[[Tensor, Tensor], None]
 """Is shown the outputs and targets of each batch."""
 
 
-class Tally:
-    """Sums of a judgement in progress; exact, so that the order of the batches does not matter.
+class MetricAccumulator:
+    """Sums of an evaluation in progress; exact, so that the order of the batches does not matter.
 
     Args:
-        taught: of each batch, in order, the dense network's outputs, from which the divergence is measured; None
-            measures none.
+        teacher_logits: of each batch, in order, the dense network's outputs, from which the divergence is measured;
+            None measures none.
     """
 
-    def __init__(self, task: Task, taught: Sequence[Tensor] | None = None) -> None:
-        self._task, self._taught = task, taught
+    def __init__(self, task: Task, teacher_logits: Sequence[Tensor] | None = None) -> None:
+        self._task, self._teacher_logits = task, teacher_logits
         self._losses: list[float] = []
         self._accuracies: list[float] = []
         self._divergences: list[float] = []
@@ -93,16 +93,16 @@ class Tally:
         """One more batch of `count` samples, number `batch`."""
         self._losses.append(float(self._task.loss(outputs, targets)) * count)
         self._accuracies.append(float(self._task.metric(outputs, targets).double().mean()) * count)
-        if self._taught is not None:
-            self._divergences.append(float(soft_loss(outputs, self._taught[batch], 1.0)) * count)
+        if self._teacher_logits is not None:
+            self._divergences.append(float(soft_loss(outputs, self._teacher_logits[batch], 1.0)) * count)
         self.samples += count
 
     def score(self, rungs: tuple[Score, ...] = ()) -> Score:
         """The means over the samples so far; not a number if the network gives none."""
         if not self.samples:
-            raise DataError(f"task {self._task.name} gave no samples to judge on")
+            raise DataError(f"task {self._task.name} gave no samples to evaluate on")
         loss, accuracy = (_sum(parts) / self.samples for parts in (self._losses, self._accuracies))
-        kl = _sum(self._divergences) / self.samples if self._taught is not None else None
+        kl = _sum(self._divergences) / self.samples if self._teacher_logits is not None else None
         return Score(loss, accuracy, self.samples, kl, rungs)
 
 
@@ -114,29 +114,30 @@ def _sum(parts: Sequence[float]) -> float:
         return math.nan
 
 
-def judge(
+def evaluate(
     network: nn.Module,
     task: Task,
     batches: Iterable[Batch],
     look: Look = lambda *_: None,
-    taught: Sequence[Tensor] | None = None,
+    teacher_logits: Sequence[Tensor] | None = None,
 ) -> Score:
     """Mean loss and accuracy over the batches, in evaluation mode; not a number if the network gives none.
 
     Args:
-        taught: the dense network's outputs of each batch, from which the divergence is measured; None measures none.
+        teacher_logits: the dense network's outputs of each batch, from which the divergence is measured; None measures
+            none.
     """
     network.eval()
-    tally = Tally(task, taught)
+    metrics = MetricAccumulator(task, teacher_logits)
     with torch.inference_mode():
         for batch, (inputs, targets) in enumerate(batches):
             outputs = network(inputs)
             look(outputs, targets)
-            tally.add(outputs, targets, len(inputs), batch)
-    return tally.score()
+            metrics.add(outputs, targets, len(inputs), batch)
+    return metrics.score()
 
 
-def judge_top_5(network: nn.Module, task: Task, batches: Iterable[Batch]) -> tuple[Score, float | None]:
+def evaluate_with_top_5(network: nn.Module, task: Task, batches: Iterable[Batch]) -> tuple[Score, float | None]:
     """The score, and the share of samples whose class is among the five most likely; None where that says nothing."""
     hits: list[Tensor] = []
 
@@ -144,7 +145,7 @@ def judge_top_5(network: nn.Module, task: Task, batches: Iterable[Batch]) -> tup
         if isinstance(outputs, Tensor) and applicable_top_k(outputs, targets, 5):
             hits.append(top_k(outputs, targets, 5))
 
-    score = judge(network, task, batches, look)
+    score = evaluate(network, task, batches, look)
     return score, float(torch.cat(hits).double().mean()) if hits else None
 
 

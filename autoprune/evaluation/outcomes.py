@@ -1,4 +1,4 @@
-"""What may go wrong with a judgement, as its outcome."""
+"""What may go wrong with an evaluation, as its outcome."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from autoprune.core.trial import Failure, Outcome, Score, Stopped
 from autoprune.errors import Diverged
 
-Judged = TypeVar("Judged", bound=Score | Stopped)
+Scored = TypeVar("Scored", bound=Score | Stopped)
 
 
 class Ended(Protocol):
@@ -24,14 +24,14 @@ class Ended(Protocol):
 E = TypeVar("E", bound=Ended)
 
 
-def outcome_of(judge: Callable[[], Judged]) -> Judged | Failure:
-    """What `judge` returns; a failure where a score is not a number or something goes wrong.
+def outcome_of(evaluate: Callable[[], Scored]) -> Scored | Failure:
+    """What `evaluate` returns; a failure where a score is not a number or something goes wrong.
 
     Raises:
         OSError: data cannot be read or a file not be written: the run's trouble, not the candidate's.
     """
     try:
-        judged = judge()
+        scored = evaluate()
     except Diverged as fault:
         return Failure("nan", str(fault))
     except (torch.OutOfMemoryError, MemoryError) as fault:
@@ -40,8 +40,8 @@ def outcome_of(judge: Callable[[], Judged]) -> Judged | Failure:
         raise
     except Exception as fault:  # the user's network, loss or data may raise anything
         return Failure("exception", f"{type(fault).__name__}: {fault}")
-    score = judged.score if isinstance(judged, Stopped) else judged
-    return judged if finite(score) else Failure("nan", f"loss {score.loss}, accuracy {score.accuracy}")
+    score = scored.score if isinstance(scored, Stopped) else scored
+    return scored if finite(score) else Failure("nan", f"loss {score.loss}, accuracy {score.accuracy}")
 
 
 def finite(score: Score) -> bool:

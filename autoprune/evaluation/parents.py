@@ -40,7 +40,7 @@ class Parents:
         self._dense, self._folder = dense, folder
         self._last: tuple[int, PrunableModel] | None = None
 
-    def subject_of(self, candidate: Candidate) -> PrunableModel:
+    def start_of(self, candidate: Candidate) -> PrunableModel:
         """The network that a candidate starts from, scored anew: its parent's, or the dense one.
 
         Raises:
@@ -64,7 +64,7 @@ class Parents:
         checkpoint = read_checkpoint(path)
         if checkpoint is None:
             raise CheckpointError(f"the parent's {path} is damaged or no pruned checkpoint of autoprune")
-        return descend(self._dense, checkpoint)
+        return restore_parent(self._dense, checkpoint)
 
 
 def _check_widths(candidate: Candidate, prunable: PrunableModel) -> None:
@@ -81,7 +81,7 @@ def _check_widths(candidate: Candidate, prunable: PrunableModel) -> None:
         )
 
 
-def descend(dense: PrunableModel, checkpoint: PrunedCheckpoint) -> PrunableModel:
+def restore_parent(dense: PrunableModel, checkpoint: PrunedCheckpoint) -> PrunableModel:
     """The network of a checkpoint in the shape of the dense one that it was pruned from, what it lost set to zero.
 
     It computes what the checkpoint's network computes. What it has left is not scored yet: all the same.

@@ -19,7 +19,7 @@ from autoprune.core.settings import CRITERION, Choice, criterion_pattern, defaul
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Setting
 from autoprune.errors import ConfigError, TaskError, UserError
-from autoprune.evaluation.data import Judging
+from autoprune.evaluation.data import EvaluationConfig
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import PrunableModel, analyze, example_inputs
 from autoprune.evaluation.scoring import ScoringSamples
@@ -106,10 +106,10 @@ class Setup:
         check_feasible(self.space, self.prunable.costs, limits)
         return limits
 
-    def judging(self) -> Judging:
+    def evaluation_config(self) -> EvaluationConfig:
         """On what candidates are judged, nothing of them kept."""
         settings = self.experiment.evaluation
-        return Judging(
+        return EvaluationConfig(
             settings.samples,
             settings.batch_size,
             self.experiment.search.seed,
@@ -118,8 +118,8 @@ class Setup:
             identity=self.identity,
         )
 
-    def evaluator(self, judging: Judging) -> Evaluator:
-        return Evaluator(self.prunable, self.task, judging)
+    def evaluator(self, config: EvaluationConfig) -> Evaluator:
+        return Evaluator(self.prunable, self.task, config)
 
 
 def task_of(experiment: Experiment, progress: Hook | None = None) -> Task:

@@ -23,7 +23,7 @@ import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Trial
-from autoprune.searchers.base.history import Bars
+from autoprune.searchers.base.history import StopThresholds
 from autoprune.searchers.base.moves import trade
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.base.warm_started import WarmStartedSearcher
@@ -80,12 +80,12 @@ class Annealing(WarmStartedSearcher):
         draw = np.random.default_rng([self._history.problem.seed, number, 1]).random()
         return float(-temperature * math.log(draw)) if draw > 0 else math.inf
 
-    def _bars(self) -> Bars:
+    def _stop_thresholds(self) -> StopThresholds:
         """None where the rise itself is wanted."""
         number = self._history.number
         if number < self._opening or self._is_warming(number):
             return ()
-        return self._history.bars(self._at, self._climbs(number))
+        return self._history.stop_thresholds(self._at, self._climbs(number))
 
     def _go_on(self, best: Trial, rng: np.random.Generator) -> Allocation | None:
         assert self._at is not None, "the walk stands at the first trial that has a score, if at no better one"

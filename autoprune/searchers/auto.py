@@ -45,7 +45,7 @@ class Auto(WarmStartedSearcher):
     """Proposes the starts, then what the model expects most of; never the same twice."""
 
     handles_settings = True
-    races = True
+    stops_early = True
 
     def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
         super().__init__(problem, starts)

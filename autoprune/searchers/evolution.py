@@ -64,7 +64,7 @@ class Evolution(WarmStartedSearcher):
     """Proposes the starts, then mutants of the best; never the same twice."""
 
     handles_settings = True
-    races = True
+    stops_early = True
 
     def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
         super().__init__(problem, starts)

@@ -41,7 +41,7 @@ from autoprune.searchers.auto import DRAWS, ELSEWHERE
 from autoprune.searchers.base.climbing import DARING, climb
 from autoprune.searchers.base.coordinates import Coordinates
 from autoprune.searchers.base.gaussian_process import Floats
-from autoprune.searchers.base.history import Bars, SequentialSearcher
+from autoprune.searchers.base.history import SequentialSearcher, StopThresholds
 from autoprune.searchers.base.optuna_studies import breed
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.base.surrogate import Surrogate
@@ -105,7 +105,7 @@ class Nsga2(SequentialSearcher):
         self._scale = _Scale(problem)
         self._found: Allocation | None = None
 
-    def _bars(self) -> Bars:
+    def _stop_thresholds(self) -> StopThresholds:
         """What the frontier was worth after some of the samples; the starts are judged on all."""
         history, scored = self._history, self._scored()
         if not scored or self._found is None or history.number < max(len(self._starts), POPULATION):
@@ -119,11 +119,11 @@ class Nsga2(SequentialSearcher):
         below = int(cheaper[np.argmin(values[cheaper])])
         better = np.flatnonzero((shares >= own).all(axis=1) & (values < values[below]))
         if not len(better):
-            return history.bars(scored[below])
+            return history.stop_thresholds(scored[below])
         above = min(better.tolist(), key=lambda i: (shares[i].max(), values[i]))
         begin, end = shares[below].max(), shares[above].max()
         way = (own.max() - begin) / (end - begin) if end > begin else 0.0
-        return history.bars(scored[below], float(way * (values[above] - values[below])))
+        return history.stop_thresholds(scored[below], float(way * (values[above] - values[below])))
 
     def _next(self) -> Allocation | None:
         self._found = self._find()

@@ -110,16 +110,16 @@ def _run(runs: Path, epoch: int, cell: Cell) -> Line:
     return {
         "cell": asdict(cell),
         "dense": {"flops": dense["costs"]["flops"], "accuracy": dense["score"]["accuracy"]},
-        "untrained": _judged(run, 0) if cell.steps else None,
-        "trained": _judged(run, cell.steps),
-        "after_epoch": _judged(run, cell.steps + epoch),
+        "untrained": _scores(run, 0) if cell.steps else None,
+        "trained": _scores(run, cell.steps),
+        "after_epoch": _scores(run, cell.steps + epoch),
         "rounds": [_step(trial) for trial in _lineage(run)],
         "evaluations": evaluations(run),
         "seconds": round(sum(record.get("seconds", 0) for record in history.of("told"))),
     }
 
 
-def _judged(run: Path, steps: int) -> dict[str, float]:
+def _scores(run: Path, steps: int) -> dict[str, float]:
     """What the best network is worth after so many steps of training, and its costs."""
     file = run / f"best-{steps}.pt"
     finetune = ("--finetune", f"steps={steps},{TRAINING}") if steps else ()

@@ -94,16 +94,16 @@ def _run(runs: Path, cell: Cell) -> Line:
         run / "refitted.pt",
     )
     autoprune("apply", "--overwrite", run, "--finetune", FINETUNE, "--output", run / "tuned.pt")
-    judged = {
+    reports = {
         f"{name}_{split}": json.loads(autoprune("evaluate", run / f"{name}.pt", *task, "--split", split, "--json"))
         for name in ("best", "refitted", "tuned")
         for split in ("validation", "test")
     }
-    accuracies = {name: report["accuracy"] for name, report in judged.items()}
+    accuracies = {name: report["accuracy"] for name, report in reports.items()}
     return {
         "cell": asdict(cell),
         **accuracies,
-        "loss": judged["best_validation"]["loss"],
+        "loss": reports["best_validation"]["loss"],
         **_course(run),
     }
 
@@ -122,18 +122,18 @@ def _task(cell: Cell) -> list[Any]:
 def _course(run: Path) -> Line:
     """How many were judged, what all cost in evaluations, and the best loss so far against that."""
     history = read_history(run)
-    judgement = unit(history)
-    spent, best, course = judgement, float("inf"), []
+    per_evaluation = unit(history)
+    spent, best, course = per_evaluation, float("inf"), []
     for record in history.records:
         spent += record.get("work", 0)
         if record["event"] == "told" and "score" in record and record["score"]["loss"] < best:
             best = record["score"]["loss"]
-            course.append([round(spent / judgement, 2), best])
+            course.append([round(spent / per_evaluation, 2), best])
     outcomes = [trial.outcome for trial in history.trials()]
     return {
         "trials": sum(isinstance(outcome, Score) for outcome in outcomes),
         "stopped": sum(isinstance(outcome, Stopped) for outcome in outcomes),
-        "evaluations": round(spent / judgement, 2),
+        "evaluations": round(spent / per_evaluation, 2),
         "anytime": course,
         "seconds": round(_seconds(history.records)),
     }

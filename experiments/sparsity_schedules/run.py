@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from autoprune import registry
-from autoprune.evaluation.metrics import judge
+from autoprune.evaluation.metrics import evaluate
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.schedules import Timing
 from autoprune.pruning.training.gradual import Pruning
@@ -138,7 +138,7 @@ def _run(cell: Cell) -> dict[str, Any]:
         task.load(network, _FILES[1])
     network.to(memory_format=torch.channels_last)
     _train(network, task, cell)
-    found = {split: asdict(judge(network, task, task.batches(split, 250))) for split in ("validation", "test")}
+    found = {split: asdict(evaluate(network, task, task.batches(split, 250))) for split in ("validation", "test")}
     return {"cell": asdict(cell), **found, "sparsity": _sparsity(network), "seconds": time.perf_counter() - start}
 
 

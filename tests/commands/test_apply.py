@@ -127,12 +127,12 @@ def test_weights_that_changed_since_the_search_are_found_out_where_they_are_prun
     torch.save(network.state_dict(), "w.pt")
     autoprune.succeed(*SEARCH, "--trials", "1", "--searcher", "uniform", "--checkpoint", "w.pt", "--output", "run")
     Path(other_weights()).rename("w.pt")
-    taught = ("apply", "run", "--finetune", "steps=2,distill=1", "--output", "taught.pt")
+    distilled = ("apply", "run", "--finetune", "steps=2,distill=1", "--output", "distilled.pt")
     assert "as it was scored" in autoprune.succeed("apply", "run", "--output", "kept.pt").out
-    assert "w.pt has other weights than run was searched on" in autoprune.refused(*taught)
+    assert "w.pt has other weights than run was searched on" in autoprune.refused(*distilled)
     Path("w.pt").rename("elsewhere.pt")
     assert "as it was scored" in autoprune.succeed("apply", "run", "--output", "without.pt").out
-    assert "the checkpoint that run was searched on is gone" in autoprune.refused(*taught)
+    assert "the checkpoint that run was searched on is gone" in autoprune.refused(*distilled)
     Path("elsewhere.pt").rename("w.pt")
     (workdir / "run" / "weights" / "0.pt").unlink()
     assert "w.pt has other weights than run was searched on" in autoprune.refused("apply", "run", "--output", "a.pt")
@@ -224,7 +224,7 @@ def test_fine_tuning_makes_it_better_and_is_measured_afterwards(
 
 
 @pytest.mark.parametrize("source", ["run", "best.yaml"])
-def test_fine_tuning_can_be_taught_by_the_dense_network(
+def test_fine_tuning_can_be_distilled_by_the_dense_network(
     autoprune: Cli, workdir: Path, digits_run: DigitsRun, source: str
 ) -> None:
     path = digits_run.folder if source == "run" else digits_run.folder / "best.yaml"
@@ -242,10 +242,10 @@ def test_fine_tuning_can_be_taught_by_the_dense_network(
 
     plain = "epochs=6,rate=0.01,batch_size=64"
     autoprune.succeed("apply", path, "--finetune", plain, "--output", "alone.pt")
-    taught = f"{plain},distill=3,temperature=4"
-    out = autoprune.succeed("apply", path, "--finetune", taught, "--output", "taught.pt").out
+    distilled = f"{plain},distill=3,temperature=4"
+    out = autoprune.succeed("apply", path, "--finetune", distilled, "--output", "distilled.pt").out
     assert "distill=3.0 temperature=4.0" in out
-    assert divergence("taught.pt") < 0.7 * divergence("alone.pt")
+    assert divergence("distilled.pt") < 0.7 * divergence("alone.pt")
 
 
 @pytest.mark.parametrize("source", ["run", "best.yaml"])

@@ -27,7 +27,7 @@ def _no_evaluation(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReque
         raise AssertionError("something was evaluated")
 
     if "evaluates" not in request.keywords:
-        monkeypatch.setattr(Evaluator, "judge", refuse)
+        monkeypatch.setattr(Evaluator, "evaluate_network", refuse)
         monkeypatch.setattr("autoprune.commands.search._report", refuse)
 
 

@@ -93,7 +93,7 @@ def test_every_fault_is_reported_at_once_each_with_its_place(here):
     )
 
 
-def test_options_are_judged_even_if_the_file_has_wrong_syntax(here):
+def test_options_are_evaluated_even_if_the_file_has_wrong_syntax(here):
     found = faults("search:\n    trials: 3\n  seed: 2", {"search.trials": 0})
     assert found[0].startswith("e.yaml:3:3: wrong indentation")
     assert found[1:] == ["--trials: should be at least 1 but is 0"]

@@ -63,7 +63,7 @@ def test_who_searches_settings_tries_several_values_of_each(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted({*HANDLING} - {"random"}))
-def test_the_starts_are_judged_under_the_default_settings(name: str) -> None:
+def test_the_starts_are_evaluated_under_the_default_settings(name: str) -> None:
     problem = case("settings")
     given = starts(problem)
     found = make(name, problem).ask(len(given))
@@ -84,7 +84,7 @@ def test_a_replay_from_written_records_goes_on_as_the_unbroken_run_did(name: str
 
 
 @pytest.mark.parametrize("name", HANDLING)
-def test_few_allocations_are_judged_again_under_other_settings(name: str) -> None:
+def test_few_allocations_are_evaluated_again_under_other_settings(name: str) -> None:
     problem = with_settings(tiny())
     found = candidates(make(name, problem))
     assert len(found) == problem.trials

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from autoprune.evaluation.data import Judging
+from autoprune.evaluation.data import EvaluationConfig
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import analyze
 from autoprune.pruning.patterns import FILTER, Pattern
@@ -35,7 +35,7 @@ def evaluator_of(case: Case, pattern: Pattern = FILTER, batch_size: int = 8) -> 
 
     task = SimpleTask(lambda: network, data(40, 0), data(20, 1), plain_data=data(40, 0))
     prunable = analyze(network, images_like(case.shape, 2, 2), replace(L1_FILTER, pattern=pattern))
-    return Evaluator(prunable, task, Judging(batch_size=batch_size))
+    return Evaluator(prunable, task, EvaluationConfig(batch_size=batch_size))
 
 
 def _spread_statistics(network: nn.Module) -> None:

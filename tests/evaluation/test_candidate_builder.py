@@ -16,7 +16,7 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.costs import TRAINING, recipe_work
 from autoprune.core.recipe import AdmmTraining, Finetune, Recipe
 from autoprune.core.trial import Candidate, Failure
-from autoprune.evaluation.data import Judging
+from autoprune.evaluation.data import EvaluationConfig
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import analyze, example_inputs
 from autoprune.pruning.patterns import LAYER
@@ -34,7 +34,7 @@ DRAWN = AdmmTraining(24, batch_size=32, frequency=6)
 
 def evaluator_of(folder: Path | None = None, pruner: Pruner = L1_FILTER, on: Any = task) -> Evaluator:
     prunable = analyze(on.network(), example_inputs(on, torch.device("cpu")), pruner)
-    return Evaluator(prunable, on, Judging(batch_size=32, seed=2, weights=folder))
+    return Evaluator(prunable, on, EvaluationConfig(batch_size=32, seed=2, weights=folder))
 
 
 class Watched:
@@ -168,19 +168,19 @@ def test_fine_tuning_lowers_its_loss(monkeypatch: pytest.MonkeyPatch, optimizer:
 
 
 def test_the_dense_network_teaches(monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluator = Evaluator(evaluator_of().prunable, task, Judging(batch_size=32, objective="kl"))
-    alone, taught = (
+    evaluator = Evaluator(evaluator_of().prunable, task, EvaluationConfig(batch_size=32, objective="kl"))
+    alone, distilled = (
         evaluator.make(Candidate(0, HALF, Recipe(48, finetune=Finetune(30, batch_size=32, distill=weight)))).network
         for weight in (0.0, 20.0)
     )
-    divergences = [evaluator.judge(network).kl for network in (alone, taught)]
+    divergences = [evaluator.evaluate_network(network).kl for network in (alone, distilled)]
     assert divergences[1] < 0.5 * divergences[0]  # type: ignore[operator]
 
 
 @pytest.fixture
 def spoilt() -> Iterator[list[user_tasks.Fault]]:
     user_tasks.faults.clear()
-    user_tasks.judged = 0
+    user_tasks.batches_seen = 0
     yield user_tasks.faults
     user_tasks.faults.clear()
 
@@ -189,7 +189,7 @@ def spoilt() -> Iterator[list[user_tasks.Fault]]:
 def test_a_training_loss_that_is_no_number_fails_the_trial(
     tmp_path: Path, spoilt: list[user_tasks.Fault], recipe: Recipe
 ) -> None:
-    spoilt.append(lambda judged, loss: loss * float("nan") if judged == 3 else loss)
+    spoilt.append(lambda batches_seen, loss: loss * float("nan") if batches_seen == 3 else loss)
     trial = evaluator_of(tmp_path, on=user_tasks.faulty).evaluate(Candidate(0, HALF, recipe))
     assert trial.outcome == Failure(
         "nan", "the training loss is nan at step 4; lower the rate, or check the training data"
@@ -207,7 +207,7 @@ def test_weights_that_are_no_numbers_after_the_last_step_fail_the_trial(spoilt: 
         def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
             return gradient * float("nan")
 
-    spoilt.append(lambda judged, loss: Infinite.apply(loss) if judged == 7 else loss)  # type: ignore[no-untyped-call]
+    spoilt.append(lambda batches_seen, loss: Infinite.apply(loss) if batches_seen == 7 else loss)  # type: ignore[no-untyped-call]
     recipe = Recipe(0, admm=replace(DRAWN, steps=8))
     trial = evaluator_of(on=user_tasks.faulty).evaluate(Candidate(0, HALF, recipe))
     assert trial.outcome == Failure("nan", "weights are no numbers after training; lower the rate")
@@ -219,7 +219,7 @@ def test_work_counts_every_training_where_it_is_done() -> None:
     recipe = Recipe(48, finetune=Finetune(4, batch_size=32), admm=DRAWN)
     expected = 48 * half + TRAINING * (4 * 32 * half + 24 * 32 * dense)
     assert evaluator.recipe_work(HALF, recipe) == expected
-    taught = replace(recipe, finetune=Finetune(4, batch_size=32, distill=0.5))
-    assert evaluator.recipe_work(HALF, taught) == expected + 4 * 32 * dense
+    distilled = replace(recipe, finetune=Finetune(4, batch_size=32, distill=0.5))
+    assert evaluator.recipe_work(HALF, distilled) == expected + 4 * 32 * dense
     assert recipe_work(Recipe(0, admm=DRAWN), 7, 100) == TRAINING * 24 * 32 * 100
     assert evaluator.evaluate(Candidate(0, HALF, recipe)).work == expected + 64 * half

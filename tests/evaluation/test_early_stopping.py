@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autoprune.core.trial import Score, Stopped
 from autoprune.evaluation.early_stopping import evaluate_with_early_stopping
-from autoprune.evaluation.metrics import judge
+from autoprune.evaluation.metrics import evaluate
 from autoprune.tasks.base import Batch
 from tests.user_tasks import task, tiny
 
@@ -34,11 +34,11 @@ class Counting(nn.Module):
         return self.network(samples)
 
 
-def test_the_score_on_all_images_is_that_of_judge() -> None:
+def test_the_score_on_all_samples_is_that_of_evaluate() -> None:
     batches = sorted_batches()
     found = evaluate_with_early_stopping(tiny(), task, batches, (16, 40), (), "loss")
     assert isinstance(found, Score)
-    assert Score(found.loss, found.accuracy, found.samples) == judge(tiny(), task, batches)
+    assert Score(found.loss, found.accuracy, found.samples) == evaluate(tiny(), task, batches)
     assert [rung.samples for rung in found.rungs] == [16, 40]
 
 
@@ -55,7 +55,7 @@ def test_a_rung_is_the_score_on_the_images_seen_so_far() -> None:
             assert rung.loss == pytest.approx(float(task.loss(tiny().eval()(samples), targets)))
 
 
-def test_the_first_images_are_not_all_of_one_class() -> None:
+def test_the_first_samples_are_not_all_of_one_class() -> None:
     network = Counting()
     evaluate_with_early_stopping(network, task, sorted_batches(), (32,), (), "loss")
     first = [float(samples.sum()) for samples in network.seen[:4]]
@@ -65,17 +65,19 @@ def test_the_first_images_are_not_all_of_one_class() -> None:
     assert [float(samples.sum()) for samples in again.seen[:4]] == first
 
 
-@pytest.mark.parametrize(("bars", "samples"), [((-1.0, -1.0), 16), ((None, -1.0), 40), ((1e9, 1e9), 64), ((1e9,), 64)])
-def test_it_ends_at_the_first_rung_above_its_bar(bars: tuple[float | None, ...], samples: int) -> None:
+@pytest.mark.parametrize(
+    ("stop_thresholds", "samples"), [((-1.0, -1.0), 16), ((None, -1.0), 40), ((1e9, 1e9), 64), ((1e9,), 64)]
+)
+def test_it_ends_at_the_first_rung_above_its_threshold(stop_thresholds: tuple[float | None, ...], samples: int) -> None:
     network = Counting()
-    found = evaluate_with_early_stopping(network, task, sorted_batches(), (16, 40), bars, "loss")
+    found = evaluate_with_early_stopping(network, task, sorted_batches(), (16, 40), stop_thresholds, "loss")
     assert sum(map(len, network.seen)) == samples
     assert isinstance(found, Stopped) is (samples < 64)
     score = found.score if isinstance(found, Stopped) else found
     assert (score.samples, len(score.rungs)) == (samples, {16: 0, 40: 1, 64: 2}[samples])
 
 
-def test_a_bar_itself_is_not_above_it() -> None:
+def test_a_stop_threshold_itself_is_not_above_it() -> None:
     whole = evaluate_with_early_stopping(tiny(), task, sorted_batches(), (16,), (), "loss")
     assert isinstance(whole, Score)
     assert isinstance(
@@ -83,7 +85,7 @@ def test_a_bar_itself_is_not_above_it() -> None:
     )
 
 
-def test_a_bar_is_in_the_objective() -> None:
+def test_a_stop_threshold_is_in_the_objective() -> None:
     whole = evaluate_with_early_stopping(tiny(), task, sorted_batches(), (16,), (), "accuracy")
     assert isinstance(whole, Score)
     wrong = 1 - whole.rungs[0].accuracy
@@ -110,8 +112,8 @@ def test_batches_that_are_read_anew_keep_their_order() -> None:
 def test_the_divergence_is_measured_against_the_same_samples() -> None:
     batches = sorted_batches()
     with torch.no_grad():
-        taught = [tiny().eval()(samples) for samples, _ in batches]
-    found = evaluate_with_early_stopping(tiny(), task, batches, (16, 40), (), "kl", taught)
+        teacher_logits = [tiny().eval()(samples) for samples, _ in batches]
+    found = evaluate_with_early_stopping(tiny(), task, batches, (16, 40), (), "kl", teacher_logits)
     assert isinstance(found, Score)
     assert found.kl == pytest.approx(0.0, abs=1e-6)
     assert [rung.kl for rung in found.rungs] == [pytest.approx(0.0, abs=1e-6)] * 2

@@ -9,9 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from autoprune.core.allocation import Allocation
 from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Candidate, Failure
-from autoprune.evaluation.data import Judging
+from autoprune.evaluation.data import EvaluationConfig
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.metrics import judge
+from autoprune.evaluation.metrics import evaluate
 from autoprune.evaluation.prunable_model import analyze, example_inputs
 from autoprune.evaluation.sensitivity.sweep import SweepSettings, sweep
 from autoprune.graph.costs import measure_costs
@@ -27,17 +27,17 @@ HALF = Allocation({"second": 8, "third": 5})
 
 def make_evaluator(weights: Path | None = None) -> Evaluator:
     prunable = analyze(tiny(), example_inputs(task, torch.device("cpu")), L1_FILTER)
-    return Evaluator(prunable, task, Judging(batch_size=32, weights=weights))
+    return Evaluator(prunable, task, EvaluationConfig(batch_size=32, weights=weights))
 
 
-def test_a_trial_is_thinned_recalibrated_and_judged(tmp_path: Path) -> None:
+def test_a_trial_is_thinned_recalibrated_and_evaluated(tmp_path: Path) -> None:
     evaluator = make_evaluator(tmp_path)
     trial = evaluator.evaluate(Candidate(3, HALF, RECIPE))
     network = evaluator.restore(tmp_path / "3.pt")
     assert network.second.out_channels == 8
     assert network.third.in_channels == 8
     assert network.head.in_features == 5
-    assert trial.score == judge(network, task, task.batches("validation", 32))
+    assert trial.score == evaluate(network, task, task.batches("validation", 32))
     assert trial.costs == measure_costs(network, evaluator.prunable.inputs) == evaluator.prunable.costs.costs(HALF)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
@@ -85,7 +85,7 @@ def test_reconstruction_brings_the_outputs_nearer_to_the_dense_networks() -> Non
 def test_a_reconstructed_trial_is_restored_as_it_was_scored(tmp_path: Path) -> None:
     evaluator = make_evaluator(tmp_path)
     trial = evaluator.evaluate(Candidate(3, HALF, Recipe(reconstruct=48)))
-    assert trial.score == judge(evaluator.restore(tmp_path / "3.pt"), task, task.batches("validation", 32))
+    assert trial.score == evaluate(evaluator.restore(tmp_path / "3.pt"), task, task.batches("validation", 32))
     assert trial.score != make_evaluator().evaluate(Candidate(3, HALF, RECIPE)).score
 
 
@@ -97,7 +97,7 @@ def test_curves_with_and_without_reconstruction_are_not_confused() -> None:
     )
     assert plain.fingerprint != refitted.fingerprint
     assert plain.levels != refitted.levels
-    assert refitted.dense == evaluator.judge(evaluator.prunable.network, 64)
+    assert refitted.dense == evaluator.evaluate_network(evaluator.prunable.network, 64)
     assert plain.fingerprint["recipe"] == {"recalibrate": 48, "augment": True}  # as in files of earlier releases
 
 
@@ -114,7 +114,7 @@ def test_the_same_candidate_gets_the_same_score_and_another_seed_other_samples()
     one, other = (make_evaluator().evaluate(Candidate(0, HALF, RECIPE)).score for _ in range(2))
     assert one == other
     evaluator = make_evaluator()
-    reseeded = Evaluator(evaluator.prunable, task, Judging(batch_size=32, seed=5))
+    reseeded = Evaluator(evaluator.prunable, task, EvaluationConfig(batch_size=32, seed=5))
     assert reseeded.evaluate(Candidate(0, HALF, RECIPE)).score != one
 
 
@@ -135,7 +135,9 @@ def test_a_disk_that_is_full_is_not_the_candidates_fault(tmp_path: Path, monkeyp
         make_evaluator(tmp_path).evaluate(Candidate(0, HALF, RECIPE))
 
 
-def test_whether_all_images_judge() -> None:
+def test_whether_all_samples_are_used() -> None:
     prunable = make_evaluator().prunable
     for samples, all_of_them in ((None, True), (63, False), (64, True), (65, True)):
-        assert Evaluator(prunable, task, Judging(samples, batch_size=16)).data.judges_all() is all_of_them
+        assert (
+            Evaluator(prunable, task, EvaluationConfig(samples, batch_size=16)).data.uses_all_samples() is all_of_them
+        )

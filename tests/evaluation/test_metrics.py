@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from autoprune.errors import DataError
-from autoprune.evaluation.metrics import Batches, judge, recalibrate
+from autoprune.evaluation.metrics import Batches, evaluate, recalibrate
 from tests.user_tasks import task, tiny
 
 CPU = torch.device("cpu")
 
 
-def test_a_judgement_is_the_mean_over_images_whatever_the_batches() -> None:
+def test_a_score_is_the_mean_over_samples_whatever_the_batches() -> None:
     network = tiny().eval()
     loss = correct = samples = 0.0
     with torch.no_grad():
@@ -24,7 +24,7 @@ def test_a_judgement_is_the_mean_over_images_whatever_the_batches() -> None:
             correct += float(outputs.argmax(1) == targets)
             samples += 1
     for size in (7, 64, 1000):
-        score = judge(network, task, Batches(task, "validation", None, size, 0, CPU))
+        score = evaluate(network, task, Batches(task, "validation", None, size, 0, CPU))
         assert score.samples == samples == 64
         assert score.loss == pytest.approx(loss / samples, rel=1e-5)
         assert score.accuracy == pytest.approx(correct / samples)
@@ -75,7 +75,7 @@ def test_recalibration_leaves_a_network_without_statistics_alone_and_dropout_off
     assert not any(module.training for module in plain.modules())
 
 
-def test_batches_hold_the_first_images_only() -> None:
+def test_batches_hold_the_first_samples_only() -> None:
     sizes = [len(inputs) for inputs, _ in Batches(task, "validation", 20, 8, 0, CPU)]
     assert sizes == [8, 8, 4]
     whole = torch.cat([inputs for inputs, _ in Batches(task, "validation", None, 64, 0, CPU)])
@@ -97,4 +97,4 @@ def test_a_split_without_images_is_refused() -> None:
     with pytest.raises(DataError, match="no samples"):
         Batches(empty, "validation", None, 8, 0, CPU).load()
     with pytest.raises(DataError, match="no samples"):
-        judge(tiny(), empty, [])
+        evaluate(tiny(), empty, [])

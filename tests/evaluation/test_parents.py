@@ -17,9 +17,9 @@ from autoprune.core.recipe import Finetune, Recipe
 from autoprune.core.trial import Candidate, Failure, Trial
 from autoprune.evaluation.candidate_builder import Built
 from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint
-from autoprune.evaluation.data import Judging
+from autoprune.evaluation.data import EvaluationConfig
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.parents import descend
+from autoprune.evaluation.parents import restore_parent
 from autoprune.evaluation.prunable_model import PrunableModel, analyze, example_inputs
 from autoprune.evaluation.scoring import ScoringSamples
 from autoprune.pruning.patterns import ELEMENT, FILTER, KERNEL, LAYER, TWO_FOUR, Pattern
@@ -80,7 +80,7 @@ def test_a_parents_network_in_the_dense_shape_computes_the_same(name: str, patte
     prunable = study_case(CASES[name], pattern)
     allocation = draw(prunable, np.random.default_rng(1))
     small, checkpoint = parent_of(prunable, allocation)
-    found = descend(prunable, checkpoint)
+    found = restore_parent(prunable, checkpoint)
     assert found.left() == {n: keep for n, keep in allocation.items() if keep < dense_widths(prunable)[n]}
     torch.testing.assert_close(outputs(found.network, prunable.inputs), outputs(small, prunable.inputs))
 
@@ -94,11 +94,11 @@ def dense_widths(prunable: PrunableModel) -> dict[str, int]:
 def test_what_a_parent_lost_does_not_come_back(name: str, pattern: Pattern) -> None:
     dense = study_case(SOME[name], pattern)
     rng = np.random.default_rng(1)
-    prunable = descend(dense, parent_of(dense, draw(dense, rng))[1]).scored_by(dense.pruner)
+    prunable = restore_parent(dense, parent_of(dense, draw(dense, rng))[1]).scored_by(dense.pruner)
     for _ in range(3):
         allocation = draw(prunable, rng, prunable.left())
         small = prunable.structures.prune(prunable.network, prunable.importance, allocation, check_on=prunable.inputs)
-        again = descend(dense, Built(small, prunable, allocation).checkpoint({}, {}))
+        again = restore_parent(dense, Built(small, prunable, allocation).checkpoint({}, {}))
         for group, gone in prunable.lost.items():
             assert again.lost[group][gone].all()
         assert Built(small, prunable, allocation).costs() == dense.costs.costs(allocation)
@@ -108,7 +108,7 @@ def test_scores_are_those_of_the_parents_weights() -> None:
     dense = study_case(SOME["resnet20"])
     allocation = Allocation({"layer1.0.conv1": 9, "layer3.1.conv1": 20})
     small, checkpoint = parent_of(dense, allocation)
-    prunable = descend(dense, checkpoint).scored_by(FPGM)
+    prunable = restore_parent(dense, checkpoint).scored_by(FPGM)
     weight = small.get_submodule("layer1.0.conv1").weight.detach().flatten(1)
     by_hand = [float((weight - row).norm(dim=1).sum()) for row in weight]
     gone, scores = prunable.lost["layer1.0.conv1"], prunable.importance["layer1.0.conv1"]
@@ -121,7 +121,7 @@ def evaluator_of(folder: Path, pruner: Pruner = L1_FILTER, recipe_samples: int =
     device = torch.device("cpu")
     samples = ScoringSamples(task, device, recipe_samples)
     prunable = analyze(task.network(), example_inputs(task, device), pruner, samples)
-    return Evaluator(prunable, task, Judging(batch_size=32, seed=2, weights=folder))
+    return Evaluator(prunable, task, EvaluationConfig(batch_size=32, seed=2, weights=folder))
 
 
 def widths(network: nn.Module) -> list[int]:
@@ -179,7 +179,7 @@ def test_training_moves_a_childs_own_weights_and_lowers_its_loss(tmp_path: Path)
         recipe = Recipe(0, finetune=Finetune(steps, rate=0.02, batch_size=32))
         evaluator.evaluate(Candidate(number, NARROW, recipe, parent=0))
         network = evaluator.restore(tmp_path / f"{number}.pt")
-        losses[number] = evaluator.judge(network, split="train").loss
+        losses[number] = evaluator.evaluate_network(network, split="train").loss
     assert losses[2] < losses[1] - 0.05
     parent, child = (evaluator.restore(tmp_path / f"{number}.pt") for number in (0, 2))
     assert widths(child) == [8, 7, 9]
@@ -235,9 +235,9 @@ def test_a_parent_of_weights_set_to_zero_has_as_many_as_its_widths_say(tmp_path:
     group = evaluator.prunable.structures.groups[0]
     built = evaluator.make(Candidate(0, Allocation({group.name: group.width // 2})))
     checkpoint = built.checkpoint({}, {})
-    assert descend(evaluator.prunable, checkpoint).left() == {group.name: group.width // 2}
+    assert restore_parent(evaluator.prunable, checkpoint).left() == {group.name: group.width // 2}
     with pytest.raises(Exception, match="more of group 'first'"):
-        descend(evaluator.prunable, replace(checkpoint, widths={group.name: group.width // 4}))
+        restore_parent(evaluator.prunable, replace(checkpoint, widths={group.name: group.width // 4}))
 
 
 def test_settings_choose_by_what_a_child_is_scored_on_its_parents_weights(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from autoprune import SimpleTask
 from autoprune.core.allocation import Allocation
 from autoprune.core.recipe import AdmmTraining, Finetune, Recipe
 from autoprune.core.trial import Candidate, Trial
-from autoprune.evaluation.data import Judging
+from autoprune.evaluation.data import EvaluationConfig
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import analyze, example_inputs
 from autoprune.pruning.pruner import L1_FILTER, LEVEL, Pruner
@@ -57,7 +57,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
 
 def evaluator_of(folder: Path, seconds: float = 0.0, pruner: Pruner = L1_FILTER) -> Evaluator:
     prunable = analyze(task.network(), example_inputs(task, torch.device("cpu")), pruner)
-    return Evaluator(prunable, task, Judging(batch_size=32, weights=folder, snapshot_seconds=seconds))
+    return Evaluator(prunable, task, EvaluationConfig(batch_size=32, weights=folder, snapshot_seconds=seconds))
 
 
 def allocation_of(pruner: Pruner, share: float) -> Allocation:
@@ -191,7 +191,7 @@ class OwnLoop(SimpleTask):
 def test_a_loop_of_the_users_own_trains_without_snapshots(tmp_path: Path, counting: Counting) -> None:
     own = OwnLoop(**{field.name: getattr(task, field.name) for field in fields(task)})
     prunable = analyze(own.network(), example_inputs(own, torch.device("cpu")), L1_FILTER)
-    evaluator = Evaluator(prunable, own, Judging(batch_size=32, weights=tmp_path, snapshot_seconds=0))
+    evaluator = Evaluator(prunable, own, EvaluationConfig(batch_size=32, weights=tmp_path, snapshot_seconds=0))
     found = evaluator.evaluate(Candidate(1, allocation_of(L1_FILTER, 0.5), BOTH))
     expected = evaluator_of(tmp_path / "other").evaluate(Candidate(1, allocation_of(L1_FILTER, 0.5), BOTH))
     check_equal(found, expected, tmp_path, tmp_path / "other")

@@ -14,7 +14,7 @@ from autoprune.core.costs import TRAINING
 from autoprune.core.recipe import Finetune, Recipe
 from autoprune.core.trial import Candidate, Score, Stopped
 from autoprune.errors import TaskError
-from autoprune.evaluation.data import EvaluationData, Judging
+from autoprune.evaluation.data import EvaluationConfig, EvaluationData
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import analyze, example_inputs
 from autoprune.pruning.pruner import L1_FILTER, LEVEL, Pruner
@@ -23,11 +23,11 @@ from tests.user_tasks import Tiny, task
 
 HALF = Allocation({"second": 8, "third": 5})
 TUNED = Recipe(48, finetune=Finetune(4, rate=0.05, batch_size=32))
-JUDGING = Judging(batch_size=16, seed=2)
+CONFIG = EvaluationConfig(batch_size=16, seed=2)
 
 
-def make_evaluator(judging: Judging = JUDGING, pruner: Pruner = L1_FILTER) -> Evaluator:
-    return Evaluator(analyze(task.network(), example_inputs(task, torch.device("cpu")), pruner), task, judging)
+def make_evaluator(config: EvaluationConfig = CONFIG, pruner: Pruner = L1_FILTER) -> Evaluator:
+    return Evaluator(analyze(task.network(), example_inputs(task, torch.device("cpu")), pruner), task, config)
 
 
 def macs(allocation: Allocation) -> int:
@@ -56,14 +56,14 @@ def test_weights_that_were_set_to_zero_stay_zero_in_training() -> None:
 
 
 def test_the_divergence_is_that_of_the_outputs() -> None:
-    evaluator = make_evaluator(replace(JUDGING, objective="kl"))
-    score = evaluator.judge(network := evaluator.build(HALF, Recipe(48)))
+    evaluator = make_evaluator(replace(CONFIG, objective="kl"))
+    score = evaluator.evaluate_network(network := evaluator.build(HALF, Recipe(48)))
     samples = torch.cat([inputs for inputs, _ in task.batches("validation", 64)])
     with torch.no_grad():
         dense, pruned = (F.softmax(net.eval()(samples), 1) for net in (task.network(), network))
     assert score.kl == pytest.approx(float((dense * (dense / pruned).log()).sum(1).mean()), rel=1e-4)
-    assert evaluator.judge(evaluator.prunable.network).kl == pytest.approx(0.0, abs=1e-7)
-    assert make_evaluator().judge(network).kl is None
+    assert evaluator.evaluate_network(evaluator.prunable.network).kl == pytest.approx(0.0, abs=1e-7)
+    assert make_evaluator().evaluate_network(network).kl is None
 
 
 def test_the_divergence_needs_logits() -> None:
@@ -71,21 +71,21 @@ def test_the_divergence_needs_logits() -> None:
         def forward(self, samples: torch.Tensor) -> torch.Tensor:
             return super().forward(samples)[:, :, None]
 
-    data = EvaluationData(task, replace(JUDGING, objective="kl"), torch.device("cpu"))
+    data = EvaluationData(task, replace(CONFIG, objective="kl"), torch.device("cpu"))
     with pytest.raises(TaskError, match=r"objective kl needs \[batch, classes\] logits"):
-        data.taught(Pair().eval(), "validation", None)
+        data.teacher_logits(Pair().eval(), "validation", None)
 
 
-def test_a_candidate_behind_its_bar_is_dropped_and_its_network_not_kept(tmp_path: Path) -> None:
-    judging = replace(JUDGING, rungs=(0.2, 0.5), weights=tmp_path)
-    trial = make_evaluator(judging).evaluate(Candidate(0, HALF, Recipe(48), bars=(None, 0.0)))
+def test_a_candidate_behind_its_stop_threshold_is_dropped_and_its_network_not_kept(tmp_path: Path) -> None:
+    config = replace(CONFIG, rungs=(0.2, 0.5), weights=tmp_path)
+    trial = make_evaluator(config).evaluate(Candidate(0, HALF, Recipe(48), stop_thresholds=(None, 0.0)))
     assert isinstance(trial.outcome, Stopped)
     assert trial.outcome.score.samples == 32
     assert trial.score is None
     assert not trial.failed
     assert trial.work == (48 + 32) * macs(HALF)
     assert list(tmp_path.iterdir()) == []
-    whole = make_evaluator(judging).evaluate(Candidate(1, HALF, Recipe(48), bars=(None, None)))
+    whole = make_evaluator(config).evaluate(Candidate(1, HALF, Recipe(48), stop_thresholds=(None, None)))
     assert isinstance(whole.outcome, Score)
     assert [rung.samples for rung in whole.outcome.rungs] == [16, 32]
     assert [path.name for path in tmp_path.iterdir()] == ["1.pt"]
@@ -101,16 +101,16 @@ def test_rungs_are_whole_batches_of_what_there_is() -> None:
         ((0.5,), 1000, 64, ()),
         ((), None, 16, ()),
     ]:
-        evaluator = Evaluator(prunable, task, Judging(samples, batch, rungs=shares))
+        evaluator = Evaluator(prunable, task, EvaluationConfig(samples, batch, rungs=shares))
         assert evaluator.data.rungs() == expected
 
 
-def test_a_finalist_is_judged_on_all_samples() -> None:
-    evaluator = make_evaluator(replace(JUDGING, samples=20))
+def test_a_finalist_is_evaluated_on_all_samples() -> None:
+    evaluator = make_evaluator(replace(CONFIG, samples=20))
     scores = [evaluator.evaluate(Candidate(0, HALF, Recipe(48), role=role)).score for role in ("final", "finalist")]
     assert [score.samples for score in scores if score] == [20, 64]
     assert evaluator.data.available() == 64
-    assert evaluator.data.judging() == 20
+    assert evaluator.data.sample_count() == 20
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from autoprune.core.trial import Candidate, Score
 from autoprune.errors import UserError
 from autoprune.evaluation.checkpoints.checkpoint import read_checkpoint
 from autoprune.evaluation.checkpoints.reshape import kept_by_layer
-from autoprune.evaluation.data import Judging
+from autoprune.evaluation.data import EvaluationConfig
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import PrunableModel, analyze
 from autoprune.evaluation.scoring import ScoringSamples
@@ -84,7 +84,7 @@ def test_of_patterns_that_match_a_group_the_last_holds_and_all_go_before_the_gen
     assert found.scoring["criteria"] == {"2": "l2", "4": "taylor"}
 
 
-def test_its_own_scoring_is_the_subject_itself(prunable: PrunableModel) -> None:
+def test_its_own_scoring_is_the_network_itself(prunable: PrunableModel) -> None:
     assert Scorings(prunable).prunable({}) is prunable
     own = {"criterion": "l1", "criterion.2": "l1", "normalise": True, "combine": "mean"}
     assert Scorings(prunable).prunable(own) is prunable
@@ -107,11 +107,13 @@ def test_each_scoring_is_computed_once(prunable: PrunableModel, monkeypatch: pyt
 
 
 def test_a_candidate_is_pruned_by_its_criterion_and_trained_by_its_settings(prunable: PrunableModel) -> None:
-    evaluator = Evaluator(prunable, TASK, Judging(batch_size=20))
+    evaluator = Evaluator(prunable, TASK, EvaluationConfig(batch_size=20))
     recipe = Recipe(0, finetune=Finetune(steps=2, rate=0.01, batch_size=20))
     candidate = Candidate(0, Allocation({"0": 4, "2": 4, "4": 4}), recipe, {"criterion": "l2", "finetune.rate": 0.1})
     plain = replace(candidate, settings={})
-    other = Evaluator(analyze(NETWORK, INPUTS[:2], replace(L1_FILTER, criterion=L2)), TASK, Judging(batch_size=20))
+    other = Evaluator(
+        analyze(NETWORK, INPUTS[:2], replace(L1_FILTER, criterion=L2)), TASK, EvaluationConfig(batch_size=20)
+    )
     wanted = other.evaluate(replace(plain, recipe=Recipe(0, finetune=Finetune(steps=2, rate=0.1, batch_size=20))))
     found = evaluator.evaluate(candidate)
     assert isinstance(found.outcome, Score)
@@ -121,7 +123,7 @@ def test_a_candidate_is_pruned_by_its_criterion_and_trained_by_its_settings(prun
 
 
 def test_searched_steps_cost_what_they_take(prunable: PrunableModel) -> None:
-    evaluator = Evaluator(prunable, TASK, Judging(batch_size=20))
+    evaluator = Evaluator(prunable, TASK, EvaluationConfig(batch_size=20))
     few, many = (
         evaluator.evaluate(Candidate(0, Allocation({"0": 4}), Recipe(0), {"finetune.steps": steps})).work
         for steps in (1, 3)
@@ -132,7 +134,7 @@ def test_searched_steps_cost_what_they_take(prunable: PrunableModel) -> None:
 def test_what_is_written_names_the_structures_that_its_criterion_kept(prunable: PrunableModel, tmp_path: Path) -> None:
     widths = {"0": 4, "2": 4, "4": 4}
     candidate = Candidate(0, Allocation(widths), Recipe(0), {"criterion": "apoz"})
-    evaluator = Evaluator(prunable, TASK, Judging(batch_size=20, weights=tmp_path))
+    evaluator = Evaluator(prunable, TASK, EvaluationConfig(batch_size=20, weights=tmp_path))
     assert evaluator.evaluate(candidate).score
     written = read_checkpoint(tmp_path / "0.pt")
     by = Scorings(prunable).prunable({"criterion": "apoz"})

@@ -22,6 +22,6 @@ def without_latencies() -> Iterator[None]:
 def _no_faults_left() -> Iterator[None]:
     """Every test begins and ends with the faulty task in order."""
     user_tasks.faults.clear()
-    user_tasks.judged = 0
+    user_tasks.batches_seen = 0
     yield
     user_tasks.faults.clear()

@@ -25,8 +25,8 @@ FIRST_TRIAL = 6
 def at(first: int, spoil: Callable[[Tensor], Tensor], last: int | None = None) -> None:
     """Spoils the losses of some judgements, counted from 0."""
 
-    def fault(judged: int, loss: Tensor) -> Tensor:
-        return spoil(loss) if first <= judged <= (first if last is None else last) else loss
+    def fault(batches_seen: int, loss: Tensor) -> Tensor:
+        return spoil(loss) if first <= batches_seen <= (first if last is None else last) else loss
 
     user_tasks.faults.append(fault)
 
@@ -90,13 +90,13 @@ def test_a_level_of_the_sweep_that_fails_is_left_out_of_its_curve(
 
 
 @pytest.mark.parametrize("spoil", [raising(ValueError("no luck")), lambda loss: loss * float("nan")])
-def test_a_dense_network_that_cannot_be_judged_is_the_users_to_mend(
+def test_a_dense_network_that_cannot_be_evaluated_is_the_users_to_mend(
     autoprune: Cli, workdir: Path, spoil: Callable[[Tensor], Tensor]
 ) -> None:
     at(0, spoil)
-    assert "the dense network cannot be judged" in autoprune.refused(*FAULTY)
+    assert "the dense network cannot be evaluated" in autoprune.refused(*FAULTY)
     user_tasks.faults.clear()
-    user_tasks.judged = 0
+    user_tasks.batches_seen = 0
     at(1, spoil)
     assert "after its batch norm was re-estimated" in autoprune.refused(*FAULTY[:-1], "run2")
 

@@ -11,7 +11,7 @@ import pytest
 
 from autoprune.core.ledger import Ledger
 from autoprune.reporting.results import results_in
-from tests.journeys import SEARCH, Cli, DigitsRun, history_of, judgements, left_behind, search_in_child
+from tests.journeys import SEARCH, Cli, DigitsRun, history_of, left_behind, search_in_child, trial_results
 from tests.running.test_in_rounds import SHORT
 from tests.running.test_killed import often_saving
 
@@ -68,7 +68,7 @@ def limited_while_writing(name: str) -> Callable[[], None]:
         (limited(1500), "the ledger run/ledger.jsonl could not be written"),
         (limited_after("told", 20_000), "disk is full"),  # the second trial's weights
         (limited_after("dense", 10_000), "disk is full"),  # a plot
-        (limited_after("judged", 20_000), "disk is full"),  # the last plot
+        (limited_after("reevaluated", 20_000), "disk is full"),  # the last plot
     ],
     ids=["ledger", "weights", "sensitivity plot", "frontier plot"],
 )
@@ -84,7 +84,7 @@ def test_a_full_disk_ends_a_search_that_can_be_resumed(
     told = len(history_of(workdir / "run").of("told"))
     autoprune.succeed("search", "--resume", "run")
     history = history_of(workdir / "run")
-    assert [number for number, _, _ in judgements(history)] == [0, 1, 2, 3]
+    assert [number for number, _, _ in trial_results(history)] == [0, 1, 2, 3]
     assert len(history.of("told")) == 4 >= told
     assert [result.name for result in results_in(history)] == ["dense", "uniform", "best"]
     for name in ("best.yaml", "frontier.png", "sensitivity.png", "sensitivity.json"):

@@ -14,7 +14,7 @@ from autoprune.core.ledger import Ledger
 from autoprune.core.trial import Trial
 from autoprune.running.setup import Setup
 from tests import user_tasks
-from tests.journeys import OWN, SEARCH, Cli, history_of, judgements, left_behind, search_in_child, unbroken_runs
+from tests.journeys import OWN, SEARCH, Cli, history_of, left_behind, search_in_child, trial_results, unbroken_runs
 from tests.running.test_resuming import dying
 
 SHORT = ("--task", "tests.user_tasks:faulty", "--set", "search.trials=30")
@@ -82,7 +82,7 @@ def test_a_search_in_rounds_that_is_killed_ends_as_if_it_had_not_been(
     command = (*SHORT, "--searcher", searcher, "--output", "run")
     assert search_in_child(*command, before=dying(event, count)) == -signal.SIGKILL
     autoprune.succeed("search", "--resume", "run")
-    assert judgements(history_of(run)) == judgements(history_of(whole))
+    assert trial_results(history_of(run)) == trial_results(history_of(whole))
     assert left_behind(run / "weights") == left_behind(whole / "weights")
     assert (run / "best.yaml").read_text() == (whole / "best.yaml").read_text()
 

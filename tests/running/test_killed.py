@@ -18,11 +18,20 @@ import pytest
 import torch
 
 from autoprune.core.trial import Candidate, Trial
-from autoprune.evaluation.data import Judging
+from autoprune.evaluation.data import EvaluationConfig
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.reporting.results import results_in
 from autoprune.running.setup import Setup
-from tests.journeys import SEARCH, Cli, has_ended, history_of, judgements, left_behind, search_in_child, unbroken_runs
+from tests.journeys import (
+    SEARCH,
+    Cli,
+    has_ended,
+    history_of,
+    left_behind,
+    search_in_child,
+    trial_results,
+    unbroken_runs,
+)
 
 pytestmark = pytest.mark.usefixtures("without_latencies")
 
@@ -89,12 +98,12 @@ def noted(moment: Moment) -> Iterator[None]:
 
 def often_saving() -> None:
     """Trainings leave a snapshot after every step."""
-    judging = Setup.judging
+    evaluation_config = Setup.evaluation_config
 
-    def saving(self: Setup) -> Judging:
-        return replace(judging(self), snapshot_seconds=0.0)
+    def saving(self: Setup) -> EvaluationConfig:
+        return replace(evaluation_config(self), snapshot_seconds=0.0)
 
-    Setup.judging = saving  # type: ignore[method-assign]
+    Setup.evaluation_config = saving  # type: ignore[method-assign]
 
 
 def killed(command: tuple[str, ...], run: Path, moment: Moment) -> None:
@@ -137,8 +146,8 @@ def timeless(run: Path, event: str) -> list[dict[str, Any]]:
 
 def check_end(run: Path, whole: Path) -> None:
     """The same records, files and weights as those of an unbroken run."""
-    assert judgements(history_of(run)) == judgements(history_of(whole))
-    for event in ("dense", "level", "asked", "told", "judged"):
+    assert trial_results(history_of(run)) == trial_results(history_of(whole))
+    for event in ("dense", "level", "asked", "told", "reevaluated"):
         assert timeless(run, event) == timeless(whole, event)
     assert results_in(history_of(run)) == results_in(history_of(whole))
     for name in ("best.yaml", "frontier.csv", "results.csv", "sensitivity.json"):

@@ -11,7 +11,7 @@ import pytest
 
 from autoprune.core.ledger import Ledger
 from autoprune.core.trial import Trial
-from tests.journeys import Cli, history_of, judgements, left_behind, search_in_child
+from tests.journeys import Cli, history_of, left_behind, search_in_child, trial_results
 from tests.running.test_in_rounds import SHORT
 from tests.running.test_killed import often_saving
 
@@ -74,7 +74,7 @@ def test_a_file_half_written_by_a_killed_run_is_whole_in_the_end(
     (half,) = run.rglob("*.part")
     assert half.name == f"{name}.part"
     autoprune.succeed("search", "--resume", "run")
-    assert judgements(history_of(run)) == judgements(history_of(whole))
+    assert trial_results(history_of(run)) == trial_results(history_of(whole))
     assert left_behind(run) == left_behind(whole)
     assert left_behind(run / "weights") == left_behind(whole / "weights")
     assert (run / "best.yaml").read_text() == (whole / "best.yaml").read_text()

@@ -19,7 +19,7 @@ from autoprune.evaluation.evaluator import Evaluator
 from autoprune.reporting.results import results_in
 from autoprune.running import setup
 from autoprune.tasks.models.digits_resnet import digits_resnet
-from tests.journeys import SEARCH, Cli, history_of, judgements, search_in_child, unbroken_runs
+from tests.journeys import SEARCH, Cli, history_of, search_in_child, trial_results, unbroken_runs
 
 
 def dying(event: str, count: int, torn: bool = False) -> Callable[[], None]:
@@ -58,7 +58,7 @@ def unbroken(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
         ("tpe", "asked", 2, False),
         ("tpe", "told", 3, False),
         ("tpe", "told", 2, True),
-        ("tpe", "judged", 2, False),
+        ("tpe", "reevaluated", 2, False),
         ("tpe", "result", 2, False),
         ("random", "asked", 3, True),
         ("random", "told", 2, False),
@@ -71,7 +71,7 @@ def test_a_killed_search_goes_on_and_ends_as_if_it_had_not_been(
     assert search_in_child(*command, before=dying(event, count, torn)) == -signal.SIGKILL
     autoprune.succeed("search", "--resume", "run")
     whole, history = history_of(unbroken(searcher)), history_of(workdir / "run")
-    assert judgements(history) == judgements(whole)
+    assert trial_results(history) == trial_results(whole)
     told = [record["number"] for record in history.of("told")]
     assert told == [0, 1, 2, 3]
     levels = [(record["group"], record["width"]) for record in history.of("level")]
@@ -92,18 +92,18 @@ def test_resuming_after_the_uniform_row_of_a_run_that_uniform_won_still_shows_a_
 
 def test_no_widths_are_evaluated_twice(unbroken: Callable[[str], Path]) -> None:
     for searcher in ("tpe", "random"):
-        widths = [tuple(widths.items()) for _, widths, _ in judgements(history_of(unbroken(searcher)))]
+        widths = [tuple(widths.items()) for _, widths, _ in trial_results(history_of(unbroken(searcher)))]
         assert len(set(widths)) == len(widths) == 4
 
 
 def test_the_same_seed_makes_the_same_run_and_another_seed_another(
     autoprune: Cli, workdir: Path, unbroken: Callable[[str], Path]
 ) -> None:
-    first = judgements(history_of(unbroken("random")))
+    first = trial_results(history_of(unbroken("random")))
     for seed in ("0", "1"):
         autoprune.succeed(*SEARCH, "--searcher", "random", "--seed", seed, "--output", seed)
-    assert judgements(history_of(workdir / "0")) == first
-    assert judgements(history_of(workdir / "1"))[1:] != first[1:]
+    assert trial_results(history_of(workdir / "0")) == first
+    assert trial_results(history_of(workdir / "1"))[1:] != first[1:]
 
 
 def test_resuming_a_finished_run_prints_its_table_again_and_evaluates_nothing(
@@ -115,7 +115,7 @@ def test_resuming_a_finished_run_prints_its_table_again_and_evaluates_nothing(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("something was evaluated")
 
-    monkeypatch.setattr(Evaluator, "judge", refuse)
+    monkeypatch.setattr(Evaluator, "evaluate_network", refuse)
     monkeypatch.setattr(Evaluator, "build", refuse)
     again = autoprune.succeed("search", "--resume", "run")
     assert again.out == first
@@ -196,4 +196,4 @@ def test_a_stopped_search_says_how_to_go_on(
     assert "autoprune: interrupted; continue with: autoprune search --resume 'my run'" in said
     assert "Traceback" not in said
     assert search_in_child("search", "--resume", "my run") == 0
-    assert len(judgements(history_of(workdir / "my run"))) == 4
+    assert len(trial_results(history_of(workdir / "my run"))) == 4

@@ -13,7 +13,7 @@ import yaml
 
 from autoprune.core.trial import Candidate, Trial
 from autoprune.running.tracking.mlflow_mirror import trial_params
-from tests.journeys import OWN, Cli, history_of, judgements, search_in_child
+from tests.journeys import OWN, Cli, history_of, search_in_child, trial_results
 from tests.running.test_resuming import dying
 
 TASK = ("--task", "tests.user_tasks:task")
@@ -103,7 +103,7 @@ def test_a_killed_joint_search_goes_on_and_ends_as_if_it_had_not_been(
     assert search_in_child(*command, "--output", "run", before=dying("told", 8)) == -signal.SIGKILL
     autoprune.succeed("search", "--resume", "run")
     whole, broken = history_of(workdir / "whole"), history_of(workdir / "run")
-    assert judgements(broken) == judgements(whole)
+    assert trial_results(broken) == trial_results(whole)
     assert [t.candidate.settings for t in broken.trials()] == [t.candidate.settings for t in whole.trials()]
 
 

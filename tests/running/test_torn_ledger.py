@@ -10,7 +10,7 @@ import pytest
 
 from autoprune.core.ledger import VERSION, read_history
 from autoprune.reporting.record import read_record
-from tests.journeys import OWN, Cli, history_of, judgements, search_in_child
+from tests.journeys import OWN, Cli, history_of, search_in_child, trial_results
 
 pytestmark = pytest.mark.usefixtures("without_latencies")
 
@@ -35,7 +35,7 @@ def up_to(run: Path, event: str) -> tuple[bytes, bytes]:
 def check_resumed(autoprune: Cli, run: Path, whole: Path, before: bytes) -> None:
     autoprune.succeed("search", "--resume", run)
     assert (run / "ledger.jsonl").read_bytes().startswith(before)
-    assert judgements(history_of(run)) == judgements(history_of(whole))
+    assert trial_results(history_of(run)) == trial_results(history_of(whole))
     told = [record["number"] for record in history_of(run).of("told")]
     assert len(set(told)) == len(told)
     assert (run / "best.yaml").read_text() == (whole / "best.yaml").read_text()

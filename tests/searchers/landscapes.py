@@ -143,7 +143,7 @@ def all_landscapes() -> list[Landscape]:
     ]
 
 
-def judge(landscape: Landscape, candidate: Candidate) -> Trial:
+def evaluate(landscape: Landscape, candidate: Candidate) -> Trial:
     return Trial(candidate, score(landscape.told(candidate.allocation)))
 
 
@@ -152,7 +152,7 @@ def run(landscape: Landscape, searcher: Searcher, slots: int = 1) -> list[Trial]
     trials: list[Trial] = []
     while asked := searcher.ask(slots):
         for candidate in asked:
-            trials.append(judge(landscape, candidate))
+            trials.append(evaluate(landscape, candidate))
             searcher.tell(trials[-1])
     return trials
 

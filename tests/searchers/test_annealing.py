@@ -73,7 +73,7 @@ def draw(number: int) -> float:
     return float(np.random.default_rng([PROBLEM.seed, number, 1]).random())
 
 
-def raced(candidate: Candidate, loss: float) -> Trial:
+def scored_on_rungs(candidate: Candidate, loss: float) -> Trial:
     return Trial(candidate, Score(loss, 0.5, 100, rungs=(Score(loss - 0.1, 0.5, 10),)))
 
 
@@ -81,15 +81,15 @@ def test_a_neighbour_may_be_dropped_only_where_its_draw_would_not_take_it() -> N
     problem = replace(PROBLEM, rungs=(10,))
     searcher = Annealing(problem)
     for candidate in searcher.ask(len(starts(problem))):
-        assert candidate.bars == ()
-        searcher.tell(raced(candidate, 1.0 + 0.1 * candidate.number))
+        assert candidate.stop_thresholds == ()
+        searcher.tell(scored_on_rungs(candidate, 1.0 + 0.1 * candidate.number))
     for _ in range(100):
         (candidate,) = searcher.ask(1)
-        if candidate.bars:
+        if candidate.stop_thresholds:
             break
-        searcher.tell(raced(candidate, 1.1))
+        searcher.tell(scored_on_rungs(candidate, 1.1))
     # Every trial rose by 0.1 from the rung to the end, so that the bar allows for no doubt.
-    assert candidate.bars == (pytest.approx(standing(searcher) - 0.1 + searcher._climbs(candidate.number)),)
+    assert candidate.stop_thresholds == (pytest.approx(standing(searcher) - 0.1 + searcher._climbs(candidate.number)),)
     before = standing(searcher)
     searcher.tell(Trial(candidate, Stopped(Score(3.0, 0.5, 10))))
     assert standing(searcher) == before

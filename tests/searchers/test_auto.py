@@ -9,7 +9,7 @@ from autoprune.core.settings import Choice
 from autoprune.core.trial import Candidate, Failure, Score, Setting, Trial
 from autoprune.searchers.auto import Auto
 from autoprune.searchers.base.warm_started import starts
-from tests.searchers.landscapes import judge, planted
+from tests.searchers.landscapes import evaluate, planted
 
 LANDSCAPE = planted("interactions", 3, True, pairs=0.9)
 PROBLEM = replace(LANDSCAPE.problem, trials=80)
@@ -19,7 +19,7 @@ def opened(searcher: Auto, count: int) -> list[Candidate]:
     """The first candidates, each told."""
     found = list(searcher.ask(count))
     for candidate in found:
-        searcher.tell(judge(LANDSCAPE, candidate))
+        searcher.tell(evaluate(LANDSCAPE, candidate))
     return found
 
 
@@ -55,7 +55,7 @@ def test_failures_teach_nothing_and_stop_nothing() -> None:
     for number in range(40):
         (candidate,) = searcher.ask(1)
         failed = Failure("nan", "loss nan")
-        searcher.tell(Trial(candidate, failed) if number % 2 and number > first else judge(LANDSCAPE, candidate))
+        searcher.tell(Trial(candidate, failed) if number % 2 and number > first else evaluate(LANDSCAPE, candidate))
 
 
 @pytest.mark.parametrize("value", [0.0, -2.0])
@@ -76,7 +76,7 @@ def test_what_a_setting_does_is_learnt_from_one_allocation_and_taken_to_hold_for
 
     for _ in range(40):
         (candidate,) = searcher.ask(1)
-        told = judge(LANDSCAPE, candidate)
+        told = evaluate(LANDSCAPE, candidate)
         searcher.tell(Trial(candidate, Score(told.score.loss * factor(candidate.settings), 0.5, 10)))
     tried = [each.settings for each in searcher._history.asked]
     assert {each["criterion"] for each in tried} == {"l1", "l2", "fpgm"}

@@ -25,10 +25,10 @@ def trained(candidate: Candidate) -> bool:
     return candidate.recipe.admm is not None
 
 
-def told(problem: SearchProblem, judge: Callable[[Candidate], Trial] = outcome) -> tuple[list[Trial], AutoCompress]:
+def told(problem: SearchProblem, evaluate: Callable[[Candidate], Trial] = outcome) -> tuple[list[Trial], AutoCompress]:
     searcher, trials = AutoCompress(problem), []
     while asked := searcher.ask(1):
-        trials.append(judge(asked[0]))
+        trials.append(evaluate(asked[0]))
         searcher.tell(trials[-1])
     return trials, searcher
 
@@ -137,12 +137,12 @@ def test_a_round_whose_probes_all_fail_has_failed() -> None:
 def test_probes_that_end_at_a_rung_are_not_trained() -> None:
     stopped = 3
 
-    def judge(each: Candidate) -> Trial:
+    def evaluate(each: Candidate) -> Trial:
         if each.number == stopped:
             return Trial(each, Stopped(score(0.0)))
         return outcome(each)
 
-    trials, _ = told(problem_of(), judge)
+    trials, _ = told(problem_of(), evaluate)
     assert trials[10].candidate.allocation != trials[stopped].candidate.allocation
 
 

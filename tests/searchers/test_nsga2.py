@@ -16,7 +16,7 @@ from autoprune.searchers.base.history import Estimate
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.base.surrogate import Surrogate
 from autoprune.searchers.nsga2 import POPULATION, RUNGS, Nsga2, draw, ladder, neighbour, tightened
-from tests.searchers.landscapes import Landscape, judge, make_problem, planted, run, with_curves
+from tests.searchers.landscapes import Landscape, evaluate, make_problem, planted, run, with_curves
 
 LANDSCAPE = planted("interactions", 3, streams=True, pairs=0.9)
 
@@ -124,7 +124,7 @@ def test_given_starts_may_be_cheaper_than_the_limits() -> None:
     first, second = searcher.ask(2)
     assert first.allocation == narrowest
     assert second.allocation == problem.repair(problem.space.dense())
-    searcher.tell(judge(LANDSCAPE, first))
+    searcher.tell(evaluate(LANDSCAPE, first))
 
 
 def _share(problem: SearchProblem, allocation: Allocation) -> float:
@@ -136,15 +136,15 @@ def _share(problem: SearchProblem, allocation: Allocation) -> float:
 def test_budgets_are_drawn_where_the_frontier_is_steep() -> None:
     problem = replace(LANDSCAPE.problem, trials=120)
 
-    def judged(candidate: Candidate) -> Trial:
+    def scored(candidate: Candidate) -> Trial:
         share = _share(problem, candidate.allocation)
         return Trial(candidate, Score(LANDSCAPE.told(candidate.allocation), float(np.clip(5 * share - 2, 0, 1)), 100))
 
     searcher = Nsga2(problem)
     while asked := searcher.ask(1):
-        searcher.tell(judged(asked[0]))
+        searcher.tell(scored(asked[0]))
         if asked[0].number >= POPULATION:
-            assert asked[0].bars == ()  # nothing is known of parts of the samples
+            assert asked[0].stop_thresholds == ()  # nothing is known of parts of the samples
     shares = np.array([_share(problem, candidate.allocation) for candidate in searcher._history.asked[POPULATION:]])
     steep, limits = ((shares > 0.37) & (shares < 0.63)).mean(), (shares > 0.98).mean()
     assert steep > 0.65
@@ -218,7 +218,7 @@ def test_one_is_dropped_where_it_is_above_the_line_between_its_neighbours_on_the
     first = list(searcher.ask(POPULATION))
     for candidate in first:
         told(candidate)
-    assert all(candidate.bars == () for candidate in first)
+    assert all(candidate.stop_thresholds == () for candidate in first)
     barred = 0
     for _ in range(20):
         (candidate,) = searcher.ask(1)
@@ -226,15 +226,15 @@ def test_one_is_dropped_where_it_is_above_the_line_between_its_neighbours_on_the
         points = [(t.costs["flops"], t.score.loss) for t in frontier(known, "loss", ["flops"]) if t.score]
         costs, losses = zip(*points, strict=True)
         if own >= costs[0]:
-            assert candidate.bars == (pytest.approx(np.interp(own, costs, losses) - 0.1),)
+            assert candidate.stop_thresholds == (pytest.approx(np.interp(own, costs, losses) - 0.1),)
             barred += 1
         else:
-            assert candidate.bars == ()
+            assert candidate.stop_thresholds == ()
         told(candidate)
     assert barred > 10
 
 
-def test_of_two_limited_costs_a_bar_is_that_of_one_that_costs_no_more_of_either() -> None:
+def test_of_two_limited_costs_a_stop_threshold_is_that_of_one_that_costs_no_more_of_either() -> None:
     dense = LANDSCAPE.problem.costs.dense()
     limits: dict[CostKind, int] = {"flops": dense["flops"] // 2, "params": dense["params"] // 2}
     problem = replace(LANDSCAPE.problem, limits=limits, rungs=(10,), trials=60)
@@ -242,9 +242,9 @@ def test_of_two_limited_costs_a_bar_is_that_of_one_that_costs_no_more_of_either(
     known: list[tuple[dict[CostKind, int], float]] = []
     while asked := searcher.ask(1):
         own, loss = problem.costs.costs(asked[0].allocation), LANDSCAPE.true(asked[0].allocation)
-        if asked[0].bars:
+        if asked[0].stop_thresholds:
             least = min(value for costs, value in known if all(costs[kind] <= own[kind] for kind in limits))
             better = min(value for costs, value in known)
-            assert better - 0.1 - 1e-9 <= asked[0].bars[0] <= least - 0.1 + 1e-9
+            assert better - 0.1 - 1e-9 <= asked[0].stop_thresholds[0] <= least - 0.1 + 1e-9
         known.append((dict(own), loss))
         searcher.tell(Trial(asked[0], Score(loss, 0.5, 100, rungs=(Score(loss - 0.1, 0.5, 10),))))

@@ -38,7 +38,7 @@ class _WithoutThisThread(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def quietly() -> Iterator[None]:
+def suppress_export_output() -> Iterator[None]:
     """Drops torch's warnings, its log, and what this thread prints to stderr."""
     log = logging.getLogger("torch")
     level = log.level
@@ -75,7 +75,7 @@ def export_network(network: nn.Module, inputs: Tensor, path: Path, form: str) ->
     network = copy.deepcopy(network).cpu().eval()
     target = path.with_suffix(f".{form}")
     try:
-        with quietly():
+        with suppress_export_output():
             content = _as_pt2(network, inputs) if form == "pt2" else _as_onnx(network, inputs)
     except (RuntimeError, torch.onnx.OnnxExporterError) as fault:
         raise UserError(f"the network cannot be exported as {form}: {in_one_line(fault)}") from fault

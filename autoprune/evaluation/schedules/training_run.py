@@ -13,7 +13,7 @@ from autoprune.config.schedule import PolicySection, ScheduleFile
 from autoprune.core.trial import Score
 from autoprune.errors import CheckpointError, UserError
 from autoprune.evaluation.checkpoints.reshape import Shape, Shaped, reshape
-from autoprune.evaluation.metrics import Batches, judge_top_5, zeros_in
+from autoprune.evaluation.metrics import Batches, evaluate_with_top_5, zeros_in
 from autoprune.evaluation.schedules.active_pruners import Passed, TrainingParts, carried_in
 from autoprune.evaluation.schedules.builders import plan_of
 from autoprune.evaluation.schedules.shape_changes import planned_changes, remove_dead, thin_masked
@@ -233,7 +233,7 @@ class TrainingRun:
     def _measure(self, event: str) -> Score:
         """Judges the network on the validation samples, and notes it."""
         self.masking.hold()
-        score, top_5 = judge_top_5(self.network, self._task, self._validation)
+        score, top_5 = evaluate_with_top_5(self.network, self._task, self._validation)
         measured: dict[str, float | None] = {
             "accuracy": score.accuracy,
             "loss": score.loss,

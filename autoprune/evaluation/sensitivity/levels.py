@@ -40,8 +40,8 @@ class SweepWork:
 
     def plain(self, allocation: Mapping[str, int]) -> int:
         """Judging an allocation after the recipe, all by itself."""
-        judged = self.samples * self.evaluator.macs(allocation)
-        return judged + self.evaluator.recipe_work(allocation, self.recipe)
+        result = self.samples * self.evaluator.macs(allocation)
+        return result + self.evaluator.recipe_work(allocation, self.recipe)
 
     def behind(self, allocation: Mapping[str, int], macs_before: int) -> int:
         """The same where what comes before a place, `macs_before` multiply-adds an image, is known."""
@@ -67,7 +67,7 @@ DENSE: Level = ("", 0)
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluationResult:
     """What became of a level.
 
     Attributes:
@@ -81,7 +81,7 @@ class Judged:
         return {**outcome_to_json(self.outcome), "work": self.work}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Judged:
+    def from_json(cls, data: Mapping[str, Any]) -> EvaluationResult:
         whole = "score" in data
         outcome = Score.from_json(data["score"]) if whole else Failure.from_json(data["failure"])
         return cls(outcome, data.get("work"))
@@ -149,7 +149,7 @@ class Levels:
         self.prefixes = Prefixes(self.evaluator, self.grid, self.settings.recipe, self.settings.samples)
         self.costs = SweepWork.of(self.evaluator, self.settings.recipe, self.settings.samples)
 
-    def judge(self, group: str, width: int) -> Judged:
+    def evaluate(self, group: str, width: int) -> EvaluationResult:
         """What becomes of a level.
 
         Raises:
@@ -159,23 +159,23 @@ class Levels:
 
         def score() -> Score:
             nonlocal shared
-            found = self.prefixes.judge(group, width) if self.settings.reuse and group else None
+            found = self.prefixes.evaluate(group, width) if self.settings.reuse and group else None
             shared = found is not None
             return self._by_itself(group, width) if found is None else found
 
         outcome = outcome_of(score)
-        return Judged(outcome, self._work(group, width, self.grid) if shared else self.plain(group, width))
+        return EvaluationResult(outcome, self._work(group, width, self.grid) if shared else self.plain(group, width))
 
-    def descend(self, group_sweep: GroupSweep, retries: int = 0) -> Iterator[tuple[int, Judged]]:
+    def evaluate_group(self, group_sweep: GroupSweep, retries: int = 0) -> Iterator[tuple[int, EvaluationResult]]:
         """Each width that is judged, with what becomes of it; where memory runs out it is tried again.
 
         Raises:
             OSError: data cannot be read.
         """
         for width in group_sweep.widths:
-            judged = tried(partial(self.judge, group_sweep.group, width), retries)
-            yield width, judged
-            if group_sweep.ends(width, judged.outcome):
+            result = tried(partial(self.evaluate, group_sweep.group, width), retries)
+            yield width, result
+            if group_sweep.ends(width, result.outcome):
                 return
 
     def most(self, grid: Grid) -> int:
@@ -191,9 +191,9 @@ class Levels:
 
     def _by_itself(self, group: str, width: int) -> Score:
         if (group, width) == DENSE:
-            return self.evaluator.judge(self.prefixes.dense, self.settings.samples)
+            return self.evaluator.evaluate_network(self.prefixes.dense, self.settings.samples)
         network = self.evaluator.build(_allocation(group, width), self.settings.recipe)
-        return self.evaluator.judge(network, self.settings.samples)
+        return self.evaluator.evaluate_network(network, self.settings.samples)
 
     def _work(self, group: str, width: int, grid: Grid) -> int:
         """What a level costs from its cut on; a group's widest also what lies between the last group's cut and its."""

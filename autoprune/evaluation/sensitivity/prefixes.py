@@ -168,7 +168,7 @@ class Prefixes:
         """The dense network after the recipe."""
         return self._evaluator.build({}, self._recipe)
 
-    def judge(self, group: str, width: int) -> Score | None:
+    def evaluate(self, group: str, width: int) -> Score | None:
         """The score of a level, None where it has to be judged by itself.
 
         Groups are best taken in the order of the grid: for an earlier one the samples begin at the front again.
@@ -180,10 +180,10 @@ class Prefixes:
         traced = _traced(self._evaluator.build(Allocation({group: width}), recipe))
         if shared_prefix(self._traced_dense, traced) < cut.place or not self._reach(cut.place):
             return None
-        judged, *estimated = self._streams
+        evaluated, *estimated = self._streams
         for stream in estimated:
             recalibrate(Continued(traced, stream), self._batches[1])
-        return self._evaluator.judge(Continued(traced, judged), self._samples)
+        return self._evaluator.evaluate_network(Continued(traced, evaluated), self._samples)
 
     @property
     def _traced_dense(self) -> fx.GraphModule:
@@ -197,8 +197,8 @@ class Prefixes:
     @cached_property
     def _batches(self) -> list[Iterable[Batch]]:
         """Those that are judged, and those that re-estimate the batch norm if any do."""
-        judged = self._evaluator.data.batches("validation", self._samples)
-        return [judged, self._evaluator.data.for_recipe(self._recipe)] if self._estimates else [judged]
+        evaluated = self._evaluator.data.batches("validation", self._samples)
+        return [evaluated, self._evaluator.data.for_recipe(self._recipe)] if self._estimates else [evaluated]
 
     @cached_property
     def _streams(self) -> list[Stream]:

@@ -11,11 +11,19 @@ from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Failure, Score
 from autoprune.errors import TaskError
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.sensitivity.levels import DENSE, Grid, GroupSweep, Judged, Level, Levels, SweepSettings
+from autoprune.evaluation.sensitivity.levels import (
+    DENSE,
+    EvaluationResult,
+    Grid,
+    GroupSweep,
+    Level,
+    Levels,
+    SweepSettings,
+)
 
 log = logging.getLogger(__name__)
 
-Record = Callable[[str, int, Judged], None]
+Record = Callable[[str, int, EvaluationResult], None]
 """Takes group and width of a level and what became of it."""
 
 Skip = Callable[[str, int], None]
@@ -38,16 +46,16 @@ class Sweep:
     """
 
     def __init__(
-        self, levels: Levels, done: Mapping[Level, Judged], record: Record, skip: Skip = lambda *_: None
+        self, levels: Levels, done: Mapping[Level, EvaluationResult], record: Record, skip: Skip = lambda *_: None
     ) -> None:
         self._levels, self._found, self._record, self._skip = levels, dict(done), record, skip
         self._waiting = list(levels.grid)
         if DENSE not in self._found:
-            self._note(DENSE, levels.judge(*DENSE))
+            self._note(DENSE, levels.evaluate(*DENSE))
         dense = self._found[DENSE].outcome
         if isinstance(dense, Failure):
             raise TaskError(
-                f"the dense network cannot be judged after its batch norm was re-estimated ({dense.reason})"
+                f"the dense network cannot be evaluated after its batch norm was re-estimated ({dense.reason})"
             )
         self._dense, stop = dense, levels.settings.stop
         self._floor = None if stop is None else stop * dense.accuracy
@@ -60,11 +68,11 @@ class Sweep:
                 return group_sweep
         return None
 
-    def take(self, group_sweep: GroupSweep, width: int, judged: Judged) -> None:
+    def take(self, group_sweep: GroupSweep, width: int, result: EvaluationResult) -> None:
         """What became of a level; one that is known already (a worker began anew) is not recorded again."""
         if (group_sweep.group, width) not in self._found:
-            self._note((group_sweep.group, width), judged)
-        if group_sweep.hopeless(judged.outcome):
+            self._note((group_sweep.group, width), result)
+        if group_sweep.hopeless(result.outcome):
             for narrower in group_sweep.widths[group_sweep.widths.index(width) + 1 :]:
                 self._skip(group_sweep.group, narrower)
 
@@ -72,7 +80,7 @@ class Sweep:
         """Whoever judged these levels came to grief: at the first of them, or its way to the others is tried again."""
         first = (group_sweep.group, group_sweep.widths[0])
         if first not in self._found:
-            self._note(first, Judged(failure, self._levels.plain(*first)))
+            self._note(first, EvaluationResult(failure, self._levels.plain(*first)))
         self._waiting = [name for name in self._levels.grid if name in (group_sweep.group, *self._waiting)]
 
     def curves(self) -> SensitivityCurves:
@@ -89,9 +97,9 @@ class Sweep:
             naive_work=self._levels.costs.naive(grid),
         )
 
-    def _note(self, level: Level, judged: Judged) -> None:
-        self._found[level] = judged
-        self._record(*level, judged)
+    def _note(self, level: Level, result: EvaluationResult) -> None:
+        self._found[level] = result
+        self._record(*level, result)
 
     def _due(self, group: str) -> GroupSweep:
         """What is to be judged of a group: levels below a hopeless one only count if they are known already."""
@@ -120,7 +128,7 @@ class Sweep:
     def _spent(self) -> int:
         """What all levels cost; those of which an earlier release did not say were judged by themselves."""
         return sum(
-            self._levels.plain(*level) if judged.work is None else judged.work for level, judged in self._found.items()
+            self._levels.plain(*level) if result.work is None else result.work for level, result in self._found.items()
         )
 
 
@@ -128,7 +136,7 @@ def sweep(
     evaluator: Evaluator,
     grid: Grid,
     settings: SweepSettings,
-    done: Mapping[Level, Judged],
+    done: Mapping[Level, EvaluationResult],
     record: Record,
     skip: Skip = lambda *_: None,
 ) -> SensitivityCurves:
@@ -140,8 +148,8 @@ def sweep(
     levels = Levels(evaluator, grid, settings)
     course = Sweep(levels, done, record, skip)
     while (group_sweep := course.next()) is not None:
-        for width, judged in levels.descend(group_sweep):
-            course.take(group_sweep, width, judged)
+        for width, result in levels.evaluate_group(group_sweep):
+            course.take(group_sweep, width, result)
     return course.curves()
 
 
@@ -156,13 +164,13 @@ def affordable(evaluator: Evaluator, grids: Sequence[Grid], settings: SweepSetti
 
 def sweep_fingerprint(evaluator: Evaluator, recipe: Recipe, samples: int) -> dict[str, Any]:
     """What curves depend on; those of another fingerprint do not hold for this network or task."""
-    divergence = {"objective": "kl"} if evaluator.judging.objective == "kl" else {}  # only then levels have it
+    divergence = {"objective": "kl"} if evaluator.config.objective == "kl" else {}  # only then levels have it
     return {
-        **evaluator.judging.identity,
+        **evaluator.config.identity,
         "pruner": evaluator.prunable.pruner.name,
         "scoring": dict(evaluator.prunable.scoring),
         "samples": samples,
         "recipe": recipe.to_json(),
-        "seed": evaluator.judging.seed,
+        "seed": evaluator.config.seed,
         **divergence,
     }

@@ -234,7 +234,9 @@ def _prepare(experiment: Experiment) -> Setup:
 
 
 def _evaluator(setup: Setup, weights: Path | None = None) -> Evaluator:
-    return setup.evaluator(replace(setup.judging(), samples=None, rungs=(), objective="loss", weights=weights))
+    return setup.evaluator(
+        replace(setup.evaluation_config(), samples=None, rungs=(), objective="loss", weights=weights)
+    )
 
 
 def _trial(history: History, number: int | None, folder: RunFolder, experiment: Experiment) -> Trial:

@@ -163,7 +163,7 @@ def finished(setup: Setup, evaluator: Evaluator, built: Built, options: ApplyOpt
     """A network that was made, trained further if that is wanted, and judged."""
     if options.plan is not None:
         return finetuned(setup, evaluator, built, options.plan, origin)
-    return _judged(setup, evaluator, built, origin)
+    return _evaluated(setup, evaluator, built, origin)
 
 
 def finetuned(setup: Setup, evaluator: Evaluator, built: Built, plan: Mapping[str, Any], origin: str) -> Applied:
@@ -181,13 +181,13 @@ def finetuned(setup: Setup, evaluator: Evaluator, built: Built, plan: Mapping[st
         rest = {key: value for key, value in plan.items() if key not in DISTILLATION}
         setup.task.train(built.network, TrainingPlan(**rest), [*hooks, hook])
     settings = " ".join(f"{key}={value}" for key, value in plan.items())
-    applied = _judged(setup, evaluator, built, f"{origin}, fine-tuned ({settings})")
+    applied = _evaluated(setup, evaluator, built, f"{origin}, fine-tuned ({settings})")
     return replace(applied, change="in the search, before the fine-tuning")
 
 
-def _judged(setup: Setup, evaluator: Evaluator, built: Built, origin: str) -> Applied:
-    score = evaluator.judge(built.network, None)
+def _evaluated(setup: Setup, evaluator: Evaluator, built: Built, origin: str) -> Applied:
+    score = evaluator.evaluate_network(built.network, None)
     metrics = {"accuracy": score.accuracy, "loss": score.loss, "samples": score.samples}
     costs, table, dense = built.costs(), setup.prunable.costs, setup.prunable.network
-    checkpoint = built.checkpoint(metrics, evaluator.judging.identity)
+    checkpoint = built.checkpoint(metrics, evaluator.config.identity)
     return Applied(built.network.cpu(), dense, checkpoint, costs, dict(**table.dense()), origin, table.effective)

@@ -77,8 +77,8 @@ class RecordedResult:
 def _on_all_samples(history: History, number: int) -> Score | None:
     """The judgement at the end of a run, if the trial was among its best."""
     rows = {record["number"]: record["validation"] for record in history.of("result") if record["number"] is not None}
-    judged = {record["number"]: record["score"] for record in history.of("judged")}
-    found = {**judged, **rows}.get(number)
+    reevaluated = {record["number"]: record["score"] for record in history.of("reevaluated")}
+    found = {**reevaluated, **rows}.get(number)
     return None if found is None else Score.from_json(found)
 
 

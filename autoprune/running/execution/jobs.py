@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from autoprune.core.trial import Candidate, Failure, Score, Trial
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.outcomes import outcome_of, tried
-from autoprune.evaluation.sensitivity.levels import Grid, GroupSweep, Judged, Levels, SweepSettings
+from autoprune.evaluation.sensitivity.levels import EvaluationResult, Grid, GroupSweep, Levels, SweepSettings
 
 
 class WorkerContext:
@@ -118,41 +118,41 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """The network of a trial, to be judged on all validation samples."""
+class Reevaluation:
+    """The network of a trial, evaluated once more on all validation samples."""
 
-    kind: ClassVar[str] = "judgement"
+    kind: ClassVar[str] = "reevaluation"
     candidate: Candidate
 
-    def results(self, context: WorkerContext) -> Iterator[Judged]:
-        yield tried(lambda: self._judged(context.evaluator), context.retries)
+    def results(self, context: WorkerContext) -> Iterator[EvaluationResult]:
+        yield tried(lambda: self._reevaluate(context.evaluator), context.retries)
 
-    def _judged(self, evaluator: Evaluator) -> Judged:
-        outcome = outcome_of(lambda: evaluator.judge(evaluator.network(self.candidate)))
+    def _reevaluate(self, evaluator: Evaluator) -> EvaluationResult:
+        outcome = outcome_of(lambda: evaluator.evaluate_network(evaluator.network(self.candidate)))
         samples = outcome.samples if isinstance(outcome, Score) else 0
-        return Judged(outcome, samples * evaluator.macs(self.candidate.allocation))
+        return EvaluationResult(outcome, samples * evaluator.macs(self.candidate.allocation))
 
-    def ends(self, result: Judged) -> bool:
+    def ends(self, result: EvaluationResult) -> bool:
         return True
 
-    def failed(self, failure: Failure, seconds: float, worker: str) -> Judged:
-        return Judged(failure)
+    def failed(self, failure: Failure, seconds: float, worker: str) -> EvaluationResult:
+        return EvaluationResult(failure)
 
     def to_json(self) -> dict[str, Any]:
         return self.candidate.to_json()
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Judgement:
+    def from_json(cls, data: Mapping[str, Any]) -> Reevaluation:
         return cls(Candidate.from_json(data))
 
-    def result_to_json(self, result: Judged) -> dict[str, Any]:
+    def result_to_json(self, result: EvaluationResult) -> dict[str, Any]:
         return result.to_json()
 
-    def result_from_json(self, data: Mapping[str, Any]) -> Judged:
-        return Judged.from_json(data)
+    def result_from_json(self, data: Mapping[str, Any]) -> EvaluationResult:
+        return EvaluationResult.from_json(data)
 
 
-Step = tuple[int, Judged]
+Step = tuple[int, EvaluationResult]
 """A width and what became of that level."""
 
 
@@ -164,11 +164,11 @@ class SweepJob:
     group_sweep: GroupSweep
 
     def results(self, context: WorkerContext) -> Iterator[Step]:
-        yield from context.levels.descend(self.group_sweep, context.retries)
+        yield from context.levels.evaluate_group(self.group_sweep, context.retries)
 
     def ends(self, result: Step) -> bool:
-        width, judged = result
-        return self.group_sweep.ends(width, judged.outcome)
+        width, level = result
+        return self.group_sweep.ends(width, level.outcome)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -182,15 +182,15 @@ class SweepJob:
         return cls(GroupSweep(data["group"], tuple(data["widths"]), data["floor"]))
 
     def result_to_json(self, result: Step) -> dict[str, Any]:
-        width, judged = result
-        return {"width": width, **judged.to_json()}
+        width, level = result
+        return {"width": width, **level.to_json()}
 
     def result_from_json(self, data: Mapping[str, Any]) -> Step:
-        return data["width"], Judged.from_json(data)
+        return data["width"], EvaluationResult.from_json(data)
 
 
-JOBS: Mapping[str, type[Evaluation] | type[Judgement] | type[SweepJob]] = {
-    kind.kind: kind for kind in (Evaluation, Judgement, SweepJob)
+JOBS: Mapping[str, type[Evaluation] | type[Reevaluation] | type[SweepJob]] = {
+    kind.kind: kind for kind in (Evaluation, Reevaluation, SweepJob)
 }
 
 

@@ -63,7 +63,7 @@ def do_on_ray(stages: Stages[T], setup: Setup, context: WorkerContext) -> T:
     for name, setting in _ENVIRONMENT.items():
         os.environ.setdefault(name, setting)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(settings.workers)
-    weights = context.evaluator.judging.weights
+    weights = context.evaluator.config.weights
     assert weights is not None, "a run keeps its weights"
     folder = weights.resolve().parent
     with closing(stages), _connected(settings.ray_address):

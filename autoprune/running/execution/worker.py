@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from autoprune.config import Experiment
 from autoprune.core.costs import CostTable
-from autoprune.evaluation.data import Judging
+from autoprune.evaluation.data import EvaluationConfig
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import PrunableModel
 from autoprune.evaluation.sensitivity.levels import Grid, SweepSettings
@@ -37,7 +37,7 @@ class WorkerPayload:
     Attributes:
         experiment: names the task, which each worker builds; one that was passed in from Python travels as `task`.
         judging: with full paths.
-        grid, sweep: the levels of the run's sweep, and how they are judged.
+        grid, sweep: the levels of the run's sweep, and how they are evaluated.
     """
 
     experiment: Experiment
@@ -48,13 +48,13 @@ class WorkerPayload:
     costs: CostTable
     importance: Importance
     scoring: Mapping[str, Any]
-    judging: Judging
+    config: EvaluationConfig
     grid: Grid
     sweep: SweepSettings
 
     @classmethod
     def of(cls, setup: Setup, context: WorkerContext) -> WorkerPayload:
-        prunable, section, judging = setup.prunable, setup.experiment.task, context.evaluator.judging
+        prunable, section, config = setup.prunable, setup.experiment.task, context.evaluator.config
         section = section.model_copy(update={"data": section.data and section.data.resolve()})
         return cls(
             setup.experiment.model_copy(update={"task": section}),
@@ -65,7 +65,7 @@ class WorkerPayload:
             prunable.costs,
             prunable.importance,
             prunable.scoring,
-            replace(judging, weights=judging.weights and judging.weights.resolve()),
+            replace(config, weights=config.weights and config.weights.resolve()),
             context.grid,
             context.sweep,
         )
@@ -86,10 +86,10 @@ class WorkerPayload:
             self.importance,
             self.scoring,
             samples=scoring_samples(self.experiment, task, inputs),
-            seed=self.judging.seed,
+            seed=self.config.seed,
         )
         retries = self.experiment.run.retries
-        return WorkerContext(Evaluator(prunable, task, self.judging), self.grid, self.sweep, retries, worker_name())
+        return WorkerContext(Evaluator(prunable, task, self.config), self.grid, self.sweep, retries, worker_name())
 
 
 def settle(threads: int, gpus: float) -> torch.device:

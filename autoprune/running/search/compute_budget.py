@@ -52,7 +52,7 @@ class ComputeBudget:
         evaluations = setup.experiment.search.evaluations
         if evaluations is None:
             return cls(0, None, 0, 0)
-        samples = evaluator.data.judging()
+        samples = evaluator.data.sample_count()
         unit = samples * evaluator.macs({})
         recipes = extreme_recipes(setup.experiment.recipe(), setup.space.settings)
         candidate = _most_work(setup, evaluator, limits, recipes, samples)
@@ -109,4 +109,6 @@ def _finals(setup: Setup, evaluator: Evaluator, limits: Limits) -> int:
     if recipe != experiment.recipe():
         recipes = extreme_recipes(recipe, experiment.final_settings(setup.space.settings))
         return count * _most_work(setup, evaluator, limits, recipes, samples.available())
-    return 0 if samples.judges_all() else count * _most_work(setup, evaluator, limits, [Recipe(0)], samples.available())
+    if samples.uses_all_samples():
+        return 0
+    return count * _most_work(setup, evaluator, limits, [Recipe(0)], samples.available())

@@ -10,8 +10,8 @@ from autoprune.core.settings import resolved
 from autoprune.core.trial import Candidate, Failure, Score, Setting, Trial, ranked, winners
 from autoprune.core.trial import value as value_of
 from autoprune.errors import AllTrialsFailed
-from autoprune.evaluation.sensitivity.levels import Judged
-from autoprune.running.execution.jobs import Evaluation, Judgement, Listed, Stages
+from autoprune.evaluation.sensitivity.levels import EvaluationResult
+from autoprune.running.execution.jobs import Evaluation, Listed, Reevaluation, Stages
 from autoprune.running.search.context import RunContext
 from autoprune.searchers.base.searcher import SearchProblem
 
@@ -99,22 +99,22 @@ def _on_all_samples(run: RunContext, chosen: list[Trial]) -> Stages[dict[int, Sc
     Raises:
         AllTrialsFailed: none of them could be judged.
     """
-    if run.evaluator.data.judges_all():
+    if run.evaluator.data.uses_all_samples():
         return {trial.number: trial.score for trial in chosen if trial.score}
-    done = {record["number"]: Score.from_json(record["score"]) for record in run.history.of("judged")}
-    left = [Judgement(trial.candidate) for trial in chosen if trial.number not in done]
+    done = {record["number"]: Score.from_json(record["score"]) for record in run.history.of("reevaluated")}
+    left = [Reevaluation(trial.candidate) for trial in chosen if trial.number not in done]
     reason = ""
     with run.display.stage("finalists", len(chosen), len(chosen) - len(left)) as advance:
 
-        def take(candidate: Candidate, judged: Judged) -> None:
+        def take(candidate: Candidate, result: EvaluationResult) -> None:
             nonlocal reason
             number = candidate.number
-            if isinstance(judged.outcome, Failure):
-                reason = f"{judged.outcome.kind}: {judged.outcome.reason}"
-                run.display.say(f"finalist {number} is left out, as it cannot be judged on all samples ({reason})")
+            if isinstance(result.outcome, Failure):
+                reason = f"{result.outcome.kind}: {result.outcome.reason}"
+                run.display.say(f"finalist {number} is left out, as it cannot be evaluated on all samples ({reason})")
             else:
-                done[number] = judged.outcome
-                run.ledger.write("judged", number=number, score=judged.outcome.to_json(), work=judged.work)
+                done[number] = result.outcome
+                run.ledger.write("reevaluated", number=number, score=result.outcome.to_json(), work=result.work)
             advance("")
 
         yield Listed(left, take)

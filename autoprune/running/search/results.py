@@ -87,9 +87,11 @@ def _measure(run: RunContext, dense: Score, found: Found) -> list[Result]:
     chosen = [("uniform", uniform)] if uniform.score else []
     networks = [run.setup.prunable.network, *(run.network(trial) for _, trial in [*chosen, ("best", best)])]
     latencies = measure_latency(networks, run.setup.prunable.inputs[:1])
-    whole = run.evaluator.data.judges_all()
+    whole = run.evaluator.data.uses_all_samples()
     first = (
-        dense if whole else run.evaluator.judge(networks[0], watch=partial(run.display.watch, "dense network, batches"))
+        dense
+        if whole
+        else run.evaluator.evaluate_network(networks[0], watch=partial(run.display.watch, "dense network, batches"))
     )
     effective, costs = run.setup.prunable.costs.effective, dict(**run.setup.prunable.costs.dense())
     rows = [Result("dense", None, {}, first, _test(run, "dense", networks[0]), costs, latencies[0], effective)]
@@ -97,7 +99,7 @@ def _measure(run: RunContext, dense: Score, found: Found) -> list[Result]:
         if name == "best":
             validation = found.score
         else:
-            validation = uniform.score if whole and uniform.score else run.evaluator.judge(network, None)
+            validation = uniform.score if whole and uniform.score else run.evaluator.evaluate_network(network, None)
         number = trial.number if trial.number >= 0 else None
         widths = trial.candidate.allocation.to_json()
         test = _test(run, name, network)
@@ -127,7 +129,9 @@ def _uniform(run: RunContext, problem: SearchProblem, trials: list[Trial]) -> Tr
 
 def _test(run: RunContext, name: str, network: nn.Module) -> Score | None:
     try:
-        return run.evaluator.judge(network, None, "test", partial(run.display.watch, f"test batches, {name}"))
+        return run.evaluator.evaluate_network(
+            network, None, "test", partial(run.display.watch, f"test batches, {name}")
+        )
     except TaskError:  # the task has no test samples
         return None
 

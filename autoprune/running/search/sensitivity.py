@@ -21,7 +21,7 @@ from autoprune.core.sensitivity import (
 from autoprune.core.trial import Failure
 from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.sensitivity.levels import Grid, Judged, Level, Levels, SweepSettings
+from autoprune.evaluation.sensitivity.levels import EvaluationResult, Grid, Level, Levels, SweepSettings
 from autoprune.evaluation.sensitivity.sweep import Record, Sweep, sweep_fingerprint
 from autoprune.files import write_whole
 from autoprune.reporting.drawing import png
@@ -50,7 +50,9 @@ class Groups:
         self.sweep.lost(job.group_sweep, failure)
 
 
-def swept(levels: Levels, display: Display, done: Mapping[Level, Judged], record: Record) -> Stages[SensitivityCurves]:
+def swept(
+    levels: Levels, display: Display, done: Mapping[Level, EvaluationResult], record: Record
+) -> Stages[SensitivityCurves]:
     """A sweep as a stage, and its curves; levels that are done are not judged again.
 
     The dense network, to which all levels are compared, is judged here.
@@ -64,8 +66,8 @@ def swept(levels: Levels, display: Display, done: Mapping[Level, Judged], record
     total = 1 + sum(len(widths) for widths in levels.grid.values())
     with display.stage("sensitivity", total, len(done)) as advance:
 
-        def note(group: str, width: int, judged: Judged) -> None:
-            record(group, width, judged)
+        def note(group: str, width: int, result: EvaluationResult) -> None:
+            record(group, width, result)
             advance(f"{group} at {width}" if group else "")
 
         def skip(group: str, width: int) -> None:
@@ -95,18 +97,18 @@ def work_line(curves: SensitivityCurves, costs: CostTable) -> str:
     return f"sweep: {spent:.1f} dense judgements of {curves.dense.samples:,} samples instead of {naive:.1f}"
 
 
-def write_level(ledger: Ledger, group: str, width: int, judged: Judged) -> None:
+def write_level(ledger: Ledger, group: str, width: int, result: EvaluationResult) -> None:
     """Writes what became of a level, and what it cost, into a ledger.
 
     Raises:
         LedgerWriteError: it cannot be written.
     """
-    ledger.write("level", group=group, width=width, **judged.to_json())
+    ledger.write("level", group=group, width=width, **result.to_json())
 
 
-def levels_in(history: History) -> dict[Level, Judged]:
+def levels_in(history: History) -> dict[Level, EvaluationResult]:
     """The levels that a ledger holds."""
-    return {(record["group"], record["width"]): Judged.from_json(record) for record in history.of("level")}
+    return {(record["group"], record["width"]): EvaluationResult.from_json(record) for record in history.of("level")}
 
 
 def read_curves(setup: Setup, evaluator: Evaluator, path: Path) -> SensitivityCurves:

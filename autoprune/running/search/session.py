@@ -22,7 +22,7 @@ from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.settings import extreme_recipes
 from autoprune.core.trial import Score
 from autoprune.errors import UserError
-from autoprune.evaluation.evaluator import Evaluator, judge_dense
+from autoprune.evaluation.evaluator import Evaluator, evaluate_dense
 from autoprune.evaluation.sensitivity.levels import Grid
 from autoprune.reporting.record import read_record
 from autoprune.running.execution.inline import do_inline
@@ -95,7 +95,7 @@ def resume_session(
 def _ready(setup: Setup, folder: RunFolder) -> tuple[Limits, Evaluator, ComputeBudget]:
     """The limits, checked, an evaluator whose data are read, and what the run may cost; a given file of curves fits."""
     limits = setup.limits()
-    evaluator = setup.evaluator(replace(setup.judging(), weights=folder.weights))
+    evaluator = setup.evaluator(replace(setup.evaluation_config(), weights=folder.weights))
     for recipe in _recipes(setup):
         evaluator.warm_up(recipe)
     if setup.experiment.sensitivity.file is not None:
@@ -148,7 +148,7 @@ def _dense(run: RunContext) -> Score:
     record = run.history.last("dense")
     if record is not None:
         return Score.from_json(record["score"])
-    score = judge_dense(run.evaluator, partial(run.display.watch, "dense network, batches"))
+    score = evaluate_dense(run.evaluator, partial(run.display.watch, "dense network, batches"))
     run.ledger.write("dense", score=score.to_json(), costs=run.setup.prunable.costs.dense())
     return score
 

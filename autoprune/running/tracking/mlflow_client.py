@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from autoprune.config.credentials import mask
 from autoprune.errors import AutopruneError, UserError
-from autoprune.evaluation.checkpoints.export import in_one_line, quietly
+from autoprune.evaluation.checkpoints.export import in_one_line, suppress_export_output
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -148,7 +148,7 @@ def _save(model: BestModel, path: Path, described: Model) -> None:
     with torch.no_grad():
         outputs = model.network(model.inputs)
     signature = infer_signature(inputs, outputs.numpy() if isinstance(outputs, torch.Tensor) else None)
-    with quietly():
+    with suppress_export_output():
         mlflow.pytorch.save_model(
             model.network,
             path,

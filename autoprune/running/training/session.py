@@ -17,7 +17,7 @@ from autoprune.core.ledger import Ledger
 from autoprune.core.trial import Score
 from autoprune.errors import RunFolderError, UserError
 from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, write_checkpoint
-from autoprune.evaluation.metrics import Batches, judge
+from autoprune.evaluation.metrics import Batches, evaluate
 from autoprune.evaluation.prunable_model import example_inputs
 from autoprune.evaluation.schedules.training_run import TrainingRun, Watching
 from autoprune.graph.costs import measure_costs, measure_effective
@@ -158,7 +158,7 @@ def _train(
 ) -> Outcome:
     params = _params(prepared, run, experiment, scratch)
     with Ledger(recorder.folder.events) as ledger, recorder.recording(ledger, params):
-        dense = judge(prepared.network, prepared.task, _batches(prepared, "validation"))
+        dense = evaluate(prepared.network, prepared.task, _batches(prepared, "validation"))
         final = run.run(snapshot)
         outcome = _outcome(run, recorder, prepared, dense, final)
         write_checkpoint(recorder.folder.final, _checkpoint(run, prepared, final))
@@ -188,7 +188,7 @@ def _batches(prepared: _Prepared, split: Split) -> Sequence[Batch] | Iterable[Ba
 
 def _outcome(run: TrainingRun, recorder: Recorder, prepared: _Prepared, dense: Score, final: Score) -> Outcome:
     try:
-        test: Score | None = judge(run.network, prepared.task, _batches(prepared, "test"))
+        test: Score | None = evaluate(run.network, prepared.task, _batches(prepared, "test"))
     except UserError:  # the task has no test samples
         test = None
     graph = find_groups(run.network, prepared.inputs)

@@ -19,7 +19,7 @@ DOUBT = 1.0
 _LEAST = 4
 _NORMAL = 1.4826  # the median of absolute values times this is the standard deviation of a normal distribution
 
-Bars = tuple[float | None, ...]
+StopThresholds = tuple[float | None, ...]
 Found = TypeVar("Found", bound=Proposal)
 
 
@@ -93,11 +93,11 @@ class History:
         parts += [self._committed / work] if work else []
         return min(1.0, max(parts, default=1.0))
 
-    def propose(self, proposal: Proposal, bars: Bars = ()) -> Candidate:
+    def propose(self, proposal: Proposal, stop_thresholds: StopThresholds = ()) -> Candidate:
         """The next candidate, recorded. `proposal` must be new."""
         point = self._point(proposal)
         assert point not in self._proposed, f"{point!r} was proposed before"
-        return self.record(self.problem.candidate(self.number, point.allocation, bars, point.settings))
+        return self.record(self.problem.candidate(self.number, point.allocation, stop_thresholds, point.settings))
 
     def record(self, candidate: Candidate) -> Candidate:
         """The next candidate itself, of whatever parent, recipe and limits, recorded."""
@@ -147,7 +147,7 @@ class History:
                 found.append(Estimate(allocation, value, misses[rung] if rung < len(misses) else 0.0, settings))
         return found
 
-    def bars(self, reference: Trial | None, above: float = 0.0) -> Bars:
+    def stop_thresholds(self, reference: Trial | None, above: float = 0.0) -> StopThresholds:
         """Values at the rungs from which a candidate is not expected to end at most `above` over a reference.
 
         On the same first samples two networks err alike, so what counts is by how much a candidate is behind the
@@ -179,17 +179,20 @@ class History:
 
 
 def ask_repeatedly(
-    history: History, limit: int, find: Callable[[], Proposal | None], bars: Callable[[], Bars] = tuple
+    history: History,
+    limit: int,
+    find: Callable[[], Proposal | None],
+    stop_thresholds: Callable[[], StopThresholds] = tuple,
 ) -> list[Candidate]:
     """At most `limit` candidates, one by one, so that `ask(n)` is n times `ask(1)`.
 
     Args:
         find: something new, or None if there is nothing now.
-        bars: those of the candidate that `find` has just found.
+        stop_thresholds: those of the candidate that `find` has just found.
     """
     asked: list[Candidate] = []
     while len(asked) < limit and not history.full and (found := find()) is not None:
-        asked.append(history.propose(found, bars()))
+        asked.append(history.propose(found, stop_thresholds()))
     return asked
 
 
@@ -228,13 +231,13 @@ class SequentialSearcher(BaseSearcher):
     """A searcher that proposes one candidate after the other, never the same twice."""
 
     def ask(self, limit: int) -> Sequence[Candidate]:
-        return ask_repeatedly(self._history, limit, self._next, self._bars)
+        return ask_repeatedly(self._history, limit, self._next, self._stop_thresholds)
 
     @abstractmethod
     def _next(self) -> Proposal | None:
         """A new allocation, or one with settings, or None if there is none now."""
 
-    def _bars(self) -> Bars:
+    def _stop_thresholds(self) -> StopThresholds:
         """Those of the candidate that was just found."""
         return ()
 

@@ -44,7 +44,9 @@ class RoundBudget:
         problem, left = self.history.problem, len(later) * (1 + self.probed)
         if problem.trials is not None and problem.trials - self.history.number - 1 < left:
             return False
-        least = self._trained(now) + sum(self._trained(each) + self.probed * self._judged(each) for each in later)
+        least = self._trained(now) + sum(
+            self._trained(each) + self.probed * self._evaluation_work(each) for each in later
+        )
         return problem.work is None or self.history.spent + least <= problem.work
 
     def bound(self, rounds: Sequence[Limits]) -> str:
@@ -64,7 +66,7 @@ class RoundBudget:
         trained = sum(map(self._trained, rounds))
         if not self.probed:
             return left // max(trained, 1)
-        return (left - trained) // max(sum(map(self._judged, rounds)), 1)
+        return (left - trained) // max(sum(map(self._evaluation_work, rounds)), 1)
 
     def _trained(self, limits: Limits) -> int:
         """Multiply-adds that a trained candidate within the limits takes at most."""
@@ -72,9 +74,9 @@ class RoundBudget:
         macs, dense = greatest_macs(costs, limits), greatest_macs(costs, {})
         # Towards being pruned a network is trained in its dense shape.
         drawn, tuned = training_work(self.recipe.admm, dense, dense), training_work(self.recipe.finetune, macs, dense)
-        return self._judged(limits) + drawn + tuned
+        return self._evaluation_work(limits) + drawn + tuned
 
-    def _judged(self, limits: Limits) -> int:
+    def _evaluation_work(self, limits: Limits) -> int:
         """Multiply-adds that a candidate within the limits takes at most under the problem's recipe."""
         problem = self.history.problem
         own, macs = greatest_macs(problem.costs, problem.limits), greatest_macs(problem.costs, limits)

@@ -80,14 +80,14 @@ class SearchProblem:
         self,
         number: int,
         allocation: Allocation,
-        bars: tuple[float | None, ...] = (),
+        stop_thresholds: tuple[float | None, ...] = (),
         settings: Mapping[str, Setting] | None = None,
     ) -> Candidate:
         """A candidate of this problem's parent and role, under its recipe and limits; default settings where None."""
         limits = {str(kind): limit for kind, limit in self.limits.items()}
         values = self.default_settings if settings is None else settings
         chosen = {name: values[name] for name in self.space.settings}
-        return Candidate(number, allocation, self.recipe, chosen, self.parent, self.role, limits, bars)
+        return Candidate(number, allocation, self.recipe, chosen, self.parent, self.role, limits, stop_thresholds)
 
     @property
     def default_settings(self) -> Mapping[str, Setting]:

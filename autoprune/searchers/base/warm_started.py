@@ -11,7 +11,7 @@ import numpy as np
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Trial
 from autoprune.searchers.base.coordinates import Proposal
-from autoprune.searchers.base.history import Bars, SequentialSearcher
+from autoprune.searchers.base.history import SequentialSearcher, StopThresholds
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.controls import draw_new, uniform_allocation
 from autoprune.searchers.knapsack import EXPONENTS, knapsack_allocation
@@ -29,13 +29,13 @@ class WarmStartedSearcher(SequentialSearcher):
             knapsacks).
 
     Attributes:
-        races: whether a candidate is dropped where it is clearly worse than the best after some of the samples; the
-            starts are judged on all.
+        stops_early: whether a candidate is dropped where it is clearly worse than the best after some of the samples;
+            the starts are evaluated on all.
     """
 
     uses_curves: ClassVar[bool] = True
     handles_settings: ClassVar[bool] = False
-    races: ClassVar[bool] = False
+    stops_early: ClassVar[bool] = False
 
     def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
         super().__init__(problem)
@@ -46,10 +46,10 @@ class WarmStartedSearcher(SequentialSearcher):
         """How many candidates come before the first that `_go_on` finds."""
         return len(self._starts) or FIRST
 
-    def _bars(self) -> Bars:
-        if not self.races or self._history.number < self._opening:
+    def _stop_thresholds(self) -> StopThresholds:
+        if not self.stops_early or self._history.number < self._opening:
             return ()
-        return self._history.bars(self._history.best())
+        return self._history.stop_thresholds(self._history.best())
 
     def _next(self) -> Proposal | None:
         history = self._history

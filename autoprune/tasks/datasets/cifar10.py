@@ -251,7 +251,11 @@ class Cifar10Task:
     def batches(self, split: Split, size: int, seed: int = 0) -> Iterable[Batch]:
         if split == "train":
             return ImageBatches(self._train, _NORMALISE, size, _AUGMENTATION, seed)
-        images = {"plain": lambda: self._train, "validation": lambda: self._judges[0], "test": lambda: self._judges[1]}
+        images = {
+            "plain": lambda: self._train,
+            "validation": lambda: self._held_out[0],
+            "test": lambda: self._held_out[1],
+        }
         return ImageBatches(images[split](), _NORMALISE, size)
 
     @cached_property
@@ -259,7 +263,7 @@ class Cifar10Task:
         return self._files.training_images()
 
     @cached_property
-    def _judges(self) -> tuple[Images, Images]:
+    def _held_out(self) -> tuple[Images, Images]:
         """Validation and test."""
         images, half = self._files.test_images(), self._files.records // 2
         return images.part(0, half), images.part(half, len(images))

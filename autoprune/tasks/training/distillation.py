@@ -38,22 +38,22 @@ def distillation(teacher: nn.Module, temperature: float, weight: float) -> Hook:
 
     def loss_term(network: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor:
         with torch.no_grad():
-            taught = copied.to(inputs.device)(inputs)
-        _check_logits(outputs, taught)
-        return weight * soft_loss(outputs, taught, temperature)
+            teacher_logits = copied.to(inputs.device)(inputs)
+        _check_logits(outputs, teacher_logits)
+        return weight * soft_loss(outputs, teacher_logits, temperature)
 
     return Hook(loss_term=loss_term)
 
 
-def soft_loss(outputs: Tensor, taught: Tensor, temperature: float) -> Tensor:
+def soft_loss(outputs: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """T² · KL(teacher ‖ student) of `[batch, classes]` logits at temperature T, the mean over the batch."""
     student = F.log_softmax(outputs / temperature, dim=1)
-    expected = F.log_softmax(taught / temperature, dim=1)
+    expected = F.log_softmax(teacher_logits / temperature, dim=1)
     return temperature**2 * F.kl_div(student, expected, reduction="batchmean", log_target=True)
 
 
-def _check_logits(outputs: object, taught: object) -> None:
-    student, teacher = logits(outputs, "distillation", "network"), logits(taught, "distillation", "teacher")
+def _check_logits(outputs: object, teacher_logits: object) -> None:
+    student, teacher = logits(outputs, "distillation", "network"), logits(teacher_logits, "distillation", "teacher")
     if student.shape != teacher.shape:
         raise TaskError(
             f"distillation needs a teacher of the same classes, but it gives {list(teacher.shape)} "

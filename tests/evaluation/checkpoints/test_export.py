@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune.evaluation.checkpoints.export import in_one_line, quietly
+from autoprune.evaluation.checkpoints.export import in_one_line, suppress_export_output
 
 
 class Odd(nn.Module):
@@ -21,7 +21,7 @@ class Odd(nn.Module):
 
 
 def test_an_export_that_fails_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(RuntimeError) as fault, quietly():
+    with pytest.raises(RuntimeError) as fault, suppress_export_output():
         torch.export.export(Odd(), (torch.zeros(2, 3),))
     assert capfd.readouterr() == ("", "")
     said = in_one_line(fault.value)
@@ -32,7 +32,7 @@ def test_an_export_that_fails_prints_nothing(capfd: pytest.CaptureFixture[str]) 
 
 def test_other_threads_are_heard_and_all_is_as_before_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
     level = logging.getLogger("torch").level
-    with quietly():
+    with suppress_export_output():
         print("mine", file=sys.stderr)
         other = threading.Thread(target=lambda: print("another's", file=sys.stderr, flush=True))
         other.start()

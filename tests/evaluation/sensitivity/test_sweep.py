@@ -20,7 +20,7 @@ from autoprune.core.trial import Failure, Score
 from autoprune.evaluation import candidate_builder as building
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.sensitivity import prefixes
-from autoprune.evaluation.sensitivity.levels import DENSE, GroupSweep, Judged, Level, Levels, SweepSettings
+from autoprune.evaluation.sensitivity.levels import DENSE, EvaluationResult, GroupSweep, Level, Levels, SweepSettings
 from autoprune.evaluation.sensitivity.prefixes import Prefixes, Stream
 from autoprune.evaluation.sensitivity.sweep import sweep
 from autoprune.pruning.patterns import ELEMENT, FILTER, LAYER, Pattern
@@ -37,7 +37,7 @@ RESNET_8 = Case(
      "layer3.0.conv2": 32},
 )  # fmt: skip
 Grid = Mapping[str, Sequence[int]]
-Recorded = dict[Level, Judged]
+Recorded = dict[Level, EvaluationResult]
 
 
 def grid_of(evaluator: Evaluator) -> dict[str, list[int]]:
@@ -50,12 +50,15 @@ def grid_of(evaluator: Evaluator) -> dict[str, list[int]]:
 
 
 def run(
-    evaluator: Evaluator, grid: Grid, settings: SweepSettings = ALL, done: Mapping[Level, Judged] | None = None
+    evaluator: Evaluator,
+    grid: Grid,
+    settings: SweepSettings = ALL,
+    done: Mapping[Level, EvaluationResult] | None = None,
 ) -> tuple[SensitivityCurves, Recorded]:
     recorded: Recorded = {}
 
-    def record(group: str, width: int, judged: Judged) -> None:
-        recorded[group, width] = judged
+    def record(group: str, width: int, result: EvaluationResult) -> None:
+        recorded[group, width] = result
 
     return sweep(evaluator, grid, settings, done or {}, record), recorded
 
@@ -100,7 +103,7 @@ def test_reuse_changes_no_score(name: str, pattern: Pattern, recipe: Recipe) -> 
     assert cheap.work is not None
     assert naive.work is not None
     assert cheap.work < naive.work
-    assert sum(judged.work or 0 for judged in recorded.values()) == cheap.work
+    assert sum(result.work or 0 for result in recorded.values()) == cheap.work
 
 
 def _some(grid: Grid) -> dict[str, Sequence[int]]:
@@ -206,7 +209,7 @@ class OwnNorm(nn.BatchNorm2d):
 
 
 @pytest.mark.parametrize("act", [Noise, Counting, lambda: OwnNorm(8)])
-def test_networks_that_do_not_run_in_parts_as_they_run_are_judged_whole(act: Callable[[], nn.Module]) -> None:
+def test_networks_that_do_not_run_in_parts_as_they_run_are_evaluated_whole(act: Callable[[], nn.Module]) -> None:
     assert places(evaluator_of(chain(act))) == {}
 
 
@@ -275,7 +278,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[FlopCounterMode]:
 
     with monkeypatch.context() as patch:
         for place, name in (
-            (Stream, "advance"), (Evaluator, "judge"),
+            (Stream, "advance"), (Evaluator, "evaluate_network"),
             (prefixes, "recalibrate"), (building, "recalibrate"), (building, "refit"),
         ):  # fmt: skip
             patch.setattr(place, name, counting(getattr(place, name)))
@@ -293,7 +296,7 @@ def test_the_work_is_what_is_counted(monkeypatch: pytest.MonkeyPatch, recipe: Re
     # The least squares of reconstruction are no operation of a layer: matrix products, where all layers convolve.
     convolutions = [flops for name, flops in counter.flop_counts["Global"].items() if "convolution" in str(name)]
     assert 2 * (curves.work or 0) == sum(convolutions)
-    assert sum(judged.work or 0 for judged in recorded.values()) == curves.work
+    assert sum(result.work or 0 for result in recorded.values()) == curves.work
 
 
 def test_widest_levels_come_first_and_a_hopeless_one_is_the_last_of_its_group(
@@ -319,17 +322,17 @@ def test_widest_levels_come_first_and_a_hopeless_one_is_the_last_of_its_group(
 def scripted(monkeypatch: pytest.MonkeyPatch, accuracies: Mapping[int, float]) -> Evaluator:
     """An evaluator of the chain in which the width of `two` says what comes out; dense 0.8."""
 
-    def judge(self: Evaluator, network: nn.Module, samples: int | None = None) -> Score:
+    def evaluate_network(self: Evaluator, network: nn.Module, samples: int | None = None) -> Score:
         accuracy = accuracies.get(network.two[0].out_channels, 0.8)
         if accuracy < 0:
             raise ValueError("no luck")
         return Score(1 - accuracy, accuracy, 20)
 
-    monkeypatch.setattr(Evaluator, "judge", judge)
+    monkeypatch.setattr(Evaluator, "evaluate_network", evaluate_network)
     return evaluator_of(chain())
 
 
-def test_without_a_stop_every_level_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_stop_every_level_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
     evaluator = scripted(monkeypatch, {6: 0.1, 4: 0.0, 2: 0.0})
     curves, _ = run(evaluator, {"two.0": [2, 4, 6]}, replace(ALL, reuse=False))
     assert set(curves.levels["two.0"]) == {2, 4, 6}
@@ -356,9 +359,9 @@ def test_levels_score_and_cost_the_same_in_any_order() -> None:
     order = [("two.0", 6), ("two.0", 2), ("three.0", 5), ("three.0", 3)]
     grid = {"two.0": [2, 6], "three.0": [3, 5]}
     levels = Levels(evaluator_of(chain()), grid, ALL)
-    forth = [levels.judge(*level) for level in order]
+    forth = [levels.evaluate(*level) for level in order]
     assert len(levels.prefixes.cuts) == 2
-    assert [levels.judge(*level) for level in reversed(order)] == forth[::-1]
+    assert [levels.evaluate(*level) for level in reversed(order)] == forth[::-1]
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, Recipe(reconstruct=16)])
@@ -373,12 +376,12 @@ def test_an_interrupted_sweep_ends_like_an_unbroken_one(recipe: Recipe) -> None:
         assert resumed == whole
 
 
-def test_what_is_done_is_not_judged_again_even_below_a_hopeless_level() -> None:
+def test_what_is_done_is_not_evaluated_again_even_below_a_hopeless_level() -> None:
     done = {
-        DENSE: Judged(Score(1.0, 0.5, 20)),
-        ("two.0", 6): Judged(Score(2.0, 0.1, 20)),
-        ("two.0", 2): Judged(Score(3.0, 0.1, 20)),
-        ("three.0", 4): Judged(Failure("nan", "loss nan")),
+        DENSE: EvaluationResult(Score(1.0, 0.5, 20)),
+        ("two.0", 6): EvaluationResult(Score(2.0, 0.1, 20)),
+        ("two.0", 2): EvaluationResult(Score(3.0, 0.1, 20)),
+        ("three.0", 4): EvaluationResult(Failure("nan", "loss nan")),
     }
     evaluator = evaluator_of(chain())
     grid = {"two.0": [2, 4, 6], "three.0": [4]}
@@ -392,13 +395,13 @@ def test_what_is_done_is_not_judged_again_even_below_a_hopeless_level() -> None:
     assert (curves.naive_work or 0) - (curves.work or 0) == (missing.work or 0) - (dense.work or 0)
 
 
-def test_a_sweep_judges_each_level_alone_with_the_rest_dense() -> None:
+def test_a_sweep_evaluates_each_level_alone_with_the_rest_dense() -> None:
     evaluator = evaluator_of(chain())
     grid = {"two.0": [2, 5], "three.0": [4]}
     curves, recorded = run(evaluator, grid, replace(ALL, reuse=False))
     for group, widths in grid.items():
         for width in widths:
-            expected = evaluator.judge(evaluator.build(Allocation({group: width}), RECIPE), 20)
+            expected = evaluator.evaluate_network(evaluator.build(Allocation({group: width}), RECIPE), 20)
             assert curves.levels[group][width] == recorded[group, width].outcome == expected
-    assert curves.dense == recorded[DENSE].outcome == evaluator.judge(evaluator.build({}, RECIPE), 20)
+    assert curves.dense == recorded[DENSE].outcome == evaluator.evaluate_network(evaluator.build({}, RECIPE), 20)
     assert curves.widths == {"two.0": 8, "three.0": 8}

@@ -15,7 +15,7 @@ from autoprune.core.recipe import Recipe
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Failure, Score
 from autoprune.errors import TaskError
-from autoprune.evaluation.sensitivity.levels import DENSE, GroupSweep, Judged, Level, SweepSettings
+from autoprune.evaluation.sensitivity.levels import DENSE, EvaluationResult, GroupSweep, Level, SweepSettings
 from autoprune.evaluation.sensitivity.sweep import Sweep, sweep
 from autoprune.running.execution.dispatch import Dispatch, RunningJob
 from autoprune.running.execution.inline import do_inline
@@ -27,17 +27,19 @@ from tests.evaluation.sensitivity.test_sweep import chain
 GRID = {"one.0": [1, 4, 6], "two.0": [1, 3, 7], "three.0": [1, 4]}
 SETTINGS = SweepSettings(Recipe(recalibrate=24), 20, stop=0.9)
 ALL_HOPELESS = SweepSettings(Recipe(recalibrate=24), 20, stop=1.01)
-Recorded = dict[Level, Judged]
+Recorded = dict[Level, EvaluationResult]
 
 
 def context(settings: SweepSettings) -> WorkerContext:
     return WorkerContext(evaluator_of(chain()), GRID, settings)
 
 
-def swept(settings: SweepSettings, recorded: Recorded, done: Mapping[Level, Judged]) -> Stages[SensitivityCurves]:
-    def record(group: str, width: int, judged: Judged) -> None:
+def swept(
+    settings: SweepSettings, recorded: Recorded, done: Mapping[Level, EvaluationResult]
+) -> Stages[SensitivityCurves]:
+    def record(group: str, width: int, result: EvaluationResult) -> None:
         assert (group, width) not in {**recorded, **done}
-        recorded[group, width] = judged
+        recorded[group, width] = result
 
     sweep = Sweep(context(settings).levels, done, record)
     yield Groups(sweep)
@@ -109,13 +111,13 @@ class Levels:
     """A stage with the levels of one group, which is given out again where it is lost."""
 
     def __init__(self, widths: tuple[int, ...]) -> None:
-        self.taken: Recorded = {DENSE: Judged(Score(1.0, 0.5, 20))}
+        self.taken: Recorded = {DENSE: EvaluationResult(Score(1.0, 0.5, 20))}
         self.sweep = Sweep(
             WorkerContext(evaluator_of(chain()), {"two.0": widths}, SETTINGS).levels, self.taken, self.note
         )
 
-    def note(self, group: str, width: int, judged: Judged) -> None:
-        self.taken[group, width] = judged
+    def note(self, group: str, width: int, result: EvaluationResult) -> None:
+        self.taken[group, width] = result
 
 
 def levels(*widths: int) -> tuple[Levels, Dispatch[None]]:
@@ -127,14 +129,14 @@ def levels(*widths: int) -> tuple[Levels, Dispatch[None]]:
     return made, Dispatch(stages(), RunSection(workers=2, retries=1, trial_timeout=1e-9))
 
 
-SCORE = Judged(Score(1.0, 0.5, 20), 7)
+SCORE = EvaluationResult(Score(1.0, 0.5, 20), 7)
 
 
 def brought(width: int) -> dict[str, Any]:
     return {"result": json.dumps(SweepJob(GroupSweep("two.0", (width,))).result_to_json((width, SCORE)))}
 
 
-def test_a_level_at_which_workers_always_die_is_a_failure_and_the_next_is_judged() -> None:
+def test_a_level_at_which_workers_always_die_is_a_failure_and_the_next_is_evaluated() -> None:
     made, dispatch = levels(6, 4)
     assert dispatch.next("a") is not None
     assert dispatch.next("b") is None

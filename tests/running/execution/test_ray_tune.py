@@ -12,7 +12,7 @@ import ray
 
 from autoprune.core.trial import Failure
 from tests import accidents
-from tests.journeys import OWN, Cli, history_of, judgements
+from tests.journeys import OWN, Cli, history_of, trial_results
 from tests.repository import REPOSITORY
 
 CANDIDATES = ("--trials", "12", "--searcher", "random", "--set", "space.protect=[]")
@@ -51,17 +51,17 @@ def failures(folder: Path) -> list[Failure]:
     return [trial.outcome for trial in history_of(folder).trials() if isinstance(trial.outcome, Failure)]
 
 
-def test_one_worker_judges_the_same_trials_in_the_same_order(autoprune: Cli, workdir: Path) -> None:
+def test_one_worker_evaluates_the_same_trials_in_the_same_order(autoprune: Cli, workdir: Path) -> None:
     task = ("--task", "tests.user_tasks:task", "--searcher", "evolution", "--trials", "8")
     task = (*task, "--set", "evaluation.samples=32")
     autoprune.succeed(*OWN, *task, "--output", "here")
     autoprune.succeed(*OWN, *task, "--output", "there", "--workers", "1")
     here, there = history_of(workdir / "here"), history_of(workdir / "there")
-    assert judgements(here) == judgements(there)
+    assert trial_results(here) == trial_results(there)
     assert {trial.worker for trial in here.trials()} == {"inline"}
     assert {trial.worker for trial in there.trials()}.isdisjoint({"inline", "ray"})
     assert not (workdir / "there" / "ray").exists()
-    for event in ("level", "judged", "result"):
+    for event in ("level", "reevaluated", "result"):
         assert without_times(here.of(event)) == without_times(there.of(event))
 
 
@@ -87,7 +87,7 @@ def test_the_rest_of_a_sweep_is_shared_out_and_a_worker_that_dies_in_it_costs_no
     assert (workdir / "run" / "sensitivity.json").read_bytes() == curves
 
 
-def test_several_workers_judge_at_once_and_what_they_wrote_can_be_applied(
+def test_several_workers_evaluate_at_once_and_what_they_wrote_can_be_applied(
     autoprune: Cli, workdir: Path, cluster: Path
 ) -> None:
     happen(cluster, "company", 2)

@@ -86,7 +86,7 @@ def test_what_is_applied_evaluates_to_what_the_mirror_shows(
     assert f"accuracy    {100 * parent.data.metrics['test_accuracy']:.2f} %" in test
 
 
-def test_a_child_judged_on_all_images_is_what_evaluate_says(autoprune: Cli, workdir: Path) -> None:
+def test_a_child_evaluated_on_all_samples_is_what_evaluate_says(autoprune: Cli, workdir: Path) -> None:
     small = ("--trials", "2", "--set", "sensitivity.levels=1", "--set", "sensitivity.samples=100")
     small = (*small, "--set", "track.model=false")
     autoprune.succeed("search", *HALF, *small, "--output", "run")

@@ -20,7 +20,7 @@ def candidates(history: History, count: int) -> list[Candidate]:
     return [history.propose(each.allocation) for each in drawn]
 
 
-def judged(candidate: Candidate, final: float, *rungs: float, work: int = 0) -> Trial:
+def scored(candidate: Candidate, final: float, *rungs: float, work: int = 0) -> Trial:
     passed = tuple(Score(loss, 0.5, samples) for loss, samples in zip(rungs, (10, 40), strict=False))
     return Trial(candidate, Score(final, 0.5, 100, rungs=passed), work=work)
 
@@ -47,11 +47,11 @@ def test_work_ends_a_search_before_it_is_exceeded() -> None:
     history = History(with_work(PROBLEM, 3.5))
     one, two, three = candidates(history, 3)
     assert history.full  # a fourth could cost more than what is left
-    history.tell(judged(one, 1.0, work=PROBLEM.price // 2))
+    history.tell(scored(one, 1.0, work=PROBLEM.price // 2))
     assert not history.full  # the first cost only half
     assert history.elapsed == pytest.approx(2.5 / 3.5)
     for each in (two, three):
-        history.tell(judged(each, 1.0, work=PROBLEM.price))
+        history.tell(scored(each, 1.0, work=PROBLEM.price))
     assert history.elapsed == pytest.approx(2.5 / 3.5)
     assert not history.full
 
@@ -60,7 +60,7 @@ def test_progress_is_kept_as_it_was_when_a_candidate_was_asked_for() -> None:
     history = History(with_work(PROBLEM, 4))
     one, _ = candidates(history, 2)
     assert history.progress == pytest.approx([0.0, 0.25])
-    history.tell(judged(one, 1.0, work=0))
+    history.tell(scored(one, 1.0, work=0))
     assert history.elapsed == pytest.approx(0.25)
 
 
@@ -70,34 +70,34 @@ def test_whichever_ends_first_counts() -> None:
     assert history.elapsed == 0.5
 
 
-def test_there_are_no_bars_before_enough_is_known() -> None:
+def test_there_are_no_stop_thresholds_before_enough_is_known() -> None:
     history = History(PROBLEM)
     for number, candidate in enumerate(candidates(history, 5)):
-        assert history.bars(history.best()) == ()
-        history.tell(judged(candidate, 1.0 + number, 0.9 + number, 0.95 + number))
-    assert history.bars(history.best()) != ()
-    assert history.bars(None) == ()
+        assert history.stop_thresholds(history.best()) == ()
+        history.tell(scored(candidate, 1.0 + number, 0.9 + number, 0.95 + number))
+    assert history.stop_thresholds(history.best()) != ()
+    assert history.stop_thresholds(None) == ()
 
 
-def test_a_bar_allows_for_how_far_the_first_images_mislead() -> None:
+def test_a_stop_threshold_allows_for_how_far_the_first_samples_mislead() -> None:
     history = History(PROBLEM)
     # The reference rises by 0.1 and 0.05 from the rungs to the end; others by so much more.
     misses = [(0.02, 0.01), (-0.04, 0.01), (0.06, -0.03), (0.08, 0.05)]
     reference, *others = candidates(history, 5)
-    history.tell(judged(reference, 1.0, 0.9, 0.95))
+    history.tell(scored(reference, 1.0, 0.9, 0.95))
     for candidate, (first, second) in zip(others, misses, strict=True):
-        history.tell(judged(candidate, 2.0, 1.9 - first, 1.95 - second))
-    low, high = history.bars(history.best())
+        history.tell(scored(candidate, 2.0, 1.9 - first, 1.95 - second))
+    low, high = history.stop_thresholds(history.best())
     assert low == pytest.approx(0.9 + DOUBT * 1.4826 * 0.05)
     assert high == pytest.approx(0.95 + DOUBT * 1.4826 * 0.02)
-    raised = history.bars(history.best(), above=0.5)
+    raised = history.stop_thresholds(history.best(), above=0.5)
     assert raised == (pytest.approx(low + 0.5), pytest.approx(high + 0.5))
 
 
 def test_what_was_dropped_is_estimated_by_how_the_best_went_on() -> None:
     history = History(PROBLEM)
     best, early, late, failed, *others = candidates(history, 8)
-    history.tell(judged(best, 1.0, 0.7, 0.9))
+    history.tell(scored(best, 1.0, 0.7, 0.9))
     history.tell(Trial(early, Stopped(Score(1.5, 0.5, 10))))
     history.tell(Trial(late, Stopped(Score(1.5, 0.5, 40, rungs=(Score(0.8, 0.5, 10),)))))
     history.tell(Trial(failed, Failure("nan", "")))
@@ -108,7 +108,7 @@ def test_what_was_dropped_is_estimated_by_how_the_best_went_on() -> None:
     ]
     assert history.estimates() == expected  # how sure that is is not known yet
     for other in others:
-        history.tell(judged(other, 2.0, 1.6, 1.85))
+        history.tell(scored(other, 2.0, 1.6, 1.85))
     unsure = [0.0, pytest.approx(1.4826 * 0.1), pytest.approx(1.4826 * 0.05)]
     assert [estimate.deviation for estimate in history.estimates()[:3]] == unsure
     assert history.best() is history.told[0]

@@ -25,10 +25,10 @@ from tests.searchers.landscapes import make_problem, with_curves
 BOTH = pytest.mark.parametrize("searcher", [NetAdapt, AutoCompress])
 
 
-def run(searcher: IterativeSearcher, judge: Callable[[Candidate], Trial] = outcome) -> list[Trial]:
+def run(searcher: IterativeSearcher, evaluate: Callable[[Candidate], Trial] = outcome) -> list[Trial]:
     trials: list[Trial] = []
     while asked := searcher.ask(1):
-        trials.append(judge(asked[0]))
+        trials.append(evaluate(asked[0]))
         searcher.tell(trials[-1])
     return trials
 
@@ -75,23 +75,23 @@ def test_work_is_shared_by_what_a_candidate_of_each_round_takes_at_most() -> Non
     middle = greatest_macs(problem.costs, first)
     trained = Recipe(finetune=Finetune(steps=2, batch_size=5), admm=AdmmTraining(steps=3, batch_size=7))
     # Judging takes 100 samples; what trains goes three times through each image, ADMM in the dense shape.
-    judging, training = 100 * (own + middle), 30 * (own + middle) + 2 * 63 * dense
-    problem = replace(problem, trials=None, price=100 * own, work=5 * (judging + training))
+    evaluating, training = 100 * (own + middle), 30 * (own + middle) + 2 * 63 * dense
+    problem = replace(problem, trials=None, price=100 * own, work=5 * (evaluating + training))
     rounds = [first, problem.limits]
     assert allowance(problem, trained, False).share(rounds) == 5
-    assert allowance(replace(problem, work=5 * (judging + training) - 1), trained, False).share(rounds) == 4
+    assert allowance(replace(problem, work=5 * (evaluating + training) - 1), trained, False).share(rounds) == 4
     # Seven probes and one that is trained.
-    assert allowance(replace(problem, work=8 * judging + training), trained, True).share(rounds) == 7
-    assert allowance(replace(problem, work=8 * judging + training - 1), trained, True).share(rounds) == 6
+    assert allowance(replace(problem, work=8 * evaluating + training), trained, True).share(rounds) == 7
+    assert allowance(replace(problem, work=8 * evaluating + training - 1), trained, True).share(rounds) == 6
 
 
-def test_a_training_that_is_taught_pays_for_the_teacher() -> None:
+def test_a_training_that_is_distilled_pays_for_the_teacher() -> None:
     problem = make_problem()
     dense, own = greatest_macs(problem.costs, {}), greatest_macs(problem.costs, problem.limits)
-    taught = Recipe(finetune=Finetune(steps=10, batch_size=10, distill=0.5))
+    distilled = Recipe(finetune=Finetune(steps=10, batch_size=10, distill=0.5))
     price = 100 * (3 * own + dense)
     for work, share in ((2 * price, 2), (2 * price - 1, 1)):
-        assert allowance(replace(problem, trials=None, work=work), taught, False).share([problem.limits]) == share
+        assert allowance(replace(problem, trials=None, work=work), distilled, False).share([problem.limits]) == share
 
 
 @BOTH
@@ -104,14 +104,14 @@ def test_no_more_work_is_spent_than_there_is(searcher: type[IterativeSearcher], 
     work = evaluations * 100 * dense
     problem = replace(problem, trials=None, price=100 * own, work=work, rounds=rounds)
 
-    def judge(candidate: Candidate) -> Trial:
+    def evaluate(candidate: Candidate) -> Trial:
         macs = greatest_macs(problem.costs, {kind: candidate.limits[kind] for kind in problem.limits})
         recipe, spent = candidate.recipe, 100 * macs
         spent += 3 * 30 * macs if recipe.finetune else 0
         spent += 3 * 20 * dense if recipe.admm else 0
         return replace(outcome(candidate), work=spent)
 
-    trials = run(searcher(problem), judge)
+    trials = run(searcher(problem), evaluate)
     assert trials[-1].candidate.role == "final"
     assert 0.5 * work < sum(trial.work for trial in trials) <= work
 
@@ -138,7 +138,7 @@ def test_a_network_within_its_limits_is_one_candidate_as_wide_as_the_space(searc
 
 
 @BOTH
-def test_a_parent_that_keeps_the_last_limits_already_is_judged_once_more_as_final(
+def test_a_parent_that_keeps_the_last_limits_already_is_evaluated_once_more_as_final(
     searcher: type[IterativeSearcher],
 ) -> None:
     """Steps so coarse that the first one goes past the limits."""
@@ -159,13 +159,13 @@ def test_a_round_that_fails_ends_the_search_and_says_which_and_why(
     problem = with_curves(replace(make_problem(), rounds=Rounds(count=3, probes=5)))
     limits = plan(problem.costs.dense(), problem.limits, 3)[failing - 1]
 
-    def judge(candidate: Candidate) -> Trial:
+    def evaluate(candidate: Candidate) -> Trial:
         if candidate.limits == limits:
             return Trial(candidate, Failure("nan", "loss nan"))
         return outcome(candidate)
 
     found = searcher(problem)
-    trials = run(found, judge)
+    trials = run(found, evaluate)
     assert trials[-1].candidate.limits == limits
     count = sum(trial.candidate.limits == limits for trial in trials)
     assert found.failure == (
