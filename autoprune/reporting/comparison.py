@@ -16,17 +16,17 @@ FORMAT = 1
 
 
 def comparison_json(records: Sequence[RunRecord]) -> str:
-    """All runs; each with `comparison`, which is NNI's layout."""
+    """Returns all runs as JSON, each with `comparison`, which is NNI's layout."""
     return _text({"format": FORMAT, "runs": [run_fields(record) for record in records]})
 
 
 def nni_json(record: RunRecord) -> str:
-    """One run in NNI's layout and nothing else."""
+    """Returns one run as JSON in NNI's layout and nothing else."""
     return _text(nni_fields(record))
 
 
 def run_fields(record: RunRecord) -> dict[str, Any]:
-    """One run; what is not known is left out."""
+    """Returns the fields of one run; what is not known is left out."""
     best = record.best
     fields: dict[str, Any] = {
         **asdict(summarise(record)),
@@ -56,12 +56,12 @@ def run_fields(record: RunRecord) -> dict[str, Any]:
 
 
 def frontier_of(record: RunRecord) -> list[Trial]:
-    """The final trials that none beats in the objective and all limited costs (FLOPs where none is known) at once."""
+    """Returns the final trials that none beats in the objective and all limited costs (FLOPs if none is) at once."""
     return frontier(record.trials, record.objective, list(record.limits) or ["flops"])
 
 
 def nni_fields(record: RunRecord) -> dict[str, Any]:
-    """`performance`, `params` and `flops` as NNI's example of auto-pruners writes them; what is unknown is left out.
+    """Returns `performance`, `params` and `flops` as NNI's example of auto-pruners has them, as far as they are known.
 
     `original` is the dense network, `pruned` the masked one, `speedup` the one with smaller layers, `finetuned` what
     training made of it. Ours is checked to compute the same masked and with smaller layers, so these two are equal;
@@ -94,7 +94,7 @@ def nni_fields(record: RunRecord) -> dict[str, Any]:
 
 
 def _accuracies(record: RunRecord, trial: Trial | None) -> tuple[float, float | None]:
-    """Of the dense network and the best one, both on the same samples."""
+    """Returns the accuracy of the dense network and of the best one, both on the same samples."""
     dense, result, score = record.dense, record.best_result, record.best_validation
     assert dense is not None  # the caller looked
     mixed = trial is not None and _trained(trial) and _untrained(record, trial) is not None
@@ -109,7 +109,7 @@ def _trained(trial: Trial) -> bool:
 
 
 def _untrained(record: RunRecord, trial: Trial) -> Score | None:
-    """The score of the same widths without training, if a trial had them."""
+    """Returns the score of the same widths without training, if a trial had them."""
     for other in record.trials:
         if other.score and other.candidate.allocation == trial.candidate.allocation and not _trained(other):
             return other.score

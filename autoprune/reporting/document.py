@@ -1,4 +1,4 @@
-"""A run, or several side by side, as one page to pass on, with its pictures and numbers as files."""
+"""One HTML page about a run, or about several side by side, with its pictures and numbers as files."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def escape(text: str) -> str:
 
 
 def page(title: str, body: Iterable[str]) -> str:
-    """A whole page that reads nothing from anywhere."""
+    """Returns a whole page, which loads nothing from anywhere."""
     return "\n".join(
         [
             "<!DOCTYPE html>",
@@ -76,7 +76,7 @@ def _style() -> str:
 
 
 def section(title: str, *parts: str) -> str:
-    """A heading with what stands below it; nothing if that is nothing."""
+    """Returns a heading with what stands below it, or nothing if that is empty."""
     content = "\n".join(part for part in parts if part)
     return f"<section><h2>{escape(title)}</h2>\n{content}</section>" if content else ""
 
@@ -84,7 +84,7 @@ def section(title: str, *parts: str) -> str:
 def table(
     headings: Sequence[str], rows: Iterable[Sequence[str]], words: Sequence[str] = (), marked: Sequence[int] = ()
 ) -> str:
-    """A table.
+    """Returns a table.
 
     Args:
         words: the headings of words, flush left; all others are numbers.
@@ -101,7 +101,7 @@ def table(
 
 
 def facts(pairs: Mapping[str, str]) -> str:
-    """Names and what they stand for."""
+    """Returns a table of names and values."""
     rows = "".join(
         f'<tr><th class="word">{escape(name)}</th><td class="word long">{escape(text)}</td></tr>'
         for name, text in pairs.items()
@@ -122,7 +122,11 @@ def folded(summary: str, content: str) -> str:
 
 
 def numbers(pairs: Iterable[tuple[str, str, str]]) -> str:
-    """Headline numbers: the number, what it is, and a word beside it."""
+    """Returns boxes of headline numbers.
+
+    Args:
+        pairs: of each number what it is called, the number, and a few words beside it.
+    """
     boxes = "".join(
         f"<div><span>{escape(name)}</span><b>{escape(number)}</b><span>{escape(beside)}</span></div>"
         for name, number, beside in pairs
@@ -142,7 +146,11 @@ Figures = Mapping[str, tuple["Figure", str]]
 
 
 def write_page(records: Sequence[RunRecord], folder: Path) -> Path:
-    """Writes `index.html` with PNG, CSV and JSON files beside it; where the page is.
+    """Writes `index.html` with PNG, CSV and JSON files beside it; returns the page's path.
+
+    Args:
+        records: of the runs.
+        folder: made if it is not there.
 
     Raises:
         OSError: they cannot be written.
@@ -161,7 +169,7 @@ def write_page(records: Sequence[RunRecord], folder: Path) -> Path:
 
 
 def figures_of(records: Sequence[RunRecord]) -> Figures:
-    """What the runs allow to draw."""
+    """Returns what can be drawn of the runs, by the name of its file."""
     drawn: dict[str, tuple[Figure | None, str]] = {}
     if len(records) == 1:
         (record,) = records
@@ -211,7 +219,7 @@ def _heading(record: RunRecord) -> str:
 
 
 def _sentence(record: RunRecord) -> str:
-    """The result in words, to be quoted."""
+    """Returns the result in words, to be quoted."""
     setting = {
         "model": record.identity.get("model", "the network"),
         "task": record.identity.get("task", "its task"),

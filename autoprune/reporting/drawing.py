@@ -1,4 +1,4 @@
-"""Figures that stand in a page, in its own colours, and as PNG beside it."""
+"""The style of all figures, and their files: SVG inside a page, in its colours, and PNG."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _WIDTH, _HEIGHT = 5.4, 3.9
 def panels(
     count: int = 1, width: float | None = None, height: float = _HEIGHT
 ) -> Iterator[tuple[Figure, tuple[Axes, ...]]]:
-    """A figure with so many pairs of axes side by side, in our colours and sizes while it is drawn.
+    """Gives a figure with `count` pairs of axes side by side; our colours and sizes hold while it is drawn.
 
     Args:
         count: pairs of axes.
@@ -52,7 +52,7 @@ def panels(
 
 @contextmanager
 def _styled() -> Iterator[None]:
-    """Our colours and sizes; names of runs, groups and modules are text, whatever signs are in them."""
+    """Sets our colours and sizes; names of runs, groups and modules are text, whatever signs are in them."""
     import matplotlib
 
     ink = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color")
@@ -88,7 +88,7 @@ def png(figure: Figure, path: Path) -> None:
 
 
 def svg(figure: Figure, title: str) -> str:
-    """A figure as an element of a page: transparent, in the page's colours and fonts, as wide as its place."""
+    """Returns a figure as an element of a page: transparent, in the page's colours and fonts, as wide as its place."""
     content = io.StringIO()
     with _styled():
         figure.savefig(content, format="svg", transparent=True)
@@ -118,7 +118,8 @@ def legend(figure: Figure, columns: int = 6, side: bool = False) -> None:
     found: dict[str, Artist] = {}
     for axes in figure.axes:
         handles, texts = axes.get_legend_handles_labels()
-        found.update(zip(texts, handles, strict=True))
+        for text, handle in zip(texts, handles, strict=True):
+            found.setdefault(text, handle)
     if found:
         where, columns = ("outside right upper", 1) if side else ("outside upper left", columns)
         style: dict[str, Any] = {"loc": where, "ncols": columns, "handlelength": 1.5, "columnspacing": 1.2}

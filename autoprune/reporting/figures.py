@@ -33,7 +33,7 @@ def drawn_costs(record: RunRecord) -> list[str]:
 
 
 def overview_figure(record: RunRecord) -> Figure | None:
-    """Accuracy against each cost, and the best so far: one picture of a run."""
+    """Draws accuracy against each cost, and the best so far: one picture of a run."""
     kinds = drawn_costs(record)
     if not _has_scores(record):
         return None
@@ -46,7 +46,7 @@ def overview_figure(record: RunRecord) -> Figure | None:
 
 
 def cost_figure(record: RunRecord, kind: str) -> Figure | None:
-    """Accuracy against the share of a cost that is kept, with dense, uniform, best and the frontier."""
+    """Draws accuracy against the share of a cost that is kept, with dense, uniform, best and the frontier."""
     if not _has_scores(record):
         return None
     with panels() as (figure, (axes,)):
@@ -120,7 +120,7 @@ def _points(trials: Sequence[Trial], kind: str, dense: int) -> tuple[list[float]
 
 
 def anytime_figure(records: Sequence[RunRecord], against: str) -> Figure | None:
-    """The best objective so far against the number of trials, or against `evaluations`, the work that was done.
+    """Draws the best objective so far against the number of trials, or against `evaluations`, the work that was done.
 
     One run's other trials are drawn too, and its dense and uniform network as lines.
     """
@@ -194,7 +194,7 @@ def _objective_label(records: Sequence[RunRecord]) -> str:
 
 
 def widths_figure(record: RunRecord) -> Figure | None:
-    """The best one's kept width of each group beside the dense one, the first group on top."""
+    """Draws the best one's kept width of each group beside the dense one, the first group on top."""
     if record.best is None or not record.groups:
         return None
     kept = record.best.candidate.allocation
@@ -217,7 +217,7 @@ def widths_figure(record: RunRecord) -> Figure | None:
 
 
 def sensitivity_figure(curves: SensitivityCurves, *metrics: str) -> Figure:
-    """Each of the metrics (`loss`, `accuracy`) of every group against its kept share, the others dense."""
+    """Draws the metrics (`loss`, `accuracy`) of every group against its kept share, the others dense."""
     height = max(3.9, 0.9 + 0.17 * len(curves.levels))
     with panels(len(metrics), 5.2 * len(metrics) + 2.4, height) as (figure, every):
         for axes, name in zip(every, metrics, strict=True):
@@ -245,7 +245,7 @@ def draw_sensitivity(axes: Axes, curves: SensitivityCurves, name: str) -> None:
 
 
 def frontiers_figure(records: Sequence[RunRecord], kind: str) -> Figure | None:
-    """The frontier of each of several runs, and its best."""
+    """Draws the frontier of each of several runs, and its best."""
     drawn = [record for record in records if record.dense is not None and record.best is not None]
     if not drawn:
         return None

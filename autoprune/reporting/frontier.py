@@ -14,7 +14,7 @@ from autoprune.core.trial import Objective, Trial, ranked, value
 
 
 def non_dominated(points: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """`[n]` whether no other of the `[n, objective]` points is at most as great in all and less in one.
+    """Returns `[n]`: whether no other of the `[n, objective]` points is at most as great in all and less in one.
 
     Of equal points the first counts alone.
     """
@@ -26,7 +26,7 @@ def non_dominated(points: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def frontier(trials: Sequence[Trial], objective: Objective, costs: Sequence[str]) -> list[Trial]:
-    """The final trials that none beats in the objective and all of the named costs at once, the cheapest first.
+    """Returns the final trials that none beats in the objective and all of the named costs at once, the cheapest first.
 
     Of trials that are equal in all of these the earliest counts alone. The order is by the first cost, then the next.
     """
@@ -39,7 +39,7 @@ def frontier(trials: Sequence[Trial], objective: Objective, costs: Sequence[str]
 
 
 def frontier_csv(frontier: Sequence[Trial], dense: Mapping[str, int], effective: bool = False) -> str:
-    """One line a trial, in the order given; `autoprune apply RUN --trial N` makes its network.
+    """Returns one line a trial, in the order given; `autoprune apply RUN --trial N` makes its network.
 
     Args:
         dense: what the dense network costs; beside each cost stands the share of it that is kept.

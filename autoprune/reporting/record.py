@@ -1,4 +1,4 @@
-"""What a run's folder says of it: its ledger, and for ledgers of earlier releases the files beside it."""
+"""A run as its folder tells it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from autoprune.core.ledger import History, read_history
 from autoprune.core.sensitivity import SensitivityCurves, curves_from_json
 from autoprune.core.trial import Objective, Score, Trial, ranked, winners
@@ -23,7 +21,7 @@ State = Literal["finished", "going on", "interrupted"]
 
 
 def is_being_written(folder: Path) -> bool:
-    """Whether a process holds the lock of the run's ledger; False where that cannot be told."""
+    """Returns whether a process holds the lock of the run's ledger; False where that cannot be told."""
     try:
         import fcntl
     except ImportError:  # not a Unix
@@ -43,7 +41,7 @@ def is_being_written(folder: Path) -> bool:
 
 
 def sessions_seconds(records: Sequence[Mapping[str, Any]]) -> float:
-    """How long a run took in all its sessions, the time between an interruption and the resumption left out."""
+    """Returns the seconds that a run took, the time between an interruption and the resumption left out."""
     seconds = 0.0
     for before, record in pairwise(records):
         if record["event"] != "resumed":
@@ -82,7 +80,7 @@ class RunRecord:
         return self.folder.resolve().name
 
     def setting(self, path: str, default: Any = None) -> Any:
-        """The value at a dotted path of the settings, or the default where it is not known."""
+        """Returns the value at a dotted path of the settings, or the default where it is not known."""
         value: Any = self.settings
         for part in path.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
@@ -148,17 +146,13 @@ class RunRecord:
     @cached_property
     def curves(self) -> SensitivityCurves | None:
         """The sweep's curves, or those of the file that the search used; None if it used none."""
-        return _curves_of_levels(self.history, self._recorded_groups) or _curves_in(self.folder)
+        return _curves_of_levels(self.history, self.groups) or _curves_in(self.folder)
 
     @property
-    def _recorded_groups(self) -> Mapping[str, int]:
+    def groups(self) -> Mapping[str, int]:
+        """Each group's dense width."""
         found: Mapping[str, int] = self.started.get("groups", {})
         return found
-
-    @cached_property
-    def groups(self) -> Mapping[str, int]:
-        """Each group's dense width; empty where neither the ledger nor the curves tell."""
-        return self._recorded_groups or (self.curves.widths if self.curves else {})
 
     @property
     def unit(self) -> int:
@@ -180,7 +174,7 @@ class RunRecord:
 
 
 def read_record(folder: Path) -> RunRecord:
-    """What the folder of a run says, whether it has finished, goes on or was killed.
+    """Reads what the folder of a run says, whether it has finished, goes on or was killed.
 
     Raises:
         RunFolderError: it is no run, or its ledger is damaged.
@@ -200,13 +194,12 @@ def _record(folder: Path, history: History) -> RunRecord:
     )
     trials = history.trials()
     told = {record["number"]: float(record["time"]) for record in reversed(history.of("told"))}
-    settings = started.get("settings") or _settings_beside(folder)
     state: State = "finished" if history.last("finished") else "going on" if is_being_written(folder) else "interrupted"
     record = RunRecord(
         folder,
         history,
         started,
-        settings,
+        started.get("settings", {}),
         tuple(trials),
         told,
         len(history.open_candidates()),
@@ -214,16 +207,9 @@ def _record(folder: Path, history: History) -> RunRecord:
         sessions_seconds(history.records),
     )
     _ = record.results, record.dense, record.curves  # what is damaged shows here
+    if state == "finished" and record.best is None:
+        raise RunFolderError(f"its ledger names {history.last('finished')!r} as the end, but holds no such trial")
     return record
-
-
-def _settings_beside(folder: Path) -> Mapping[str, Any]:
-    """The experiment as an earlier release left it: in its own file alone."""
-    try:
-        found = yaml.safe_load((folder / "experiment.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return {}
-    return found if isinstance(found, Mapping) else {}
 
 
 def _curves_of_levels(history: History, widths: Mapping[str, int]) -> SensitivityCurves | None:
@@ -250,7 +236,7 @@ def _curves_in(folder: Path) -> SensitivityCurves | None:
 
 
 def best_so_far(trials: Sequence[Trial], objective: Objective) -> list[Trial | None]:
-    """After each trial the best final one until then, None before the first with a score."""
+    """Returns after each trial the best final one until then, None before the first with a score."""
     best: list[Trial | None] = []
     for trial in trials:
         best.append(best_of(best[-1] if best else None, trial, objective))
@@ -258,5 +244,5 @@ def best_so_far(trials: Sequence[Trial], objective: Objective) -> list[Trial | N
 
 
 def best_of(best: Trial | None, trial: Trial, objective: Objective) -> Trial | None:
-    """The better of the best final trial so far and a new one."""
+    """Returns the better of the best final trial so far and a new one."""
     return next(iter(ranked([t for t in (best, trial) if t is not None], objective)), None)

@@ -57,12 +57,12 @@ class Result:
 
 
 def results_in(history: History) -> list[Result]:
-    """The final table that a ledger holds; of each name the newest."""
+    """Returns the final table that a ledger holds; of each name the newest row."""
     return list({record["name"]: Result.from_json(record) for record in history.of("result")}.values())
 
 
 def results_csv(results: Sequence[Result]) -> str:
-    """The final table for a spreadsheet: plain numbers, one line a network."""
+    """Returns the final table as CSV: plain numbers, one line a network."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     costs = list(results[0].costs)
@@ -82,7 +82,7 @@ def results_csv(results: Sequence[Result]) -> str:
 
 
 def results_table(results: Sequence[Result]) -> Table:
-    """The final table for the terminal."""
+    """Returns the final table for the terminal."""
     headings, rows = results_cells(results)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in headings:
@@ -93,7 +93,7 @@ def results_table(results: Sequence[Result]) -> Table:
 
 
 def results_cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of the final table, with what each network costs beside the dense one."""
+    """Returns headings and rows of the final table, with what each network costs beside the dense one."""
     dense = next(result for result in results if result.name == "dense")
     flops, params = (cost_name(kind, any(result.effective for result in results)) for kind in EFFECTIVE_KINDS)
     headings = ["network", "accuracy", "loss", flops, "of dense", params, "of dense", "latency"]
@@ -128,12 +128,12 @@ _NAMES: Mapping[str, str] = {"flops": "FLOPs", "params": "parameters", "size": "
 
 
 def cost_name(kind: str, effective: bool) -> str:
-    """What a cost is called where people read it."""
+    """Returns what a cost is called where people read it."""
     return f"effective {_NAMES[kind]}" if effective and kind in EFFECTIVE_KINDS else _NAMES[kind]
 
 
 def short(number: float) -> str:
-    """A number with a unit: 20.3 M."""
+    """Returns a number with a unit: 20.3 M."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
             return f"{number / size:.4g} {unit}"
@@ -141,7 +141,7 @@ def short(number: float) -> str:
 
 
 def outcome_metrics(results: Sequence[Result], trials: Sequence[Trial]) -> dict[str, float]:
-    """The winner's numbers, and beside them those of the dense and the uniform network.
+    """Returns the winner's numbers, and beside them those of the dense and the uniform network.
 
     Args:
         results: the final table, the dense network first and the best last.

@@ -24,13 +24,13 @@ _HEADINGS = {
 
 
 def sparsity_json(table: SparsityTable) -> str:
-    """`rows`, and the `total` of the columns that have one; fractions in [0, 1], null where there is no value."""
+    """Returns `rows`, and the `total` of columns that have one; fractions in [0, 1], null where there is no value."""
     rows = [_record(row) for row in table.rows]
     return json.dumps({"rows": rows, "total": _total(table)}, indent=1, allow_nan=False) + "\n"
 
 
 def sparsity_csv(table: SparsityTable) -> str:
-    """For a spreadsheet: one line a tensor and a last one named `total`; fractions in [0, 1], empty where no value."""
+    """Returns CSV: one line a tensor and a last one named `total`; fractions in [0, 1], empty where no value."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(_HEADINGS), restval="", lineterminator="\n")
     writer.writeheader()
@@ -41,7 +41,7 @@ def sparsity_csv(table: SparsityTable) -> str:
 
 
 def sparsity_text(table: SparsityTable) -> str:
-    """As the zoo prints it: percentages and five decimals, `-` where there is no value; as wide as its names need."""
+    """Returns the zoo's text: percentages, five decimals, `-` where there is no value; as wide as its names need."""
     shown = Table(box=None, pad_edge=False)
     for key, heading in _HEADINGS.items():
         shown.add_column(heading, justify="left" if key in ("name", "shape") else "right", no_wrap=True)

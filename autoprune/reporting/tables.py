@@ -46,7 +46,7 @@ class Summary:
 
 
 def summarise(record: RunRecord) -> Summary:
-    """The line of one run."""
+    """Returns the line of one run."""
     result, score = record.best_result, record.best_validation
     identity = record.identity
     return Summary(
@@ -69,7 +69,7 @@ def summarise(record: RunRecord) -> Summary:
 
 
 def progress(record: RunRecord) -> str:
-    """How many trials there are, and of how many; of those that only their cost limits, what they have cost."""
+    """Returns how many trials there are, and of how many where that is planned."""
     count, planned = len(record.trials), _planned(record)
     trials = f"trial{'' if count == 1 else 's'}"
     if record.state == "finished" or planned is None:
@@ -83,14 +83,14 @@ def _planned(record: RunRecord) -> int | None:
 
 
 def kept_shares(record: RunRecord, trial: Trial | None) -> dict[str, float]:
-    """By kind of cost, the share of the dense network's that a trial keeps."""
+    """Returns, by kind of cost, the share of the dense network's that a trial keeps."""
     if trial is None or record.dense is None:
         return {}
     return {kind: cost / record.dense.costs[kind] for kind, cost in trial.costs.items() if kind in record.dense.costs}
 
 
 def counts(record: RunRecord) -> str:
-    """How the trials ended: "20 trials, 5 of them dropped early, 1 failed"."""
+    """Returns how the trials ended: "20 trials, 5 of them dropped early, 1 failed"."""
     dropped = sum(isinstance(trial.outcome, Stopped) for trial in record.trials)
     failed = sum(trial.failed for trial in record.trials)
     parts = [f"{count} {what}" for count, what in ((dropped, "dropped early"), (failed, "failed")) if count]
@@ -98,7 +98,7 @@ def counts(record: RunRecord) -> str:
 
 
 def cells(record: RunRecord) -> dict[str, str]:
-    """The line of one run as text by heading; empty where nothing is known."""
+    """Returns the line of one run as text by heading; empty where nothing is known."""
     line = summarise(record)
     flops, params = (cost_name(kind, record.effective) for kind in EFFECTIVE_KINDS)
     state = line.state if line.state == "finished" else f"{line.state}, {line.progress}"
@@ -125,7 +125,7 @@ LEFT = ("run", "state", "searcher", "pruner", "task", "budget")
 
 
 def summary_table(records: Sequence[RunRecord]) -> Table:
-    """A line a run for the terminal; a column in which all are equal is left to `shared_line`."""
+    """Returns a line a run for the terminal; columns in which all are equal are left to `shared`."""
     lines, same = [cells(record) for record in records], shared(records)
     headings = [heading for heading in headings_of(lines) if heading not in same]
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -137,19 +137,19 @@ def summary_table(records: Sequence[RunRecord]) -> Table:
 
 
 def headings_of(lines: Sequence[dict[str, str]]) -> list[str]:
-    """Those under which at least one line says something, in order."""
+    """Returns the headings under which at least one line says something, in order."""
     return list(dict.fromkeys(heading for line in lines for heading, text in line.items() if text))
 
 
 def shared(records: Sequence[RunRecord]) -> dict[str, str]:
-    """Of several runs the words under which all say the same, by heading; what differs is compared."""
+    """Returns the words under which all runs say the same, by heading."""
     lines = [cells(record) for record in records]
     alike = {heading: lines[0][heading] for heading in ("pruner", "task", "budget") if lines[0][heading]}
     return {heading: text for heading, text in alike.items() if all(line[heading] == text for line in lines)}
 
 
 def mixture(records: Sequence[RunRecord]) -> str | None:
-    """What to say of runs that are not alike; None if they are."""
+    """Returns what to say of runs that are not alike; None if they are."""
     named = {
         "tasks": {str(record.identity.get("task")) for record in records},
         "networks": {str(record.identity.get("model")) for record in records},
@@ -163,11 +163,12 @@ def mixture(records: Sequence[RunRecord]) -> str | None:
 
 
 def percent(share: float | None) -> str:
+    """Returns a share as per cent; nothing where it is not known."""
     return "" if share is None else f"{100 * share:.2f} %"
 
 
 def duration(seconds: float) -> str:
-    """A time for people: 45 s, 12 min, 3 h 05 min."""
+    """Returns a time for people: 45 s, 12 min, 3 h 05 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -178,7 +179,7 @@ STATES = {Score: "scored", Stopped: "dropped", Failure: "failed"}
 
 
 def trials_csv(records: Sequence[RunRecord]) -> str:
-    """One line a trial, run after run; a cell is empty where a trial has no such value.
+    """Returns one line a trial, run after run; a cell is empty where a trial has no such value.
 
     A trial that was dropped early has its scores on the samples until then; `samples` says how many.
     """
@@ -195,7 +196,7 @@ def trials_csv(records: Sequence[RunRecord]) -> str:
 
 
 def row(record: RunRecord, trial: Trial) -> dict[str, Any]:
-    """One trial by column; what it does not have is left out."""
+    """Returns one trial by column; what it does not have is left out."""
     outcome = trial.outcome
     score = outcome if isinstance(outcome, Score) else outcome.score if isinstance(outcome, Stopped) else None
     known = {

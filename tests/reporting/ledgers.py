@@ -55,7 +55,7 @@ def write_run(
     """The folder of a run with these outcomes, its best one trial 3.
 
     Args:
-        started: further fields of the first record; what an earlier release did not write can be left out by `{}`.
+        started: further fields of the first record.
         settings: sections that differ.
     """
     folder.mkdir(parents=True)

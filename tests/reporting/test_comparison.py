@@ -47,7 +47,8 @@ def test_json_holds_every_run_with_its_comparison(tmp_path: Path) -> None:
 
 
 def test_csv_has_a_line_for_every_trial_of_every_run(tmp_path: Path) -> None:
-    records = [read_record(write_run(tmp_path / "one")), read_record(write_run(tmp_path / "two", OUTCOMES[:1]))]
+    unfinished = write_run(tmp_path / "two", OUTCOMES[:1], finished=False)
+    records = [read_record(write_run(tmp_path / "one")), read_record(unfinished)]
     rows = list(csv.DictReader(io.StringIO(trials_csv(records))))
     assert [(row["run"], row["trial"]) for row in rows] == [*(("one", str(i)) for i in range(5)), ("two", "0")]
     assert [row["state"] for row in rows[:5]] == ["scored", "dropped", "failed", "scored", "scored"]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from autoprune.core.ledger import Ledger
 from autoprune.core.trial import Score
 from autoprune.errors import RunFolderError
 from autoprune.reporting.record import best_so_far, read_record, sessions_seconds
-from tests.reporting.ledgers import OUTCOMES, SETTINGS, WIDTHS, trial, write_run
+from tests.reporting.ledgers import OUTCOMES, WIDTHS, trial, write_run
 
 
 def test_a_finished_run_is_told_by_its_ledger_alone(tmp_path: Path) -> None:
@@ -54,17 +53,19 @@ def test_a_run_without_a_score_has_no_best(tmp_path: Path) -> None:
     assert (record.best, record.best_validation) == (None, None)
 
 
-def test_what_an_earlier_release_left_to_files_is_read_from_them(tmp_path: Path) -> None:
+def test_a_damaged_file_of_curves_is_no_matter(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", started={})
-    assert read_record(folder).settings == {}
-    (folder / "experiment.yaml").write_text(json.dumps(SETTINGS))
-    fingerprint = {"fingerprint": {}, "widths": WIDTHS, "dense": Score(0.1, 0.9, 5).to_json(), "levels": {"a": {}}}
-    (folder / "sensitivity.json").write_text(json.dumps({"format": 2, "curves": [fingerprint]}))
-    record = read_record(folder)
-    assert record.setting("budget") == "flops=0.5"
-    assert record.groups == WIDTHS
     (folder / "sensitivity.json").write_text("{")
     assert read_record(folder).curves is None
+
+
+@pytest.mark.parametrize("best", ["../../other", 17, None, 3.5])
+def test_an_end_that_names_no_trial_is_refused(tmp_path: Path, best: object) -> None:
+    folder = write_run(tmp_path / "run", finished=False)
+    with Ledger(folder / "ledger.jsonl") as ledger:
+        ledger.write("finished", best=best)
+    with pytest.raises(RunFolderError, match="holds no such trial"):
+        read_record(folder)
 
 
 def test_a_folder_that_is_no_run_and_a_damaged_ledger_are_refused_by_name(tmp_path: Path) -> None:
