@@ -1,8 +1,8 @@
-"""Training with a pruning schedule: what acts inside it joined into hooks, in segments between changes of shape."""
+"""Training by a pruning schedule: in segments between changes of shape, and in the rounds of a lottery ticket."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,43 +14,41 @@ from autoprune.core.trial import Score
 from autoprune.errors import CheckpointError, UserError
 from autoprune.evaluation.checkpoints.reshape import Shape, Shaped, reshape
 from autoprune.evaluation.metrics import Batches, evaluate_with_top_5, zeros_in
-from autoprune.evaluation.schedules.active_pruners import Passed, TrainingParts, carried_in
-from autoprune.evaluation.schedules.builders import plan_of
-from autoprune.evaluation.schedules.shape_changes import planned_changes, remove_dead, thin_masked
-from autoprune.evaluation.schedules.ticket_rounds import TicketRounds
+from autoprune.evaluation.schedules.active_pruners import ActivePruners, Passed, carried_masks
+from autoprune.evaluation.schedules.builders import build_plan
 from autoprune.evaluation.scoring import ScoringSamples
 from autoprune.graph.groups import find_groups
 from autoprune.pruning.schedules import Unit
+from autoprune.pruning.surgery.branch_removal import dead_branches
 from autoprune.pruning.surgery.masks import Masks
+from autoprune.pruning.training.gradual import Pruning
 from autoprune.pruning.training.masking import Masking
 from autoprune.tasks.base import Hook, Task
 from autoprune.tasks.training.distillation import distillation
 from autoprune.tasks.training.loop import count_steps
 from autoprune.tasks.training.optimizers import rate_of
 from autoprune.tasks.training.resuming import checkpointing, resume
-from autoprune.tasks.training.snapshot import Snapshot
+from autoprune.tasks.training.snapshot import Snapshot, take_snapshot
 
 
 @dataclass(frozen=True)
-class Watching:
-    """Where a run's progress goes.
+class TrainingCallbacks:
+    """The functions that a training run reports to.
 
     Attributes:
-        note: takes the measurements of an epoch, or of the end, by name.
+        record: takes an event (`{"event": "epoch", …}`) with its measurements by name.
         save: takes a snapshot; the newest is what the run goes on from.
-        save_early: takes the snapshot that the rounds of a lottery ticket go back to.
-        every: steps between snapshots; there is one after every epoch too.
+        save_every: steps between snapshots; there is one after every epoch too.
         hooks: further ones, for progress.
     """
 
-    note: Callable[[Mapping[str, Any]], None]
+    record: Callable[[Mapping[str, Any]], None]
     save: Callable[[Snapshot], None]
-    save_early: Callable[[Snapshot], None]
-    every: int | None = None
+    save_every: int | None = None
     hooks: Sequence[Hook] = ()
 
 
-class _Reshape(Exception):
+class _ShapeChangeDue(Exception):
     """Training stops because the network is about to change its shape."""
 
 
@@ -61,50 +59,79 @@ class TrainingRun:
     optimizer, whose momentum starts at zero, and the rate of the unbroken run; masks of weights are carried over.
 
     Args:
-        dense: with the weights that training starts from; not changed.
+        task: its data and its training loop are used, and its loss where a criterion differentiates it.
+        dense: the network with the weights that training starts from; not changed.
         inputs: `[2, …]` samples.
+        schedule: what is pruned and when.
+        callbacks: what the run reports to.
+        seed: of the training plan, and of random draws.
+
+    Attributes:
+        network: what is trained: a copy of the dense one, in the shape that it has by now.
+        shape: what was removed by then.
+        plan: how it is trained.
+        steps: the number of the last step.
+        active: the schedule's prunings and penalties on the network.
 
     Raises:
         UserError: the schedule does not fit the network.
     """
 
     def __init__(
-        self, task: Task, dense: nn.Module, inputs: Tensor, schedule: ScheduleFile, watching: Watching, seed: int = 0
+        self,
+        task: Task,
+        dense: nn.Module,
+        inputs: Tensor,
+        schedule: ScheduleFile,
+        callbacks: TrainingCallbacks,
+        seed: int = 0,
     ) -> None:
         self._task, self._dense, self._inputs = task, dense, inputs
-        self._schedule, self._watching, self._seed = schedule, watching, seed
-        self.plan = plan_of(schedule.train, seed)
+        self._schedule, self._callbacks, self._seed = schedule, callbacks, seed
+        self.plan = build_plan(schedule.train, seed)
         self.steps = count_steps(task, self.plan)
-        self._epoch_steps = max(1, count_steps(task, replace(self.plan, steps=None, epochs=1.0)))
+        self._steps_per_epoch = max(1, count_steps(task, replace(self.plan, steps=None, epochs=1.0)))
         self._validation = Batches(task, "validation", None, 250, 0, inputs.device).load()
+        self._check_times()
         self.network = reshape(dense, find_groups(dense, inputs), Shape())
-        self.shape, self._reshaped = Shape(), 0
-        self._changes = planned_changes(schedule, self._epoch_steps)
-        self._rounds = TicketRounds(schedule.rounds, watching.save_early)
+        self.shape = Shape()
+        self._changes = _shape_changes(schedule, self._steps_per_epoch)
+        self._changes_made = 0
+        self._round = 0
         self._passed: dict[Unit, int] = {"step": 0, "epoch": 0}
-        self._since: Passed | None = None
+        self._passed_at_change: Passed | None = None
         self._losses: list[float] = []
         self._optimizer: torch.optim.Optimizer | None = None
-        self._check()
-        self.parts = self._at_work()
+        self._start_from: Snapshot | None = None
+        self.active = self._activate()
 
-    def _check(self) -> None:
+    def _check_times(self) -> None:
         for policy in self._schedule.policies:
             start, end, _, unit = policy.timing()
-            last = max(start, end or 0) * (self._epoch_steps if unit == "epoch" else 1)
-            if last > self.steps:
-                raise UserError(
-                    f"a policy reaches to {unit} {max(start, end or 0)}, after the last of {self.steps} steps"
-                )
+            last = max(start, end or 0)
+            if last * (self._steps_per_epoch if unit == "epoch" else 1) > self.steps:
+                raise UserError(f"a policy reaches to {unit} {last}, after the last of {self.steps} steps")
+        if (early := self._rewind_step()) is not None and early > self.steps:
+            raise UserError(f"rounds should go back to step {early}, after the last of {self.steps} steps")
 
-    def _at_work(self, passed: Passed | None = None, carry: Masks | None = None) -> TrainingParts:
-        """The schedule's parts on the network as it is now."""
+    def _rewind_step(self) -> int | None:
+        """The step to whose weights rounds go back; None where there are no rounds."""
+        rounds = self._schedule.rounds
+        return None if rounds is None else 0 if rounds.rewind == "initial" else rounds.rewind
+
+    def _activate(self, carried: Masks | None = None) -> ActivePruners:
+        """Puts the schedule's prunings and penalties on the network as it is now."""
         scoring = self._schedule.scoring
         samples = ScoringSamples(self._task, self._inputs.device, scoring.samples, scoring.batch_size, self._seed)
-        return TrainingParts(self.network, self._inputs, self._schedule, samples, passed, carry)
+        return ActivePruners(self.network, self._inputs, self._schedule, samples, self._passed_at_change, carried)
 
-    def resume(self, snapshot: Snapshot, early: Snapshot | None) -> None:
-        """Goes on from a snapshot of a run with the same schedule, network and data.
+    @property
+    def masking(self) -> Masking:
+        """The masking that holds the network's masked weights at zero."""
+        return self.active.masking
+
+    def resume(self, snapshot: Snapshot) -> None:
+        """Makes `run` go on from a snapshot of a run with the same schedule, network and data.
 
         Raises:
             CheckpointError: it is of another run.
@@ -114,124 +141,150 @@ class TrainingRun:
             self.shape = Shape(tuple(state["removed"]), state["kept"])
             self.network = reshape(self._dense, find_groups(self._dense, self._inputs), self.shape)
             self.network.load_state_dict(snapshot.state_dict)
-            self._reshaped, self._rounds.done, self._rounds.early = state["reshaped"], state["round"], early
-            self._passed, self._losses = dict(state["passed"]), list(state["losses"])
-            since = state["since"]  # the parts were put to work at the last change of shape
-            self._since = None if since is None else dict(since)
-            self.parts = self._at_work(self._since, carried_in(state["parts"]))
+            self._changes_made, self._losses = state["changes_made"], list(state["losses"])
+            self._passed = dict(state["passed"])
+            at_change = state["passed_at_change"]
+            self._passed_at_change = None if at_change is None else dict(at_change)
+            self.active = self._activate(carried_masks(state["active"]))
             self.network.load_state_dict(snapshot.state_dict)  # a fresh pruning may have masked already
-            self.parts.load_state_dict(state["parts"])
+            self.active.load_state_dict(state["active"])
         except (KeyError, TypeError, RuntimeError) as fault:
             raise CheckpointError(f"the snapshot is not of this schedule and network: {fault!r}") from fault
+        self._start_from = snapshot
 
-    @property
-    def masking(self) -> Masking:
-        """What holds the network's masked weights at zero."""
-        return self.parts.masking
-
-    def run(self, snapshot: Snapshot | None = None) -> Score:
-        """Trains to the end, from a snapshot if `resume` was called with it; the final score on validation samples."""
-        while True:
-            if self._reshape_where_due():
-                snapshot = None  # it is of the shape that was
-            try:
-                self._task.train(self.network, replace(self.plan, begin=self._passed["step"]), self._hooks(snapshot))
-            except _Reshape:
-                snapshot = None
-                continue
-            snapshot = self._begin_round()
-            if snapshot is None:
-                break
-        self.parts.finish()
+    def run(self) -> Score:
+        """Trains to the end, and returns the final score on the validation samples."""
+        rounds = self._schedule.rounds
+        if rounds is None:
+            self._train()
+        else:
+            (pruning,) = self.active.prunings.values()
+            for number in pruning.rounds(rounds.count, _TrainingState(self), early=True):
+                self._round = number
+                self._train()
+                if number < rounds.count:
+                    self._measure("round")
+        self.active.finish()
         return self._measure("final")
 
-    def _hooks(self, snapshot: Snapshot | None) -> list[Hook]:
-        hooks = [resume(snapshot)] if snapshot is not None else []
-        if self._schedule.distill is not None:
-            distill = self._schedule.distill
+    def _train(self) -> None:
+        """Trains to the plan's last step, and changes the network's shape on the way."""
+        while True:
+            for step, policy in self._changes[self._changes_made :]:
+                if step <= self._passed["step"]:
+                    self._change_shape(policy)
+            try:
+                self._task.train(self.network, replace(self.plan, begin=self._passed["step"]), self._hooks())
+                return
+            except _ShapeChangeDue:
+                continue
+
+    def _hooks(self) -> list[Hook]:
+        hooks = [] if self._start_from is None else [resume(self._start_from)]
+        self._start_from = None
+        if (distill := self._schedule.distill) is not None:
             hooks.append(distillation(self._dense, distill.temperature, distill.weight))
         own = Hook(
-            loss_term=self._term, on_start=self._start, after_step=self._after_step, after_epoch=self._after_epoch
+            loss_term=self._term,
+            on_start=self._start,
+            after_step=self._after_step,
+            after_epoch=self._after_epoch,
+            at_rest=self._at_rest,
         )
-        saving = checkpointing(self._watching.save, self._watching.every, self._state)
-        return [*hooks, own, *self._watching.hooks, saving, Hook(at_rest=self._stop_where_due)]
+        saving = checkpointing(self._callbacks.save, self._callbacks.save_every, self._state)
+        return [*hooks, own, *self._callbacks.hooks, saving, Hook(at_rest=self._stop_where_due)]
 
     def _start(self, network: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
         self._optimizer = optimizer
         self.masking.hold()
-        self._rounds.keep_early(network, optimizer, self._passed)
+        self._keep_early_where_due()
 
     def _term(self, network: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor | None:
-        return self.parts.term(self._passed)
+        return self.active.term(self._passed)
 
     def _after_step(self, network: nn.Module, step: int, steps: int, loss: float) -> None:
         assert self._optimizer is not None  # training has started
         before, self._passed = self._passed, {**self._passed, "step": step}
         self._losses.append(loss)
-        self.parts.step(before, self._passed, rate_of(self._optimizer) / (1 - self.plan.momentum))
-        self._rounds.keep_early(network, self._optimizer, self._passed)
+        self.active.step(before, self._passed, rate_of(self._optimizer) / (1 - self.plan.momentum))
 
     def _after_epoch(self, network: nn.Module, epoch: int) -> None:
         self._passed = {**self._passed, "epoch": epoch}
-        self.parts.epoch(self._passed)
+        self.active.epoch(self._passed)
         self._measure("epoch")
         self._losses = []
         network.train()
 
+    def _at_rest(self, network: nn.Module, step: int, steps: int) -> None:
+        self._keep_early_where_due()
+
+    def _keep_early_where_due(self) -> None:
+        if self._round == 0 and self._passed["step"] == self._rewind_step():
+            (pruning,) = self.active.prunings.values()
+            pruning.keep_early(_TrainingState(self))
+
+    def _stop_where_due(self, network: nn.Module, step: int, steps: int) -> None:
+        if any(due == step for due, _ in self._changes[self._changes_made :]):
+            raise _ShapeChangeDue
+
     def _state(self) -> dict[str, Any]:
+        at_change = self._passed_at_change
         return {
             "removed": list(self.shape.removed),
             "kept": {name: list(stays) for name, stays in self.shape.kept.items()},
-            "reshaped": self._reshaped,
-            "round": self._rounds.done,
-            "passed": _plain(self._passed),
-            "since": None if self._since is None else _plain(self._since),
+            "changes_made": self._changes_made,
+            "passed": dict(self._passed),
+            "passed_at_change": None if at_change is None else dict(at_change),
             "losses": list(self._losses),
-            "parts": self.parts.state_dict(),
+            "active": self.active.state_dict(),
         }
 
-    def _stop_where_due(self, network: nn.Module, step: int, steps: int) -> None:
-        left = self._changes[self._reshaped :]
-        if left and left[0][0] == step:
-            raise _Reshape
-
-    def _reshape_where_due(self) -> bool:
-        """Makes the changes of shape that are due now; whether there were any."""
-        due = [policy for step, policy in self._changes[self._reshaped :] if step <= self._passed["step"]]
-        for policy in due:
-            self._reshape(policy)
-            self._reshaped += 1
-        return bool(due)
-
-    def _reshape(self, policy: PolicySection) -> None:
+    def _change_shape(self, policy: PolicySection) -> None:
         """Goes on with what a change of shape leaves of the network."""
         if policy.remove_layers is not None:
-            self.parts.finish_penalties(self._passed, policy.remove_layers)
+            self.active.finish_penalties(self._passed, policy.remove_layers)
         self.masking.hold()
         before = Shaped(self.network, self._inputs, self.shape, self.masking.masks)
         if policy.remove_layers is not None:
-            after = remove_dead(before, self._note_change)
+            graph = find_groups(self.network, self._inputs)
+            after = self._without_branches(before, dead_branches(self.network, graph, 0.0, statistic="max"))
         else:
-            after = thin_masked(before, self.parts.prunings.values(), self._note_change)
-        self.network, self.shape, self._since = after.network, after.shape, dict(self._passed)
-        self.parts = self._at_work(self._since, after.masks)
+            after = self._thinned(before, self.active.prunings.values())
+        self.network, self.shape = after.network, after.shape
+        self._changes_made += 1
+        self._passed_at_change = dict(self._passed)
+        self.active = self._activate(after.masks)
+        self._start_from = None  # a snapshot is of the shape that was
 
-    def _note_change(self, what: Mapping[str, Any]) -> None:
-        self._watching.note({**what, "step": self._passed["step"]})
+    def _thinned(self, before: Shaped, prunings: Iterable[Pruning]) -> Shaped:
+        """Returns the network without the channels, and then without the whole layers, that prunings have masked.
 
-    def _begin_round(self) -> Snapshot | None:
-        """Prunes for the next round of a lottery ticket; the snapshot that it starts from, None if there is none."""
-        if self._rounds.over:
-            return None
-        self._measure("round")
-        (pruning,) = self.parts.prunings.values()
-        early = self._rounds.begin(pruning, self.masking)
-        self._passed = {"step": early.step, "epoch": int(early.extra["epoch"])}
-        self._losses = []
-        return early
+        Raises:
+            UserError: there are none.
+        """
+        kept: dict[str, Sequence[int]] = {}
+        removed: list[str] = []
+        for pruning in prunings:
+            removed += pruning.removed_branches()
+            for group, stays in pruning.kept_channels().items():
+                both = set(kept.get(group, stays)) & set(stays)
+                kept[group] = tuple(sorted(both)) or tuple(stays)
+        if not kept and not removed:
+            raise UserError("there is nothing to thin: no pruner of pattern 'filter' or 'layer' has pruned by then")
+        if kept:
+            self._record("thinned", widths={group: len(stays) for group, stays in kept.items()})
+            before = before.thinned(kept)
+        return self._without_branches(before, removed) if removed else before
+
+    def _without_branches(self, before: Shaped, names: Sequence[str]) -> Shaped:
+        self._record("removed", branches=list(names))
+        return before.without(names)
+
+    def _record(self, event: str, **values: Any) -> None:
+        self._callbacks.record({"event": event, **values, "step": self._passed["step"]})
 
     def _measure(self, event: str) -> Score:
-        """Judges the network on the validation samples, and notes it."""
+        """Evaluates the network on the validation samples, and records that with what else can be measured."""
         self.masking.hold()
         score, top_5 = evaluate_with_top_5(self.network, self._task, self._validation)
         measured: dict[str, float | None] = {
@@ -241,14 +294,40 @@ class TrainingRun:
             "training_loss": sum(self._losses) / len(self._losses) if self._losses else None,
             "rate": rate_of(self._optimizer) if self._optimizer is not None else None,
             "zeros": zeros_in(self.network),
-            **self.parts.measured(),
+            **self.active.measured(),
         }
         known = {name: value for name, value in measured.items() if value is not None}
-        epochs = -(-self.steps // self._epoch_steps)
-        total = {"epochs": self._rounds.done * epochs + self._passed["epoch"]}  # over all rounds
-        self._watching.note({"event": event, "round": self._rounds.done, **_plain(self._passed), **total, **known})
+        step, epoch = self._passed["step"], self._passed["epoch"]
+        epochs = self._round * -(-self.steps // self._steps_per_epoch) + epoch  # over all rounds
+        counts = {"round": self._round, "step": step, "epoch": epoch, "epochs": epochs}
+        self._callbacks.record({"event": event, **counts, **known})
         return score
 
 
-def _plain(passed: Mapping[Unit, int]) -> dict[str, int]:
-    return {str(unit): count for unit, count in passed.items()}
+class _TrainingState:
+    """The optimizer, random states and counts of a run, which the rounds of a lottery ticket reset with the network."""
+
+    def __init__(self, run: TrainingRun) -> None:
+        self._run = run
+
+    def state_dict(self) -> dict[str, Any]:
+        run = self._run
+        assert run._optimizer is not None  # rounds keep their early state while they train
+        snapshot = take_snapshot(run.network, run._optimizer, run._passed["step"])
+        return {"passed": dict(run._passed), "optimizer": snapshot.optimizer, "random": snapshot.random}
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        run = self._run
+        run._passed, run._losses = dict(state["passed"]), []
+        weights = run.network.state_dict()  # `Pruning.rounds` has put them back
+        run._start_from = Snapshot(run._passed["step"], weights, state["optimizer"], state["random"])
+
+
+def _shape_changes(schedule: ScheduleFile, steps_per_epoch: int) -> list[tuple[int, PolicySection]]:
+    """Returns the changes of shape in their order, each with the step after which it comes."""
+    found = []
+    for policy in schedule.policies:
+        if policy.thin or policy.remove_layers:
+            start, _, _, unit = policy.timing()
+            found.append((start * (steps_per_epoch if unit == "epoch" else 1), policy))
+    return sorted(found, key=lambda change: change[0])

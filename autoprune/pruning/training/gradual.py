@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal, Protocol, overload
 
 import numpy as np
 import torch
@@ -20,10 +21,17 @@ from autoprune.pruning.statistics.collection import CalibrationData
 from autoprune.pruning.statistics.gradients import Loss
 from autoprune.pruning.surgery.masks import Importance, Masks, top_k_mask
 from autoprune.pruning.training.masking import Masking
-from autoprune.pruning.training.rewinding import EarlyState, Resettable
 from autoprune.pruning.training.targets import aim, matching
 
 Batch = tuple[Tensor, Tensor]
+
+
+class Stateful(Protocol):
+    """An optimizer, a rate schedule, or whatever else gives its state and takes it back."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None: ...
 
 
 class Pruning:
@@ -90,7 +98,7 @@ class Pruning:
         self._importance: Importance = {}
         self._passed: dict[str, int] = {"step": 0, "epoch": 0, "round": 0}
         self._passed.update({str(unit): count for unit, count in (passed or {}).items()})
-        self._early = EarlyState(network)
+        self._early = _EarlyState(network) if self.pruner.schedule.rewinds else None
         if passed is None:
             self._update_if_due()
 
@@ -117,9 +125,9 @@ class Pruning:
         progress = self.timing.progress(self._passed[self.timing.unit])
         if progress is None or self.pruner.schedule.rewinds or (self.pruner.schedule.once and self._gone):
             return
-        self.update(1.0 if self.pruner.schedule.once else progress)
+        self._update(1.0 if self.pruner.schedule.once else progress)
 
-    def update(self, progress: float) -> None:
+    def _update(self, progress: float) -> None:
         """Scores the network as it is and masks what goes at this progress, in [0, 1], of the schedule."""
         importance = self._score()
         self.allocation = self._target.widths(self.groups, importance, self.pruner.schedule.curve, progress)
@@ -145,46 +153,50 @@ class Pruning:
             found[name][gone] = -1.0
         return found
 
-    def rounds(self, count: int, *states: Resettable, early: bool = False) -> Iterator[int]:
-        """Rounds 0 (dense) to `count`, to be trained in turn; before each but the first a share is pruned and the
-        network, and the given optimizer and rate schedule, go back to where they were at the start. After
-        `load_state_dict` they go on with the round that was under way.
+    def rounds(self, count: int, *states: Stateful, early: bool = False) -> Iterator[int]:
+        """Yields the rounds of a lottery ticket, 0 (dense) to `count`, each of which is to be trained in turn.
+
+        Before each but the first a share is pruned, and the network and the given states go back to where they were at
+        the start. After `load_state_dict` the rounds go on with the one that was under way.
 
         Source: Frankle and Carbin 2019, arXiv:1803.03635; an early state after some steps instead of the very start
         (`keep_early`) after Frankle et al. 2020, arXiv:1912.05671.
 
         Args:
             count: rounds of pruning.
-            states: what is reset along: optimizer, rate schedule.
-            early: whether the start is what `keep_early` is called at, instead of the network as it was given.
+            states: what is reset along with the network: optimizer, rate schedule.
+            early: whether rounds start from where `keep_early` was called, instead of the network as it was given.
 
         Raises:
-            UserError: the schedule does not rewind, or there is no early state.
+            UserError: the schedule does not rewind, or the early state was never kept.
         """
-        if not self.pruner.schedule.rewinds or count < 1:
+        if self._early is None or count < 1:
             raise UserError(
                 f"rounds are of a schedule that rewinds, such as 'lottery_ticket', and at least 1 in number; here are "
                 f"{count} of {self.pruner.schedule.name!r}"
             )
-        self._early.start(*states)
+        if not early:
+            self._early.start(*states)
         yield self._passed["round"]
-        for done in range(self._passed["round"] + 1, count + 1):
+        for number in range(self._passed["round"] + 1, count + 1):
             if early and not self._early.kept:
                 raise UserError("the early state to go back to was never kept: call keep_early() in the first round")
-            self.update(done / count)
-            self._passed["round"] = done
-            self.rewind(*states)
-            yield done
+            self._update(number / count)
+            self._passed["round"] = number
+            self._early.restore(*states)
+            self.masking.remember(self._early.weights)
+            self.masking.hold()
+            yield number
 
-    def keep_early(self, *states: Resettable) -> None:
-        """The network, and optimizer and rate schedule, as they are now, are what later rounds start from."""
+    def keep_early(self, *states: Stateful) -> None:
+        """Keeps the network and the given states as they are now: later rounds start from them.
+
+        Raises:
+            UserError: the schedule does not rewind.
+        """
+        if self._early is None:
+            raise UserError(f"schedule {self.pruner.schedule.name!r} never goes back to an early state")
         self._early.keep(*states)
-
-    def rewind(self, *states: Resettable) -> None:
-        """Puts the network, and optimizer and rate schedule, back to the early state; the masks hold."""
-        self._early.restore(*states)
-        self.masking.remember(self._early.weights)
-        self.masking.hold()
 
     @overload
     def finish(self) -> Masks: ...
@@ -236,7 +248,7 @@ class Pruning:
             "allocation": self.allocation.to_json(),
             "importance": {name: torch.from_numpy(scores) for name, scores in self._importance.items()},
             "remembered": self.masking.state_dict(),
-            "early": self._early.state_dict() if self.pruner.schedule.rewinds else None,
+            "early": None if self._early is None else self._early.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -244,7 +256,56 @@ class Pruning:
         self._passed = dict(state["passed"])
         self.allocation = Allocation.from_json(state["allocation"])
         self._importance = {name: scores.cpu().numpy() for name, scores in state["importance"].items()}
-        if state["early"] is not None:
+        if self._early is not None:
             self._early.load_state_dict(state["early"])
         self._mask(recover=False)
         self.masking.remember(state["remembered"])
+
+
+class _EarlyState:
+    """The state that the rounds of a lottery ticket go back to; at first that of the network as it was given.
+
+    Attributes:
+        kept: whether it was chosen by `keep`, rather than being the very start.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._states: tuple[dict[str, Any], ...] = (copy.deepcopy(network.state_dict()),)
+        self.kept = False
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        return self._states[0]
+
+    def start(self, *others: Stateful) -> None:
+        """Adds the others as they are now to the very start, unless they are known already."""
+        if len(self._states) == 1 and not self.kept:
+            self._states += _copied_states(*others)
+
+    def keep(self, *others: Stateful) -> None:
+        """Makes the network and the others as they are now the early state."""
+        self._states, self.kept = _copied_states(self._network, *others), True
+
+    def restore(self, *others: Stateful) -> None:
+        """Puts the network and the others back.
+
+        Raises:
+            UserError: there are not as many others as were kept.
+        """
+        if len(self._states) != 1 + len(others):
+            raise UserError(
+                f"{len(self._states) - 1} states were kept beside the network's but {len(others)} are given"
+            )
+        for owner, state in zip((self._network, *others), self._states, strict=True):
+            owner.load_state_dict(copy.deepcopy(state))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"states": list(self._states), "kept": self.kept}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._states, self.kept = tuple(state["states"]), state["kept"]
+
+
+def _copied_states(*owners: Stateful) -> tuple[dict[str, Any], ...]:
+    return tuple(copy.deepcopy(owner.state_dict()) for owner in owners)

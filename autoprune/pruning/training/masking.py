@@ -75,9 +75,9 @@ class Masking:
                 parameters[name].copy_(torch.where(mask, parameters[name], self._remembered[name]))
 
     def remember(self, weights: Mapping[str, Tensor]) -> None:
-        """Puts other values (of an early state, say) in the place of those remembered."""
+        """Replaces the remembered values (by those of an early state, say), wherever they lie (on the CPU, say)."""
         for name in self._remembered.keys() & weights.keys():
-            self._remembered[name] = weights[name].detach().clone()
+            self._remembered[name] = weights[name].detach().to(self._remembered[name], copy=True)
 
     def release(self, owner: Hashable) -> Masks:
         """Lets go of what an owner masks, which is zero and no longer kept so; its masks."""

@@ -50,10 +50,6 @@ class TrainingFolder:
         return self.path / "snapshot.pt"
 
     @property
-    def early(self) -> Path:
-        return self.path / "early.pt"
-
-    @property
     def final(self) -> Path:
         return self.path / "final.pt"
 
@@ -117,9 +113,6 @@ class Recorder:
         write_snapshot(
             self.folder.snapshot, replace(snapshot, extra={**snapshot.extra, "identity": dict(self.identity)})
         )
-
-    def save_early(self, snapshot: Snapshot) -> None:
-        write_snapshot(self.folder.early, snapshot)
 
     def finish(self, final: Score, test: Score | None, costs: Mapping[str, int]) -> None:
         """Writes the outcome and closes the mirror."""

@@ -19,7 +19,7 @@ from autoprune.errors import RunFolderError, UserError
 from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, write_checkpoint
 from autoprune.evaluation.metrics import Batches, evaluate
 from autoprune.evaluation.prunable_model import example_inputs
-from autoprune.evaluation.schedules.training_run import TrainingRun, Watching
+from autoprune.evaluation.schedules.training_run import TrainingCallbacks, TrainingRun
 from autoprune.graph.costs import measure_costs, measure_effective
 from autoprune.graph.groups import find_groups
 from autoprune.pruning.patterns import FILTER
@@ -32,7 +32,7 @@ from autoprune.running.tracking.tracker import CurveTracker
 from autoprune.running.training.recorder import SCHEDULE, Recorder, TrainingFolder
 from autoprune.tasks.base import Batch, Split, Task
 from autoprune.tasks.simple import model_name
-from autoprune.tasks.training.snapshot import Snapshot, read_snapshot
+from autoprune.tasks.training.snapshot import read_snapshot
 from autoprune.tasks.weights import digest, load_weights
 
 
@@ -92,7 +92,7 @@ def start_training(
         torch.save(prepared.network.state_dict(), content)
         beside[place.initial.name] = content.getvalue()
     folder.create(dump_experiment(experiment), beside)
-    return _train(run, recorder, prepared, experiment, None, scratch)
+    return _train(run, recorder, prepared, experiment, scratch)
 
 
 def resume_training(experiment: Experiment, folder: RunFolder, tracker: CurveTracker, display: Display) -> Outcome:
@@ -113,8 +113,8 @@ def resume_training(experiment: Experiment, folder: RunFolder, tracker: CurveTra
     if snapshot is not None:
         if snapshot.extra.get("identity") != dict(prepared.identity):
             raise UserError(f"{folder.path} was started with another network, checkpoint or data: restore them")
-        run.resume(snapshot, read_snapshot(place.early) if place.early.is_file() else None)
-    return _train(run, recorder, prepared, experiment, snapshot, scratch)
+        run.resume(snapshot)
+    return _train(run, recorder, prepared, experiment, scratch)
 
 
 def _prepare(experiment: Experiment, display: Display, scratch: bool, initial: Path | None = None) -> _Prepared:
@@ -143,23 +143,16 @@ def _prepare(experiment: Experiment, display: Display, scratch: bool, initial: P
 
 def _training(prepared: _Prepared, schedule: ScheduleFile, experiment: Experiment, recorder: Recorder) -> TrainingRun:
     recorder.identity = prepared.identity
-    watching = Watching(recorder.note, recorder.save, recorder.save_early, 200, [recorder.progress])
+    callbacks = TrainingCallbacks(recorder.note, recorder.save, 200, [recorder.progress])
     seed = experiment.search.seed
-    return TrainingRun(prepared.task, prepared.network, prepared.inputs, schedule, watching, seed)
+    return TrainingRun(prepared.task, prepared.network, prepared.inputs, schedule, callbacks, seed)
 
 
-def _train(
-    run: TrainingRun,
-    recorder: Recorder,
-    prepared: _Prepared,
-    experiment: Experiment,
-    snapshot: Snapshot | None,
-    scratch: bool,
-) -> Outcome:
+def _train(run: TrainingRun, recorder: Recorder, prepared: _Prepared, experiment: Experiment, scratch: bool) -> Outcome:
     params = _params(prepared, run, experiment, scratch)
     with Ledger(recorder.folder.events) as ledger, recorder.recording(ledger, params):
         dense = evaluate(prepared.network, prepared.task, _batches(prepared, "validation"))
-        final = run.run(snapshot)
+        final = run.run()
         outcome = _outcome(run, recorder, prepared, dense, final)
         write_checkpoint(recorder.folder.final, _checkpoint(run, prepared, final))
         recorder.finish(final, outcome.test, outcome.costs)
@@ -168,7 +161,7 @@ def _train(
 
 def _params(prepared: _Prepared, run: TrainingRun, experiment: Experiment, scratch: bool) -> dict[str, Any]:
     plan = {f"train.{key}": value for key, value in asdict(run.plan).items()}
-    pruners = {f"pruner.{name}": " ".join(_described(pruning)) for name, pruning in run.parts.prunings.items()}
+    pruners = {f"pruner.{name}": " ".join(_described(pruning)) for name, pruning in run.active.prunings.items()}
     return {
         "task": prepared.identity["task"],
         "model": prepared.identity["model"],

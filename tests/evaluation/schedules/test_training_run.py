@@ -13,7 +13,7 @@ from torch import nn
 from autoprune.config.schedule import load_schedule
 from autoprune.errors import CheckpointError, UserError
 from autoprune.evaluation.metrics import zeros_in
-from autoprune.evaluation.schedules.training_run import TrainingRun, Watching
+from autoprune.evaluation.schedules.training_run import TrainingCallbacks, TrainingRun
 from autoprune.tasks.base import Hook, TrainingPlan
 from autoprune.tasks.datasets.digits import DigitsTask
 from autoprune.tasks.training.loop import seeded
@@ -69,21 +69,20 @@ def dense() -> nn.Module:
 
 
 class _Watched:
-    """A run whose notes and snapshots are kept."""
+    """A run whose events and snapshots are kept."""
 
     def __init__(self, folder: Path, dense: nn.Module, text: str, every: int | None = 3, hooks: Any = ()) -> None:
         path = folder / "schedule.yaml"
         path.write_text(text)
-        self.notes: list[Mapping[str, Any]] = []
+        self.events: list[Mapping[str, Any]] = []
         self.snapshots: list[Snapshot] = []
-        self.early: list[Snapshot] = []
         task = DigitsTask()
         inputs = next(iter(task.batches("validation", 2)))[0]
-        watching = Watching(self.notes.append, self.snapshots.append, self.early.append, every, hooks)
-        self.run = TrainingRun(task, dense, inputs, load_schedule(path), watching)
+        callbacks = TrainingCallbacks(self.events.append, self.snapshots.append, every, hooks)
+        self.run = TrainingRun(task, dense, inputs, load_schedule(path), callbacks)
 
     def of(self, event: str) -> list[Mapping[str, Any]]:
-        return [note for note in self.notes if note["event"] == event]
+        return [record for record in self.events if record["event"] == event]
 
 
 @pytest.mark.parametrize("text", [GRADUAL, THINNED, TICKET, LAYERS], ids=["gradual", "thinned", "ticket", "layers"])
@@ -94,8 +93,8 @@ def test_every_snapshot_leads_to_the_same_weights(tmp_path: Path, dense: nn.Modu
     before = {name: tensor.clone() for name, tensor in dense.state_dict().items()}
     for snapshot in unbroken.snapshots[:: max(1, len(unbroken.snapshots) // 6)]:
         again = _Watched(tmp_path, dense, text)
-        again.run.resume(snapshot, unbroken.early[0] if unbroken.early else None)
-        assert again.run.run(snapshot) == score
+        again.run.resume(snapshot)
+        assert again.run.run() == score
         found = again.run.network.state_dict()
         assert list(found) == list(expected)
         assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items()), snapshot.step
@@ -153,8 +152,7 @@ def test_a_ticket_starts_each_round_from_the_early_weights_times_its_mask(tmp_pa
 
     watched = _Watched(tmp_path, dense, TICKET, hooks=[Hook(on_start=note)])
     watched.run.run()
-    [early] = watched.early
-    assert early.step == 3
+    early = next(snapshot for snapshot in watched.snapshots if snapshot.step == 3)
     assert len(starts) == 3
     survivors = [sum(int(mask.sum()) for mask in masks.values()) for _, masks, _ in starts[1:]]
     total = sum(mask.numel() for mask in starts[2][1].values())
@@ -199,8 +197,8 @@ policies:
     widths = {"stage1.conv1": 8, "stage2.conv1": 16, "stage3.conv1": 32}
     assert all(watched.run.network.get_submodule(name).out_channels == widths[name] for name in left)
     again = _Watched(tmp_path, dense, text)
-    again.run.resume(watched.snapshots[-1], None)
-    again.run.run(watched.snapshots[-1])
+    again.run.resume(watched.snapshots[-1])
+    again.run.run()
     found = again.run.network.state_dict()
     assert all(torch.equal(tensor, found[name]) for name, tensor in watched.run.network.state_dict().items())
 
@@ -226,6 +224,8 @@ def test_what_does_not_fit_the_network_is_named(tmp_path: Path, dense: nn.Module
         _Watched(tmp_path, dense, "train: {epochs: 1}\npolicies: [{thin: true, epochs: [0]}]\n").run.run()
     with pytest.raises(UserError, match="after the last of 8 steps"):
         _Watched(tmp_path, dense, GRADUAL.replace("epochs: 2.5", "steps: 8"))
+    with pytest.raises(UserError, match="go back to step 3, after the last of 2 steps"):
+        _Watched(tmp_path, dense, TICKET.replace("epochs: 1.5", "steps: 2"))
 
 
 def test_a_snapshot_of_another_schedule_is_refused(tmp_path: Path, dense: nn.Module) -> None:
@@ -233,4 +233,4 @@ def test_a_snapshot_of_another_schedule_is_refused(tmp_path: Path, dense: nn.Mod
     watched.run.run()
     other = _Watched(tmp_path, dense, TICKET)
     with pytest.raises(CheckpointError, match="not of this schedule"):
-        other.run.resume(Snapshot(3, {}, {}, {}, {"removed": []}), None)
+        other.run.resume(Snapshot(3, {}, {}, {}, {"removed": []}))

@@ -337,6 +337,21 @@ def test_an_early_state_that_was_never_kept_is_asked_for() -> None:
         list(pruning.rounds(2, early=True))
 
 
+def test_rounds_reset_as_many_states_as_were_kept() -> None:
+    network = _network()
+    pruning = Pruning(network, "lottery_ticket", 0.5, inputs=INPUTS)
+    rounds = pruning.rounds(1, _optimizer(network), early=True)
+    next(rounds)
+    pruning.keep_early()
+    with pytest.raises(UserError, match="0 states were kept beside the network's but 1 are given"):
+        next(rounds)
+
+
+def test_an_early_state_is_of_a_schedule_that_rewinds() -> None:
+    with pytest.raises(UserError, match="'one_shot' never goes back to an early state"):
+        Pruning(_network(), "level", 0.5, inputs=INPUTS).keep_early()
+
+
 def _saved(content: dict[str, Any]) -> dict[str, Any]:
     file = io.BytesIO()
     torch.save(content, file)

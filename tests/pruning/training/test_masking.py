@@ -140,3 +140,12 @@ def test_weights_that_are_not_trained_are_masked_too() -> None:
 def test_masks_that_do_not_fit_are_refused(masks: dict[str, Tensor]) -> None:
     with pytest.raises(UserError, match=f"a mask does not fit the network's parameter '{next(iter(masks))}'"):
         Masking(_linear()).set("me", masks)
+
+
+def test_values_on_another_device_are_remembered_on_the_networks() -> None:
+    network = nn.Linear(3, 2, device="meta")
+    masking = Masking(network)
+    masking.set("me", {"weight": MASK})
+    masking.remember({"weight": torch.ones(2, 3)})
+    assert masking.state_dict()["weight"].device == network.weight.device
+    masking.restore()
