@@ -124,8 +124,12 @@ def _add_search(commands: argparse._SubParsersAction[_Parser]) -> None:
     command.add_argument("--budget", metavar="LIMITS", help="flops=0.5 or flops=20M,params=0.6 (also: size)")
     _add_task_options(command)
     group = command.add_argument_group("search")
-    group.add_argument("--searcher", metavar="NAME", help="default: auto; `autoprune list searchers`")
-    group.add_argument("--pruner", metavar="NAME", help="default: l1_filter; `autoprune list pruners`")
+    group.add_argument(
+        "--searcher", metavar="NAME", help="default: auto; `autoprune list searchers`, or package.module:Class"
+    )
+    group.add_argument(
+        "--pruner", metavar="NAME", help="default: l1_filter; `autoprune list pruners`, or package.module:attribute"
+    )
     group.add_argument("--pattern", metavar="NAME", help="default: the pruner's; `autoprune list patterns`")
     group.add_argument("--space", metavar="FILE", help="a search space (default: filters)")
     group.add_argument(

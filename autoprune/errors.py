@@ -46,6 +46,10 @@ class UnknownName(UserError):
         super().__init__(f"unknown {kind} {name!r}{did_you_mean(name, names)}; known: {', '.join(names)}{hint}")
 
 
+class PluginError(UserError):
+    """The user's own code, named as `package.module:attribute`, cannot be imported or is not of the kind expected."""
+
+
 class BudgetError(UserError):
     """A budget that cannot be read."""
 

@@ -1,16 +1,19 @@
-"""The tables of what can be named, as text: `name -> "module:attribute"`.
+"""The tables of what can be named, as text: `name -> "module:attribute"`, and the one resolver of names.
 
 Reading a table imports nothing, so `autoprune list` and every error about a name answer before torch is loaded.
+The user's own code goes by `package.module:attribute` wherever a name of a table does.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from autoprune.errors import UnknownName
+from autoprune import plugins
+from autoprune.errors import PluginError, UnknownName
 
 TASKS: Mapping[str, str] = {
     "digits": "autoprune.tasks.datasets.digits:DigitsTask",
@@ -140,33 +143,6 @@ TABLES: Mapping[str, Mapping[str, str]] = {
 _PLURALS: Mapping[str, str] = {"criterion": "criteria", "penalty": "penalties"}
 
 
-def table(kind: str) -> Mapping[str, str]:
-    """The table of a kind, named in the singular: "task", "criterion"."""
-    return TABLES[_PLURALS.get(kind, f"{kind}s")]
-
-
-def singular(table: str) -> str:
-    """The kind of a table's entries: "criterion" for "criteria"."""
-    return next((kind for kind, plural in _PLURALS.items() if plural == table), table.removesuffix("s"))
-
-
-def check(kind: str, name: str, hint: str = "") -> str:
-    """The name itself, if the table of `kind` (singular: "task") has it.
-
-    Raises:
-        UnknownName: it has not; the message holds the nearest name.
-    """
-    if name not in table(kind):
-        raise UnknownName(kind, name, table(kind), hint)
-    return name
-
-
-def resolve(kind: str, name: str) -> Any:
-    """What a name of the table of `kind` stands for, imported now."""
-    module, _, attribute = table(kind)[check(kind, name)].partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
 # Names of patterns that are in no table.
 _BLOCK = re.compile(r"block_([1-9]\d*)x([1-9]\d*)x([1-9]\d*)(?:x([1-9]\d*))?")
 _N_OF_M = re.compile(r"([1-9]\d*):([1-9]\d*)")
@@ -189,3 +165,91 @@ def n_and_m(text: str) -> tuple[int, int] | None:
     if found is None or int(found[1]) >= int(found[2]):
         return None
     return int(found[1]), int(found[2])
+
+
+# The class of a kind's values; imported only to check what the user's own code is.
+_CLASSES: Mapping[str, str] = {
+    "pruner": "autoprune.pruning.pruner:Pruner",
+    "criterion": "autoprune.pruning.criteria.base:Criterion",
+    "pattern": "autoprune.pruning.patterns:Pattern",
+    "schedule": "autoprune.pruning.schedules:Schedule",
+    "allocator": "autoprune.pruning.allocators:Allocator",
+}
+
+
+def table(kind: str) -> Mapping[str, str]:
+    """Returns the table of a kind, named in the singular: "task", "criterion"."""
+    return TABLES[_PLURALS.get(kind, f"{kind}s")]
+
+
+def singular(table: str) -> str:
+    """Returns the kind of a table's entries: "criterion" for "criteria"."""
+    return next((kind for kind, plural in _PLURALS.items() if plural == table), table.removesuffix("s"))
+
+
+def is_own(kind: str, name: str) -> bool:
+    """Whether a name stands for the user's own code: `package.module:attribute`, and in no table."""
+    return name not in table(kind) and plugins.is_reference(name)
+
+
+def check(kind: str, name: str) -> str:
+    """Returns the name, if it may stand for something of `kind` ("task", "criterion"); nothing is imported.
+
+    Raises:
+        UnknownName: it is in no table, has not the form `package.module:attribute`, and is no other form of a pattern's
+            name; the message holds the nearest name.
+    """
+    forms = f"; {PATTERN_FORMS}" if kind == "pattern" else ""
+    known = name in table(kind) or is_own(kind, name)
+    if not known and not (forms and (block_shape(name) or n_and_m(name))):
+        raise UnknownName(kind, name, table(kind), f"{forms}; or your own as package.module:attribute")
+    return name
+
+
+def resolve(kind: str, name: str) -> Any:
+    """Imports and returns what a name stands for: an entry of the table of `kind`, or the user's own code.
+
+    A criterion, pattern, schedule, allocator or pruner of the user's is called by the name it was given by, so that
+    records lead back to it.
+
+    Raises:
+        UnknownName: it is in no table and has not the form `package.module:attribute`.
+        PluginError: the user's module cannot be imported, has no such attribute, or that is of another kind.
+    """
+    if not is_own(kind, name):
+        return _imported(table(kind)[check(kind, name)])
+    found = plugins.load(name)
+    if kind in _CLASSES:
+        expected = _imported(_CLASSES[kind])
+        if not isinstance(found, expected):
+            raise PluginError(
+                f"{name!r} should be a value of {expected.__module__}.{expected.__name__} but is {_shown(found)}"
+            )
+        return dataclasses.replace(found, name=name)
+    if kind == "searcher":
+        _check_searcher(found, name)
+    if kind == "penalty" and not callable(found):
+        raise PluginError(f"{name!r} should be a class or function that makes a penalty but is {_shown(found)}")
+    return found  # a task or model is checked when it is built
+
+
+def _check_searcher(found: Any, name: str) -> None:
+    if not isinstance(found, type):
+        raise PluginError(f"{name!r} should be a searcher, a class with ask and tell, but is {_shown(found)}")
+    searcher = _imported("autoprune.searchers.base.searcher:Searcher")
+    wanted = [member for member in (*searcher.__annotations__, *vars(searcher)) if not member.startswith("_")]
+    missing = [member for member in wanted if not hasattr(found, member)]
+    if missing:
+        raise PluginError(
+            f"{name!r} should be a searcher, but class {found.__name__} lacks {', '.join(missing)}; "
+            "autoprune.searchers.base.searcher:Searcher says what they are"
+        )
+
+
+def _imported(text: str) -> Any:
+    module, _, attribute = text.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _shown(found: Any) -> str:
+    return f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"

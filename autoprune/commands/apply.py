@@ -43,10 +43,18 @@ def read_best(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
+# Settings that may name the user's own code, with the option that names it.
+_OWN_CODE = {"task.name": "task", "pruner": "pruner", "scoring.criterion": "criterion", "scoring.pattern": "pattern"}
+
+
 def defaults(best: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """What a `best.yaml` says of task, model, pruner and recipe: a file names no code to run, the user does."""
-    if arguments.task is None and isinstance(best["task"], str) and ":" in best["task"]:
-        raise UserError(f"{arguments.source} was made on task {best['task']!r}; name it with --task to import it")
+    """Returns the task, model, pruner and recipe of a `best.yaml`, as dotted keys of an experiment.
+
+    A file never names code to run: the user's own code is imported only if the command line names it.
+
+    Raises:
+        UserError: the file names code that the command line does not, or widths of other weights.
+    """
     _refuse_trained(best, arguments.source)
     recipe, scoring = _mapping(best, "recipe", arguments.source), _mapping(best, "scoring", arguments.source)
     defaults = {
@@ -60,7 +68,18 @@ def defaults(best: dict[str, Any], arguments: argparse.Namespace) -> dict[str, A
         "search.seed": scoring.pop("seed", None),
         **{f"scoring.{key}": value for key, value in scoring.items()},
     }
-    return {key: value for key, value in defaults.items() if not isinstance(value, str) or ":" not in value}
+    given = {*overrides(arguments), *(text.partition("=")[0].strip() for text in arguments.set)}
+    for key, kind in _OWN_CODE.items():
+        value = defaults.get(key)
+        if key not in given and isinstance(value, str) and _is_code(kind, value):
+            option = "--task" if kind == "task" else f"--set {key}="
+            raise UserError(f"{arguments.source} was made with {kind} {value!r}; name it with {option} to import it")
+    # A model of the user's own belongs to the task.
+    return {key: value for key, value in defaults.items() if key != "task.model" or not _is_code("model", str(value))}
+
+
+def _is_code(kind: str, name: str) -> bool:
+    return registry.is_own(kind, name) or (kind in ("task", "model") and ":" in name)
 
 
 def _refuse_trained(best: dict[str, Any], source: str) -> None:
@@ -79,11 +98,15 @@ def criteria(best: dict[str, Any], source: str) -> dict[str, Any]:
     """The criteria of single groups; all other settings are in its scoring and recipe, where options win over them.
 
     Raises:
-        UserError: one is unknown.
+        UserError: one is unknown, or the user's own code.
     """
     chosen = {n: value for n, value in _mapping(best, "settings", source).items() if criterion_pattern(str(n))}
     for value in chosen.values():
-        registry.check("criterion", str(value))
+        if registry.is_own("criterion", registry.check("criterion", str(value))):
+            raise UserError(
+                f"{source} names criterion {value!r}, and no code is imported because a file names it; apply the run's "
+                "folder: autoprune apply RUN"
+            )
     return chosen
 
 

@@ -10,10 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from autoprune import registry
 from autoprune.config.documents import Document, Keys, read_document
 from autoprune.config.messages import explain, shown
-from autoprune.config.sections import PatternName, PrunerName, Texts, Typed, existing_file
+from autoprune.config.sections import PatternName, PrunerName, Texts, Typed, existing_file, named
 from autoprune.config.trainings import Positive, Section
 from autoprune.errors import ConfigError, did_you_mean
 
@@ -22,10 +21,6 @@ Whole = Annotated[int, Field(ge=0)]
 Times = Annotated[tuple[Whole, ...], Field(strict=False, min_length=1)]
 Above = Annotated[float, Field(gt=0)]
 Sparsity = Annotated[float, Field(ge=0, le=1)]
-
-
-def _named(kind: str) -> Any:
-    return AfterValidator(lambda name: registry.check(kind, name))
 
 
 class PlanSection(Section):
@@ -71,10 +66,10 @@ class PrunerSection(Section):
     threshold: Above | dict[str, Above] | None = None
     widths: Annotated[Path, Typed, AfterValidator(existing_file)] | None = None
     initial: Annotated[float, Field(ge=0)] = 0.0
-    criterion: Annotated[str, _named("criterion")] | None = None
+    criterion: Annotated[str, named("criterion")] | None = None
     pattern: PatternName | None = None
-    schedule: Annotated[str, _named("schedule")] | None = None
-    allocator: Annotated[str, _named("allocator")] | None = None
+    schedule: Annotated[str, named("schedule")] | None = None
+    allocator: Annotated[str, named("allocator")] | None = None
     combine: Literal["mean", "sum", "max"] | None = None
     normalise: bool | None = None
 
@@ -88,7 +83,7 @@ class PrunerSection(Section):
 class PenaltySection(Section):
     """A penalty on some layers. Settings that a penalty does not have are refused when it is made."""
 
-    penalty: Annotated[str, _named("penalty")]
+    penalty: Annotated[str, named("penalty")]
     layers: Texts = ("*",)
     pattern: PatternName | None = None
     strength: Above | None = None

@@ -16,33 +16,14 @@ from autoprune.config.trainings import FinetuneSection, Positive, RerankSection,
 from autoprune.core.budget import Budget
 from autoprune.core.trial import Objective
 
-_OWN_TASK = "; or your own as package.module:attribute"
-_OWN_MODEL = "; or your own as package.module:callable"
+
+def named(kind: str) -> AfterValidator:
+    """Returns a check that a text is a name of that kind; nothing is imported."""
+    return AfterValidator(lambda name: registry.check(kind, name))
 
 
 def _task_name(name: str) -> str:
-    return name if ":" in name else registry.check("task", name, _OWN_TASK)
-
-
-def _model_name(name: str) -> str:
-    return name if ":" in name else registry.check("model", name, _OWN_MODEL)
-
-
-def _searcher_name(name: str) -> str:
-    return registry.check("searcher", name)
-
-
-def _pruner_name(name: str) -> str:
-    return registry.check("pruner", name)
-
-
-def _criterion_name(name: str) -> str:
-    return registry.check("criterion", name)
-
-
-def _pattern_name(name: str) -> str:
-    known = registry.block_shape(name) or registry.n_and_m(name)
-    return name if known else registry.check("pattern", name, f"; {registry.PATTERN_FORMS}")
+    return name if ":" in name else registry.check("task", name)  # a task passed in from Python has any name
 
 
 def existing_file(path: Path) -> Path:
@@ -64,8 +45,8 @@ Texts = Annotated[tuple[str, ...], Field(strict=False)]
 Ends = Annotated[tuple[Literal["first", "last"], ...], Field(strict=False)]
 Keep = Annotated[float, Field(gt=0, le=1)]
 Dimensions = Annotated[dict[str, Any], BeforeValidator(read_settings), PlainSerializer(write_settings)]
-PrunerName = Annotated[str, AfterValidator(_pruner_name)]
-PatternName = Annotated[str, AfterValidator(_pattern_name)]
+PrunerName = Annotated[str, named("pruner")]
+PatternName = Annotated[str, named("pattern")]
 BudgetText = Annotated[str, BeforeValidator(_budget_text)]
 
 
@@ -74,7 +55,7 @@ class TaskSection(Section):
 
     name: Annotated[str, AfterValidator(_task_name)] = "digits"
     data: Annotated[Path, Typed, AfterValidator(_file_or_folder)] | None = None
-    model: Annotated[str, AfterValidator(_model_name)] | None = None
+    model: Annotated[str, named("model")] | None = None
     checkpoint: Annotated[Path, Typed, AfterValidator(existing_file)] | None = None
 
 
@@ -124,7 +105,7 @@ class SpaceSection(Section):
 class ScoringSection(Section):
     """How structures are scored; None leaves it to the pruner. Images are read only by criteria that need data."""
 
-    criterion: Annotated[str, AfterValidator(_criterion_name)] | None = None
+    criterion: Annotated[str, named("criterion")] | None = None
     pattern: PatternName | None = None
     combine: Literal["mean", "sum", "max"] | None = None
     normalise: bool | None = None
@@ -139,7 +120,7 @@ class SearchSection(Section):
     `autocompress` alone; null leaves them to their defaults.
     """
 
-    searcher: Annotated[str, AfterValidator(_searcher_name)] = "auto"
+    searcher: Annotated[str, named("searcher")] = "auto"
     trials: Positive | None = None
     evaluations: Positive | None = None
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0

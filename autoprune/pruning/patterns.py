@@ -10,7 +10,7 @@ from functools import partial
 from torch import Tensor
 
 from autoprune import registry
-from autoprune.errors import UserError
+from autoprune.errors import PluginError, UserError
 from autoprune.graph.layers import Layer
 
 Arrange = Callable[[Layer, Tensor], Tensor]
@@ -140,15 +140,19 @@ TWO_FOUR = n_of_m(2, 4)
 
 
 def parse_pattern(text: str) -> Pattern:
-    """A pattern by its name: of the table, `block_HEIGHTxWIDTHxDEPTH[xFILTERS]`, or `N:M`.
+    """Returns a pattern by its name: of the table, `block_HEIGHTxWIDTHxDEPTH[xFILTERS]`, `N:M`, or the user's own.
 
     Raises:
         UnknownName: there is none of that name.
+        PluginError: the user's own cannot be imported, is no pattern, or is one of whole channels or branches.
     """
     if shape := registry.block_shape(text):
         return block(*shape)
     if numbers := registry.n_and_m(text):
         return n_of_m(*numbers)
-    registry.check("pattern", text, f"; {registry.PATTERN_FORMS}")
     pattern: Pattern = registry.resolve("pattern", text)
+    if registry.is_own("pattern", text) and (pattern.coupled or pattern.whole):
+        raise PluginError(
+            f"pattern {text!r} is of whole channels or branches, of which there is one each; choose 'filter' or 'layer'"
+        )
     return pattern

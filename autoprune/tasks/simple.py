@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from autoprune.errors import TaskError
-from autoprune.registry import TASKS, check, resolve
-from autoprune.tasks.attributes import call, load_attribute
+from autoprune.plugins import call
+from autoprune.registry import TASKS, is_own, resolve
 from autoprune.tasks.base import Batch, Hook, Split, Task, TrainingPlan
 from autoprune.tasks.metrics import top_1
 from autoprune.tasks.models.named import NamedModel, named_model, qualified_name
 from autoprune.tasks.training.loop import train
 from autoprune.tasks.weights import load_weights
 
-__all__ = ["SimpleTask", "TaskWithModel", "build_task", "load_attribute", "model_name"]
+__all__ = ["SimpleTask", "TaskWithModel", "build_task", "model_name"]
 
 Data = Dataset[Any] | Iterable[Batch]
 _MEMBERS = ("name", "network", "load", "batches", "loss", "metric", "train")
@@ -185,15 +185,15 @@ def build_task(name: str, model: str | None = None, data: Path | None = None, pr
 
     Raises:
         UnknownName: no such task or model.
-        TaskError: it cannot be imported or built, is no task, or the model does not fit it.
+        PluginError: it cannot be imported, or fails when it is called.
+        TaskError: it is no task, or the model does not fit it.
         DataError: a built-in task's data are missing or damaged.
     """
-    if ":" not in name:
-        check("task", name, hint="; or your own as package.module:attribute")
+    if not is_own("task", name):
         return cast(Task, resolve("task", name)(model=model, data=data, progress=progress))
     if data is not None:
         raise TaskError(f"task {name!r} brings its own data; --data is for {', '.join(TASKS)} only, leave it out")
-    task = _as_task(load_attribute(name), name)
+    task = _as_task(resolve("task", name), name)
     return task if model is None else TaskWithModel(task, named_model(model))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from autoprune.errors import TaskError, UnknownName
+from autoprune.errors import TaskError, UnknownName, UserError
 from autoprune.tasks.base import Split, Task, TrainingPlan
 from autoprune.tasks.datasets.digits import DigitsTask
 from autoprune.tasks.models.named import named_model
@@ -188,7 +188,7 @@ def test_unknown_names_come_with_the_nearest() -> None:
     ],
 )
 def test_attributes_that_are_no_task_or_model_are_refused(name: str, model: str | None, said: str) -> None:
-    with pytest.raises(TaskError, match=said):
+    with pytest.raises(UserError, match=said):
         build_task(f"{__name__}:{name}", model and f"{__name__}:{model}")
 
 

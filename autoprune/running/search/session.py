@@ -94,6 +94,7 @@ def resume_session(
 
 def _ready(setup: Setup, folder: RunFolder) -> tuple[Limits, Evaluator, ComputeBudget]:
     """The limits, checked, an evaluator whose data are read, and what the run may cost; a given file of curves fits."""
+    registry.resolve("searcher", setup.experiment.search.searcher)  # what is at fault there is said first
     limits = setup.limits()
     evaluator = setup.evaluator(replace(setup.evaluation_config(), weights=folder.weights))
     for recipe in _recipes(setup):

@@ -9,8 +9,8 @@ from typing import Any, cast
 from torch import nn
 
 from autoprune.errors import TaskError
-from autoprune.registry import MODELS, check, resolve
-from autoprune.tasks.attributes import call, load_attribute
+from autoprune.plugins import call
+from autoprune.registry import MODELS, is_own, resolve
 
 ModelChoice = str | Callable[[], nn.Module]
 
@@ -30,7 +30,8 @@ class NamedModel:
         """The network, its weights not yet loaded.
 
         Raises:
-            TaskError: the user's function fails or returns no network.
+            PluginError: the user's function fails.
+            TaskError: it returns no network.
         """
         if self.bundled:
             return self.builder()
@@ -50,16 +51,17 @@ def named_model(choice: ModelChoice, fitting: Collection[str] | None = None, tas
 
     Raises:
         UnknownName: no such registry name.
+        PluginError: the user's module cannot be imported.
         TaskError: a registry model that does not fit, or nothing that can be called.
     """
     if not isinstance(choice, str):
         return NamedModel(qualified_name(choice), choice)
-    if ":" in choice:
-        return NamedModel(choice, _callable(load_attribute(choice), choice))
-    check("model", choice, hint="; or your own as package.module:callable")
+    found = resolve("model", choice)
+    if is_own("model", choice):
+        return NamedModel(choice, _callable(found, choice))
     if fitting is not None and choice not in fitting:
         raise TaskError(f"model {choice!r} does not fit task {task!r}; it takes {', '.join(sorted(fitting))}")
-    return NamedModel(choice, resolve("model", choice))
+    return NamedModel(choice, found)
 
 
 def _callable(found: Any, text: str) -> Callable[[], nn.Module]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.errors import TaskError
-from autoprune.tasks.attributes import call, load_attribute
+from autoprune.errors import PluginError
+from autoprune.plugins import call, load
 
 Write = Callable[[str, str], None]
 
@@ -32,30 +32,31 @@ def test_attribute_is_found_in_the_current_folder_in_packages_and_inside_classes
     write("ap_flowers.py", "class Holder:\n    value = 3\n")
     write("ap_package/__init__.py", "")
     write("ap_package/inner.py", "from ap_flowers import Holder\nvalue = Holder.value + 1\n")
-    assert load_attribute("ap_flowers:Holder.value") == 3
-    assert load_attribute("ap_package.inner:value") == 4
+    assert load("ap_flowers:Holder.value") == 3
+    assert load("ap_package.inner:value") == 4
 
 
 @pytest.mark.parametrize("text", ["ap_flowers", ":x", "ap_flowers:", ""])
 def test_text_of_another_form_is_refused(text: str) -> None:
-    with pytest.raises(TaskError, match=r"should read package\.module:attribute"):
-        load_attribute(text)
+    with pytest.raises(PluginError, match=r"should read package\.module:attribute"):
+        load(text)
 
 
 @pytest.mark.parametrize("name", ["ap_gone", "ap_gone.inner", "ap_flowers.inner"])
 def test_missing_module_is_named(name: str, write: Write) -> None:
     write("ap_flowers.py", "")
     missing = "ap_gone" if name.startswith("ap_gone") else name
-    with pytest.raises(TaskError, match=f"there is no module '{missing}'"):
-        load_attribute(f"{name}:x")
+    with pytest.raises(PluginError, match=f"there is no module '{missing}'"):
+        load(f"{name}:x")
 
 
 def test_module_that_the_users_module_lacks_is_not_called_the_users(write: Write) -> None:
     write("ap_flowers.py", "\nimport ap_not_installed\n")
     with pytest.raises(
-        TaskError, match=r"'ap_flowers' failed while it was imported: ModuleNotFoundError.*'ap_not_installed'.*line 2\)"
+        PluginError,
+        match=r"'ap_flowers' failed while it was imported: ModuleNotFoundError.*'ap_not_installed'.*line 2\)",
     ):
-        load_attribute("ap_flowers:x")
+        load("ap_flowers:x")
 
 
 @pytest.mark.parametrize(
@@ -69,19 +70,19 @@ def test_module_that_the_users_module_lacks_is_not_called_the_users(write: Write
 )
 def test_error_while_importing_tells_type_message_file_and_line(text: str, said: str, write: Write) -> None:
     write("ap_broken.py", text)
-    with pytest.raises(TaskError, match=said):
-        load_attribute("ap_broken:x")
+    with pytest.raises(PluginError, match=said):
+        load("ap_broken:x")
 
 
 def test_missing_attribute_comes_with_the_nearest(write: Write) -> None:
     write("ap_flowers.py", "def tulip_task(): ...\n")
-    with pytest.raises(TaskError, match="no attribute 'tulip_tsak'; did you mean 'tulip_task'"):
-        load_attribute("ap_flowers:tulip_tsak")
+    with pytest.raises(PluginError, match="no attribute 'tulip_tsak'; did you mean 'tulip_task'"):
+        load("ap_flowers:tulip_tsak")
 
 
 def test_failing_call_tells_type_message_file_and_line(write: Write) -> None:
     write("ap_flowers.py", "def build():\n    return {}['tulip']\n")
     with pytest.raises(
-        TaskError, match=r"'it' failed when it was called: KeyError: 'tulip' \(.*ap_flowers\.py, line 2\)"
+        PluginError, match=r"'it' failed when it was called: KeyError: 'tulip' \(.*ap_flowers\.py, line 2\)"
     ):
-        call(load_attribute("ap_flowers:build"), "it")
+        call(load("ap_flowers:build"), "it")

@@ -1,4 +1,4 @@
-"""Finds the user's own code by name: `package.module:attribute`."""
+"""Imports the user's own code by name: `package.module:attribute`."""
 
 from __future__ import annotations
 
@@ -10,41 +10,48 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from autoprune.errors import TaskError, did_you_mean
+from autoprune.errors import PluginError, did_you_mean
 
 
-def load_attribute(text: str) -> Any:
-    """The attribute that `package.module:attribute` names.
+def is_reference(text: str) -> bool:
+    """Whether a text has the form `package.module:attribute`."""
+    module_name, _, attribute = text.partition(":")
+    parts = [*module_name.replace("-", "_").split("."), *attribute.split(".")]  # a file's name may have dashes
+    return all(part.isidentifier() for part in parts)
+
+
+def load(text: str) -> Any:
+    """Returns the attribute that `package.module:attribute` names.
 
     The current folder goes to the front of `sys.path` and stays there, as with `python -m`.
 
     Raises:
-        TaskError: the text has not this form, the module is missing or fails while it is imported, or has no such
+        PluginError: the text has not this form, the module is missing or fails while it is imported, or has no such
             attribute.
     """
-    module_name, colon, attribute = text.partition(":")
-    if not (colon and module_name and attribute):
-        raise TaskError(f"{text!r} should read package.module:attribute, for example my_project.tasks:flowers")
+    module_name, _, attribute = text.partition(":")
+    if not is_reference(text):
+        raise PluginError(f"{text!r} should read package.module:attribute, for example my_project.tasks:flowers")
     found: Any = _import(module_name)
     for part in attribute.split("."):
         if not hasattr(found, part):
             near = did_you_mean(part, [name for name in vars(found) if not name.startswith("_")])
             where = getattr(found, "__file__", None) or module_name
-            raise TaskError(f"{text!r}: {where} has no attribute {part!r}{near}")
+            raise PluginError(f"{text!r}: {where} has no attribute {part!r}{near}")
         found = getattr(found, part)
     return found
 
 
 def call(function: Callable[[], Any], text: str) -> Any:
-    """What the user's function returns.
+    """Calls the user's function and returns its result.
 
     Raises:
-        TaskError: it failed; the message names the error, file and line.
+        PluginError: it failed; the message names the error, file and line.
     """
     try:
         return function()
     except Exception as error:  # the user's code may raise anything
-        raise TaskError(f"{text!r} failed when it was called: {_describe(error)}") from error
+        raise PluginError(f"{text!r} failed when it was called: {_describe(error)}") from error
 
 
 def _import(name: str) -> ModuleType:
@@ -56,11 +63,11 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:  # the user's module may raise anything, a script even exit
         if isinstance(error, ModuleNotFoundError) and _is_part(error.name, name):
-            raise TaskError(
+            raise PluginError(
                 f"there is no module {error.name!r} (for {name!r}); looked in the current folder {folder} and among "
                 "the installed packages"
             ) from None
-        raise TaskError(f"module {name!r} failed while it was imported: {_describe(error)}") from error
+        raise PluginError(f"module {name!r} failed while it was imported: {_describe(error)}") from error
 
 
 def _is_part(missing: str | None, name: str) -> bool:
@@ -69,7 +76,7 @@ def _is_part(missing: str | None, name: str) -> bool:
 
 
 def _describe(error: BaseException) -> str:
-    """Type, message, file and line where it was raised."""
+    """Returns the type, the message, and the file and line where an error was raised."""
     summary = f"{type(error).__name__}: {error}"
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})"
