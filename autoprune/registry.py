@@ -32,14 +32,14 @@ MODELS: Mapping[str, str] = {
 PRUNERS: Mapping[str, str] = {
     "l1_filter": "autoprune.pruning.pruner:L1_FILTER",
     "l2_filter": "autoprune.pruning.pruner:L2_FILTER",
-    "fpgm": "autoprune.pruning.pruner:FPGM",
+    "fpgm": "autoprune.pruning.pruner:FPGM_FILTER",
     "slim": "autoprune.pruning.pruner:SLIM",
-    "apoz": "autoprune.pruning.pruner:APOZ",
-    "mean_activation": "autoprune.pruning.pruner:MEAN_ACTIVATION",
-    "taylor": "autoprune.pruning.pruner:TAYLOR",
-    "gradient": "autoprune.pruning.pruner:GRADIENT",
-    "reconstruction": "autoprune.pruning.pruner:RECONSTRUCTION",
-    "random": "autoprune.pruning.pruner:RANDOM",
+    "apoz": "autoprune.pruning.pruner:APOZ_FILTER",
+    "mean_activation": "autoprune.pruning.pruner:MEAN_ACTIVATION_FILTER",
+    "taylor": "autoprune.pruning.pruner:TAYLOR_FILTER",
+    "gradient": "autoprune.pruning.pruner:GRADIENT_FILTER",
+    "reconstruction": "autoprune.pruning.pruner:RECONSTRUCTION_FILTER",
+    "random": "autoprune.pruning.pruner:RANDOM_FILTER",
     "level": "autoprune.pruning.pruner:LEVEL",
     "block_1x1x8": "autoprune.pruning.pruner:BLOCK",
     "two_four": "autoprune.pruning.pruner:N_OF_M",
@@ -81,7 +81,7 @@ PENALTIES: Mapping[str, str] = {
 ALLOCATORS: Mapping[str, str] = {
     "uniform": "autoprune.pruning.allocators:UNIFORM",
     "global": "autoprune.pruning.allocators:GLOBAL",
-    "threshold": "autoprune.pruning.allocators:THRESHOLD",
+    "threshold": "autoprune.pruning.allocators:ABOVE_THRESHOLD",
 }
 
 CRITERIA: Mapping[str, str] = {

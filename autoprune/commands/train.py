@@ -13,7 +13,7 @@ from autoprune.core.ledger import check_idle
 from autoprune.errors import UserError
 
 if TYPE_CHECKING:
-    from autoprune.running.training.session import Outcome
+    from autoprune.running.training.session import TrainingResult
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     _report(outcome, experiment)
 
 
-def _report(outcome: Outcome, experiment: Experiment) -> None:
+def _report(outcome: TrainingResult, experiment: Experiment) -> None:
     from rich.table import Table
 
     from autoprune.reporting.results import short

@@ -92,4 +92,4 @@ def _one_row(group: Group, importance: Importance) -> np.ndarray:
 
 UNIFORM = Allocator("uniform", same_sparsity, "every group loses the same share")
 GLOBAL = Allocator("global", global_rank, "the lowest scores of all groups together go")
-THRESHOLD = Allocator("threshold", above_threshold, "what scores above the number stays", sparsity=False)
+ABOVE_THRESHOLD = Allocator("threshold", above_threshold, "what scores above the number stays", sparsity=False)

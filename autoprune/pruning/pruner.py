@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from autoprune import registry
 from autoprune.errors import UserError
 from autoprune.graph.groups import ChannelGraph
-from autoprune.pruning.allocators import GLOBAL, THRESHOLD, UNIFORM, Allocator
+from autoprune.pruning.allocators import ABOVE_THRESHOLD, GLOBAL, UNIFORM, Allocator
 from autoprune.pruning.criteria.base import Criterion
 from autoprune.pruning.criteria.norms import L1
 from autoprune.pruning.importance import make_estimator
@@ -121,24 +121,26 @@ def _named(name: str, criterion: str, pattern: Pattern = FILTER, **parts: Any) -
 
 L1_FILTER = _named("l1_filter", "l1")
 L2_FILTER = _named("l2_filter", "l2")
-FPGM = _named("fpgm", "fpgm")
+FPGM_FILTER = _named("fpgm", "fpgm")
 SLIM = _named("slim", "bn_scale", allocator=GLOBAL, penalty="l1_scale", normalise=False)
-APOZ = _named("apoz", "apoz")
-MEAN_ACTIVATION = _named("mean_activation", "mean_activation")
+APOZ_FILTER = _named("apoz", "apoz")
+MEAN_ACTIVATION_FILTER = _named("mean_activation", "mean_activation")
 # Changes of the loss have one unit in all layers, so they add up as they are.
-TAYLOR = _named("taylor", "taylor", combine="sum", normalise=False)
-GRADIENT = _named("gradient", "gradient")
-RECONSTRUCTION = _named("reconstruction", "reconstruction")
-RANDOM = _named("random", "random")
+TAYLOR_FILTER = _named("taylor", "taylor", combine="sum", normalise=False)
+GRADIENT_FILTER = _named("gradient", "gradient")
+RECONSTRUCTION_FILTER = _named("reconstruction", "reconstruction")
+RANDOM_FILTER = _named("random", "random")
 LEVEL = _named("level", "magnitude", ELEMENT, normalise=False)
 BLOCK = _named("block_1x1x8", "magnitude", BLOCK_1X1X8, normalise=False)
 N_OF_M = _named("two_four", "magnitude", TWO_FOUR, normalise=False)
-SENSITIVITY = _named("sensitivity", "std_threshold", ELEMENT, schedule=GROWING, allocator=THRESHOLD, normalise=False)
-FIXED_THRESHOLD = _named("threshold", "threshold", ELEMENT, allocator=THRESHOLD, normalise=False)
+SENSITIVITY = _named(
+    "sensitivity", "std_threshold", ELEMENT, schedule=GROWING, allocator=ABOVE_THRESHOLD, normalise=False
+)
+FIXED_THRESHOLD = _named("threshold", "threshold", ELEMENT, allocator=ABOVE_THRESHOLD, normalise=False)
 GRADUAL = _named("agp", "magnitude", ELEMENT, schedule=AGP, normalise=False)
 TICKET = _named("lottery_ticket", "magnitude", ELEMENT, schedule=LOTTERY_TICKET, normalise=False)
 # A channel died if all layers that make it did: what is at most the strength, which is the number given, goes.
 GROUP_LASSO = _named(
-    "group_lasso", "magnitude", allocator=THRESHOLD, penalty="group_lasso", combine="max", normalise=False
+    "group_lasso", "magnitude", allocator=ABOVE_THRESHOLD, penalty="group_lasso", combine="max", normalise=False
 )
 ADMM = _named("admm", "l2", penalty="admm", combine="sum", normalise=False)

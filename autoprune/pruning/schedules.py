@@ -11,7 +11,7 @@ from autoprune.errors import UserError
 
 Unit = Literal["step", "epoch"]
 
-Curve = Callable[[float, float, float], float]
+Growth = Callable[[float, float, float], float]
 """Progress in [0, 1], the first number and the last to the number now."""
 
 
@@ -28,7 +28,7 @@ class Schedule:
     """
 
     name: str
-    curve: Curve
+    curve: Growth
     description: str
     once: bool = False
     rewinds: bool = False

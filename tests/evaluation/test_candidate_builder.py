@@ -20,7 +20,7 @@ from autoprune.evaluation.data import EvaluationConfig
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import analyze, example_inputs
 from autoprune.pruning.patterns import LAYER
-from autoprune.pruning.pruner import L1_FILTER, LEVEL, N_OF_M, RANDOM, Pruner
+from autoprune.pruning.pruner import L1_FILTER, LEVEL, N_OF_M, RANDOM_FILTER, Pruner
 from autoprune.pruning.training.admm import Admm
 from autoprune.tasks.base import Hook
 from autoprune.tasks.training.loop import seeded
@@ -76,7 +76,7 @@ def test_admm_brings_weights_and_their_projection_together(pruner: Pruner, watch
 
 
 def test_what_admm_keeps_is_kept_with_its_weights(watched: Watched) -> None:
-    evaluator = evaluator_of(pruner=RANDOM)  # which would keep others
+    evaluator = evaluator_of(pruner=RANDOM_FILTER)  # which would keep others
     built = evaluator.make(Candidate(0, HALF, Recipe(0, admm=DRAWN)))
     admm = watched.admm
     assert admm is not None

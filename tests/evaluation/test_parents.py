@@ -23,7 +23,7 @@ from autoprune.evaluation.parents import restore_parent
 from autoprune.evaluation.prunable_model import PrunableModel, analyze, example_inputs
 from autoprune.evaluation.scoring import ScoringSamples
 from autoprune.pruning.patterns import ELEMENT, FILTER, KERNEL, LAYER, TWO_FOUR, Pattern
-from autoprune.pruning.pruner import FPGM, L1_FILTER, LEVEL, Pruner
+from autoprune.pruning.pruner import FPGM_FILTER, L1_FILTER, LEVEL, Pruner
 from tests.graph.contract import batch, randomise
 from tests.graph.networks import WELL_KNOWN, Case
 from tests.graph.unusual_networks import UNUSUAL
@@ -108,7 +108,7 @@ def test_scores_are_those_of_the_parents_weights() -> None:
     dense = study_case(SOME["resnet20"])
     allocation = Allocation({"layer1.0.conv1": 9, "layer3.1.conv1": 20})
     small, checkpoint = parent_of(dense, allocation)
-    prunable = restore_parent(dense, checkpoint).scored_by(FPGM)
+    prunable = restore_parent(dense, checkpoint).scored_by(FPGM_FILTER)
     weight = small.get_submodule("layer1.0.conv1").weight.detach().flatten(1)
     by_hand = [float((weight - row).norm(dim=1).sum()) for row in weight]
     gone, scores = prunable.lost["layer1.0.conv1"], prunable.importance["layer1.0.conv1"]

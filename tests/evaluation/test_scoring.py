@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from autoprune import SimpleTask
 from autoprune.evaluation.prunable_model import analyze
 from autoprune.evaluation.scoring import ScoringSamples
-from autoprune.pruning.pruner import APOZ, L1_FILTER, RANDOM
+from autoprune.pruning.pruner import APOZ_FILTER, L1_FILTER, RANDOM_FILTER
 from autoprune.tasks.base import Batch, Split
 from autoprune.tasks.datasets.digits import DigitsTask
 
@@ -58,7 +58,7 @@ class _Recorded(DigitsTask):
         return super().batches(split, size, seed)
 
 
-@pytest.mark.parametrize(("pruner", "splits"), [(L1_FILTER, set()), (RANDOM, set()), (APOZ, {"plain"})])
+@pytest.mark.parametrize(("pruner", "splits"), [(L1_FILTER, set()), (RANDOM_FILTER, set()), (APOZ_FILTER, {"plain"})])
 def test_a_study_reads_plain_images_and_only_where_they_are_needed(pruner, splits) -> None:
     task = _Recorded()
     count = 0
@@ -73,7 +73,7 @@ def test_a_study_reads_plain_images_and_only_where_they_are_needed(pruner, split
     assert count == (2 if splits else 0)
     assert prunable.scoring["pruner"] == pruner.name
     assert prunable.scoring["samples"] == (100 if splits else 0)
-    assert prunable.scoring.get("seed") == (3 if pruner is RANDOM else None)
+    assert prunable.scoring.get("seed") == (3 if pruner is RANDOM_FILTER else None)
 
 
 def test_targets_reach_the_loss() -> None:

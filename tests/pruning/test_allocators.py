@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from autoprune.core.space import Group
 from autoprune.errors import UserError
-from autoprune.pruning.allocators import GLOBAL, THRESHOLD, UNIFORM, Allocator
+from autoprune.pruning.allocators import ABOVE_THRESHOLD, GLOBAL, UNIFORM, Allocator
 from autoprune.pruning.surgery.masks import Importance
 
 
@@ -74,12 +74,12 @@ def test_the_asked_number_is_removed_in_all_unless_a_group_is_at_its_least(
 def test_what_is_above_the_threshold_stays(rows: list[list[float]], threshold: float) -> None:
     groups, scores = _made(rows)
     kept = [max(1, sum(score > threshold for score in row)) for row in rows]
-    assert list(THRESHOLD.widths(groups, scores, threshold).values()) == kept
+    assert list(ABOVE_THRESHOLD.widths(groups, scores, threshold).values()) == kept
 
 
 def test_equal_to_the_threshold_is_not_above_it() -> None:
-    assert THRESHOLD.widths(GROUPS, SCORES, 5.0) == {"a": 1, "b": 1, "c": 1}
-    assert THRESHOLD.widths(GROUPS, SCORES, 4.99) == {"a": 2, "b": 1, "c": 1}
+    assert ABOVE_THRESHOLD.widths(GROUPS, SCORES, 5.0) == {"a": 1, "b": 1, "c": 1}
+    assert ABOVE_THRESHOLD.widths(GROUPS, SCORES, 4.99) == {"a": 2, "b": 1, "c": 1}
 
 
 def test_a_pattern_keeps_its_least_and_its_multiples_while_a_searchs_steps_do_not_matter() -> None:
@@ -90,7 +90,7 @@ def test_a_pattern_keeps_its_least_and_its_multiples_while_a_searchs_steps_do_no
     assert tuple(UNIFORM.widths(groups, scores, 1.0).values()) == (2, 3, 1)
 
 
-@pytest.mark.parametrize("allocator", [GLOBAL, THRESHOLD], ids=lambda allocator: allocator.name)
+@pytest.mark.parametrize("allocator", [GLOBAL, ABOVE_THRESHOLD], ids=lambda allocator: allocator.name)
 def test_n_of_m_cannot_be_ranked_over_layers(allocator: Allocator) -> None:
     with pytest.raises(UserError, match=r"group 'a' keeps the same number of every few weights \(N:M\)"):
         allocator.widths([group("a", 4, 2, 2)], {"a": np.zeros((3, 4))}, 0.5)
@@ -106,5 +106,5 @@ def test_a_number_that_is_no_sparsity_is_refused(allocator: Allocator, number: f
 @pytest.mark.parametrize("number", [-0.1, math.nan, math.inf])
 def test_a_number_that_is_no_threshold_is_refused(number: float) -> None:
     with pytest.raises(UserError, match="takes a threshold of at least 0, not"):
-        THRESHOLD.widths(GROUPS, SCORES, number)
-    assert THRESHOLD.widths(GROUPS, SCORES, 100)["a"] == 1
+        ABOVE_THRESHOLD.widths(GROUPS, SCORES, number)
+    assert ABOVE_THRESHOLD.widths(GROUPS, SCORES, 100)["a"] == 1

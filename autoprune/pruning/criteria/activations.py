@@ -16,7 +16,7 @@ def nonzero_share(statistics: LayerStatistics) -> Tensor | None:
     return None if statistics.activations is None else statistics.activations.nonzero
 
 
-def mean_magnitude(statistics: LayerStatistics) -> Tensor | None:
+def mean_activation(statistics: LayerStatistics) -> Tensor | None:
     """Mean absolute activation, behind the activation function.
 
     Source: Molchanov et al. 2017, arXiv:1611.06440, section 2.2 (activation): there the mean, which is the same behind
@@ -26,4 +26,4 @@ def mean_magnitude(statistics: LayerStatistics) -> Tensor | None:
 
 
 APOZ = Criterion("apoz", nonzero_share, frozenset({"activations"}))
-MEAN_ACTIVATION = Criterion("mean_activation", mean_magnitude, frozenset({"activations"}))
+MEAN_ACTIVATION = Criterion("mean_activation", mean_activation, frozenset({"activations"}))

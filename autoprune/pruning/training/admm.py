@@ -20,7 +20,7 @@ from autoprune.pruning.patterns import Pattern, parse_pattern
 from autoprune.pruning.structures.base import find_structures
 from autoprune.pruning.surgery.masks import Importance, Masks, build_masks, choose_kept
 from autoprune.pruning.training.masking import Masking
-from autoprune.pruning.training.targets import check_widths, matching, numbers_by_group
+from autoprune.pruning.training.targets import amounts_by_group, check_widths, matching_groups
 
 Weights = Mapping[str, Tensor]
 """Parameter name to a tensor of its shape."""
@@ -86,7 +86,7 @@ class Admm:
         self._rho, self._frequency = rho, frequency
         self._pattern = parse_pattern(pattern) if isinstance(pattern, str) else pattern
         self._structures = find_structures(network, graph, self._pattern)
-        groups = matching(self._structures.groups, layers)
+        groups = matching_groups(self._structures.groups, layers)
         self.widths = _aim(groups, amount, widths)
         names = {layer for group in groups if group.name in self.widths for layer in group.producers}
         self._layers = {name: _weight_name(network, name) for name in names}
@@ -178,7 +178,7 @@ def _aim(
         check_widths(groups, widths)
         return Allocation(widths)
     if isinstance(amount, Mapping):
-        numbers = numbers_by_group(groups, amount)
+        numbers = amounts_by_group(groups, amount)
         found = [(group, numbers[group.name]) for group in groups if group.name in numbers]
         return Allocation({group.name: UNIFORM.widths([group], {}, number)[group.name] for group, number in found})
     assert amount is not None  # one of both is given

@@ -21,7 +21,7 @@ from autoprune.pruning.statistics.collection import CalibrationData
 from autoprune.pruning.statistics.gradients import Loss
 from autoprune.pruning.surgery.masks import Importance, Masks, top_k_mask
 from autoprune.pruning.training.masking import Masking
-from autoprune.pruning.training.targets import aim, matching
+from autoprune.pruning.training.targets import matching_groups, resolve_target
 
 Batch = tuple[Tensor, Tensor]
 
@@ -91,8 +91,8 @@ class Pruning:
         self._graph = find_groups(network, inputs)
         self._inputs = inputs
         self._structures = self.pruner.structures(network, self._graph)
-        groups = matching(self._structures.groups, layers)
-        self.groups, self._target = aim(groups, self.pruner, amount, widths, initial)
+        groups = matching_groups(self._structures.groups, layers)
+        self.groups, self._target = resolve_target(groups, self.pruner, amount, widths, initial)
         self.allocation = Allocation({group.name: group.width for group in self.groups})
         self._gone: dict[str, NDArray[np.bool_]] = {}
         self._importance: Importance = {}

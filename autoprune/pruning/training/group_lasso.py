@@ -17,7 +17,7 @@ from autoprune.pruning.structures.weights import WeightGroup, WeightStructures, 
 from autoprune.pruning.surgery.masks import Masks
 from autoprune.pruning.training.masking import Masking
 from autoprune.pruning.training.penalties import check_strength
-from autoprune.pruning.training.targets import matching
+from autoprune.pruning.training.targets import matching_groups
 
 _MAGNITUDES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda entries: entries.abs().mean(-1),
@@ -97,7 +97,7 @@ class GroupLasso:
         self.masking = masking or Masking(network)
         self._network, self._strength = network, check_strength(strength)
         self._structures = _weight_structures(network, graph, pattern)
-        chosen = {group.name for group in matching(self._structures.groups, layers)}
+        chosen = {group.name for group in matching_groups(self._structures.groups, layers)}
         self._found = tuple(found for found in self._structures.found if found.group.name in chosen)
         self._scale_by_size, self._proximal = scale_by_size, proximal
         self._thresholding = thresholding or Thresholding()

@@ -15,7 +15,7 @@ from autoprune.errors import UserError
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import qualified_name
 from autoprune.pruning.surgery.masks import Masks
-from autoprune.pruning.training.targets import matching
+from autoprune.pruning.training.targets import matching_groups
 
 
 class Penalty(Protocol):
@@ -72,7 +72,7 @@ class ScaleL1:
             for layer in norms
             if layer.weight_name in known
         ]
-        self._names = [qualified_name(group.name, "weight") for group in matching(groups, layers)]
+        self._names = [qualified_name(group.name, "weight") for group in matching_groups(groups, layers)]
 
     def term(self) -> Tensor:
         sums = [self._network.get_parameter(name).abs().sum() for name in self._names]

@@ -12,38 +12,38 @@ from autoprune.core.space import Group
 from autoprune.errors import UserError, did_you_mean
 from autoprune.pruning.allocators import UNIFORM, Allocator
 from autoprune.pruning.pruner import Pruner
-from autoprune.pruning.schedules import Curve
+from autoprune.pruning.schedules import Growth
 from autoprune.pruning.surgery.masks import Importance
 
 
 class Target(Protocol):
     """Widths on the way to an aim."""
 
-    def widths(self, groups: Sequence[Group], importance: Importance, curve: Curve, progress: float) -> Allocation:
+    def widths(self, groups: Sequence[Group], importance: Importance, curve: Growth, progress: float) -> Allocation:
         """The kept width of each group at a progress in [0, 1]."""
 
 
 @dataclass(frozen=True)
-class ByNumber:
+class SingleAmount:
     """One number for all groups, which the allocator turns into widths."""
 
     allocator: Allocator
     first: float
     last: float
 
-    def widths(self, groups: Sequence[Group], importance: Importance, curve: Curve, progress: float) -> Allocation:
+    def widths(self, groups: Sequence[Group], importance: Importance, curve: Growth, progress: float) -> Allocation:
         return self.allocator.widths(groups, importance, curve(progress, self.first, self.last))
 
 
 @dataclass(frozen=True)
-class ByGroup:
+class AmountByGroup:
     """A number for each group."""
 
     allocator: Allocator
     first: float
     last: Mapping[str, float]
 
-    def widths(self, groups: Sequence[Group], importance: Importance, curve: Curve, progress: float) -> Allocation:
+    def widths(self, groups: Sequence[Group], importance: Importance, curve: Growth, progress: float) -> Allocation:
         found: dict[str, int] = {}
         for group in groups:
             number = curve(progress, min(self.first, self.last[group.name]), self.last[group.name])
@@ -52,12 +52,12 @@ class ByGroup:
 
 
 @dataclass(frozen=True)
-class ToWidths:
+class GivenWidths:
     """Given widths; on the way to them every group's sparsity follows the curve."""
 
     last: Mapping[str, int]
 
-    def widths(self, groups: Sequence[Group], importance: Importance, curve: Curve, progress: float) -> Allocation:
+    def widths(self, groups: Sequence[Group], importance: Importance, curve: Growth, progress: float) -> Allocation:
         def now(group: Group) -> int:
             keep = self.last[group.name]
             return max(keep, width_from_sparsity(group.width, curve(progress, 0.0, 1 - keep / group.width)))
@@ -65,7 +65,7 @@ class ToWidths:
         return Allocation({group.name: now(group) if progress < 1 else self.last[group.name] for group in groups})
 
 
-def matching(groups: Sequence[Group], patterns: Sequence[str]) -> tuple[Group, ...]:
+def matching_groups(groups: Sequence[Group], patterns: Sequence[str]) -> tuple[Group, ...]:
     """The groups of which the name, or a layer's name, matches one of some shell patterns.
 
     Raises:
@@ -76,7 +76,7 @@ def matching(groups: Sequence[Group], patterns: Sequence[str]) -> tuple[Group, .
     return tuple(group for group in groups if any(_matches(group, pattern) for pattern in patterns))
 
 
-def numbers_by_group(groups: Sequence[Group], numbers: Mapping[str, float]) -> dict[str, float]:
+def amounts_by_group(groups: Sequence[Group], numbers: Mapping[str, float]) -> dict[str, float]:
     """A number for each group that a pattern matches; later patterns win.
 
     Raises:
@@ -89,7 +89,7 @@ def numbers_by_group(groups: Sequence[Group], numbers: Mapping[str, float]) -> d
     return found
 
 
-def aim(
+def resolve_target(
     groups: Sequence[Group],
     pruner: Pruner,
     amount: float | Mapping[str, float] | None,
@@ -109,20 +109,20 @@ def aim(
         raise UserError("a pruning needs an amount (0.5, say) or the widths to prune to: one of both")
     if widths is not None:
         check_widths(groups, widths)
-        return tuple(group for group in groups if group.name in widths), ToWidths(dict(widths))
+        return tuple(group for group in groups if group.name in widths), GivenWidths(dict(widths))
     if isinstance(amount, Mapping):
-        numbers = numbers_by_group(groups, amount)
+        numbers = amounts_by_group(groups, amount)
         for number in numbers.values():
             _check_way(pruner, min(initial, number), number)
         pruned = tuple(group for group in groups if group.name in numbers)
         for group in pruned:
             _check_runs(group, pruner, numbers[group.name])
-        return pruned, ByGroup(pruner.allocator, initial, numbers)
+        return pruned, AmountByGroup(pruner.allocator, initial, numbers)
     assert amount is not None  # one of both is given
     _check_way(pruner, initial, amount)
     for group in groups:
         _check_runs(group, pruner, amount)
-    return tuple(groups), ByNumber(pruner.allocator, initial, amount)
+    return tuple(groups), SingleAmount(pruner.allocator, initial, amount)
 
 
 def _check_runs(group: Group, pruner: Pruner, number: float) -> None:

@@ -37,7 +37,7 @@ from autoprune.tasks.weights import digest, load_weights
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """What a training came to.
 
     Attributes:
@@ -70,7 +70,7 @@ class _Prepared:
 
 def start_training(
     experiment: Experiment, file: Path, folder: RunFolder, tracker: CurveTracker, display: Display, scratch: bool
-) -> Outcome:
+) -> TrainingResult:
     """Makes the folder and trains; until the schedule is known to fit the network nothing is written.
 
     Args:
@@ -95,7 +95,9 @@ def start_training(
     return _train(run, recorder, prepared, experiment, scratch)
 
 
-def resume_training(experiment: Experiment, folder: RunFolder, tracker: CurveTracker, display: Display) -> Outcome:
+def resume_training(
+    experiment: Experiment, folder: RunFolder, tracker: CurveTracker, display: Display
+) -> TrainingResult:
     """Goes on with a training from its last snapshot, to the same result as if it had not been interrupted.
 
     Raises:
@@ -148,7 +150,9 @@ def _training(prepared: _Prepared, schedule: ScheduleFile, experiment: Experimen
     return TrainingRun(prepared.task, prepared.network, prepared.inputs, schedule, callbacks, seed)
 
 
-def _train(run: TrainingRun, recorder: Recorder, prepared: _Prepared, experiment: Experiment, scratch: bool) -> Outcome:
+def _train(
+    run: TrainingRun, recorder: Recorder, prepared: _Prepared, experiment: Experiment, scratch: bool
+) -> TrainingResult:
     params = _params(prepared, run, experiment, scratch)
     with Ledger(recorder.folder.events) as ledger, recorder.recording(ledger, params):
         dense = evaluate(prepared.network, prepared.task, _batches(prepared, "validation"))
@@ -179,7 +183,7 @@ def _batches(prepared: _Prepared, split: Split) -> Sequence[Batch] | Iterable[Ba
     return Batches(prepared.task, split, None, 250, 0, prepared.inputs.device).load()
 
 
-def _outcome(run: TrainingRun, recorder: Recorder, prepared: _Prepared, dense: Score, final: Score) -> Outcome:
+def _outcome(run: TrainingRun, recorder: Recorder, prepared: _Prepared, dense: Score, final: Score) -> TrainingResult:
     try:
         test: Score | None = evaluate(run.network, prepared.task, _batches(prepared, "test"))
     except UserError:  # the task has no test samples
@@ -187,7 +191,7 @@ def _outcome(run: TrainingRun, recorder: Recorder, prepared: _Prepared, dense: S
     graph = find_groups(run.network, prepared.inputs)
     effective = measure_effective(run.network, graph, prepared.inputs) if run.masking.masks else {}
     last = recorder.last
-    return Outcome(
+    return TrainingResult(
         recorder.folder,
         dense,
         measure_costs(prepared.network, prepared.inputs),

@@ -12,7 +12,7 @@ from autoprune.errors import UserError
 from autoprune.graph.costs import measure_costs, measure_effective
 from autoprune.graph.groups import find_groups
 from autoprune.pruning.patterns import Pattern, parse_pattern
-from autoprune.pruning.pruner import LEVEL, RANDOM, Pruner
+from autoprune.pruning.pruner import LEVEL, RANDOM_FILTER, Pruner
 from autoprune.pruning.structures.weights import STEPS, WeightStructures, find_weight_structures
 from autoprune.pruning.surgery.masks import Importance
 
@@ -75,7 +75,7 @@ def test_a_masked_network_costs_what_was_predicted(name: str) -> None:
         assert measure_effective(pruned, find_groups(pruned, INPUTS), INPUTS) == table.costs(widths)
 
 
-@pytest.mark.parametrize("pruner", [LEVEL, RANDOM], ids=["zeros go first", "zeros go by chance"])
+@pytest.mark.parametrize("pruner", [LEVEL, RANDOM_FILTER], ids=["zeros go first", "zeros go by chance"])
 def test_weights_that_are_zero_by_themselves_count_until_they_are_pruned(pruner: Pruner) -> None:
     network = _small()
     with torch.no_grad():

@@ -11,7 +11,14 @@ from autoprune.errors import UserError
 from autoprune.pruning.allocators import UNIFORM
 from autoprune.pruning.pruner import FIXED_THRESHOLD, GRADUAL, LEVEL
 from autoprune.pruning.schedules import cubic, linear
-from autoprune.pruning.training.targets import ByGroup, ByNumber, ToWidths, aim, matching, numbers_by_group
+from autoprune.pruning.training.targets import (
+    AmountByGroup,
+    GivenWidths,
+    SingleAmount,
+    amounts_by_group,
+    matching_groups,
+    resolve_target,
+)
 
 GROUPS = (
     Group("stem", 10, ("stem",), ("Conv2d",)),
@@ -22,35 +29,35 @@ SCORES = {group.name: np.arange(float(group.width)) for group in GROUPS}
 
 
 def test_groups_match_by_their_name_or_a_layers() -> None:
-    assert [group.name for group in matching(GROUPS, ["layer2.*"])] == ["layer1.conv", "layer2.conv"]
-    assert matching(GROUPS, ["*"]) == GROUPS
-    assert [group.name for group in matching(GROUPS, ["layer2.conv", "stem"])] == ["stem", "layer2.conv"]
+    assert [group.name for group in matching_groups(GROUPS, ["layer2.*"])] == ["layer1.conv", "layer2.conv"]
+    assert matching_groups(GROUPS, ["*"]) == GROUPS
+    assert [group.name for group in matching_groups(GROUPS, ["layer2.conv", "stem"])] == ["stem", "layer2.conv"]
 
 
 def test_later_numbers_win_and_groups_without_one_are_left_out() -> None:
-    assert numbers_by_group(GROUPS, {"layer*": 0.5, "layer2.conv": 0.8}) == {"layer1.conv": 0.5, "layer2.conv": 0.8}
+    assert amounts_by_group(GROUPS, {"layer*": 0.5, "layer2.conv": 0.8}) == {"layer1.conv": 0.5, "layer2.conv": 0.8}
 
 
-@pytest.mark.parametrize("find", [lambda p: matching(GROUPS, [p]), lambda p: numbers_by_group(GROUPS, {p: 0.5})])
+@pytest.mark.parametrize("find", [lambda p: matching_groups(GROUPS, [p]), lambda p: amounts_by_group(GROUPS, {p: 0.5})])
 def test_a_pattern_that_matches_nothing_is_refused_with_the_nearest_name(find: Callable[[str], object]) -> None:
     with pytest.raises(UserError, match=r"'layer3.conv' matches no group that can be pruned; did you mean 'layer"):
         find("layer3.conv")
 
 
 def test_one_number_follows_the_curve() -> None:
-    target = ByNumber(UNIFORM, 0.0, 0.8)
+    target = SingleAmount(UNIFORM, 0.0, 0.8)
     found = [target.widths(GROUPS, SCORES, linear, progress) for progress in (0, 0.5, 1)]
     assert [tuple(widths.values()) for widths in found] == [(10, 20, 40), (6, 12, 24), (2, 4, 8)]
 
 
 def test_numbers_by_group_start_no_higher_than_they_end() -> None:
-    target = ByGroup(UNIFORM, 0.5, {"stem": 0.2, "layer1.conv": 0.5, "layer2.conv": 0.9})
+    target = AmountByGroup(UNIFORM, 0.5, {"stem": 0.2, "layer1.conv": 0.5, "layer2.conv": 0.9})
     assert tuple(target.widths(GROUPS, SCORES, linear, 0).values()) == (8, 10, 20)
     assert tuple(target.widths(GROUPS, SCORES, linear, 1).values()) == (8, 10, 4)
 
 
 def test_given_widths_are_reached_exactly_on_the_curve() -> None:
-    target = ToWidths({"stem": 3, "layer1.conv": 20, "layer2.conv": 7})
+    target = GivenWidths({"stem": 3, "layer1.conv": 20, "layer2.conv": 7})
     assert tuple(target.widths(GROUPS, SCORES, cubic, 0).values()) == (10, 20, 40)
     assert tuple(target.widths(GROUPS, SCORES, cubic, 0.5).values()) == (10 - 6, 20, 40 - 28)  # 7/8 of 7 and of 33
     assert target.widths(GROUPS, SCORES, cubic, 1) == {"stem": 3, "layer1.conv": 20, "layer2.conv": 7}
@@ -68,40 +75,43 @@ def test_given_widths_are_reached_exactly_on_the_curve() -> None:
 )
 def test_widths_that_do_not_fit_are_refused(widths: dict[str, int], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        aim(GROUPS, LEVEL, None, widths, 0.0)
+        resolve_target(GROUPS, LEVEL, None, widths, 0.0)
 
 
 def test_only_what_is_named_is_pruned() -> None:
-    assert [group.name for group in aim(GROUPS, LEVEL, None, {"stem": 3}, 0.0)[0]] == ["stem"]
-    assert [group.name for group in aim(GROUPS, LEVEL, {"layer*": 0.5}, None, 0.0)[0]] == ["layer1.conv", "layer2.conv"]
-    assert aim(GROUPS, LEVEL, 0.5, None, 0.0)[0] == GROUPS
+    assert [group.name for group in resolve_target(GROUPS, LEVEL, None, {"stem": 3}, 0.0)[0]] == ["stem"]
+    assert [group.name for group in resolve_target(GROUPS, LEVEL, {"layer*": 0.5}, None, 0.0)[0]] == [
+        "layer1.conv",
+        "layer2.conv",
+    ]
+    assert resolve_target(GROUPS, LEVEL, 0.5, None, 0.0)[0] == GROUPS
 
 
 @pytest.mark.parametrize(("amount", "widths"), [(None, None), (0.5, {"stem": 3})], ids=["neither", "both"])
 def test_either_an_amount_or_widths_are_given(amount: float | None, widths: dict[str, int] | None) -> None:
     with pytest.raises(UserError, match=r"needs an amount .* or the widths to prune to: one of both"):
-        aim(GROUPS, LEVEL, amount, widths, 0.0)
+        resolve_target(GROUPS, LEVEL, amount, widths, 0.0)
 
 
 @pytest.mark.parametrize("amount", [1.5, -0.1, {"stem": 0.5, "layer1.conv": 1.5}], ids=str)
 def test_an_amount_out_of_range_is_refused_before_any_training(amount: float | dict[str, float]) -> None:
     with pytest.raises(UserError, match="takes a sparsity from 0 to 1, not"):
-        aim(GROUPS, GRADUAL, amount, None, 0.0)
+        resolve_target(GROUPS, GRADUAL, amount, None, 0.0)
     with pytest.raises(UserError, match="takes a threshold of at least 0, not -1"):
-        aim(GROUPS, FIXED_THRESHOLD, -1.0, None, 0.0)
+        resolve_target(GROUPS, FIXED_THRESHOLD, -1.0, None, 0.0)
 
 
 def test_a_pruning_does_not_start_with_more_than_it_ends_with() -> None:
     with pytest.raises(UserError, match=r"starts with less than it ends with, not at 0\.6 and then 0\.5"):
-        aim(GROUPS, GRADUAL, 0.5, None, 0.6)
+        resolve_target(GROUPS, GRADUAL, 0.5, None, 0.6)
 
 
 def test_a_sparsity_that_leaves_all_of_every_run_is_refused() -> None:
     pruner = registry.resolve("pruner", "two_four")
     groups = (Group("conv", 4, ("conv",), ("Conv2d",), least=2, grain=2),)
     with pytest.raises(UserError, match=r"'2:4' removes 0\.5 of a weight or nothing; a sparsity of 0\.3 leaves"):
-        aim(groups, pruner, 0.3, None, 0.0)
+        resolve_target(groups, pruner, 0.3, None, 0.0)
     with pytest.raises(UserError, match="leaves all of 'conv'"):
-        aim(groups, pruner, {"conv": 0.3}, None, 0.0)
-    assert aim(groups, pruner, 0.5, None, 0.0)[0] == groups
-    assert aim(groups, pruner, 0.0, None, 0.0)[0] == groups
+        resolve_target(groups, pruner, {"conv": 0.3}, None, 0.0)
+    assert resolve_target(groups, pruner, 0.5, None, 0.0)[0] == groups
+    assert resolve_target(groups, pruner, 0.0, None, 0.0)[0] == groups
