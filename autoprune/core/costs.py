@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import COST_KINDS, CostKind, Limits
-from autoprune.core.recipe import Recipe, Training
 from autoprune.errors import UserError
 
 Ints = NDArray[np.int64]
@@ -140,6 +139,15 @@ class CostTable:
         slopes = self.at(self.vector(allocation)).slopes[COST_KINDS.index(kind)]
         return dict(zip(self.widths, slopes.tolist(), strict=True))
 
+    def macs(self, allocation: Mapping[str, int]) -> int:
+        """Returns the multiply-adds of one sample's forward pass; the dense network's where weights are only zeroed."""
+        return (self.dense() if self.effective else self.costs(allocation))["flops"] // 2
+
+    def max_macs(self, limits: Limits) -> int:
+        """Returns the most multiply-adds of one sample that an allocation within the limits can take."""
+        dense = self.dense()["flops"] // 2
+        return dense if self.effective else min(dense, limits.get("flops", 2 * dense) // 2)
+
     def by_layer(self, kind: str, allocation: Mapping[str, int] | None = None) -> dict[str, int]:
         """What each layer costs; groups that the allocation does not name are dense."""
         widths = {**self.widths, **(allocation or {})}
@@ -207,46 +215,3 @@ class CostsAt:
 def _product_key(term: CostTerm) -> tuple[object, ...]:
     sides = (term.left, term.right)
     return tuple((side.fixed, frozenset(side.per_width.items())) for side in sides)
-
-
-TRAINING = 3
-"""Forward passes that one image in a training step is worth."""
-
-
-def recipe_work(recipe: Recipe, macs: int, dense_macs: int, refit_macs: int = 0) -> int:
-    """What a candidate's recipe costs.
-
-    ADMM trains the network before it is thinned: in its dense shape also where it starts from a parent, whose lost
-    channels are zeros then.
-
-    Args:
-        macs: multiply-adds of the candidate's network, for one image.
-        dense_macs: those of the dense network.
-        refit_macs: those of reconstruction, for one image: the dense network once, and the candidate's up to each layer
-            that is refitted.
-    """
-    work = recipe.reconstruct * refit_macs if recipe.reconstruct else recipe.recalibrate * macs
-    return work + training_work(recipe.admm, dense_macs, dense_macs) + training_work(recipe.finetune, macs, dense_macs)
-
-
-def training_work(training: Training | None, macs: int, dense_macs: int) -> int:
-    """What a training costs; one that is taught has the dense network look at every image once.
-
-    Args:
-        macs: multiply-adds of the network that trains, for one image.
-        dense_macs: those of the dense network.
-    """
-    if training is None:
-        return 0
-    return training.steps * training.batch_size * (TRAINING * macs + (dense_macs if training.distill else 0))
-
-
-def macs_of(costs: CostTable, allocation: Mapping[str, int]) -> int:
-    """Multiply-adds of one image's forward pass; where weights are only set to zero, those of the dense network."""
-    return (costs.dense() if costs.effective else costs.costs(allocation))["flops"] // 2
-
-
-def greatest_macs(costs: CostTable, limits: Limits) -> int:
-    """The most multiply-adds of one image that an allocation within the limits can take."""
-    dense = costs.dense()["flops"] // 2
-    return dense if costs.effective else min(dense, limits.get("flops", 2 * dense) // 2)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+FORWARDS_PER_STEP = 3
+"""Forward passes that one sample in a training step is worth."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -28,6 +31,17 @@ class Training:
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     distill: float = 0.0
     temperature: float = 4.0
+
+    def work(self, macs: int, dense_macs: int) -> int:
+        """Returns what the training costs, in multiply-adds.
+
+        With distillation the dense network runs forward on every sample too.
+
+        Args:
+            macs: multiply-adds of the network that trains, for one sample.
+            dense_macs: those of the dense network.
+        """
+        return self.steps * self.batch_size * (FORWARDS_PER_STEP * macs + (dense_macs if self.distill else 0))
 
 
 DISTILLATION = ("distill", "temperature")
@@ -86,6 +100,25 @@ class Recipe:
     def trains(self) -> bool:
         """Whether a candidate's weights are trained."""
         return self.finetune is not None or self.admm is not None
+
+    def work(self, macs: int, dense_macs: int, refit_macs: int = 0) -> int:
+        """Returns what the recipe of a candidate costs, in multiply-adds.
+
+        ADMM trains the network before it is thinned: in its dense shape also where it starts from a parent, whose lost
+        channels are zeros then.
+
+        Args:
+            macs: multiply-adds of the candidate's network, for one sample.
+            dense_macs: those of the dense network.
+            refit_macs: those of reconstruction, for one sample: the dense network once, and the candidate's up to each
+                layer that is refitted.
+        """
+        work = self.reconstruct * refit_macs if self.reconstruct else self.recalibrate * macs
+        if self.admm is not None:
+            work += self.admm.work(dense_macs, dense_macs)
+        if self.finetune is not None:
+            work += self.finetune.work(macs, dense_macs)
+        return work
 
     def to_json(self) -> dict[str, Any]:
         """Without what is not done and earlier releases did not know, so that their records compare equal."""

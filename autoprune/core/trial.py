@@ -167,7 +167,7 @@ class Trial:
         costs: FLOPs, parameters and bytes counted on the pruned network (empty if it failed before).
         seconds: how long the evaluation took.
         worker: who evaluated.
-        work: what the evaluation cost, in multiply-adds (see `autoprune.core.costs`).
+        work: what the evaluation cost, in multiply-adds (see `Recipe.work`).
     """
 
     candidate: Candidate

@@ -10,7 +10,6 @@ from pathlib import Path
 from torch import nn
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.costs import macs_of, recipe_work
 from autoprune.core.recipe import Recipe
 from autoprune.core.settings import resolved
 from autoprune.core.trial import Candidate, Failure, Outcome, Score, Stopped, Trial
@@ -126,7 +125,7 @@ class Evaluator:
         )
 
     def work(self, candidate: Candidate, outcome: Outcome) -> int:
-        """What an evaluation cost, in multiply-adds; see `autoprune.core.costs`."""
+        """What an evaluation cost, in multiply-adds."""
         score = outcome.score if isinstance(outcome, Stopped) else outcome
         samples = 0 if isinstance(score, Failure) else score.samples
         work = self.recipe_work(candidate.allocation, self._recipe(candidate))
@@ -135,7 +134,7 @@ class Evaluator:
     def recipe_work(self, allocation: Mapping[str, int], recipe: Recipe) -> int:
         """What the recipe of an allocation costs, in multiply-adds."""
         refit_macs = self.refit_macs(allocation, recipe) if recipe.reconstruct else 0
-        return recipe_work(self.data.used(recipe), self.macs(allocation), self.macs({}), refit_macs)
+        return self.data.used(recipe).work(self.macs(allocation), self.macs({}), refit_macs)
 
     def refit_macs(self, allocation: Mapping[str, int], recipe: Recipe) -> int:
         """Multiply-adds of a recipe's reconstruction for one image.
@@ -159,7 +158,7 @@ class Evaluator:
 
     def macs(self, allocation: Mapping[str, int]) -> int:
         """Multiply-adds of one image's forward pass."""
-        return macs_of(self.prunable.costs, allocation)
+        return self.prunable.costs.macs(allocation)
 
     def build(self, allocation: Mapping[str, int], recipe: Recipe) -> nn.Module:
         """The network of an allocation, pruned from the dense one, after a recipe."""

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.costs import TRAINING, recipe_work
-from autoprune.core.recipe import AdmmTraining, Finetune, Recipe
+from autoprune.core.recipe import FORWARDS_PER_STEP, AdmmTraining, Finetune, Recipe
 from autoprune.core.trial import Candidate, Failure
 from autoprune.evaluation.data import EvaluationConfig
 from autoprune.evaluation.evaluator import Evaluator
@@ -217,9 +216,9 @@ def test_work_counts_every_training_where_it_is_done() -> None:
     evaluator = evaluator_of()
     dense, half = evaluator.macs({}), evaluator.macs(HALF)
     recipe = Recipe(48, finetune=Finetune(4, batch_size=32), admm=DRAWN)
-    expected = 48 * half + TRAINING * (4 * 32 * half + 24 * 32 * dense)
+    expected = 48 * half + FORWARDS_PER_STEP * (4 * 32 * half + 24 * 32 * dense)
     assert evaluator.recipe_work(HALF, recipe) == expected
     distilled = replace(recipe, finetune=Finetune(4, batch_size=32, distill=0.5))
     assert evaluator.recipe_work(HALF, distilled) == expected + 4 * 32 * dense
-    assert recipe_work(Recipe(0, admm=DRAWN), 7, 100) == TRAINING * 24 * 32 * 100
+    assert Recipe(0, admm=DRAWN).work(7, 100) == FORWARDS_PER_STEP * 24 * 32 * 100
     assert evaluator.evaluate(Candidate(0, HALF, recipe)).work == expected + 64 * half

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.costs import TRAINING
-from autoprune.core.recipe import Finetune, Recipe
+from autoprune.core.recipe import FORWARDS_PER_STEP, Finetune, Recipe
 from autoprune.core.trial import Candidate, Score, Stopped
 from autoprune.errors import TaskError
 from autoprune.evaluation.data import EvaluationConfig, EvaluationData
@@ -119,7 +118,7 @@ def test_a_finalist_is_evaluated_on_all_samples() -> None:
         (Recipe(0), 0),
         (Recipe(48), 48),
         (Recipe(10_000), 96),  # there are no more
-        (TUNED, 48 + TRAINING * 4 * 32),
+        (TUNED, 48 + FORWARDS_PER_STEP * 4 * 32),
     ],
 )
 def test_work_is_images_times_multiply_adds(recipe: Recipe, passes: int) -> None:

@@ -1,4 +1,4 @@
-"""What a run may cost in all, and what is left of it for candidates; in multiply-adds (see `autoprune.core.costs`).
+"""What a run may cost in all, and what is left of it for candidates; in multiply-adds (see `Recipe.work`).
 
 Counted are the dense reference, the sweep, the candidates and the finalists. What only the final table needs (the
 uniform allocation where no trial was it, the test samples) is not.
@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoprune.core.budget import Limits
-from autoprune.core.costs import greatest_macs, recipe_work
 from autoprune.core.recipe import Recipe
 from autoprune.core.sensitivity import sweep_grid
 from autoprune.core.settings import extreme_recipes
@@ -96,10 +95,10 @@ def _most_work(setup: Setup, evaluator: Evaluator, limits: Limits, recipes: Sequ
     Args:
         recipes: of which the dearest counts; several where settings of the recipe are searched.
     """
-    macs = greatest_macs(setup.prunable.costs, limits)
+    macs = setup.prunable.costs.max_macs(limits)
     dense, count = evaluator.macs({}), evaluator.count_refitted(setup.space.narrowest(), recipes[0])
     refit = dense + (count * macs + 1) // 2
-    return max(recipe_work(evaluator.data.used(each), macs, dense, refit) for each in recipes) + samples * macs
+    return max(evaluator.data.used(each).work(macs, dense, refit) for each in recipes) + samples * macs
 
 
 def _finals(setup: Setup, evaluator: Evaluator, limits: Limits) -> int:

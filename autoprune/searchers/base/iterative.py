@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Limits
-from autoprune.core.costs import greatest_macs, training_work, within
+from autoprune.core.costs import within
 from autoprune.core.recipe import Recipe, Rounds
 from autoprune.core.settings import FINETUNE
 from autoprune.core.trial import Candidate, Trial, reasons
@@ -71,15 +71,17 @@ class RoundBudget:
     def _trained(self, limits: Limits) -> int:
         """Multiply-adds that a trained candidate within the limits takes at most."""
         costs = self.history.problem.costs
-        macs, dense = greatest_macs(costs, limits), greatest_macs(costs, {})
+        macs, dense = costs.max_macs(limits), costs.max_macs({})
         # Towards being pruned a network is trained in its dense shape.
-        drawn, tuned = training_work(self.recipe.admm, dense, dense), training_work(self.recipe.finetune, macs, dense)
+        admm, finetune = self.recipe.admm, self.recipe.finetune
+        drawn = 0 if admm is None else admm.work(dense, dense)
+        tuned = 0 if finetune is None else finetune.work(macs, dense)
         return self._evaluation_work(limits) + drawn + tuned
 
     def _evaluation_work(self, limits: Limits) -> int:
         """Multiply-adds that a candidate within the limits takes at most under the problem's recipe."""
         problem = self.history.problem
-        own, macs = greatest_macs(problem.costs, problem.limits), greatest_macs(problem.costs, limits)
+        own, macs = problem.costs.max_macs(problem.limits), problem.costs.max_macs(limits)
         return -(-problem.price * macs // max(own, 1))
 
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.core.costs import greatest_macs
 from autoprune.core.recipe import AdmmTraining, Finetune, Recipe, Rounds
 from autoprune.core.trial import Candidate, Failure, Score, Trial
 from autoprune.errors import UserError
@@ -70,9 +69,9 @@ def test_trials_are_shared_alike_among_the_rounds() -> None:
 
 def test_work_is_shared_by_what_a_candidate_of_each_round_takes_at_most() -> None:
     problem = make_problem()
-    dense, own = greatest_macs(problem.costs, {}), greatest_macs(problem.costs, problem.limits)
+    dense, own = problem.costs.max_macs({}), problem.costs.max_macs(problem.limits)
     first = {"flops": 2 * (dense * 3 // 4)}
-    middle = greatest_macs(problem.costs, first)
+    middle = problem.costs.max_macs(first)
     trained = Recipe(finetune=Finetune(steps=2, batch_size=5), admm=AdmmTraining(steps=3, batch_size=7))
     # Judging takes 100 samples; what trains goes three times through each image, ADMM in the dense shape.
     evaluating, training = 100 * (own + middle), 30 * (own + middle) + 2 * 63 * dense
@@ -87,7 +86,7 @@ def test_work_is_shared_by_what_a_candidate_of_each_round_takes_at_most() -> Non
 
 def test_a_training_that_is_distilled_pays_for_the_teacher() -> None:
     problem = make_problem()
-    dense, own = greatest_macs(problem.costs, {}), greatest_macs(problem.costs, problem.limits)
+    dense, own = problem.costs.max_macs({}), problem.costs.max_macs(problem.limits)
     distilled = Recipe(finetune=Finetune(steps=10, batch_size=10, distill=0.5))
     price = 100 * (3 * own + dense)
     for work, share in ((2 * price, 2), (2 * price - 1, 1)):
@@ -99,13 +98,13 @@ def test_a_training_that_is_distilled_pays_for_the_teacher() -> None:
 def test_no_more_work_is_spent_than_there_is(searcher: type[IterativeSearcher], evaluations: int) -> None:
     """Every candidate is taken to cost what it costs at most."""
     problem = with_curves(make_problem(trials=1))
-    dense, own = greatest_macs(problem.costs, {}), greatest_macs(problem.costs, problem.limits)
+    dense, own = problem.costs.max_macs({}), problem.costs.max_macs(problem.limits)
     rounds = Rounds(finetune=Finetune(steps=3, batch_size=10), admm=AdmmTraining(steps=2, batch_size=10))
     work = evaluations * 100 * dense
     problem = replace(problem, trials=None, price=100 * own, work=work, rounds=rounds)
 
     def evaluate(candidate: Candidate) -> Trial:
-        macs = greatest_macs(problem.costs, {kind: candidate.limits[kind] for kind in problem.limits})
+        macs = problem.costs.max_macs({kind: candidate.limits[kind] for kind in problem.limits})
         recipe, spent = candidate.recipe, 100 * macs
         spent += 3 * 30 * macs if recipe.finetune else 0
         spent += 3 * 20 * dense if recipe.admm else 0
