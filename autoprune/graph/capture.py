@@ -1,4 +1,4 @@
-"""The network as a graph of operations, whatever part of it can be traced."""
+"""Captures a network as a graph of operations, as far as torch.fx can trace it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TrainingMode(nn.Module):
 
 
 class _Tracer(fx.Tracer):
-    """Traces into the user's modules, but keeps known layers, also subclasses that do not change `forward`, whole.
+    """Traces into the user's modules, but keeps known layers whole, also subclasses that do not change `forward`.
 
     Attributes:
         opaque: names of modules kept whole because their inside cannot be traced.
@@ -50,7 +50,7 @@ class _Tracer(fx.Tracer):
 
 
 def trace(network: nn.Module) -> fx.GraphModule:
-    """A traced twin in evaluation mode that shares the network's modules.
+    """Traces a network into a twin in evaluation mode that shares the network's modules.
 
     Arguments that differ in training mode (`F.dropout(…, training=self.training)`) follow the twin's mode. A module
     whose inside cannot be traced (its flow depends on data) is kept whole, innermost first; what reaches it cannot be
@@ -72,7 +72,7 @@ def trace(network: nn.Module) -> fx.GraphModule:
 
 @contextmanager
 def mode(network: nn.Module, training: bool) -> Iterator[None]:
-    """The network and all its modules in one mode, and afterwards each in the mode it was in."""
+    """Puts the network and all its modules into one mode for a while, and each back into its own afterwards."""
     before = {module: module.training for module in network.modules()}
     for module in before:
         module.training = training
@@ -84,7 +84,11 @@ def mode(network: nn.Module, training: bool) -> Iterator[None]:
 
 
 def _trace(network: nn.Module) -> tuple[fx.Graph, frozenset[str]]:
-    """The graph and the names of the modules that are kept whole."""
+    """Returns the graph and the names of the modules that are kept whole.
+
+    Raises:
+        TaskError: the network's own `forward` cannot be traced.
+    """
     opaque: frozenset[str] = frozenset()
     while True:
         tracer = _Tracer(opaque)
@@ -101,13 +105,13 @@ def _trace(network: nn.Module) -> tuple[fx.Graph, frozenset[str]]:
             opaque |= {tracer.inside[-1]}
 
 
-# Make tensors of sizes that may be computed from an activation's shape; torch.fx does not see them by itself.
+# Make tensors of sizes that may be computed from an activation's shape; torch.fx does not record their calls by itself.
 _FACTORIES = ("arange", "empty", "full", "linspace", "ones", "rand", "randn", "zeros")
 
 
 @contextmanager
 def _traced_factories(tracer: fx.Tracer) -> Iterator[None]:
-    """Functions like `torch.zeros` are traced where an argument is computed from the network's input."""
+    """Lets functions like `torch.zeros` be traced where an argument is computed from the network's input."""
 
     def traced(plain: Any) -> Any:
         def make(*args: Any, **kwargs: Any) -> Any:
@@ -127,13 +131,13 @@ def _traced_factories(tracer: fx.Tracer) -> Iterator[None]:
 
 
 def _defaults(network: nn.Module) -> dict[str, Any] | None:
-    """Arguments of `forward` that have a default, which the network is traced with."""
+    """Returns the arguments of `forward` that have a default, with which the network is traced."""
     parameters = inspect.signature(network.forward).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty} or None
 
 
 def _has_switches(graph: fx.Graph) -> bool:
-    """Whether an argument may be the mode: one that is called so, or a plain False in its place."""
+    """Tells whether an argument may be the training mode: a False that is called so, or a positional one."""
     calls = [node for node in graph.nodes if node.op in ("call_function", "call_method")]
     return any(node.kwargs.get("training") is False or any(value is False for value in node.args) for node in calls)
 
@@ -153,7 +157,7 @@ def _follow_mode(graph: fx.Graph, network: nn.Module, root: nn.Module, opaque: f
     if len(graph.nodes) != len(other.nodes) or any(a.op != b.op or a.target != b.target for a, b in pairs):
         log.info("in training mode the network does other operations than in evaluation mode")
         return
-    switched = [(a, b) for a, b in pairs if _switches(a.args, b.args) or _switches(a.kwargs, b.kwargs)]
+    switched = [(a, b) for a, b in pairs if _differs_by_mode(a.args, b.args) or _differs_by_mode(a.kwargs, b.kwargs)]
     if not switched:
         return
     name = "training_mode"
@@ -167,7 +171,8 @@ def _follow_mode(graph: fx.Graph, network: nn.Module, root: nn.Module, opaque: f
         node.kwargs = {key: _switch(a, twin.kwargs[key], training) for key, a in node.kwargs.items()}
 
 
-def _switches(evaluating: Any, training: Any) -> bool:
+def _differs_by_mode(evaluating: Any, training: Any) -> bool:
+    """Tells whether any argument is False in evaluation mode and True in training mode."""
     if isinstance(evaluating, dict):
         return any(value is False and training.get(key) is True for key, value in evaluating.items())
     return len(evaluating) == len(training) and any(
@@ -175,5 +180,5 @@ def _switches(evaluating: Any, training: Any) -> bool:
     )
 
 
-def _switch(evaluating: Any, training: Any, mode: fx.Node) -> Any:
-    return mode if evaluating is False and training is True else evaluating
+def _switch(evaluating: Any, training: Any, answer: fx.Node) -> Any:
+    return answer if evaluating is False and training is True else evaluating

@@ -1,8 +1,7 @@
-"""Where the channels that a layer makes are met again further on: at a batch norm, behind an activation function."""
+"""Finds where a layer's output channels are met further on: at a batch norm, behind an activation function."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +16,9 @@ from autoprune.graph.rules import ACTIVATION_FUNCTIONS, name_of
 
 @dataclass(frozen=True)
 class ChannelMap:
-    """Which of a layer's channels lies at each entry of an axis elsewhere.
+    """Which of a layer's output channels lies at each entry of an axis elsewhere.
 
-    Channels that are tied to each other may be told apart no more there; then they are one class.
+    Channels that are tied to each other may be indistinguishable there; then they form one class.
 
     Attributes:
         entries: `[size]` the class of each entry, -1 where another layer's channel lies.
@@ -30,7 +29,7 @@ class ChannelMap:
     classes: Tensor
 
     def mean_per_channel(self, values: Tensor) -> Tensor:
-        """`[out]` for each channel the mean of its entries' values, given as `[size]`."""
+        """Averages `[size]` values of the entries over each output channel: `[out]`."""
         entries, classes = self.entries.to(values.device), self.classes.to(values.device)
         own = entries >= 0
         sums = values.new_zeros(int(self.classes.max()) + 1)
@@ -40,11 +39,11 @@ class ChannelMap:
 
 @dataclass(frozen=True)
 class ChannelLocation:
-    """An activation that holds all output channels of a layer.
+    """An axis of an activation that holds all output channels of a layer.
 
     Attributes:
         node: the operation whose result it is.
-        dim: the axis of the channels; None where it holds but one.
+        dim: the axis of the channels; None where the activation holds only one channel.
     """
 
     node: fx.Node
@@ -52,14 +51,18 @@ class ChannelLocation:
     channel_map: ChannelMap
 
     def rows(self, value: Tensor) -> Tensor:
-        """`[size, …]` the activation with one row for each entry of the axis of the channels."""
+        """Reshapes the activation to `[size, …]`, one row for each entry of the axis of the channels."""
         return value.reshape(1, -1) if self.dim is None else value.movedim(self.dim, 0).flatten(1)
 
 
 def find_batch_norm(graph: ChannelGraph, layer: Layer) -> tuple[str, ChannelMap] | None:
-    """The first batch norm that all of a layer's output channels pass, before other layers use them up."""
+    """Finds the first batch norm that all of a layer's output channels pass before another layer uses them.
+
+    Returns:
+        The norm's name and which of its channels are the layer's, or None where there is none.
+    """
     norms = {found.name: found for found in graph.layers if found.kind == "per_channel"}
-    for node in _reached(graph, layer)[0]:
+    for node in _operations_behind(graph, layer)[0]:
         norm = norms.get(str(node.target)) if node.op == "call_module" else None
         if norm is None or not isinstance(graph.flow.traced.get_submodule(norm.name), _BatchNorm):
             continue
@@ -70,23 +73,23 @@ def find_batch_norm(graph: ChannelGraph, layer: Layer) -> tuple[str, ChannelMap]
 
 
 def find_activation(graph: ChannelGraph, layer: Layer) -> ChannelLocation | None:
-    """Where a layer's output channels are behind the activation function that follows.
+    """Finds a layer's output channels behind the activation function that follows, or None.
 
-    Batch norms, additions, depthwise convolutions and the like may lie between. Where none follows, it is what the
-    first layer that uses the channels takes.
+    Batch norms, additions, depthwise convolutions and the like may lie between. Where no such function follows, it is
+    the input of the first layer that uses the channels.
     """
-    reached, used = _reached(graph, layer)
-    functions = [node for node in reached if _is_activation(node, graph.flow.traced)]
-    locations = (_location(graph, layer, node) for node in (*functions, *used))
+    passed, used = _operations_behind(graph, layer)
+    functions = [node for node in passed if _is_activation(node, graph.flow.traced)]
+    locations = (_locate(graph, layer, node) for node in (*functions, *used))
     return next((location for location in locations if location is not None), None)
 
 
-def _reached(graph: ChannelGraph, layer: Layer) -> tuple[list[fx.Node], list[fx.Node]]:
-    """Operations that a layer's channels pass through, and those of which another layer takes the result, in order."""
+def _operations_behind(graph: ChannelGraph, layer: Layer) -> tuple[list[fx.Node], list[fx.Node]]:
+    """Lists the operations that pass a layer's channels on, and those whose results another layer uses, in order."""
     flow = graph.flow
     producers = {found.name for found in flow.layers if found.produces}
     carrying: set[fx.Node] = set()
-    reached: list[fx.Node] = []
+    passed: list[fx.Node] = []
     used: list[fx.Node] = []
     for node in flow.traced.graph.nodes:
         target = str(node.target) if node.op == "call_module" else None
@@ -97,8 +100,8 @@ def _reached(graph: ChannelGraph, layer: Layer) -> tuple[list[fx.Node], list[fx.
             used += sources
         elif sources and node in flow.ids and node not in flow.opaque:
             carrying.add(node)
-            reached.append(node)
-    return reached, used
+            passed.append(node)
+    return passed, used
 
 
 def _is_activation(node: fx.Node, traced: fx.GraphModule) -> bool:
@@ -108,12 +111,13 @@ def _is_activation(node: fx.Node, traced: fx.GraphModule) -> bool:
     return node.op in ("call_function", "call_method") and name_of(node) in ACTIVATION_FUNCTIONS
 
 
-def _location(graph: ChannelGraph, layer: Layer, node: fx.Node) -> ChannelLocation | None:
+def _locate(graph: ChannelGraph, layer: Layer, node: fx.Node) -> ChannelLocation | None:
+    """Finds the axis of an operation's result that holds all output channels of a layer, or None."""
     ids = graph.flow.ids.get(node)
     if not isinstance(ids, Tensor) or not ids.numel():
         return None
-    along: Callable[[Tensor, int], Tensor | None] = graph.flow.channels.along
-    axes: list[tuple[int | None, Tensor | None]] = [(dim, along(ids, dim)) for dim in varying(ids)]
+    channels = graph.flow.channels
+    axes: list[tuple[int | None, Tensor | None]] = [(dim, channels.along(ids, dim)) for dim in varying(ids)]
     for dim, found in axes or [(None, ids.flatten()[:1])]:
         channel_map = None if found is None else _map_channels(layer.outgoing, found, graph.roots)
         if channel_map is not None:
@@ -122,7 +126,14 @@ def _location(graph: ChannelGraph, layer: Layer, node: fx.Node) -> ChannelLocati
 
 
 def _map_channels(own: Tensor, there: Tensor, roots: Tensor) -> ChannelMap | None:
-    """By the ids themselves, or else by the classes of tied ids; None unless all of the layer's are there."""
+    """Maps a layer's channels to the entries of another axis, or None unless all of them lie there.
+
+    Args:
+        own: `[out]` ids of the layer's output channels.
+        there: `[size]` ids of the other axis.
+        roots: `[ids]` the root of every id.
+    """
+    # By the ids themselves; where a tied channel took another's place, by the classes of tied ids.
     for mine, theirs in ((own, there), (roots[own], roots[there])):
         found, classes = torch.unique(mine, return_inverse=True)
         nearest = torch.searchsorted(found, theirs.contiguous()).clamp_max(len(found) - 1)

@@ -1,9 +1,8 @@
-"""Follows channels through a network: which are one and the same, and which must stay.
+"""Follows channels through a network: which must go together, and which must stay.
 
 Every activation gets an array of channel ids of its own shape. Structural operations (view, cat, chunk, pad, flatten,
 permute) run on the ids themselves; an addition ties the ids that meet; a grouped convolution ties its groups to each
-other; whatever is not understood freezes the ids that reach it. What is not understood costs prunability, never
-correctness.
+other; an operation that is not understood freezes the ids that reach it, which costs prunability, never correctness.
 """
 
 from __future__ import annotations
@@ -26,61 +25,30 @@ from autoprune.graph.rules import (
     CONCATENATIONS,
     ELEMENTWISE,
     PER_CHANNEL,
-    QUESTIONS,
+    QUERIES,
     REDUCTIONS,
     SPATIAL,
     STRUCTURAL,
     ZEROS,
-    Step,
+    Operation,
     name_of,
     tensors_in,
 )
-
-
-def count_positions(network: nn.Module, names: Sequence[str], sample: Tensor) -> dict[str, int]:
-    """Layer name to how often each of its weights is used, over all calls; 0 for what is no layer with weights.
-
-    Args:
-        sample: `[1, …]`, what is counted on.
-    """
-    counts = dict.fromkeys(names, 0)
-    modules = dict(network.named_modules())
-    hooks = [
-        modules[name].register_forward_hook(partial(_count, counts, name))
-        for name in names
-        if isinstance(modules.get(name), (*CONVOLUTIONS, *TRANSPOSED, nn.Linear))
-    ]
-    try:
-        network(sample)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return counts
-
-
-def _count(counts: dict[str, int], name: str, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    """A weight meets each position of the output once; of a transposed convolution, each of the input."""
-    if isinstance(module, TRANSPOSED):
-        counts[name] += inputs[0].numel() // module.in_channels
-    elif isinstance(module, nn.Linear):
-        counts[name] += output.numel() // module.out_features
-    else:
-        counts[name] += output.numel() // module.out_channels
-
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ChannelFlow:
-    """What was learnt from following one batch through the network.
+    """The channels of a network, as found by following one batch through it.
 
     Attributes:
         ids: node to channel ids, of the shape of its activation; tuples of them for operations with several results.
             Nodes whose value is no tensor are absent.
-        values: node to its value, of tensors the shape.
-        opaque: nodes that are not understood; what reaches them stays.
+        values: node to its value; of tensors to their shape.
         layers: the layers with channels that can be told apart, in forward order.
+        channels: the ids, with what is tied and frozen.
+        opaque: nodes that are not understood; the channels that reach them stay.
         inputs: two of the samples.
     """
 
@@ -97,6 +65,7 @@ def follow_channels(network: nn.Module, traced: fx.GraphModule, inputs: Tensor) 
     """Runs a batch through the traced network and follows its channels.
 
     Args:
+        network: is not changed.
         traced: the network's twin; it shares the network's modules.
         inputs: `[batch, …]`, a few samples.
 
@@ -110,18 +79,18 @@ def follow_channels(network: nn.Module, traced: fx.GraphModule, inputs: Tensor) 
             raise TaskError(
                 f"the network cannot run on a batch of shape {list(inputs.shape)}: {type(fault).__name__}: {fault}"
             ) from fault
-        follower = _Follower(network, traced)
+        follower = _ChannelFollower(network, traced)
         follower.run(inputs)
-        follower.freeze_whole()
-        positions = count_positions(traced, list(follower.layers), inputs[:1])
+        follower.freeze_shared_layers()
+        positions = _count_positions(traced, list(follower.layers), inputs[:1])
     found = tuple(replace(layer, positions=positions[name]) for name, layer in follower.layers.items())
     return ChannelFlow(
         traced, follower.ids, follower.values, found, follower.channels, frozenset(follower.opaque), inputs[:2]
     )
 
 
-class _Follower(fx.Interpreter):
-    """Computes each node's value and, beside it, its ids."""
+class _ChannelFollower(fx.Interpreter):
+    """Computes each node's value and its ids."""
 
     def __init__(self, network: nn.Module, traced: fx.GraphModule) -> None:
         super().__init__(traced)
@@ -129,27 +98,27 @@ class _Follower(fx.Interpreter):
         self.ids: dict[fx.Node, Any] = {}
         self.values: dict[fx.Node, Any] = {}
         self.layers: dict[str, Layer] = {}
-        self._tensors: dict[str, Tensor] = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        self._tensors = layers.named_tensors(network)
         self.opaque: set[fx.Node] = set()
         self._shared = _shared_tensors(network)
-        self._whole: set[int] = set()  # tensors that something not followed uses as they are, by identity
+        self._used_elsewhere: set[int] = set()  # identities of tensors that something not followed uses
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         self.values[n] = _shape_of(value)
-        ids = self._follow(n, value)
+        ids = self._ids_of(n, value)
         if ids is not None:
             self.ids[n] = ids
         return value
 
-    def freeze_whole(self) -> None:
-        """Freezes the layers of which a tensor is also used by something that is not followed, or by another layer."""
+    def freeze_shared_layers(self) -> None:
+        """Freezes the layers that share a tensor with another layer, or with something that is not followed."""
         users: dict[int, list[Layer]] = {}
         for layer in self.layers.values():
             for name in {axis.tensor for axis in layers.channel_axes(layer, self._tensors)}:
                 users.setdefault(id(self._tensors[name]), []).append(layer)
         for tensor, found in users.items():
-            if tensor in self._whole or len(found) > 1:
+            if tensor in self._used_elsewhere or len(found) > 1:
                 for layer in found:
                     self._freeze_layer(layer, f"{layer.name} is used in several ways")
 
@@ -158,45 +127,46 @@ class _Follower(fx.Interpreter):
         if layer.incoming is not None:
             self.channels.freeze(layer.incoming, reason)
 
-    def _follow(self, node: fx.Node, value: Any) -> Any:
+    def _ids_of(self, node: fx.Node, value: Any) -> Any:
+        """Returns the ids of a node's value, in tuples or lists where it has several results; None for no tensor."""
         if node.op == "output":
             self._freeze_all(node.args, "it is the network's output")
             return None
         if node.op == "placeholder":
-            return self._unknown(value, "it is the network's input")
+            return self._frozen_ids(value, "it is the network's input")
         if node.op == "get_attr":
-            return self._tensor(node, value)
-        step = Step(node, value, self.channels, self.ids, self.env)
+            return self._bare_tensor(node, value)
+        op = Operation(node, value, self.channels, self.ids, self.env)
         if node.op != "call_module" and name_of(node) in ZEROS and isinstance(value, Tensor):
-            ids = rules.zeros(step)
+            ids = rules.zeros(op)
         elif not any(source in self.ids for source in node.all_input_nodes):
-            return self._unknown(value, "it does not depend on channels") if tensors_in(value) else None
+            return self._frozen_ids(value, "it does not depend on channels") if tensors_in(value) else None
         elif node.op == "call_module":
-            ids = self._module(step)
-        elif name_of(node) in QUESTIONS and not tensors_in(value):
+            ids = self._module_ids(op)
+        elif name_of(node) in QUERIES and not tensors_in(value):
             return None
         else:
-            ids = _operation(step)
-        return self._opaque(node, value) if ids is None else ids
+            ids = _call_ids(op)
+        return self._freeze_operation(node, value) if ids is None else ids
 
-    def _opaque(self, node: fx.Node, value: Any) -> Any:
-        """An operation that is not known: what reaches it stays, what leaves it stays."""
+    def _freeze_operation(self, node: fx.Node, value: Any) -> Any:
+        """Freezes the ids that reach an unknown operation, and gives its result frozen ones."""
         self.opaque.add(node)
         what, kind = node.name, name_of(node)
         if node.op == "call_module":
             module = self.fetch_attr(str(node.target))
             what, kind = str(node.target), type(module).__name__
-            self._whole |= {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
+            self._used_elsewhere |= {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
         reason = f"{what} ({kind}) is not followed"
         self._freeze_all((node.args, node.kwargs), reason)
-        return self._unknown(value, reason)
+        return self._frozen_ids(value, reason)
 
-    def _unknown(self, value: Any, reason: str) -> Any:
-        """One frozen id for all channels of each tensor in a value; None where there is no tensor."""
+    def _frozen_ids(self, value: Any, reason: str) -> Any:
+        """Returns one frozen id for all channels of each tensor in a value; None where there is no tensor."""
         if isinstance(value, Tensor):
             return self.channels.new_frozen(reason).view([1] * value.dim()).expand(value.shape)
         if isinstance(value, (tuple, list)) and tensors_in(value):
-            return [self._unknown(item, reason) if tensors_in(item) else () for item in value]
+            return [self._frozen_ids(item, reason) if tensors_in(item) else () for item in value]
         return None
 
     def _freeze_all(self, value: Any, reason: str) -> None:
@@ -207,27 +177,25 @@ class _Follower(fx.Interpreter):
 
         fx.node.map_arg(value, freeze)
 
-    def _module(self, step: Step) -> Any:
-        module = self.fetch_attr(str(step.node.target))
+    def _module_ids(self, op: Operation) -> Any:
+        module = self.fetch_attr(str(op.node.target))
         kind = layers.layer_kind(module)
         if kind is not None:
-            return self._layer(step, module, kind)
+            return self._layer_ids(op, module, kind)
         if layers.is_one_of(module, layers.STRUCTURAL):
-            return rules.structural(step, lambda args, kwargs: module(*args, **kwargs))
-        if not isinstance(step.value, Tensor):
+            return rules.structural(op, lambda args, kwargs: module(*args, **kwargs))
+        if not isinstance(op.value, Tensor):
             return None
         if layers.elementwise(module):
-            return rules.elementwise(step)
+            return rules.elementwise(op)
         if layers.is_one_of(module, layers.SPATIAL):
-            return rules.spatial(
-                step, next(axes for known, axes in layers.SPATIAL.items() if isinstance(module, known))
-            )
-        return rules.pixel_shuffle(step) if layers.is_one_of(module, (nn.PixelShuffle,)) else None
+            return rules.spatial(op, next(axes for known, axes in layers.SPATIAL.items() if isinstance(module, known)))
+        return rules.pixel_shuffle(op) if layers.is_one_of(module, (nn.PixelShuffle,)) else None
 
-    def _layer(self, step: Step, module: nn.Module, kind: layers.LayerKind) -> Any:
-        source, value, name = step.source("input", "output_size"), step.value, str(step.node.target)
+    def _layer_ids(self, op: Operation, module: nn.Module, kind: layers.LayerKind) -> Any:
+        source, value, name = op.source("input", "output_size"), op.value, str(op.node.target)
         own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-        if source is None or len(step.operands()) != 1 or any(id(tensor) in self._shared for tensor in own):
+        if source is None or len(op.operands()) != 1 or any(id(tensor) in self._shared for tensor in own):
             return None
         axis = -1 if kind == "linear" else 1
         if not _has_batch_axis(module, kind, source):
@@ -270,45 +238,45 @@ class _Follower(fx.Interpreter):
         self.channels.tie(incoming, incoming[:1].expand(incoming.shape))
         self.channels.tie(outgoing, outgoing[:1].expand(outgoing.shape))
 
-    def _tensor(self, node: fx.Node, value: Any) -> Any:
-        """A parameter or buffer used by itself: one value per channel is followed, anything else stays as it is."""
+    def _bare_tensor(self, node: fx.Node, value: Any) -> Any:
+        """Follows a parameter or buffer used by itself if it is a vector, one value per channel; freezes any other."""
         name = str(node.target)
         if not isinstance(value, Tensor):
             return None
         axes = [dim for dim, size in enumerate(value.shape) if size > 1]
         if len(axes) != 1 or id(value) in self._shared or self._tensors.get(name) is not value:
-            self._whole.add(id(value))
-            return self._unknown(value, f"{name} is no vector of one value per channel")
+            self._used_elsewhere.add(id(value))
+            return self._frozen_ids(value, f"{name} is no vector of one value per channel")
         if name not in self.layers:
             ids = self.channels.new(value.size(axes[0]))
             self.layers[name] = Layer(name, "parameter", "Parameter", None, ids, dim=axes[0])
         return lay_along(self.layers[name].outgoing, value.shape, axes[0])
 
 
-def _operation(step: Step) -> Any:
-    """The ids of a function's or method's result, or None where it is not understood."""
-    name = name_of(step.node)
+def _call_ids(op: Operation) -> Any:
+    """Returns the ids of a function's or method's result, or None where it is not understood."""
+    name = name_of(op.node)
     if name in STRUCTURAL:
-        return rules.structural(step, rules.runner(step.node))
-    if not isinstance(step.value, Tensor):
+        return rules.structural(op, partial(rules.run_operation, op.node.op, op.node.target))
+    if not isinstance(op.value, Tensor):
         return None
     if name in ELEMENTWISE:
-        return rules.elementwise(step)
+        return rules.elementwise(op)
     if name in SPATIAL:
-        return rules.spatial(step, SPATIAL[name])
+        return rules.spatial(op, SPATIAL[name])
     if name in CONCATENATIONS:
-        return rules.cat(step)
+        return rules.cat(op)
     if name in REDUCTIONS:
-        return rules.reduction(step)
+        return rules.reduction(op)
     if name in PER_CHANNEL:
-        return rules.per_channel(step)
+        return rules.per_channel(op)
     if name == "pixel_shuffle":
-        return rules.pixel_shuffle(step)
-    return rules.pad(step) if name == "pad" else None
+        return rules.pixel_shuffle(op)
+    return rules.pad(op) if name == "pad" else None
 
 
 def _has_batch_axis(module: nn.Module, kind: layers.LayerKind, source: Tensor) -> bool:
-    """Whether the activation has the axes a layer expects; one sample alone would have its channels elsewhere."""
+    """Tells whether the activation has the axes a layer expects; one sample alone would have its channels elsewhere."""
     if kind == "linear":
         return source.dim() >= 2
     if kind == "per_channel":
@@ -320,7 +288,7 @@ def _has_batch_axis(module: nn.Module, kind: layers.LayerKind, source: Tensor) -
 
 
 def _shared_tensors(network: nn.Module) -> set[int]:
-    """Tensors that several modules hold (weight tying), by identity."""
+    """Returns the identities of tensors that several modules hold (weight tying)."""
     seen: set[int] = set()
     shared: set[int] = set()
     for module in network.modules():
@@ -331,9 +299,36 @@ def _shared_tensors(network: nn.Module) -> set[int]:
 
 
 def _shape_of(value: Any) -> Any:
-    """What is remembered of a value: the shapes of tensors, and everything else as it is."""
+    """Replaces the tensors in a value by their shapes."""
     if isinstance(value, Tensor):
         return value.shape
     if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
         return [_shape_of(item) for item in value]
     return value
+
+
+def _count_positions(network: nn.Module, names: Sequence[str], sample: Tensor) -> dict[str, int]:
+    """Maps layers to how often each of their weights is used for one `[1, …]` sample; 0 for layers per channel."""
+    counts = dict.fromkeys(names, 0)
+    modules = dict(network.named_modules())
+    hooks = [
+        modules[name].register_forward_hook(partial(_add_positions, counts, name))
+        for name in names
+        if isinstance(modules.get(name), (*CONVOLUTIONS, *TRANSPOSED, nn.Linear))
+    ]
+    try:
+        network(sample)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return counts
+
+
+def _add_positions(counts: dict[str, int], name: str, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    # A weight is used once at each position of the output; of a transposed convolution, of the input.
+    if isinstance(module, TRANSPOSED):
+        counts[name] += inputs[0].numel() // module.in_channels
+    elif isinstance(module, nn.Linear):
+        counts[name] += output.numel() // module.out_features
+    else:
+        counts[name] += output.numel() // module.out_channels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,12 +24,12 @@ from autoprune.graph.rules import tensors_in
 log = logging.getLogger(__name__)
 
 Kept = Mapping[str, Sequence[int]]
-"""Group name to the indices of the structures that stay, ascending; groups that are not named stay whole."""
+"""Group name to the ascending indices of the structures that stay; groups that are not named stay whole."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """Where a group's structures lie along one axis of one layer.
+    """The positions of a group's structures along one axis of one layer.
 
     Attributes:
         rows: `[width, times]` positions; row i belongs to structure i. `times` is above 1 where a structure holds
@@ -43,7 +43,7 @@ class Member:
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """A group with its place in the network: `roots` are the `[width]` ids of its structures."""
+    """A group with its positions in the network: `roots` are the `[width]` ids of its structures."""
 
     group: Group
     members: tuple[Member, ...]
@@ -88,10 +88,11 @@ class ChannelGraph:
         return self.flow.layers
 
     def dense(self) -> Allocation:
+        """Returns the allocation that keeps everything."""
         return Allocation({group.name: group.group.width for group in self.groups})
 
     def keep_mask(self, kept: Kept) -> Tensor:
-        """`[ids]` for every channel id, whether it stays.
+        """Returns for every channel id whether it stays, `[ids]`.
 
         Raises:
             UserError: a group or structure does not exist, or nothing of a group would stay.
@@ -107,15 +108,19 @@ class ChannelGraph:
         return keep[self.roots]
 
     def simulate(self, kept: Kept) -> Simulation:
-        """What the thinned network does to the operations between the layers."""
+        """Simulates what the thinned network does between its layers.
+
+        Raises:
+            UserError: as `keep_mask`.
+        """
         return simulate(self.flow, self.keep_mask(kept))
 
 
 def find_groups(network: nn.Module, inputs: Tensor) -> ChannelGraph:
-    """The groups of a network, found by running a small batch through it in evaluation mode.
+    """Finds the groups of a network by running a small batch through it in evaluation mode.
 
-    What cannot be pruned is named in the log. Removal is simulated; channels that reach an operation which
-    cannot do without them are frozen as well.
+    What cannot be pruned is named in the log. Removal is simulated, and channels that reach an operation which cannot
+    do without them are frozen as well.
 
     Args:
         inputs: `[batch, …]`; two samples are enough.
@@ -137,7 +142,7 @@ def find_groups(network: nn.Module, inputs: Tensor) -> ChannelGraph:
 
 
 def _faults(graph: ChannelGraph) -> dict[fx.Node, str]:
-    """Operations that cannot do without some channels, from two simulated removals: an uneven half, and all but one."""
+    """Finds operations that cannot do without some channels by simulating two removals: an uneven half, all but one."""
     faults: dict[fx.Node, str] = {}
     half = {group.name: _half(group.group.width, draw) for draw, group in enumerate(graph.groups)}
     for kept in (half, {group.name: [group.group.width - 1] for group in graph.groups}):
@@ -146,7 +151,7 @@ def _faults(graph: ChannelGraph) -> dict[fx.Node, str]:
 
 
 def _half(width: int, draw: int) -> list[int]:
-    """About half of the structures, uneven enough that no two parts of a layer lose equally many by rule."""
+    """Draws about half of the structures, so unevenly that parts of a layer seldom lose equally many."""
     rng = np.random.default_rng(draw)
     stays = rng.random(width) < 0.5
     stays[rng.integers(width)] = True
@@ -161,7 +166,7 @@ def _freeze_faulty(flow: ChannelFlow, faults: Mapping[fx.Node, str]) -> None:
 
 
 def _origins(node: fx.Node, flow: ChannelFlow) -> list[fx.Node]:
-    """The activations that a node uses, and those whose shapes its other arguments were computed from."""
+    """Lists the activations that a node uses, and those from whose shapes its other arguments were computed."""
     found: list[fx.Node] = []
     for source in node.all_input_nodes:
         found += [source] if source in flow.ids else _origins(source, flow)
@@ -169,25 +174,26 @@ def _origins(node: fx.Node, flow: ChannelFlow) -> list[fx.Node]:
 
 
 def _collect(flow: ChannelFlow) -> ChannelGraph:
+    """Forms a group of the classes that are not frozen and lie equally often along the same axes of the same layers."""
     roots, reasons = flow.channels.roots(), flow.channels.reasons()
     positions = _positions_by_class(flow.layers, roots)
-    prunable: dict[tuple[object, ...], list[int]] = {}
+    alike: dict[tuple[object, ...], list[int]] = {}
     for root, where in positions.items():
-        if root in reasons or not any(side == "out" for _, side in where):
-            continue
-        signature = tuple(sorted((place, len(rows)) for place, rows in where.items()))
-        prunable.setdefault(signature, []).append(root)
-    groups = [_group(found, positions, flow.layers) for found in prunable.values()]
+        if root not in reasons and any(side == "out" for _, side in where):
+            signature = tuple(sorted((axis, len(found)) for axis, found in where.items()))
+            alike.setdefault(signature, []).append(root)
+    groups = [_group(found, positions, flow.layers) for found in alike.values()]
     order = {layer.name: i for i, layer in enumerate(flow.layers)}
     groups.sort(key=lambda g: (order[g.group.producers[0]], int(g.roots[0])))
     return ChannelGraph(flow, _distinct_names(groups), _frozen(flow, roots, reasons), roots)
 
 
 LayerSide = tuple[str, Side]
+"""A layer's name and one of its sides: an axis of channels."""
 
 
 def _positions_by_class(layers: Sequence[Layer], roots: Tensor) -> dict[int, dict[LayerSide, list[int]]]:
-    """Root of each class to the positions it holds along each axis of each layer, in forward order of the layers."""
+    """Maps the root of each class to its positions along each axis of each layer, in forward order of the layers."""
     positions: dict[int, dict[LayerSide, list[int]]] = {}
     for layer in layers:
         axes: list[tuple[Side, Tensor]] = [(layer.outer_side, layer.outgoing)]
@@ -200,6 +206,7 @@ def _positions_by_class(layers: Sequence[Layer], roots: Tensor) -> dict[int, dic
 
 
 def _group(found: list[int], positions: dict[int, dict[LayerSide, list[int]]], layers: Sequence[Layer]) -> ChannelGroup:
+    """Builds the group of some classes, its structures in the order in which the first producer makes them."""
     where = positions[found[0]]
     types = {layer.name: layer.type for layer in layers}
     producers = tuple(name for name, side in where if side == "out")
@@ -220,24 +227,23 @@ def _group(found: list[int], positions: dict[int, dict[LayerSide, list[int]]], l
 
 
 def _distinct_names(groups: list[ChannelGroup]) -> tuple[ChannelGroup, ...]:
-    """Where one layer's channels fall into several groups, the later ones are numbered: `conv`, `conv:2`."""
+    """Numbers the later ones of several groups that one layer's channels fall into: `conv`, `conv:2`."""
     seen: Counter[str] = Counter()
     named = []
     for group in groups:
         seen[group.name] += 1
         name = group.name if seen[group.name] == 1 else f"{group.name}:{seen[group.name]}"
-        values = {**vars(group.group), "name": name}
-        named.append(ChannelGroup(Group(**values), group.members, group.roots))
+        named.append(replace(group, group=replace(group.group, name=name)))
     return tuple(named)
 
 
 def _frozen(flow: ChannelFlow, roots: Tensor, reasons: dict[int, str]) -> tuple[FrozenChannels, ...]:
-    found: dict[tuple[str, str], int] = {}
-    for layer in flow.layers:
-        if not layer.produces:
-            continue
-        for root in roots[layer.outgoing].tolist():
-            if root in reasons:
-                key = (layer.name, reasons[root])
-                found[key] = found.get(key, 0) + 1
+    """Counts the frozen channels that each layer makes by reason, in forward order."""
+    found = Counter(
+        (layer.name, reasons[root])
+        for layer in flow.layers
+        if layer.produces
+        for root in roots[layer.outgoing].tolist()
+        if root in reasons
+    )
     return tuple(FrozenChannels(layer, width, reason) for (layer, reason), width in found.items())

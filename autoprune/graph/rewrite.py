@@ -1,7 +1,7 @@
-"""Arguments that name a channel count, rewritten for a thinned network; and the proof that they are right.
+"""Simulates what a thinned network does between its layers, and rewrites arguments that name a channel count.
 
-`simulate` runs the traced network on what stays of the channel ids: every structural operation, its arguments
-rewritten, must give exactly the ids that should stay behind it. No weight is touched.
+`simulate` runs the traced network on the channel ids that stay: every structural operation, its arguments rewritten,
+must give exactly the ids that should stay behind it. No weight is touched.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from autoprune.graph.channels import ChannelFlow
 from autoprune.graph.rules import (
     CONCATENATIONS,
     ELEMENTWISE,
-    OF_FIRST,
-    SHAPES,
+    FIRST_ARGUMENT_ONLY,
+    SHAPE_ATTRIBUTES,
     STRUCTURAL,
     ZEROS,
     arguments,
     name_of,
+    run_operation,
     with_values,
 )
 
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
+"""Target, positional and keyword arguments of an operation."""
 
 
 @dataclass
@@ -46,49 +48,42 @@ class Simulation:
 
 
 def simulate(flow: ChannelFlow, keep: Tensor) -> Simulation:
-    """Follows what stays through the network.
+    """Follows the channels that stay through the network.
 
     Args:
-        keep: `[ids]` for every id, whether it stays; the same for tied ids.
+        keep: `[ids]` whether each id stays; the same for tied ids.
     """
     result = Simulation()
     env: dict[fx.Node, Any] = {}
     for node in flow.traced.graph.nodes:
         if node not in flow.ids:
-            env[node] = _plain_value(node, env, flow)
+            env[node] = _recompute(node, env, flow)
             if node.op == "output" and (changed := _changed_numbers(node, env, flow)):
                 result.faults[node] = f"the network returns {changed.name}, a channel count"
             continue
         env[node] = _map(flow.ids[node], lambda ids: thin_ids(ids, keep))
-        if any(ids is None for ids in leaves(env[node])):
+        if any(ids is None for ids in _leaves(env[node])):
             result.faults[node] = f"what stays of {node.name} is no array"
         elif (fault := _check(node, env, flow, keep, result)) is not None:
             result.faults[node] = fault
-        if node in result.faults:  # go on as if it were dense: one fault must not hide or cause others
+        if node in result.faults:  # go on as if it were dense, so that one fault does not hide or cause others
             env[node] = flow.ids[node]
     return result
 
 
-def _plain_value(node: fx.Node, env: Mapping[fx.Node, Any], flow: ChannelFlow) -> Any:
-    """A shape, number or constant as the thinned network computes it."""
+def _recompute(node: fx.Node, env: Mapping[fx.Node, Any], flow: ChannelFlow) -> Any:
+    """Computes a shape, number or constant as the thinned network would."""
     known = node.op in ("call_function", "call_method") and bool(node.all_input_nodes)
-    if not known or (name_of(node) == "getattr" and node.args[1] not in SHAPES):
+    if not known or (name_of(node) == "getattr" and node.args[1] not in SHAPE_ATTRIBUTES):
         return flow.values[node]
     try:
-        return _run(node.op, node.target, with_values(node.args, env), with_values(node.kwargs, env))
+        return run_operation(node.op, node.target, with_values(node.args, env), with_values(node.kwargs, env))
     except (RuntimeError, TypeError, IndexError, AttributeError, AssertionError, ValueError):
         return flow.values[node]
 
 
-def _run(op: str, target: Any, args: Any, kwargs: Any) -> Any:
-    if op == "call_method":
-        method = "reshape" if target == "view" else target
-        return getattr(args[0], method)(*args[1:], **kwargs)
-    return target(*args, **kwargs)
-
-
 def _check(node: fx.Node, env: dict[fx.Node, Any], flow: ChannelFlow, keep: Tensor, result: Simulation) -> str | None:
-    """Why a node does not fit what stays, or None; notes the call if it changes."""
+    """Returns why a node does not fit the channels that stay, or None; records its call if it changes."""
     expected, name = env[node], name_of(node)
     if node not in flow.opaque and _is_structural_module(node, flow):
         module = flow.traced.get_submodule(str(node.target))
@@ -100,13 +95,13 @@ def _check(node: fx.Node, env: dict[fx.Node, Any], flow: ChannelFlow, keep: Tens
         return _check_zeros(node, env, result)
     if (changed := _changed_numbers(node, env, flow)) is not None:
         return f"{node.name} uses {changed.name}, a channel count"
-    if calls and name in ELEMENTWISE - OF_FIRST:
+    if calls and name in ELEMENTWISE - FIRST_ARGUMENT_ONLY:
         return _check_shapes(node, env, expected)
     return _check_pad(node, flow, keep, result) if calls and name == "pad" else None
 
 
 def _changed_numbers(node: fx.Node, env: Mapping[fx.Node, Any], flow: ChannelFlow) -> fx.Node | None:
-    """An argument that is no activation and would have another value in the thinned network."""
+    """Finds an argument that is no activation and has another value in the thinned network, or None."""
     for source in node.all_input_nodes:
         plain = source not in flow.ids and isinstance(flow.values[source], (int, float, tuple, list, slice))
         if plain and env[source] != flow.values[source]:
@@ -119,15 +114,15 @@ def _check_structural(
 ) -> str | None:
     name = name_of(node)
     plain: Call = (node.target, node.args, dict(node.kwargs))
-    for call in (plain, _rewritten(node, name, env, flow, keep)):
+    for call in (plain, _rewrite_call(node, name, env, flow, keep)):
         if call is None:
             continue
         target, args, kwargs = call
         op = node.op if target is node.target else "call_function"
         run = (op, target, with_values(args, env), with_values(kwargs, env))
-        # Where positions are joined, the ids of the first part stand for those of all: tied, but not the same numbers.
+        # Where positions are concatenated, the ids of the first part stand for all: tied, but other numbers.
         same = flow.channels.to_roots if name in CONCATENATIONS else None
-        if _compare(partial(_run, *run), env[node], same) is None:
+        if _compare(partial(run_operation, *run), env[node], same) is None:
             if call is not plain:
                 result.calls[node] = call
             return None
@@ -135,7 +130,7 @@ def _check_structural(
 
 
 def _check_zeros(node: fx.Node, env: Mapping[fx.Node, Any], result: Simulation) -> str | None:
-    """Zeros of as many channels as stay: computed from shapes, or the number rewritten."""
+    """Checks that zeros have as many channels as stay: computed from shapes, or with the number rewritten."""
     first = 1 if node.op == "call_method" else 0
     nested = len(node.args) == first + 1 and isinstance(node.args[first], (tuple, list))
     sizes = list(node.args[first]) if nested else list(node.args[first:])  # type: ignore[arg-type]
@@ -167,7 +162,7 @@ def _check_shapes(node: fx.Node, env: Mapping[fx.Node, Any], expected: Tensor) -
 
 def _compare(run: Callable[[], Any], expected: Any, same: Callable[[Tensor], Tensor] | None = None) -> str | None:
     try:
-        found, wanted = leaves(run()), leaves(expected)
+        found, wanted = _leaves(run()), _leaves(expected)
     except (RuntimeError, TypeError, IndexError, AttributeError, ValueError) as fault:
         return str(fault)
     equal = len(found) == len(wanted) and all(
@@ -178,12 +173,12 @@ def _compare(run: Callable[[], Any], expected: Any, same: Callable[[Tensor], Ten
 
 
 def _check_pad(node: fx.Node, flow: ChannelFlow, keep: Tensor, result: Simulation) -> str | None:
-    """Padding of channels: what stays of the padded ones in front and behind."""
+    """Rewrites the padding of channels to those of the padded ones in front and behind that stay."""
     given = arguments(node, ("input", "pad", "mode", "value"))
     ids, source = flow.ids[node], flow.ids[given["input"]]
     pads = list(given["pad"])
     for dim in range(ids.dim()):
-        at = 2 * (ids.dim() - 1 - dim)
+        at = 2 * (ids.dim() - 1 - dim)  # pads are pairs, from the last axis forwards
         if at + 1 >= len(pads) or compress(ids).size(dim) == 1:
             continue
         flat = compress(ids).flatten()
@@ -196,8 +191,8 @@ def _check_pad(node: fx.Node, flow: ChannelFlow, keep: Tensor, result: Simulatio
     return None
 
 
-def _rewritten(node: fx.Node, name: str, env: Mapping[fx.Node, Any], flow: ChannelFlow, keep: Tensor) -> Call | None:
-    """The call with its channel counts replaced, or None where there are none to replace."""
+def _rewrite_call(node: fx.Node, name: str, env: Mapping[fx.Node, Any], flow: ChannelFlow, keep: Tensor) -> Call | None:
+    """Returns the call with its channel counts replaced, or None where there are none to replace."""
     if name in ("view", "reshape", "expand"):
         return _rewrite_sizes(node, env[node])
     if name == "unflatten":
@@ -215,7 +210,7 @@ def _rewritten(node: fx.Node, name: str, env: Mapping[fx.Node, Any], flow: Chann
 
 
 def _rewrite_sizes(node: fx.Node, expected: Tensor) -> Call | None:
-    """Numbers become the sizes that stay; -1 and what is computed from shapes remain."""
+    """Replaces numbers by the sizes that stay; -1 and what is computed from shapes remain."""
     first, *rest = node.args
     nested = len(rest) == 1 and isinstance(rest[0], (tuple, list))
     sizes = list(rest[0]) if nested else rest  # type: ignore[arg-type]
@@ -228,7 +223,7 @@ def _rewrite_sizes(node: fx.Node, expected: Tensor) -> Call | None:
 
 
 def _rewrite_slices(node: fx.Node, flow: ChannelFlow, keep: Tensor) -> Call | None:
-    """Bounds of slices along channels become the number of channels that stay before them."""
+    """Replaces bounds of slices along channels by the number of channels that stay before them."""
     source, index = node.args
     ids = flow.ids.get(source)  # type: ignore[arg-type]
     items = list(index) if isinstance(index, tuple) else [index]
@@ -258,8 +253,8 @@ def _map(value: Any, change: Callable[[Tensor], Any]) -> Any:
     return [_map(item, change) for item in value]
 
 
-def leaves(value: Any) -> list[Any]:
-    """What nested lists and tuples hold."""
+def _leaves(value: Any) -> list[Any]:
+    """Lists what nested lists and tuples hold."""
     if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
-        return [leaf for item in value for leaf in leaves(item)]
+        return [leaf for item in value for leaf in _leaves(item)]
     return [value]

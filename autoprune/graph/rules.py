@@ -1,7 +1,7 @@
-"""How each kind of operation passes channel ids on.
+"""Rules: how each kind of operation passes channel ids on.
 
-A rule gets one operation and returns the ids of its result, or None where it does not understand what the operation
-does; the ids that reach it are frozen then.
+A rule takes one operation and returns the ids of its result, or None where it does not understand what the operation
+does; the ids that reach it are frozen then. First the tables, by the plain names of functions and methods.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from autoprune.graph.channel_ids import ChannelIds, compress, lay_along, varying
 
-# Work on each value alone, or on values of the same place in several tensors.
+# Work on each value alone, or on values at the same position in several tensors.
 ELEMENTWISE = frozenset(
     """
     abs add add_ celu celu_ clamp clamp_ clamp_max clamp_min clip clip_ clone contiguous cos detach div div_ dropout
@@ -26,7 +26,7 @@ ELEMENTWISE = frozenset(
     square stochastic_depth sub sub_ subtract tanh tanh_ tanhshrink to truediv type type_as zeros_like
     """.split()
 )
-# What makes a network nonlinear.
+# The nonlinear ones.
 ACTIVATION_FUNCTIONS = frozenset(
     """
     celu celu_ elu elu_ gelu hardshrink hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_ leaky_relu
@@ -34,9 +34,9 @@ ACTIVATION_FUNCTIONS = frozenset(
     softshrink softsign tanh tanh_ tanhshrink
     """.split()
 )
-# Of these only the first argument passes its channels on.
-OF_FIRST = frozenset("to type type_as".split())
-# Work on positions within a channel, with the number of axes they work on (None: all behind the channels).
+# Elementwise ones of which only the first argument passes its channels on.
+FIRST_ARGUMENT_ONLY = frozenset("to type type_as".split())
+# Work on the positions of one channel, with how many axes of positions there are (None: any number).
 SPATIAL: Mapping[str, int | None] = {
     **{f"{name}_pool{n}d": n for name in ("adaptive_avg", "adaptive_max", "avg", "lp", "max") for n in (1, 2, 3)},
     "interpolate": None,
@@ -44,7 +44,7 @@ SPATIAL: Mapping[str, int | None] = {
 }
 # Reduce whole axes to one value.
 REDUCTIONS = frozenset("amax amin mean sum std var".split())
-# Move values without changing them; run on the ids themselves.
+# Move values without changing them; these are run on the ids themselves.
 STRUCTURAL = frozenset(
     """
     chunk expand flatten flip getitem movedim permute reshape split squeeze stack swapaxes swapdims t transpose
@@ -55,18 +55,18 @@ ADDITIONS = frozenset("add add_ iadd".split())
 CONCATENATIONS = frozenset("cat concat concatenate".split())
 # Make zeros of a given shape.
 ZEROS = frozenset("new_zeros zeros".split())
-# Per channel: an activation and vectors of one value per channel.
+# Take an activation and vectors of one value per channel.
 PER_CHANNEL = frozenset("batch_norm instance_norm prelu".split())
-# Asks for the shape or the kind; the answer is no activation.
-QUESTIONS = frozenset("dim getattr is_complex is_floating_point ndimension numel size".split())
-# Where functions known by name come from; a user's own `pad` may do anything.
+# Ask for the shape or the type; the answer is no activation.
+QUERIES = frozenset("dim getattr is_complex is_floating_point ndimension numel size".split())
+# Packages whose functions are known by their names; a user's own `pad` may do anything.
 _LIBRARIES = frozenset("_operator builtins operator torch torchvision".split())
-# Of what `getattr` reads from a tensor, that which tells its shape.
-SHAPES = frozenset("ndim shape".split())
+# Attributes of a tensor that tell its shape.
+SHAPE_ATTRIBUTES = frozenset("ndim shape".split())
 
 
 def name_of(node: fx.Node) -> str:
-    """The plain name of the function or method that a node calls; a user's own function has its module before it."""
+    """Returns the plain name of the function or method that a node calls, a user's own with its module in front."""
     if isinstance(node.target, str):
         return node.target
     name = str(getattr(node.target, "__name__", node.target))
@@ -75,18 +75,18 @@ def name_of(node: fx.Node) -> str:
 
 
 def arguments(node: fx.Node, names: tuple[str, ...]) -> dict[str, Any]:
-    """A node's arguments by name, positional ones in the order of `names`."""
+    """Returns a node's arguments by name, positional ones in the order of `names`."""
     return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
 
 
 def with_values(value: Any, values: Mapping[fx.Node, Any]) -> Any:
-    """An argument with every node in it replaced by its value."""
+    """Replaces every node in an argument by its value."""
     return fx.node.map_arg(value, lambda node: values[node])
 
 
 @dataclass(frozen=True)
-class Step:
-    """One operation of the network, with what is known when it is reached.
+class Operation:
+    """One operation of the network, with what is known when it runs.
 
     Attributes:
         value: its result.
@@ -101,21 +101,25 @@ class Step:
     env: Mapping[fx.Node, Any]
 
     def source(self, *names: str) -> Tensor | None:
-        """The ids of the operation's first argument, if that is one activation."""
+        """Returns the ids of the operation's first argument, or None if that is not one activation.
+
+        Args:
+            names: of the positional arguments; the first is called `input`.
+        """
         given = arguments(self.node, names or ("input",)).get("input")
         ids = self.ids.get(given) if isinstance(given, fx.Node) else None
         return ids if isinstance(ids, Tensor) else None
 
     def operands(self) -> list[Tensor]:
-        """The ids of every activation among the arguments."""
+        """Returns the ids of every activation among the arguments."""
         return [found for source in self.node.all_input_nodes for found in tensors_in(self.ids.get(source))]
 
 
-def elementwise(step: Step) -> Tensor | None:
-    """Ties what meets at the same place; a tensor that is repeated along others' channels stays."""
-    shape = step.value.shape
-    first = step.source()
-    operands = [first] if name_of(step.node) in OF_FIRST and first is not None else step.operands()
+def elementwise(op: Operation) -> Tensor | None:
+    """Ties the ids that meet at one position; freezes those of a tensor that is repeated along others' channels."""
+    shape = op.value.shape
+    first = op.source()
+    operands = [first] if name_of(op.node) in FIRST_ARGUMENT_ONLY and first is not None else op.operands()
     if any(ids.dim() > len(shape) for ids in operands):
         return None
     padded = [ids.reshape([1] * (len(shape) - ids.dim()) + list(ids.shape)) for ids in operands]
@@ -125,13 +129,13 @@ def elementwise(step: Step) -> Tensor | None:
     repeated = [any(ids.size(dim) == 1 and shape[dim] > 1 for dim in axes) for ids in padded]
     for ids, again in zip(padded, repeated, strict=True):
         if again:
-            step.channels.freeze(compress(ids), f"{step.node.name} repeats it along other channels")
+            op.channels.freeze(compress(ids), f"{op.node.name} repeats it along other channels")
     whole = [ids for ids, again in zip(padded, repeated, strict=True) if not again]
-    return _tied(step.channels, whole).expand(shape) if whole else None
+    return _tied(op.channels, whole).expand(shape) if whole else None
 
 
 def _tied(channels: ChannelIds, same: Sequence[Tensor]) -> Tensor:
-    """The ids of activations whose channels correspond, tied to each other."""
+    """Ties the ids of activations whose channels correspond, and returns those of the first that vary."""
     result = compress(same[0])
     for ids in same[1:]:
         small = compress(ids)
@@ -140,79 +144,79 @@ def _tied(channels: ChannelIds, same: Sequence[Tensor]) -> Tensor:
     return result
 
 
-def spatial(step: Step, axes: int | None) -> Tensor | None:
-    """Channels pass as they are; `axes` is how many axes the operation works on, counted from the last.
+def spatial(op: Operation, axes: int | None) -> Tensor | None:
+    """Passes channels on unchanged; `axes` is the number of axes of positions, counted from the last.
 
     A sample without a batch axis would have its channels where this expects the batch, so it is not followed.
     """
-    source, value = step.source(), step.value
+    source, value = op.source(), op.value
     if source is None or value.dim() != source.dim() or value.dim() < 3 or axes not in (None, value.dim() - 2):
         return None
-    channels = step.channels.along(source, 1)
+    channels = op.channels.along(source, 1)
     return None if channels is None or len(channels) != value.size(1) else lay_along(channels, value.shape, 1)
 
 
-def reduction(step: Step) -> Tensor | None:
-    """Whole axes become one value; channels must not be among them."""
-    source, value = step.source(), step.value
-    given = arguments(step.node, ("input", "dim", "keepdim"))
+def reduction(op: Operation) -> Tensor | None:
+    """Passes channels on where whole axes without channels are reduced to one value."""
+    source, value = op.source(), op.value
+    given = arguments(op.node, ("input", "dim", "keepdim"))
     dims = given.get("dim")
     dims = [dims] if isinstance(dims, int) else dims
-    if source is None or not _integers(dims) or step.node.kwargs.keys() - {"input", "dim", "keepdim"}:
+    if source is None or not _integers(dims) or op.node.kwargs.keys() - {"input", "dim", "keepdim"}:
         return None
     reduced = {dim % source.dim() for dim in dims}
-    if not reduced or reduced & set(varying(step.channels.to_roots(source))):
+    if not reduced or reduced & set(varying(op.channels.to_roots(source))):
         return None
     for dim in reduced:
         source = source.narrow(dim, 0, 1)
     return source.reshape(value.shape)
 
 
-def pad(step: Step) -> Tensor | None:
-    """Padded channels get ids of their own (an addition may tie them); padded borders belong to their channel."""
-    given = arguments(step.node, ("input", "pad", "mode", "value"))
-    source, pads = step.source(), given.get("pad")
+def pad(op: Operation) -> Tensor | None:
+    """Gives padded channels ids of their own, which an addition may tie; padded borders belong to their channel."""
+    given = arguments(op.node, ("input", "pad", "mode", "value"))
+    source, pads = op.source(), given.get("pad")
     if source is None or not _integers(pads):
         return None
     ids = compress(source)
     for i in range(0, len(pads), 2):
-        dim, (front, back) = source.dim() - 1 - i // 2, pads[i : i + 2]
+        dim, (front, back) = source.dim() - 1 - i // 2, pads[i : i + 2]  # pairs, from the last axis forwards
         if ids.size(dim) == 1 or (front == back == 0):
             continue
         plain = given.get("mode", "constant") == "constant" and not given.get("value")
         if not plain or front < 0 or back < 0 or varying(ids) != [dim]:
             return None
-        flat = torch.cat([step.channels.new(front), ids.flatten(), step.channels.new(back)])
+        flat = torch.cat([op.channels.new(front), ids.flatten(), op.channels.new(back)])
         ids = lay_along(flat, torch.Size([1] * dim + [len(flat)] + [1] * (ids.dim() - dim - 1)), dim)
-    return ids.expand(step.value.shape)
+    return ids.expand(op.value.shape)
 
 
-def zeros(step: Step) -> Tensor | None:
-    """Channels of zeros, along the second axis, get ids of their own, as padded ones do."""
-    shape = step.value.shape
+def zeros(op: Operation) -> Tensor | None:
+    """Gives channels of zeros, along the second axis, ids of their own, as padded ones have."""
+    shape = op.value.shape
     if len(shape) < 2 or shape[1] == 0:
         return None
-    return lay_along(step.channels.new(shape[1]), shape, 1)
+    return lay_along(op.channels.new(shape[1]), shape, 1)
 
 
-def cat(step: Step) -> Tensor | None:
-    """Channels one behind the other; where positions are joined instead, the channels of all parts are tied."""
-    given = arguments(step.node, ("tensors", "dim"))
-    parts, dim = _parts(step, given.get("tensors")), given.get("dim", given.get("axis", 0))
-    if not parts or not isinstance(dim, int) or {ids.dim() for ids in parts} != {step.value.dim()}:
+def cat(op: Operation) -> Tensor | None:
+    """Concatenates channels; where positions are concatenated instead, ties the channels of all parts."""
+    given = arguments(op.node, ("tensors", "dim"))
+    parts, dim = _parts(op, given.get("tensors")), given.get("dim", given.get("axis", 0))
+    if not parts or not isinstance(dim, int) or {ids.dim() for ids in parts} != {op.value.dim()}:
         return None
-    dim %= step.value.dim()
+    dim %= op.value.dim()
     axes = {axis for ids in parts for axis in varying(ids)}
     if dim not in axes and axes:
         wide = [ids.narrow(dim, 0, 1) for ids in parts]
-        return _tied(step.channels, wide).expand(step.value.shape)
-    narrow = [narrow_all_but(ids, {dim} | axes) for ids in parts]
-    return untangle(step.channels, torch.cat(narrow, dim).expand(step.value.shape))
+        return _tied(op.channels, wide).expand(op.value.shape)
+    narrow = [_narrow_all_but(ids, {dim} | axes) for ids in parts]
+    return tie_outer_axes(op.channels, torch.cat(narrow, dim).expand(op.value.shape))
 
 
-def _parts(step: Step, given: Any) -> list[Tensor]:
-    """The ids of each tensor in a list; of none if one is unknown."""
-    parts: Any = step.ids.get(given) if isinstance(given, fx.Node) else with_values(given, _Known(step.ids))
+def _parts(op: Operation, given: Any) -> list[Tensor]:
+    """Returns the ids of each tensor in a list, or nothing if those of one are unknown."""
+    parts: Any = op.ids.get(given) if isinstance(given, fx.Node) else with_values(given, _Known(op.ids))
     whole = isinstance(parts, (tuple, list)) and all(isinstance(part, Tensor) for part in parts)
     return list(parts) if whole else []
 
@@ -222,56 +226,62 @@ class _Known(dict[fx.Node, Any]):
         return None
 
 
-def structural(step: Step, run: Callable[[Any, Any], Any]) -> Any:
-    """Runs the operation on ids in place of activations; only its first argument may hold any."""
-    node = step.node
+def structural(op: Operation, run: Callable[[Any, Any], Any]) -> Any:
+    """Runs the operation on ids in place of activations; only its first argument may hold any.
+
+    Args:
+        run: takes the positional and the keyword arguments, with ids in them.
+    """
+    node = op.node
     inner: list[fx.Node] = []
     fx.node.map_arg((node.args[1:], {k: v for k, v in node.kwargs.items() if k != "input"}), inner.append)
-    if any(source in step.ids for source in inner):
+    if any(source in op.ids for source in inner):
         return None
-    known = {source: step.ids.get(source, step.env.get(source)) for source in node.all_input_nodes}
+    known = {source: op.ids.get(source, op.env.get(source)) for source in node.all_input_nodes}
     try:
         result = run(with_values(node.args, known), with_values(node.kwargs, known))
     except (RuntimeError, TypeError, IndexError, KeyError, ValueError):
         return None
-    if [ids.shape for ids in tensors_in(result)] != [tensor.shape for tensor in tensors_in(step.value)]:
+    if [ids.shape for ids in tensors_in(result)] != [tensor.shape for tensor in tensors_in(op.value)]:
         return None
     if isinstance(result, Tensor):
-        return untangle(step.channels, result)
-    return [untangle(step.channels, ids) for ids in tensors_in(result)] if isinstance(result, (tuple, list)) else None
+        return tie_outer_axes(op.channels, result)
+    return (
+        [tie_outer_axes(op.channels, ids) for ids in tensors_in(result)] if isinstance(result, (tuple, list)) else None
+    )
 
 
-def pixel_shuffle(step: Step) -> Tensor | None:
-    """Each result channel is laid out from r² neighbouring ones, which are tied."""
-    source, value = step.source(), step.value
-    channels = step.channels.along(source, 1) if source is not None and source.dim() == value.dim() == 4 else None
+def pixel_shuffle(op: Operation) -> Tensor | None:
+    """Ties the r² neighbouring channels that each result channel is laid out from."""
+    source, value = op.source(), op.value
+    channels = op.channels.along(source, 1) if source is not None and source.dim() == value.dim() == 4 else None
     if channels is None or len(channels) % value.size(1):
         return None
     per_result = channels.view(value.size(1), -1)
-    step.channels.tie(per_result, per_result[:, :1].expand(per_result.shape))
+    op.channels.tie(per_result, per_result[:, :1].expand(per_result.shape))
     return lay_along(per_result[:, 0], value.shape, 1)
 
 
-def per_channel(step: Step) -> Tensor | None:
-    """Vectors of one value per channel are tied to the channels they meet."""
-    source = step.source()
-    channels = step.channels.along(source, 1) if source is not None and source.dim() >= 2 else None
+def per_channel(op: Operation) -> Tensor | None:
+    """Ties vectors of one value per channel to the channels they meet."""
+    source = op.source()
+    channels = op.channels.along(source, 1) if source is not None and source.dim() >= 2 else None
     if channels is None:
         return None
-    for ids in step.operands():
+    for ids in op.operands():
         if ids is source:
             continue
         if ids.shape != channels.shape:
             return None
-        step.channels.tie(channels, ids)
-    return lay_along(channels, step.value.shape, 1)
+        op.channels.tie(channels, ids)
+    return lay_along(channels, op.value.shape, 1)
 
 
-def untangle(channels: ChannelIds, ids: Tensor) -> Tensor:
-    """Ids that vary along one axis only, as far as ties can bring it about.
+def tie_outer_axes(channels: ChannelIds, ids: Tensor) -> Tensor:
+    """Ties ids that vary along several axes, so that removing some leaves an array; shape unchanged.
 
-    Where channels were split over several axes (groups × channels of a group) the outer ones are tied, so that
-    what is removed is removed from every one of them and the rest stays an array.
+    Where channels were split over several axes (groups × channels of a group) those at one position of the last are
+    tied, so that whatever goes is removed from every group.
     """
     small = compress(ids)
     axes = varying(small)
@@ -284,24 +294,30 @@ def untangle(channels: ChannelIds, ids: Tensor) -> Tensor:
     return small.expand(ids.shape)
 
 
-def narrow_all_but(ids: Tensor, keep: set[int]) -> Tensor:
+def _narrow_all_but(ids: Tensor, keep: set[int]) -> Tensor:
     for dim in range(ids.dim()):
         if dim not in keep:
             ids = ids.narrow(dim, 0, 1)
     return ids
 
 
-def runner(node: fx.Node) -> Callable[[Any, Any], Any]:
-    """What runs a structural node on ids. `view` becomes `reshape`: ids are spread without memory of their own."""
-    if node.op == "call_method":
-        method = "reshape" if node.target == "view" else str(node.target)
-        return lambda args, kwargs: getattr(args[0], method)(*args[1:], **kwargs)
-    function: Any = node.target
-    return lambda args, kwargs: function(*args, **kwargs)
+def run_operation(kind: str, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Runs a function or method on ids in place of activations.
+
+    Args:
+        kind: "call_method" or "call_function".
+        target: the method's name or the function. `view` runs as `reshape`: expanded ids have no memory of their own.
+        args: positional arguments.
+        kwargs: keyword arguments.
+    """
+    if kind == "call_method":
+        method = "reshape" if target == "view" else target
+        return getattr(args[0], method)(*args[1:], **kwargs)
+    return target(*args, **kwargs)
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """Every tensor in nested tuples and lists."""
+    """Lists every tensor in nested tuples and lists."""
     if isinstance(value, Tensor):
         return [value]
     return [found for item in value for found in tensors_in(item)] if isinstance(value, (tuple, list)) else []
