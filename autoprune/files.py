@@ -1,10 +1,39 @@
-"""Writes files whole or not at all."""
+"""Reads regular files; writes files whole or not at all."""
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+
+def read_whole(path: Path) -> bytes:
+    """Reads a regular file; what could block or never end, a FIFO or a device, is refused.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with open(file, "rb") as opened:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, "is no regular file", str(path))
+        return opened.read()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parses JSON.
+
+    Raises:
+        ValueError: it is none, or nested more deeply than anything that autoprune writes.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.files import write_whole
+from autoprune.files import parse_json, read_whole, write_whole
 
 
 def test_file_is_replaced_and_nothing_else_stays(tmp_path: Path) -> None:
@@ -37,3 +37,17 @@ def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path: Path, m
     monkeypatch.setattr(os, "replace", lambda *paths: (done.append("replace"), replace(*paths))[1])
     write_whole(tmp_path / "a", b"four")
     assert done == ["sync 4", "replace"]
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path(os.devnull)):
+        with pytest.raises(OSError, match="is no regular file"):
+            read_whole(path)
+    (tmp_path / "file").write_bytes(b"text")
+    assert read_whole(tmp_path / "file") == b"text"
+
+
+def test_json_that_is_nested_too_deeply_is_no_json() -> None:
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_json("[" * 100_000)

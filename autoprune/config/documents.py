@@ -12,7 +12,15 @@ from typing import Any, Literal
 
 import yaml
 
+from autoprune.errors import ConfigError
+from autoprune.files import read_whole
+
 Kind = Literal["file", "file or folder"]
+
+_LONGEST_NAME = 255
+"""Bytes of a name in any usual file system."""
+_MOST_NODES = 100_000
+"""Values of a document, with each alias counted as often as it stands there; no experiment has as many."""
 
 
 def typed(value: Any) -> Any:
@@ -25,6 +33,8 @@ def typed(value: Any) -> Any:
         return value
     if not value.strip():
         raise ValueError("should be a path but is empty")
+    if "\0" in value or any(len(os.fsencode(part)) > _LONGEST_NAME for part in value.split("/")):
+        raise ValueError("should be a path but no file can have this name")
     try:
         return Path(value).expanduser()
     except RuntimeError as fault:
@@ -119,7 +129,7 @@ class Document:
 def read_document(path: Path) -> Document:
     """A file's YAML; a file that cannot be read is a document with a fault."""
     try:
-        text = existing(path, "file").read_text(encoding="utf-8")
+        text = read_whole(existing(path, "file")).decode()
     except UnicodeDecodeError as fault:
         return Document(faults=(f"{path}: is no text in UTF-8 ({fault.reason} at byte {fault.start})",))
     except OSError as fault:
@@ -127,6 +137,18 @@ def read_document(path: Path) -> Document:
     except ValueError as fault:
         return Document(faults=(str(fault),))
     return parse_document(text, in_file(path))
+
+
+def read_value(path: Path) -> Any:
+    """Reads the plain value that a YAML file holds.
+
+    Raises:
+        ConfigError: it cannot be read, or is no YAML.
+    """
+    document = read_document(path)
+    if document.faults:
+        raise ConfigError(document.faults)
+    return document.value
 
 
 def in_file(path: Path) -> Where:
@@ -141,6 +163,8 @@ def parse_document(text: str, where: Where) -> Document:
         node = loader.get_single_node()
         if node is None:
             return Document(values={(): where(None)})
+        if _count(node, {}) > _MOST_NODES:
+            return Document(faults=(f"{where(None)}: stands for more than {_MOST_NODES:,} values",))
         broken = tuple(_unreadable(node, where))
         if broken:
             return Document(faults=broken)
@@ -150,6 +174,10 @@ def parse_document(text: str, where: Where) -> Document:
         return Document(faults=(_syntax_fault(fault, where),))
     except yaml.YAMLError as fault:
         return Document(faults=(f"{where(None)}: {' '.join(str(fault).split())}",))
+    except RecursionError:
+        return Document(faults=(f"{where(None)}: is nested too deeply",))
+    except ValueError as fault:  # a number of thousands of digits
+        return Document(faults=(f"{where(None)}: {fault}",))
     keys: dict[Keys, str] = {}
     values: dict[Keys, str] = {}
     for path, key, inner in _walk(node):
@@ -176,6 +204,14 @@ def _unreadable(node: yaml.Node, where: Where, above: tuple[int, ...] = ()) -> I
             key.tag = "tag:yaml.org,2002:str"
     for inner in _inner(node):
         yield from _unreadable(inner, where, (*above, id(node)))
+
+
+def _count(node: yaml.Node, known: dict[int, int]) -> int:
+    """Returns how many values a node holds once its aliases are followed; `known` remembers nodes that were counted."""
+    if id(node) not in known:
+        known[id(node)] = 0  # one that holds itself is refused elsewhere
+        known[id(node)] = 1 + sum(_count(inner, known) for inner in _inner(node))
+    return known[id(node)]
 
 
 def _given_twice(node: yaml.Node, where: Where) -> Iterator[str]:

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from autoprune.core.trial import Candidate, Trial
 from autoprune.errors import LedgerWriteError, RunFolderError, UserError
+from autoprune.files import parse_json, read_whole
 
 VERSION = 1
 NAME = "ledger.jsonl"
@@ -40,6 +41,9 @@ class Ledger:
         try:
             self._repair()
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - stays open as long as the ledger
+        except RunFolderError:
+            self._lock.release()
+            raise
         except OSError as fault:
             self._lock.release()
             raise LedgerWriteError(f"{path} cannot be opened: {fault}") from fault
@@ -47,8 +51,8 @@ class Ledger:
     def _repair(self) -> None:
         if not self.path.exists():
             return
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
+        content = read_whole(self.path)
+        whole = len(content) - len(_torn(self.path, content))
         if whole < len(content):
             with open(self.path, "r+b") as file:
                 file.truncate(whole)
@@ -130,8 +134,20 @@ def _writer(path: Path) -> str:
         begun = [record for record in read_records(path) if record["event"] in ("started", "resumed")]
         if begun:
             process, since = begun[-1]["process"], time.localtime(begun[-1]["time"])
+            if process["host"] == socket.gethostname() and not _is_alive(process["id"]):
+                return "another process"  # which has written nothing yet
             return f"process {process['id']} on {process['host']} since {time.strftime('%Y-%m-%d %H:%M:%S', since)}"
     return "another process"
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 @dataclass(frozen=True)
@@ -182,17 +198,30 @@ class History:
         return [step for step in self.steps() if isinstance(step, Candidate) and step.number not in done]
 
 
+def _torn(path: Path, content: bytes) -> bytes:
+    """Returns what stands behind the last line's end: one record that a crash cut off.
+
+    Raises:
+        RunFolderError: there is more than one, so that line ends were lost and not a record.
+    """
+    torn = content[content.rfind(b"\n") + 1 :]
+    if torn.count(b'{"event": ') > 1:
+        raise RunFolderError(f"{path} has lost line ends; each record is one line, and ends in a line feed")
+    return torn
+
+
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a file that a `Ledger` wrote; a torn last line is ignored, and a file that is not there is empty.
 
     Raises:
         RunFolderError: it is damaged before its last line, or a newer release wrote some of it.
     """
-    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    content = read_whole(path) if path.exists() else b""
+    lines = content.removesuffix(_torn(path, content)).splitlines()
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             record["event"]
             version = record.get("version", VERSION)
         except (ValueError, TypeError, KeyError, AttributeError):

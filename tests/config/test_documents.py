@@ -1,8 +1,10 @@
+import os
+import time
 from pathlib import Path
 
 import pytest
 
-from autoprune.config.documents import in_file, parse_document, read_document
+from autoprune.config.documents import in_file, parse_document, read_document, typed
 
 
 def parse(text):
@@ -84,3 +86,37 @@ def test_a_file_that_cannot_be_read_is_a_fault(tmp_path):
     assert "is a folder" in read_document(tmp_path).faults[0]
     assert "nearest: " in read_document(tmp_path / "experimnt.yaml").faults[0]
     assert "does not exist" in read_document(tmp_path / "no" / "e.yaml").faults[0]
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (BOMB, "stands for more than 100,000 values"),
+        ("[" * 5000, "is nested too deeply"),
+        ("{a: " * 3000 + "1" + "}" * 3000, "is nested too deeply"),
+        ("a: " + "9" * 5000, "4300"),
+    ],
+    ids=["aliases", "lists", "mappings", "digits"],
+)
+def test_what_is_made_to_exhaust_is_refused_in_a_second(text, said):
+    started = time.process_time()
+    [fault] = parse(text).faults
+    assert said in fault
+    assert time.process_time() - started < 3
+
+
+@pytest.mark.parametrize("name", ["nul\0.yaml", "x" * 300 + ".yaml", "a/" + "é" * 130])
+def test_a_name_that_no_file_can_have_is_refused(name):
+    with pytest.raises(ValueError, match="no file can have this name"):
+        typed(name)
+
+
+def test_a_file_that_could_block_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "e.yaml")
+    [fault] = read_document(tmp_path / "e.yaml").faults
+    assert "is no regular file" in fault

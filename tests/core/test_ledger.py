@@ -274,3 +274,39 @@ def test_nan_is_never_written(tmp_path):
     with Ledger(tmp_path / NAME) as ledger, pytest.raises(ValueError, match="Out of range float"):
         ledger.write("told", loss=float("nan"))
     assert read_history(tmp_path).records == []
+
+
+@pytest.mark.parametrize("end", [b"", b"\r", b"  "])
+def test_a_ledger_without_line_ends_is_refused_and_left_as_it_is(tmp_path, end):
+    write_run(tmp_path)
+    path = tmp_path / NAME
+    damaged = path.read_bytes().replace(b"\n", end)
+    path.write_bytes(damaged)
+    for opened in (lambda: read_history(tmp_path), lambda: Ledger(path), lambda: Ledger(path)):
+        with pytest.raises(RunFolderError, match="has lost line ends"):
+            opened()
+    assert path.read_bytes() == damaged
+
+
+def test_a_writer_that_ended_long_ago_is_not_named(tmp_path):
+    said = in_another_process(
+        tmp_path,
+        """
+        import sys
+        from pathlib import Path
+        from autoprune.core.ledger import Ledger
+        with Ledger(Path(sys.argv[1])) as ledger:
+            ledger.begin()
+        """,
+    )
+    assert said.returncode == 0, said.stderr
+    with Ledger(tmp_path / NAME), pytest.raises(RunFolderError, match="being written by another process"):
+        check_idle(tmp_path / NAME)
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b'{"event": ' + b"9" * 5000 + b"}"], ids=["nested", "digits"])
+def test_a_line_made_to_exhaust_is_damage(tmp_path, line):
+    write_run(tmp_path)
+    (tmp_path / NAME).write_bytes((tmp_path / NAME).read_bytes() + line + b"\n")
+    with pytest.raises(RunFolderError, match="line 7 is damaged"):
+        read_history(tmp_path)
