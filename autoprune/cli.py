@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
+import os
 import re
-import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from autoprune import registry
-from autoprune.commands.interruption import is_full
+from autoprune.commands.interruption import interrupts, is_full
 from autoprune.errors import AutopruneError, UserError, did_you_mean, printable
 
 
@@ -33,12 +34,12 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the exit code: 0 done, 2 the user's input is at fault, 1 anything else."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    _open_streams()
     try:
         arguments = _parse(sys.argv[1:] if argv is None else argv)
         _configure_log(arguments.verbose)
-        module, _, function = arguments.run.partition(":")
-        getattr(importlib.import_module(module), function)(arguments)
+        _run(arguments)
+        sys.stdout.flush()
     except AutopruneError as fault:
         return _fail(str(fault), fault.exit_code)
     except BrokenPipeError:
@@ -51,13 +52,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _open_streams() -> None:
+    """Gives output that is closed somewhere to go, and writes signs that it cannot encode as their escapes."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open as long as the process
+        elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    """Runs the command that was parsed.
+
+    Raises:
+        AutopruneError: besides the command's own errors, code of the user's ends the process or raises what is no
+            `Exception`.
+    """
+    module, _, function = arguments.run.partition(":")
+    with interrupts(lambda: "interrupted"):
+        try:
+            getattr(importlib.import_module(module), function)(arguments)
+        except (Exception, KeyboardInterrupt):
+            raise
+        except BaseException as fault:
+            raise AutopruneError(f"the network, task or data ended the run: {type(fault).__name__}: {fault}") from fault
+
+
 def _fail(message: str, code: int) -> int:
     print(f"autoprune: {printable(message)}", file=sys.stderr)
     return code
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 class _Formatter(logging.Formatter):

@@ -40,7 +40,7 @@ def interruptible(records: Path, experiment: Path, resume: str) -> Iterator[None
         return f"interrupted; continue with: {resume}" if done else "interrupted before anything was evaluated"
 
     try:
-        with _leaving_at_once(message):
+        with interrupts(message):
             yield
     except KeyboardInterrupt:
         raise Interrupted(message()) from None
@@ -51,10 +51,13 @@ def interruptible(records: Path, experiment: Path, resume: str) -> Iterator[None
 
 
 @contextmanager
-def _leaving_at_once(message: Callable[[], str]) -> Iterator[None]:
-    """A first interrupt raises `KeyboardInterrupt`; a second one waits for nothing that the first has yet to end.
+def interrupts(message: Callable[[], str]) -> Iterator[None]:
+    """Makes a first interrupt raise `KeyboardInterrupt`, and a second one end the process at once.
 
     What is written is complete at any time, so there is nothing to lose. Signals that are ignored stay so.
+
+    Args:
+        message: what is said at the second interrupt.
     """
     interrupted = False
 
@@ -72,6 +75,10 @@ def _leaving_at_once(message: Callable[[], str]) -> Iterator[None]:
             signal.signal(each, handle)
     try:
         yield
+    except Exception:
+        if interrupted:  # raised inside an import, say, it may have been made into an error of another kind
+            raise KeyboardInterrupt from None
+        raise
     finally:
         if not interrupted:  # else the end of the process may take its time too
             for each, kept in before.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from autoprune.core.ledger import History, read_history
 from autoprune.core.sensitivity import SensitivityCurves, curves_from_json
 from autoprune.core.trial import Objective, Score, Trial, ranked, winners
 from autoprune.errors import RunFolderError, UserError
+from autoprune.files import parse_json, read_whole
 from autoprune.reporting.results import Result, results_in
 
 State = Literal["finished", "going on", "interrupted"]
@@ -229,7 +229,7 @@ def _curves_of_levels(history: History, widths: Mapping[str, int]) -> Sensitivit
 def _curves_in(folder: Path) -> SensitivityCurves | None:
     path = folder / "sensitivity.json"
     try:
-        found = curves_from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
+        found = curves_from_json(parse_json(read_whole(path)), str(path))
     except (OSError, ValueError, UserError):  # the run's numbers do not depend on it
         return None
     return found[-1] if found else None

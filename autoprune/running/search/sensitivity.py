@@ -23,7 +23,7 @@ from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.sensitivity.levels import EvaluationResult, Grid, Level, Levels, SweepSettings
 from autoprune.evaluation.sensitivity.sweep import Record, Sweep, sweep_fingerprint
-from autoprune.files import write_whole
+from autoprune.files import parse_json, read_whole, write_whole
 from autoprune.reporting.drawing import png
 from autoprune.reporting.figures import sensitivity_figure
 from autoprune.running.execution.inline import do_inline
@@ -133,7 +133,7 @@ def curves_beside(setup: Setup, folder: RunFolder) -> tuple[SensitivityCurves, .
 
 def _curves_at(path: Path) -> tuple[SensitivityCurves, ...]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(read_whole(path))
     except (OSError, ValueError) as fault:
         raise UserError(f"{path} cannot be read as sensitivity curves: {fault}") from fault
     return curves_from_json(data, str(path))
