@@ -17,10 +17,9 @@ from autoprune.core.budget import Budget
 from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Trial
 from autoprune.errors import UserError
-from autoprune.evaluation.data import EvaluationConfig
+from autoprune.evaluation.data import EvaluationConfig, ScoringSamples
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import PrunableModel, analyze, example_inputs
-from autoprune.evaluation.scoring import ScoringSamples
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.reporting.results import Result

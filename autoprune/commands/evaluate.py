@@ -117,7 +117,7 @@ def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: Pru
 
 def _batches(task: Task, split: str, batch_size: int, device: Any) -> Iterable[Batch]:
     """The batches of one split, or of both that `all` stands for; a list where they fit in memory."""
-    from autoprune.evaluation.metrics import Batches
+    from autoprune.evaluation.data import Batches
 
     parts = [Batches(task, name, None, batch_size, 0, device).load() for name in _SPLITS[split]]
     whole = all(isinstance(part, list) for part in parts)

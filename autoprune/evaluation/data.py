@@ -1,23 +1,123 @@
-"""The samples that candidates are judged on and prepared with, read once; and what the dense network makes of them."""
+"""The samples of a task that candidates are scored, prepared and evaluated on; what the dense network says of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Objective
-from autoprune.evaluation.metrics import Batches
-from autoprune.evaluation.pausing import SNAPSHOT_SECONDS
-from autoprune.evaluation.scoring import ScoringSamples
+from autoprune.errors import DataError, TaskError
+from autoprune.evaluation.training_snapshots import SNAPSHOT_SECONDS
+from autoprune.pruning.statistics.collection import CalibrationData
 from autoprune.tasks.base import Batch, Split, Task
 from autoprune.tasks.training.distillation import logits
+
+# Batches up to this size are kept in memory; a larger split is read again each time.
+CACHE_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The first samples of a split, always the same ones in the same batches.
+
+    Attributes:
+        samples: at most this many; None is all of the split.
+    """
+
+    task: Task
+    split: Split
+    samples: int | None
+    batch_size: int
+    seed: int
+    device: torch.device
+
+    def load(self) -> Sequence[Batch] | Iterable[Batch]:
+        """The batches on the device, in memory where they fit; an iterable that reads them anew otherwise.
+
+        Raises:
+            DataError: the split is empty.
+        """
+        kept: list[Batch] = []
+        size = 0
+        for inputs, targets in self:
+            kept.append((inputs, targets))
+            size += inputs.numel() * inputs.element_size()
+            if size > CACHE_BYTES:
+                return self
+        if not kept:
+            raise DataError(f"task {self.task.name} has no samples in its {self.split} split")
+        return kept
+
+    def __iter__(self) -> Iterator[Batch]:
+        left = self.samples
+        for inputs, targets in self.task.batches(self.split, self.batch_size, self.seed):
+            if left is not None:
+                inputs, targets = inputs[:left], targets[:left]
+                left -= len(inputs)
+            if len(inputs):
+                yield self._placed(inputs), targets.to(self.device)
+            if left is not None and left <= 0:
+                return
+
+    def _placed(self, inputs: Tensor) -> Tensor:
+        """Images on the device; on the CPU with channels last, which convolutions pass on: a tenth faster there."""
+        if self.device.type == "cpu" and inputs.dim() == 4:
+            return inputs.contiguous(memory_format=torch.channels_last)
+        return inputs.to(self.device)
+
+
+def _nothing() -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class ScoringSamples:
+    """The first training samples, read anew at each iteration and not before it.
+
+    Attributes:
+        samples: at most so many.
+        batch_size: samples in one forward (and backward) pass.
+        seed: draws the order and the augmentation where they are not plain.
+        seen: called after each batch.
+    """
+
+    task: Task
+    device: torch.device
+    samples: int = 1024
+    batch_size: int = 64
+    seed: int = 0
+    seen: Callable[[], None] = _nothing
+
+    @property
+    def split(self) -> Literal["plain", "train"]:
+        """`plain`, or `train` (shuffled, augmented) where the task has no training samples without augmentation."""
+        try:
+            self.task.batches("plain", self.batch_size, self.seed)
+        except TaskError:
+            return "train"
+        return "plain"
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in Batches(self.task, self.split, self.samples, self.batch_size, self.seed, self.device):
+            yield batch
+            self.seen()
+
+    def source(self) -> CalibrationData:
+        """The samples with the task's loss."""
+        return CalibrationData(self, self.task.loss)
+
+    def describe(self) -> dict[str, Any]:
+        """What was chosen, for records."""
+        drawn = {} if self.split == "plain" else {"seed": self.seed}
+        return {"samples": self.samples, "batch_size": self.batch_size, "split": self.split, **drawn}
+
 
 RECALIBRATION_BATCH = 128
 

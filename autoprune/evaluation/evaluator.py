@@ -26,9 +26,8 @@ from autoprune.evaluation.early_stopping import evaluate_with_early_stopping
 from autoprune.evaluation.metrics import evaluate
 from autoprune.evaluation.outcomes import finite, outcome_of
 from autoprune.evaluation.parents import Parents, restore_parent
-from autoprune.evaluation.pausing import Pauses, training_key
-from autoprune.evaluation.prunable_model import PrunableModel
-from autoprune.evaluation.scorings import Scorings
+from autoprune.evaluation.prunable_model import PrunableModel, Scorings
+from autoprune.evaluation.training_snapshots import Pauses, training_key
 from autoprune.graph.layers import Layer
 from autoprune.pruning.surgery.reconstruction import refitted_layers
 from autoprune.tasks.base import Batch, Split, Task

@@ -3,72 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.core.trial import Score
 from autoprune.errors import DataError
-from autoprune.tasks.base import Batch, Split, Task
+from autoprune.tasks.base import Batch, Task
 from autoprune.tasks.metrics import applicable_top_k, top_k
 from autoprune.tasks.training.distillation import soft_loss
-
-# Batches up to this size are kept in memory; a larger split is read again each time.
-CACHE_BYTES = 2**30
-
-
-@dataclass(frozen=True)
-class Batches:
-    """The first samples of a split, always the same ones in the same batches.
-
-    Attributes:
-        samples: at most this many; None is all of the split.
-    """
-
-    task: Task
-    split: Split
-    samples: int | None
-    batch_size: int
-    seed: int
-    device: torch.device
-
-    def load(self) -> Sequence[Batch] | Iterable[Batch]:
-        """The batches on the device, in memory where they fit; an iterable that reads them anew otherwise.
-
-        Raises:
-            DataError: the split is empty.
-        """
-        kept: list[Batch] = []
-        size = 0
-        for inputs, targets in self:
-            kept.append((inputs, targets))
-            size += inputs.numel() * inputs.element_size()
-            if size > CACHE_BYTES:
-                return self
-        if not kept:
-            raise DataError(f"task {self.task.name} has no samples in its {self.split} split")
-        return kept
-
-    def __iter__(self) -> Iterator[Batch]:
-        left = self.samples
-        for inputs, targets in self.task.batches(self.split, self.batch_size, self.seed):
-            if left is not None:
-                inputs, targets = inputs[:left], targets[:left]
-                left -= len(inputs)
-            if len(inputs):
-                yield self._placed(inputs), targets.to(self.device)
-            if left is not None and left <= 0:
-                return
-
-    def _placed(self, inputs: Tensor) -> Tensor:
-        """Images on the device; on the CPU with channels last, which convolutions pass on: a tenth faster there."""
-        if self.device.type == "cpu" and inputs.dim() == 4:
-            return inputs.contiguous(memory_format=torch.channels_last)
-        return inputs.to(self.device)
-
 
 Look = Callable[[Tensor, Tensor], None]
 """Is shown the outputs and targets of each batch."""
@@ -147,34 +91,6 @@ def evaluate_with_top_5(network: nn.Module, task: Task, batches: Iterable[Batch]
 
     score = evaluate(network, task, batches, look)
     return score, float(torch.cat(hits).double().mean()) if hits else None
-
-
-def recalibrate(network: nn.Module, batches: Iterable[Batch]) -> None:
-    """Re-estimates the batch norm's statistics, in place, as the plain average over the batches.
-
-    Everything but the batch norm stays in evaluation mode. Source: Li et al. 2020 (EagleEye), arXiv:2007.02491,
-    section 3.3 (adaptive batch normalisation); there with momentum, here as an average that forgets nothing.
-    """
-    network.eval()
-    norms = estimating_norms(network)
-    if not norms:
-        return
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    with torch.no_grad():
-        for inputs, _ in batches:
-            network(inputs)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
-
-
-def estimating_norms(network: nn.Module) -> list[_BatchNorm]:
-    """The batch norms that keep statistics, which `recalibrate` estimates anew."""
-    return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
 def zeros_in(network: nn.Module) -> float:

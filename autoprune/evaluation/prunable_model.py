@@ -11,11 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from autoprune import registry
 from autoprune.core.budget import Budget, Limits
 from autoprune.core.costs import CostTable
-from autoprune.core.space import SearchSpace, SpaceRules, build_space
+from autoprune.core.settings import CRITERION, criterion_pattern, of_scoring
+from autoprune.core.space import SearchSpace, SpaceRules, build_space, matching
+from autoprune.core.trial import Setting
 from autoprune.errors import DataError
-from autoprune.evaluation.scoring import ScoringSamples
+from autoprune.evaluation.data import ScoringSamples
 from autoprune.graph.groups import ChannelGraph, find_groups
 from autoprune.pruning.criteria.base import among_nonzero
 from autoprune.pruning.pruner import Pruner
@@ -124,3 +127,49 @@ def example_inputs(task: Task, device: torch.device) -> Tensor:
         if len(inputs):
             return inputs[:2].to(device)
     raise DataError(f"task {task.name} has no validation samples")
+
+
+def chosen_scoring(pruner: Pruner, settings: Mapping[str, Setting]) -> Pruner:
+    """The pruner with the settings that hold for all groups put in; all others are passed over."""
+    plain: dict[str, Any] = {n: value for n, value in of_scoring(settings).items() if criterion_pattern(n) is None}
+    if CRITERION in plain:
+        plain[CRITERION] = registry.resolve("criterion", plain[CRITERION])
+    return replace(pruner, **plain)
+
+
+@dataclass
+class Scorings:
+    """The scores of one network under any settings, each scoring computed when it is first asked for, and kept."""
+
+    base: PrunableModel
+    _found: dict[Pruner, PrunableModel] = field(default_factory=dict)
+
+    def prunable(self, settings: Mapping[str, Setting]) -> PrunableModel:
+        """The base under the scoring that settings choose; itself where they choose none, or its own.
+
+        Of several `criterion.PATTERN` that match a group the last holds; all of them go before `criterion`.
+
+        Raises:
+            UserError: a criterion cannot score such structures, needs samples and there are none, or a score is not
+                finite.
+        """
+        whole = self._scored(chosen_scoring(self.base.pruner, settings))
+        chosen: dict[str, str] = {}
+        for name, value in settings.items():
+            if (pattern := criterion_pattern(name)) is not None:
+                chosen |= dict.fromkeys(matching(pattern, self.base.structures.groups), str(value))
+        chosen = {group: criterion for group, criterion in chosen.items() if criterion != whole.pruner.criterion.name}
+        if not chosen:
+            return whole
+        importance = {**whole.importance, **{group: self._of(whole, group, name) for group, name in chosen.items()}}
+        return replace(whole, importance=importance, scoring={**whole.scoring, "criteria": chosen})
+
+    def _of(self, whole: PrunableModel, group: str, criterion: str) -> Any:
+        return self._scored(chosen_scoring(whole.pruner, {CRITERION: criterion})).importance[group]
+
+    def _scored(self, pruner: Pruner) -> PrunableModel:
+        if pruner == self.base.pruner:
+            return self.base
+        if pruner not in self._found:
+            self._found[pruner] = self.base.scored_by(pruner)
+        return self._found[pruner]

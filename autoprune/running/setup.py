@@ -19,10 +19,9 @@ from autoprune.core.settings import CRITERION, Choice, criterion_pattern, defaul
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Setting
 from autoprune.errors import ConfigError, TaskError, UserError
-from autoprune.evaluation.data import EvaluationConfig
+from autoprune.evaluation.data import EvaluationConfig, ScoringSamples
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import PrunableModel, analyze, example_inputs
-from autoprune.evaluation.scoring import ScoringSamples
 from autoprune.pruning.patterns import parse_pattern
 from autoprune.pruning.pruner import Pruner
 from autoprune.running.progress import Display

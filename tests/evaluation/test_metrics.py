@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from autoprune.errors import DataError
-from autoprune.evaluation.metrics import Batches, evaluate, recalibrate
+from autoprune.evaluation.candidate_builder import recalibrate
+from autoprune.evaluation.data import Batches
+from autoprune.evaluation.metrics import evaluate
 from tests.user_tasks import task, tiny
 
 CPU = torch.device("cpu")

@@ -17,11 +17,10 @@ from autoprune.core.recipe import Finetune, Recipe
 from autoprune.core.trial import Candidate, Failure, Trial
 from autoprune.evaluation.candidate_builder import Built
 from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint
-from autoprune.evaluation.data import EvaluationConfig
+from autoprune.evaluation.data import EvaluationConfig, ScoringSamples
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.parents import restore_parent
 from autoprune.evaluation.prunable_model import PrunableModel, analyze, example_inputs
-from autoprune.evaluation.scoring import ScoringSamples
 from autoprune.pruning.patterns import ELEMENT, FILTER, KERNEL, LAYER, TWO_FOUR, Pattern
 from autoprune.pruning.pruner import FPGM_FILTER, L1_FILTER, LEVEL, Pruner
 from tests.graph.contract import batch, randomise

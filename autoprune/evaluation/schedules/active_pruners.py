@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.config.schedule import ScheduleFile
+from autoprune.evaluation.data import ScoringSamples
 from autoprune.evaluation.schedules.builders import build_penalty, build_pruning, timing_of
-from autoprune.evaluation.scoring import ScoringSamples
 from autoprune.pruning.schedules import Unit
 from autoprune.pruning.surgery.masks import Masks
 from autoprune.pruning.training.gradual import Pruning

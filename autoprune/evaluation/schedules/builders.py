@@ -14,7 +14,7 @@ from autoprune import registry
 from autoprune.config.schedule import PenaltySection, PlanSection, PrunerSection, ScheduleFile
 from autoprune.core.allocation import Allocation
 from autoprune.errors import UserError
-from autoprune.evaluation.scoring import ScoringSamples
+from autoprune.evaluation.data import ScoringSamples
 from autoprune.graph.groups import find_groups
 from autoprune.pruning.patterns import parse_pattern
 from autoprune.pruning.pruner import Pruner

@@ -13,10 +13,10 @@ from autoprune.config.schedule import PolicySection, ScheduleFile
 from autoprune.core.trial import Score
 from autoprune.errors import CheckpointError, UserError
 from autoprune.evaluation.checkpoints.reshape import Shape, Shaped, reshape
-from autoprune.evaluation.metrics import Batches, evaluate_with_top_5, zeros_in
+from autoprune.evaluation.data import Batches, ScoringSamples
+from autoprune.evaluation.metrics import evaluate_with_top_5, zeros_in
 from autoprune.evaluation.schedules.active_pruners import ActivePruners, Passed, carried_masks
 from autoprune.evaluation.schedules.builders import build_plan
-from autoprune.evaluation.scoring import ScoringSamples
 from autoprune.graph.groups import find_groups
 from autoprune.pruning.schedules import Unit
 from autoprune.pruning.surgery.branch_removal import dead_branches

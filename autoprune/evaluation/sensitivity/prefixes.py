@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_leaves
 from autoprune.core.allocation import Allocation
 from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Score
+from autoprune.evaluation.candidate_builder import estimating_norms, recalibrate
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.metrics import estimating_norms, recalibrate
 from autoprune.graph.capture import trace
 from autoprune.graph.costs import measure_operations
 from autoprune.graph.prefix import PartialRunner, Values, crosses_state, shared_prefix

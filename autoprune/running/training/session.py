@@ -17,7 +17,8 @@ from autoprune.core.ledger import Ledger
 from autoprune.core.trial import Score
 from autoprune.errors import RunFolderError, UserError
 from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, write_checkpoint
-from autoprune.evaluation.metrics import Batches, evaluate
+from autoprune.evaluation.data import Batches
+from autoprune.evaluation.metrics import evaluate
 from autoprune.evaluation.prunable_model import example_inputs
 from autoprune.evaluation.schedules.training_run import TrainingCallbacks, TrainingRun
 from autoprune.graph.costs import measure_costs, measure_effective

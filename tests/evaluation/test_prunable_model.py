@@ -17,11 +17,9 @@ from autoprune.core.trial import Candidate, Score
 from autoprune.errors import UserError
 from autoprune.evaluation.checkpoints.checkpoint import read_checkpoint
 from autoprune.evaluation.checkpoints.reshape import kept_by_layer
-from autoprune.evaluation.data import EvaluationConfig
+from autoprune.evaluation.data import EvaluationConfig, ScoringSamples
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.prunable_model import PrunableModel, analyze
-from autoprune.evaluation.scoring import ScoringSamples
-from autoprune.evaluation.scorings import Scorings
+from autoprune.evaluation.prunable_model import PrunableModel, Scorings, analyze
 from autoprune.pruning.criteria.norms import L2
 from autoprune.pruning.pruner import L1_FILTER, L2_FILTER, Pruner
 from autoprune.tasks.training.loop import seeded

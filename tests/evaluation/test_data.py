@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from autoprune import SimpleTask
+from autoprune.evaluation.data import ScoringSamples
 from autoprune.evaluation.prunable_model import analyze
-from autoprune.evaluation.scoring import ScoringSamples
 from autoprune.pruning.pruner import APOZ_FILTER, L1_FILTER, RANDOM_FILTER
 from autoprune.tasks.base import Batch, Split
 from autoprune.tasks.datasets.digits import DigitsTask
