@@ -118,7 +118,7 @@ def search_space(
             "suggests itself; leave them out"
         )
     network, inputs = copy_network(model).eval(), inputs[:2]
-    structures = chosen.structures(network, find_groups(network, inputs))
+    structures = chosen.find_structures(network, find_groups(network, inputs))
     groups = build_space(found_rules, structures.groups)
     return NetworkSpace(groups, structures.cost_table(network, inputs), pruner, inputs)
 

@@ -10,13 +10,13 @@ import pytest
 from autoprune import registry
 from autoprune.config import load_experiment
 from autoprune.errors import PluginError, UnknownName
-from autoprune.pruning.criteria.norms import L1
+from autoprune.pruning.criteria.magnitudes import L1
 from autoprune.pruning.patterns import parse_pattern
 from autoprune.registry import block_shape, n_and_m
 
 OWN = """
-from autoprune.pruning.criteria.norms import L1, l1_norm
 from autoprune.pruning.criteria.base import Criterion
+from autoprune.pruning.criteria.magnitudes import L1, l1_norm
 from autoprune.pruning.patterns import ELEMENT, FILTER
 from autoprune.searchers.controls import Uniform
 

@@ -70,7 +70,7 @@ class PrunableModel:
         """
         source = self.samples.source() if self.samples else None
         asked = replace(pruner, criterion=among_nonzero(pruner.criterion)) if self.lost else pruner
-        scores = asked.scores(self.network, self.graph, source, self.seed)
+        scores = asked.estimate_importance(self.network, self.graph, source, self.seed)
         scoring = _describe(pruner, self.samples, self.seed)
         return replace(self, pruner=pruner, importance=self.without_lost(scores), scoring=scoring)
 
@@ -109,7 +109,7 @@ def analyze(
     network.eval()
     inputs = inputs[:2]
     graph = find_groups(network, inputs)
-    structures = pruner.structures(network, graph)
+    structures = pruner.find_structures(network, graph)
     costs = structures.cost_table(network, inputs)
     prunable = PrunableModel(network, inputs, graph, structures, costs, pruner, {}, {}, samples=samples, seed=seed)
     return prunable.scored_by(pruner)

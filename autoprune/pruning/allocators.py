@@ -1,4 +1,4 @@
-"""From one number to a width for each group: a sparsity or a threshold, and the structures' scores."""
+"""Allocators: from one number, a sparsity or a threshold, and the structures' scores to a width for each group."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Allocator:
     sparsity: bool = True
 
     def check(self, number: float) -> None:
-        """Nothing, if the number is one that it takes.
+        """Checks that the number is in the range that the allocator takes.
 
         Raises:
             UserError: it is not.
@@ -42,7 +42,12 @@ class Allocator:
             raise UserError(f"allocator {self.name!r} takes {meant}, not {number}")
 
     def widths(self, groups: Sequence[Group], importance: Importance, number: float) -> Allocation:
-        """The kept width of each group; what a group's pattern does not allow is rounded to what keeps more.
+        """Returns the kept width of each group; what its pattern does not allow is rounded to what keeps more.
+
+        Args:
+            groups: all that the number is for.
+            importance: scores of their structures; allocators that do not compare scores take none.
+            number: a sparsity, or a threshold.
 
         Raises:
             UserError: the number is out of range, or the groups are of a pattern that this cannot be done with.
@@ -59,29 +64,63 @@ def _allowed(group: Group, width: int) -> int:
 
 
 def same_sparsity(groups: Sequence[Group], importance: Importance, sparsity: float) -> dict[str, int]:
-    """Every group loses the same share."""
+    """Removes the same share of every group.
+
+    Args:
+        groups: all that the sparsity is for.
+        importance: not used.
+        sparsity: in [0, 1].
+
+    Returns:
+        Group name to kept width.
+    """
     return {group.name: width_from_sparsity(group.width, sparsity) for group in groups}
 
 
 def global_rank(groups: Sequence[Group], importance: Importance, sparsity: float) -> dict[str, int]:
-    """The lowest scores of all groups together go; of equal ones the earlier group's lower index.
+    """Removes the lowest scores of all groups together; of equal ones the earlier group's lower index.
 
     Source: Liu et al. 2017 (network slimming), arXiv:1708.06519, section 3 (one threshold over all scales); for single
     weights Han et al. 2015, arXiv:1506.02626, prune by layer, this is their network-wide counterpart.
+
+    Args:
+        groups: all that the sparsity is for.
+        importance: group name to `[structures]` scores.
+        sparsity: of all structures together, in [0, 1].
+
+    Returns:
+        Group name to kept width.
+
+    Raises:
+        UserError: a group keeps equally many of every few weights (N:M).
     """
-    scores = [_one_row(group, importance) for group in groups]
-    owners = np.repeat(np.arange(len(groups)), [len(found) for found in scores])
+    scores = [_scores_of(group, importance) for group in groups]
+    group_of = np.repeat(np.arange(len(groups)), [len(found) for found in scores])
     order = np.argsort(np.concatenate(scores), kind="stable")
-    gone = np.bincount(owners[order[: len(order) - width_from_sparsity(len(order), sparsity)]], minlength=len(groups))
-    return {group.name: group.width - int(count) for group, count in zip(groups, gone, strict=True)}
+    removed = np.bincount(
+        group_of[order[: len(order) - width_from_sparsity(len(order), sparsity)]], minlength=len(groups)
+    )
+    return {group.name: group.width - int(count) for group, count in zip(groups, removed, strict=True)}
 
 
 def above_threshold(groups: Sequence[Group], importance: Importance, threshold: float) -> dict[str, int]:
-    """What scores above the threshold stays."""
-    return {group.name: int((_one_row(group, importance) > threshold).sum()) for group in groups}
+    """Keeps what scores above the threshold.
+
+    Args:
+        groups: all that the threshold is for.
+        importance: group name to `[structures]` scores.
+        threshold: of at least 0.
+
+    Returns:
+        Group name to kept width.
+
+    Raises:
+        UserError: a group keeps equally many of every few weights (N:M).
+    """
+    return {group.name: int((_scores_of(group, importance) > threshold).sum()) for group in groups}
 
 
-def _one_row(group: Group, importance: Importance) -> np.ndarray:
+def _scores_of(group: Group, importance: Importance) -> np.ndarray:
     scores = importance[group.name]
     if scores.ndim != 1:
         raise UserError(

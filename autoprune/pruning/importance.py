@@ -1,4 +1,4 @@
-"""What the layers of a network say of its structures, by any criterion."""
+"""Importance of a network's structures, by each layer that a criterion can score."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from autoprune.pruning.structures.base import Structures
 
 @dataclass(frozen=True)
 class ImportanceEstimator:
-    """Gives statistics of a network's layers, one at a time."""
+    """Scores structures layer by layer, from the weights and from what was collected from data.
+
+    Attributes:
+        pattern: the shape of a structure.
+        structures: the network's groups under the pattern.
+        statistics: what was collected; empty for criteria that go by weights alone.
+        seed: of random draws.
+    """
 
     network: nn.Module
     graph: ChannelGraph
@@ -28,43 +35,42 @@ class ImportanceEstimator:
     seed: int
 
     def layer_scores(self, group: str, criterion: Criterion) -> list[Tensor]:
-        """Scores of a group's structures by each of its layers that the criterion can say something of.
+        """Returns `[structures]` scores of a group by each of its layers that the criterion can score.
 
-        A criterion that needs consumers scores by each layer that uses them instead.
+        A criterion that needs consumers scores by each layer that uses the structures instead.
         """
         if "consumers" in criterion.needs:
             return self._by_consumers(group, criterion)
-        return self.structures.layer_scores(group, criterion, lambda layer: self._evidence(layer, criterion))
+        return self.structures.layer_scores(group, criterion, lambda layer: self._layer_statistics(layer, criterion))
 
     def _by_consumers(self, group: str, criterion: Criterion) -> list[Tensor]:
-        seen = self.statistics.consumers.get(group, {})
         scores = (
-            criterion.score(LayerStatistics(layer, found.weight, contributions=found.gram, seed=self.seed))
-            for layer, found in seen.items()
+            criterion.score(LayerStatistics(layer, consumer.weight, contributions=consumer.gram, seed=self.seed))
+            for layer, consumer in self.statistics.consumers.get(group, {}).items()
         )
-        return [structures.double() for structures in scores if structures is not None]
+        return [found.double() for found in scores if found is not None]
 
-    def _evidence(self, layer: Layer, criterion: Criterion) -> LayerStatistics:
+    def _layer_statistics(self, layer: Layer, criterion: Criterion) -> LayerStatistics:
         weight: Tensor = self.network.get_submodule(layer.name).weight  # type: ignore[assignment]
         weight = weight.detach().double()
         gradients = self.statistics.gradients.get(layer.name)
         return LayerStatistics(
             layer.name,
-            self._arranged(layer, weight),
-            self._scale(layer) if "norm" in criterion.needs else None,
+            self._arrange(layer, weight),
+            self._batch_norm_scale(layer) if "norm" in criterion.needs else None,
             self.statistics.activations.get(layer.name),
             gradients
-            and Gradients(*(self._arranged(layer, part.double()) for part in (gradients.magnitude, gradients.square))),
+            and Gradients(*(self._arrange(layer, part.double()) for part in (gradients.magnitude, gradients.square))),
             self.statistics.gates.get(layer.name),
             float(weight.std(correction=0)),
             seed=self.seed,
         )
 
-    def _arranged(self, layer: Layer, weight: Tensor) -> Tensor:
-        """`[structures, entries]`, those of one choice after those of another."""
+    def _arrange(self, layer: Layer, weight: Tensor) -> Tensor:
+        """Returns the weight as `[structures, entries]`, those of one choice after those of another."""
         return self.pattern.arrange(layer, weight).flatten(0, 1)
 
-    def _scale(self, layer: Layer) -> Tensor | None:
+    def _batch_norm_scale(self, layer: Layer) -> Tensor | None:
         parameters = dict(self.network.named_parameters())
         found = find_batch_norm(self.graph, layer)
         if found is None or (name := qualified_name(found[0], "weight")) not in parameters:
@@ -81,7 +87,16 @@ def make_estimator(
     source: CalibrationData | None,
     seed: int,
 ) -> ImportanceEstimator:
-    """An estimator who has seen what the criterion needs; the source is not touched where that is the weights alone.
+    """Returns an estimator that has collected what the criterion needs.
+
+    Args:
+        network: left as it is.
+        graph: the network's.
+        criterion: says what it needs.
+        pattern: the shape of a structure.
+        structures: the network's groups under the pattern.
+        source: samples and loss; not read where the criterion goes by the weights alone.
+        seed: of random draws.
 
     Raises:
         UserError: samples are needed and there is no source, or the criterion cannot score such structures.

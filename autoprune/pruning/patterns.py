@@ -1,4 +1,4 @@
-"""The shape of what is removed: how a layer's weight falls into structures."""
+"""Patterns: how a layer's weight falls into structures, the shapes that are removed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Pattern:
     """How a weight falls into structures.
 
     Attributes:
-        arrange: its weight as `[choices, width, entries]`: of every row of `width` structures as many are kept, each of
-            `entries` weights. There is one choice for the whole layer, except with N:M. Entries that fill no whole
-            structure are left out: they stay.
+        arrange: the layer's weight as `[choices, width, entries]`: of the `width` structures of every choice, each of
+            `entries` weights, equally many are kept. There is one choice for the whole layer, except with N:M. Entries
+            that fill no whole structure are left out: they stay.
         description: one line.
         coupled: whether a structure is a whole output channel, which goes with everything that uses it, so that the
             network can be thinned; the weights of any other pattern are set to zero.
@@ -43,7 +43,7 @@ class Pattern:
 
 
 def filters(layer: Layer, weight: Tensor) -> Tensor:
-    """`[out, in of a group, …]`: a layer's weight with one row for each output channel."""
+    """Returns a layer's weight with one row for each output channel, `[out, in of a group, …]`."""
     if layer.kind != "transposed":
         return weight
     per_group = weight.reshape(layer.groups, -1, *weight.shape[1:])  # [groups, in of a group, out of a group, …]
@@ -68,20 +68,20 @@ def _whole(layer: Layer, weight: Tensor) -> Tensor:
 
 
 def _by_channel(layer: Layer, weight: Tensor) -> Tensor:
-    """`[1, in, …]`: a convolution's groups see different channels."""
+    """Returns `[1, in, …]`: a convolution's groups see different channels."""
     rows = filters(layer, weight)
     per_group = rows.reshape(layer.groups, -1, *rows.shape[1:])
     return per_group.transpose(1, 2).flatten(0, 1).flatten(1)[None]
 
 
 def _by_column(layer: Layer, weight: Tensor) -> Tensor:
-    """`[1, groups · in of a group · positions, out of a group]`."""
+    """Returns `[1, groups · in of a group · positions, out of a group]`."""
     rows = filters(layer, weight).flatten(1)
     return rows.reshape(layer.groups, -1, rows.shape[1]).transpose(1, 2).flatten(0, 1)[None]
 
 
 def _by_block(shape: tuple[int, int, int, int], layer: Layer, weight: Tensor) -> Tensor:
-    """`[1, blocks, entries]`, blocks in the order of filter, channel, row and column of their first entry."""
+    """Returns `[1, blocks, entries]`, blocks in the order of filter, channel, row and column of their first entry."""
     height, width, depth, out = shape
     rows = filters(layer, weight)
     size = (*rows.shape[:2], *((1,) * (4 - rows.dim())), *rows.shape[2:])
@@ -101,7 +101,7 @@ def _by_block(shape: tuple[int, int, int, int], layer: Layer, weight: Tensor) ->
 
 
 def _n_of_m(m: int, layer: Layer, weight: Tensor) -> Tensor:
-    """`[vectors, m, 1]`: runs of m neighbouring input channels at one place of one filter."""
+    """Returns `[vectors, m, 1]`: runs of m neighbouring input channels at one position of one filter."""
     rows = filters(layer, weight)
     channels_last = rows.movedim(1, -1)
     whole = channels_last.shape[-1] // m * m
@@ -118,7 +118,14 @@ LAYER = Pattern("layer", _whole, "whole layers: residual branches that go throug
 
 
 def block(height: int, width: int, depth: int, out: int = 1) -> Pattern:
-    """Blocks of height × width kernel positions, `depth` neighbouring input channels and `out` neighbouring filters."""
+    """Returns the pattern of equal blocks of a weight.
+
+    Args:
+        height: kernel positions.
+        width: kernel positions.
+        depth: neighbouring input channels.
+        out: neighbouring filters.
+    """
     shape = (height, width, depth, out)
     name = "block_" + "x".join(map(str, shape if out > 1 else shape[:3]))
     text = f"blocks of {height}×{width} kernel positions and {depth} input channels"
@@ -126,7 +133,7 @@ def block(height: int, width: int, depth: int, out: int = 1) -> Pattern:
 
 
 def n_of_m(n: int, m: int) -> Pattern:
-    """Of every `m` neighbouring input channels `n` stay, at every place of every filter by itself.
+    """Returns the pattern that keeps `n` of every `m` neighbouring input channels, at every position of every filter.
 
     Source: Mishra et al. 2021, arXiv:2104.08378, section 3 (2:4).
     """

@@ -1,4 +1,4 @@
-"""Pruners: criterion × pattern × schedule, composed; and the table of named ones."""
+"""Pruners: compositions of criterion, pattern, schedule, allocator and penalty; the named ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from autoprune.errors import UserError
 from autoprune.graph.groups import ChannelGraph
 from autoprune.pruning.allocators import ABOVE_THRESHOLD, GLOBAL, UNIFORM, Allocator
 from autoprune.pruning.criteria.base import Criterion
-from autoprune.pruning.criteria.norms import L1
+from autoprune.pruning.criteria.magnitudes import L1
 from autoprune.pruning.importance import make_estimator
 from autoprune.pruning.patterns import BLOCK_1X1X8, ELEMENT, FILTER, TWO_FOUR, Pattern
 from autoprune.pruning.schedules import AGP, GROWING, LOTTERY_TICKET, ONE_SHOT, Schedule
@@ -40,6 +40,8 @@ class Pruner:
     """What is removed, by which score, and when.
 
     Attributes:
+        criterion: scores the structures; those with the highest scores stay.
+        pattern: the shape of a structure.
         schedule: how the removal is spread over a training; a search removes all at once.
         allocator: how one number becomes widths outside a search, which finds the widths itself.
         penalty: name of what is added to the training loss (`autoprune list penalties`), or None.
@@ -57,38 +59,44 @@ class Pruner:
     combine: Combine = "mean"
     normalise: bool = True
 
-    def structures(self, network: nn.Module, graph: ChannelGraph) -> Structures:
-        """The network's groups under this pruner's pattern."""
+    def find_structures(self, network: nn.Module, graph: ChannelGraph) -> Structures:
+        """Returns the network's groups under this pruner's pattern."""
         return find_structures(network, graph, self.pattern)
 
-    def scores(
+    def estimate_importance(
         self, network: nn.Module, graph: ChannelGraph, source: CalibrationData | None = None, seed: int = 0
     ) -> Importance:
-        """Scores of every structure of every group of the network, by the network's present weights.
+        """Scores every structure of every group of the network, by the network's present weights.
 
-        Layers that the criterion can say nothing of (no batch norm follows, say) have no say in their group; a group of
+        Layers that the criterion cannot score (no batch norm follows, say) do not count in their group; a group of
         such layers alone is scored by the L1 norm, and named in the log.
 
         Args:
+            network: left as it is.
+            graph: the network's.
             source: samples and loss; only a criterion that reads data needs it, and only then it is read.
             seed: of random draws.
+
+        Returns:
+            Group name to `[structures]` scores (`[choices, structures]` with N:M), higher is kept.
 
         Raises:
             UserError: the criterion needs data and there is no source, it cannot score such structures, or a score is
                 not finite.
         """
-        structures = self.structures(network, graph)
+        structures = self.find_structures(network, graph)
         estimator = make_estimator(network, graph, self.criterion, self.pattern, structures, source, seed)
         names = [group.name for group in structures.groups]
-        parts = {name: estimator.layer_scores(name, self.criterion) for name in names}
-        blind = [name for name in names if not parts[name]]
-        if blind:
-            log.warning("%s: %s can say nothing of %s; scored by l1", self.name, self.criterion.name, ", ".join(blind))
-            parts.update({name: estimator.layer_scores(name, L1) for name in blind})
-        return {name: self._combined(name, found) for name, found in parts.items()}
+        by_layer = {name: estimator.layer_scores(name, self.criterion) for name in names}
+        unscored = [name for name in names if not by_layer[name]]
+        if unscored:
+            log.warning("%s: %s cannot score %s; scored by l1", self.name, self.criterion.name, ", ".join(unscored))
+            by_layer.update({name: estimator.layer_scores(name, L1) for name in unscored})
+        return {name: self._combine(name, scores) for name, scores in by_layer.items()}
 
-    def _combined(self, group: str, parts: list[Tensor]) -> NDArray[np.float64]:
-        stacked = torch.stack(parts)
+    def _combine(self, group: str, by_layer: list[Tensor]) -> NDArray[np.float64]:
+        """Returns one score for each structure from those by each layer, all of one shape."""
+        stacked = torch.stack(by_layer)
         if not bool(stacked.isfinite().all()):
             raise UserError(
                 f"pruner {self.name!r} gives group {group!r} scores that are not finite; are the network's weights, "
@@ -101,7 +109,7 @@ class Pruner:
         return scores
 
     def describe(self) -> dict[str, Any]:
-        """What was chosen, for records."""
+        """Returns the names of what was composed, for records."""
         return {
             "pruner": self.name,
             "criterion": self.criterion.name,

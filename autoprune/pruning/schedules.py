@@ -1,4 +1,4 @@
-"""When it is removed: how the number that an allocator takes grows over the updates of a training."""
+"""Schedules: how the number that an allocator takes grows over a training's updates, and when these are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Growth = Callable[[float, float, float], float]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the number grows.
+    """How the number that an allocator takes grows over the updates.
 
     Attributes:
         curve: it gives `last` at progress 1.
@@ -61,7 +61,7 @@ class Timing:
         return (self.end - self.start) // self.frequency
 
     def progress(self, now: int) -> float | None:
-        """Which share of the updates is done at a time; None where none takes place.
+        """Returns the share of the updates that is done at a time; None where no update takes place.
 
         The last update is the last one that fits before `end`, so that the final number is reached.
         """
@@ -72,10 +72,10 @@ class Timing:
 
 
 def default_timing(schedule: Schedule) -> Timing:
-    """At once, of a schedule that prunes once or whose rounds say when.
+    """Returns a single update at the start, for a schedule that prunes once or between rounds.
 
     Raises:
-        UserError: the schedule is a gradual one.
+        UserError: the schedule is a gradual one, of which the user must say when.
     """
     if schedule.once or schedule.rewinds:
         return Timing()
@@ -86,24 +86,40 @@ def default_timing(schedule: Schedule) -> Timing:
 
 
 def cubic(progress: float, first: float, last: float) -> float:
-    """Last + (first − last) · (1 − progress)³: much at once while much is redundant, ever less later.
+    """Returns last + (first − last) · (1 − progress)³: much at once while much is redundant, ever less later.
 
     Source: Zhu and Gupta 2017, arXiv:1710.01878, equation 1.
+
+    Args:
+        progress: in [0, 1].
+        first: the number at progress 0.
+        last: the number at progress 1.
     """
     return last + (first - last) * (1 - progress) ** 3
 
 
 def linear(progress: float, first: float, last: float) -> float:
-    """The same growth at every update."""
+    """Returns first + (last − first) · progress: the same growth at every update.
+
+    Args:
+        progress: in [0, 1].
+        first: the number at progress 0.
+        last: the number at progress 1.
+    """
     return first + (last - first) * progress
 
 
 def surviving(progress: float, first: float, last: float) -> float:
-    """Every update removes the same share of what the one before it left.
+    """Returns the sparsity at which every update removes the same share of what the one before it left.
 
     From `first` = 0, each of n updates removes 1 − (1 − last)^(1/n) of what survives.
 
     Source: Frankle and Carbin 2019, arXiv:1803.03635, section 2 (iterative pruning).
+
+    Args:
+        progress: in [0, 1].
+        first: the sparsity at progress 0.
+        last: the sparsity at progress 1.
 
     Raises:
         UserError: a number is no sparsity.
@@ -117,7 +133,13 @@ def surviving(progress: float, first: float, last: float) -> float:
 
 
 def at_once(progress: float, first: float, last: float) -> float:
-    """The last number."""
+    """Returns the last number.
+
+    Args:
+        progress: in [0, 1].
+        first: the number at progress 0; not used.
+        last: the number at progress 1.
+    """
     return last
 
 

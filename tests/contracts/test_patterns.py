@@ -90,11 +90,11 @@ def test_exactly_the_asked_count_is_zeroed_and_of_equal_ones_the_lower_index_goe
     network = nn.Sequential(_fresh(module, equal))
     weight = network[0].weight
     graph = find_groups(network, _inputs(module))
-    found = Pruner("plain", MAGNITUDE, pattern).structures(network, graph)
+    found = Pruner("plain", MAGNITUDE, pattern).find_structures(network, graph)
     if not found.groups:
         assert _places(pattern, module).shape[1] < 2 or _places(pattern, module).numel() == 0
         return
-    scores = Pruner("plain", MAGNITUDE, pattern, normalise=False).scores(network, graph)
+    scores = Pruner("plain", MAGNITUDE, pattern, normalise=False).estimate_importance(network, graph)
     expected = structures(pattern.name, module)
     [group] = found.groups
     assert (group.name, group.width, group.least) == ("0", len(expected[0]), pattern.least)
@@ -134,8 +134,8 @@ def test_n_of_m_holds_in_every_run(name: str) -> None:
     n, m = map(int, name.split(":"))
     network = nn.Sequential(_fresh(nn.Conv2d(2 * m + 1, 3, 3), equal=False))
     graph, pruner = find_groups(network, _inputs(network[0])), Pruner("plain", MAGNITUDE, parse_pattern(name))
-    scores = pruner.scores(network, graph)
-    weight = pruner.structures(network, graph).prune(network, scores, {"0": n})[0].weight.detach()
+    scores = pruner.estimate_importance(network, graph)
+    weight = pruner.find_structures(network, graph).prune(network, scores, {"0": n})[0].weight.detach()
     dense = network[0].weight.detach()
     for run in (slice(0, m), slice(m, 2 * m)):
         assert ((weight[:, run] != 0).sum(1) == n).all()

@@ -36,7 +36,7 @@ def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _scores(pruner: Pruner, network: nn.Module, graph: ChannelGraph, seed: int = 0) -> Importance:
-    return pruner.scores(network, graph, CalibrationData(BATCHES, _loss), seed)
+    return pruner.estimate_importance(network, graph, CalibrationData(BATCHES, _loss), seed)
 
 
 @pytest.fixture(params=sorted(registry.PRUNERS))
@@ -60,7 +60,7 @@ def test_every_structure_of_every_group_has_a_finite_score(pruner: Pruner, name:
     graph = find_groups(network, INPUTS)
     scores = _scores(pruner, network, graph)
     assert {group: values.shape[-1] for group, values in scores.items()} == {
-        group.name: group.width for group in pruner.structures(network, graph).groups
+        group.name: group.width for group in pruner.find_structures(network, graph).groups
     }
     assert all(np.isfinite(values).all() for values in scores.values())
     assert all((values >= 0).all() for values in scores.values())
@@ -80,7 +80,7 @@ def test_exactly_the_asked_count_is_removed(thinner: Pruner) -> None:
     network = randomise(resnet_b())
     graph = find_groups(network, INPUTS)
     scores = _scores(thinner, network, graph)
-    for widths in _draws(thinner.structures(network, graph)):
+    for widths in _draws(thinner.find_structures(network, graph)):
         kept = choose_kept(scores, widths)
         assert {group: len(set(stays)) for group, stays in kept.items()} == widths
         assert all(list(stays) == sorted(stays) for stays in kept.values())
@@ -93,7 +93,7 @@ def test_exactly_the_asked_count_is_removed(thinner: Pruner) -> None:
 def test_a_realised_allocation_costs_what_was_predicted(pruner: Pruner) -> None:
     network = randomise(resnet_b())
     graph = find_groups(network, INPUTS)
-    scores, structures = _scores(pruner, network, graph), pruner.structures(network, graph)
+    scores, structures = _scores(pruner, network, graph), pruner.find_structures(network, graph)
     table = structures.cost_table(network, INPUTS)
     assert table.dense() == measure_costs(network, INPUTS)
     assert table.effective != pruner.pattern.coupled
@@ -164,11 +164,11 @@ def test_scores_follow_the_present_weights(thinner: Pruner) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)).double()
     batches = [(inputs.double(), targets) for inputs, targets in BATCHES]
     graph = find_groups(network, INPUTS.double())
-    first = thinner.scores(network, graph, CalibrationData(batches, _loss))["0"]
+    first = thinner.estimate_importance(network, graph, CalibrationData(batches, _loss))["0"]
     with torch.no_grad():
         for tensor, dim in ((network[0].weight, 0), (network[0].bias, 0), (network[1].weight, 1)):
             tensor.copy_(tensor.flip(dim))
-    second = thinner.scores(network, graph, CalibrationData(batches, _loss))["0"]
+    second = thinner.estimate_importance(network, graph, CalibrationData(batches, _loss))["0"]
     np.testing.assert_allclose(second, first if thinner.criterion.drawn else first[::-1])
 
 
@@ -195,11 +195,11 @@ def test_a_pruner_that_reads_data_says_so_where_there_are_none(pruner: Pruner) -
     graph = find_groups(network, INPUTS)
     if pruner.criterion.reads_data:
         with pytest.raises(UserError, match="needs training samples and a loss"):
-            pruner.scores(network, graph)
+            pruner.estimate_importance(network, graph)
         with pytest.raises(UserError, match="no samples"):
-            pruner.scores(network, graph, CalibrationData([], _loss))
+            pruner.estimate_importance(network, graph, CalibrationData([], _loss))
     else:
-        assert pruner.scores(network, graph)
+        assert pruner.estimate_importance(network, graph)
 
 
 def test_a_pruner_is_described_by_what_was_chosen(pruner: Pruner) -> None:

@@ -20,7 +20,7 @@ from autoprune.evaluation.checkpoints.reshape import kept_by_layer
 from autoprune.evaluation.data import EvaluationConfig, ScoringSamples
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import PrunableModel, Scorings, analyze
-from autoprune.pruning.criteria.norms import L2
+from autoprune.pruning.criteria.magnitudes import L2
 from autoprune.pruning.pruner import L1_FILTER, L2_FILTER, Pruner
 from autoprune.tasks.training.loop import seeded
 

@@ -10,7 +10,7 @@ from torch import nn
 from autoprune.errors import UserError
 from autoprune.graph.groups import find_groups
 from autoprune.pruning.criteria.gates import BN_SCALE
-from autoprune.pruning.criteria.norms import L1
+from autoprune.pruning.criteria.magnitudes import L1
 from autoprune.pruning.pruner import L1_FILTER, Pruner
 from tests.graph.networks import resnet_b
 
@@ -29,7 +29,7 @@ def _coupled() -> tuple[nn.Module, torch.Tensor]:
 def test_layers_that_share_a_group_have_an_equal_say_when_normalised() -> None:
     network, inputs = _coupled()
     graph = find_groups(network, inputs)
-    scores = L1_FILTER.scores(network, graph)["0.1.conv3"]
+    scores = L1_FILTER.estimate_importance(network, graph)["0.1.conv3"]
     ramp = np.arange(1, 17) / 8.5
     np.testing.assert_allclose(scores, (1 + ramp) / 2)
 
@@ -37,7 +37,7 @@ def test_layers_that_share_a_group_have_an_equal_say_when_normalised() -> None:
 def test_scores_as_they_are_can_be_summed_instead() -> None:
     network, inputs = _coupled()
     graph = find_groups(network, inputs)
-    scores = Pruner("sum", L1, combine="sum", normalise=False).scores(network, graph)["0.1.conv3"]
+    scores = Pruner("sum", L1, combine="sum", normalise=False).estimate_importance(network, graph)["0.1.conv3"]
     np.testing.assert_allclose(scores, 0.1 * 8 + np.arange(1, 17) * 8, rtol=1e-6)
 
 
@@ -45,7 +45,7 @@ def test_scores_as_they_are_can_be_summed_instead() -> None:
 def test_a_structure_across_a_convolutions_groups_scores_the_sum_of_its_channels(groups: int) -> None:
     network, inputs = resnet_b(groups), torch.randn(2, 3, 8, 8)
     graph = find_groups(network, inputs)
-    scores = Pruner("plain", L1, normalise=False).scores(network, graph)["0.1.conv2"]
+    scores = Pruner("plain", L1, normalise=False).estimate_importance(network, graph)["0.1.conv2"]
     norms = network.get_submodule("0.1.conv2").weight.detach().double().abs().sum((1, 2, 3))
     np.testing.assert_allclose(scores, norms.view(groups, -1).sum(0).numpy())
 
@@ -57,7 +57,7 @@ def test_the_highest_score_of_a_groups_layers_may_decide(normalise: bool) -> Non
         network.get_submodule("0.1.conv3").weight.fill_(9)
     graph = find_groups(network, inputs)
     pruner = Pruner("max", L1, combine="max", normalise=normalise)
-    scores = pruner.scores(network, graph)["0.1.conv3"]
+    scores = pruner.estimate_importance(network, graph)["0.1.conv3"]
     ramp = np.arange(1, 17)
     expected = np.maximum(1, ramp / 8.5) if normalise else 8 * np.maximum(9, ramp)
     np.testing.assert_allclose(scores, expected)
@@ -75,10 +75,10 @@ def test_a_group_without_batch_norm_is_scored_by_l1_and_named_in_the_log(
     pruner = Pruner("plain", BN_SCALE, normalise=False)
     monkeypatch.setattr(logging.getLogger("autoprune"), "propagate", True)  # the command line keeps its log to itself
     with caplog.at_level(logging.WARNING, logger="autoprune"):
-        scores = pruner.scores(network, graph)
+        scores = pruner.estimate_importance(network, graph)
     assert scores["0"].tolist() == [1, 4, 0, 3]
-    np.testing.assert_allclose(scores["3"], L1_FILTER_PLAIN.scores(network, graph)["3"])
-    assert "plain: bn_scale can say nothing of 3; scored by l1" in caplog.text
+    np.testing.assert_allclose(scores["3"], L1_FILTER_PLAIN.estimate_importance(network, graph)["3"])
+    assert "plain: bn_scale cannot score 3; scored by l1" in caplog.text
 
 
 def test_a_layer_of_a_group_without_batch_norm_has_no_say() -> None:
@@ -94,7 +94,9 @@ def test_a_layer_of_a_group_without_batch_norm_has_no_say() -> None:
     network = Skip()
     with torch.no_grad():
         network.bn.weight.copy_(torch.tensor([1.0, -4.0, 0.0, 3.0]))
-    scores = Pruner("plain", BN_SCALE, normalise=False).scores(network, find_groups(network, torch.randn(2, 3, 4, 4)))
+    scores = Pruner("plain", BN_SCALE, normalise=False).estimate_importance(
+        network, find_groups(network, torch.randn(2, 3, 4, 4))
+    )
     assert scores["normed"].tolist() == [1, 4, 0, 3]
 
 
@@ -104,4 +106,4 @@ def test_scores_that_are_not_finite_are_refused() -> None:
     with torch.no_grad():
         network.get_submodule("0.2.conv1").weight[0] = torch.inf
     with pytest.raises(UserError, match=r"pruner 'l1_filter' gives group '0\.2\.conv1' scores that are not finite"):
-        L1_FILTER.scores(network, graph)
+        L1_FILTER.estimate_importance(network, graph)

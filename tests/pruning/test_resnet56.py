@@ -39,7 +39,7 @@ def _thinned(network: nn.Module, inputs: torch.Tensor) -> tuple[nn.Module, dict[
     """The thinned network, what each group keeps, and the FLOPs that the cost table predicts."""
     graph = find_groups(network, inputs)
     allocation = {name: width_from_sparsity(FILTERS, 0.6) for name in PRUNED}
-    kept = choose_kept(L1_FILTER.scores(network, graph), allocation)
+    kept = choose_kept(L1_FILTER.estimate_importance(network, graph), allocation)
     predicted = build_cost_table(network, graph, inputs).costs(allocation)["flops"]
     return thin(network, graph, kept, check_on=inputs), kept, predicted
 

@@ -1,1 +1,1 @@
-"""Scores of structures: higher is kept."""
+"""Criteria: scores of structures, the higher ones are kept; one file for each family."""

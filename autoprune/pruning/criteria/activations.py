@@ -1,4 +1,4 @@
-"""What a layer's channels carry when samples run through the network."""
+"""Criteria by the activations of a layer's channels."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ def nonzero_share(statistics: LayerStatistics) -> Tensor | None:
 
     Source: Hu et al. 2016 (network trimming), arXiv:1607.03250, section 3: 1 minus the average percentage of zeros, so
     that higher is kept. It tells channels apart only where the activation function can give zero, as ReLU does.
+
+    Returns:
+        `[structures]` scores, or None without activations.
     """
     return None if statistics.activations is None else statistics.activations.nonzero
 
@@ -21,6 +24,9 @@ def mean_activation(statistics: LayerStatistics) -> Tensor | None:
 
     Source: Molchanov et al. 2017, arXiv:1611.06440, section 2.2 (activation): there the mean, which is the same behind
     a ReLU; of functions with negative values the mean would call a channel that is always far below zero useless.
+
+    Returns:
+        `[structures]` scores, or None without activations.
     """
     return None if statistics.activations is None else statistics.activations.magnitude
 

@@ -1,4 +1,4 @@
-"""What a criterion is, and what it may know of the layer it scores."""
+"""Criteria, and the statistics of a layer by which they score its structures."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from torch import Tensor
 from autoprune.graph.layers import Layer
 
 Need = Literal["norm", "activations", "gradients", "gates", "consumers"]
-"""What a criterion uses beside the weights; "consumers": it asks the layers that use channels, not their makers."""
+"""What a criterion uses beside the weights; "consumers": it scores by the layers that use channels."""
 
 DATA: frozenset[Need] = frozenset({"activations", "gradients", "gates", "consumers"})
 """The needs for which samples are run through the network."""
 
 PER_CHANNEL: frozenset[Need] = frozenset({"norm", "activations", "gates", "consumers"})
-"""The needs that say something of whole output channels only."""
+"""The needs that are known of whole output channels only."""
 
 
 @dataclass(frozen=True)
 class Activations:
-    """What was seen of a layer's output channels behind their activation function, over all samples and positions.
+    """Statistics of a layer's output channels behind their activation function, over all samples and positions.
 
     Attributes:
         nonzero: `[structures]` the share of values that are not zero.
@@ -38,7 +38,7 @@ class Activations:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Means over batches of what the gradient of the batch's loss with respect to a weight was.
+    """Means over batches of the gradient of the batch's loss with respect to each weight.
 
     Attributes:
         magnitude: of absolute gradients, of the weight's shape.
@@ -51,7 +51,7 @@ class Gradients:
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """What is known of one layer's structures; None where it is not needed, or the network does not tell.
+    """Statistics of one layer's structures; None where they are not needed, or the network has none.
 
     Attributes:
         layer: the layer's name.
@@ -77,20 +77,20 @@ class LayerStatistics:
     seed: int = 0
 
     def generator(self, use: str) -> np.random.Generator:
-        """Random draws for one use: a function of the seed, the use and the layer alone."""
+        """Returns a generator for one use: a function of the seed, the use and the layer alone."""
         return np.random.default_rng([self.seed, *f"{use} {self.layer}".encode()])
 
 
 StatisticsFn = Callable[[Layer], LayerStatistics]
-"""What is known of a layer."""
+"""A layer to its statistics."""
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """Which structures matter.
+    """A measure of how much structures matter.
 
     Attributes:
-        score: statistics to `[structures]` scores of at least 0, higher is kept; None where there is nothing to go by.
+        score: statistics to `[structures]` scores of at least 0, higher is kept; None where it cannot score the layer.
         needs: what must be in the statistics beside the weights.
         drawn: whether the scores come from a random generator.
     """
@@ -102,7 +102,7 @@ class Criterion:
 
     @property
     def description(self) -> str:
-        """The first line of what is written on its score."""
+        """The first line of the score's docstring, which therefore says what the score is."""
         return (inspect.getdoc(self.score) or "").partition("\n")[0]
 
     @property
@@ -117,7 +117,7 @@ class Criterion:
 
 
 def among_nonzero(criterion: Criterion) -> Criterion:
-    """The criterion as asked of a network that lost structures: all zeros score 0 and are compared with nothing.
+    """Returns the criterion for a network that lost structures: those of zeros score 0 and are compared with nothing.
 
     Only criteria that go by weights alone compare structures with each other; any other stays as it is. (LASSO gives
     no coefficient to what contributes nothing.)
@@ -126,11 +126,11 @@ def among_nonzero(criterion: Criterion) -> Criterion:
         return criterion
 
     def score(statistics: LayerStatistics) -> Tensor | None:
-        there = statistics.weight.ne(0).any(1)
-        scores = torch.zeros(len(there), dtype=torch.float64, device=there.device)
-        if not bool(there.any()):
+        nonzero = statistics.weight.ne(0).any(1)
+        scores = torch.zeros(len(nonzero), dtype=torch.float64, device=nonzero.device)
+        if not bool(nonzero.any()):
             return scores
-        found = criterion.score(replace(statistics, weight=statistics.weight[there]))
-        return None if found is None else scores.masked_scatter(there, found.double())
+        found = criterion.score(replace(statistics, weight=statistics.weight[nonzero]))
+        return None if found is None else scores.masked_scatter(nonzero, found.double())
 
     return replace(criterion, score=score)

@@ -1,4 +1,4 @@
-"""Scores that know nothing: what every criterion must beat."""
+"""Random scores, which every criterion must beat."""
 
 from __future__ import annotations
 
@@ -7,18 +7,26 @@ from torch import Tensor
 
 from autoprune.pruning.criteria.base import Criterion, LayerStatistics
 
-# How likely a structure is drawn to stay by `bernoulli`.
-KEEP = 0.5
+# The probability of a 1.
+_KEEP = 0.5
 
 
 def uniform_draw(statistics: LayerStatistics) -> Tensor:
-    """Independent draws between 0 and 1: every choice of structures is equally likely."""
+    """Independent draws between 0 and 1: every choice of structures is equally likely.
+
+    Returns:
+        `[structures]` scores.
+    """
     return torch.from_numpy(statistics.generator("random").random(len(statistics.weight))).to(statistics.weight.device)
 
 
 def bernoulli_draw(statistics: LayerStatistics) -> Tensor:
-    """Independent coin tosses, 1 or 0; of equal ones the lower index goes first, as always."""
-    heads = statistics.generator("bernoulli").random(len(statistics.weight)) < KEEP
+    """Independent coin tosses, 1 or 0; of equal ones the lower index goes first, as always.
+
+    Returns:
+        `[structures]` scores.
+    """
+    heads = statistics.generator("bernoulli").random(len(statistics.weight)) < _KEEP
     return torch.from_numpy(heads).to(statistics.weight)
 
 

@@ -1,4 +1,4 @@
-"""What the batch norm behind a layer says of its channels."""
+"""Criteria by the batch norm behind a layer: its scale, and a gate behind it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from autoprune.pruning.criteria.base import Criterion, LayerStatistics
 
 
 def batch_norm_scale(statistics: LayerStatistics) -> Tensor | None:
-    """Absolute scale in the batch norm that follows; nothing where none does.
+    """Absolute scale in the batch norm that follows; None where none does.
 
     Source: Liu et al. 2017 (network slimming), arXiv:1708.06519, section 3; there scales are ranked over all layers of
     a network trained with an L1 penalty on them, here they rank the channels of one group.
+
+    Returns:
+        `[structures]` scores, or None where there is no such scale or gate.
     """
     return statistics.scale
 
@@ -24,6 +27,9 @@ def gate_taylor(statistics: LayerStatistics) -> Tensor | None:
 
     Source: Molchanov et al. 2019, arXiv:1906.10771, section 3; there one gate for a whole residual stream, here one
     behind each of its layers.
+
+    Returns:
+        `[structures]` scores, or None where there is no such scale or gate.
     """
     return statistics.gate
 

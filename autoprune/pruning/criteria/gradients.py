@@ -1,4 +1,4 @@
-"""What the gradient of the loss says of a structure's weights."""
+"""Criteria by the gradient of the loss with respect to a structure's weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ def taylor(statistics: LayerStatistics) -> Tensor | None:
 
     Source: Molchanov et al. 2019, arXiv:1906.10771, section 3: the first-order importance of each weight by itself,
     summed; a layer's bias and batch norm are left out.
+
+    Returns:
+        `[structures]` scores, or None without gradients.
     """
     if statistics.gradients is None:
         return None
@@ -22,6 +25,9 @@ def gradient_magnitude(statistics: LayerStatistics) -> Tensor | None:
     """Absolute gradient, summed over the structure's weights, mean over batches.
 
     A baseline without a paper of its own: how much the loss depends on the weights where they are, whatever their size.
+
+    Returns:
+        `[structures]` scores, or None without gradients.
     """
     return None if statistics.gradients is None else statistics.gradients.magnitude.flatten(1).sum(1)
 
@@ -31,6 +37,9 @@ def saliency(statistics: LayerStatistics) -> Tensor | None:
 
     Source: Lee et al. 2019 (SNIP), arXiv:1810.02340, section 4 (connection sensitivity); there over one batch at the
     initial weights, here over several at the present ones.
+
+    Returns:
+        `[structures]` scores, or None without gradients.
     """
     if statistics.gradients is None:
         return None

@@ -1,4 +1,4 @@
-"""How much a layer's users need a structure to compute what they compute."""
+"""The criterion by LASSO: how much of a consumer's output a structure reconstructs."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ def lasso_entry(statistics: LayerStatistics) -> Tensor | None:
     Source: He et al. 2017, arXiv:1707.06168, the first of their two steps (channel selection). There each W_i has unit
     norm, and what was pruned before shows in X; here the Z_i are as they are, so that it does not matter which share of
     a channel's scale lies in its weights, and each group is scored in the dense network.
+
+    Returns:
+        `[structures]` scores, or None without contributions.
     """
     if statistics.contributions is None:
         return None
@@ -41,7 +44,7 @@ def lasso_entry(statistics: LayerStatistics) -> Tensor | None:
 
 
 def entry_penalties(gram: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`[structures]` the penalty at which each first gets a coefficient on the way down, 0 where it never does.
+    """Returns `[structures]` penalties at which each first gets a coefficient on the way down, 0 where it never does.
 
     Args:
         gram: `[structures, structures]` inner products of the contributions; the target is their sum.
@@ -55,7 +58,7 @@ def entry_penalties(gram: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _representatives(gram: NDArray[np.float64]) -> NDArray[np.intp]:
-    """For each structure the first one that contributes the same."""
+    """Returns for each structure the index of the first one that contributes the same."""
     squares = np.diag(gram)
     distances = squares[:, None] + squares - 2 * gram
     first: NDArray[np.intp] = np.argmax(distances <= ALIKE * np.maximum(squares[:, None], squares), axis=1)
@@ -67,7 +70,7 @@ def _path(gram: NDArray[np.float64], correlations: NDArray[np.float64]) -> NDArr
     from sklearn.linear_model import lars_path_gram  # takes a second
 
     with warnings.catch_warnings():
-        # Said of structures that add nothing to those before them, which stay outside; so they shall.
+        # It warns of structures that add nothing to those before them, which stay outside, as they should.
         warnings.simplefilter("ignore", ConvergenceWarning)
         penalties, _, coefficients = lars_path_gram(
             correlations, gram, n_samples=1, method="lasso", max_iter=20 * len(gram)

@@ -90,7 +90,7 @@ class Pruning:
         self._seed = seed
         self._graph = find_groups(network, inputs)
         self._inputs = inputs
-        self._structures = self.pruner.structures(network, self._graph)
+        self._structures = self.pruner.find_structures(network, self._graph)
         groups = matching_groups(self._structures.groups, layers)
         self.groups, self._target = resolve_target(groups, self.pruner, amount, widths, initial)
         self.allocation = Allocation({group.name: group.width for group in self.groups})
@@ -145,7 +145,7 @@ class Pruning:
         if recovers:
             self.masking.restore()
         try:
-            scores = self.pruner.scores(self.network, self._graph, self._source, self._seed)
+            scores = self.pruner.estimate_importance(self.network, self._graph, self._source, self._seed)
         finally:
             self.masking.hold()
         found = {group.name: scores[group.name].copy() for group in self.groups}

@@ -74,7 +74,7 @@ class WorkerPayload:
         """A context of its own."""
         network, inputs = copy_network(self.network).to(device).eval(), self.inputs.to(device)
         graph = find_groups(network, inputs)
-        structures = self.pruner.structures(network, graph)
+        structures = self.pruner.find_structures(network, graph)
         task = self.task or task_of(self.experiment)
         prunable = PrunableModel(
             network,

@@ -66,7 +66,7 @@ def _scores(
     criterion: Criterion, network: nn.Module, graph: ChannelGraph, batches: Batches, seed: int = 0
 ) -> Importance:
     pruner = Pruner("plain", criterion, combine="sum", normalise=False)
-    return pruner.scores(network, graph, CalibrationData(batches, F.cross_entropy), seed)
+    return pruner.estimate_importance(network, graph, CalibrationData(batches, F.cross_entropy), seed)
 
 
 @pytest.mark.parametrize("name", MEASURED)
@@ -161,7 +161,7 @@ def test_criteria_of_weights_equal_a_slow_loop_over_structures(
     name: str, pattern: str, mixed: Mixed, graph: ChannelGraph, batches: Batches
 ) -> None:
     pruner = Pruner("plain", registry.resolve("criterion", name), parse_pattern(pattern), normalise=False)
-    scores = pruner.scores(mixed, graph, CalibrationData(batches, F.cross_entropy))
+    scores = pruner.estimate_importance(mixed, graph, CalibrationData(batches, F.cross_entropy))
     for layer in ("grouped", "up_grouped", "fc1"):
         if layer not in scores:
             continue  # it holds no two such structures
@@ -245,7 +245,7 @@ def test_only_criteria_that_need_data_read_them(name: str, mixed: Mixed, graph: 
     pruner = Pruner("plain", criterion)
     if criterion.reads_data:
         with pytest.raises(AssertionError, match="weights alone"):
-            pruner.scores(mixed, graph, CalibrationData(_Unread(), F.cross_entropy))
+            pruner.estimate_importance(mixed, graph, CalibrationData(_Unread(), F.cross_entropy))
     else:
-        pruner.scores(mixed, graph, CalibrationData(_Unread(), F.cross_entropy))
-        pruner.scores(mixed, graph)
+        pruner.estimate_importance(mixed, graph, CalibrationData(_Unread(), F.cross_entropy))
+        pruner.estimate_importance(mixed, graph)

@@ -75,7 +75,7 @@ def _contributions(
 def test_scores_are_the_penalties_at_which_coordinate_descent_lets_structures_in(group: str) -> None:
     network, batches = _case()
     graph = find_groups(network, batches[0][0][:2])
-    scores = Pruner("plain", RECONSTRUCTION, combine="sum", normalise=False).scores(
+    scores = Pruner("plain", RECONSTRUCTION, combine="sum", normalise=False).estimate_importance(
         network, graph, CalibrationData(batches, F.cross_entropy)
     )
     assert set(scores) == set(USERS)
@@ -143,7 +143,7 @@ def test_a_group_that_only_a_transposed_convolution_uses_is_scored_by_l1() -> No
     network = nn.Sequential(nn.Conv2d(2, 4, 1), nn.ReLU(), nn.ConvTranspose2d(4, 2, 2)).eval()
     inputs = torch.randn(3, 2, 4, 4)
     graph = find_groups(network, inputs)
-    scores = Pruner("plain", RECONSTRUCTION, normalise=False).scores(
+    scores = Pruner("plain", RECONSTRUCTION, normalise=False).estimate_importance(
         network, graph, CalibrationData([(inputs, torch.arange(3))], F.cross_entropy)
     )["0"]
     np.testing.assert_allclose(scores, network[0].weight.detach().double().abs().sum((1, 2, 3)).numpy())

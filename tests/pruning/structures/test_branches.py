@@ -15,7 +15,7 @@ def test_whole_layers_that_go_cost_what_was_predicted_and_those_that_cannot_be_s
     found = find_branch_structures(network, graph)
     names = ["blocks.0.mlp.0", "blocks.1.mlp.0"]  # the attention's inside is not followed
     assert [(group.name, group.width, group.least) for group in found.groups] == [(name, 1, 0) for name in names]
-    scores = Pruner("x", LEVEL.criterion, LAYER).scores(network, graph)
+    scores = Pruner("x", LEVEL.criterion, LAYER).estimate_importance(network, graph)
     for widths in ({}, {names[0]: 0}, {names[0]: 1, names[1]: 0}, dict.fromkeys(names, 0)):
         pruned = found.prune(network, scores, widths, check_on=inputs)
         assert found.measure(pruned, inputs, scores, widths) == found.cost_table(network, inputs).costs(widths)

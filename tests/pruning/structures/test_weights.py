@@ -47,7 +47,9 @@ def _found(network: nn.Module, pattern: str = "element", inputs: Tensor = INPUTS
 
 
 def _scores(network: nn.Module, pattern: Pattern, inputs: Tensor = INPUTS) -> Importance:
-    return Pruner("x", LEVEL.criterion, pattern, normalise=False).scores(network, find_groups(network, inputs))
+    return Pruner("x", LEVEL.criterion, pattern, normalise=False).estimate_importance(
+        network, find_groups(network, inputs)
+    )
 
 
 def test_effective_costs_are_the_weights_that_stay_at_their_positions() -> None:
@@ -83,7 +85,7 @@ def test_weights_that_are_zero_by_themselves_count_until_they_are_pruned(pruner:
         network.fc.weight.zero_()
     found = _found(network)
     graph = find_groups(network, INPUTS)
-    scores = Pruner("x", pruner.criterion, parse_pattern("element")).scores(network, graph)
+    scores = Pruner("x", pruner.criterion, parse_pattern("element")).estimate_importance(network, graph)
     table = found.cost_table(network, INPUTS)
     assert table.dense() == measure_costs(network, INPUTS)
     for keep in (143, 120, 100, 30):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from autoprune.pruning.criteria.base import LayerStatistics
-from autoprune.pruning.criteria.norms import l1_norm, l2_norm
+from autoprune.pruning.criteria.magnitudes import l1_norm, l2_norm
 
 LAYER = LayerStatistics("conv", torch.tensor([[[3.0, -4.0]], [[0.0, 0.0]], [[-1.0, 1.0]]]))
 
