@@ -90,13 +90,13 @@ def test_its_own_scoring_is_the_network_itself(prunable: PrunableModel) -> None:
 
 def test_each_scoring_is_computed_once(prunable: PrunableModel, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    scores = Pruner.scores
+    scores = Pruner.estimate_importance
 
     def counted(self: Pruner, *arguments: object) -> object:
         asked.append(self.criterion.name)
         return scores(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Pruner, "scores", counted)
+    monkeypatch.setattr(Pruner, "estimate_importance", counted)
     scorings = Scorings(prunable)
     for criterion in ("l2", "fpgm", "l2", "l1", "fpgm"):
         scorings.prunable({"criterion": criterion})
