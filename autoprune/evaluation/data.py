@@ -109,7 +109,7 @@ class ScoringSamples:
             yield batch
             self.seen()
 
-    def source(self) -> CalibrationData:
+    def calibration_data(self) -> CalibrationData:
         """The samples with the task's loss."""
         return CalibrationData(self, self.task.loss)
 

@@ -68,9 +68,9 @@ class PrunableModel:
         Raises:
             UserError: the pruner needs samples and there are none, or a score is not finite.
         """
-        source = self.samples.source() if self.samples else None
+        calibration = self.samples.calibration_data() if self.samples else None
         asked = replace(pruner, criterion=among_nonzero(pruner.criterion)) if self.lost else pruner
-        scores = asked.estimate_importance(self.network, self.graph, source, self.seed)
+        scores = asked.estimate_importance(self.network, self.graph, calibration, self.seed)
         scoring = _describe(pruner, self.samples, self.seed)
         return replace(self, pruner=pruner, importance=self.without_lost(scores), scoring=scoring)
 

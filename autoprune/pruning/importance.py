@@ -84,7 +84,7 @@ def make_estimator(
     criterion: Criterion,
     pattern: Pattern,
     structures: Structures,
-    source: CalibrationData | None,
+    calibration: CalibrationData | None,
     seed: int,
 ) -> ImportanceEstimator:
     """Returns an estimator that has collected what the criterion needs.
@@ -95,11 +95,11 @@ def make_estimator(
         criterion: says what it needs.
         pattern: the shape of a structure.
         structures: the network's groups under the pattern.
-        source: samples and loss; not read where the criterion goes by the weights alone.
+        calibration: samples and loss; not read where the criterion goes by the weights alone.
         seed: of random draws.
 
     Raises:
-        UserError: samples are needed and there is no source, or the criterion cannot score such structures.
+        UserError: samples are needed and there are none, or the criterion cannot score such structures.
     """
     if criterion.per_channel and not pattern.coupled:
         raise UserError(
@@ -108,10 +108,10 @@ def make_estimator(
         )
     if not criterion.reads_data:
         return ImportanceEstimator(network, graph, pattern, structures, NetworkStatistics(), seed)
-    if source is None:
+    if calibration is None:
         raise UserError(
             f"criterion {criterion.name!r} needs training samples and a loss to score by; give a task, or choose one "
             "that goes by the weights, such as 'l1'"
         )
-    statistics = collect_statistics(network, graph, structures.scored_layers, criterion.needs, source)
+    statistics = collect_statistics(network, graph, structures.scored_layers, criterion.needs, calibration)
     return ImportanceEstimator(network, graph, pattern, structures, statistics, seed)

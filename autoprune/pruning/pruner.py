@@ -64,7 +64,7 @@ class Pruner:
         return find_structures(network, graph, self.pattern)
 
     def estimate_importance(
-        self, network: nn.Module, graph: ChannelGraph, source: CalibrationData | None = None, seed: int = 0
+        self, network: nn.Module, graph: ChannelGraph, calibration: CalibrationData | None = None, seed: int = 0
     ) -> Importance:
         """Scores every structure of every group of the network, by the network's present weights.
 
@@ -74,18 +74,18 @@ class Pruner:
         Args:
             network: left as it is.
             graph: the network's.
-            source: samples and loss; only a criterion that reads data needs it, and only then it is read.
+            calibration: samples and loss; only a criterion that reads data needs it, and only then it is read.
             seed: of random draws.
 
         Returns:
             Group name to `[structures]` scores (`[choices, structures]` with N:M), higher is kept.
 
         Raises:
-            UserError: the criterion needs data and there is no source, it cannot score such structures, or a score is
+            UserError: the criterion needs data and there is none, it cannot score such structures, or a score is
                 not finite.
         """
         structures = self.find_structures(network, graph)
-        estimator = make_estimator(network, graph, self.criterion, self.pattern, structures, source, seed)
+        estimator = make_estimator(network, graph, self.criterion, self.pattern, structures, calibration, seed)
         names = [group.name for group in structures.groups]
         by_layer = {name: estimator.layer_scores(name, self.criterion) for name in names}
         unscored = [name for name in names if not by_layer[name]]

@@ -1,8 +1,9 @@
-"""Watches the channels of layers behind their activation functions, batch by batch, and keeps sums alone."""
+"""Collects how active the output channels of layers are behind their activation functions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,76 +17,66 @@ from autoprune.pruning.criteria.base import Activations
 
 
 class ActivationCollector:
-    """Sums over what the output channels of some layers carry; layers that are met nowhere further on are left out."""
+    """Sums, over batches, of the activations of some layers' output channels.
+
+    Layers whose channels no activation holds all together are left out.
+    """
 
     def __init__(self, network: nn.Module, graph: ChannelGraph, layers: Sequence[Layer]) -> None:
         self._network, self._traced = network, graph.flow.traced
         found = {layer.name: find_activation(graph, layer) for layer in layers}
         self._locations = {name: location for name, location in found.items() if location is not None}
-        self._sums: dict[tuple[fx.Node, int | None], _Sums] = {}
+        self._sums: dict[fx.Node, dict[int | None, _Sums]] = {}  # several layers may meet at one location
+        for location in self._locations.values():
+            self._sums.setdefault(location.node, {})[location.dim] = _Sums(location)
 
     def update(self, inputs: Tensor, targets: Tensor) -> None:
         """Runs one batch through the network in evaluation mode."""
-        locations: dict[fx.Node, dict[int | None, ChannelLocation]] = {}
-        for location in self._locations.values():
-            locations.setdefault(location.node, {})[location.dim] = location
         with mode(self._network, training=False), mode(self._traced, training=False), torch.no_grad():
-            _Run(self._network, self._traced, self, locations).run(inputs)
-
-    def take(self, location: ChannelLocation, value: Tensor) -> None:
-        """Adds one activation; those of several layers at one location count once."""
-        self._sums.setdefault((location.node, location.dim), _Sums()).add(location.rows(value))
+            _Runner(self._network, self._traced, self._sums).run(inputs)
 
     def compute(self) -> dict[str, Activations]:
-        """Layer name to what was seen of its channels, each `[out]`."""
-        seen = {}
+        """Returns by layer the means over all samples and positions, each `[out]`."""
+        means = {}
         for name, location in self._locations.items():
-            sums = self._sums[location.node, location.dim]
-            seen[name] = Activations(
-                location.channel_map.mean_per_channel(sums.nonzero / sums.count),
-                location.channel_map.mean_per_channel(sums.magnitude / sums.count),
-            )
-        return seen
+            sums, average = self._sums[location.node][location.dim], location.channel_map.mean_per_channel
+            means[name] = Activations(average(sums.nonzero / sums.count), average(sums.magnitude / sums.count))
+        return means
 
 
+@dataclass
 class _Sums:
-    """Over everything seen at one location: `[size]` sums, and of how many values each."""
+    """Sums of `[size]` over everything seen at one location, and of how many values each."""
 
-    nonzero: Tensor
-    magnitude: Tensor
+    location: ChannelLocation
+    nonzero: Tensor = field(default_factory=lambda: torch.zeros(()))
+    magnitude: Tensor = field(default_factory=lambda: torch.zeros(()))
+    count: int = 0
 
-    def __init__(self) -> None:
-        self.count = 0
-
-    def add(self, rows: Tensor) -> None:
-        nonzero = (rows != 0).sum(1, dtype=torch.float64)
-        magnitude = rows.abs().sum(1, dtype=torch.float64)
-        self.nonzero = self.nonzero + nonzero if self.count else nonzero
-        self.magnitude = self.magnitude + magnitude if self.count else magnitude
+    def add(self, activation: Tensor) -> None:
+        rows = self.location.rows(activation)
+        self.nonzero = self.nonzero + (rows != 0).sum(1, dtype=torch.float64)
+        self.magnitude = self.magnitude + rows.abs().sum(1, dtype=torch.float64)
         self.count += rows.size(1)
 
 
-class _Run(fx.Interpreter):
+class _Runner(fx.Interpreter):
     """Runs the traced operations on the network's own modules; values are dropped as soon as they are used."""
 
     def __init__(
-        self,
-        network: nn.Module,
-        traced: fx.GraphModule,
-        watch: ActivationCollector,
-        locations: Mapping[fx.Node, Mapping[int | None, ChannelLocation]],
+        self, network: nn.Module, traced: fx.GraphModule, sums: Mapping[fx.Node, Mapping[int | None, _Sums]]
     ) -> None:
         super().__init__(network, graph=traced.graph)
-        self._traced, self._watch, self._locations = traced, watch, locations
+        self._traced, self._sums = traced, sums
 
     def fetch_attr(self, target: str) -> Any:
         try:
             return super().fetch_attr(target)
-        except RuntimeError:  # what tracing added: constants, and the module that answers for the mode
+        except RuntimeError:  # added by tracing: constants, and the module that answers for the mode
             return getattr(self._traced, target)
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        for location in self._locations.get(n, {}).values():
-            self._watch.take(location, value)
+        for sums in self._sums.get(n, {}).values():
+            sums.add(value)
         return value

@@ -1,4 +1,4 @@
-"""What criteria learn from data: streamed batch by batch, the network untouched, no activation kept."""
+"""Collects what criteria need to know from data, batch by batch; the network is untouched, no activation is kept."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from autoprune.pruning.statistics.gradients import GateCollector, GradientCollec
 
 @dataclass(frozen=True)
 class CalibrationData:
-    """Where statistics come from.
+    """Samples and loss from which statistics are collected.
 
     Attributes:
-        batches: `(inputs, targets)` on the network's device; gone through once, and only if a criterion needs data.
-        loss: `(outputs, targets)` to the mean loss of a batch.
+        batches: `(inputs, targets)` on the network's device; read once, and only if a criterion needs data.
+        loss: outputs and targets to the mean loss of a batch.
     """
 
     batches: Iterable[tuple[Tensor, Tensor]]
@@ -32,7 +32,7 @@ class CalibrationData:
 
 @dataclass(frozen=True)
 class NetworkStatistics:
-    """By layer, what was gathered; empty where it was not asked for.
+    """Statistics by layer; empty where they were not asked for.
 
     Attributes:
         gradients: of the weight as torch stores it.
@@ -46,36 +46,42 @@ class NetworkStatistics:
     consumers: Mapping[str, Mapping[str, ConsumerStatistics]] = field(default_factory=dict)
 
 
-class StatisticsCollector(Protocol):
+class _Collector(Protocol):
     def update(self, inputs: Tensor, targets: Tensor) -> None: ...
 
 
 def collect_statistics(
-    network: nn.Module, graph: ChannelGraph, layers: Sequence[Layer], needs: Set[Need], source: CalibrationData
+    network: nn.Module, graph: ChannelGraph, layers: Sequence[Layer], needs: Set[Need], calibration: CalibrationData
 ) -> NetworkStatistics:
-    """Statistics of some layers over one pass through the source's batches, in evaluation mode.
+    """Collects statistics of some layers in one pass through the batches, in evaluation mode.
 
     Weights, buffers, gradients, modes and `requires_grad` of the network stay as they are.
+
+    Args:
+        graph: what `find_groups` found in the network, or in one of the same architecture.
+        layers: those whose statistics are wanted; consumers are those of all groups.
+        needs: which statistics.
+        calibration: samples and loss.
 
     Raises:
         DataError: there is no batch.
         UserError: gradients are needed and the loss cannot be differentiated.
     """
     activations = ActivationCollector(network, graph, layers if "activations" in needs else ())
-    gradients = GradientCollector(network, layers if "gradients" in needs else (), source.loss)
-    gates = GateCollector(network, graph, layers if "gates" in needs else (), source.loss)
+    gradients = GradientCollector(network, layers if "gradients" in needs else (), calibration.loss)
+    gates = GateCollector(network, graph, layers if "gates" in needs else (), calibration.loss)
     consumers = ConsumerCollector(network, graph, graph.groups if "consumers" in needs else ())
-    watches: Mapping[Need, StatisticsCollector] = {
+    collectors: Mapping[Need, _Collector] = {
         "activations": activations,
         "gradients": gradients,
         "gates": gates,
         "consumers": consumers,
     }
     seen = 0
-    for inputs, targets in source.batches:
+    for inputs, targets in calibration.batches:
         seen += len(inputs)
-        for need in sorted(needs & watches.keys()):
-            watches[need].update(inputs, targets)
+        for need in sorted(needs & collectors.keys()):
+            collectors[need].update(inputs, targets)
     if not seen:
         raise DataError("there are no samples to gather statistics from; which samples score the structures?")
     return NetworkStatistics(activations.compute(), gradients.compute(), gates.compute(), consumers.compute())

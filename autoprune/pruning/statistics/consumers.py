@@ -1,4 +1,4 @@
-"""Watches the layers that use a group's channels: how much each structure contributes to what they compute."""
+"""Collects how much each structure of a group contributes to the outputs of the layers that use it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from autoprune.graph.groups import ChannelGraph, ChannelGroup
 from autoprune.graph.layers import Layer
 from autoprune.pruning.statistics.layer_inputs import inputs_at, observe_layers, sample_positions, weighted_layer
 
-# Output positions looked at in each sample, as He et al. 2017, arXiv:1707.06168, do in their experiments.
+# Output positions sampled in each sample, as He et al. 2017, arXiv:1707.06168, do in their experiments.
 POSITIONS = 10
 
 
 @dataclass(frozen=True)
 class ConsumerStatistics:
-    """What one layer makes of a group's structures.
+    """What a layer that uses a group computes from its structures.
 
     Attributes:
         weight: `[structures, …]` the layer's weights that meet the structure's channels, in double precision.
@@ -32,11 +32,11 @@ class ConsumerStatistics:
 
 
 @dataclass(frozen=True)
-class _Use:
-    """Where a group's structures lie in a consumer's weight.
+class _ConsumerInput:
+    """The entries of a consumer's input axis that hold a group's structures.
 
     Attributes:
-        groups: of the consumer, a convolution, else 1.
+        groups: of the consumer if it is a convolution, else 1.
         rows: `[groups, structures, times]` entries of the weight's inner axis.
     """
 
@@ -45,7 +45,8 @@ class _Use:
     rows: Tensor
 
     @classmethod
-    def of(cls, group: str, layer: Layer, rows: Tensor) -> _Use:
+    def of(cls, group: str, layer: Layer, rows: Tensor) -> _ConsumerInput:
+        """Splits the `[structures, times]` positions along a layer's input axis by the layer's groups."""
         assert layer.incoming is not None
         per_group = len(layer.incoming) // layer.groups
         split = rows.view(len(rows), layer.groups, -1).movedim(1, 0)  # tied across groups: as many in each
@@ -54,58 +55,57 @@ class _Use:
         return cls(group, layer.groups, local)
 
     def weights(self, weight: Tensor) -> Tensor:
-        """`[groups, out of a group, structures, times x kernel]`."""
+        """Selects from `[out, in of a group, *kernel]`: `[groups, out of a group, structures, times · kernel]`."""
         split = weight.detach().double().flatten(2) if weight.dim() > 2 else weight.detach().double().unsqueeze(2)
         split = split.view(self.groups, -1, *split.shape[1:])
         return torch.stack([part[:, rows].flatten(2) for part, rows in zip(split, self.rows, strict=True)])
 
     def inputs(self, windows: Tensor) -> Tensor:
-        """`[groups, rows, structures, times x kernel]` out of `[rows, in, kernel]`."""
+        """Selects from `[rows, in, kernel]`: `[groups, rows, structures, times · kernel]`."""
         split = windows.reshape(len(windows), self.groups, -1, windows.size(2)).movedim(1, 0)
         return torch.stack([part[:, rows].flatten(2) for part, rows in zip(split, self.rows, strict=True)])
 
 
 class ConsumerCollector:
-    """Sums, over batches, of the Gram matrices of contributions to the convolutions and linear layers that use
-    groups.
+    """Sums, over batches, of Gram matrices of the structures' contributions to layers that use them.
 
-    A transposed convolution has no say, nor has a layer that passes channels on.
+    These are convolutions and linear layers; transposed convolutions and layers that pass channels on are left out.
     """
 
     def __init__(self, network: nn.Module, graph: ChannelGraph, groups: Sequence[ChannelGroup]) -> None:
         self._network = network
         self._batches = 0
-        self._uses: dict[str, list[_Use]] = {}
+        self._uses: dict[str, list[_ConsumerInput]] = {}
         self._grams: dict[tuple[str, str], Tensor] = {}
         layers = {layer.name: layer for layer in graph.layers}
         for group in groups:
             for member in group.members:
                 layer = layers[member.layer]
                 if member.side == "in" and layer.kind in ("convolution", "linear") and layer.produces:
-                    self._uses.setdefault(layer.name, []).append(_Use.of(group.name, layer, member.rows))
+                    self._uses.setdefault(layer.name, []).append(_ConsumerInput.of(group.name, layer, member.rows))
 
     def update(self, inputs: Tensor, targets: Tensor) -> None:
         """Runs one batch through the network in evaluation mode."""
         with (
             mode(self._network, training=False),
             torch.no_grad(),
-            observe_layers(self._network, self._uses, self._take),
+            observe_layers(self._network, self._uses, self._add),
         ):
             self._network(inputs)
         self._batches += 1
 
-    def _take(self, name: str, call: int, inputs: Tensor, output: Tensor) -> None:
+    def _add(self, name: str, call: int, inputs: Tensor, output: Tensor) -> None:
         module = weighted_layer(self._network, name)
         chosen = sample_positions(module, output, POSITIONS, name, self._batches, call)
         windows = inputs_at(module, inputs, chosen).double()
         for use in self._uses[name]:
             pairs = zip(use.inputs(windows), use.weights(module.weight), strict=True)
-            gram = torch.stack([contributions_gram(*pair) for pair in pairs]).sum(0)
+            gram = torch.stack([_contributions_gram(*pair) for pair in pairs]).sum(0)
             key = (use.group, name)
             self._grams[key] = self._grams[key] + gram if key in self._grams else gram
 
     def compute(self) -> dict[str, dict[str, ConsumerStatistics]]:
-        """Group name to what each layer that uses it makes of it; groups without such a layer are absent."""
+        """Returns the statistics by group and by layer that uses it; groups without such a layer are absent."""
         found: dict[str, dict[str, ConsumerStatistics]] = {}
         for name, uses in self._uses.items():
             weight = weighted_layer(self._network, name).weight
@@ -116,11 +116,11 @@ class ConsumerCollector:
         return found
 
 
-def contributions_gram(inputs: Tensor, weights: Tensor) -> Tensor:
-    """`[structures, structures]` inner products of the contributions `inputs[:, i] @ weights[:, i].T`.
+def _contributions_gram(inputs: Tensor, weights: Tensor) -> Tensor:
+    """Computes the `[structures, structures]` inner products of contributions `inputs[:, i] @ weights[:, i].T`.
 
-    The contributions themselves (`[rows, out]` for every structure) are not made: for structures i and l it is the sum
-    over a and b of `(X_ia · X_lb)(W_ia · W_lb)`, where a and b count the inputs of a structure.
+    The contributions themselves (`[rows, out]` for every structure) are not formed: the product of structures i and l
+    is the sum over a and b of `(X_ia · X_lb)(W_ia · W_lb)`, where a and b count the inputs of a structure.
 
     Args:
         inputs: `[rows, structures, inputs of a structure]`, X.

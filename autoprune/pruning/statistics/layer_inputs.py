@@ -1,4 +1,4 @@
-"""What convolutions and linear layers multiply their weights with, at some of their output's positions."""
+"""Inputs and outputs of convolutions and linear layers at sampled positions, as a weight matrix meets them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,22 @@ WeightedLayer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 """Layers that multiply a weight with windows of their input."""
 
 LayerObserver = Callable[[str, int, Tensor, Tensor], None]
-"""Takes a layer's name, which of its calls in this forward pass it is (from 0), its input and its output."""
+"""Called with a layer's name, the number of its call in this forward pass (from 0), its input and its output."""
 
 
 @contextmanager
-def observe_layers(network: nn.Module, layers: Collection[str], take: LayerObserver) -> Iterator[None]:
-    """For one forward pass, shows the inputs and outputs of some layers as they are called."""
+def observe_layers(network: nn.Module, layers: Collection[str], observer: LayerObserver) -> Iterator[None]:
+    """Shows an observer the inputs and outputs of some layers during one forward pass.
+
+    Args:
+        layers: their names.
+        observer: called after each call of one of them.
+    """
     calls = dict.fromkeys(layers, 0)
 
     def show(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         calls[name] += 1
-        take(name, calls[name] - 1, args[0] if args else kwargs["input"], output)
+        observer(name, calls[name] - 1, args[0] if args else kwargs["input"], output)
 
     hooks = [
         network.get_submodule(name).register_forward_hook(partial(show, name), with_kwargs=True) for name in layers
@@ -41,17 +46,19 @@ def observe_layers(network: nn.Module, layers: Collection[str], take: LayerObser
 
 
 def weighted_layer(network: nn.Module, name: str) -> WeightedLayer:
-    """A layer that the graph knows as a convolution or a linear one."""
+    """Returns a layer that the graph knows as a convolution or a linear one."""
     module = network.get_submodule(name)
     assert isinstance(module, (*CONVOLUTIONS, nn.Linear))
     return module
 
 
 def sample_positions(module: WeightedLayer, output: Tensor, most: int, *use: int | str) -> Tensor:
-    """`[batch, at most `most`]` places in the flattened positions of a layer's output; all where they are few.
+    """Draws positions of a layer's output for each sample: `[batch, positions]` indices into the flattened ones.
 
     Args:
-        use: what the draw is for; the same use gives the same places, whatever the run's seed.
+        output: `[batch, out, *positions]`, of a linear layer `[batch, *positions, out]`.
+        most: how many are drawn, with replacement; where there are no more than that, all are taken.
+        use: what the draw is for; the same use gives the same positions, whatever the run's seed.
     """
     shape = output.shape[2:] if isinstance(module, CONVOLUTIONS) else output.shape[1:-1]
     count = shape.numel()
@@ -62,35 +69,45 @@ def sample_positions(module: WeightedLayer, output: Tensor, most: int, *use: int
 
 
 def outputs_at(module: WeightedLayer, output: Tensor, chosen: Tensor) -> Tensor:
-    """`[rows, out]` a layer's outputs at the chosen positions, one row for each of each sample."""
+    """Selects a layer's outputs at the chosen positions: `[batch · positions, out]`.
+
+    Args:
+        output: `[batch, out, *positions]`, of a linear layer `[batch, *positions, out]`.
+        chosen: `[batch, positions]`.
+    """
     flat = output.flatten(2).movedim(1, 2) if isinstance(module, CONVOLUTIONS) else _positions_second(output)
-    return flat[_samples(chosen), chosen].flatten(0, 1)
+    return flat[_sample_indices(chosen), chosen].flatten(0, 1)
 
 
 def inputs_at(module: WeightedLayer, inputs: Tensor, chosen: Tensor) -> Tensor:
-    """`[rows, in, kernel]` what a layer's weight meets at the chosen positions, padding included.
+    """Selects what a layer's weight is multiplied with at the chosen positions: `[batch · positions, in, kernel]`.
 
     A row times the weight, `[out, in, kernel]` (each group's own part of `in`), plus the bias is the layer's output.
+    Padding is included.
+
+    Args:
+        inputs: `[batch, in, *positions]`, of a linear layer `[batch, *positions, in]`.
+        chosen: `[batch, positions]` indices into the flattened positions of the output.
     """
     if isinstance(module, nn.Linear):
-        return _positions_second(inputs)[_samples(chosen), chosen].flatten(0, 1).unsqueeze(2)
+        return _positions_second(inputs)[_sample_indices(chosen), chosen].flatten(0, 1).unsqueeze(2)
     patches = _patches(module, inputs)
-    places = torch.unravel_index(chosen, patches.shape[2 : 2 + len(module.kernel_size)])
-    channels_last = patches.movedim(1, 1 + len(places))
-    return channels_last[(_samples(chosen), *places)].flatten(0, 1).flatten(2)
+    positions = torch.unravel_index(chosen, patches.shape[2 : 2 + len(module.kernel_size)])
+    channels_last = patches.movedim(1, 1 + len(positions))
+    return channels_last[(_sample_indices(chosen), *positions)].flatten(0, 1).flatten(2)
 
 
-def _samples(chosen: Tensor) -> Tensor:
+def _sample_indices(chosen: Tensor) -> Tensor:
     return torch.arange(len(chosen), device=chosen.device)[:, None]
 
 
 def _positions_second(value: Tensor) -> Tensor:
-    """`[batch, positions, features]`: any axes of positions between batch and features as one."""
+    """Flattens the axes between batch and features into one: `[batch, positions, features]`."""
     return value.unsqueeze(1) if value.dim() == 2 else value.flatten(1, -2)
 
 
 def _patches(convolution: nn.Conv1d | nn.Conv2d | nn.Conv3d, inputs: Tensor) -> Tensor:
-    """`[batch, in, *output positions, *kernel]`, a view of the padded inputs."""
+    """Unfolds `[batch, in, *positions]` into `[batch, in, *output positions, *kernel]`, a view of the padded inputs."""
     pads = list(convolution._reversed_padding_repeated_twice)
     mode = "constant" if convolution.padding_mode == "zeros" else convolution.padding_mode
     patches = F.pad(inputs, pads, mode=mode) if any(pads) else inputs

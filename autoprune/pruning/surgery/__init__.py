@@ -1,1 +1,1 @@
-"""."""
+"""Changes to copies of networks: masked, thinned, without branches, reconstructed."""

@@ -86,7 +86,7 @@ class Pruning:
         self.timing = timing or default_timing(self.pruner.schedule)
         self.masking = masking or Masking(network)
         loss = loss or nn.functional.cross_entropy
-        self._source = None if statistics_batches is None else CalibrationData(statistics_batches, loss)
+        self._calibration = None if statistics_batches is None else CalibrationData(statistics_batches, loss)
         self._seed = seed
         self._graph = find_groups(network, inputs)
         self._inputs = inputs
@@ -145,7 +145,7 @@ class Pruning:
         if recovers:
             self.masking.restore()
         try:
-            scores = self.pruner.estimate_importance(self.network, self._graph, self._source, self._seed)
+            scores = self.pruner.estimate_importance(self.network, self._graph, self._calibration, self._seed)
         finally:
             self.masking.hold()
         found = {group.name: scores[group.name].copy() for group in self.groups}
