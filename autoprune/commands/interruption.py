@@ -22,12 +22,11 @@ def is_full(fault: OSError) -> bool:
 
 
 @contextmanager
-def interruptible(records: Path, experiment: Path, resume: str) -> Iterator[None]:
+def interruptible(experiment: Path, resume: str) -> Iterator[None]:
     """Turns an interrupt or a full disk into a message that says how to go on; a second interrupt ends the process.
 
     Args:
-        records: the file of the run's records; without it nothing was done yet.
-        experiment: the run's settings; without them there is nothing to go on with.
+        experiment: the file of the run's settings; without it there is nothing to go on with.
         resume: the command that goes on.
 
     Raises:
@@ -36,8 +35,9 @@ def interruptible(records: Path, experiment: Path, resume: str) -> Iterator[None
     """
 
     def message() -> str:
-        done = records.exists()
-        return f"interrupted; continue with: {resume}" if done else "interrupted before anything was evaluated"
+        if experiment.exists():
+            return f"interrupted; continue with: {resume}"
+        return "interrupted before anything was written"
 
     try:
         with interrupts(message):

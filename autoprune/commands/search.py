@@ -43,7 +43,7 @@ def _search(experiment: Experiment, folder: RunFolder, arguments: argparse.Names
 
     display = Display()
     tracker = make_tracker(experiment)
-    with interruptible(folder.ledger, folder.experiment, typed("search", "--resume", str(folder.path))):
+    with interruptible(folder.experiment, typed("search", "--resume", str(folder.path))):
         with training_progress(display, "training the default network once") as hook:
             setup = prepare(experiment, hook, display)
         session = start_session if arguments.resume is None else resume_session

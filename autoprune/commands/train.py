@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     display, tracker = Display(), make_curves(experiment)
     resume = typed("train", "--resume", str(folder.path))
-    with interruptible(folder.path / "training.jsonl", folder.experiment, resume):
+    with interruptible(folder.experiment, resume):
         if arguments.resume is not None:
             outcome = resume_training(experiment, folder, tracker, display)
         else:

@@ -89,5 +89,5 @@ def test_an_interrupt_before_anything_was_written_says_so(workdir: Path, capfd: 
         session.start_session = lambda *_: os.kill(os.getpid(), signal.SIGINT)  # type: ignore[assignment]
 
     assert search_in_child(*RUN, before=interrupting) == 1
-    assert "autoprune: interrupted before anything was evaluated" in capfd.readouterr().err
+    assert "autoprune: interrupted before anything was written" in capfd.readouterr().err
     assert not Path("run").exists()

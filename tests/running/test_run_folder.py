@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from autoprune.core.ledger import NAME as LEDGER
+from autoprune.core.ledger import read_records
+from autoprune.errors import RunFolderError, UserError
 from autoprune.files import write_whole
 from autoprune.running import run_folder as folder
-from autoprune.running.run_folder import RunFolder
+from autoprune.running.run_folder import RunFolder, new_folder
 from tests.journeys import left_behind
 
 LEFT = ("best.yaml.part", "sensitivity.png.part", "frontier.csv.part", "shared-4711", "weights/3.pt.part")
@@ -41,7 +44,49 @@ def test_a_folder_that_cannot_be_made_whole_is_none_to_resume(
     if there:
         run.mkdir()
         (run / "notes.txt").touch()
-    with pytest.raises(OSError, match="No space left"):
-        RunFolder(run).create("task: {}", {"schedule.yaml": b"epochs: 1", "initial.pt": b"weights"})
-    assert not (run / "experiment.yaml").exists()
-    assert (run / "notes.txt").exists() if there else not run.exists()
+    beside = {"schedule.yaml": b"epochs: 1", "initial.pt": b"weights"}
+    with pytest.raises(OSError, match="No space left"), RunFolder(run).new_run(run / LEDGER, "task: {}", beside):
+        pass
+    assert (left_behind(run) == ["notes.txt"]) if there else not run.exists()
+
+
+def test_the_second_of_two_that_begin_in_one_folder_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.check_new(run.ledger)  # as both do before either begins
+    with run.new_run(run.ledger, "first: 1"):
+        with pytest.raises(RunFolderError, match="is being written by"), run.new_run(run.ledger, "second: 2"):
+            pass
+        assert run.experiment.read_text() == "first: 1"
+    with pytest.raises(RunFolderError, match="already holds a run"), run.new_run(run.ledger, "third: 3"):
+        pass
+    assert run.experiment.read_text() == "first: 1"
+
+
+def begin_and_refuse(run: RunFolder, event: str) -> None:
+    with run.new_run(run.ledger, "task: {}") as ledger:
+        ledger.write(event)
+        run.weights.mkdir()
+        raise UserError("no")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_is_refused_before_anything_was_evaluated_leaves_nothing(tmp_path: Path, there: bool) -> None:
+    run = RunFolder(tmp_path / "runs" / "run")
+    if there:
+        run.path.mkdir(parents=True)
+        (run.path / "notes.txt").touch()
+    with pytest.raises(UserError):
+        begin_and_refuse(run, "started")
+    assert (left_behind(run.path) == ["notes.txt"]) if there else left_behind(tmp_path) == []
+
+
+def test_what_was_evaluated_before_a_refusal_is_kept(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(UserError):
+        begin_and_refuse(run, "level")
+    assert run.experiment.exists()
+    assert read_records(run.ledger)
+
+
+def test_folders_named_in_the_same_second_differ() -> None:
+    assert len({new_folder(None, "digits").path for _ in range(5)}) == 5

@@ -46,46 +46,26 @@ _ENVIRONMENT = {
 }
 
 
-def do_on_ray(stages: Stages[T], setup: Setup, context: WorkerContext) -> T:
-    """Does every job of every stage, as many at once as there are workers; what they came to.
+@contextmanager
+def connected(settings: RunSection) -> Iterator[None]:
+    """Connects to a cluster that has what the workers need, or to a Ray of our own, which ends with it.
 
     Nothing that Tune logs or records is of use: the run's ledger and display say it.
 
-    Args:
-        context: that of this process, which workers get a copy of.
-
     Raises:
-        UserError: the cluster cannot be reached, has not what the workers need, or does not see the run's folder.
-        OSError: a worker could not write or read what belongs to the run.
-        LedgerWriteError: a record could not be written; the run can be resumed.
-    """
-    settings = setup.experiment.run
-    for name, setting in _ENVIRONMENT.items():
-        os.environ.setdefault(name, setting)
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(settings.workers)
-    weights = context.evaluator.config.weights
-    assert weights is not None, "a run keeps its weights"
-    folder = weights.resolve().parent
-    with closing(stages), _connected(settings.ray_address):
-        _check_resources(settings)
-        _check_shared(folder)
-        return _tune(Dispatch(stages, settings), WorkerPayload.of(setup, context), settings, RunFolder(folder).ray)
-
-
-@contextmanager
-def _connected(address: str | None) -> Iterator[None]:
-    """A connection to a cluster, or to a Ray of our own, which ends with it.
-
-    Raises:
-        UserError: there is no cluster at the address.
+        UserError: there is no cluster at the address, or it has not what the workers need.
         AutopruneError: a Ray of our own does not start.
     """
     import ray
 
+    for name, setting in _ENVIRONMENT.items():
+        os.environ.setdefault(name, setting)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(settings.workers)
     if ray.is_initialized():  # somebody's program that calls `autoprune.search` has chosen its cluster
+        _check_resources(settings)
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = settings.ray_address or os.environ.get("RAY_ADDRESS")
     dashboard = None if address else False
     try:
         with _signals_kept():
@@ -93,17 +73,40 @@ def _connected(address: str | None) -> Iterator[None]:
     except Exception as fault:  # of whatever kind: where it takes too long, ray raises a plain one
         if address is None:
             raise AutopruneError(
-                f"Ray did not start ({fault}); go on with --resume when the machine has less to do, "
-                "or without --workers"
+                f"Ray did not start ({fault}); try again when the machine has less to do, or without --workers"
             ) from fault
         raise UserError(
             f"no Ray cluster answers at {address!r} ({fault}); start one with `ray start --head`, or leave out "
             "--ray-address and RAY_ADDRESS"
         ) from fault
     try:
+        _check_resources(settings)
         yield
     finally:
         ray.shutdown()
+
+
+def do_on_ray(stages: Stages[T], setup: Setup, context: WorkerContext) -> T:
+    """Does every job of every stage, as many at once as there are workers, inside `connected`.
+
+    Args:
+        context: that of this process, which workers get a copy of.
+
+    Returns:
+        What the stages came to.
+
+    Raises:
+        UserError: the cluster does not see the run's folder.
+        OSError: a worker could not write or read what belongs to the run.
+        LedgerWriteError: a record could not be written; the run can be resumed.
+    """
+    settings = setup.experiment.run
+    weights = context.evaluator.judging.weights
+    assert weights is not None, "a run keeps its weights"
+    folder = weights.resolve().parent
+    with closing(stages):
+        _check_shared(folder)
+        return _tune(Dispatch(stages, settings), WorkerPayload.of(setup, context), settings, RunFolder(folder).ray)
 
 
 @contextmanager

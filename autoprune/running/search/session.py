@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -25,6 +26,7 @@ from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator, evaluate_dense
 from autoprune.evaluation.sensitivity.levels import Grid
 from autoprune.reporting.record import read_record
+from autoprune.reporting.results import results_in
 from autoprune.running.execution.inline import do_inline
 from autoprune.running.execution.jobs import Stages, WorkerContext
 from autoprune.running.progress import Display
@@ -47,26 +49,32 @@ from autoprune.running.tracking.background import BackgroundTracker
 from autoprune.running.tracking.tracker import CurveTracker, NoCurves, NoTracker, Tracker, describe
 from autoprune.searchers.base.searcher import Searcher, SearchProblem
 
+_CAN_CHANGE = ("run.", "track.", "search.trials", "output", "task.data", "task.checkpoint")
+"""Settings that a resumed run may have otherwise; what lies under the paths of the task is compared itself."""
+_SHOWN = 5
+
 
 def start_session(
     setup: Setup, folder: RunFolder, tracker: Tracker, display: Display, command: Sequence[str] = ()
 ) -> Conclusion:
-    """Makes the run's folder and runs; until the data are read and the budget is checked nothing is written.
+    """Makes the run's folder and runs; nothing is written until all that can be refused beforehand has been checked.
 
     Args:
         command: the arguments that were typed, for the records; none for a search begun in Python.
 
     Raises:
-        UserError: the budget cannot be reached, or data are missing.
+        UserError: the budget cannot be reached, data are missing, the dense network cannot be judged, or there are not
+            the workers that were asked for.
         AllTrialsFailed: no candidate could be scored.
         LedgerWriteError: the disk is full; the run can be resumed.
     """
     limits, evaluator, compute_budget = _ready(setup, folder)
-    folder.create(dump_experiment(setup.experiment))
-    with Ledger(folder.ledger) as ledger:
-        return _run(
-            RunContext(setup, folder, ledger, History([]), evaluator, limits, tracker, display, compute_budget), command
-        )
+    with _workers(setup.experiment):
+        dense = _judge_dense(evaluator, display)
+        with folder.new_run(folder.ledger, dump_experiment(setup.experiment)) as ledger:
+            history = History([])
+            run = RunContext(setup, folder, ledger, history, evaluator, limits, tracker, display, compute_budget)
+            return _run(run, dense, command)
 
 
 def resume_session(
@@ -78,7 +86,8 @@ def resume_session(
         command: as `start_session` has it.
 
     Raises:
-        UserError: the network or data are not those the run was started with, or another process writes to the run.
+        UserError: the settings, network or data are not those the run was started with, or another process writes to
+            the run.
         AllTrialsFailed: no candidate could be scored.
         LedgerWriteError: the disk is full; the run can be resumed.
     """
@@ -86,14 +95,20 @@ def resume_session(
     with Ledger(folder.ledger) as ledger:
         history = read_history(folder.path)
         _check_identity(history, setup, folder)
+        _check_settings(history, setup, folder)
         folder.tidy()
-        return _run(
-            RunContext(setup, folder, ledger, history, evaluator, limits, tracker, display, compute_budget), command
-        )
+        run = RunContext(setup, folder, ledger, history, evaluator, limits, tracker, display, compute_budget)
+        with nullcontext() if is_finished(history, setup.experiment) else _workers(setup.experiment):
+            record = history.last("dense")
+            dense = Score.from_json(record["score"]) if record else _judge_dense(evaluator, display)
+            return _run(run, dense, command)
 
 
 def _ready(setup: Setup, folder: RunFolder) -> tuple[Limits, Evaluator, ComputeBudget]:
-    """The limits, checked, an evaluator whose data are read, and what the run may cost; a given file of curves fits."""
+    """Returns the limits, checked, an evaluator whose data are read, and what the run may cost.
+
+    A file of curves that is given is read too.
+    """
     registry.resolve("searcher", setup.experiment.search.searcher)  # what is at fault there is said first
     limits = setup.limits()
     evaluator = setup.evaluator(replace(setup.evaluation_config(), weights=folder.weights))
@@ -105,10 +120,27 @@ def _ready(setup: Setup, folder: RunFolder) -> tuple[Limits, Evaluator, ComputeB
 
 
 def _recipes(setup: Setup) -> list[Recipe]:
-    """Those of candidates and finalists, at the ends of what is searched of them."""
+    """Returns those of candidates and finalists, at the ends of what is searched of them."""
     experiment, settings = setup.experiment, setup.space.settings
     finals = extreme_recipes(experiment.final_recipe(), experiment.final_settings(settings))
     return list(dict.fromkeys([*extreme_recipes(experiment.recipe(), settings), *finals]))
+
+
+def _workers(experiment: Experiment) -> AbstractContextManager[None]:
+    """Connects to the workers that the experiment asks for.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    if not experiment.run.workers:
+        return nullcontext()
+    from autoprune.running.execution.ray_tune import connected
+
+    return connected(experiment.run)
+
+
+def _judge_dense(evaluator: Evaluator, display: Display) -> Score:
+    return evaluate_dense(evaluator, partial(display.watch, "dense network, batches"))
 
 
 def _check_identity(history: History, setup: Setup, folder: RunFolder) -> None:
@@ -122,7 +154,43 @@ def _check_identity(history: History, setup: Setup, folder: RunFolder) -> None:
         )
 
 
-def _run(run: RunContext, command: Sequence[str]) -> Conclusion:
+def _check_settings(history: History, setup: Setup, folder: RunFolder) -> None:
+    """Compares the settings with those that the run was started with.
+
+    Raises:
+        UserError: they differ in what the trials depend on.
+    """
+    started = history.last("started")
+    if started is None:
+        return
+    before, now = (dict(_flat(each)) for each in (started.get("settings"), _settings(setup.experiment)))
+    changed = [
+        f"{key}: {now.get(key)!r} instead of {before.get(key)!r}"
+        for key in sorted({**before, **now})
+        if before.get(key) != now.get(key) and not key.startswith(_CAN_CHANGE)
+    ]
+    if changed:
+        raise UserError(
+            f"{folder.experiment} has other settings than the run was started with ({'; '.join(changed[:_SHOWN])}"
+            f"{'; …' if len(changed) > _SHOWN else ''}), for which its trials do not hold: restore them, or start a "
+            "new run"
+        )
+
+
+def _flat(settings: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields dotted keys and their values; an empty mapping is a value."""
+    if isinstance(settings, Mapping) and settings:
+        for name, value in settings.items():
+            yield from _flat(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, settings
+
+
+def _settings(experiment: Experiment) -> Any:
+    return yaml.safe_load(dump_experiment(experiment))
+
+
+def _run(run: RunContext, dense: Score, command: Sequence[str]) -> Conclusion:
     """Does what is not done yet."""
     run.ledger.begin(
         autoprune=version("autoprune"),
@@ -133,7 +201,8 @@ def _run(run: RunContext, command: Sequence[str]) -> Conclusion:
     )
     if line := kept_line(run.setup.space, run.setup.experiment.search.searcher):
         run.display.say(line)
-    dense = _dense(run)
+    if run.history.last("dense") is None:
+        run.ledger.write("dense", score=dense.to_json(), costs=run.setup.prunable.costs.dense())
     run.tracker.start(describe(read_record(run.folder.path)))
     try:
         found = _work(run, dense)
@@ -144,26 +213,37 @@ def _run(run: RunContext, command: Sequence[str]) -> Conclusion:
         raise
 
 
-def _dense(run: RunContext) -> Score:
-    """The dense network as it is, judged on the samples that judge candidates."""
-    record = run.history.last("dense")
-    if record is not None:
-        return Score.from_json(record["score"])
-    score = evaluate_dense(run.evaluator, partial(run.display.watch, "dense network, batches"))
-    run.ledger.write("dense", score=score.to_json(), costs=run.setup.prunable.costs.dense())
-    return score
-
-
 def _work(run: RunContext, dense: Score) -> Found:
-    """Sweep, search and finalists, done here or by workers."""
+    """Does sweep, search and finalists, here or by workers; of a run that has finished they are in the ledger."""
     experiment = run.setup.experiment
+    if is_finished(run.history, experiment):
+        return _found_before(run, dense)
     context = WorkerContext(run.evaluator, _grid(run), sweep_settings(experiment))
     stages = _stages(run, dense, context)
-    if experiment.run.workers and not run.history.of("finished"):
+    if experiment.run.workers:
         from autoprune.running.execution.ray_tune import do_on_ray
 
         return do_on_ray(stages, run.setup, context)
     return do_inline(stages, context, experiment.run.trial_timeout)
+
+
+def is_finished(history: History, experiment: Experiment) -> bool:
+    """Returns whether a run has come to its end, and no more trials are asked for than then."""
+    finished = history.last("finished")
+    if finished is None:
+        return False
+    asked_for = [record["settings"]["search"]["trials"] for record in history.records if "settings" in record]
+    results = results_in(history)
+    return bool(results) and results[-1].number == finished["best"] and asked_for[-1:] == [experiment.search.trials]
+
+
+def _found_before(run: RunContext, dense: Score) -> Found:
+    """Returns what the ledger of a finished run says; no searcher is needed for it."""
+    results, trials = results_in(run.history), run.history.trials()
+    best = next(trial for trial in trials if trial.number == results[-1].number)
+    for trial in trials:
+        run.tracker.told(trial)
+    return Found(_problem(run, dense, (None, 0)), trials, best, results[-1].validation)
 
 
 def _stages(run: RunContext, dense: Score, context: WorkerContext) -> Stages[Found]:
@@ -258,7 +338,7 @@ def recorded(setup: Setup, command: Sequence[str] = ()) -> dict[str, Any]:
         command: the arguments that were typed, the program's name left out; empty for a search begun in Python.
     """
     return {
-        "settings": yaml.safe_load(dump_experiment(setup.experiment)),
+        "settings": _settings(setup.experiment),
         "params": parameters(setup),
         "groups": {group.name: group.width for group in setup.space.groups},
         "command": ["autoprune", *map(mask, command)] if command else [],

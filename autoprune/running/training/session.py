@@ -92,8 +92,8 @@ def start_training(
         content = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError
         torch.save(prepared.network.state_dict(), content)
         beside[place.initial.name] = content.getvalue()
-    folder.create(dump_experiment(experiment), beside)
-    return _train(run, recorder, prepared, experiment, scratch)
+    with folder.new_run(place.events, dump_experiment(experiment), beside) as ledger:
+        return _train(run, recorder, ledger, prepared, experiment, scratch)
 
 
 def resume_training(
@@ -117,7 +117,8 @@ def resume_training(
         if snapshot.extra.get("identity") != dict(prepared.identity):
             raise UserError(f"{folder.path} was started with another network, checkpoint or data: restore them")
         run.resume(snapshot)
-    return _train(run, recorder, prepared, experiment, scratch)
+    with Ledger(place.events) as ledger:
+        return _train(run, recorder, ledger, prepared, experiment, scratch)
 
 
 def _prepare(experiment: Experiment, display: Display, scratch: bool, initial: Path | None = None) -> _Prepared:
@@ -152,10 +153,10 @@ def _training(prepared: _Prepared, schedule: ScheduleFile, experiment: Experimen
 
 
 def _train(
-    run: TrainingRun, recorder: Recorder, prepared: _Prepared, experiment: Experiment, scratch: bool
+    run: TrainingRun, recorder: Recorder, ledger: Ledger, prepared: _Prepared, experiment: Experiment, scratch: bool
 ) -> TrainingResult:
     params = _params(prepared, run, experiment, scratch)
-    with Ledger(recorder.folder.events) as ledger, recorder.recording(ledger, params):
+    with recorder.recording(ledger, params):
         dense = evaluate(prepared.network, prepared.task, _batches(prepared, "validation"))
         final = run.run()
         outcome = _outcome(run, recorder, prepared, dense, final)
