@@ -1,4 +1,4 @@
-"""`apply` and `evaluate`: what comes out is what was promised."""
+"""`apply` and `evaluate`: what comes out is what the search scored."""
 
 from __future__ import annotations
 
@@ -159,16 +159,18 @@ def test_what_to_expect_is_what_all_validation_images_say(autoprune: Cli, workdi
         assert "read back, it costs what the search counted\n" in out
 
 
-def test_a_best_yaml_of_an_earlier_release_promises_less(autoprune: Cli, workdir: Path, digits_run: DigitsRun) -> None:
+def test_a_best_yaml_without_results_is_compared_with_nothing(
+    autoprune: Cli, workdir: Path, digits_run: DigitsRun
+) -> None:
     best = yaml.safe_load((digits_run.folder / "best.yaml").read_text())
-    Path("old.yaml").write_text(yaml.safe_dump({n: best[n] for n in ("widths", "task", "model", "pruner")}))
-    out = autoprune.succeed("apply", "old.yaml", "--output", "a.pt").out
+    Path("mine.yaml").write_text(yaml.safe_dump({n: best[n] for n in ("widths", "task", "model", "pruner")}))
+    out = autoprune.succeed("apply", "mine.yaml", "--output", "a.pt").out
     assert f"expect {100 * best['accuracy']:.2f} % accuracy" in out
     assert "as in the search" not in out
     assert "read back, it costs what autoprune counted" in out
 
 
-def test_widths_that_were_changed_by_hand_are_not_promised_what_others_had(
+def test_widths_that_were_changed_by_hand_are_not_said_to_score_what_others_did(
     autoprune: Cli, workdir: Path, digits_run: DigitsRun
 ) -> None:
     best = yaml.safe_load((digits_run.folder / "best.yaml").read_text())

@@ -1,4 +1,4 @@
-"""Searches that set weights to zero, end to end: what is not zero is what was promised, and is called *effective*."""
+"""Searches that set weights to zero, end to end: what is not zero is what was predicted, and is called *effective*."""
 
 from __future__ import annotations
 

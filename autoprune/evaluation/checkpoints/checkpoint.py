@@ -55,6 +55,10 @@ class PrunedCheckpoint:
         """Whether weights were set to zero rather than channels removed."""
         return self.pattern not in (FILTER.name, LAYER.name)
 
+    def example_inputs(self) -> Tensor:
+        """Returns `[2, …]` zeros of the shape and type that the network takes."""
+        return torch.zeros(2, *self.inputs["shape"], dtype=getattr(torch, self.inputs["dtype"]))
+
     @classmethod
     def of(
         cls,
@@ -163,9 +167,7 @@ def rebuild(checkpoint: PrunedCheckpoint, model: nn.Module | Callable[[], nn.Mod
         CheckpointError: the network is unknown, or the file does not fit it.
     """
     dense = _dense(checkpoint, model)
-    shape, dtype = checkpoint.inputs["shape"], getattr(torch, checkpoint.inputs["dtype"])
-    graph = find_groups(dense, torch.zeros(2, *shape, dtype=dtype))
-    return rebuild_from(dense, graph, checkpoint)
+    return rebuild_from(dense, find_groups(dense, checkpoint.example_inputs()), checkpoint)
 
 
 def rebuild_from(dense: nn.Module, graph: ChannelGraph, checkpoint: PrunedCheckpoint) -> nn.Module:

@@ -1,4 +1,4 @@
-"""From what a search found to a smaller network: as it was scored, or pruned anew."""
+"""From what a search found to a smaller network: as it was scored, pruned anew, or either one trained further."""
 
 from __future__ import annotations
 
@@ -11,13 +11,22 @@ from autoprune.config import Experiment, load_experiment
 from autoprune.config.documents import read_document
 from autoprune.core.allocation import Allocation
 from autoprune.core.ledger import History, read_history
-from autoprune.core.trial import Candidate, Failure, Setting, Trial, winners
+from autoprune.core.trial import Candidate, Failure, Trial, winners
 from autoprune.errors import CheckpointError, UserError
 from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.graph.costs import measure_costs
-from autoprune.running.apply.pruned_model import Applied, ApplyOptions, finetuned, finished, how, inputs_of, made
+from autoprune.running.apply.best_file import BestFile
+from autoprune.running.apply.pruned_model import (
+    ApplyOptions,
+    PrunedModel,
+    build,
+    describe_origin,
+    finalize,
+    train_further,
+)
 from autoprune.running.apply.recorded_result import RecordedResult
+from autoprune.running.apply.source import Source
 from autoprune.running.progress import Display, training_progress
 from autoprune.running.run_folder import RunFolder, existing_folder
 from autoprune.running.setup import Setup, prepare, task_of
@@ -26,101 +35,85 @@ from autoprune.tasks.weights import digest, read_state_dict
 _OF_THE_SEARCH = ("evaluation.recalibrate", "evaluation.reconstruct", "evaluation.finetune", "scoring", "pruner")
 
 
-def from_run(
-    path: Path, number: int | None, given: Mapping[str, Any], sets: Sequence[str], options: ApplyOptions
-) -> Applied:
-    """The network of a run's trial (None: the best), just as it was scored where its weights are kept.
+def apply_source(source: Source, given: Mapping[str, Any], sets: Sequence[str], options: ApplyOptions) -> PrunedModel:
+    """Returns the smaller network of a run's trial or of a `best.yaml`.
+
+    Args:
+        given: dotted keys of an experiment to values that win over the source's own.
+        sets: texts `key=value`, which win over both.
+
+    Raises:
+        UserError: the source, network, data or settings are at fault, or were another's when it was searched.
+    """
+    if source.path.is_dir():
+        return _apply_trial(source, given, sets, options)
+    best = BestFile.read(source.path)
+    return _prune_best(best, best.experiment(given, sets), options)
+
+
+def _apply_trial(source: Source, given: Mapping[str, Any], sets: Sequence[str], options: ApplyOptions) -> PrunedModel:
+    """Returns the network of a run's trial, just as it was scored where its weights are kept.
 
     It is pruned anew where they are not, where it is to be reconstructed, or where another checkpoint is forced on it
     than the run's own.
-
-    Raises:
-        UserError: the folder is no run, has no such trial, or was searched on another checkpoint, the network cannot be
-            built, or `sets` would change nothing.
     """
+    path = source.path
     _check_sets(sets, path)
     folder = existing_folder(path)
     history = read_history(path)
     lost = _without_lost_checkpoint(folder, given)
-    if lost and options.plan is not None and "distill" in options.plan:
+    distills = options.plan is not None and "distill" in options.plan
+    if lost and distills:
         raise UserError(f"the checkpoint that {path} was searched on is gone, so nothing can be distilled from it")
     experiment = load_experiment(folder.experiment, given, [*lost, *sets])
-    trial = _trial(history, number, folder, experiment)
+    trial = _choose_trial(history, source.trial, folder, experiment)
     recorded = RecordedResult.of_trial(history, trial)
     own = given.get("task.checkpoint") is None or _holds_searched(recorded, experiment, path)
     weights = folder.weights_of(trial.number)
-    kept = own and weights.is_file() and not options.reconstruct
-    stored = read_checkpoint(weights) if kept else None
+    stored = read_checkpoint(weights) if own and weights.is_file() and not options.reconstruct else None
     if stored is None:
-        return _remade(trial.candidate, folder, experiment, recorded, options, own)
+        return _prune_trial(trial.candidate, folder, experiment, recorded, options, own)
     if stored.widths != trial.candidate.allocation.to_json():
         raise CheckpointError(
             f"{weights} holds other widths than trial {trial.number} has; remove it to have the trial pruned anew"
         )
     origin = f"trial {trial.number} of {path}, as it was scored"
-    if options.plan is not None:
-        setup = _prepare(experiment)
-        if "distill" in options.plan:
-            _check(recorded, setup, str(path), options)
-        evaluator = _evaluator(setup)
-        return replace(
-            finetuned(setup, evaluator, evaluator.restore_to_train(weights), options.plan, origin), recorded=recorded
-        )
-    return _restored(stored, experiment, trial, history, recorded, origin)
+    if options.plan is None:
+        return _as_scored(stored, experiment, trial, history, recorded, origin)
+    setup = _prepare(experiment)
+    if distills:
+        _check_weights(recorded, setup, str(path), options)
+    evaluator = _evaluator(setup)
+    trained = train_further(setup, evaluator, evaluator.restore_to_train(weights), options.plan, origin)
+    return replace(trained, recorded=recorded)
 
 
-def _check_sets(sets: Sequence[str], path: Path) -> None:
-    """Nothing, if no setting is given that only a search, or what is pruned from a `best.yaml`, takes notice of.
-
-    Raises:
-        UserError: there is one.
-    """
-    for each in sets:
-        key = each.partition("=")[0].strip()
-        if key.startswith(_OF_THE_SEARCH):
-            raise UserError(
-                f"--set {key} changes nothing here, as {path} says how its trials were pruned; give --reconstruct or "
-                f"--finetune, or apply {path / 'best.yaml'} to prune the same widths anew under other settings"
-            )
-
-
-def _without_lost_checkpoint(folder: RunFolder, given: Mapping[str, Any]) -> list[str]:
-    """The settings that leave a run's own checkpoint out where it is gone.
-
-    Weights that the run kept do without it; what is pruned anew is compared with what was searched on.
-    """
-    if given.get("task.checkpoint") is not None:
-        return []
-    settings = read_document(folder.experiment).value
-    task = settings.get("task") if isinstance(settings, dict) else None
-    file = task.get("checkpoint") if isinstance(task, dict) else None
-    return ["task.checkpoint=null"] if isinstance(file, str) and not Path(file).exists() else []
-
-
-def _restored(
+def _as_scored(
     stored: PrunedCheckpoint,
     experiment: Experiment,
     trial: Trial,
     history: History,
     recorded: RecordedResult,
     origin: str,
-) -> Applied:
-    build = task_of(experiment).network
-    network, dense = rebuild(stored, build), history.last("dense")
-    costs = trial.costs if stored.masked else measure_costs(network, inputs_of(stored))
+) -> PrunedModel:
+    dense_network = task_of(experiment).network
+    network, dense = rebuild(stored, dense_network), history.last("dense")
+    costs = trial.costs if stored.masked else measure_costs(network, stored.example_inputs())
     dense_costs = dense["costs"] if dense else costs
-    return Applied(network, build, stored, costs, dense_costs, origin, stored.masked, recorded, scored=True)
+    return PrunedModel(
+        network, dense_network, stored, costs, dense_costs, origin, stored.masked, recorded, as_scored=True
+    )
 
 
-def _remade(
+def _prune_trial(
     candidate: Candidate,
     folder: RunFolder,
     experiment: Experiment,
     recorded: RecordedResult,
     options: ApplyOptions,
     own: bool,
-) -> Applied:
-    """A candidate's network made anew: from its parent's weights in the run's folder if it has a parent.
+) -> PrunedModel:
+    """Prunes a run's candidate anew, from its parent's weights in the run's folder if it has a parent.
 
     Args:
         own: whether the checkpoint is the run's own.
@@ -137,61 +130,86 @@ def _remade(
     if candidate.parent is not None and options.reconstruct:
         raise UserError(f"{name} was trained on the way, which --reconstruct would undo; leave it out")
     setup = _prepare(experiment)
-    change = _check(recorded, setup, str(folder.path), options)
-    evaluator = _evaluator(setup, folder.weights)
+    change = _check_weights(recorded, setup, str(folder.path), options)
     try:
-        built = made(evaluator, candidate, options)
+        return _prune_anew(setup, candidate, recorded, options, name, change, folder.weights)
     except CheckpointError as fault:
         raise CheckpointError(
             f"{name} cannot be made again: {fault}; runs keep the weights of their best trials, choose one of those"
         ) from fault
-    applied = finished(setup, evaluator, built, options, f"{name}, {how(evaluator, options)}")
-    return _under(recorded, applied, change, name)
 
 
-def anew(
-    widths: Mapping[str, int],
-    experiment: Experiment,
-    settings: Mapping[str, Setting],
-    recorded: RecordedResult,
-    options: ApplyOptions,
-    source: str,
-) -> Applied:
-    """The network of an allocation, pruned from the experiment's checkpoint, after the experiment's recipe.
-
-    Args:
-        settings: what a search chose otherwise of scoring and recipe.
-        source: where the allocation comes from.
-
-    Raises:
-        UserError: the network or data are at fault, the widths do not fit the network, or they were found on other
-            weights.
-    """
-    setup = _prepare(experiment)
-    allocation = Allocation.from_json(widths)
+def _prune_best(best: BestFile, experiment: Experiment, options: ApplyOptions) -> PrunedModel:
+    """Prunes the widths of a `best.yaml` from the experiment's checkpoint, by the experiment's recipe."""
+    setup, source, settings = _prepare(experiment), str(best.path), best.criteria()
+    allocation = Allocation.from_json(best.content["widths"])
     setup.prunable.costs.vector(allocation)  # refuses a group that the network does not have
     groups = {group.name: group for group in setup.prunable.structures.groups}
     for name, width in allocation.items():
         if not groups[name].least <= width <= groups[name].width:
             raise UserError(f"group {name!r} has {groups[name].width} structures, not {width}")
-    change = _check(recorded, setup, source, options)
-    evaluator = _evaluator(setup)
-    built = made(evaluator, Candidate(-1, allocation, setup.experiment.recipe(), dict(settings)), options)
-    applied = finished(setup, evaluator, built, options, f"{source}, {how(evaluator, options)}")
-    return _under(recorded, applied, change, source)
+    recorded = RecordedResult.of_best(best.content)
+    change = _check_weights(recorded, setup, source, options)
+    candidate = Candidate(-1, allocation, setup.experiment.recipe(), settings)
+    return _prune_anew(setup, candidate, recorded, options, source, change)
 
 
-def _under(recorded: RecordedResult, applied: Applied, change: str, source: str) -> Applied:
-    """What was pruned anew with what the records recorded of it, if they are of such a network at all."""
-    if any(applied.costs.get(kind) != cost for kind, cost in recorded.costs.items()):
+def _prune_anew(
+    setup: Setup,
+    candidate: Candidate,
+    recorded: RecordedResult,
+    options: ApplyOptions,
+    source: str,
+    change: str,
+    weights: Path | None = None,
+) -> PrunedModel:
+    """Prunes a candidate, and holds it against what the records say, if they are of such a network at all.
+
+    Args:
+        source: where the candidate comes from, in words.
+        change: what is otherwise than in the search, in words.
+        weights: the folder where the weights of its parent lie.
+    """
+    evaluator = _evaluator(setup, weights)
+    built = build(evaluator, candidate, options)
+    pruned = finalize(setup, evaluator, built, options, f"{source}, {describe_origin(evaluator, options)}")
+    if any(pruned.costs.get(kind) != cost for kind, cost in recorded.costs.items()):
         recorded = RecordedResult(
             remark=f"{source} has the accuracy and costs of another network: were its widths changed?"
         )
-    return replace(applied, recorded=recorded, change=applied.change or change)
+    return replace(pruned, recorded=recorded, change=pruned.change or change)
 
 
-def _check(recorded: RecordedResult, setup: Setup, source: str, options: ApplyOptions) -> str:
-    """What is to be said of the weights: nothing if they are those of the recorded.
+def _check_sets(sets: Sequence[str], path: Path) -> None:
+    """Refuses settings that only a search, or what is pruned from a `best.yaml`, takes notice of.
+
+    Raises:
+        UserError: there is one.
+    """
+    for each in sets:
+        key = each.partition("=")[0].strip()
+        if key.startswith(_OF_THE_SEARCH):
+            raise UserError(
+                f"--set {key} changes nothing here, as {path} says how its trials were pruned; give --reconstruct or "
+                f"--finetune, or apply {path / 'best.yaml'} to prune the same widths anew under other settings"
+            )
+
+
+def _without_lost_checkpoint(folder: RunFolder, given: Mapping[str, Any]) -> list[str]:
+    """Returns the settings that leave a run's own checkpoint out where it is gone.
+
+    Weights that the run kept do without it; what is pruned anew is compared with what was searched on.
+    """
+    if given.get("task.checkpoint") is not None:
+        return []
+    settings = read_document(folder.experiment).value
+    task = settings.get("task") if isinstance(settings, dict) else None
+    file = task.get("checkpoint") if isinstance(task, dict) else None
+    return ["task.checkpoint=null"] if isinstance(file, str) and not Path(file).exists() else []
+
+
+def _check_weights(recorded: RecordedResult, setup: Setup, source: str, options: ApplyOptions) -> str:
+    """Returns what is to be said of the dense weights: nothing where they are those that were searched on.
 
     Raises:
         UserError: they are others, and that is not forced.
@@ -206,7 +224,7 @@ def _check(recorded: RecordedResult, setup: Setup, source: str, options: ApplyOp
 
 
 def _holds_searched(recorded: RecordedResult, experiment: Experiment, path: Path) -> bool:
-    """Whether the checkpoint that was given holds the weights that were searched on.
+    """Returns whether the checkpoint that was given holds the weights that were searched on.
 
     Raises:
         CheckpointError: it does not fit the network.
@@ -239,8 +257,8 @@ def _evaluator(setup: Setup, weights: Path | None = None) -> Evaluator:
     )
 
 
-def _trial(history: History, number: int | None, folder: RunFolder, experiment: Experiment) -> Trial:
-    """The trial of that number; without one the run's winner, or the best so far of a run that has not finished."""
+def _choose_trial(history: History, number: int | None, folder: RunFolder, experiment: Experiment) -> Trial:
+    """Returns the trial of that number; without one the run's winner, or the best so far of an unfinished run."""
     trials = {trial.number: trial for trial in history.trials()}
     finished = history.last("finished")
     if number is None and finished is not None:
@@ -251,7 +269,8 @@ def _trial(history: History, number: int | None, folder: RunFolder, experiment: 
             raise UserError(f"{folder.path} has no scored trial yet; continue it with --resume {folder.path}")
         return scored[0]
     if number not in trials:
-        raise UserError(f"{folder.path} has no finished trial {number}; it has {_spans(sorted(trials))}")
+        has = f"{min(trials)} to {max(trials)}" if trials else "none"
+        raise UserError(f"{folder.path} has no finished trial {number}; it has {has}")
     outcome = trials[number].outcome
     if isinstance(outcome, Failure):
         raise UserError(
@@ -259,7 +278,3 @@ def _trial(history: History, number: int | None, folder: RunFolder, experiment: 
             "--trial for the best"
         )
     return trials[number]
-
-
-def _spans(numbers: list[int]) -> str:
-    return f"{numbers[0]} to {numbers[-1]}" if numbers else "none"

@@ -1,4 +1,4 @@
-"""A smaller network on its way to a file, and the file held against what the search counted."""
+"""A smaller network on its way to a file, and the file compared with what the search counted."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.core.recipe import DISTILLATION, Recipe, Training
 from autoprune.core.trial import Candidate, Score
@@ -29,16 +28,16 @@ from autoprune.tasks.training.distillation import distillation
 
 
 @dataclass(frozen=True)
-class Applied:
+class PrunedModel:
     """A smaller network, ready to be written.
 
     Attributes:
-        dense: the network it was pruned from, or what builds that; any weights.
-        origin: a few words on where it comes from.
+        dense: the network it was pruned from, or a function that builds that; any weights.
+        origin: where it comes from, in words.
         effective: whether weights were set to zero and the costs leave out what is zero.
         recorded: what the search's records say of it.
-        scored: whether it is the very network that the search scored.
-        change: when or with what it was as in the search, in a few words, if it is meant to be otherwise now.
+        as_scored: whether it is the very network that the search scored.
+        change: in words, with what or before what the recorded score was, if this network is meant to differ.
     """
 
     network: nn.Module
@@ -49,21 +48,26 @@ class Applied:
     origin: str
     effective: bool = False
     recorded: RecordedResult = field(default_factory=RecordedResult)
-    scored: bool = False
+    as_scored: bool = False
     change: str = ""
 
     def measured(self) -> Score:
-        """What was measured of the network itself."""
+        """Returns the score of the network itself."""
         found = self.checkpoint.metrics
         return Score(found["loss"], found["accuracy"], int(found["samples"]))
 
     def write(self, path: Path) -> None:
+        """Writes the checkpoint.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         write_checkpoint(path, self.checkpoint)
 
     def check_written(self, path: Path) -> None:
-        """Nothing, if the network that is built again from the file costs what the search counted.
+        """Builds the network again from the file, and checks that it costs what the search counted.
 
-        Where that is not recorded it is what was counted before writing.
+        Where that is not recorded it is compared with what was counted before writing.
 
         Raises:
             AutopruneError: it costs something else, or cannot be read back.
@@ -71,7 +75,7 @@ class Applied:
         written = read_checkpoint(path)
         if written is None:
             raise AutopruneError(f"{path} was written but cannot be read back; write it to another disk")
-        with _nothing_said_twice():
+        with _graph_log_muted():
             found, wanted = _count(rebuild(written, self.dense), written), self.recorded.costs or self.costs
         odd = [kind for kind, cost in found.items() if not self._agree(kind, cost, wanted.get(kind, cost))]
         if odd:
@@ -79,26 +83,21 @@ class Applied:
             raise AutopruneError(f"{path} was written, but it is not what the search scored: it counts {said}")
 
     def _agree(self, kind: str, found: int, wanted: int) -> bool:
-        """Where weights were set to zero there may be more zeros than asked for: those of the dense network."""
+        # Where weights were set to zero there may be more zeros than asked for: those of the dense network.
         return found <= wanted if self.effective and kind != "size" else found == wanted
 
     def export(self, path: Path, form: str) -> Path:
-        """Writes the network beside `path` as `pt2` or `onnx`; where it went.
+        """Writes the network beside `path` as `pt2` or `onnx`, and returns where it went.
 
         Raises:
             UserError: the network cannot be exported, or ONNX is not installed.
         """
-        return export_network(self.network, inputs_of(self.checkpoint), path, form)
-
-
-def inputs_of(checkpoint: PrunedCheckpoint) -> Tensor:
-    """`[2, …]` zeros of the shape and type that the network takes."""
-    return torch.zeros(2, *checkpoint.inputs["shape"], dtype=getattr(torch, checkpoint.inputs["dtype"]))
+        return export_network(self.network, self.checkpoint.example_inputs(), path, form)
 
 
 @contextlib.contextmanager
-def _nothing_said_twice() -> Iterator[None]:
-    """Drops what is said of a network's graph: that was said when it was first read."""
+def _graph_log_muted() -> Iterator[None]:
+    """Drops what is logged of a network's graph: that was logged when the network was first read."""
     log = logging.getLogger("autoprune.graph")
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -109,7 +108,7 @@ def _nothing_said_twice() -> Iterator[None]:
 
 
 def _count(network: nn.Module, checkpoint: PrunedCheckpoint) -> dict[str, int]:
-    inputs = inputs_of(checkpoint)
+    inputs = checkpoint.example_inputs()
     costs = measure_costs(network, inputs)
     if checkpoint.masked:
         costs |= measure_effective(network, find_groups(network, inputs), inputs)
@@ -118,11 +117,11 @@ def _count(network: nn.Module, checkpoint: PrunedCheckpoint) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class ApplyOptions:
-    """What is wanted otherwise than the search had it.
+    """What is to be otherwise than in the search.
 
     Attributes:
-        plan: fields of a `TrainingPlan`, and of the distillation, by which the network is trained further; None leaves
-            it.
+        plan: fields of a `TrainingPlan`, and of the distillation, by which the network is trained further; None does
+            not train it.
         force: whether other weights than those that were searched on may be pruned.
         reconstruct: how many training samples refit every layer behind what is removed, before any training; 0 leaves
             it to the recipe.
@@ -133,15 +132,15 @@ class ApplyOptions:
     reconstruct: int = 0
 
     def of(self, candidate: Candidate) -> Candidate:
-        """A candidate with what is wanted otherwise of its recipe."""
+        """Returns a candidate with these options in its recipe."""
         if not self.reconstruct:
             return candidate
         settings = {name: value for name, value in candidate.settings.items() if name != "reconstruct"}
         return replace(candidate, recipe=replace(candidate.recipe, reconstruct=self.reconstruct), settings=settings)
 
 
-def made(evaluator: Evaluator, candidate: Candidate, options: ApplyOptions) -> Built:
-    """The candidate's network, as it is wanted.
+def build(evaluator: Evaluator, candidate: Candidate, options: ApplyOptions) -> Built:
+    """Builds the candidate's network, as it is wanted.
 
     Raises:
         UserError: the data are missing or damaged, or its pruner leaves nothing to reconstruct.
@@ -151,27 +150,33 @@ def made(evaluator: Evaluator, candidate: Candidate, options: ApplyOptions) -> B
     return evaluator.make(wanted)
 
 
-def how(evaluator: Evaluator, options: ApplyOptions) -> str:
-    """In words, how it was made."""
+def describe_origin(evaluator: Evaluator, options: ApplyOptions) -> str:
+    """Returns in words how `build` came to the network."""
     if not options.reconstruct:
         return "pruned anew"
     samples = evaluator.data.used(Recipe(reconstruct=options.reconstruct)).reconstruct
     return f"pruned anew, reconstructed on {samples} training samples"
 
 
-def finished(setup: Setup, evaluator: Evaluator, built: Built, options: ApplyOptions, origin: str) -> Applied:
-    """A network that was made, trained further if that is wanted, and judged."""
+def finalize(setup: Setup, evaluator: Evaluator, built: Built, options: ApplyOptions, origin: str) -> PrunedModel:
+    """Trains a network further if that is wanted, and evaluates it.
+
+    Args:
+        origin: where it comes from, in words.
+    """
     if options.plan is not None:
-        return finetuned(setup, evaluator, built, options.plan, origin)
+        return train_further(setup, evaluator, built, options.plan, origin)
     return _evaluated(setup, evaluator, built, origin)
 
 
-def finetuned(setup: Setup, evaluator: Evaluator, built: Built, plan: Mapping[str, Any], origin: str) -> Applied:
-    """A network trained further, what is pruned of it staying so, and judged.
+def train_further(
+    setup: Setup, evaluator: Evaluator, built: Built, plan: Mapping[str, Any], origin: str
+) -> PrunedModel:
+    """Trains a network further, what is pruned of it staying so, and evaluates it.
 
     Args:
         plan: fields of a `TrainingPlan`, and of the distillation from the dense network.
-        origin: where it comes from.
+        origin: where it comes from, in words.
     """
     hooks = [built.held_masks()]
     if "distill" in plan:
@@ -181,13 +186,13 @@ def finetuned(setup: Setup, evaluator: Evaluator, built: Built, plan: Mapping[st
         rest = {key: value for key, value in plan.items() if key not in DISTILLATION}
         setup.task.train(built.network, TrainingPlan(**rest), [*hooks, hook])
     settings = " ".join(f"{key}={value}" for key, value in plan.items())
-    applied = _evaluated(setup, evaluator, built, f"{origin}, fine-tuned ({settings})")
-    return replace(applied, change="in the search, before the fine-tuning")
+    trained = _evaluated(setup, evaluator, built, f"{origin}, fine-tuned ({settings})")
+    return replace(trained, change="in the search, before the fine-tuning")
 
 
-def _evaluated(setup: Setup, evaluator: Evaluator, built: Built, origin: str) -> Applied:
+def _evaluated(setup: Setup, evaluator: Evaluator, built: Built, origin: str) -> PrunedModel:
     score = evaluator.evaluate_network(built.network, None)
     metrics = {"accuracy": score.accuracy, "loss": score.loss, "samples": score.samples}
     costs, table, dense = built.costs(), setup.prunable.costs, setup.prunable.network
     checkpoint = built.checkpoint(metrics, evaluator.config.identity)
-    return Applied(built.network.cpu(), dense, checkpoint, costs, dict(**table.dense()), origin, table.effective)
+    return PrunedModel(built.network.cpu(), dense, checkpoint, costs, dict(**table.dense()), origin, table.effective)

@@ -1,4 +1,4 @@
-"""What the records of a search recorded of a network, against which it is held when it is written."""
+"""What a search recorded of a network, with which it is compared when it is written."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SHOWN = 12
 
 @dataclass(frozen=True)
 class RecordedResult:
-    """What is recorded of a trial; nothing, where an earlier release or another program wrote the record.
+    """The recorded result of a trial; a `best.yaml` written by hand may hold none of it.
 
     Attributes:
-        score: on the most validation samples that it was judged on; 0 samples are a number that is not recorded.
+        score: on the most validation samples that it was judged on; 0 samples where their number is not recorded.
         costs: FLOPs, parameters and bytes, as they were counted then.
         digest: of the dense network's weights.
         dropped: whether its judgement ended early.
@@ -33,11 +33,11 @@ class RecordedResult:
 
     @classmethod
     def of_trial(cls, history: History, trial: Trial) -> RecordedResult:
-        """What a run's ledger says of one of its trials."""
+        """Returns what a run's ledger says of one of its trials."""
         started = history.last("started")
         digest = started["identity"]["checkpoint"] if started else None
         outcome, remark = trial.outcome, ""
-        assert not isinstance(outcome, Failure), "a failed trial promises nothing"
+        assert not isinstance(outcome, Failure), "a failed trial has no result"
         if trial.candidate.role == "intermediate":
             remark = f"trial {trial.number} is a step of a round on the way: the run's budget was not its limit"
         if isinstance(outcome, Stopped):
@@ -46,7 +46,7 @@ class RecordedResult:
 
     @classmethod
     def of_best(cls, content: Mapping[str, Any]) -> RecordedResult:
-        """What a `best.yaml` says; those of earlier releases say less."""
+        """Returns what a `best.yaml` says."""
         accuracy, loss, samples = (_number(content.get(name)) for name in ("accuracy", "loss", "samples"))
         score = None if accuracy is None or loss is None else Score(loss, accuracy, int(samples or 0))
         found = content.get("costs")
@@ -55,16 +55,16 @@ class RecordedResult:
         return cls(score, costs, None if digest is None else str(digest))
 
     def holds_for(self, digest: str) -> bool:
-        """Whether the dense network's weights are those that were searched on, as far as that is recorded."""
+        """Returns whether the dense network's weights are those that were searched on, as far as that is recorded."""
         return self.digest in (None, digest)
 
     def other_weights(self, digest: str, whose: str, source: str) -> UserError:
-        """What to say where weights are pruned that were not searched on.
+        """Returns the error for weights that were not searched on.
 
         Args:
             digest: of those weights.
-            whose: where they come from.
-            source: what was searched.
+            whose: where they come from, in words.
+            source: the run or file that was searched on others.
         """
         assert self.digest is not None, "it holds for any"
         return UserError(
@@ -75,7 +75,7 @@ class RecordedResult:
 
 
 def _on_all_samples(history: History, number: int) -> Score | None:
-    """The judgement at the end of a run, if the trial was among its best."""
+    """Returns the score at the end of a run, if the trial was among its best."""
     rows = {record["number"]: record["validation"] for record in history.of("result") if record["number"] is not None}
     reevaluated = {record["number"]: record["score"] for record in history.of("reevaluated")}
     found = {**reevaluated, **rows}.get(number)

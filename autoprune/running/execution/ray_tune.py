@@ -101,7 +101,7 @@ def do_on_ray(stages: Stages[T], setup: Setup, context: WorkerContext) -> T:
         LedgerWriteError: a record could not be written; the run can be resumed.
     """
     settings = setup.experiment.run
-    weights = context.evaluator.judging.weights
+    weights = context.evaluator.config.weights
     assert weights is not None, "a run keeps its weights"
     folder = weights.resolve().parent
     with closing(stages):

@@ -11,7 +11,6 @@ from autoprune.config import load_experiment
 from autoprune.errors import RunFolderError, UserError
 from autoprune.evaluation.checkpoints.checkpoint import read_checkpoint, rebuild
 from autoprune.reporting.record import RunRecord, best_of, is_being_written, read_record
-from autoprune.running.apply.pruned_model import inputs_of
 from autoprune.running.run_folder import RunFolder
 from autoprune.running.setup import task_of
 from autoprune.running.tracking.tracker import BestModel, Mirror, describe, outcome_of
@@ -73,4 +72,4 @@ def _best_model(record: RunRecord, folder: RunFolder, number: int) -> BestModel 
     except UserError as fault:
         log.warning("the best network is not logged as a model of MLflow, as it cannot be built here: %s", fault)
         return None
-    return BestModel(number, network, inputs_of(stored))
+    return BestModel(number, network, stored.example_inputs())
