@@ -57,7 +57,7 @@ _SHOWN = 5
 def start_session(
     setup: Setup, folder: RunFolder, tracker: Tracker, display: Display, command: Sequence[str] = ()
 ) -> Conclusion:
-    """Makes the run's folder and runs; nothing is written until all that can be refused beforehand has been checked.
+    """Makes the run's folder and runs; a run that is refused before anything was evaluated leaves nothing behind.
 
     Args:
         command: the arguments that were typed, for the records; none for a search begun in Python.
@@ -69,12 +69,10 @@ def start_session(
         LedgerWriteError: the disk is full; the run can be resumed.
     """
     limits, evaluator, compute_budget = _ready(setup, folder)
-    with _workers(setup.experiment):
-        dense = _judge_dense(evaluator, display)
-        with folder.new_run(folder.ledger, dump_experiment(setup.experiment)) as ledger:
-            history = History([])
-            run = RunContext(setup, folder, ledger, history, evaluator, limits, tracker, display, compute_budget)
-            return _run(run, dense, command)
+    with _workers(setup.experiment), folder.new_run(folder.ledger, dump_experiment(setup.experiment)) as ledger:
+        return _run(
+            RunContext(setup, folder, ledger, History([]), evaluator, limits, tracker, display, compute_budget), command
+        )
 
 
 def resume_session(
@@ -99,9 +97,7 @@ def resume_session(
         folder.tidy()
         run = RunContext(setup, folder, ledger, history, evaluator, limits, tracker, display, compute_budget)
         with nullcontext() if is_finished(history, setup.experiment) else _workers(setup.experiment):
-            record = history.last("dense")
-            dense = Score.from_json(record["score"]) if record else _judge_dense(evaluator, display)
-            return _run(run, dense, command)
+            return _run(run, command)
 
 
 def _ready(setup: Setup, folder: RunFolder) -> tuple[Limits, Evaluator, ComputeBudget]:
@@ -137,10 +133,6 @@ def _workers(experiment: Experiment) -> AbstractContextManager[None]:
     from autoprune.running.execution.ray_tune import connected
 
     return connected(experiment.run)
-
-
-def _judge_dense(evaluator: Evaluator, display: Display) -> Score:
-    return evaluate_dense(evaluator, partial(display.watch, "dense network, batches"))
 
 
 def _check_identity(history: History, setup: Setup, folder: RunFolder) -> None:
@@ -190,7 +182,7 @@ def _settings(experiment: Experiment) -> Any:
     return yaml.safe_load(dump_experiment(experiment))
 
 
-def _run(run: RunContext, dense: Score, command: Sequence[str]) -> Conclusion:
+def _run(run: RunContext, command: Sequence[str]) -> Conclusion:
     """Does what is not done yet."""
     run.ledger.begin(
         autoprune=version("autoprune"),
@@ -201,8 +193,7 @@ def _run(run: RunContext, dense: Score, command: Sequence[str]) -> Conclusion:
     )
     if line := kept_line(run.setup.space, run.setup.experiment.search.searcher):
         run.display.say(line)
-    if run.history.last("dense") is None:
-        run.ledger.write("dense", score=dense.to_json(), costs=run.setup.prunable.costs.dense())
+    dense = _dense(run)
     run.tracker.start(describe(read_record(run.folder.path)))
     try:
         found = _work(run, dense)
@@ -211,6 +202,16 @@ def _run(run: RunContext, dense: Score, command: Sequence[str]) -> Conclusion:
     except BaseException:  # also an interrupt from the keyboard: the mirror should not look as if it still ran
         run.tracker.interrupt()
         raise
+
+
+def _dense(run: RunContext) -> Score:
+    """Returns the score of the dense network on the samples that judge candidates."""
+    record = run.history.last("dense")
+    if record is not None:
+        return Score.from_json(record["score"])
+    score = evaluate_dense(run.evaluator, partial(run.display.watch, "dense network, batches"))
+    run.ledger.write("dense", score=score.to_json(), costs=run.setup.prunable.costs.dense())
+    return score
 
 
 def _work(run: RunContext, dense: Score) -> Found:
@@ -232,7 +233,8 @@ def is_finished(history: History, experiment: Experiment) -> bool:
     finished = history.last("finished")
     if finished is None:
         return False
-    asked_for = [record["settings"]["search"]["trials"] for record in history.records if "settings" in record]
+    begun = [record for record in history.records if record["event"] in ("started", "resumed")]
+    asked_for = [record["settings"]["search"]["trials"] for record in begun if "settings" in record]
     results = results_in(history)
     return bool(results) and results[-1].number == finished["best"] and asked_for[-1:] == [experiment.search.trials]
 
