@@ -16,6 +16,7 @@ from autoprune.core.recipe import Recipe
 from autoprune.errors import UserError
 from tests.evaluation.test_evaluator import HALF
 from tests.journeys import Cli, fresh_process, history_of
+from tests.repository import REPOSITORY
 from tests.user_tasks import task, tiny
 
 QUICK = {"trials": 3, "sensitivity__levels": 2, "track__enabled": False, "progress": False}
@@ -174,3 +175,25 @@ def test_every_error_class_is_public() -> None:
     assert "UserError" in classes
     assert classes - set(autoprune.__all__) == set()
     assert all(getattr(autoprune, name) is getattr(errors, name) for name in classes)
+
+
+IMPORTS = textwrap.dedent(
+    """
+    import sys
+    import autoprune
+    from tests.user_tasks import task, tiny
+
+    settings = {"trials": 3, "sensitivity__levels": 2, "track__enabled": False, "progress": False}
+    autoprune.search(tiny(), task, "flops=0.6", searcher=sys.argv[1], output="run", **settings)
+    print(*{name.partition(".")[0] for name in sys.modules})
+    """
+)
+
+
+@pytest.mark.parametrize(("searcher", "used"), [("random", set()), ("auto", {"scipy"}), ("tpe", {"optuna"})])
+def test_a_search_imports_no_library_that_it_does_not_use(workdir: Path, searcher: str, used: set[str]) -> None:
+    """Matplotlib draws the pictures of a run, and is always used."""
+    program = IMPORTS.replace("sys.argv[1]", repr(searcher))
+    loaded = set(fresh_process(program, workdir, {"PYTHONPATH": str(REPOSITORY)}).split())
+    heavy = {"ray", "mlflow", "optuna", "cmaes", "sklearn", "scipy", "pandas", "pyarrow", "sqlalchemy", "onnx"}
+    assert loaded & heavy == used

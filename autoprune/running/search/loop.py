@@ -1,4 +1,4 @@
-"""A search in progress: what is to be evaluated next, and what becomes of an outcome; whoever evaluates asks here."""
+"""A search in progress: what is evaluated next, and what becomes of each outcome."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from autoprune import registry
 from autoprune.core.budget import COST_KINDS, Limits
 from autoprune.core.costs import within
 from autoprune.core.ledger import History
-from autoprune.core.trial import Candidate, Failure, Trial, ranked, reasons
+from autoprune.core.trial import Candidate, Failure, Role, Trial, ranked, reasons
 from autoprune.errors import AllTrialsFailed, AutopruneError
 from autoprune.running.execution.jobs import Evaluation, Stages
 from autoprune.running.search.context import RunContext
@@ -21,7 +21,7 @@ class ReplayError(AutopruneError):
 
 
 class SearchLoop:
-    """The one place where a searcher is asked and told, each time with the ledger and the mirror.
+    """The stage of candidates: the one place where a searcher is asked and told, each time with the ledger.
 
     Attributes:
         trials: every trial so far, in the order told.
@@ -32,16 +32,18 @@ class SearchLoop:
         self._asking = OneThread(searcher)
         self.trials = replay(run.history, searcher)
         self.advance: Callable[[str], None] = lambda _: None
-        over = any(trial.candidate.role == "finalist" for trial in self.trials)
+        # As many of the best as keep their weights, so that the cost of a trial does not grow with their number.
+        self._best: dict[Role, list[Trial]] = {"final": [], "intermediate": []}
         self._pending = [c for c in run.history.open_candidates() if c.role != "finalist"]
-        self._over = over
+        self._over = any(trial.candidate.role == "finalist" for trial in self.trials)
         for trial in self.trials:
+            self._rank(trial)
             run.tracker.told(trial)
-        if self.trials and not over:  # a run that was killed may not have come to it
+        if self.trials and not self._over:  # a run that was killed may not have come to it
             self._drop_weights()
 
     def next(self) -> Evaluation | None:
-        """The next candidate, written down; None while nothing can be asked before a trial comes back, or at the end.
+        """Returns the next candidate, written down; None while there is none before a trial is told, or at the end.
 
         Raises:
             LedgerWriteError: a record could not be written; the run can be resumed.
@@ -61,7 +63,7 @@ class SearchLoop:
         return None
 
     def take(self, job: Evaluation, trial: Trial) -> None:
-        """An outcome: written down, mirrored, and told.
+        """Writes an outcome down, and tells it to the searcher.
 
         Raises:
             LedgerWriteError: a record could not be written; the run can be resumed.
@@ -70,25 +72,42 @@ class SearchLoop:
         self._run.ledger.told(trial)
         self._run.tracker.told(trial)
         self._searcher.tell(trial)
+        self._rank(trial)
         self._drop_weights()
         self.advance(self._note())
 
     def lost(self, job: Evaluation, failure: Failure, seconds: float, worker: str) -> None:
-        """A candidate without an outcome: its trial is a failure."""
+        """Takes a candidate without an outcome: its trial is a failure."""
         self.take(job, job.failed(failure, seconds, worker))
+
+    def why_early(self) -> str | None:
+        """Returns in words why the search ended before its number of trials; None if it did not."""
+        problem, count = self._problem, sum(trial.candidate.role != "finalist" for trial in self.trials)
+        if problem.trials is None or count >= problem.trials:
+            return None
+        spent = sum(trial.work for trial in self.trials)
+        if problem.work is not None and spent + problem.price > problem.work:
+            why = "the rest of --evaluations does not pay for another"
+        else:
+            name = self._run.setup.experiment.search.searcher
+            why = f"searcher {name!r} has nothing more to propose in this space and budget"
+        return f"the search ended after {count} of {problem.trials} trials: {why}"
+
+    def _rank(self, trial: Trial) -> None:
+        role, top = trial.candidate.role, self._run.setup.experiment.search.rerank.top
+        if role in self._best:
+            self._best[role] = ranked([*self._best[role], trial], self._problem.objective, role)[:top]
 
     def _drop_weights(self) -> None:
         """Deletes the networks of trials that are no longer among the best, and which no candidate will start from."""
-        best = ranked(self.trials, self._problem.objective)[: self._run.setup.experiment.search.rerank.top]
-        keep = {trial.number for trial in best} | self._searcher.parents
+        keep = {trial.number for trial in self._best["final"]} | self._searcher.parents
         for path in self._run.folder.weights.glob("*.pt"):
             if path.stem.isdigit() and int(path.stem) not in keep:
                 path.unlink()
 
     def _note(self) -> str:
         objective = self._problem.objective
-        for role in ("final", "intermediate"):
-            best = ranked(self.trials, objective, role)
+        for role, best in self._best.items():
             if best and best[0].score is not None:
                 of = "" if role == "final" else " of the rounds so far"
                 return f"best {objective}{of} {getattr(best[0].score, objective):.4f} (trial {best[0].number})"
@@ -96,12 +115,12 @@ class SearchLoop:
 
 
 def _limits_of(candidate: Candidate) -> Limits:
-    """What a candidate may cost in its round."""
+    """Returns what a candidate may cost in its round."""
     return {kind: candidate.limits[kind] for kind in COST_KINDS if kind in candidate.limits}
 
 
 def replay(history: History, searcher: Searcher) -> list[Trial]:
-    """Brings a searcher to the state in which the ledger left it; the finished trials, in the order told.
+    """Brings a searcher to the state in which the ledger left it, and returns the trials in the order told.
 
     Raises:
         ReplayError: the searcher now proposes something else (another release wrote the ledger, say).
@@ -126,7 +145,7 @@ def replay(history: History, searcher: Searcher) -> list[Trial]:
 
 
 def search(run: RunContext, problem: SearchProblem) -> Stages[list[Trial]]:
-    """The search as a stage, and every trial of the run.
+    """Runs the search as a stage, and returns every trial of the run.
 
     Candidates that were asked but not told run again under their own number.
 
@@ -135,15 +154,14 @@ def search(run: RunContext, problem: SearchProblem) -> Stages[list[Trial]]:
         LedgerWriteError: a record could not be written; the run can be resumed.
     """
     searcher: Searcher = registry.resolve("searcher", run.setup.experiment.search.searcher)(problem)
-    course = SearchLoop(run, problem, searcher)
+    loop = SearchLoop(run, problem, searcher)
     for remark in searcher.remarks:
         run.display.say(remark)
-    with run.display.stage("search", problem.trials, len(course.trials)) as course.advance:
-        yield course
-    if not ranked(course.trials, problem.objective):
-        raise AllTrialsFailed(f"{searcher.failure or _why(course.trials)}; see {run.folder.ledger}")
-    return course.trials
-
-
-def _why(trials: list[Trial]) -> str:
-    return f"none of {len(trials)} candidates could be scored ({reasons(trials)})"
+    with run.display.stage("search", problem.trials, len(loop.trials)) as loop.advance:
+        yield loop
+    if not ranked(loop.trials, problem.objective):
+        failed = f"none of {len(loop.trials)} candidates could be scored ({reasons(loop.trials)})"
+        raise AllTrialsFailed(f"{searcher.failure or failed}; see {run.folder.ledger}")
+    if why := loop.why_early():
+        run.display.say(why)
+    return loop.trials

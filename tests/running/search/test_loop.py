@@ -1,4 +1,4 @@
-"""How a searcher is brought back to where the ledger left it."""
+"""How a searcher is brought back to where the ledger left it, and what is said of how a search ends."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.ledger import Ledger, read_history
 from autoprune.core.trial import Candidate, Failure, Score, Trial
 from autoprune.running.search.loop import ReplayError, replay
+from tests.journeys import OWN, Cli
 
 
 class Follower:
@@ -69,3 +70,25 @@ def test_a_searcher_that_proposes_something_else_is_noticed(tmp_path: Path) -> N
     write_run(tmp_path)
     with pytest.raises(ReplayError, match="candidate 0 cannot be replayed"):
         replay(read_history(tmp_path), Follower(first=11))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ("--searcher", "uniform"),
+            "ended after 1 of 3 trials: searcher 'uniform' has nothing more to propose",
+        ),
+        (("--searcher", "random", "--trials", "90", "--evaluations", "6"), "the rest of --evaluations does not pay"),
+        (("--searcher", "random"), None),
+    ],
+)
+@pytest.mark.usefixtures("without_latencies")
+def test_a_search_that_ends_before_its_number_of_trials_says_why(
+    autoprune: Cli, workdir: Path, options: tuple[str, ...], said: str | None
+) -> None:
+    printed = " ".join(autoprune.succeed(*OWN, "--task", "tests.user_tasks:task", *options).err.split())
+    if said is None:
+        assert "the search ended" not in printed
+    else:
+        assert said in printed
