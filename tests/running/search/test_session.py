@@ -11,7 +11,7 @@ import yaml
 
 from autoprune.running.search import session
 from tests import user_tasks
-from tests.journeys import OWN, Cli, history_of, judgements, left_behind, search_in_child
+from tests.journeys import OWN, Cli, history_of, trial_results, left_behind, search_in_child
 
 RUN = (*OWN, "--task", "tests.user_tasks:faulty", "--searcher", "random", "--output", "run")
 
@@ -78,9 +78,9 @@ def test_a_finished_run_goes_on_where_more_trials_are_asked_for(autoprune: Cli, 
     autoprune.succeed(*RUN)
     change("search.trials", 5)
     autoprune.succeed("search", "--resume", "run")
-    more = judgements(history_of(Path("run")))
+    more = trial_results(history_of(Path("run")))
     autoprune.succeed(*RUN[:-1], "whole", "--trials", "5")
-    assert more == judgements(history_of(Path("whole")))
+    assert more == trial_results(history_of(Path("whole")))
 
 
 def test_a_finished_run_needs_no_searcher_to_be_shown_again(
@@ -108,11 +108,11 @@ def _out_of_range(*_: object) -> torch.Tensor:
     ],
     ids=["labels out of range", "nan", "vector", "dictionary"],
 )
-def test_a_dense_network_that_cannot_be_judged_leaves_nothing(
+def test_a_dense_network_that_cannot_be_evaluated_leaves_nothing(
     autoprune: Cli, workdir: Path, fault: user_tasks.Fault
 ) -> None:
     user_tasks.faults.append(fault)
-    assert "the dense network cannot be judged" in autoprune.refused(*RUN, "--set", "track.enabled=true")
+    assert "the dense network cannot be evaluated" in autoprune.refused(*RUN, "--set", "track.enabled=true")
     assert left_behind(workdir) == []
 
 
