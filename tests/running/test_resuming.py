@@ -152,6 +152,7 @@ def test_a_ledger_that_another_release_would_have_written_is_not_replayed(
 ) -> None:
     run = shutil.copytree(unbroken("random"), workdir / "run")
     lines = (run / "ledger.jsonl").read_text().splitlines(keepends=True)
+    lines = [line for line in lines if '"finished"' not in line]  # what has finished is not replayed
     place = next(i for i, line in enumerate(lines) if '"asked"' in line and '"number": 2' in line)
     record = json.loads(lines[place])
     record["widths"]["stage1.conv1"] += 1
