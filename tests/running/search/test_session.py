@@ -11,7 +11,7 @@ import yaml
 
 from autoprune.running.search import session
 from tests import user_tasks
-from tests.journeys import OWN, Cli, history_of, trial_results, left_behind, search_in_child
+from tests.journeys import OWN, Cli, history_of, left_behind, search_in_child, trial_results
 
 RUN = (*OWN, "--task", "tests.user_tasks:faulty", "--searcher", "random", "--output", "run")
 
