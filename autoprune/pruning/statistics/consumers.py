@@ -13,7 +13,7 @@ from autoprune.graph.groups import ChannelGraph, ChannelGroup
 from autoprune.graph.layers import Layer
 from autoprune.pruning.statistics.layer_inputs import inputs_at, observe_layers, sample_positions, weighted_layer
 
-# Output positions sampled in each sample, as He et al. 2017, arXiv:1707.06168, do in their experiments.
+# Output positions of each sample that count, as He et al. 2017, arXiv:1707.06168, do in their experiments.
 POSITIONS = 10
 
 

@@ -1,4 +1,4 @@
-"""What a pattern finds in a network: its groups, and how an allocation of them is pruned."""
+"""Structures: the groups that a pattern finds in a network, and how an allocation of them is pruned and costed."""
 
 from __future__ import annotations
 
@@ -24,23 +24,38 @@ class Structures(Protocol):
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """In forward order."""
+        """The groups in forward order."""
 
     @property
     def scored_layers(self) -> Sequence[Layer]:
-        """The layers whose weights say something of the groups."""
+        """The layers by whose weights the groups can be scored."""
 
     def layer_scores(self, group: str, criterion: Criterion, statistics_of: StatisticsFn) -> list[Tensor]:
-        """Scores of a group's structures by each layer that the criterion can say something of."""
+        """Scores a group's structures by each of its layers that the criterion can score.
+
+        Args:
+            group: its name.
+            criterion: scores one layer.
+            statistics_of: returns what the criterion needs to know of a layer.
+
+        Returns:
+            `[width]` scores, or `[choices, width]` where there are several choices, by layer.
+        """
 
     def masks(self, network: nn.Module, importance: Importance, allocation: Mapping[str, int]) -> Masks:
-        """What goes, exactly counted, out of the parameters of a network like the one that was scored."""
+        """Builds the masks of an allocation, exactly counted.
+
+        Args:
+            network: of the architecture that was scored.
+            importance: scores of the structures.
+            allocation: kept widths.
+        """
 
     def kept_channels(self, importance: Importance, allocation: Mapping[str, int]) -> Kept:
-        """The channels that stay once the network is thinned; nothing where weights alone can go."""
+        """Returns the channels that stay when the network is thinned; empty where only weights or branches go."""
 
     def removed_branches(self, allocation: Mapping[str, int]) -> tuple[str, ...]:
-        """The residual branches that go whole, before anything is thinned."""
+        """Returns the names of the residual branches that go whole."""
 
     def prune(
         self,
@@ -49,19 +64,47 @@ class Structures(Protocol):
         allocation: Mapping[str, int],
         check_on: Tensor | None = None,
     ) -> nn.Module:
-        """A copy of the network as the allocation leaves it: thinned, or masked where weights alone can go."""
+        """Builds a pruned copy of the network: thinned, without branches, or masked where only weights go.
+
+        Args:
+            network: of the architecture that was scored.
+            importance: scores of the structures.
+            allocation: kept widths.
+            check_on: `[batch, …]` inputs on which a smaller network is compared with the masked one.
+
+        Raises:
+            UserError: the allocation does not fit the groups, or the network cannot be copied.
+            AutopruneError: the copy does not compute or lack what it should.
+        """
 
     def cost_table(self, network: nn.Module, inputs: Tensor) -> CostTable:
-        """The costs of every allocation; *effective* ones where weights are set to zero."""
+        """Builds the costs of every allocation; *effective* ones where weights are set to zero.
+
+        Args:
+            network: of this architecture.
+            inputs: `[batch, …]`.
+        """
 
     def measure(
         self, pruned: nn.Module, inputs: Tensor, importance: Importance, allocation: Mapping[str, int]
     ) -> dict[str, int]:
-        """What a network that was pruned so costs, counted on itself in the same sense."""
+        """Counts on a pruned network what `cost_table` predicts.
+
+        Args:
+            pruned: from `prune` with the same scores and widths, perhaps trained further.
+            inputs: `[batch, …]`.
+            importance: scores of the structures.
+            allocation: kept widths.
+        """
 
 
 def find_structures(network: nn.Module, graph: ChannelGraph, pattern: Pattern) -> Structures:
-    """The groups of a network under a pattern."""
+    """Finds the groups of a network under a pattern.
+
+    Args:
+        graph: what `find_groups` found in the network.
+        pattern: the shape of what is removed.
+    """
     if pattern.coupled:
         return ChannelStructures(graph)
     if pattern.whole:

@@ -1,4 +1,4 @@
-"""Whole layers as structures: residual branches that go through their shortcut."""
+"""Residual branches as structures, each kept or removed whole."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from autoprune.pruning.surgery.masks import Importance, Masks
 
 @dataclass(frozen=True)
 class BranchStructures:
-    """Residual branches, each a group of one structure that stays or goes."""
+    """Residual branches, each a group of width 1; see `Structures`."""
 
     graph: ChannelGraph
     branches: tuple[Branch, ...]
@@ -39,7 +39,7 @@ class BranchStructures:
         return [layer for layer in self.graph.layers if layer.name in inside]
 
     def layer_scores(self, group: str, criterion: Criterion, statistics_of: StatisticsFn) -> list[Tensor]:
-        """A score of `[1]` by each of the branch's layers."""
+        """Scores a branch, `[1]`, by each of its layers."""
         inside = next(branch.weights for branch in self.branches if branch.name == group)
         scores = [criterion.score(statistics_of(layer)) for layer in self.scored_layers if layer.name in inside]
         return [score.double() for score in scores if score is not None]
@@ -73,7 +73,7 @@ class BranchStructures:
 
 
 def find_branch_structures(network: nn.Module, graph: ChannelGraph) -> BranchStructures:
-    """The branches that can go; those of which no layer is followed cannot be scored, and stay."""
+    """Finds the branches that can go; those of which no layer is followed cannot be scored, and stay."""
     followed = {layer.name for layer in graph.layers}
     branches = find_branches(network, graph)
     return BranchStructures(graph, tuple(branch for branch in branches if followed & set(branch.weights)))

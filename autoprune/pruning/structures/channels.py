@@ -1,4 +1,4 @@
-"""Channels as structures: output channels that coupled layers lose together."""
+"""Output channels as structures, which coupled layers lose together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from autoprune.pruning.surgery.thinning import thin
 
 @dataclass(frozen=True)
 class ChannelStructures:
-    """Output channels of coupled layers, to be thinned."""
+    """Output channels of coupled layers, to be thinned; see `Structures`."""
 
     graph: ChannelGraph
 
@@ -29,8 +29,8 @@ class ChannelStructures:
 
     @property
     def scored_layers(self) -> Sequence[Layer]:
-        made = {member.layer for group in self.graph.groups for member in group.members if member.side == "out"}
-        return [layer for layer in self.graph.layers if layer.name in made]
+        producers = {member.layer for group in self.graph.groups for member in group.members if member.side == "out"}
+        return [layer for layer in self.graph.layers if layer.name in producers]
 
     def layer_scores(self, group: str, criterion: Criterion, statistics_of: StatisticsFn) -> list[Tensor]:
         layers = {layer.name: layer for layer in self.graph.layers}

@@ -1,4 +1,4 @@
-"""Parts of weights as structures: what a pattern finds in single layers, to be set to zero."""
+"""Parts of single layers' weights as structures, to be set to zero."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from autoprune.pruning.criteria.base import Criterion, StatisticsFn
 from autoprune.pruning.patterns import Pattern
 from autoprune.pruning.surgery.masks import Importance, Masks, masked_copy, top_k_mask
 
-# A search looks at so many widths of a weight at most: finer steps change nothing that could be measured.
+# Widths of one weight that a search distinguishes at most: finer steps change nothing measurable.
 STEPS = 256
 
 
@@ -38,7 +38,7 @@ class WeightGroup:
 
 @dataclass(frozen=True)
 class WeightStructures:
-    """Parts of single layers' weights, to be set to zero."""
+    """Parts of single layers' weights, to be set to zero; see `Structures`."""
 
     pattern: Pattern
     found: tuple[WeightGroup, ...]
@@ -58,7 +58,7 @@ class WeightStructures:
         raise UserError(f"pattern {self.pattern.name!r} has no group {name!r}; it has {_names(self.groups)}")
 
     def layer_scores(self, group: str, criterion: Criterion, statistics_of: StatisticsFn) -> list[Tensor]:
-        """One part of `[width]`, or `[choices, width]` where there are several choices."""
+        """Scores a weight's structures by the weight itself: `[width]`, or `[choices, width]` with several choices."""
         found = self[group]
         scores = criterion.score(statistics_of(found.layer))
         if scores is None:
@@ -68,13 +68,13 @@ class WeightStructures:
 
     def masks(self, network: nn.Module, importance: Importance, allocation: Mapping[str, int]) -> Masks:
         parameters = dict(network.named_parameters())
-        made = {}
+        masks = {}
         for name, keep in allocation.items():
             found = self[name]
             if keep < found.group.width:
                 stays = top_k_mask(importance[name], keep, found.group.least)
-                made[found.parameter] = self.spread(found, torch.from_numpy(stays), parameters[found.parameter], True)
-        return made
+                masks[found.parameter] = self.spread(found, torch.from_numpy(stays), parameters[found.parameter], True)
+        return masks
 
     def kept_channels(self, importance: Importance, allocation: Mapping[str, int]) -> Kept:
         return {}
@@ -83,11 +83,18 @@ class WeightStructures:
         return ()
 
     def spread(self, found: WeightGroup, values: Tensor, weight: Tensor, rest: float) -> Tensor:
-        """`[choices, width]` one value for each structure, to the weight's shape; all else gets `rest`."""
+        """Spreads one value for each structure over the entries of a weight.
+
+        Args:
+            found: the weight's group.
+            values: `[choices, width]`.
+            weight: gives the shape of the result.
+            rest: the value of entries that no structure holds.
+        """
         numbered = torch.arange(weight.numel(), device=weight.device).view(weight.shape)
-        places = self.pattern.arrange(found.layer, numbered)
+        entries = self.pattern.arrange(found.layer, numbered)
         whole = torch.full((weight.numel(),), rest, dtype=values.dtype, device=weight.device)
-        whole[places.flatten()] = values.to(weight.device).reshape(-1, 1).expand(-1, places.shape[-1]).flatten()
+        whole[entries.flatten()] = values.to(weight.device).reshape(-1, 1).expand(-1, entries.shape[-1]).flatten()
         return whole.view(weight.shape)
 
     def prune(
@@ -106,7 +113,7 @@ class WeightStructures:
         return masked_copy(network, masks)
 
     def cost_table(self, network: nn.Module, inputs: Tensor) -> CostTable:
-        """Parameters that are not zeroed and their multiply-adds; bytes do not change, zeros are stored too."""
+        """Builds costs in which zeroed parameters and their multiply-adds do not count; bytes do, zeros are stored."""
         dense = measure_costs(network, inputs)
         terms = []
         for found in self.found:
@@ -120,7 +127,7 @@ class WeightStructures:
     def measure(
         self, pruned: nn.Module, inputs: Tensor, importance: Importance, allocation: Mapping[str, int]
     ) -> dict[str, int]:
-        """Of weights that are zero those count as gone that were pruned; others are so by chance and stay."""
+        """Counts weights as removed that were pruned and are zero; other zeros are so by chance and count as kept."""
         costs = measure_costs(pruned, inputs)
         parameters = dict(pruned.named_parameters())
         masks = self.masks(pruned, importance, allocation)
@@ -134,7 +141,12 @@ class WeightStructures:
 
 
 def find_weight_structures(network: nn.Module, graph: ChannelGraph, pattern: Pattern) -> WeightStructures:
-    """What a pattern finds in each layer by itself; weights that several layers share are not followed, and stay."""
+    """Finds a pattern's structures in each layer by itself; weights that several layers share are not followed.
+
+    Args:
+        graph: what `find_groups` found in the network.
+        pattern: the shape of what is removed.
+    """
     layers = [layer for layer in graph.layers if layer.incoming is not None]
     found = [_weight_group(network, layer, pattern, layers) for layer in layers]
     return WeightStructures(pattern, tuple(group for group in found if group is not None))
@@ -146,7 +158,7 @@ def _weight(network: nn.Module, layer: Layer) -> Tensor:
 
 
 def _weight_group(network: nn.Module, layer: Layer, pattern: Pattern, layers: Sequence[Layer]) -> WeightGroup | None:
-    """The group of a layer, or None where its weight holds no structure that could go."""
+    """Returns the group of a layer, or None where its weight holds no structure that could go."""
     choices, width, entries = pattern.arrange(layer, _weight(network, layer).to("meta")).shape
     if choices == 0 or entries == 0 or width <= pattern.least:
         return None

@@ -1,4 +1,4 @@
-"""Removes residual branches whole: each addition becomes its shortcut, and the branch's layers are gone.
+"""Removes whole residual branches: each addition becomes its shortcut, and the branch's layers are gone.
 
 Source: the depth-wise part of structured sparsity learning (Wen et al. 2016, arXiv:1608.03665), where group lasso over
 whole layers leaves some at zero and the shortcut carries on. There the network is masked; here the layers are removed.
@@ -27,7 +27,7 @@ Statistic = Literal["mean", "max"]
 def remove_branches(
     network: nn.Module, graph: ChannelGraph, names: Collection[str], check_on: Tensor | None = None
 ) -> nn.Module:
-    """A copy of the network without these branches, nor the modules and tensors that served them alone.
+    """Builds a copy of the network without some branches and the modules and tensors that served them alone.
 
     What stays keeps its name. As with channels that a view names by number, it is a traced `torch.fx.GraphModule`, with
     the control flow of evaluation mode. It can be trained, searched for groups, thinned, and lose more branches. A
@@ -53,7 +53,7 @@ def remove_branches(
 
 
 def branch_masks(network: nn.Module, branches: Iterable[Branch]) -> Masks:
-    """The masks of everything in branches, biases and norms too, with which they add zero to their shortcuts."""
+    """Builds masks of everything in branches, biases and norms too, with which they add zero to their shortcuts."""
     parameters = dict(network.named_parameters())  # of a tensor with several names one, which is enough
     held = [name for branch in branches for name in branch.tensors if name in parameters]
     return {name: torch.zeros_like(parameters[name], dtype=torch.bool, requires_grad=False) for name in held}
@@ -62,14 +62,15 @@ def branch_masks(network: nn.Module, branches: Iterable[Branch]) -> Masks:
 def dead_branches(
     network: nn.Module, graph: ChannelGraph, threshold: float, statistic: Statistic = "mean"
 ) -> tuple[str, ...]:
-    """The names of branches that pass nothing on: a layer that all must pass has weights of at most `threshold`.
+    """Names the branches that pass nothing on: a layer on all their paths has weights of at most `threshold`.
 
     Distiller removes a layer where the mean magnitude of its weights is at most the strength of its regularisation.
     A bias or β behind the dead layer may still add a constant, which is lost with the branch.
 
     Args:
+        graph: what `find_groups` found in this network.
         threshold: the largest magnitude that counts as zero.
-        statistic: which magnitude of a layer is meant: of its weights' magnitudes the mean or the greatest.
+        statistic: whether a layer's magnitude is the mean or the greatest of its weights' magnitudes.
 
     Raises:
         UserError: the threshold is not a number of at least 0.
@@ -93,7 +94,7 @@ def _bypass(branches: Sequence[Branch], twins: Mapping[fx.Node, fx.Node]) -> Non
     """Puts each shortcut in its addition's place and erases what serves nothing any more."""
     for branch in branches:
         addition, last = twins[branch.addition], twins[branch.nodes[-1]]
-        # As it is now: where the shortcut was itself an addition, that may have been replaced already.
+        # Read from the twin: where the shortcut was itself an addition, that may have been replaced already.
         (shortcut,) = (source for source in addition.all_input_nodes if source is not last)
         if branch.copied:
             with addition.graph.inserting_before(addition):
@@ -103,18 +104,18 @@ def _bypass(branches: Sequence[Branch], twins: Mapping[fx.Node, fx.Node]) -> Non
         feeding = {source for node in branch.nodes for source in node.all_input_nodes} - set(branch.nodes)
         for node in reversed(branch.nodes):
             addition.graph.erase_node(twins[node])
-        for source in feeding:  # the mode, or a module's result whose parts alone were asked for
+        for source in feeding:  # the module that answers for the mode may serve nothing any more
             _erase_idle(twins[source])
 
 
 def _erase_idle(node: fx.Node) -> None:
-    """Erases an operation without users that asks but does nothing else."""
+    """Erases the call of a module without arguments whose result nothing uses."""
     if node.op == "call_module" and not node.args and not node.users:
         node.graph.erase_node(node)
 
 
 def _delete(network: nn.Module, traced: fx.GraphModule, branches: Sequence[Branch]) -> None:
-    """Takes out of the network's tree what only the branches use, and what is empty without it."""
+    """Deletes the modules and tensors that only the branches use, and modules that are empty without them."""
     nodes = {node for branch in branches for node in branch.nodes}
     served = _called(network, nodes)
     still = _called(network, set(traced.graph.nodes) - nodes)
@@ -132,14 +133,14 @@ def _delete(network: nn.Module, traced: fx.GraphModule, branches: Sequence[Branc
 
 
 def _called(network: nn.Module, nodes: Collection[fx.Node]) -> set[nn.Module]:
-    """The modules that operations call, with those inside them."""
+    """Returns the modules that operations call, with those inside them."""
     names = {str(node.target) for node in nodes if node.op == "call_module"}
     found = {name: module for name, module in network.named_modules(remove_duplicate=False) if name in names}
     return {inner for module in found.values() for inner in module.modules()}
 
 
 def _is_hollow(module: nn.Module, gone: set[nn.Module], still: set[nn.Module]) -> bool:
-    """Whether a module lost something and holds nothing, and nothing that is called, any more."""
+    """Tells whether a module lost something and holds neither tensors nor anything that is called any more."""
     inside = set(module.modules())
     rest = inside - gone
     held = (tensor for each in rest for tensor in (*each._parameters.values(), *each._buffers.values()))

@@ -1,4 +1,4 @@
-"""Copies of networks, refused in words where they cannot be copied."""
+"""Copies networks, with a clear error where they cannot be copied."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from autoprune.errors import TaskError
 
 
 def copy_network(network: nn.Module) -> nn.Module:
-    """A deep copy of the network.
+    """Returns a deep copy of the network.
 
     Raises:
         TaskError: it holds something that cannot be copied.

@@ -1,4 +1,4 @@
-"""A network whose operations were rewritten, with everything else its own."""
+"""Rewrites a network's graph of operations; modules, parameters and buffers stay its own."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from autoprune.graph.capture import TrainingMode
 def rewrite(
     network: nn.Module, traced: fx.GraphModule, edit: Callable[[Mapping[fx.Node, fx.Node]], None]
 ) -> RewrittenNetwork:
-    """The network, running its traced graph after an edit; it takes over the network's modules.
+    """Builds a network that runs the traced graph after an edit; it takes over the network's modules.
 
     Args:
+        network: owns the modules; it is not to be used any more.
+        traced: its twin.
         edit: changes a copy of the graph; it is given the copy's operations by the original's.
     """
     graph = fx.Graph()
@@ -55,7 +57,7 @@ _KEPT = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set", "
 
 
 def _adopt(network: nn.Module, source: nn.Module | dict[str, Any]) -> None:
-    """Gives a network all that another has; what only the network has stays, at the end."""
+    """Gives a network all modules and tensors of another; those that only the network has stay, at the end."""
     held = source.__dict__ if isinstance(source, nn.Module) else source
     for key in ("_modules", "_parameters", "_buffers"):
         own = network.__dict__[key]

@@ -1,4 +1,4 @@
-"""Which structures stay, exactly counted, and the network with the others set to zero."""
+"""Chooses which structures stay, exactly counted, and masks the others: sets them to zero."""
 
 from __future__ import annotations
 
@@ -19,11 +19,19 @@ Importance = Mapping[str, NDArray[np.float64]]
 """Group name to `[width]` scores of its structures, or `[choices, width]`; higher is kept."""
 
 Masks = Mapping[str, Tensor]
-"""Parameter name to a mask of its shape, true where it stays; only parameters of which something goes."""
+"""Parameter name to a boolean mask of its shape, true where it stays; only parameters of which something goes."""
 
 
 def top_k_mask(scores: NDArray[np.float64], keep: int, least: int = 1) -> NDArray[np.bool_]:
-    """Of `[…, width]` scores, which are among the `keep` highest of their row; of equal ones the lower index goes.
+    """Marks in each row the `keep` highest of `[…, width]` scores; of equal ones the lower index goes first.
+
+    Args:
+        scores: higher is kept.
+        keep: how many stay of each row.
+        least: how many have to stay at least.
+
+    Returns:
+        `[…, width]`, true where the structure stays.
 
     Raises:
         UserError: a score is not a number, or `keep` is not within `least` and the number of scores.
@@ -40,7 +48,7 @@ def top_k_mask(scores: NDArray[np.float64], keep: int, least: int = 1) -> NDArra
 
 
 def top_k(scores: NDArray[np.float64], keep: int) -> tuple[int, ...]:
-    """The indices of the `keep` highest of `[width]` scores, ascending; of equal ones the lower index goes first.
+    """Returns the ascending indices of the `keep` highest `[width]` scores; of equal ones the lower index goes first.
 
     Raises:
         UserError: as `top_k_mask`.
@@ -49,7 +57,11 @@ def top_k(scores: NDArray[np.float64], keep: int) -> tuple[int, ...]:
 
 
 def choose_kept(importance: Importance, allocation: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """The structures that stay in each group of an allocation: those with the highest scores."""
+    """Chooses the structures that stay in each group of an allocation: those with the highest scores.
+
+    Raises:
+        UserError: there are no scores for a group, or a width does not fit them.
+    """
     missing = set(allocation) - set(importance)
     if missing:
         raise UserError(f"no scores for group {', '.join(sorted(missing))}; there are {', '.join(importance)}")
@@ -59,13 +71,15 @@ def choose_kept(importance: Importance, allocation: Mapping[str, int]) -> dict[s
 def build_masks(
     network: nn.Module, graph: ChannelGraph, kept: Kept, sides: Sequence[Side] = SIDES
 ) -> dict[str, Tensor]:
-    """The masks of what `kept` leaves out.
+    """Builds the masks of the channels that `kept` leaves out.
 
     Both what makes a channel and what uses it is masked, so that a channel is gone even where an activation function
     or a bias would turn zeros into something else.
 
     Args:
-        sides: which axes are masked; "in" alone leaves what makes a channel as it is, and only its users ignore it.
+        graph: what `find_groups` found in this network, or in one of the same architecture.
+        kept: by group, the channels that stay.
+        sides: which axes are masked; "in" alone leaves what makes a channel as it is, and only its consumers ignore it.
     """
     keep = graph.keep_mask(kept)
     parameters = dict(network.named_parameters())
@@ -82,7 +96,7 @@ def build_masks(
 
 
 def masked_copy(network: nn.Module, masks: Masks) -> nn.Module:
-    """A copy of the network with everything masked set to zero; shapes and outputs' meaning unchanged."""
+    """Copies the network with everything masked set to zero; shapes stay."""
     masked = copy_network(network)
     parameters = dict(masked.named_parameters())
     with torch.no_grad():
@@ -92,5 +106,11 @@ def masked_copy(network: nn.Module, masks: Masks) -> nn.Module:
 
 
 def mask_network(network: nn.Module, graph: ChannelGraph, kept: Kept, sides: Sequence[Side] = SIDES) -> nn.Module:
-    """A copy of the network with everything that `kept` leaves out set to zero."""
+    """Copies the network with the channels that `kept` leaves out set to zero; see `build_masks`.
+
+    Args:
+        graph: what `find_groups` found in this network, or in one of the same architecture.
+        kept: by group, the channels that stay.
+        sides: which axes are masked.
+    """
     return masked_copy(network, build_masks(network, graph, kept, sides))

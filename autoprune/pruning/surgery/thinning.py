@@ -1,4 +1,4 @@
-"""Removes channels physically: smaller layers, same outputs as with the channels masked."""
+"""Thins networks: removes channels, so that layers are smaller and outputs the same as with the channels masked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from autoprune.errors import AutopruneError
 from autoprune.graph.capture import mode
 from autoprune.graph.groups import ChannelGraph, Kept
-from autoprune.graph.layers import Layer, channel_axes
+from autoprune.graph.layers import Layer, channel_axes, named_tensors
 from autoprune.graph.rewrite import Call
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.fx_rewrite import RewrittenNetwork, rewrite
@@ -31,7 +31,7 @@ class ThinningError(AutopruneError):
 
 
 def thin(network: nn.Module, graph: ChannelGraph, kept: Kept, check_on: Tensor | None = None) -> nn.Module:
-    """A copy of the network without the channels that go.
+    """Builds a copy of the network without the channels that go.
 
     It is of the network's own class; only where an operation's arguments name a channel count that changes (padding of
     channels, a view with numbers) it is a traced `torch.fx.GraphModule` with the same modules and the same state-dict
@@ -39,6 +39,8 @@ def thin(network: nn.Module, graph: ChannelGraph, kept: Kept, check_on: Tensor |
     mode where training and evaluation do the same operations.
 
     Args:
+        graph: what `find_groups` found in this network, or in one of the same architecture.
+        kept: by group, the channels that stay.
         check_on: `[batch, …]` inputs on which it is compared with the masked network.
 
     Raises:
@@ -50,31 +52,31 @@ def thin(network: nn.Module, graph: ChannelGraph, kept: Kept, check_on: Tensor |
         raise ThinningError("; ".join(simulation.faults.values()))
     keep = graph.keep_mask(kept)
     thinned = copy_network(network)
-    tensors = {**dict(thinned.named_parameters()), **dict(thinned.named_buffers())}
+    tensors = named_tensors(thinned)
     for layer in graph.layers:
-        _shrink(thinned, layer, keep, tensors)
+        _thin_layer(thinned, layer, keep, tensors)
     if simulation.calls:
-        thinned = _with_calls(thinned, graph, simulation.calls)
+        thinned = _rewrite_calls(thinned, graph, simulation.calls)
     if check_on is not None:
-        # Users alone are masked: a channel of zeros may become infinite on its way to them, divided by its variance.
+        # Only its consumers ignore a channel: one of zeros may become infinite on its way, divided by its variance.
         check_same_outputs(thinned, mask_network(network, graph, kept, sides=("in",)), check_on)
     return thinned
 
 
-def _shrink(network: nn.Module, layer: Layer, keep: Tensor, tensors: Mapping[str, Tensor]) -> None:
+def _thin_layer(network: nn.Module, layer: Layer, keep: Tensor, tensors: Mapping[str, Tensor]) -> None:
     axes = [layer.outgoing] if layer.incoming is None else [layer.incoming, layer.outgoing]
     if all(bool(keep[ids].all()) for ids in axes):
         return
     for axis in channel_axes(layer, tensors):
         stays = keep[axis.ids]
         if not bool(stays.all()):
-            _replace(network, axis.tensor, axis.dim, stays)
+            _select_entries(network, axis.tensor, axis.dim, stays)
     if layer.kind != "parameter":
         _set_counts(network.get_submodule(layer.name), layer, keep)
 
 
-def _replace(network: nn.Module, name: str, dim: int, stays: Tensor) -> None:
-    """Puts the entries that stay in the tensor's place."""
+def _select_entries(network: nn.Module, name: str, dim: int, stays: Tensor) -> None:
+    """Replaces a tensor by its entries along one axis that stay."""
     path, _, attribute = name.rpartition(".")
     owner = network.get_submodule(path)
     old: Tensor = getattr(owner, attribute)
@@ -86,7 +88,7 @@ def _replace(network: nn.Module, name: str, dim: int, stays: Tensor) -> None:
 
 
 def _set_counts(module: nn.Module, layer: Layer, keep: Tensor) -> None:
-    """The numbers in which a layer states its channels."""
+    """Writes the numbers of channels that stay into the attributes in which a layer states them."""
     outgoing = int(keep[layer.outgoing].sum())
     if layer.incoming is None:
         setattr(module, "num_parameters" if isinstance(module, nn.PReLU) else "num_features", outgoing)
@@ -99,7 +101,7 @@ def _set_counts(module: nn.Module, layer: Layer, keep: Tensor) -> None:
         module.groups = incoming  # type: ignore[assignment]
 
 
-def _with_calls(network: nn.Module, graph: ChannelGraph, calls: Mapping[fx.Node, Call]) -> RewrittenNetwork:
+def _rewrite_calls(network: nn.Module, graph: ChannelGraph, calls: Mapping[fx.Node, Call]) -> RewrittenNetwork:
     def edit(twins: Mapping[fx.Node, fx.Node]) -> None:
         for node, (target, args, kwargs) in calls.items():
             twin = twins[node]
@@ -113,7 +115,12 @@ def _with_calls(network: nn.Module, graph: ChannelGraph, calls: Mapping[fx.Node,
 
 
 def check_same_outputs(thinned: nn.Module, masked: nn.Module, inputs: Tensor) -> None:
-    """Nothing, if both networks give the same outputs in evaluation mode.
+    """Checks that both networks give the same outputs in evaluation mode.
+
+    Args:
+        thinned: the smaller one.
+        masked: the one with zeros.
+        inputs: `[batch, …]`.
 
     Raises:
         ThinningError: they do not.

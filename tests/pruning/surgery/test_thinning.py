@@ -148,7 +148,7 @@ def test_a_difference_of_outputs_is_an_error() -> None:
 def test_the_check_happens_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     network, inputs = vgg(), torch.randn(2, 3, 8, 8)
     graph = find_groups(network, inputs)
-    monkeypatch.setattr("autoprune.pruning.surgery.thinning._replace", lambda network, name, dim, stays: None)
+    monkeypatch.setattr("autoprune.pruning.surgery.thinning._select_entries", lambda network, name, dim, stays: None)
     thin(network, graph, {"0.0": [1, 2]})
     with pytest.raises((ThinningError, RuntimeError)):
         thin(network, graph, {"1.0": [1]}, check_on=inputs)
