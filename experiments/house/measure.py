@@ -220,7 +220,7 @@ def figures(root: Path) -> dict[str, str]:
 
 
 def _public_names(module: Module) -> Iterator[str]:
-    """Yields what a module defines, or passes on in `__all__` (the package's own front, which passes on all, left out)."""
+    """Yields what a module defines, or passes on in `__all__` (the package's own front left out)."""
     for node in module.tree.body:
         if isinstance(node, Function | ast.ClassDef):
             names = [node.name]

@@ -1,10 +1,11 @@
-# optuna_objective.py
+"""A study of your own with Optuna: the learning rate and an allocation within the budget are suggested together."""
+
 import optuna
-from digits_network import images, network, train
+from digits_network import network, pixels, train
 
 import autoprune
 
-space = autoprune.search_space(network, images[:2], {"protect": []})
+space = autoprune.search_space(network, pixels[:2], {"protect": []})
 
 
 def objective(trial: optuna.Trial) -> float:

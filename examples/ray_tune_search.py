@@ -1,10 +1,11 @@
-# tune_param_space.py
-from digits_network import images, network, train
+"""A search of your own with Ray Tune: one more dimension for each group of channels."""
+
+from digits_network import network, pixels, train
 from ray import tune
 
 import autoprune
 
-space = autoprune.search_space(network, images[:2], {"protect": []})
+space = autoprune.search_space(network, pixels[:2], {"protect": []})
 widths = {name: tune.uniform(low, high) for name, (low, high) in space.dimensions().items()}
 
 

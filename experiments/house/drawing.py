@@ -1,0 +1,57 @@
+"""Draws the rooms and the imports between them: `python -m experiments.house.drawing` brings the page up to date."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from experiments.house.measure import imports, read_modules
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "architecture.md"
+DRAWINGS = re.compile(r"(<!-- drawing: (?P<package>[\w.]+) -->\n```mermaid\n).*?(?=```\n)", re.DOTALL)
+"""The drawings of a page, each of the rooms of one package."""
+
+
+def rooms(graph: Mapping[str, set[str]], package: str) -> dict[str, set[str]]:
+    """Returns the rooms (modules and folders) of a package, and those that each of them imports from."""
+    found: dict[str, set[str]] = {}
+    for module, targets in graph.items():
+        room = _room(module, package)
+        if room is not None:
+            found.setdefault(room, set()).update(filter(None, (_room(target, package) for target in targets)))
+    return {room: targets - {room} for room, targets in found.items()}
+
+
+def _room(module: str, package: str) -> str | None:
+    inside = module.removeprefix(f"{package}.")
+    return None if inside in (module, "__main__") else inside.partition(".")[0]
+
+
+def without_shortcuts(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """Returns the arrows from which all others follow (the transitive reduction of a graph without circles)."""
+
+    def reached(room: str) -> set[str]:
+        return {room}.union(*(reached(target) for target in graph[room]))
+
+    return {
+        room: {x for x in targets if not any(x in reached(y) for y in targets - {x})} for room, targets in graph.items()
+    }
+
+
+def mermaid(graph: Mapping[str, set[str]]) -> str:
+    """Returns the drawing's text."""
+    arrows = [f"    {room} --> {target}\n" for room in sorted(graph) for target in sorted(graph[room])]
+    alone = set(graph) - {room for room in graph if graph[room]} - {x for targets in graph.values() for x in targets}
+    return "graph TD\n" + "".join([*(f"    {room}\n" for room in sorted(alone)), *arrows])
+
+
+def drawn(page: str) -> str:
+    """Returns the text of a page with every drawing as the imports are."""
+    graph = imports(read_modules(ROOT))
+    return DRAWINGS.sub(lambda match: match[1] + mermaid(without_shortcuts(rooms(graph, match["package"]))), page)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(drawn(PAGE.read_text()))
