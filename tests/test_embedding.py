@@ -1,14 +1,10 @@
-"""An allocation inside a search of the user's own: the examples as they stand, and what they recorded."""
+"""An allocation inside a search of the user's own; `test_examples` runs two such searches."""
 
 from __future__ import annotations
 
-import os
 import pickle
-import re
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +18,6 @@ from autoprune.core.costs import within
 from autoprune.errors import BudgetInfeasible, UserError
 from autoprune.graph.costs import measure_costs
 
-EXAMPLES = Path(__file__).parent / "examples"
 INPUTS = torch.zeros(2, 3, 8, 8)
 
 
@@ -48,34 +43,6 @@ class Noting:
 
     def set_user_attr(self, key: str, value: Any) -> None:
         self.noted[key] = value
-
-
-def run_example(name: str, folder: Path, limit: int) -> str:
-    """What an example prints at last, in a folder that holds nothing but the examples."""
-    shutil.copytree(EXAMPLES, folder / "examples")
-    root = str(Path(autoprune.__file__).parents[1])
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": root}
-    env |= {"HOME": str(folder), "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-    command = [sys.executable, name]
-    done = subprocess.run(
-        command, cwd=folder / "examples", env=env, capture_output=True, text=True, timeout=limit, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()[-1]
-
-
-def test_the_example_of_an_optuna_objective_runs_as_it_stands(tmp_path: Path) -> None:
-    loss, rate, widths = run_example("optuna_objective.py", tmp_path, 120).split(maxsplit=2)
-    assert 0 < float(loss) < 0.6
-    assert 0.003 <= float(rate) <= 0.3
-    assert re.fullmatch(r"\{'0': \d+, '2': \d+\}", widths)
-
-
-def test_the_example_of_a_param_space_of_ray_tune_runs_as_it_stands(tmp_path: Path) -> None:
-    loss, rate, widths = run_example("tune_param_space.py", tmp_path, 400).split(maxsplit=2)
-    assert 0 < float(loss) < 1.0
-    assert 0.003 <= float(rate) <= 0.3
-    assert re.fullmatch(r"Allocation\(\{'0': \d+, '2': \d+\}\)", widths)
 
 
 def test_dimensions_are_the_shares_that_may_be_kept_by_name() -> None:
