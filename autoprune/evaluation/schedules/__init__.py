@@ -1,1 +1,1 @@
-"""."""
+"""Trainings by a schedule file: what is pruned, by which pruner and penalty, and when."""

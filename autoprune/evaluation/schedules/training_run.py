@@ -115,7 +115,7 @@ class TrainingRun:
             raise UserError(f"rounds should go back to step {early}, after the last of {self.steps} steps")
 
     def _rewind_step(self) -> int | None:
-        """The step to whose weights rounds go back; None where there are no rounds."""
+        """Returns the step to whose weights rounds go back; None where there are no rounds."""
         rounds = self._schedule.rounds
         return None if rounds is None else 0 if rounds.rewind == "initial" else rounds.rewind
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from autoprune.core.allocation import Allocation
 from autoprune.core.space import Group
 from autoprune.errors import UserError
-from autoprune.graph.groups import ChannelGraph, Kept
+from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import Layer, qualified_name
 from autoprune.pruning.allocators import UNIFORM
 from autoprune.pruning.criteria.base import Criterion, LayerStatistics
@@ -27,7 +27,7 @@ Weights = Mapping[str, Tensor]
 
 
 def squared_norm(statistics: LayerStatistics) -> Tensor:
-    """Sum of squared weights of each structure."""
+    """Returns the sum of squared weights of each structure, `[structures]`."""
     return statistics.weight.square().sum(1)
 
 
@@ -52,7 +52,8 @@ class Admm:
     here they are coupled ones.
 
     Args:
-        network: it is to be trained; only `finish` masks its weights, in place.
+        network: the one that is trained; only `finish` masks its weights, in place.
+        graph: the network's.
         pattern: its name, or itself.
         amount: the sparsity of every group. A mapping gives sparsities to shell patterns of groups or layers; later
             ones win, and groups that match none stay as they are.
@@ -87,7 +88,7 @@ class Admm:
         self._pattern = parse_pattern(pattern) if isinstance(pattern, str) else pattern
         self._structures = find_structures(network, graph, self._pattern)
         groups = matching_groups(self._structures.groups, layers)
-        self.widths = _aim(groups, amount, widths)
+        self.widths = _target_widths(groups, amount, widths)
         names = {layer for group in groups if group.name in self.widths for layer in group.producers}
         self._layers = {name: _weight_name(network, name) for name in names}
         self._passed = 0
@@ -109,28 +110,19 @@ class Admm:
         self.masking.hold()
 
     def update(self) -> None:
-        """The projection, and then the dual step."""
+        """Projects W + U, and then makes the dual step."""
         weights = self._weights()
         self._projected = self._project({name: weight + self._dual[name] for name, weight in weights.items()})
         for name, weight in weights.items():
             self._dual[name] = self._dual[name] + weight - self._projected[name]
 
-    def distance(self) -> float:
-        """‖W − Z‖ over all weights concerned: 0 once hard pruning changes nothing."""
-        squares = [(weight - self._projected[name]).square().sum() for name, weight in self._weights().items()]
-        return float(torch.stack(squares).sum().sqrt())
-
     def importance(self) -> Importance:
-        """Group to scores of its structures by the present weights: those with the highest stay in hard pruning."""
+        """Returns group name to `[structures]` scores by the present weights: the highest stay in hard pruning."""
         return self._importance(self._weights())
 
     def masks(self) -> Masks:
-        """What hard pruning of the present weights removes: exactly the asked counts, whole channels everywhere."""
+        """Returns the masks of hard pruning of the present weights: exact counts, whole channels everywhere."""
         return self._structures.masks(self._network, self.importance(), self.widths)
-
-    def kept_channels(self) -> Kept:
-        """Group to the channels that stay, for thinning; nothing for a pattern that only zeroes weights."""
-        return self._structures.kept_channels(self.importance(), self.widths)
 
     def finish(self) -> Masks:
         masks = self.masks()
@@ -159,7 +151,7 @@ class Admm:
         return {name: weight * masks[name] if name in masks else weight.clone() for name, weight in weights.items()}
 
     def _importance(self, weights: Weights) -> Importance:
-        """Group name to the Euclidean norms of its structures, over all layers that make them."""
+        """Returns group name to the Euclidean norms of its structures, over all layers that make them."""
 
         def statistics_of(layer: Layer) -> LayerStatistics:
             arranged = self._pattern.arrange(layer, weights[self._layers[layer.name]].double())
@@ -169,24 +161,23 @@ class Admm:
         return {name: torch.stack(parts).sum(0).sqrt().cpu().numpy() for name, parts in squares.items()}
 
 
-def _aim(
+def _target_widths(
     groups: Sequence[Group], amount: float | Mapping[str, float] | None, widths: Mapping[str, int] | None
 ) -> Allocation:
+    """Returns the kept width of each group that is pruned."""
     if (amount is None) == (widths is None):
         raise UserError("ADMM needs a sparsity (0.5, say) or the widths to prune to: one of both")
     if widths is not None:
         check_widths(groups, widths)
         return Allocation(widths)
-    if isinstance(amount, Mapping):
-        numbers = amounts_by_group(groups, amount)
-        found = [(group, numbers[group.name]) for group in groups if group.name in numbers]
-        return Allocation({group.name: UNIFORM.widths([group], {}, number)[group.name] for group, number in found})
     assert amount is not None  # one of both is given
-    return UNIFORM.widths(groups, {}, amount)
+    amounts = amounts_by_group(groups, amount if isinstance(amount, Mapping) else {"*": amount})
+    pruned = [group for group in groups if group.name in amounts]
+    return Allocation({group.name: UNIFORM.widths([group], {}, amounts[group.name])[group.name] for group in pruned})
 
 
 def _weight_name(network: nn.Module, layer: str) -> str:
-    """The name of a layer's weight; where layers share one, the first layer's."""
+    """Returns the name of a layer's weight; where layers share one, the first layer's."""
     weight = network.get_submodule(layer).weight
     shared = (name for name, parameter in network.named_parameters() if parameter is weight)
     return next(shared, qualified_name(layer, "weight"))

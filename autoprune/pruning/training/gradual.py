@@ -1,4 +1,4 @@
-"""A pruner at work on a network that trains: in a user's own loop, or in ours."""
+"""Pruning a network while it trains, in a user's own loop or in ours."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ from autoprune.pruning.surgery.masks import Importance, Masks, top_k_mask
 from autoprune.pruning.training.masking import Masking
 from autoprune.pruning.training.targets import matching_groups, resolve_target
 
-Batch = tuple[Tensor, Tensor]
-
 
 class Stateful(Protocol):
     """An optimizer, a rate schedule, or whatever else gives its state and takes it back."""
@@ -42,14 +40,14 @@ class Pruning:
     `rounds()`.
 
     Args:
-        network: it is pruned in place: weights become zero; shapes stay.
-        pruner: a name (`autoprune list pruners`), or one composed by yourself.
+        network: pruned in place: weights become zero; shapes stay.
+        pruner: a name (`autoprune list pruners`), or a composition of your own.
         amount: what the pruner's allocator takes: a sparsity, or a threshold. A mapping gives numbers to shell patterns
             of groups or layers (`layer1.*`); later ones win, and groups that match none stay whole.
         inputs: `[batch, …]` samples that the network takes, to trace it.
         widths: group → kept width to prune to, as a search found it, instead of `amount`.
         layers: shell patterns of the groups to prune.
-        initial: the number at the first update of a gradual schedule.
+        initial: the amount at the first update of a gradual schedule.
         timing: when masks are updated; a schedule that prunes once does so at its start, a gradual one needs a timing.
         statistics_batches: `(inputs, targets)` on the network's device, for criteria that read data; gone through anew
             at every update.
@@ -59,8 +57,13 @@ class Pruning:
         passed: steps and epochs that have passed already, of which no update is made up for; None: none has.
         masking: shared by several prunings of one network (filters in some layers, elements in others).
 
+    Attributes:
+        groups: those that are pruned.
+        allocation: group → kept width by now.
+
     Raises:
-        UserError: a name matches no group, a number is out of range, or a gradual schedule has no timing.
+        UserError: a name matches no group, an amount is out of range, a gradual schedule has no timing, or the
+            criterion needs data and there are no `statistics_batches`.
         TaskError: the network cannot be traced.
     """
 
@@ -75,7 +78,7 @@ class Pruning:
         layers: Sequence[str] = ("*",),
         initial: float = 0.0,
         timing: Timing | None = None,
-        statistics_batches: Iterable[Batch] | None = None,
+        statistics_batches: Iterable[tuple[Tensor, Tensor]] | None = None,
         loss: Loss | None = None,
         seed: int = 0,
         masking: Masking | None = None,
@@ -104,15 +107,15 @@ class Pruning:
 
     @property
     def masks(self) -> Masks:
-        """Parameter name to a mask of its shape, true where it stays: those of all that prune this network."""
+        """Parameter name to a mask of its shape, true where it stays, of all prunings on one masking."""
         return self.masking.masks
 
     def step(self) -> None:
-        """A step of the optimizer is done: pruned weights are zeroed again, and masks are updated if it is time."""
+        """Follows a step of the optimizer: zeroes pruned weights again, and updates the masks if it is time."""
         self._pass("step")
 
     def epoch(self) -> None:
-        """An epoch is done."""
+        """Follows the end of an epoch: updates the masks if it is time."""
         self._pass("epoch")
 
     def _pass(self, unit: Literal["step", "epoch"]) -> None:
@@ -140,7 +143,7 @@ class Pruning:
         self.masking.set(self, self._structures.masks(self.network, self._importance, widths), recover)
 
     def _score(self) -> Importance:
-        """Scores of the groups; what is masked stays lowest unless the schedule lets it recover by its old weights."""
+        """Scores the groups; what is masked stays lowest unless the schedule lets it recover by its old weights."""
         recovers = self.pruner.schedule.recovers and not self.pruner.criterion.reads_data
         if recovers:
             self.masking.restore()
@@ -205,22 +208,23 @@ class Pruning:
     def finish(self, thin: Literal[True]) -> nn.Module: ...
 
     def finish(self, thin: bool = False) -> Masks | nn.Module:
-        """Lets go of the network, whose pruned weights are zero; this pruning's masks, or a thinned copy.
+        """Ends the pruning: masked weights are zero now but no longer held there.
+
+        Args:
+            thin: whether to return a copy without the pruned channels or layers, compared with the masked network.
+
+        Returns:
+            This pruning's masks, parameter name to a mask of its shape, or the thinned copy.
 
         Raises:
             UserError: a thinned copy is wanted of a pattern that only zeroes weights.
         """
         self.masking.hold()
-        thinned = self.thinned() if thin else None
+        thinned = self._thinned() if thin else None
         masks = self.masking.release(self)
         return masks if thinned is None else thinned
 
-    def thinned(self) -> nn.Module:
-        """A copy of the network without the pruned channels, or layers, compared with the masked one.
-
-        Raises:
-            UserError: the pattern only zeroes weights.
-        """
+    def _thinned(self) -> nn.Module:
         pattern = self.pruner.pattern
         if not (pattern.coupled or pattern.whole):
             raise UserError(
@@ -231,15 +235,15 @@ class Pruning:
         return self._structures.prune(self.network, self._importance, widths, check_on=self._inputs)
 
     def kept_channels(self) -> Kept:
-        """Group to the channels that stay; nothing for a pattern that only zeroes weights."""
+        """Returns group → the channels that stay; nothing for a pattern that only zeroes weights."""
         return self._structures.kept_channels(self._importance, self.allocation) if self._importance else {}
 
     def removed_branches(self) -> tuple[str, ...]:
-        """The residual branches that go whole; nothing for any pattern but whole layers."""
+        """Returns the residual branches that go whole; none for any pattern but `layer`."""
         return self._structures.removed_branches(self.allocation)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold beside the network's and the optimizer's state: tensors and plain values.
+        """Returns what a checkpoint must hold beside the network's and the optimizer's state: tensors, plain values.
 
         The early state is part of it where the schedule rewinds.
         """

@@ -1,4 +1,4 @@
-"""Group lasso: whole structures, or layers, or single weights, are led to zero."""
+"""Group lasso: a penalty by which whole structures, layers or single weights go to zero."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAGNITUDES: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Thresholding:
-    """When a structure counts as zero: its magnitude is at or below a threshold.
+    """A threshold at or below which a structure's magnitude counts as zero.
 
     Attributes:
         at: the threshold; the penalty's strength if None. At 0 only what is exactly zero goes.
@@ -55,18 +55,19 @@ class GroupLasso:
     `layer`, a layer's whole weight. Of `filter` the structures are each layer's own filters, not the channels that
     several layers share: weights are masked and shapes stay; pruner 'group_lasso' thins the channels that died.
 
-    Source: Wen et al. 2016 (structured sparsity learning), arXiv:1608.03665, section 3, with the structures' sizes left
-    out of compute_budget as there; Yuan and Lin 2006 (J. R. Stat. Soc. B 68) multiply each norm by the root of its
-    size. Without the latter, large structures hardly shrink in their mean magnitude, by which they are held against the
-    threshold. What training leaves below the threshold, by default the strength itself, is masked.
+    Source: Wen et al. 2016 (structured sparsity learning), arXiv:1608.03665, section 3, without regard to the
+    structures' sizes, as there; Yuan and Lin 2006 (J. R. Stat. Soc. B 68) multiply each norm by the root of its size.
+    Without that factor large structures hardly shrink in their mean magnitude, which is compared with the threshold.
+    What training leaves below the threshold, by default the strength itself, is masked.
 
-    A batch norm behind a layer makes up for smaller weights. So a layer may fall below the threshold while it still
-    matters: threshold while there are steps left to make up for it, or train on after `finish` with the masks held. And
-    what has shrunk but stays moves the faster for it, as 1/‖w‖² (van Laarhoven 2017, arXiv:1706.05350): penalise the
-    layers that may go rather than all, and fine-tune at a lower rate.
+    A batch norm behind a layer compensates for smaller weights. So a layer may fall below the threshold while it still
+    matters: threshold while there are steps left to recover, or train on after `finish` with the masks held. And
+    weights that have shrunk but stay move faster, as 1/‖w‖² (van Laarhoven 2017, arXiv:1706.05350): penalise the layers
+    that may go rather than all, and fine-tune at a lower rate.
 
     Args:
-        network: it is to be trained; thresholding masks its weights in place.
+        network: the one that is trained; thresholding masks its weights in place.
+        graph: the network's.
         pattern: its name, or itself.
         strength: above 0; per step a structure's norm shrinks by about strength · rate.
         layers: shell patterns of the layers' names.
@@ -74,7 +75,8 @@ class GroupLasso:
         proximal: whether each step of the optimizer is followed by shrinking every norm by strength · rate, to zero at
             the least (Parikh and Boyd 2014, Proximal Algorithms, section 6.5), instead of adding the term to the
             loss, by whose subgradient norms only oscillate near zero. Not the default: the threshold catches what
-            oscillates, far above it, and in front of a batch norm weights that are exactly zero can break out again.
+            oscillates, far above it, and in front of a batch norm weights that are exactly zero can grow again.
+        thresholding: when structures count as zero; by default at the end, at the strength.
         masking: shared with other prunings of the network. Masks are held there, after `finish` too.
 
     Raises:
@@ -108,7 +110,7 @@ class GroupLasso:
         return None if self._proximal else self.value()
 
     def value(self) -> Tensor:
-        """The penalty on the network's present weights, a scalar; its gradient at a structure of zeros is zero."""
+        """Returns the penalty on the network's present weights, `[]`; its gradient at a structure of zeros is zero."""
         sums = [self._factor(found) * _norms(self._arranged(found)).sum() for found in self._found]
         return torch.stack(sums).sum()
 
@@ -179,19 +181,23 @@ def l1(
     Source: Tibshirani 1996 (J. R. Stat. Soc. B 58).
 
     Args:
+        network: the one that is trained.
+        graph: the network's.
+        strength: above 0.
+        layers: shell patterns of the layers' names.
         settings: as of `GroupLasso`.
     """
     return GroupLasso(network, graph, ELEMENT, strength, layers, **settings)
 
 
 def _norms(arranged: Tensor) -> Tensor:
-    """`[choices, width]`; torch gives the norm of zeros the gradient zero, where the root alone would give NaN."""
+    """Returns `[choices, width]`; torch gives the norm of zeros the gradient zero, the root alone would give NaN."""
     norms: Tensor = torch.linalg.vector_norm(arranged, dim=-1)
     return norms
 
 
 def _weight_structures(network: nn.Module, graph: ChannelGraph, pattern: str | Pattern) -> WeightStructures:
-    """What a pattern finds in each layer by itself.
+    """Returns the structures of a pattern in each layer by itself.
 
     Raises:
         UserError: there is no such pattern, or it keeps as many of every few weights.

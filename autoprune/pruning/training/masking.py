@@ -1,4 +1,4 @@
-"""Masks held on a network while it trains."""
+"""Masking: masked weights held at zero while a network trains."""
 
 from __future__ import annotations
 
@@ -32,13 +32,15 @@ class Masking:
         return dict(self._held)
 
     def of(self, owner: Hashable) -> Masks:
-        """The masks of one owner."""
+        """Returns the masks of one owner."""
         return dict(self._masks.get(owner, {}))
 
     def set(self, owner: Hashable, masks: Masks, recover: bool = True) -> None:
         """Replaces an owner's masks.
 
         Args:
+            owner: who sets them; other owners' masks hold too.
+            masks: parameter name to a mask of its shape, true where it stays.
             recover: whether weights that are masked no longer are what they were when they were masked; otherwise all
                 weights stay as they are now (just loaded, say).
 
@@ -75,12 +77,16 @@ class Masking:
                 parameters[name].copy_(torch.where(mask, parameters[name], self._remembered[name]))
 
     def remember(self, weights: Mapping[str, Tensor]) -> None:
-        """Replaces the remembered values (by those of an early state, say), wherever they lie (on the CPU, say)."""
+        """Replaces the values that masked weights recover (by those of an early state, say).
+
+        Args:
+            weights: parameter name to `[…]` values of its shape, on any device.
+        """
         for name in self._remembered.keys() & weights.keys():
             self._remembered[name] = weights[name].detach().to(self._remembered[name], copy=True)
 
     def release(self, owner: Hashable) -> Masks:
-        """Lets go of what an owner masks, which is zero and no longer kept so; its masks."""
+        """Releases what an owner masks, which is zero now but no longer held there; returns its masks."""
         self.hold()
         masks = self._masks.pop(owner, {})
         remembered = self._remembered
@@ -89,7 +95,7 @@ class Masking:
         return masks
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What is remembered, for a checkpoint; the masks themselves are known to who set them."""
+        """Returns the remembered values, each `[…]` of its parameter's shape; who set the masks keeps those."""
         return dict(self._remembered)
 
     def _parameters(self) -> dict[str, nn.Parameter]:

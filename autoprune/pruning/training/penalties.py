@@ -1,4 +1,4 @@
-"""What is added to the training loss so that a network becomes sparse; the others have files of their own."""
+"""Penalties: terms of the training loss that make a network sparse. Group lasso and ADMM have their own files."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Penalty(Protocol):
     """
 
     def term(self) -> Tensor | None:
-        """A scalar of the network's present weights, to be differentiated with the loss; None for nothing."""
+        """Returns a scalar, `[]`, of the present weights to add to the loss; None where nothing is added."""
 
     def step(self, rate: float) -> None:
-        """A step of the optimizer is done.
+        """Follows a step of the optimizer.
 
         Args:
             rate: how far the optimizer goes along a lasting gradient of 1 with every step: for SGD its learning rate
@@ -37,10 +37,10 @@ class Penalty(Protocol):
         """
 
     def finish(self) -> Masks:
-        """Masks what the penalty has made of no use; nothing where that is left to a pruner."""
+        """Masks what the penalty led to zero, and returns the masks; none where that is left to a pruner."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold to go on: tensors and plain values."""
+        """Returns what a checkpoint must hold to go on: tensors and plain values."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from what `state_dict` gave, on a network that has the weights of that time."""
@@ -49,11 +49,13 @@ class Penalty(Protocol):
 class ScaleL1:
     """L1 on the scales of batch norms, times a strength; whole channels go to zero.
 
-    Source: Liu et al. 2017 (network slimming), arXiv:1708.06519, section 3, by subgradient group_sweep as there.
-        Nothing is
-    masked: pruner 'slim' ranks the scales over all layers and thins.
+    Source: Liu et al. 2017 (network slimming), arXiv:1708.06519, section 3, by subgradient descent as there.
+    Nothing is masked: pruner 'slim' ranks the scales over all layers and thins.
 
     Args:
+        network: the one that is trained.
+        graph: the network's.
+        strength: above 0.
         layers: shell patterns of the batch norms' names.
 
     Raises:
@@ -93,10 +95,10 @@ class ScaleL1:
 
 
 def check_strength(strength: float) -> float:
-    """The strength itself, if it is a number above 0.
+    """Returns the strength.
 
     Raises:
-        UserError: it is not.
+        UserError: it is no number above 0.
     """
     if not (math.isfinite(strength) and strength > 0):
         raise UserError(f"the strength of a penalty should be a number above 0 but is {strength}")

@@ -1,4 +1,4 @@
-"""What a pruning aims at: a number for all groups, numbers by layer, or the widths that a search found."""
+"""Targets of a pruning: an amount for all groups, amounts by layer, or the widths that a search found."""
 
 from __future__ import annotations
 
@@ -17,15 +17,22 @@ from autoprune.pruning.surgery.masks import Importance
 
 
 class Target(Protocol):
-    """Widths on the way to an aim."""
+    """The widths that a pruning goes to, and those on the way there."""
 
     def widths(self, groups: Sequence[Group], importance: Importance, curve: Growth, progress: float) -> Allocation:
-        """The kept width of each group at a progress in [0, 1]."""
+        """Returns the kept width of each group.
+
+        Args:
+            groups: those that are pruned.
+            importance: scores of their structures.
+            curve: how the amount grows.
+            progress: of the updates, in [0, 1].
+        """
 
 
 @dataclass(frozen=True)
 class SingleAmount:
-    """One number for all groups, which the allocator turns into widths."""
+    """One amount for all groups, which the allocator turns into widths."""
 
     allocator: Allocator
     first: float
@@ -37,18 +44,18 @@ class SingleAmount:
 
 @dataclass(frozen=True)
 class AmountByGroup:
-    """A number for each group."""
+    """An amount for each group."""
 
     allocator: Allocator
     first: float
     last: Mapping[str, float]
 
     def widths(self, groups: Sequence[Group], importance: Importance, curve: Growth, progress: float) -> Allocation:
-        found: dict[str, int] = {}
+        widths: dict[str, int] = {}
         for group in groups:
-            number = curve(progress, min(self.first, self.last[group.name]), self.last[group.name])
-            found.update(self.allocator.widths([group], importance, number))
-        return Allocation(found)
+            amount = curve(progress, min(self.first, self.last[group.name]), self.last[group.name])
+            widths.update(self.allocator.widths([group], importance, amount))
+        return Allocation(widths)
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ class GivenWidths:
 
 
 def matching_groups(groups: Sequence[Group], patterns: Sequence[str]) -> tuple[Group, ...]:
-    """The groups of which the name, or a layer's name, matches one of some shell patterns.
+    """Returns the groups of which the name, or a layer's name, matches one of some shell patterns.
 
     Raises:
         UserError: a pattern matches nothing.
@@ -76,16 +83,16 @@ def matching_groups(groups: Sequence[Group], patterns: Sequence[str]) -> tuple[G
     return tuple(group for group in groups if any(_matches(group, pattern) for pattern in patterns))
 
 
-def amounts_by_group(groups: Sequence[Group], numbers: Mapping[str, float]) -> dict[str, float]:
-    """A number for each group that a pattern matches; later patterns win.
+def amounts_by_group(groups: Sequence[Group], amounts: Mapping[str, float]) -> dict[str, float]:
+    """Returns the amount of each group that a shell pattern matches; later patterns win.
 
     Raises:
         UserError: a pattern matches nothing.
     """
     found: dict[str, float] = {}
-    for pattern, number in numbers.items():
+    for pattern, amount in amounts.items():
         _refuse_unmatched(groups, pattern)
-        found.update({group.name: number for group in groups if _matches(group, pattern)})
+        found.update({group.name: amount for group in groups if _matches(group, pattern)})
     return found
 
 
@@ -96,11 +103,14 @@ def resolve_target(
     widths: Mapping[str, int] | None,
     initial: float,
 ) -> tuple[tuple[Group, ...], Target]:
-    """Which of some groups are pruned, and to what.
+    """Returns which of some groups are pruned, and to what.
 
     Args:
-        amount: for the pruner's allocator, of all groups or by shell pattern; None if there are widths.
-        initial: the number at the first update.
+        groups: those that may be.
+        pruner: its allocator, schedule and pattern count.
+        amount: what the allocator takes, for all groups or by shell pattern; None if there are widths.
+        widths: group → kept width; None if there is an amount.
+        initial: the amount at the first update.
 
     Raises:
         UserError: both or neither of amount and widths are given, a number is out of range, or a name matches nothing.
@@ -111,41 +121,42 @@ def resolve_target(
         check_widths(groups, widths)
         return tuple(group for group in groups if group.name in widths), GivenWidths(dict(widths))
     if isinstance(amount, Mapping):
-        numbers = amounts_by_group(groups, amount)
-        for number in numbers.values():
-            _check_way(pruner, min(initial, number), number)
-        pruned = tuple(group for group in groups if group.name in numbers)
+        amounts = amounts_by_group(groups, amount)
+        for last in amounts.values():
+            _check_amounts(pruner, min(initial, last), last)
+        pruned = tuple(group for group in groups if group.name in amounts)
         for group in pruned:
-            _check_runs(group, pruner, numbers[group.name])
-        return pruned, AmountByGroup(pruner.allocator, initial, numbers)
+            _check_removes(group, pruner, amounts[group.name])
+        return pruned, AmountByGroup(pruner.allocator, initial, amounts)
     assert amount is not None  # one of both is given
-    _check_way(pruner, initial, amount)
+    _check_amounts(pruner, initial, amount)
     for group in groups:
-        _check_runs(group, pruner, amount)
+        _check_removes(group, pruner, amount)
     return tuple(groups), SingleAmount(pruner.allocator, initial, amount)
 
 
-def _check_runs(group: Group, pruner: Pruner, number: float) -> None:
-    """Nothing, unless the pattern keeps n of every m weights and the number is too small to remove any of them."""
-    if not (1 < pruner.pattern.least == pruner.pattern.grain and pruner.allocator.sparsity and number > 0):
+def _check_removes(group: Group, pruner: Pruner, amount: float) -> None:
+    """Refuses a sparsity that is too small to remove any of every m weights, of which the pattern keeps n."""
+    n_of_m = 1 < pruner.pattern.least == pruner.pattern.grain
+    if not (n_of_m and pruner.allocator is UNIFORM and amount > 0):
         return
-    if pruner.allocator is UNIFORM and UNIFORM.widths([group], {}, number)[group.name] == group.width:
+    if UNIFORM.widths([group], {}, amount)[group.name] == group.width:
         raise UserError(
             f"pattern {pruner.pattern.name!r} removes {1 - pruner.pattern.least / group.width:g} of a weight or "
-            f"nothing; a sparsity of {number:g} leaves all of {group.name!r}"
+            f"nothing; a sparsity of {amount:g} leaves all of {group.name!r}"
         )
 
 
-def _check_way(pruner: Pruner, first: float, last: float) -> None:
-    """Nothing, if the allocator takes all numbers from the first to the last; found before hours of training."""
-    for number in (first, last, *(pruner.schedule.curve(progress, first, last) for progress in (0.0, 1.0))):
-        pruner.allocator.check(number)
+def _check_amounts(pruner: Pruner, first: float, last: float) -> None:
+    """Checks that the allocator takes all amounts from the first to the last: before hours of training, not after."""
+    for amount in (first, last, *(pruner.schedule.curve(progress, first, last) for progress in (0.0, 1.0))):
+        pruner.allocator.check(amount)
     if first > last:
         raise UserError(f"a pruning starts with less than it ends with, not at {first} and then {last}")
 
 
 def check_widths(groups: Iterable[Group], widths: Mapping[str, int]) -> None:
-    """Nothing, if all widths are those of groups that exist.
+    """Checks that all widths are those of groups that exist.
 
     Raises:
         UserError: a group is unknown, or its width out of range.
