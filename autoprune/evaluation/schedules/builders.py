@@ -131,8 +131,6 @@ def build_penalty(name: str, section: PenaltySection, network: nn.Module, inputs
     make = registry.resolve("penalty", section.penalty)
     settings = _penalty_settings(section)
     known = set(inspect.signature(make).parameters)
-    if "settings" in known:  # the L1 penalty is a group lasso of single weights
-        known |= set(inspect.signature(registry.resolve("penalty", "group_lasso")).parameters) - {"pattern"}
     unknown = sorted(set(settings) - known)
     if unknown:
         raise UserError(f"penalty {name!r}: {section.penalty} does not take {', '.join(unknown)}")

@@ -107,10 +107,8 @@ class GroupLasso:
         self._passed = 0
 
     def term(self) -> Tensor | None:
-        return None if self._proximal else self.value()
-
-    def value(self) -> Tensor:
-        """Returns the penalty on the network's present weights, `[]`; its gradient at a structure of zeros is zero."""
+        if self._proximal:
+            return None
         sums = [self._factor(found) * _norms(self._arranged(found)).sum() for found in self._found]
         return torch.stack(sums).sum()
 
@@ -172,7 +170,15 @@ class GroupLasso:
 
 
 def l1(
-    network: nn.Module, graph: ChannelGraph, strength: float, layers: Sequence[str] = ("*",), **settings: Any
+    network: nn.Module,
+    graph: ChannelGraph,
+    strength: float,
+    layers: Sequence[str] = ("*",),
+    *,
+    scale_by_size: bool = False,
+    proximal: bool = False,
+    thresholding: Thresholding | None = None,
+    masking: Masking | None = None,
 ) -> GroupLasso:
     """L1: the absolute values of all weights, times a strength; single weights go to zero.
 
@@ -185,9 +191,14 @@ def l1(
         graph: the network's.
         strength: above 0.
         layers: shell patterns of the layers' names.
-        settings: as of `GroupLasso`.
+        scale_by_size: without effect: every structure is one weight.
+        proximal: as of `GroupLasso`.
+        thresholding: as of `GroupLasso`.
+        masking: as of `GroupLasso`.
     """
-    return GroupLasso(network, graph, ELEMENT, strength, layers, **settings)
+    return GroupLasso(
+        network, graph, ELEMENT, strength, layers, proximal=proximal, thresholding=thresholding, masking=masking
+    )
 
 
 def _norms(arranged: Tensor) -> Tensor:
