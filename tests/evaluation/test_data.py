@@ -83,7 +83,9 @@ def test_targets_reach_the_loss() -> None:
         asked.append(targets)
         return outputs.sum()
 
-    source = ScoringSamples(SimpleTask(_network, DATA, [], plain_data=DATA, loss=loss), CPU, 4, 4).calibration_data()
-    for inputs, targets in source.batches:
-        source.loss(_network()(inputs), targets)
+    calibration = ScoringSamples(
+        SimpleTask(_network, DATA, [], plain_data=DATA, loss=loss), CPU, 4, 4
+    ).calibration_data()
+    for inputs, targets in calibration.batches:
+        calibration.loss(_network()(inputs), targets)
     assert [targets.tolist() for targets in asked] == [[0] * 4]

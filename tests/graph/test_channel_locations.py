@@ -33,7 +33,7 @@ FOLLOWING: Mapping[tuple[str, str], tuple[str | None, str]] = {
 }  # fmt: skip
 
 
-def _study(name: str, layer: str) -> tuple[ChannelGraph, Layer]:
+def _find_graph(name: str, layer: str) -> tuple[ChannelGraph, Layer]:
     case = {**WELL_KNOWN, **UNUSUAL}[name]
     graph = find_groups(case.build(), torch.randn(2, *case.shape))
     return graph, next(found for found in graph.layers if found.name == layer)
@@ -41,7 +41,7 @@ def _study(name: str, layer: str) -> tuple[ChannelGraph, Layer]:
 
 @pytest.mark.parametrize(("name", "layer"), FOLLOWING)
 def test_norm_and_activation_are_found_through_the_traced_graph(name: str, layer: str) -> None:
-    graph, found = _study(name, layer)
+    graph, found = _find_graph(name, layer)
     norm, location = find_batch_norm(graph, found), find_activation(graph, found)
     assert location is not None
     assert (norm[0] if norm else None, location.node.name) == FOLLOWING[name, layer]
@@ -49,13 +49,13 @@ def test_norm_and_activation_are_found_through_the_traced_graph(name: str, layer
 
 
 def test_a_layer_whose_channels_are_the_output_is_met_nowhere() -> None:
-    graph, head = _study("lenet_flatten", "fc3")
+    graph, head = _find_graph("lenet_flatten", "fc3")
     assert find_batch_norm(graph, head) is None
     assert find_activation(graph, head) is None
 
 
 def test_entries_of_a_concatenation_are_told_apart() -> None:
-    graph, conv = _study("densenet", "convs.0")
+    graph, conv = _find_graph("densenet", "convs.0")
     found = find_batch_norm(graph, conv)
     assert found is not None
     assert found[1].entries.tolist() == [-1] * 6 + [0, 1, 2, 3]
@@ -75,7 +75,7 @@ class _Module(nn.Module):
         return self.out(F.relu(self.bn_of_two(self.two(x)))).mean((2, 3))
 
 
-def test_what_follows_is_a_question_of_the_flow_and_not_of_the_order_of_modules() -> None:
+def test_norm_and_activation_follow_the_data_and_not_the_order_of_modules() -> None:
     graph = find_groups(_Module(), torch.randn(2, 3, 4, 4))
     norms = {layer.name: find_batch_norm(graph, layer) for layer in graph.layers if layer.produces}
     assert {name: norm and norm[0] for name, norm in norms.items()} == {

@@ -26,26 +26,26 @@ class ActivationCollector:
         self._network, self._traced = network, graph.flow.traced
         found = {layer.name: find_activation(graph, layer) for layer in layers}
         self._locations = {name: location for name, location in found.items() if location is not None}
-        self._sums: dict[fx.Node, dict[int | None, _Sums]] = {}  # several layers may meet at one location
+        self._totals: dict[fx.Node, dict[int | None, _Totals]] = {}  # several layers may meet at one location
         for location in self._locations.values():
-            self._sums.setdefault(location.node, {})[location.dim] = _Sums(location)
+            self._totals.setdefault(location.node, {})[location.dim] = _Totals(location)
 
     def update(self, inputs: Tensor, targets: Tensor) -> None:
         """Runs one batch through the network in evaluation mode."""
         with mode(self._network, training=False), mode(self._traced, training=False), torch.no_grad():
-            _Runner(self._network, self._traced, self._sums).run(inputs)
+            _Runner(self._network, self._traced, self._totals).run(inputs)
 
     def compute(self) -> dict[str, Activations]:
         """Returns by layer the means over all samples and positions, each `[out]`."""
         means = {}
         for name, location in self._locations.items():
-            sums, average = self._sums[location.node][location.dim], location.channel_map.mean_per_channel
-            means[name] = Activations(average(sums.nonzero / sums.count), average(sums.magnitude / sums.count))
+            totals, average = self._totals[location.node][location.dim], location.channel_map.mean_per_channel
+            means[name] = Activations(average(totals.nonzero / totals.count), average(totals.magnitude / totals.count))
         return means
 
 
 @dataclass
-class _Sums:
+class _Totals:
     """Sums of `[size]` over everything seen at one location, and of how many values each."""
 
     location: ChannelLocation
@@ -64,10 +64,10 @@ class _Runner(fx.Interpreter):
     """Runs the traced operations on the network's own modules; values are dropped as soon as they are used."""
 
     def __init__(
-        self, network: nn.Module, traced: fx.GraphModule, sums: Mapping[fx.Node, Mapping[int | None, _Sums]]
+        self, network: nn.Module, traced: fx.GraphModule, totals: Mapping[fx.Node, Mapping[int | None, _Totals]]
     ) -> None:
         super().__init__(network, graph=traced.graph)
-        self._traced, self._sums = traced, sums
+        self._traced, self._totals = traced, totals
 
     def fetch_attr(self, target: str) -> Any:
         try:
@@ -77,6 +77,6 @@ class _Runner(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        for sums in self._sums.get(n, {}).values():
-            sums.add(value)
+        for totals in self._totals.get(n, {}).values():
+            totals.add(value)
         return value

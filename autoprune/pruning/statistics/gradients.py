@@ -27,7 +27,7 @@ class GradientCollector:
     def __init__(self, network: nn.Module, layers: Sequence[Layer], loss: Loss) -> None:
         self._network, self._loss = network, loss
         self._names = {layer.name: layer.weight_name for layer in layers}
-        self._sums: dict[str, tuple[Tensor, Tensor]] = {}
+        self._totals: dict[str, tuple[Tensor, Tensor]] = {}
         self._batches = 0
 
     def update(self, inputs: Tensor, targets: Tensor) -> None:
@@ -37,15 +37,15 @@ class GradientCollector:
         for name, gradient in gradients.items():
             # In half precision small gradients would be lost in the sum.
             gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-            if name not in self._sums:
-                self._sums[name] = (torch.zeros_like(gradient), torch.zeros_like(gradient))
-            magnitude, square = self._sums[name]
+            if name not in self._totals:
+                self._totals[name] = (torch.zeros_like(gradient), torch.zeros_like(gradient))
+            magnitude, square = self._totals[name]
             magnitude.add_(gradient.abs())
             square.addcmul_(gradient, gradient)
 
     def compute(self) -> dict[str, Gradients]:
         """Returns the means over the batches by layer."""
-        sums = {layer: self._sums[name] for layer, name in self._names.items()}
+        sums = {layer: self._totals[name] for layer, name in self._names.items()}
         return {layer: Gradients(*(total / self._batches for total in found)) for layer, found in sums.items()}
 
 
@@ -81,7 +81,7 @@ class GateCollector:
         self._network, self._loss = network, loss
         self._parameters = dict(network.named_parameters())
         self._gates = {layer.name: _Gate(layer, self._norm(graph, layer)) for layer in layers}
-        self._sums: dict[str, Tensor] = {}
+        self._totals: dict[str, Tensor] = {}
         self._batches = 0
 
     def _norm(self, graph: ChannelGraph, layer: Layer) -> tuple[str, ChannelMap] | None:
@@ -97,13 +97,13 @@ class GateCollector:
             names = [name for name in gate.parameters if name in gradients]
             products = [(self._parameters[name].detach() * gradients[name]).double() for name in names]
             square = gate.derivatives(products).square()
-            self._sums[layer] = self._sums[layer] + square if layer in self._sums else square
+            self._totals[layer] = self._totals[layer] + square if layer in self._totals else square
 
     def compute(self) -> dict[str, Tensor]:
         """Returns the means over the batches by layer, each `[out]`."""
         means = {}
         for layer, gate in self._gates.items():
-            mean = self._sums[layer] / self._batches
+            mean = self._totals[layer] / self._batches
             means[layer] = gate.norm[1].mean_per_channel(mean) if gate.norm else mean
         return means
 

@@ -188,13 +188,13 @@ def _refit_layer(thinned: nn.Module, layer: Layer, wanted: Sequence[_DenseOutput
 
 
 def _add_batch(
-    thinned: nn.Module, name: str, inputs: Tensor, equations: _NormalEquations, wanted: _DenseOutputs, batch: int
+    thinned: nn.Module, name: str, inputs: Tensor, equations: _NormalEquations, wanted: _DenseOutputs, index: int
 ) -> None:
-    """Adds one batch to a layer's normal equations."""
+    """Adds one batch, the `index`-th, to a layer's normal equations."""
     windows: list[Tensor] = []
 
     def add_windows(name: str, call: int, layer_inputs: Tensor, output: Tensor) -> None:
-        chosen = sample_positions(equations.module, output, POSITIONS, name, batch, call)
+        chosen = sample_positions(equations.module, output, POSITIONS, name, index, call)
         windows.append(inputs_at(equations.module, layer_inputs, chosen))
         if wanted.addend is None and call + 1 == len(wanted.calls):
             raise _EndOfPass
@@ -204,7 +204,7 @@ def _add_batch(
     def compare_addends(name: str, addition: LayerAddition) -> None:
         nonlocal lacking
         if wanted.addend is not None:
-            chosen = sample_positions(equations.module, addition.other, POSITIONS, name, batch, 0)
+            chosen = sample_positions(equations.module, addition.other, POSITIONS, name, index, 0)
             # The layer makes up for what the addend lacks; through a batch norm, divided by its slope.
             lost = wanted.addend - outputs_at(equations.module, addition.other, chosen)
             lacking = torch.where(addition.slope == 0, 0.0, lost / addition.slope)

@@ -26,7 +26,7 @@ def _batches(shape: tuple[int, ...], sizes: tuple[int, ...] = (4, 3)) -> list[tu
     return [(torch.randn(size, *shape, generator=generator), torch.arange(size) % 3) for size in sizes]
 
 
-def _gather(network: nn.Module, source: CalibrationData, needs: frozenset[Need] = EVERYTHING) -> NetworkStatistics:
+def _collect(network: nn.Module, source: CalibrationData, needs: frozenset[Need] = EVERYTHING) -> NetworkStatistics:
     shape = (3, 32, 32) if isinstance(network, LeNet) else (3, 8, 8)
     graph = find_groups(network, torch.zeros(2, *shape))
     layers: list[Layer] = [layer for layer in graph.layers if layer.produces]
@@ -36,7 +36,7 @@ def _gather(network: nn.Module, source: CalibrationData, needs: frozenset[Need] 
 def test_only_what_is_needed_is_gathered() -> None:
     network, source = resnet_b(), CalibrationData(_batches((3, 8, 8)), F.cross_entropy)
     for need in EVERYTHING:
-        found = _gather(network, source, frozenset({need}))
+        found = _collect(network, source, frozenset({need}))
         assert [name for name in sorted(EVERYTHING) if getattr(found, name)] == [need]
 
 
@@ -44,7 +44,7 @@ def test_activations_do_not_depend_on_how_samples_are_batched() -> None:
     network = randomise(LeNet("flatten"))
     whole, parts = _batches((3, 32, 32), (7,)), _batches((3, 32, 32), (7,))[0]
     split = [(parts[0][:2], parts[1][:2]), (parts[0][2:], parts[1][2:])]
-    one, other = (_gather(network, CalibrationData(b, F.cross_entropy)).activations["conv1"] for b in (whole, split))
+    one, other = (_collect(network, CalibrationData(b, F.cross_entropy)).activations["conv1"] for b in (whole, split))
     torch.testing.assert_close(one.nonzero, other.nonzero)
     torch.testing.assert_close(one.magnitude, other.magnitude)
 
@@ -52,8 +52,8 @@ def test_activations_do_not_depend_on_how_samples_are_batched() -> None:
 def test_gradients_are_averaged_over_batches_and_not_over_samples() -> None:
     network = randomise(LeNet("flatten"))
     batches = _batches((3, 32, 32), (4, 2))
-    found = _gather(network, CalibrationData(batches, F.cross_entropy)).gradients["conv2"]
-    one, other = (_gather(network, CalibrationData([batch], F.cross_entropy)).gradients["conv2"] for batch in batches)
+    found = _collect(network, CalibrationData(batches, F.cross_entropy)).gradients["conv2"]
+    one, other = (_collect(network, CalibrationData([batch], F.cross_entropy)).gradients["conv2"] for batch in batches)
     torch.testing.assert_close(found.square, (one.square + other.square) / 2)
     torch.testing.assert_close(found.magnitude, (one.magnitude + other.magnitude) / 2)
 
@@ -71,7 +71,7 @@ def test_a_batch_is_forgotten_before_the_next_is_read() -> None:
                 yield inputs, torch.tensor([0, 1])
                 del inputs
 
-    _gather(resnet_b(), CalibrationData(Watched(), F.cross_entropy))
+    _collect(resnet_b(), CalibrationData(Watched(), F.cross_entropy))
     assert len(alive) == 3
 
 
@@ -82,7 +82,7 @@ def test_the_network_is_seen_in_evaluation_mode() -> None:
     source = CalibrationData(
         _batches((3, 8, 8)), lambda outputs, targets: F.cross_entropy(outputs.mean((2, 3)), targets)
     )
-    one, other = _gather(network.eval(), source), _gather(network.train(), source)
+    one, other = _collect(network.eval(), source), _collect(network.train(), source)
     assert all(module.training for module in network.modules())
     torch.testing.assert_close(one.gradients["0"].square, other.gradients["0"].square)
     torch.testing.assert_close(one.activations["0"].magnitude, other.activations["0"].magnitude)
@@ -90,10 +90,10 @@ def test_the_network_is_seen_in_evaluation_mode() -> None:
 
 def test_statistics_can_be_gathered_where_gradients_are_switched_off_or_weights_frozen() -> None:
     network, source = randomise(resnet_b()), CalibrationData(_batches((3, 8, 8)), F.cross_entropy)
-    expected = _gather(network, source)
+    expected = _collect(network, source)
     network.requires_grad_(False)
     with torch.no_grad():
-        found = _gather(network, source)
+        found = _collect(network, source)
     for name, gate in expected.gates.items():
         torch.testing.assert_close(found.gates[name], gate)
         torch.testing.assert_close(found.gradients[name].square, expected.gradients[name].square)
@@ -102,12 +102,12 @@ def test_statistics_can_be_gathered_where_gradients_are_switched_off_or_weights_
 def test_a_loss_that_cannot_be_differentiated_is_refused() -> None:
     source = CalibrationData(_batches((3, 8, 8)), lambda outputs, targets: torch.tensor(0.5))
     with pytest.raises(UserError, match="cannot be differentiated"):
-        _gather(resnet_b(), source)
+        _collect(resnet_b(), source)
 
 
 def test_no_samples_at_all_are_refused() -> None:
     with pytest.raises(DataError, match="no samples"):
-        _gather(resnet_b(), CalibrationData([], F.cross_entropy))
+        _collect(resnet_b(), CalibrationData([], F.cross_entropy))
 
 
 @pytest.mark.parametrize("name", ["shared_modules", "functional_norm", "in_place", "zeros", "data_dependent"])

@@ -194,7 +194,7 @@ def test_a_sum_that_was_written_into_leaves_the_shortcut_as_it_is() -> None:
     assert removed.stem.weight.grad.abs().sum() > 0
 
 
-def test_dropout_and_norms_follow_the_mode_and_what_no_one_asks_is_not_asked() -> None:
+def test_dropout_and_norms_follow_the_mode_and_a_mode_that_nothing_uses_is_erased() -> None:
     def dropping(n: Added, x: Tensor) -> Tensor:
         return F.dropout(x, 0.5, n.training) + F.dropout(n.a(x), 0.5, n.training)
 

@@ -38,7 +38,7 @@ def _network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.Sigmoid(), nn.Conv2d(3, 2, 1)).eval()
 
 
-def test_makers_carriers_and_users_of_a_channel_are_masked() -> None:
+def test_producers_norms_and_consumers_of_a_channel_are_masked() -> None:
     network = _network()
     masks = build_masks(network, find_groups(network, torch.randn(2, 1, 4, 4)), {"0": [0, 2]})
     assert {name: mask.flatten(1).tolist() if mask.dim() > 1 else mask.tolist() for name, mask in masks.items()} == {
@@ -47,7 +47,7 @@ def test_makers_carriers_and_users_of_a_channel_are_masked() -> None:
     }  # fmt: skip
 
 
-def test_only_users_are_masked_where_only_they_are_asked_for() -> None:
+def test_only_consumers_are_masked_where_only_they_are_asked_for() -> None:
     network = _network()
     graph = find_groups(network, torch.randn(2, 1, 4, 4))
     assert list(build_masks(network, graph, {"0": [0, 2]}, sides=("in",))) == ["3.weight"]

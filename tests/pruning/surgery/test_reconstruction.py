@@ -30,7 +30,7 @@ def _batches(shape: Sequence[int], sizes: Sequence[int] = (40, 24)) -> Batches:
     return [(torch.randn(n, *shape, generator=generator, dtype=torch.float64), torch.zeros(n)) for n in sizes]
 
 
-def _made(build: Any, shape: Sequence[int]) -> tuple[nn.Module, ChannelGraph, Batches]:
+def _build_case(build: Any, shape: Sequence[int]) -> tuple[nn.Module, ChannelGraph, Batches]:
     torch.manual_seed(0)
     network = randomise(build().double()).eval()
     batches = _batches(shape)
@@ -64,7 +64,7 @@ def test_weights_are_those_of_least_squares_from_inputs_already_refitted(
     groups: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconstruction, "RIDGE", 1e-13)
-    dense, graph, batches = _made(lambda: _chain(groups), (2, 6, 6))
+    dense, graph, batches = _build_case(lambda: _chain(groups), (2, 6, 6))
     kept = {"0": [0, 2], "2": [1], "4": [0, 3]} if groups == 2 else {"0": [0, 2, 3, 5], "2": [1, 2], "4": [0, 3]}
     thinned = thin(dense, graph, kept)
     refit(thinned, dense, graph, kept, batches)
@@ -87,7 +87,7 @@ def test_weights_are_those_of_least_squares_from_inputs_already_refitted(
 
 def test_layers_behind_that_lost_nothing_are_fitted_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconstruction, "RIDGE", 1e-13)
-    dense, graph, batches = _made(_chain, (2, 6, 6))
+    dense, graph, batches = _build_case(_chain, (2, 6, 6))
     kept = {"0": [0, 2, 3, 5]}
     thinned = thin(dense, graph, kept)
     refit(thinned, dense, graph, kept, batches)
@@ -112,7 +112,7 @@ class Twice(nn.Module):
 
 def test_all_calls_of_a_layer_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconstruction, "RIDGE", 1e-13)
-    dense, graph, batches = _made(Twice, (3,))
+    dense, graph, batches = _build_case(Twice, (3,))
     kept = {"first": [0, 1, 4]}
     thinned = thin(dense, graph, kept)
     refit(thinned, dense, graph, kept, batches)
@@ -128,7 +128,7 @@ def test_all_calls_of_a_layer_count(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_channel_that_repeats_another_can_go_without_a_trace(positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconstruction, "RIDGE", 1e-13)
     monkeypatch.setattr(reconstruction, "POSITIONS", positions)
-    dense, graph, batches = _made(_chain, (2, 6, 6))
+    dense, graph, batches = _build_case(_chain, (2, 6, 6))
     with torch.no_grad():
         dense[0].weight[4], dense[0].bias[4] = 2 * dense[0].weight[1], 2 * dense[0].bias[1]
     kept = {"0": [0, 1, 2, 3, 5]}
@@ -141,7 +141,7 @@ def test_a_channel_that_repeats_another_can_go_without_a_trace(positions: int, m
 
 def test_the_ridge_holds_weights_and_leaves_the_bias_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconstruction, "RIDGE", 1e9)
-    dense, graph, batches = _made(_chain, (2, 6, 6))
+    dense, graph, batches = _build_case(_chain, (2, 6, 6))
     kept = {"0": [0, 2, 3, 5]}
     thinned = thin(dense, graph, kept)
     refit(thinned, dense, graph, kept, batches)
@@ -153,7 +153,7 @@ def test_the_ridge_holds_weights_and_leaves_the_bias_free(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("name", ["resnet_b", "resnext", "vgg", "densenet", "mobilenet_v2", "shufflenet_v2_numbers"])
 def test_outputs_come_nearer_to_the_dense_networks(name: str) -> None:
     case = WELL_KNOWN[name]
-    dense, graph, batches = _made(case.build, case.shape)
+    dense, graph, batches = _build_case(case.build, case.shape)
     kept = {group.name: list(range((group.group.width + 1) // 2)) for group in graph.groups}
     thinned = thin(dense, graph, kept)
     assert isinstance(thinned, RewrittenNetwork) == (name == "shufflenet_v2_numbers")
@@ -170,7 +170,7 @@ def test_outputs_come_nearer_to_the_dense_networks(name: str) -> None:
 
 @pytest.mark.parametrize("consumers_only", [True, False])
 def test_layers_before_the_thinned_one_and_depthwise_ones_and_norms_stay(consumers_only: bool) -> None:
-    dense, graph, batches = _made(lambda: mobilenet_v2(False), (3, 8, 8))
+    dense, graph, batches = _build_case(lambda: mobilenet_v2(False), (3, 8, 8))
     kept = {"0.1.expand.0": [0, 3, 4, 7]}
     thinned = thin(dense, graph, kept)
     before = copy.deepcopy(thinned.state_dict())
@@ -205,7 +205,7 @@ class _Side(nn.Module):
 
 
 def test_layers_that_see_nothing_of_the_loss_stay_though_they_come_later() -> None:
-    dense, graph, batches = _made(_Side, (4,))
+    dense, graph, batches = _build_case(_Side, (4,))
     thinned = thin(dense, graph, {"thinned": [0, 2, 5]})
     refit(thinned, dense, graph, {"thinned": [0, 2, 5]}, batches)
     assert not torch.allclose(thinned.user.weight, dense.user.weight[:, [0, 2, 5]])
@@ -219,14 +219,14 @@ class _Unread:
 
 
 def test_nothing_removed_changes_nothing_and_reads_nothing() -> None:
-    dense, graph, _ = _made(_chain, (2, 6, 6))
+    dense, graph, _ = _build_case(_chain, (2, 6, 6))
     thinned = thin(dense, graph, {"0": range(6)})
     refit(thinned, dense, graph, {"0": range(6)}, _Unread())  # type: ignore[arg-type]
     assert all(torch.equal(tensor, dense.state_dict()[name]) for name, tensor in thinned.state_dict().items())
 
 
 def test_removing_dead_channels_changes_next_to_nothing() -> None:
-    dense, graph, batches = _made(_chain, (2, 6, 6))
+    dense, graph, batches = _build_case(_chain, (2, 6, 6))
     with torch.no_grad():
         dense[0].weight[[1, 4]], dense[0].bias[[1, 4]] = 0, -1
     kept = {"0": [0, 2, 3, 5]}
@@ -238,7 +238,7 @@ def test_removing_dead_channels_changes_next_to_nothing() -> None:
 
 @pytest.mark.parametrize("dead", [[2], [0, 1, 2]])
 def test_weights_of_inputs_that_are_never_seen_stay(dead: list[int]) -> None:
-    dense, graph, batches = _made(_chain, (2, 6, 6))
+    dense, graph, batches = _build_case(_chain, (2, 6, 6))
     with torch.no_grad():
         dense[0].weight[dead], dense[0].bias[dead] = 0, -1
     kept = {"0": [0, 1, 2]}
@@ -249,7 +249,7 @@ def test_weights_of_inputs_that_are_never_seen_stay(dead: list[int]) -> None:
 
 
 def test_faulty_batches_are_refused() -> None:
-    dense, graph, batches = _made(_chain, (2, 6, 6))
+    dense, graph, batches = _build_case(_chain, (2, 6, 6))
     kept = {"0": [0, 1, 2], "2": [0, 1]}
 
     def try_on(given: Any) -> None:
@@ -264,7 +264,7 @@ def test_faulty_batches_are_refused() -> None:
 
 
 def test_batches_that_become_more_are_refused() -> None:
-    dense, graph, batches = _made(_chain, (2, 6, 6))
+    dense, graph, batches = _build_case(_chain, (2, 6, 6))
     kept = {"0": [0, 1, 2]}
 
     class Growing:
@@ -283,7 +283,7 @@ def test_a_layer_too_wide_for_its_equations_is_left_and_named(
 ) -> None:
     monkeypatch.setattr(reconstruction, "MOST_INPUTS", 20)
     monkeypatch.setattr(logging.getLogger("autoprune"), "propagate", True)
-    dense, graph, batches = _made(_chain, (2, 6, 6))
+    dense, graph, batches = _build_case(_chain, (2, 6, 6))
     kept = {"0": [0, 1, 2], "2": [0, 1]}
     thinned = thin(dense, graph, kept)
     refit(thinned, dense, graph, kept, batches)
@@ -310,8 +310,8 @@ class _Stream(nn.Module):
         return self.head(stream.mean((2, 3)))
 
 
-def test_a_branch_makes_good_what_its_shortcut_has_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, graph, batches = _made(_Stream, (3, 6, 6))
+def test_a_branch_compensates_for_what_its_shortcut_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, graph, batches = _build_case(_Stream, (3, 6, 6))
     kept = {group.name: list(range(6)) for group in graph.groups if group.group.width == 12}
     assert len(kept) == 4
 
@@ -326,8 +326,8 @@ def test_a_branch_makes_good_what_its_shortcut_has_lost(monkeypatch: pytest.Monk
     assert mended < 0.8 * error()
 
 
-def test_layers_behind_make_good_what_the_users_could_not() -> None:
-    network, graph, batches = _made(_Stream, (3, 6, 6))
+def test_layers_behind_compensate_for_what_the_consumers_could_not() -> None:
+    network, graph, batches = _build_case(_Stream, (3, 6, 6))
     kept = {"first.0": list(range(4)), "first.1": list(range(4))}
     errors = []
     for consumers_only in (True, False):
@@ -352,7 +352,7 @@ class _Again(nn.Module):
 
 
 def test_a_branch_that_is_gone_through_twice_is_fitted_to_its_own_outputs_of_both() -> None:
-    network, graph, batches = _made(_Again, (3, 5, 5))
+    network, graph, batches = _build_case(_Again, (3, 5, 5))
     thinned = thin(network, graph, {"first": [0, 1, 2, 3, 5, 6]})
     before = copy.deepcopy(thinned)
     refit(thinned, network, graph, {"first": [0, 1, 2, 3, 5, 6]}, batches)
