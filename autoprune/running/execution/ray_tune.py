@@ -11,6 +11,7 @@ import itertools
 import logging
 import math
 import os
+import secrets
 import shutil
 import signal
 import threading
@@ -18,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+from unittest import mock
 
 from autoprune.config.sections import RunSection
 from autoprune.errors import AutopruneError, UserError
@@ -46,6 +48,29 @@ _ENVIRONMENT = {
 }
 
 
+# Of a Ray of our own: it listens on the loopback interface alone, as it does on other systems than Linux, and takes
+# nobody's word but ours: the token lives in the environment of its processes, not in a file.
+_OWN = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+}
+
+
+def _start_own() -> None:
+    """Starts a Ray on this machine alone."""
+    import ray
+    from ray._private import ray_constants, services
+    from ray._raylet import Config  # type: ignore[attr-defined]  # made by Cython
+
+    os.environ.update(_OWN)
+    Config.initialize("")  # reads the environment again, if it was imported before
+    # Even without a dashboard Ray starts its server, which does nothing but ask clouds' metadata services who they are.
+    no_server = mock.patch.object(services, "start_api_server", return_value=(None, None))
+    with no_server, mock.patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False):
+        ray.init("local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+
+
 @contextmanager
 def connected(settings: RunSection) -> Iterator[None]:
     """Connects to a cluster that has what the workers need, or to a Ray of our own, which ends with it.
@@ -56,20 +81,22 @@ def connected(settings: RunSection) -> Iterator[None]:
         UserError: there is no cluster at the address, or it has not what the workers need.
         AutopruneError: a Ray of our own does not start.
     """
-    import ray
-
     for name, setting in _ENVIRONMENT.items():
         os.environ.setdefault(name, setting)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(settings.workers)
+    import ray
+
     if ray.is_initialized():  # somebody's program that calls `autoprune.search` has chosen its cluster
         _check_resources(settings)
         yield
         return
     address = settings.ray_address or os.environ.get("RAY_ADDRESS")
-    dashboard = None if address else False
     try:
         with _signals_kept():
-            ray.init(address or "local", include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=False)
+            if address:
+                ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
+            else:
+                _start_own()
     except Exception as fault:  # of whatever kind: where it takes too long, ray raises a plain one
         if address is None:
             raise AutopruneError(
