@@ -137,7 +137,7 @@ def apply(
     by = registry.resolve("pruner", pruner) if isinstance(pruner, str) else pruner
     prunable = analyze(copy_network(model), inputs.to(device), by, samples)
     if task is not None:
-        return Evaluator(prunable, task, EvaluationConfig()).build(Allocation(allocation), recipe or Recipe())
+        return Evaluator(prunable, task, EvaluationConfig()).prune(Allocation(allocation), recipe or Recipe())
     return _realised(prunable, Allocation(allocation))
 
 

@@ -17,7 +17,7 @@ from autoprune.errors import CheckpointError, Diverged, TaskError
 from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint
 from autoprune.evaluation.data import EvaluationData
 from autoprune.evaluation.prunable_model import PrunableModel
-from autoprune.evaluation.training_snapshots import Paused, Pauses
+from autoprune.evaluation.training_snapshots import InterruptedTraining, TrainingSnapshots
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.reconstruction import refit
 from autoprune.pruning.training.admm import Admm
@@ -33,7 +33,7 @@ _CHILD, _ADMM = 1, 2  # uses of a seed
 
 
 @dataclass(frozen=True)
-class Built:
+class PrunedNetwork:
     """A pruned network.
 
     Attributes:
@@ -45,12 +45,12 @@ class Built:
     allocation: Mapping[str, int]
 
     def costs(self) -> dict[str, int]:
-        """What it costs, counted on itself; *effective* where weights were set to zero."""
+        """Returns its costs, counted on itself; *effective* where weights were set to zero."""
         prunable = self.prunable
         return prunable.structures.measure(self.network, prunable.inputs, prunable.importance, self.allocation)
 
     def held_masks(self) -> Hook:
-        """Keeps the weights at zero that were pruned while the network trains; a thinned one needs nothing."""
+        """Returns a hook that keeps pruned weights at zero while the network trains; a thinned one needs nothing."""
         prunable = self.prunable
         if not prunable.costs.effective:
             return Hook()
@@ -59,15 +59,15 @@ class Built:
         return Hook(after_step=lambda *_: masking.hold())
 
     def checkpoint(self, metrics: Mapping[str, Any], identity: Mapping[str, Any]) -> PrunedCheckpoint:
-        """What is written of it."""
+        """Returns what is written of it."""
         return PrunedCheckpoint.of(self.network, self.prunable, self.allocation, metrics, identity)
 
 
-class Builder:
+class CandidateBuilder:
     """Builds the networks of candidates of one dense network.
 
     Args:
-        dense: it teaches where a training says so.
+        dense: the teacher where a training distils.
         seed: draws the samples of trainings. Those that start from one parent, or all from the dense network, see the
             same ones, while a child sees others than its parent saw.
     """
@@ -75,92 +75,120 @@ class Builder:
     def __init__(self, dense: nn.Module, task: Task, data: EvaluationData, seed: int) -> None:
         self._dense, self._task, self._data, self._seed = dense, task, data, seed
 
-    def build(self, candidate: Candidate, recipe: Recipe, start: PrunableModel, pauses: Pauses) -> Built:
-        """The network of a candidate after its recipe, compared with the masked one when it is thinned.
+    def build(
+        self, candidate: Candidate, recipe: Recipe, start: PrunableModel, snapshots: TrainingSnapshots
+    ) -> PrunedNetwork:
+        """Returns the network of a candidate after its recipe, compared with the masked one when it is thinned.
 
         Args:
             start: the network that it starts from.
-            pauses: where an interrupted training goes on, and leaves snapshots.
+            snapshots: of its training, which goes on from there if it was interrupted.
 
         Raises:
             Diverged: a training came to a loss or weights that are no numbers.
         """
         try:
-            paused = pauses.read()
-            if paused is not None:
-                log.info("candidate %d goes on after step %d of its training", candidate.number, paused.snapshot.step)
-                return self._build(candidate, recipe, start, pauses, paused)
+            interrupted = snapshots.read()
+            if interrupted is not None:
+                log.info(
+                    "candidate %d goes on after step %d of its training", candidate.number, interrupted.snapshot.step
+                )
+                return self._build(candidate, recipe, start, snapshots, interrupted)
         except Diverged:
             raise
         except (CheckpointError, TaskError) as fault:
             log.warning("the training of candidate %d starts anew: %s", candidate.number, fault)
-        return self._build(candidate, recipe, start, pauses, None)
+        return self._build(candidate, recipe, start, snapshots, None)
 
     def _build(
-        self, candidate: Candidate, recipe: Recipe, start: PrunableModel, pauses: Pauses, paused: Paused | None
-    ) -> Built:
-        tuned = paused if paused is not None and paused.phase == "finetune" else None
+        self,
+        candidate: Candidate,
+        recipe: Recipe,
+        start: PrunableModel,
+        snapshots: TrainingSnapshots,
+        interrupted: InterruptedTraining | None,
+    ) -> PrunedNetwork:
+        finetuning = interrupted if interrupted is not None and interrupted.phase == "finetune" else None
         allocation = candidate.allocation
         seed = self._seed if candidate.parent is None else derive_seed(self._seed, _CHILD, candidate.parent)
-        if tuned is not None and tuned.importance is not None:
-            start = replace(start, importance=tuned.importance)
+        if finetuning is not None and finetuning.importance is not None:
+            start = replace(start, importance=finetuning.importance)
         elif recipe.admm is not None:
-            start = self._draw(start, allocation, recipe.admm, derive_seed(seed, _ADMM), pauses, paused)
+            start = self._train_admm(start, allocation, recipe.admm, derive_seed(seed, _ADMM), snapshots, interrupted)
         network = start.structures.prune(start.network, start.importance, allocation, check_on=start.inputs)
-        built = Built(network, start, allocation)
-        if tuned is None:
+        built = PrunedNetwork(network, start, allocation)
+        if finetuning is None:
             self._prepare(built, recipe)
         if recipe.finetune is not None:
             scores = start.importance if recipe.admm is not None else None
-            pausing = pauses.hook("finetune", importance=scores)
-            self._train(network, recipe.finetune, seed, [built.held_masks(), pausing], tuned)
+            snapshot_hook = snapshots.hook("finetune", importance=scores)
+            self._train(network, recipe.finetune, seed, [built.held_masks(), snapshot_hook], finetuning)
         return built
 
-    def _draw(
+    def _train_admm(
         self,
         start: PrunableModel,
         allocation: Mapping[str, int],
         training: AdmmTraining,
         seed: int,
-        pauses: Pauses,
-        paused: Paused | None,
+        snapshots: TrainingSnapshots,
+        interrupted: InterruptedTraining | None,
     ) -> PrunableModel:
-        """The network as ADMM drew it towards an allocation, with the scores that choose what ADMM's projection keeps.
+        """Trains a copy of the network towards an allocation by ADMM.
 
         Where no group loses anything it is trained without ADMM's term.
+
+        Returns:
+            the trained network, with the scores that choose what ADMM's projection keeps.
         """
         network = copy_network(start.network)
         masking = Masking(network)
         masking.set("lost", start.lost_masks())
         left = {group.name: group.width for group in start.structures.groups} | start.left()
         widths = {name: keep for name, keep in allocation.items() if keep < left[name]}
-        admm = _admm(network, start, widths, training, masking) if widths else None
-        if admm is not None and paused is not None and paused.admm is not None:
-            admm.load_state_dict(paused.admm)
-        hooks = [_drawing(admm) if admm is not None else Hook(after_step=lambda *_: masking.hold())]
-        hooks.append(pauses.hook("admm", admm.state_dict if admm is not None else lambda: None))
-        self._train(network, training, seed, hooks, paused)
-        scores = start.without_lost(admm.importance()) if admm is not None else {}
+        if not widths:
+            hooks = [Hook(after_step=lambda *_: masking.hold()), snapshots.hook("admm")]
+            self._train(network, training, seed, hooks, interrupted)
+            return replace(start, network=network)
+        admm = Admm(
+            network,
+            start.graph,
+            start.pruner.pattern,
+            widths=widths,
+            rho=training.rho,
+            frequency=training.frequency,
+            masking=masking,
+        )
+        if interrupted is not None and interrupted.admm is not None:
+            admm.load_state_dict(interrupted.admm)
+        draw = Hook(loss_term=lambda *_: admm.term(), after_step=lambda *_: admm.step(0.0))
+        self._train(network, training, seed, [draw, snapshots.hook("admm", admm.state_dict)], interrupted)
+        scores = start.without_lost(admm.importance())
         return replace(start, network=network, importance={**start.importance, **scores})
 
     def _train(
-        self, network: nn.Module, training: Training, seed: int, hooks: Sequence[Hook], paused: Paused | None
+        self,
+        network: nn.Module,
+        training: Training,
+        seed: int,
+        hooks: Sequence[Hook],
+        interrupted: InterruptedTraining | None,
     ) -> None:
-        """Trains a network in place, taught by the dense one if the training says so."""
+        """Trains a network in place, with distillation from the dense one if the training says so."""
         shared = {field.name for field in fields(TrainingPlan)}
         plan = TrainingPlan(**{n: v for n, v in asdict(training).items() if n in shared}, seed=seed)
         if training.distill:
             hooks = [distillation(self._dense, training.temperature, training.distill), *hooks]
-        if paused is not None:
-            plan, hooks = paused.snapshot.remaining(plan), [resume(paused.snapshot), *hooks]
+        if interrupted is not None:
+            plan, hooks = interrupted.snapshot.remaining(plan), [resume(interrupted.snapshot), *hooks]
         self._task.train(network, plan, hooks)
         if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
             raise Diverged("weights are no numbers after training; lower the rate")
 
-    def _prepare(self, built: Built, recipe: Recipe) -> None:
+    def _prepare(self, built: PrunedNetwork, recipe: Recipe) -> None:
         """Refits what is behind lost channels, else re-estimates the batch norm; in place.
 
-        Both is worse than refitting alone: refitted layers give the outputs again of the network before, to which its
+        Doing both is worse than refitting alone: refitted layers give the outputs of the network before, to which its
         own statistics belong, and weights fitted behind one set of statistics do not suit another. (ResNet-20 at half
         of its FLOPs: loss 0.98 refitted, 1.31 re-estimated after that, and far worse re-estimated before it.)
         """
@@ -197,23 +225,5 @@ def recalibrate(network: nn.Module, batches: Iterable[Batch]) -> None:
 
 
 def estimating_norms(network: nn.Module) -> list[_BatchNorm]:
-    """The batch norms that keep statistics, which `recalibrate` estimates anew."""
+    """Returns the batch norms that keep statistics, which `recalibrate` estimates anew."""
     return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-
-
-def _admm(
-    network: nn.Module, start: PrunableModel, widths: Mapping[str, int], training: AdmmTraining, masking: Masking
-) -> Admm:
-    return Admm(
-        network,
-        start.graph,
-        start.pruner.pattern,
-        widths=widths,
-        rho=training.rho,
-        frequency=training.frequency,
-        masking=masking,
-    )
-
-
-def _drawing(admm: Admm) -> Hook:
-    return Hook(loss_term=lambda *_: admm.term(), after_step=lambda *_: admm.step(0.0))

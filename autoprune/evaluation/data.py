@@ -39,7 +39,7 @@ class Batches:
     device: torch.device
 
     def load(self) -> Sequence[Batch] | Iterable[Batch]:
-        """The batches on the device, in memory where they fit; an iterable that reads them anew otherwise.
+        """Returns the batches on the device, in memory where they fit; an iterable that reads them anew otherwise.
 
         Raises:
             DataError: the split is empty.
@@ -67,14 +67,10 @@ class Batches:
                 return
 
     def _placed(self, inputs: Tensor) -> Tensor:
-        """Images on the device; on the CPU with channels last, which convolutions pass on: a tenth faster there."""
+        """Returns inputs on the device; images on the CPU with channels last, a tenth faster in convolutions there."""
         if self.device.type == "cpu" and inputs.dim() == 4:
             return inputs.contiguous(memory_format=torch.channels_last)
         return inputs.to(self.device)
-
-
-def _nothing() -> None:
-    return None
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,7 @@ class ScoringSamples:
     samples: int = 1024
     batch_size: int = 64
     seed: int = 0
-    seen: Callable[[], None] = _nothing
+    seen: Callable[[], None] = lambda: None
 
     @property
     def split(self) -> Literal["plain", "train"]:
@@ -110,11 +106,11 @@ class ScoringSamples:
             self.seen()
 
     def calibration_data(self) -> CalibrationData:
-        """The samples with the task's loss."""
+        """Returns the samples with the task's loss."""
         return CalibrationData(self, self.task.loss)
 
     def describe(self) -> dict[str, Any]:
-        """What was chosen, for records."""
+        """Returns what was chosen, for records."""
         drawn = {} if self.split == "plain" else {"seed": self.seed}
         return {"samples": self.samples, "batch_size": self.batch_size, "split": self.split, **drawn}
 
@@ -124,14 +120,14 @@ RECALIBRATION_BATCH = 128
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """On what candidates are judged.
+    """On which samples candidates are evaluated, and by which objective.
 
     Attributes:
         samples: validation samples; None is all.
         batch_size: samples in one forward pass.
         seed: draws the samples that re-estimate the batch norm and those that train, the same for every candidate.
         objective: what is minimised; the divergence from the dense network is measured only if it is that.
-        rungs: ascending shares of the samples after which a candidate's judgement may end.
+        rungs: ascending shares of the samples after which a candidate's evaluation may end.
         weights: folder where a trial's network is left as `<number>.pt`, and parents' are found; or None.
         snapshot_seconds: between two snapshots of a candidate's training, which lie there too.
         identity: what is written beside the weights: the model's and the task's name.
@@ -156,10 +152,11 @@ class EvaluationData:
         self._teacher_logits: dict[tuple[object, ...], Sequence[Tensor]] = {}
 
     def batches(self, split: Split, samples: int | None, batch_size: int | None = None) -> Iterable[Batch]:
-        """The first samples of a split (None: all).
+        """Returns the first samples of a split.
 
         Args:
-            batch_size: samples at once; None is as many as are judged at once.
+            samples: how many; None is all.
+            batch_size: samples at once; None is as many as are evaluated at once.
 
         Raises:
             DataError: there are none, or they cannot be read.
@@ -171,24 +168,24 @@ class EvaluationData:
         return self._loaded[key]
 
     def for_recipe(self, recipe: Recipe) -> Iterable[Batch]:
-        """The training samples that the recipe uses: for refitting plain ones, if any, like those judged."""
+        """Returns the training samples that a recipe uses; refitting takes plain ones, if any, as evaluation does."""
         if recipe.reconstruct:
             plain = ScoringSamples(self._task, self._device, seed=self._config.seed).split
             return self.batches(plain, recipe.reconstruct, RECALIBRATION_BATCH)
         return self.batches("train" if recipe.augment else "plain", recipe.recalibrate, RECALIBRATION_BATCH)
 
-    def used(self, recipe: Recipe) -> Recipe:
-        """The recipe with as many samples as there are, where it asks for more."""
+    def cap_samples(self, recipe: Recipe) -> Recipe:
+        """Returns the recipe with as many samples as there are, where it asks for more."""
         if not (recipe.reconstruct or recipe.recalibrate):
             return recipe
         samples = _count(self.for_recipe(recipe))
         return replace(recipe, reconstruct=samples) if recipe.reconstruct else replace(recipe, recalibrate=samples)
 
     def teacher_logits(self, dense: nn.Module, split: Split, samples: int | None) -> Sequence[Tensor] | None:
-        """The dense network's outputs of each batch, if the divergence from them is the objective.
+        """Returns the dense network's outputs of each batch, or None unless divergence from them is the objective.
 
         Raises:
-            TaskError: they are no logits.
+            TaskError: they are not logits.
         """
         if self._config.objective != "kl":
             return None
@@ -201,23 +198,23 @@ class EvaluationData:
         return self._teacher_logits[key]
 
     def sample_count(self) -> int:
-        """How many samples judge a candidate."""
+        """Returns how many samples a candidate is evaluated on."""
         return self.count("validation", self._config.samples)
 
     def count(self, split: Split, most: int | None) -> int:
-        """How many samples of a split there are, at most so many."""
+        """Returns how many samples of a split there are, at most `most`."""
         return _count(self.batches(split, most))
 
-    def available(self) -> int:
-        """How many validation samples there are."""
+    def validation_samples(self) -> int:
+        """Returns how many validation samples there are."""
         if self.uses_all_samples():
             return self.sample_count()
         return _count(self._task.batches("validation", self._config.batch_size))
 
     def rungs(self) -> tuple[int, ...]:
-        """The numbers of samples after which a candidate's judgement may end, at ends of batches; none if all but one.
+        """Returns the numbers of samples, at ends of batches, after which a candidate's evaluation may end.
 
-        Where the samples do not fit in memory there are none: the first of them may not be like the others.
+        There are none where the samples do not fit in memory: the first of them may not be like the others.
         """
         if not isinstance(self.batches("validation", self._config.samples), Sequence):
             return ()
@@ -226,7 +223,7 @@ class EvaluationData:
         return tuple(sorted(size for size in sizes if size < total))
 
     def uses_all_samples(self) -> bool:
-        """Whether the samples that judge candidates are all the validation samples there are."""
+        """Returns whether candidates are evaluated on all validation samples."""
         limit = self._config.samples
         if limit is None:
             return True

@@ -1,4 +1,4 @@
-"""Evaluation on growing subsets of the samples: who is behind at a rung stops there.
+"""Evaluation on growing subsets of the samples: a candidate that is behind at a rung stops there.
 
 Source: successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943) and racing (Maron and Moore 1994, "Hoeffding
 races", NeurIPS 6). There many candidates are compared with each other at a rung; here one candidate is compared with a
@@ -29,7 +29,7 @@ def evaluate_with_early_stopping(
     objective: Objective,
     teacher_logits: Sequence[Tensor] | None = None,
 ) -> Score | Stopped:
-    """The score on all samples with those at the rungs; it ends at the first rung where it is above its threshold.
+    """Returns the score on all samples with those at the rungs, or stops at the first rung above its threshold.
 
     Batches in memory are evaluated in a drawn order, always the same one, so that the first of them show what all would
     where samples lie sorted by class; whatever the order, the score on all samples is that of `evaluate`.
@@ -43,7 +43,7 @@ def evaluate_with_early_stopping(
     network.eval()
     metrics, passed = MetricAccumulator(task, teacher_logits), list[Score]()
     with torch.inference_mode():
-        for number, (inputs, targets) in _drawn(batches):
+        for number, (inputs, targets) in _shuffled(batches):
             metrics.add(network(inputs), targets, len(inputs), number)
             while len(passed) < len(rungs) and metrics.samples >= rungs[len(passed)]:
                 passed.append(metrics.score())
@@ -53,8 +53,8 @@ def evaluate_with_early_stopping(
     return metrics.score(tuple(passed))
 
 
-def _drawn(batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
-    """Batches with their numbers, in a drawn order where they lie in memory."""
+def _shuffled(batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
+    """Yields batches with their numbers, in a drawn order where they lie in memory."""
     if not isinstance(batches, Sequence):
         yield from enumerate(batches)
         return

@@ -1,4 +1,4 @@
-"""Loss and accuracy of a network, and the statistics of its batch norm."""
+"""Loss, accuracy and divergence of a network on samples."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from autoprune.tasks.base import Batch, Task
 from autoprune.tasks.metrics import applicable_top_k, top_k
 from autoprune.tasks.training.distillation import soft_loss
 
-Look = Callable[[Tensor, Tensor], None]
-"""Is shown the outputs and targets of each batch."""
+OnBatch = Callable[[Tensor, Tensor], None]
+"""Takes the outputs and targets of each batch."""
 
 
 class MetricAccumulator:
@@ -34,7 +34,14 @@ class MetricAccumulator:
         self.samples = 0
 
     def add(self, outputs: Tensor, targets: Tensor, count: int, batch: int) -> None:
-        """One more batch of `count` samples, number `batch`."""
+        """Adds a batch.
+
+        Args:
+            outputs: `[count, …]`.
+            targets: `[count, …]`.
+            count: samples in it.
+            batch: its number, from 0, in the order of the teacher's outputs.
+        """
         self._losses.append(float(self._task.loss(outputs, targets)) * count)
         self._accuracies.append(float(self._task.metric(outputs, targets).double().mean()) * count)
         if self._teacher_logits is not None:
@@ -42,7 +49,11 @@ class MetricAccumulator:
         self.samples += count
 
     def score(self, rungs: tuple[Score, ...] = ()) -> Score:
-        """The means over the samples so far; not a number if the network gives none."""
+        """Returns the means over the samples so far; not a number if the network gives none.
+
+        Raises:
+            DataError: there were no samples.
+        """
         if not self.samples:
             raise DataError(f"task {self._task.name} gave no samples to evaluate on")
         loss, accuracy = (_sum(parts) / self.samples for parts in (self._losses, self._accuracies))
@@ -51,7 +62,7 @@ class MetricAccumulator:
 
 
 def _sum(parts: Sequence[float]) -> float:
-    """The sum, rounded once; what is no number stays none."""
+    """Returns the sum, rounded once; NaN where it is no number."""
     try:
         return math.fsum(parts)
     except (ValueError, OverflowError):  # infinities of both signs, or numbers too large
@@ -62,12 +73,13 @@ def evaluate(
     network: nn.Module,
     task: Task,
     batches: Iterable[Batch],
-    look: Look = lambda *_: None,
+    on_batch: OnBatch = lambda *_: None,
     teacher_logits: Sequence[Tensor] | None = None,
 ) -> Score:
-    """Mean loss and accuracy over the batches, in evaluation mode; not a number if the network gives none.
+    """Returns mean loss and accuracy over the batches, in evaluation mode; not a number if the network gives none.
 
     Args:
+        on_batch: called after each batch.
         teacher_logits: the dense network's outputs of each batch, from which the divergence is measured; None measures
             none.
     """
@@ -76,25 +88,25 @@ def evaluate(
     with torch.inference_mode():
         for batch, (inputs, targets) in enumerate(batches):
             outputs = network(inputs)
-            look(outputs, targets)
+            on_batch(outputs, targets)
             metrics.add(outputs, targets, len(inputs), batch)
     return metrics.score()
 
 
 def evaluate_with_top_5(network: nn.Module, task: Task, batches: Iterable[Batch]) -> tuple[Score, float | None]:
-    """The score, and the share of samples whose class is among the five most likely; None where that says nothing."""
+    """Returns the score, and the top-5 accuracy; None where there are too few classes."""
     hits: list[Tensor] = []
 
-    def look(outputs: Tensor, targets: Tensor) -> None:
+    def count_hits(outputs: Tensor, targets: Tensor) -> None:
         if isinstance(outputs, Tensor) and applicable_top_k(outputs, targets, 5):
             hits.append(top_k(outputs, targets, 5))
 
-    score = evaluate(network, task, batches, look)
+    score = evaluate(network, task, batches, count_hits)
     return score, float(torch.cat(hits).double().mean()) if hits else None
 
 
 def zeros_in(network: nn.Module) -> float:
-    """The share of zeros among the weights of two or more dimensions."""
+    """Returns the share of zeros among the weights of two or more dimensions."""
     weights = [parameter for parameter in network.parameters() if parameter.dim() > 1]
     zeros = sum(int((weight == 0).sum()) for weight in weights)
     return zeros / max(1, sum(weight.numel() for weight in weights))

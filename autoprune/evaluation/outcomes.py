@@ -1,4 +1,4 @@
-"""What may go wrong with an evaluation, as its outcome."""
+"""The outcome of an evaluation in which something may go wrong."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import torch
 from autoprune.core.trial import Failure, Outcome, Score, Stopped
 from autoprune.errors import Diverged
 
-Scored = TypeVar("Scored", bound=Score | Stopped)
+S = TypeVar("S", bound=Score | Stopped)
 
 
-class Ended(Protocol):
-    """Whatever has come to an outcome."""
+class HasOutcome(Protocol):
+    """A trial, or another result of an evaluation."""
 
     @property
     def outcome(self) -> Outcome: ...
 
 
-E = TypeVar("E", bound=Ended)
+H = TypeVar("H", bound=HasOutcome)
 
 
-def outcome_of(evaluate: Callable[[], Scored]) -> Scored | Failure:
-    """What `evaluate` returns; a failure where a score is not a number or something goes wrong.
+def outcome_of(evaluate: Callable[[], S]) -> S | Failure:
+    """Returns what `evaluate` returns, or a failure if it raises or its score is not a number.
 
     Raises:
-        OSError: data cannot be read or a file not be written: the run's trouble, not the candidate's.
+        OSError: data cannot be read or a file not be written, which is the run's fault and not the candidate's.
     """
     try:
-        scored = evaluate()
+        outcome = evaluate()
     except Diverged as fault:
         return Failure("nan", str(fault))
     except (torch.OutOfMemoryError, MemoryError) as fault:
@@ -40,20 +40,20 @@ def outcome_of(evaluate: Callable[[], Scored]) -> Scored | Failure:
         raise
     except Exception as fault:  # the user's network, loss or data may raise anything
         return Failure("exception", f"{type(fault).__name__}: {fault}")
-    score = scored.score if isinstance(scored, Stopped) else scored
-    return scored if finite(score) else Failure("nan", f"loss {score.loss}, accuracy {score.accuracy}")
+    score = outcome.score if isinstance(outcome, Stopped) else outcome
+    return outcome if is_finite(score) else Failure("nan", f"loss {score.loss}, accuracy {score.accuracy}")
 
 
-def finite(score: Score) -> bool:
-    """Whether loss and accuracy are numbers, and the divergence if it was measured."""
+def is_finite(score: Score) -> bool:
+    """Returns whether loss, accuracy and, where it was measured, divergence are numbers."""
     return all(math.isfinite(number) for number in (score.loss, score.accuracy, score.kl or 0.0))
 
 
-def tried(do: Callable[[], E], retries: int) -> E:
-    """What `do` comes to, done again where memory ran out: it may have been another process that took it."""
-    ended = do()
+def retry_out_of_memory(run: Callable[[], H], retries: int) -> H:
+    """Returns the result of `run`, repeated while memory runs out: another process may have taken it."""
+    result = run()
     for _ in range(retries):
-        if not isinstance(ended.outcome, Failure) or ended.outcome.kind != "out_of_memory":
+        if not isinstance(result.outcome, Failure) or result.outcome.kind != "out_of_memory":
             break
-        ended = do()
-    return ended
+        result = run()
+    return result

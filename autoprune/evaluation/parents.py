@@ -1,4 +1,4 @@
-"""Networks of earlier trials as what a candidate starts from."""
+"""Networks of earlier trials that candidates start from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from autoprune.core.trial import Candidate
 from autoprune.errors import AutopruneError, CheckpointError
 from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild_from
 from autoprune.evaluation.checkpoints.reshape import Shape, kept_by_group, reshape
-from autoprune.evaluation.prunable_model import PrunableModel
+from autoprune.evaluation.prunable_model import PrunableModel, ScoredModels
 from autoprune.graph.layers import Layer
 from autoprune.pruning.criteria.base import LayerStatistics
 from autoprune.pruning.criteria.magnitudes import THRESHOLD
@@ -29,7 +29,7 @@ class WiderThanParent(AutopruneError):
 
 
 class Parents:
-    """What candidates start from, by the number of the trial that left it; the last one is kept.
+    """The networks that candidates start from: the dense one, or an earlier trial's, of which the last is kept.
 
     Args:
         dense: what the trials were pruned from.
@@ -37,23 +37,24 @@ class Parents:
     """
 
     def __init__(self, dense: PrunableModel, folder: Path | None) -> None:
-        self._dense, self._folder = dense, folder
-        self._last: tuple[int, PrunableModel] | None = None
+        self._dense, self._folder = ScoredModels(dense), folder
+        self._last: tuple[int, ScoredModels] | None = None
 
     def start_of(self, candidate: Candidate) -> PrunableModel:
-        """The network that a candidate starts from, scored anew: its parent's, or the dense one.
+        """Returns the network that a candidate starts from, with the scores that its settings choose.
 
         Raises:
             CheckpointError: the parent's file is missing, damaged or of another network.
             WiderThanParent: the candidate keeps more of a group than the parent has.
         """
         if candidate.parent is None:
-            return self._dense
+            return self._dense.under(candidate.settings)
         if self._last is None or self._last[0] != candidate.parent:
             self._last = None  # two of them need not fit into memory
-            self._last = candidate.parent, self._read(candidate.parent).scored_by(self._dense.pruner)
-        _check_widths(candidate, self._last[1])
-        return self._last[1]
+            parent = self._read(candidate.parent).scored_by(self._dense.base.pruner)
+            self._last = candidate.parent, ScoredModels(parent)
+        _check_widths(candidate, self._last[1].base)
+        return self._last[1].under(candidate.settings)
 
     def _read(self, number: int) -> PrunableModel:
         path = None if self._folder is None else self._folder / f"{number}.pt"
@@ -64,7 +65,7 @@ class Parents:
         checkpoint = read_checkpoint(path)
         if checkpoint is None:
             raise CheckpointError(f"the parent's {path} is damaged or no pruned checkpoint of autoprune")
-        return restore_parent(self._dense, checkpoint)
+        return restore_parent(self._dense.base, checkpoint)
 
 
 def _check_widths(candidate: Candidate, prunable: PrunableModel) -> None:
@@ -82,9 +83,9 @@ def _check_widths(candidate: Candidate, prunable: PrunableModel) -> None:
 
 
 def restore_parent(dense: PrunableModel, checkpoint: PrunedCheckpoint) -> PrunableModel:
-    """The network of a checkpoint in the shape of the dense one that it was pruned from, what it lost set to zero.
+    """Returns a checkpoint's network in the shape of the dense one that it was pruned from, what it lost set to zero.
 
-    It computes what the checkpoint's network computes. What it has left is not scored yet: all the same.
+    It computes what the checkpoint's network computes. What it has left is not scored yet: all scores are equal.
 
     Raises:
         CheckpointError: the checkpoint is of another network or pattern.
@@ -107,15 +108,15 @@ def restore_parent(dense: PrunableModel, checkpoint: PrunedCheckpoint) -> Prunab
 
 
 def _spread(dense: PrunableModel, checkpoint: PrunedCheckpoint) -> nn.Module:
-    """A copy of the dense network with the checkpoint's entries where they came from; what it lost is left over."""
-    places = reshape(_numbered(dense.network), dense.graph, Shape((), checkpoint.kept)).state_dict()
+    """Returns a copy of the dense network with the checkpoint's entries where they came from."""
+    indices = reshape(_numbered(dense.network), dense.graph, Shape((), checkpoint.kept)).state_dict()
     network = copy_network(dense.network)
     state = network.state_dict()
     with torch.no_grad():
         for name, found in checkpoint.state_dict.items():
             if state[name].is_floating_point():
                 entries = state[name].flatten()
-                entries[places[name].flatten().long()] = found.to(entries).flatten()
+                entries[indices[name].flatten().long()] = found.to(entries).flatten()
                 state[name].copy_(entries.view(state[name].shape))
             else:
                 state[name].copy_(found)
@@ -123,7 +124,7 @@ def _spread(dense: PrunableModel, checkpoint: PrunedCheckpoint) -> nn.Module:
 
 
 def _numbered(network: nn.Module) -> nn.Module:
-    """A copy whose tensors hold the number of each of their entries, which double precision has exactly."""
+    """Returns a copy whose tensors hold the number of each of their entries, which double precision has exactly."""
     twin = copy_network(network)
     for tensor in twin.state_dict(keep_vars=True).values():
         if tensor.is_floating_point():
@@ -132,21 +133,21 @@ def _numbered(network: nn.Module) -> nn.Module:
 
 
 def _lost(dense: PrunableModel, network: nn.Module, checkpoint: PrunedCheckpoint) -> dict[str, NDArray[np.bool_]]:
-    """Group to which of its structures the checkpoint's network is without, for groups that lost some."""
+    """Returns which structures the checkpoint's network is without, for each group that lost some."""
     pattern = dense.pruner.pattern
     if pattern.whole:
-        stays: Mapping[str, NDArray[np.bool_]] = {name: np.array([False]) for name in checkpoint.removed}
+        present: Mapping[str, NDArray[np.bool_]] = {name: np.array([False]) for name in checkpoint.removed}
     elif pattern.coupled:
         widths = {group.name: group.width for group in dense.structures.groups}
         by_group = kept_by_group(dense.graph, checkpoint.kept)
-        stays = {name: np.isin(np.arange(widths[name]), kept) for name, kept in by_group.items()}
+        present = {name: np.isin(np.arange(widths[name]), kept) for name, kept in by_group.items()}
     else:
-        stays = _nonzero(dense, network, checkpoint.widths)
-    return {name: ~there for name, there in stays.items() if not there.all()}
+        present = _nonzero(dense, network, checkpoint.widths)
+    return {name: ~there for name, there in present.items() if not there.all()}
 
 
 def _nonzero(dense: PrunableModel, network: nn.Module, widths: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:
-    """Group to which of its parts of a weight were not set to zero; a part may be zero by chance and counts as there.
+    """Returns which parts of each weight were not set to zero; a part that is zero by chance counts as present.
 
     Raises:
         CheckpointError: there are more of them than the widths say.

@@ -1,4 +1,4 @@
-"""The network under study, with everything that is learnt from it once."""
+"""The network that is pruned, with everything that is learnt from it once: groups, costs and scores."""
 
 from __future__ import annotations
 
@@ -57,13 +57,15 @@ class PrunableModel:
     seed: int = 0
 
     def space(self, rules: SpaceRules) -> SearchSpace:
+        """Returns the search space of its groups."""
         return build_space(rules, self.structures.groups)
 
     def limits(self, budget: Budget) -> Limits:
+        """Returns a budget as whole numbers."""
         return budget.resolve(self.costs.dense(), self.costs.effective)
 
     def scored_by(self, pruner: Pruner) -> PrunableModel:
-        """The same network with scores by another pruner of the same pattern, of what is not lost.
+        """Returns the same network with scores by another pruner of the same pattern, of what is not lost.
 
         Raises:
             UserError: the pruner needs samples and there are none, or a score is not finite.
@@ -75,18 +77,18 @@ class PrunableModel:
         return replace(self, pruner=pruner, importance=self.without_lost(scores), scoring=scoring)
 
     def without_lost(self, importance: Importance) -> Importance:
-        """The scores with what is lost below everything else, so that it never comes back."""
+        """Returns the scores with what is lost below everything else, so that it never comes back."""
         gone = self.lost
         return {
             name: np.where(gone[name], -np.inf, found) if name in gone else found for name, found in importance.items()
         }
 
     def left(self) -> dict[str, int]:
-        """Group to what is left of it, for those that are not whole."""
+        """Returns how much is left of each group that is not whole."""
         return {name: gone.shape[-1] - int(gone.sum(-1).max()) for name, gone in self.lost.items()}
 
     def lost_masks(self) -> Masks:
-        """The masks of everything that is lost."""
+        """Returns the masks of everything that is lost."""
         nothing = {name: np.zeros(gone.shape) for name, gone in self.lost.items()}
         return self.structures.masks(self.network, self.without_lost(nothing), self.left())
 
@@ -97,7 +99,7 @@ def analyze(
     """Finds groups, costs and scores of a network.
 
     Args:
-        network: on the device where it will be judged.
+        network: on the device where it will be evaluated.
         inputs: `[batch, …]` samples; the first two are used.
         samples: what a criterion that reads data is given; any other leaves them unread.
         seed: of a criterion's random draws.
@@ -122,30 +124,26 @@ def _describe(pruner: Pruner, samples: ScoringSamples | None, seed: int) -> dict
 
 
 def example_inputs(task: Task, device: torch.device) -> Tensor:
-    """Two samples of the task's validation samples."""
+    """Returns `[2, …]`, two of the task's validation samples.
+
+    Raises:
+        DataError: there are none.
+    """
     for inputs, _ in task.batches("validation", 2):
         if len(inputs):
             return inputs[:2].to(device)
     raise DataError(f"task {task.name} has no validation samples")
 
 
-def chosen_scoring(pruner: Pruner, settings: Mapping[str, Setting]) -> Pruner:
-    """The pruner with the settings that hold for all groups put in; all others are passed over."""
-    plain: dict[str, Any] = {n: value for n, value in of_scoring(settings).items() if criterion_pattern(n) is None}
-    if CRITERION in plain:
-        plain[CRITERION] = registry.resolve("criterion", plain[CRITERION])
-    return replace(pruner, **plain)
-
-
 @dataclass
-class Scorings:
-    """The scores of one network under any settings, each scoring computed when it is first asked for, and kept."""
+class ScoredModels:
+    """One network under any of the scorings that settings choose; each is computed when first asked for, and kept."""
 
     base: PrunableModel
-    _found: dict[Pruner, PrunableModel] = field(default_factory=dict)
+    _scored: dict[Pruner, PrunableModel] = field(default_factory=dict)
 
-    def prunable(self, settings: Mapping[str, Setting]) -> PrunableModel:
-        """The base under the scoring that settings choose; itself where they choose none, or its own.
+    def under(self, settings: Mapping[str, Setting]) -> PrunableModel:
+        """Returns the base under the scoring that settings choose; itself where they choose none, or its own.
 
         Of several `criterion.PATTERN` that match a group the last holds; all of them go before `criterion`.
 
@@ -153,7 +151,12 @@ class Scorings:
             UserError: a criterion cannot score such structures, needs samples and there are none, or a score is not
                 finite.
         """
-        whole = self._scored(chosen_scoring(self.base.pruner, settings))
+        general: dict[str, Any] = {
+            name: value for name, value in of_scoring(settings).items() if criterion_pattern(name) is None
+        }
+        if CRITERION in general:
+            general[CRITERION] = registry.resolve("criterion", general[CRITERION])
+        whole = self._scored_by(replace(self.base.pruner, **general))
         chosen: dict[str, str] = {}
         for name, value in settings.items():
             if (pattern := criterion_pattern(name)) is not None:
@@ -161,15 +164,15 @@ class Scorings:
         chosen = {group: criterion for group, criterion in chosen.items() if criterion != whole.pruner.criterion.name}
         if not chosen:
             return whole
-        importance = {**whole.importance, **{group: self._of(whole, group, name) for group, name in chosen.items()}}
+        importance = dict(whole.importance)
+        for group, criterion in chosen.items():
+            pruner = replace(whole.pruner, criterion=registry.resolve("criterion", criterion))
+            importance[group] = self._scored_by(pruner).importance[group]
         return replace(whole, importance=importance, scoring={**whole.scoring, "criteria": chosen})
 
-    def _of(self, whole: PrunableModel, group: str, criterion: str) -> Any:
-        return self._scored(chosen_scoring(whole.pruner, {CRITERION: criterion})).importance[group]
-
-    def _scored(self, pruner: Pruner) -> PrunableModel:
+    def _scored_by(self, pruner: Pruner) -> PrunableModel:
         if pruner == self.base.pruner:
             return self.base
-        if pruner not in self._found:
-            self._found[pruner] = self.base.scored_by(pruner)
-        return self._found[pruner]
+        if pruner not in self._scored:
+            self._scored[pruner] = self.base.scored_by(pruner)
+        return self._scored[pruner]

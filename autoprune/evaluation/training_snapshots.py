@@ -1,4 +1,4 @@
-"""Training inside a candidate that goes on where a run was killed."""
+"""Snapshots of the training inside a candidate, so that it goes on where a run was killed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from autoprune.tasks.training.snapshot import Snapshot, read_snapshot, take_snap
 Phase = Literal["admm", "finetune"]
 
 SNAPSHOT_SECONDS = 30.0
-"""Between two snapshots: one takes a few milliseconds for a small network and up to a second for a large one, and who
-kills a run loses less than it takes to start it again. A shorter training leaves none."""
+"""Time between two snapshots. One takes a few milliseconds for a small network and up to a second for a large one, and
+a run that is killed loses less than it takes to start it again. A shorter training leaves none."""
 
 
 @dataclass(frozen=True)
-class Paused:
+class InterruptedTraining:
     """A candidate's training as it was interrupted.
 
     Attributes:
@@ -53,20 +53,20 @@ class Paused:
         return {name: scores.numpy() for name, scores in found.items()} if found else None
 
 
-class Pauses:
-    """The snapshot of one candidate's training.
+class TrainingSnapshots:
+    """The snapshot file of one candidate's training.
 
     Args:
         path: where it lies; None keeps none.
-        key: what the training follows from, as text: a snapshot of something else is not gone on with.
+        key: what the training follows from, as text; a snapshot with another key is refused.
         seconds: between two snapshots.
     """
 
     def __init__(self, path: Path | None = None, key: str = "", seconds: float = SNAPSHOT_SECONDS) -> None:
         self._path, self._key, self._seconds = path, key, seconds
 
-    def read(self) -> Paused | None:
-        """What was interrupted; None if nothing was.
+    def read(self) -> InterruptedTraining | None:
+        """Returns the training that was interrupted, or None if none was.
 
         Raises:
             CheckpointError: the file is damaged or of something else.
@@ -74,11 +74,12 @@ class Pauses:
         if self._path is None or not self._path.is_file():
             return None
         snapshot = read_snapshot(self._path)
-        if snapshot.extra.get("candidate") != self._key or not _whole(snapshot.extra):
+        if snapshot.extra.get("candidate") != self._key or not _is_whole(snapshot.extra):
             raise CheckpointError(f"{self._path} is a snapshot of another candidate's training")
-        return Paused(snapshot)
+        return InterruptedTraining(snapshot)
 
     def remove(self) -> None:
+        """Removes the file if there is one."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
@@ -88,52 +89,53 @@ class Pauses:
         admm: Callable[[], Mapping[str, Any] | None] = lambda: None,
         importance: Importance | None = None,
     ) -> Hook:
-        """Takes snapshots of a training; put it behind all other hooks.
+        """Returns a hook that takes snapshots of a training; it goes behind all other hooks.
 
         Nothing is taken in a task's own loop that leaves out `on_start` or `at_rest`: there a training starts anew.
+
+        Args:
+            phase: of the candidate.
+            admm: returns ADMM's state.
+            importance: the scores by which the network was pruned.
         """
         if self._path is None:
             return Hook()
+        path, seconds, last = self._path, self._seconds, 0.0
+        running: torch.optim.Optimizer | None = None
         scores = {name: torch.from_numpy(array) for name, array in importance.items()} if importance else None
         constant = {"candidate": self._key, "phase": phase, "importance": scores}
-        return _Pausing(self._path, self._seconds, lambda: {**constant, "admm": admm()}).hook()
+
+        def begin(network: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+            nonlocal running, last
+            running, last = optimizer, time.monotonic()
+
+        def save(network: nn.Module, step: int, steps: int) -> None:
+            nonlocal last
+            if running is not None and time.monotonic() - last >= seconds:
+                write_snapshot(path, take_snapshot(network, running, step, {**constant, "admm": admm()}))
+                last = time.monotonic()
+
+        return Hook(on_start=begin, at_rest=save)
 
 
-class _Pausing:
-    def __init__(self, path: Path, seconds: float, extra: Callable[[], Mapping[str, Any]]) -> None:
-        self._path, self._seconds, self._extra = path, seconds, extra
-        self._optimizer: torch.optim.Optimizer | None = None
-        self._last = 0.0
-
-    def hook(self) -> Hook:
-        return Hook(on_start=self._start, at_rest=self._rest)
-
-    def _start(self, network: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
-        self._optimizer, self._last = optimizer, time.monotonic()
-
-    def _rest(self, network: nn.Module, step: int, steps: int) -> None:
-        if self._optimizer is not None and time.monotonic() - self._last >= self._seconds:
-            write_snapshot(self._path, take_snapshot(network, self._optimizer, step, self._extra()))
-            self._last = time.monotonic()
-
-
-def _whole(extra: Mapping[str, Any]) -> bool:
-    """Whether what a snapshot holds beside the training is what `Pauses.hook` puts there."""
+def _is_whole(extra: Mapping[str, Any]) -> bool:
+    """Returns whether a snapshot holds beside the training what `TrainingSnapshots.hook` puts there."""
     scores, admm = extra.get("importance"), extra.get("admm")
     return (
         extra.get("phase") in ("admm", "finetune")
-        and (scores is None or _tensors(scores))
+        and (scores is None or _maps_to_tensors(scores))
         and (
-            admm is None or (isinstance(admm, dict) and all(_tensors(admm.get(kind)) for kind in ("projected", "dual")))
+            admm is None
+            or (isinstance(admm, dict) and all(_maps_to_tensors(admm.get(kind)) for kind in ("projected", "dual")))
         )
     )
 
 
-def _tensors(found: object) -> bool:
+def _maps_to_tensors(found: object) -> bool:
     return isinstance(found, dict) and all(isinstance(tensor, Tensor) for tensor in found.values())
 
 
 def training_key(candidate: Candidate, seed: int) -> str:
-    """What a candidate's training follows from besides network and data, as text."""
+    """Returns what a candidate's training follows from besides network and data, as text."""
     record = candidate.to_json()
     return json.dumps({**{name: record[name] for name in ("widths", "recipe", "settings", "parent")}, "seed": seed})

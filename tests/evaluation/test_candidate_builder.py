@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.recipe import FORWARDS_PER_STEP, AdmmTraining, Finetune, Recipe
+from autoprune.core.recipe import AdmmTraining, Finetune, Recipe
 from autoprune.core.trial import Candidate, Failure
-from autoprune.evaluation.data import EvaluationConfig
+from autoprune.evaluation.candidate_builder import recalibrate
+from autoprune.evaluation.data import Batches, EvaluationConfig
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import analyze, example_inputs
 from autoprune.pruning.patterns import LAYER
@@ -25,7 +27,7 @@ from autoprune.tasks.base import Hook
 from autoprune.tasks.training.loop import seeded
 from tests import user_tasks
 from tests.pruning.residual import residual
-from tests.user_tasks import task
+from tests.user_tasks import task, tiny
 
 HALF = Allocation({"second": 8, "third": 5})
 DRAWN = AdmmTraining(24, batch_size=32, frequency=6)
@@ -67,7 +69,7 @@ def test_admm_brings_weights_and_their_projection_together(pruner: Pruner, watch
     evaluator = evaluator_of(pruner=pruner)
     groups = evaluator.prunable.structures.groups[-2:]
     half = Allocation({group.name: group.width // 2 for group in groups})
-    built = evaluator.make(Candidate(0, half, Recipe(0, admm=replace(DRAWN, steps=60))))
+    built = evaluator.build(Candidate(0, half, Recipe(0, admm=replace(DRAWN, steps=60))))
     assert len(watched.distances) == 11
     assert watched.distances[-1] < 0.3 * watched.distances[0]
     assert watched.distances[-1] < watched.distances[3] < watched.distances[0]
@@ -76,7 +78,7 @@ def test_admm_brings_weights_and_their_projection_together(pruner: Pruner, watch
 
 def test_what_admm_keeps_is_kept_with_its_weights(watched: Watched) -> None:
     evaluator = evaluator_of(pruner=RANDOM_FILTER)  # which would keep others
-    built = evaluator.make(Candidate(0, HALF, Recipe(0, admm=DRAWN)))
+    built = evaluator.build(Candidate(0, HALF, Recipe(0, admm=DRAWN)))
     admm = watched.admm
     assert admm is not None
     kept = admm.kept_channels()
@@ -91,8 +93,8 @@ def test_what_admm_keeps_is_kept_with_its_weights(watched: Watched) -> None:
 def test_admm_is_done_before_the_rest_of_the_recipe() -> None:
     evaluator = evaluator_of()
     recipe = Recipe(48, finetune=Finetune(4, rate=0.05, batch_size=32), admm=DRAWN)
-    found = evaluator.make(Candidate(0, HALF, recipe))
-    drawn = evaluator.make(Candidate(0, HALF, replace(recipe, finetune=None)))
+    found = evaluator.build(Candidate(0, HALF, recipe))
+    drawn = evaluator.build(Candidate(0, HALF, replace(recipe, finetune=None)))
     assert found.checkpoint({}, {}).kept == drawn.checkpoint({}, {}).kept
     assert not torch.equal(found.network.get_parameter("head.weight"), drawn.network.get_parameter("head.weight"))
 
@@ -100,7 +102,7 @@ def test_admm_is_done_before_the_rest_of_the_recipe() -> None:
 def test_admm_keeps_what_a_parent_lost_at_zero_and_chooses_from_the_rest(tmp_path: Path, watched: Watched) -> None:
     evaluator = evaluator_of(tmp_path)
     evaluator.evaluate(Candidate(0, Allocation({"second": 12, "third": 9}), Recipe(0)))
-    built = evaluator.make(Candidate(1, Allocation({"second": 6, "third": 9}), Recipe(0, admm=DRAWN), parent=0))
+    built = evaluator.build(Candidate(1, Allocation({"second": 6, "third": 9}), Recipe(0, admm=DRAWN), parent=0))
     assert built.prunable.left() == {"second": 12, "third": 9}
     weight = built.prunable.network.get_submodule("second").weight
     gone = torch.from_numpy(built.prunable.lost["second"])
@@ -118,7 +120,7 @@ def test_weights_that_a_parent_set_to_zero_stay_zero_while_admm_trains(tmp_path:
     group = evaluator.prunable.structures.groups[1]
     wide, narrow = (Allocation({group.name: group.width * share // 8}) for share in (6, 4))
     evaluator.evaluate(Candidate(0, wide, Recipe(0)))
-    built = evaluator.make(Candidate(1, narrow, Recipe(0, admm=DRAWN), parent=0))
+    built = evaluator.build(Candidate(1, narrow, Recipe(0, admm=DRAWN), parent=0))
     weight = built.prunable.network.get_submodule(group.name).weight
     assert int((weight == 0).sum()) == group.width - wide[group.name]
     assert int((built.network.get_submodule(group.name).weight == 0).sum()) == group.width - narrow[group.name]
@@ -127,7 +129,7 @@ def test_weights_that_a_parent_set_to_zero_stay_zero_while_admm_trains(tmp_path:
 def test_where_nothing_goes_admm_is_plain_training(tmp_path: Path) -> None:
     evaluator = evaluator_of(tmp_path)
     evaluator.evaluate(Candidate(0, HALF, Recipe(0)))
-    built = evaluator.make(Candidate(1, HALF, Recipe(0, admm=DRAWN), parent=0))
+    built = evaluator.build(Candidate(1, HALF, Recipe(0, admm=DRAWN), parent=0))
     assert built.costs() == evaluator.prunable.costs.costs(HALF)
     before = evaluator.restore(tmp_path / "0.pt").get_parameter("third.weight")
     assert not torch.isin(built.network.get_parameter("third.weight"), before).any()
@@ -139,7 +141,7 @@ def test_admm_draws_whole_branches() -> None:
     blocks = user_tasks.SimpleTask(lambda: network, user_tasks.data(0, 96), user_tasks.data(1, 64))
     evaluator = evaluator_of(pruner=replace(L1_FILTER, pattern=LAYER), on=blocks)
     first = evaluator.prunable.structures.groups[0].name
-    built = evaluator.make(Candidate(0, Allocation({first: 0}), Recipe(0, admm=DRAWN)))
+    built = evaluator.build(Candidate(0, Allocation({first: 0}), Recipe(0, admm=DRAWN)))
     assert built.costs() == evaluator.prunable.costs.costs(Allocation({first: 0}))
 
 
@@ -161,7 +163,7 @@ def test_fine_tuning_lowers_its_loss(monkeypatch: pytest.MonkeyPatch, optimizer:
     found = losses(monkeypatch)
     rate = 0.05 if optimizer == "sgd" else 0.01
     tuned = Finetune(40, rate=rate, batch_size=32, optimizer=optimizer, distill=distill)
-    evaluator_of().make(Candidate(0, HALF, Recipe(48, finetune=tuned)))
+    evaluator_of().build(Candidate(0, HALF, Recipe(48, finetune=tuned)))
     assert len(found) == 40
     assert sum(found[-5:]) < 0.8 * sum(found[:5])
 
@@ -169,7 +171,7 @@ def test_fine_tuning_lowers_its_loss(monkeypatch: pytest.MonkeyPatch, optimizer:
 def test_the_dense_network_teaches(monkeypatch: pytest.MonkeyPatch) -> None:
     evaluator = Evaluator(evaluator_of().prunable, task, EvaluationConfig(batch_size=32, objective="kl"))
     alone, distilled = (
-        evaluator.make(Candidate(0, HALF, Recipe(48, finetune=Finetune(30, batch_size=32, distill=weight)))).network
+        evaluator.build(Candidate(0, HALF, Recipe(48, finetune=Finetune(30, batch_size=32, distill=weight)))).network
         for weight in (0.0, 20.0)
     )
     divergences = [evaluator.evaluate_network(network).kl for network in (alone, distilled)]
@@ -212,13 +214,46 @@ def test_weights_that_are_no_numbers_after_the_last_step_fail_the_trial(spoilt: 
     assert trial.outcome == Failure("nan", "weights are no numbers after training; lower the rate")
 
 
-def test_work_counts_every_training_where_it_is_done() -> None:
-    evaluator = evaluator_of()
-    dense, half = evaluator.macs({}), evaluator.macs(HALF)
-    recipe = Recipe(48, finetune=Finetune(4, batch_size=32), admm=DRAWN)
-    expected = 48 * half + FORWARDS_PER_STEP * (4 * 32 * half + 24 * 32 * dense)
-    assert evaluator.recipe_work(HALF, recipe) == expected
-    distilled = replace(recipe, finetune=Finetune(4, batch_size=32, distill=0.5))
-    assert evaluator.recipe_work(HALF, distilled) == expected + 4 * 32 * dense
-    assert Recipe(0, admm=DRAWN).work(7, 100) == FORWARDS_PER_STEP * 24 * 32 * 100
-    assert evaluator.evaluate(Candidate(0, HALF, recipe)).work == expected + 64 * half
+def test_recalibration_is_the_mean_over_batches_of_their_means_and_unbiased_variances() -> None:
+    network = tiny()
+    batches = list(Batches(task, "train", 50, 16, 0, torch.device("cpu")))
+    recalibrate(network, batches)
+    norm, layer = network.norm1, network.first
+    means, variances = [], []
+    for inputs, _ in batches:
+        values = layer(inputs).detach().permute(1, 0, 2, 3).flatten(1)
+        center = values.sum(1) / values.shape[1]
+        means.append(center)
+        variances.append(((values - center[:, None]) ** 2).sum(1) / (values.shape[1] - 1))
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    torch.testing.assert_close(norm.running_mean, torch.stack(means).mean(0))
+    torch.testing.assert_close(norm.running_var, torch.stack(variances).mean(0))
+    assert norm.momentum == 0.1
+    assert not any(module.training for module in network.modules())
+
+
+def test_recalibration_of_a_later_norm_sees_the_earlier_ones_at_the_batchs_own_statistics() -> None:
+    network = tiny()
+    (batch,) = Batches(task, "train", 32, 32, 0, torch.device("cpu"))
+    recalibrate(network, [batch])
+    first = network.first(batch[0])
+    flat = first.permute(1, 0, 2, 3).flatten(1)
+    scaled = (flat - flat.mean(1, keepdim=True)) / (flat.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    scaled = scaled * network.norm1.weight[:, None] + network.norm1.bias[:, None]
+    second = network.second(F.relu(scaled.view(8, 32, 8, 8).permute(1, 0, 2, 3)))
+    assert network.norm2.running_mean is not None
+    torch.testing.assert_close(network.norm2.running_mean, second.detach().mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
+
+
+def test_recalibration_changes_nothing_but_the_statistics() -> None:
+    network, before = tiny(), tiny().state_dict()
+    recalibrate(network, list(Batches(task, "train", 50, 16, 0, torch.device("cpu"))))
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name]) != ("running" in name or "num_batches" in name)
+
+
+def test_recalibration_leaves_a_network_without_statistics_alone_and_dropout_off() -> None:
+    plain = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64, track_running_stats=False), nn.Dropout(0.5))
+    recalibrate(plain, [(torch.rand(4, 1, 8, 8), torch.zeros(4))])
+    assert not any(module.training for module in plain.modules())

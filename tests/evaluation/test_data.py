@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from autoprune import SimpleTask
-from autoprune.evaluation.data import ScoringSamples
+from autoprune.evaluation.data import Batches, ScoringSamples
 from autoprune.evaluation.prunable_model import analyze
 from autoprune.pruning.pruner import APOZ_FILTER, L1_FILTER, RANDOM_FILTER
 from autoprune.tasks.base import Batch, Split
 from autoprune.tasks.datasets.digits import DigitsTask
+from tests.user_tasks import task as tiny_task
 
 CPU = torch.device("cpu")
 IMAGES = torch.arange(20.0).view(20, 1, 1, 1)
@@ -89,3 +90,20 @@ def test_targets_reach_the_loss() -> None:
     for inputs, targets in calibration.batches:
         calibration.loss(_network()(inputs), targets)
     assert [targets.tolist() for targets in asked] == [[0] * 4]
+
+
+def test_batches_hold_the_first_samples_only() -> None:
+    sizes = [len(inputs) for inputs, _ in Batches(tiny_task, "validation", 20, 8, 0, CPU)]
+    assert sizes == [8, 8, 4]
+    whole = torch.cat([inputs for inputs, _ in Batches(tiny_task, "validation", None, 64, 0, CPU)])
+    first = torch.cat([inputs for inputs, _ in Batches(tiny_task, "validation", 20, 8, 0, CPU)])
+    assert torch.equal(first, whole[:20])
+
+
+def test_batches_that_do_not_fit_in_memory_are_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = Batches(tiny_task, "train", None, 16, 0, CPU)
+    kept = batches.load()
+    monkeypatch.setattr("autoprune.evaluation.data.CACHE_BYTES", 100)
+    again = batches.load()
+    assert again is batches
+    assert all(torch.equal(one[0], other[0]) for one, other in zip(kept, again, strict=True))

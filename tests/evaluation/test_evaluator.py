@@ -1,25 +1,29 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.recipe import Recipe
-from autoprune.core.trial import Candidate, Failure
-from autoprune.evaluation.data import EvaluationConfig
+from autoprune.core.recipe import Finetune, Recipe
+from autoprune.core.trial import Candidate, Failure, Score, Stopped
+from autoprune.errors import TaskError
+from autoprune.evaluation.data import EvaluationConfig, EvaluationData
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.metrics import evaluate
 from autoprune.evaluation.prunable_model import analyze, example_inputs
 from autoprune.evaluation.sensitivity.sweep import SweepSettings, sweep
 from autoprune.graph.costs import measure_costs
-from autoprune.pruning.pruner import L1_FILTER
+from autoprune.pruning.pruner import L1_FILTER, LEVEL, Pruner
 from autoprune.pruning.surgery.masks import choose_kept
 from autoprune.pruning.surgery.reconstruction import refit
 from autoprune.pruning.surgery.thinning import thin
-from tests.user_tasks import task, tiny
+from autoprune.tasks.training.plan import TrainingPlan
+from tests.user_tasks import Tiny, task, tiny
 
 RECIPE = Recipe(recalibrate=48)
 HALF = Allocation({"second": 8, "third": 5})
@@ -47,7 +51,7 @@ def test_a_trial_is_thinned_recalibrated_and_evaluated(tmp_path: Path) -> None:
 
 def test_the_filters_with_the_largest_norms_stay() -> None:
     evaluator = make_evaluator()
-    network = evaluator.build(HALF, RECIPE)
+    network = evaluator.prune(HALF, RECIPE)
     norms = tiny().second.weight.detach().abs().sum((1, 2, 3))
     stay = norms.argsort(descending=True)[:8].sort().values
     assert torch.equal(network.second.weight, tiny().second.weight[stay])
@@ -55,7 +59,7 @@ def test_the_filters_with_the_largest_norms_stay() -> None:
 
 def test_reconstruction_takes_the_place_of_re_estimation() -> None:
     evaluator = make_evaluator()
-    network = evaluator.build(HALF, Recipe(recalibrate=48, reconstruct=40))
+    network = evaluator.prune(HALF, Recipe(recalibrate=48, reconstruct=40))
     kept = choose_kept(evaluator.prunable.importance, HALF)
     expected = thin(tiny().eval(), evaluator.prunable.graph, kept)
     refit(expected, tiny().eval(), evaluator.prunable.graph, kept, [_first(40)])
@@ -76,7 +80,7 @@ def test_reconstruction_brings_the_outputs_nearer_to_the_dense_networks() -> Non
     inputs, _ = next(iter(task.batches("validation", 64)))
     dense = evaluator.prunable.network(inputs)
     plain, recalibrated, reconstructed = (
-        (evaluator.build(HALF, recipe)(inputs) - dense).square().mean()
+        (evaluator.prune(HALF, recipe)(inputs) - dense).square().mean()
         for recipe in (Recipe(0), Recipe(96), Recipe(reconstruct=96))
     )
     assert reconstructed < 0.5 * min(plain, recalibrated)
@@ -141,3 +145,88 @@ def test_whether_all_samples_are_used() -> None:
         assert (
             Evaluator(prunable, task, EvaluationConfig(samples, batch_size=16)).data.uses_all_samples() is all_of_them
         )
+
+
+CONFIG = EvaluationConfig(batch_size=16, seed=2)
+TUNED = Recipe(48, finetune=Finetune(4, rate=0.05, batch_size=32))
+
+
+def evaluator_by(config: EvaluationConfig = CONFIG, pruner: Pruner = L1_FILTER) -> Evaluator:
+    return Evaluator(analyze(task.network(), example_inputs(task, torch.device("cpu")), pruner), task, config)
+
+
+def test_a_candidate_is_trained_after_its_batch_norm_was_re_estimated() -> None:
+    found = evaluator_by().prune(HALF, TUNED)
+    expected = evaluator_by().prune(HALF, replace(TUNED, finetune=None))
+    plan = TrainingPlan(steps=4, rate=0.05, batch_size=32, seed=2)
+    task.train(expected, plan)
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], tensor)
+    assert not found.training
+
+
+def test_weights_that_were_set_to_zero_stay_zero_in_training() -> None:
+    evaluator = evaluator_by(pruner=LEVEL)
+    name, width = next((g.name, g.width) for g in evaluator.prunable.structures.groups if g.name.startswith("second"))
+    network = evaluator.prune(Allocation({name: width // 4}), TUNED)
+    weights = network.get_submodule("second").weight
+    assert int((weights == 0).sum()) == width - width // 4
+    assert not torch.equal(weights, task.network().second.weight)
+
+
+def test_the_divergence_is_that_of_the_outputs() -> None:
+    evaluator = evaluator_by(replace(CONFIG, objective="kl"))
+    score = evaluator.evaluate_network(network := evaluator.prune(HALF, Recipe(48)))
+    samples = torch.cat([inputs for inputs, _ in task.batches("validation", 64)])
+    with torch.no_grad():
+        dense, pruned = (F.softmax(net.eval()(samples), 1) for net in (task.network(), network))
+    assert score.kl == pytest.approx(float((dense * (dense / pruned).log()).sum(1).mean()), rel=1e-4)
+    assert evaluator.evaluate_network(evaluator.prunable.network).kl == pytest.approx(0.0, abs=1e-7)
+    assert evaluator_by().evaluate_network(network).kl is None
+
+
+def test_the_divergence_needs_logits() -> None:
+    class Pair(Tiny):
+        def forward(self, samples: torch.Tensor) -> torch.Tensor:
+            return super().forward(samples)[:, :, None]
+
+    data = EvaluationData(task, replace(CONFIG, objective="kl"), torch.device("cpu"))
+    with pytest.raises(TaskError, match=r"objective kl needs \[batch, classes\] logits"):
+        data.teacher_logits(Pair().eval(), "validation", None)
+
+
+def test_a_candidate_behind_its_stop_threshold_is_dropped_and_its_network_not_kept(tmp_path: Path) -> None:
+    config = replace(CONFIG, rungs=(0.2, 0.5), weights=tmp_path)
+    trial = evaluator_by(config).evaluate(Candidate(0, HALF, Recipe(48), stop_thresholds=(None, 0.0)))
+    assert isinstance(trial.outcome, Stopped)
+    assert trial.outcome.score.samples == 32
+    assert trial.score is None
+    assert not trial.failed
+    assert trial.work == (48 + 32) * evaluator_by().work.macs(HALF)
+    assert list(tmp_path.iterdir()) == []
+    whole = evaluator_by(config).evaluate(Candidate(1, HALF, Recipe(48), stop_thresholds=(None, None)))
+    assert isinstance(whole.outcome, Score)
+    assert [rung.samples for rung in whole.outcome.rungs] == [16, 32]
+    assert [path.name for path in tmp_path.iterdir()] == ["1.pt"]
+
+
+def test_rungs_are_whole_batches_of_what_there_is() -> None:
+    prunable = evaluator_by().prunable
+    for shares, samples, batch, expected in [
+        ((0.1, 0.3), None, 16, (16, 32)),
+        ((0.1, 0.2), None, 16, (16,)),
+        ((0.1, 0.9), None, 16, (16,)),
+        ((0.5,), 33, 10, (20,)),
+        ((0.5,), 1000, 64, ()),
+        ((), None, 16, ()),
+    ]:
+        evaluator = Evaluator(prunable, task, EvaluationConfig(samples, batch, rungs=shares))
+        assert evaluator.data.rungs() == expected
+
+
+def test_a_finalist_is_evaluated_on_all_samples() -> None:
+    evaluator = evaluator_by(replace(CONFIG, samples=20))
+    scores = [evaluator.evaluate(Candidate(0, HALF, Recipe(48), role=role)).score for role in ("final", "finalist")]
+    assert [score.samples for score in scores if score] == [20, 64]
+    assert evaluator.data.validation_samples() == 64
+    assert evaluator.data.sample_count() == 20

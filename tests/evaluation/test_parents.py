@@ -15,7 +15,7 @@ from autoprune import registry
 from autoprune.core.allocation import Allocation
 from autoprune.core.recipe import Finetune, Recipe
 from autoprune.core.trial import Candidate, Failure, Trial
-from autoprune.evaluation.candidate_builder import Built
+from autoprune.evaluation.candidate_builder import PrunedNetwork
 from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint
 from autoprune.evaluation.data import EvaluationConfig, ScoringSamples
 from autoprune.evaluation.evaluator import Evaluator
@@ -61,7 +61,7 @@ def moved(network: nn.Module) -> nn.Module:
 
 def parent_of(prunable: PrunableModel, allocation: Mapping[str, int]) -> tuple[nn.Module, PrunedCheckpoint]:
     small = moved(prunable.structures.prune(prunable.network, prunable.importance, allocation))
-    return small.eval(), Built(small, prunable, allocation).checkpoint({}, {})
+    return small.eval(), PrunedNetwork(small, prunable, allocation).checkpoint({}, {})
 
 
 def outputs(network: nn.Module, inputs: Tensor) -> list[Tensor]:
@@ -97,10 +97,10 @@ def test_what_a_parent_lost_does_not_come_back(name: str, pattern: Pattern) -> N
     for _ in range(3):
         allocation = draw(prunable, rng, prunable.left())
         small = prunable.structures.prune(prunable.network, prunable.importance, allocation, check_on=prunable.inputs)
-        again = restore_parent(dense, Built(small, prunable, allocation).checkpoint({}, {}))
+        again = restore_parent(dense, PrunedNetwork(small, prunable, allocation).checkpoint({}, {}))
         for group, gone in prunable.lost.items():
             assert again.lost[group][gone].all()
-        assert Built(small, prunable, allocation).costs() == dense.costs.costs(allocation)
+        assert PrunedNetwork(small, prunable, allocation).costs() == dense.costs.costs(allocation)
 
 
 def test_scores_are_those_of_the_parents_weights() -> None:
@@ -232,7 +232,7 @@ def test_a_candidate_wider_than_its_parent_fails(tmp_path: Path) -> None:
 def test_a_parent_of_weights_set_to_zero_has_as_many_as_its_widths_say(tmp_path: Path) -> None:
     evaluator = evaluator_of(tmp_path, LEVEL)
     group = evaluator.prunable.structures.groups[0]
-    built = evaluator.make(Candidate(0, Allocation({group.name: group.width // 2})))
+    built = evaluator.build(Candidate(0, Allocation({group.name: group.width // 2})))
     checkpoint = built.checkpoint({}, {})
     assert restore_parent(evaluator.prunable, checkpoint).left() == {group.name: group.width // 2}
     with pytest.raises(Exception, match="more of group 'first'"):
@@ -243,7 +243,7 @@ def test_settings_choose_by_what_a_child_is_scored_on_its_parents_weights(tmp_pa
     evaluator = evaluator_of(tmp_path)
     evaluator.evaluate(Candidate(0, WIDE, Recipe(0)))
     child = Candidate(1, NARROW, Recipe(0), parent=0)
-    plain, chosen = evaluator.make(child), evaluator.make(replace(child, settings={"criterion": "random"}))
+    plain, chosen = evaluator.build(child), evaluator.build(replace(child, settings={"criterion": "random"}))
     assert chosen.prunable.pruner.criterion.name == "random"
     assert chosen.prunable.lost == plain.prunable.lost
     scores = (built.prunable.importance["second"] for built in (plain, chosen))

@@ -19,7 +19,7 @@ from autoprune.evaluation.checkpoints.checkpoint import read_checkpoint
 from autoprune.evaluation.checkpoints.reshape import kept_by_layer
 from autoprune.evaluation.data import EvaluationConfig, ScoringSamples
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.prunable_model import PrunableModel, Scorings, analyze
+from autoprune.evaluation.prunable_model import PrunableModel, ScoredModels, analyze
 from autoprune.pruning.criteria.magnitudes import L2
 from autoprune.pruning.pruner import L1_FILTER, L2_FILTER, Pruner
 from autoprune.tasks.training.loop import seeded
@@ -51,31 +51,31 @@ def same(left: PrunableModel, right: PrunableModel) -> bool:
 
 
 def test_settings_choose_the_criterion_of_all_groups(prunable: PrunableModel) -> None:
-    found = Scorings(prunable).prunable({"criterion": "l2", "finetune.rate": 0.1})
+    found = ScoredModels(prunable).under({"criterion": "l2", "finetune.rate": 0.1})
     assert same(found, analyze(NETWORK, INPUTS[:2], L2_FILTER))
     assert not same(found, prunable)
     assert found.scoring == {**analyze(NETWORK, INPUTS[:2], L2_FILTER).scoring, "pruner": "l1_filter"}
 
 
 def test_settings_choose_how_scores_are_normalised_and_combined(prunable: PrunableModel) -> None:
-    found = Scorings(prunable).prunable({"normalise": False, "combine": "max"})
+    found = ScoredModels(prunable).under({"normalise": False, "combine": "max"})
     assert same(found, analyze(NETWORK, INPUTS[:2], replace(L1_FILTER, normalise=False, combine="max")))
     assert (found.scoring["normalise"], found.scoring["combine"]) == (False, "max")
 
 
 def test_a_criterion_that_reads_data_is_given_the_samples(prunable: PrunableModel) -> None:
-    found = Scorings(prunable).prunable({"criterion": "apoz"})
+    found = ScoredModels(prunable).under({"criterion": "apoz"})
     assert found.scoring["samples"] == 40
     with pytest.raises(UserError, match="needs training samples"):
-        Scorings(replace(prunable, samples=None)).prunable({"criterion": "apoz"})
+        ScoredModels(replace(prunable, samples=None)).under({"criterion": "apoz"})
 
 
 def test_of_patterns_that_match_a_group_the_last_holds_and_all_go_before_the_general_one(
     prunable: PrunableModel,
 ) -> None:
     settings = {"criterion.[24]": "l2", "criterion": "fpgm", "criterion.4": "taylor"}
-    found = Scorings(prunable).prunable(settings)
-    by = {name: Scorings(prunable).prunable({"criterion": name}) for name in ("fpgm", "l2", "taylor")}
+    found = ScoredModels(prunable).under(settings)
+    by = {name: ScoredModels(prunable).under({"criterion": name}) for name in ("fpgm", "l2", "taylor")}
     for group, criterion in (("0", "fpgm"), ("2", "l2"), ("4", "taylor")):
         assert np.array_equal(found.importance[group], by[criterion].importance[group]), group
         assert not np.array_equal(found.importance[group], prunable.importance[group]), group
@@ -83,9 +83,9 @@ def test_of_patterns_that_match_a_group_the_last_holds_and_all_go_before_the_gen
 
 
 def test_its_own_scoring_is_the_network_itself(prunable: PrunableModel) -> None:
-    assert Scorings(prunable).prunable({}) is prunable
+    assert ScoredModels(prunable).under({}) is prunable
     own = {"criterion": "l1", "criterion.2": "l1", "normalise": True, "combine": "mean"}
-    assert Scorings(prunable).prunable(own) is prunable
+    assert ScoredModels(prunable).under(own) is prunable
 
 
 def test_each_scoring_is_computed_once(prunable: PrunableModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,10 +97,10 @@ def test_each_scoring_is_computed_once(prunable: PrunableModel, monkeypatch: pyt
         return scores(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Pruner, "estimate_importance", counted)
-    scorings = Scorings(prunable)
+    models = ScoredModels(prunable)
     for criterion in ("l2", "fpgm", "l2", "l1", "fpgm"):
-        scorings.prunable({"criterion": criterion})
-        scorings.prunable({"criterion.2": criterion})
+        models.under({"criterion": criterion})
+        models.under({"criterion.2": criterion})
     assert asked == ["l2", "fpgm"]
 
 
@@ -120,22 +120,13 @@ def test_a_candidate_is_pruned_by_its_criterion_and_trained_by_its_settings(prun
     assert found.candidate == candidate
 
 
-def test_searched_steps_cost_what_they_take(prunable: PrunableModel) -> None:
-    evaluator = Evaluator(prunable, TASK, EvaluationConfig(batch_size=20))
-    few, many = (
-        evaluator.evaluate(Candidate(0, Allocation({"0": 4}), Recipe(0), {"finetune.steps": steps})).work
-        for steps in (1, 3)
-    )
-    assert many - few == 2 * 3 * 128 * evaluator.macs({"0": 4})
-
-
 def test_what_is_written_names_the_structures_that_its_criterion_kept(prunable: PrunableModel, tmp_path: Path) -> None:
     widths = {"0": 4, "2": 4, "4": 4}
     candidate = Candidate(0, Allocation(widths), Recipe(0), {"criterion": "apoz"})
     evaluator = Evaluator(prunable, TASK, EvaluationConfig(batch_size=20, weights=tmp_path))
     assert evaluator.evaluate(candidate).score
     written = read_checkpoint(tmp_path / "0.pt")
-    by = Scorings(prunable).prunable({"criterion": "apoz"})
+    by = ScoredModels(prunable).under({"criterion": "apoz"})
     assert written is not None
     assert written.kept == kept_by_layer(prunable.graph, by.structures.kept_channels(by.importance, widths))
     assert written.kept != kept_by_layer(prunable.graph, prunable.structures.kept_channels(prunable.importance, widths))

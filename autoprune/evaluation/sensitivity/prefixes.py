@@ -1,7 +1,7 @@
-"""What the levels of a group have in common with the dense network, computed once.
+"""Prefixes of the network that the levels of a sweep have in common with the dense one, computed once.
 
 The levels of one group change nothing before the first operation that uses its weights. Up to there the samples that
-re-estimate the batch norm and those that are judged go through the dense network once for the whole sweep, a little
+re-estimate the batch norm and those that are evaluated go through the dense network once for the whole sweep, a little
 further with every group, and each level runs from there on.
 """
 
@@ -34,27 +34,27 @@ log = logging.getLogger(__name__)
 
 
 class Stream:
-    """Batches on their way through a network, all of them at the same place."""
+    """Batches on their way through a network, all of them before the same operation."""
 
     def __init__(self, network: nn.Module, batches: Iterable[Batch]) -> None:
         self._parts = PartialRunner(trace(network))
-        self.place = self._parts.first
+        self.position = self._parts.first
         self._inputs = [inputs for inputs, _ in batches]  # held, so that nothing else gets their identities
         self._values: dict[int, Values] = {id(inputs): self._parts.begin(inputs) for inputs in self._inputs}
 
-    def advance(self, place: int) -> None:
-        """Brings all batches to a later place."""
+    def advance(self, position: int) -> None:
+        """Brings all batches to a later operation."""
         with torch.no_grad():
             for key, values in self._values.items():
-                self._values[key] = self._parts.advance(values, self.place, place)
-        self.place = place
+                self._values[key] = self._parts.advance(values, self.position, position)
+        self.position = position
 
     def values(self, inputs: Tensor) -> Values:
-        """A copy of the values of one batch, in which views of one another are so still."""
+        """Returns a copy of the values of one batch, in which views of one another are so still."""
         return copy.deepcopy(self._values[id(inputs)])
 
 
-class Continued(nn.Module):
+class ContinuedNetwork(nn.Module):
     """A network that is called with the batches of a stream, and goes on from where the stream has come."""
 
     def __init__(self, traced: fx.GraphModule, stream: Stream) -> None:
@@ -63,11 +63,11 @@ class Continued(nn.Module):
         self._parts, self._stream = PartialRunner(traced), stream
 
     def forward(self, inputs: Tensor) -> Any:
-        return self._parts.finish(self._stream.values(inputs), self._stream.place)
+        return self._parts.finish(self._stream.values(inputs), self._stream.position)
 
 
 def estimating_copy(network: nn.Module) -> nn.Module:
-    """A copy whose batch norm goes by the statistics of each batch, as `recalibrate` lets it."""
+    """Returns a copy whose batch norm uses the statistics of each batch, as in `recalibrate`."""
     twin = copy_network(network).eval()
     for norm in estimating_norms(twin):
         norm.train()
@@ -75,10 +75,10 @@ def estimating_copy(network: nn.Module) -> nn.Module:
 
 
 def runs_in_parts(network: nn.Module, inputs: Tensor) -> bool:
-    """Whether a network gives the same outputs when it is traced and run in two parts, and draws no random numbers.
+    """Returns whether a network run in two traced parts gives the same outputs, and draws no random numbers.
 
     Args:
-        network: in the mode in question; whatever its calls change is changed.
+        network: in the mode in question; its calls may change it.
         inputs: `[batch, …]` samples.
     """
     before = _random_state(inputs.device)
@@ -106,9 +106,7 @@ def _close(found: Any, expected: Any) -> bool:
     )
 
 
-log = logging.getLogger(__name__)
-
-# Of all values held at one place; where they are more, the group's levels are judged by themselves.
+# Of all values held at one operation; where they are more, the group's levels are evaluated by themselves.
 MOST_BYTES = 2**30
 _NOTHING_ELSE = Recipe(0)
 
@@ -118,20 +116,20 @@ class Cut:
     """Where the levels of a group begin to differ from the dense network.
 
     Attributes:
-        place: an index into the operations of the traced network.
-        macs: multiply-adds of one image before it.
+        position: an index into the operations of the traced network.
+        macs: multiply-adds of one sample before it.
     """
 
-    place: int
+    position: int
     macs: int
 
 
 class Prefixes:
-    """Judges the levels of a sweep from where they begin to differ from the dense network.
+    """Evaluates the levels of a sweep from where they begin to differ from the dense network.
 
     Args:
-        grid: group to the kept widths to judge.
-        samples: validation samples to judge on.
+        grid: group to the kept widths to evaluate.
+        samples: validation samples to evaluate on.
     """
 
     def __init__(self, evaluator: Evaluator, grid: Mapping[str, Sequence[int]], recipe: Recipe, samples: int) -> None:
@@ -140,7 +138,7 @@ class Prefixes:
 
     @cached_property
     def cuts(self) -> Mapping[str, Cut]:
-        """The cuts of those groups, in the order of the grid, whose levels are worth judging from there on.
+        """The cuts of those groups, in the order of the grid, whose levels are worth evaluating from there on.
 
         Left out are groups with nothing to compute before them, those that begin before an earlier group, those whose
         values at the cut take more than `MOST_BYTES`, and those where a module with buffers is called on both sides.
@@ -155,21 +153,26 @@ class Prefixes:
         cuts: dict[str, Cut] = {}
         reached = parts.first
         for group, widths in self._grid.items():
-            place = self._differs(Allocation({group: min(widths)})) if widths else 0
-            size = samples * sum(costs.size_bytes[i] for i in parts.alive(place))
-            worth = place >= reached and costs.macs_before[place] > 0
-            if worth and size <= MOST_BYTES and not crosses_state(dense, place):
-                cuts[group] = Cut(place, costs.macs_before[place])
-                reached = place
+            position = self._differs(Allocation({group: min(widths)})) if widths else 0
+            size = samples * sum(costs.size_bytes[i] for i in parts.alive(position))
+            worth = position >= reached and costs.macs_before[position] > 0
+            if worth and size <= MOST_BYTES and not crosses_state(dense, position):
+                cuts[group] = Cut(position, costs.macs_before[position])
+                reached = position
         return cuts
+
+    @cached_property
+    def macs(self) -> dict[str, int]:
+        """Group to the multiply-adds of one sample before its cut, in the order of the cuts."""
+        return {group: cut.macs for group, cut in self.cuts.items()}
 
     @cached_property
     def dense(self) -> nn.Module:
         """The dense network after the recipe."""
-        return self._evaluator.build({}, self._recipe)
+        return self._evaluator.prune({}, self._recipe)
 
     def evaluate(self, group: str, width: int) -> Score | None:
-        """The score of a level, None where it has to be judged by itself.
+        """Returns the score of a level, or None where it has to be evaluated by itself.
 
         Groups are best taken in the order of the grid: for an earlier one the samples begin at the front again.
         """
@@ -177,13 +180,13 @@ class Prefixes:
         if cut is None or self._broken:
             return None
         recipe = _NOTHING_ELSE if self._estimates else self._recipe
-        traced = _traced(self._evaluator.build(Allocation({group: width}), recipe))
-        if shared_prefix(self._traced_dense, traced) < cut.place or not self._reach(cut.place):
+        traced = _traced(self._evaluator.prune(Allocation({group: width}), recipe))
+        if shared_prefix(self._traced_dense, traced) < cut.position or not self._reach(cut.position):
             return None
         evaluated, *estimated = self._streams
         for stream in estimated:
-            recalibrate(Continued(traced, stream), self._batches[1])
-        return self._evaluator.evaluate_network(Continued(traced, evaluated), self._samples)
+            recalibrate(ContinuedNetwork(traced, stream), self._batches[1])
+        return self._evaluator.evaluate_network(ContinuedNetwork(traced, evaluated), self._samples)
 
     @property
     def _traced_dense(self) -> fx.GraphModule:
@@ -196,13 +199,13 @@ class Prefixes:
 
     @cached_property
     def _batches(self) -> list[Iterable[Batch]]:
-        """Those that are judged, and those that re-estimate the batch norm if any do."""
+        """The batches that are evaluated, and those that re-estimate the batch norm if any do."""
         evaluated = self._evaluator.data.batches("validation", self._samples)
         return [evaluated, self._evaluator.data.for_recipe(self._recipe)] if self._estimates else [evaluated]
 
     @cached_property
     def _streams(self) -> list[Stream]:
-        """One for each of the batches."""
+        """One stream for each of the batches."""
         networks = [self.dense, estimating_copy(self._evaluator.prunable.network)]
         return [Stream(network, batches) for network, batches in zip(networks, self._batches, strict=False)]
 
@@ -216,29 +219,29 @@ class Prefixes:
         return runs_in_parts(network, prunable.inputs)
 
     def _differs(self, allocation: Allocation) -> int:
-        """The place where the network of an allocation begins to differ from the dense one; 0 if nobody can say."""
+        """Returns the operation at which the network of an allocation begins to differ from the dense one, or 0."""
         prunable = self._evaluator.prunable
         try:
             network = prunable.structures.prune(prunable.network, prunable.importance, allocation)
             return min(shared_prefix(self._traced_dense, _traced(network)), len(self._traced_dense.graph.nodes) - 1)
-        except Exception as fault:  # what is wrong with it will be said when it is judged by itself
+        except Exception as fault:  # what is wrong with it is said when it is evaluated by itself
             log.info("sensitivity: %s cannot be compared with the dense network: %s", dict(allocation), fault)
             return 0
 
-    def _reach(self, place: int) -> bool:
-        """Brings the streams to a place; where that fails levels are judged by themselves from then on."""
-        if any(stream.place > place for stream in self._streams):
+    def _reach(self, position: int) -> bool:
+        """Brings the streams to an operation; where that fails levels are evaluated by themselves from then on."""
+        if any(stream.position > position for stream in self._streams):
             del self._streams
         try:
             for stream in self._streams:
-                stream.advance(place)
+                stream.advance(position)
         except Exception as fault:  # whatever the user's network raises, or too little memory
-            log.warning("sensitivity: levels are judged by themselves from here on: %s", fault)
+            log.warning("sensitivity: levels are evaluated by themselves from here on: %s", fault)
             self._broken = True
             self.__dict__.pop("_streams", None)
         return not self._broken
 
 
 def _traced(network: nn.Module) -> fx.GraphModule:
-    """The network as a graph; one that was rewritten is a graph already."""
+    """Returns the network as a graph; one that was rewritten is a graph already."""
     return network if isinstance(network, RewrittenNetwork) else trace(network)

@@ -24,22 +24,23 @@ from autoprune.evaluation.sensitivity.levels import (
 log = logging.getLogger(__name__)
 
 Record = Callable[[str, int, EvaluationResult], None]
-"""Takes group and width of a level and what became of it."""
+"""Takes group and width of a level, and its result."""
 
 Skip = Callable[[str, int], None]
-"""Takes group and width of a level that is not judged because a wider one was hopeless."""
+"""Takes group and width of a level that is not evaluated because a wider one was hopeless."""
 
 
 class Sweep:
-    """A sweep in progress: what is still to be judged, by whomever, and the curves in the end.
+    """A sweep in progress: which levels are still to be evaluated, by any process, and the curves in the end.
 
-    What it has judged follows from the scores alone, so that an interrupted sweep ends like an unbroken one, and one
-    that several processes share like that of one.
+    Which levels it evaluates follows from the scores alone, so that an interrupted sweep ends like an unbroken one, and
+    one that several processes share like that of one.
 
     Args:
-        levels: judges the dense network, and says what levels cost.
-        done: levels judged before, by this sweep or an interrupted one.
-        record: called with each level as it is judged.
+        levels: evaluates the dense network, and says what levels cost.
+        done: levels evaluated before, by this sweep or an interrupted one.
+        record: called with each level as it is evaluated.
+        skip: called with each level that need not be evaluated.
 
     Raises:
         TaskError: the dense network fails after the recipe.
@@ -61,7 +62,7 @@ class Sweep:
         self._floor = None if stop is None else stop * dense.accuracy
 
     def next(self) -> GroupSweep | None:
-        """The levels of the next group that has any to be judged; None if all are handed out."""
+        """Returns the levels of the next group that has any to evaluate; None if all are handed out."""
         while self._waiting:
             group_sweep = self._due(self._waiting.pop(0))
             if group_sweep.widths:
@@ -69,7 +70,7 @@ class Sweep:
         return None
 
     def take(self, group_sweep: GroupSweep, width: int, result: EvaluationResult) -> None:
-        """What became of a level; one that is known already (a worker began anew) is not recorded again."""
+        """Takes the result of a level; one that is known already (a worker began anew) is not recorded again."""
         if (group_sweep.group, width) not in self._found:
             self._note((group_sweep.group, width), result)
         if group_sweep.hopeless(result.outcome):
@@ -77,24 +78,23 @@ class Sweep:
                 self._skip(group_sweep.group, narrower)
 
     def lost(self, group_sweep: GroupSweep, failure: Failure) -> None:
-        """Whoever judged these levels came to grief: at the first of them, or its way to the others is tried again."""
+        """Records a failure of the first of these levels unless it is known, and hands the others out again."""
         first = (group_sweep.group, group_sweep.widths[0])
         if first not in self._found:
-            self._note(first, EvaluationResult(failure, self._levels.plain(*first)))
+            self._note(first, EvaluationResult(failure, self._levels.work_alone(*first)))
         self._waiting = [name for name in self._levels.grid if name in (group_sweep.group, *self._waiting)]
 
     def curves(self) -> SensitivityCurves:
-        """What all levels say; those that failed are left out."""
-        grid, widths = self._levels.grid, self._levels.evaluator.prunable.structures.groups
-        settings = self._levels.settings
-        dense_widths = {group.name: group.width for group in widths}
+        """Returns the curves of all levels; those that failed are left out."""
+        grid, settings, evaluator = self._levels.grid, self._levels.settings, self._levels.evaluator
+        dense_widths = {group.name: group.width for group in evaluator.prunable.structures.groups}
         return SensitivityCurves(
             self._dense,
             {group: self._curve(group) for group in grid},
             {group: dense_widths[group] for group in grid},
-            sweep_fingerprint(self._levels.evaluator, settings.recipe, settings.samples),
-            work=self._spent(),
-            naive_work=self._levels.costs.naive(grid),
+            sweep_fingerprint(evaluator, settings.recipe, settings.samples),
+            work=sum(result.work for result in self._found.values()),
+            naive_work=self._levels.work.all_alone(grid),
         )
 
     def _note(self, level: Level, result: EvaluationResult) -> None:
@@ -102,7 +102,7 @@ class Sweep:
         self._record(*level, result)
 
     def _due(self, group: str) -> GroupSweep:
-        """What is to be judged of a group: levels below a hopeless one only count if they are known already."""
+        """Returns what is left to evaluate of a group: levels below a hopeless one count only if known already."""
         widths = sorted(self._levels.grid[group], reverse=True)
         whole, ended, due = GroupSweep(group, tuple(widths), self._floor), False, []
         for width in widths:
@@ -125,12 +125,6 @@ class Sweep:
                 scores[width] = outcome
         return scores
 
-    def _spent(self) -> int:
-        """What all levels cost; those of which an earlier release did not say were judged by themselves."""
-        return sum(
-            self._levels.plain(*level) if result.work is None else result.work for level, result in self._found.items()
-        )
-
 
 def sweep(
     evaluator: Evaluator,
@@ -140,30 +134,37 @@ def sweep(
     record: Record,
     skip: Skip = lambda *_: None,
 ) -> SensitivityCurves:
-    """Judges every level of a grid that is not done yet, in this process; one that fails is left out of its curve.
+    """Evaluates every level of a grid that is not done yet, in this process, and returns the curves.
+
+    Args:
+        done: levels evaluated before.
+        record: called with each level as it is evaluated.
+        skip: called with each level that need not be evaluated.
 
     Raises:
         TaskError: the dense network fails after the recipe.
     """
     levels = Levels(evaluator, grid, settings)
-    course = Sweep(levels, done, record, skip)
-    while (group_sweep := course.next()) is not None:
+    in_progress = Sweep(levels, done, record, skip)
+    while (group_sweep := in_progress.next()) is not None:
         for width, result in levels.evaluate_group(group_sweep):
-            course.take(group_sweep, width, result)
-    return course.curves()
+            in_progress.take(group_sweep, width, result)
+    return in_progress.curves()
 
 
 def affordable(evaluator: Evaluator, grids: Sequence[Grid], settings: SweepSettings, most: float) -> Grid:
-    """The first of several grids, the finest of them first, whose sweep costs no more than `most`; empty if none does.
+    """Returns the first of several grids whose sweep costs no more than `most`, no level being hopeless; else none.
 
-    Taken is what it costs if no level is hopeless.
+    Args:
+        grids: the finest first.
+        most: in multiply-adds.
     """
     levels = Levels(evaluator, grids[0], settings)
-    return next((grid for grid in grids if levels.most(grid) <= most), {})
+    return next((grid for grid in grids if levels.work_of(grid) <= most), {})
 
 
 def sweep_fingerprint(evaluator: Evaluator, recipe: Recipe, samples: int) -> dict[str, Any]:
-    """What curves depend on; those of another fingerprint do not hold for this network or task."""
+    """Returns what curves depend on; those of another fingerprint do not hold for this network or task."""
     divergence = {"objective": "kl"} if evaluator.config.objective == "kl" else {}  # only then levels have it
     return {
         **evaluator.config.identity,

@@ -14,7 +14,7 @@ from torch import nn
 from autoprune.core.recipe import DISTILLATION, Recipe, Training
 from autoprune.core.trial import Candidate, Score
 from autoprune.errors import AutopruneError
-from autoprune.evaluation.candidate_builder import Built
+from autoprune.evaluation.candidate_builder import PrunedNetwork
 from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild, write_checkpoint
 from autoprune.evaluation.checkpoints.export import export_network
 from autoprune.evaluation.evaluator import Evaluator
@@ -139,7 +139,7 @@ class ApplyOptions:
         return replace(candidate, recipe=replace(candidate.recipe, reconstruct=self.reconstruct), settings=settings)
 
 
-def build(evaluator: Evaluator, candidate: Candidate, options: ApplyOptions) -> Built:
+def build(evaluator: Evaluator, candidate: Candidate, options: ApplyOptions) -> PrunedNetwork:
     """Builds the candidate's network, as it is wanted.
 
     Raises:
@@ -147,18 +147,20 @@ def build(evaluator: Evaluator, candidate: Candidate, options: ApplyOptions) -> 
     """
     wanted = options.of(candidate)
     evaluator.warm_up(wanted.recipe)
-    return evaluator.make(wanted)
+    return evaluator.build(wanted)
 
 
 def describe_origin(evaluator: Evaluator, options: ApplyOptions) -> str:
     """Returns in words how `build` came to the network."""
     if not options.reconstruct:
         return "pruned anew"
-    samples = evaluator.data.used(Recipe(reconstruct=options.reconstruct)).reconstruct
+    samples = evaluator.data.cap_samples(Recipe(reconstruct=options.reconstruct)).reconstruct
     return f"pruned anew, reconstructed on {samples} training samples"
 
 
-def finalize(setup: Setup, evaluator: Evaluator, built: Built, options: ApplyOptions, origin: str) -> PrunedModel:
+def finalize(
+    setup: Setup, evaluator: Evaluator, built: PrunedNetwork, options: ApplyOptions, origin: str
+) -> PrunedModel:
     """Trains a network further if that is wanted, and evaluates it.
 
     Args:
@@ -170,7 +172,7 @@ def finalize(setup: Setup, evaluator: Evaluator, built: Built, options: ApplyOpt
 
 
 def train_further(
-    setup: Setup, evaluator: Evaluator, built: Built, plan: Mapping[str, Any], origin: str
+    setup: Setup, evaluator: Evaluator, built: PrunedNetwork, plan: Mapping[str, Any], origin: str
 ) -> PrunedModel:
     """Trains a network further, what is pruned of it staying so, and evaluates it.
 
@@ -190,7 +192,7 @@ def train_further(
     return replace(trained, change="in the search, before the fine-tuning")
 
 
-def _evaluated(setup: Setup, evaluator: Evaluator, built: Built, origin: str) -> PrunedModel:
+def _evaluated(setup: Setup, evaluator: Evaluator, built: PrunedNetwork, origin: str) -> PrunedModel:
     score = evaluator.evaluate_network(built.network, None)
     metrics = {"accuracy": score.accuracy, "loss": score.loss, "samples": score.samples}
     costs, table, dense = built.costs(), setup.prunable.costs, setup.prunable.network

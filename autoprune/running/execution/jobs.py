@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from autoprune.core.trial import Candidate, Failure, Score, Trial
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.outcomes import outcome_of, tried
+from autoprune.evaluation.outcomes import outcome_of, retry_out_of_memory
 from autoprune.evaluation.sensitivity.levels import EvaluationResult, Grid, GroupSweep, Levels, SweepSettings
 
 
@@ -94,7 +94,7 @@ class Evaluation:
     candidate: Candidate
 
     def results(self, context: WorkerContext) -> Iterator[Trial]:
-        trial = tried(lambda: context.evaluator.evaluate(self.candidate), context.retries)
+        trial = retry_out_of_memory(lambda: context.evaluator.evaluate(self.candidate), context.retries)
         yield replace(trial, worker=context.worker)
 
     def ends(self, result: Trial) -> bool:
@@ -125,12 +125,12 @@ class Reevaluation:
     candidate: Candidate
 
     def results(self, context: WorkerContext) -> Iterator[EvaluationResult]:
-        yield tried(lambda: self._reevaluate(context.evaluator), context.retries)
+        yield retry_out_of_memory(lambda: self._reevaluate(context.evaluator), context.retries)
 
     def _reevaluate(self, evaluator: Evaluator) -> EvaluationResult:
-        outcome = outcome_of(lambda: evaluator.evaluate_network(evaluator.network(self.candidate)))
+        outcome = outcome_of(lambda: evaluator.evaluate_network(evaluator.restore_or_build(self.candidate)))
         samples = outcome.samples if isinstance(outcome, Score) else 0
-        return EvaluationResult(outcome, samples * evaluator.macs(self.candidate.allocation))
+        return EvaluationResult(outcome, samples * evaluator.work.macs(self.candidate.allocation))
 
     def ends(self, result: EvaluationResult) -> bool:
         return True

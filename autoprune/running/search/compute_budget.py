@@ -52,7 +52,7 @@ class ComputeBudget:
         if evaluations is None:
             return cls(0, None, 0, 0)
         samples = evaluator.data.sample_count()
-        unit = samples * evaluator.macs({})
+        unit = samples * evaluator.work.macs({})
         recipes = extreme_recipes(setup.experiment.recipe(), setup.space.settings)
         candidate = _most_work(setup, evaluator, limits, recipes, samples)
         compute_budget = cls(unit, evaluations * unit, _finals(setup, evaluator, limits), candidate)
@@ -96,9 +96,9 @@ def _most_work(setup: Setup, evaluator: Evaluator, limits: Limits, recipes: Sequ
         recipes: of which the dearest counts; several where settings of the recipe are searched.
     """
     macs = setup.prunable.costs.max_macs(limits)
-    dense, count = evaluator.macs({}), evaluator.count_refitted(setup.space.narrowest(), recipes[0])
+    dense, count = evaluator.work.macs({}), evaluator.work.count_refitted(setup.space.narrowest(), recipes[0])
     refit = dense + (count * macs + 1) // 2
-    return max(evaluator.data.used(each).work(macs, dense, refit) for each in recipes) + samples * macs
+    return max(evaluator.data.cap_samples(each).work(macs, dense, refit) for each in recipes) + samples * macs
 
 
 def _finals(setup: Setup, evaluator: Evaluator, limits: Limits) -> int:
@@ -107,7 +107,7 @@ def _finals(setup: Setup, evaluator: Evaluator, limits: Limits) -> int:
     recipe, count = experiment.final_recipe(), experiment.search.rerank.top
     if recipe != experiment.recipe():
         recipes = extreme_recipes(recipe, experiment.final_settings(setup.space.settings))
-        return count * _most_work(setup, evaluator, limits, recipes, samples.available())
+        return count * _most_work(setup, evaluator, limits, recipes, samples.validation_samples())
     if samples.uses_all_samples():
         return 0
-    return count * _most_work(setup, evaluator, limits, [Recipe(0)], samples.available())
+    return count * _most_work(setup, evaluator, limits, [Recipe(0)], samples.validation_samples())

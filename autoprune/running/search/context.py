@@ -37,4 +37,4 @@ class RunContext:
 
     def network(self, trial: Trial) -> nn.Module:
         """The network of a trial, as it was judged."""
-        return self.evaluator.network(trial.candidate)
+        return self.evaluator.restore_or_build(trial.candidate)

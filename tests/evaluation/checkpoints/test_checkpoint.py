@@ -28,7 +28,7 @@ from tests.user_tasks import tiny
 
 def write_tiny(path: Path, allocation: Allocation = HALF) -> nn.Module:
     evaluator = make_evaluator()
-    built = evaluator.make(Candidate(0, allocation, RECIPE))
+    built = evaluator.build(Candidate(0, allocation, RECIPE))
     write_checkpoint(path, built.checkpoint({"accuracy": 0.5}, {}))
     return built.network
 
