@@ -203,23 +203,7 @@ policies:
     assert all(torch.equal(tensor, found[name]) for name, tensor in watched.run.network.state_dict().items())
 
 
-def test_what_does_not_fit_the_network_is_named(tmp_path: Path, dense: nn.Module) -> None:
-    pruner = "train: {{epochs: 1}}\npruners: {{mine: {{{}}}}}\npolicies: [{{pruner: mine, epochs: [0]}}]\n"
-    for words, message in (
-        ("pruner: level, sparsity: 0.5, layers: [layer9*]", r"pruner 'mine': 'layer9\*' matches no group"),
-        ("pruner: sensitivity, sparsity: 0.5", "pruner 'mine': allocator 'threshold' goes by a threshold"),
-        ("pruner: level, threshold: 0.5", "pruner 'mine': allocator 'uniform' goes by a sparsity"),
-        ("pruner: apoz, sparsity: 0.5, pattern: element", "pruner 'mine': criterion 'apoz' scores whole output"),
-    ):
-        with pytest.raises(UserError, match=message):
-            _Watched(tmp_path, dense, pruner.format(words))
-    penalty = "train: {{epochs: 1}}\npenalties: {{mine: {{{}}}}}\n"
-    for words, message in (
-        ("penalty: group_lasso, strength: 0.1", "penalty 'mine': group_lasso needs 'pattern'"),
-        ("penalty: l1_scale, strength: 0.1, rho: 0.2", "penalty 'mine': l1_scale does not take rho"),
-    ):
-        with pytest.raises(UserError, match=message):
-            _Watched(tmp_path, dense, penalty.format(words))
+def test_what_does_not_fit_the_training_is_refused(tmp_path: Path, dense: nn.Module) -> None:
     with pytest.raises(UserError, match="there is nothing to thin"):
         _Watched(tmp_path, dense, "train: {epochs: 1}\npolicies: [{thin: true, epochs: [0]}]\n").run.run()
     with pytest.raises(UserError, match="after the last of 8 steps"):

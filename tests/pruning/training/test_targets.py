@@ -50,7 +50,7 @@ def test_one_number_follows_the_curve() -> None:
     assert [tuple(widths.values()) for widths in found] == [(10, 20, 40), (6, 12, 24), (2, 4, 8)]
 
 
-def test_numbers_by_group_start_no_higher_than_they_end() -> None:
+def test_amounts_by_group_start_no_higher_than_they_end() -> None:
     target = AmountByGroup(UNIFORM, 0.5, {"stem": 0.2, "layer1.conv": 0.5, "layer2.conv": 0.9})
     assert tuple(target.widths(GROUPS, SCORES, linear, 0).values()) == (8, 10, 20)
     assert tuple(target.widths(GROUPS, SCORES, linear, 1).values()) == (8, 10, 4)
