@@ -25,8 +25,9 @@ from autoprune.pruning.surgery.copying import copy_network
 from autoprune.reporting.results import Result
 from autoprune.running.progress import Display
 from autoprune.running.run_folder import new_folder
-from autoprune.running.search.session import make_tracker, start_session
+from autoprune.running.search.session import start_session
 from autoprune.running.setup import FROM_PYTHON, assemble
+from autoprune.running.tracking.tracker import tracking_of
 from autoprune.tasks.base import Task
 
 _SHORT = {
@@ -90,7 +91,7 @@ def search(
     folder = new_folder(experiment.output, task.name)
     display = Display(progress)
     setup = assemble(experiment, task, copy_network(model), display)
-    conclusion = start_session(setup, folder, make_tracker(experiment), display)
+    conclusion = start_session(setup, folder, tracking_of(experiment), display)
     evaluator = Evaluator(setup.prunable, task, EvaluationConfig())
     network = evaluator.restore(folder.weights_of(conclusion.best.number))
     return SearchResult(

@@ -38,16 +38,17 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _search(experiment: Experiment, folder: RunFolder, arguments: argparse.Namespace) -> Conclusion:
     from autoprune.running.progress import Display, training_progress
-    from autoprune.running.search.session import make_tracker, resume_session, start_session
+    from autoprune.running.search.session import resume_session, start_session
     from autoprune.running.setup import prepare
+    from autoprune.running.tracking.tracker import tracking_of
 
     display = Display()
-    tracker = make_tracker(experiment)
+    tracking = tracking_of(experiment)
     with interruptible(folder.experiment, typed("search", "--resume", str(folder.path))):
         with training_progress(display, "training the default network once") as hook:
             setup = prepare(experiment, hook, display)
         session = start_session if arguments.resume is None else resume_session
-        return session(setup, folder, tracker, display, arguments.typed)
+        return session(setup, folder, tracking, display, arguments.typed)
 
 
 def _report(conclusion: Conclusion, experiment: Experiment) -> None:

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import argparse
 
-from autoprune.errors import AutopruneError, UserError
+from autoprune.errors import AutopruneError, RunFolderError, UserError
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Completes MLflow's mirror of a run from its ledger, or makes it in another store, and says what it added."""
-    from autoprune.reporting.record import read_record
-    from autoprune.running.tracking.stores import store_of_run
+    """Brings MLflow's mirror of a run up to its records, or makes it in another store, and says what it added."""
+    from autoprune.reporting.record import is_being_written
+    from autoprune.running.tracking.mlflow_client import describe_fault
+    from autoprune.running.tracking.mlflow_runs import TRAINING
+    from autoprune.running.tracking.sync import Sync, store_of_run
 
-    read_record(arguments.folder)  # what is wrong with it is said before torch and MLflow are imported
-    uri, experiment = store_of_run(arguments.folder, arguments.tracking_uri, arguments.experiment)
-    from autoprune.running.tracking.completing import complete
-    from autoprune.running.tracking.mlflow_mirror import MlflowMirror
-
+    folder = arguments.folder
+    uri, experiment = store_of_run(folder, arguments.tracking_uri, arguments.experiment)
+    if is_being_written(folder) or is_being_written(folder, TRAINING):
+        raise RunFolderError(f"{folder} is being written by a process, which mirrors it itself; wait for its end")
+    sync = Sync(folder, uri, experiment)
     try:
-        done = complete(arguments.folder, MlflowMirror(uri, experiment))
+        for _ in sync.update(over=True):
+            pass
     except UserError:
         raise
     except Exception as fault:  # MLflow lets through the exceptions of every store and transport
         raise AutopruneError(
-            f"MLflow cannot be written ({type(fault).__name__}: {fault}); what is mirrored stays, try again later"
+            f"MLflow cannot be written ({describe_fault(fault, uri)}); what is mirrored stays, try again later"
         ) from fault
-    there = done.trials - done.added
-    print(f"{done.added} of {done.trials} trials mirrored anew, {there} were there; the run is {done.record.state}")
+    there = sync.trials - sync.added
+    print(f"{sync.added} of {sync.trials} trials mirrored anew, {there} were there; the run is {sync.state}")

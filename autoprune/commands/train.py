@@ -35,16 +35,16 @@ def run(arguments: argparse.Namespace) -> None:
         experiment = experiment_of(arguments, None, {"output": arguments.output})
         folder = new_folder(experiment.output, f"train-{experiment.task.name}")
     from autoprune.running.progress import Display
-    from autoprune.running.search.session import make_curves
+    from autoprune.running.tracking.tracker import tracking_of
     from autoprune.running.training.session import resume_training, start_training
 
-    display, tracker = Display(), make_curves(experiment)
+    display, tracking = Display(), tracking_of(experiment)
     resume = typed("train", "--resume", str(folder.path))
     with interruptible(folder.experiment, resume):
         if arguments.resume is not None:
-            outcome = resume_training(experiment, folder, tracker, display)
+            outcome = resume_training(experiment, folder, tracking, display)
         else:
-            outcome = start_training(experiment, arguments.schedule, folder, tracker, display, arguments.scratch)
+            outcome = start_training(experiment, arguments.schedule, folder, tracking, display, arguments.scratch)
     _report(outcome, experiment)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import model_validator
 
-from autoprune.config import credentials
+from autoprune.config.credentials import usable_uri
 from autoprune.config.sections import (
     BudgetText,
     EvaluationSection,
@@ -134,19 +133,12 @@ class Experiment(Section):
         return Budget.parse(self.budget or "")
 
     def tracking_uri(self) -> str | None:
-        """Where to track, or None to leave it to MLflow (`MLFLOW_TRACKING_URI`, else its default).
+        """Returns where to track, or None to leave it to MLflow (`MLFLOW_TRACKING_URI`, else its default).
 
         Raises:
             UserError: the experiment was written with credentials, which are not stored, and none are given now.
         """
-        if self.track.uri is None or not credentials.are_masked(self.track.uri):
-            return self.track.uri
-        if os.environ.get("MLFLOW_TRACKING_URI"):
-            return None
-        raise UserError(
-            f"the credentials of the tracking URI {self.track.uri} are not stored with a run; "
-            "give it again with --tracking-uri or set MLFLOW_TRACKING_URI"
-        )
+        return usable_uri(self.track.uri)
 
 
 def _finetune(section: FinetuneSection | None) -> Finetune | None:

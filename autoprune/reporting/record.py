@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from autoprune.core.ledger import History, read_history
+from autoprune.core.ledger import NAME, History, read_history
 from autoprune.core.sensitivity import SensitivityCurves, curves_from_json
 from autoprune.core.trial import Objective, Score, Trial, ranked, winners
 from autoprune.errors import RunFolderError, UserError
@@ -20,14 +20,14 @@ from autoprune.reporting.results import Result, results_in
 State = Literal["finished", "going on", "interrupted"]
 
 
-def is_being_written(folder: Path) -> bool:
-    """Returns whether a process holds the lock of the run's ledger; False where that cannot be told."""
+def is_being_written(folder: Path, records: str = NAME) -> bool:
+    """Returns whether a process holds the lock of a file of records in a folder; False where that cannot be told."""
     try:
         import fcntl
     except ImportError:  # not a Unix
         return False
     try:
-        lock = os.open(folder / "ledger.lock", os.O_RDONLY)
+        lock = os.open((folder / records).with_suffix(".lock"), os.O_RDONLY)
     except OSError:
         return False
     try:

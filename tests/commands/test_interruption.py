@@ -5,24 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from autoprune.running.search import session
-from autoprune.running.tracking.tracker import NoTracker
 from tests.journeys import OWN, has_ended, history_of, search_in_child
 
 RUN = (*OWN, "--task", "tests.user_tasks:task", "--searcher", "random", "--trials", "100", "--output", "run")
 WAITS = Path("the tracker waits")
 
 
-class Stubborn(NoTracker):
-    """A tracker that an interrupted run would have to wait for, and which an interrupt does not end."""
-
-    def interrupt(self) -> None:
+@contextmanager
+def slowly_mirrored(*_: object) -> Iterator[None]:
+    """Waits for the mirror of an interrupted run, which another interrupt does not end."""
+    try:
+        yield
+    finally:
         WAITS.touch()
         end = time.monotonic() + 20
         while time.monotonic() < end:
@@ -32,7 +33,7 @@ class Stubborn(NoTracker):
 
 def stubborn() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
-    session.make_tracker = lambda _: Stubborn()
+    session.mirrored = slowly_mirrored  # type: ignore[assignment]
 
 
 def until(child: int, condition: Callable[[], object]) -> None:

@@ -13,13 +13,12 @@ from torch import nn
 
 from autoprune import registry
 from autoprune.config import load_experiment
-from autoprune.core.ledger import History, read_history
+from autoprune.core.ledger import History, Ledger, read_history
 from autoprune.core.trial import Trial
 from autoprune.running.progress import Display
 from autoprune.running.run_folder import existing_folder, new_folder
 from autoprune.running.search.session import resume_session, start_session
 from autoprune.running.setup import Setup, assemble
-from autoprune.running.tracking.tracker import NoTracker
 from autoprune.tasks.base import TrainingPlan
 from autoprune.tasks.datasets.digits import DigitsTask
 from autoprune.tasks.training.loop import seeded
@@ -67,7 +66,7 @@ def test_a_search_runs_with_every_pruner(name: str, network: nn.Module, tmp_path
     # Two of four weights stay everywhere, and the first and the last layer are whole.
     setup = _setup(network, pruner=name, budget="flops=0.7" if pruner.pattern.least > 1 else "flops=0.5")
     folder = new_folder(tmp_path / "run", "digits")
-    conclusion = start_session(setup, folder, NoTracker(), Display(False))
+    conclusion = start_session(setup, folder, None, Display(False))
     assert len(conclusion.trials) == 10
     assert all(trial.score for trial in conclusion.trials)
     assert all(result.effective != pruner.pattern.coupled for result in conclusion.results)
@@ -79,22 +78,10 @@ def test_a_search_runs_with_every_pruner(name: str, network: nn.Module, tmp_path
 @pytest.mark.parametrize("name", registry.CRITERIA)
 def test_a_search_runs_with_every_criterion(name: str, network: nn.Module, tmp_path: Path) -> None:
     setup = _setup(network, **{"scoring.criterion": name})
-    conclusion = start_session(setup, new_folder(tmp_path / "run", "digits"), NoTracker(), Display(False))
+    conclusion = start_session(setup, new_folder(tmp_path / "run", "digits"), None, Display(False))
     assert len(conclusion.trials) == 10
     assert all(trial.score for trial in conclusion.trials)
     assert _started(read_history(tmp_path / "run"))["criterion"] == name
-
-
-class _Interrupting(NoTracker):
-    """Stops the run after so many trials."""
-
-    def __init__(self, trials: int) -> None:
-        self._left = trials
-
-    def told(self, trial: Trial) -> None:
-        self._left -= 1
-        if not self._left:
-            raise KeyboardInterrupt
 
 
 def _told(folder: Path) -> list[tuple[int, dict[str, int], float, float]]:
@@ -108,16 +95,27 @@ def _told(folder: Path) -> list[tuple[int, dict[str, int], float, float]]:
 
 
 @pytest.mark.parametrize("name", [pytest.param("taylor"), pytest.param("random", marks=pytest.mark.slow)])
-def test_a_search_goes_on_as_if_it_had_not_been_interrupted(name: str, network: nn.Module, tmp_path: Path) -> None:
+def test_a_search_goes_on_as_if_it_had_not_been_interrupted(
+    name: str, network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell = Ledger.told
+
+    def tell_and_interrupt(self: Ledger, trial: Trial) -> None:
+        tell(self, trial)
+        if trial.number == 1:
+            raise KeyboardInterrupt
+
     chosen = {"pruner": name, "search.trials": 5, "search.seed": 7, "scoring.combine": "max"}
     whole, broken = new_folder(tmp_path / "whole", "digits"), new_folder(tmp_path / "broken", "digits")
-    start_session(_setup(network, **chosen), whole, NoTracker(), Display(False))
+    start_session(_setup(network, **chosen), whole, None, Display(False))
+    monkeypatch.setattr(Ledger, "told", tell_and_interrupt)
     with pytest.raises(KeyboardInterrupt):
-        start_session(_setup(network, **chosen), broken, _Interrupting(2), Display(False))
+        start_session(_setup(network, **chosen), broken, None, Display(False))
+    monkeypatch.undo()
     torch.manual_seed(5)  # another process draws from another place
     again = existing_folder(broken.path)
     setup = assemble(load_experiment(again.experiment), DigitsTask(), copy.deepcopy(network))
-    resume_session(setup, again, NoTracker(), Display(False))
+    resume_session(setup, again, None, Display(False))
     assert len(_told(whole.path)) == 5
     assert _told(broken.path) == _told(whole.path)
     assert _started(read_history(broken.path)) == _started(read_history(whole.path))

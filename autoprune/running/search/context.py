@@ -14,7 +14,7 @@ from autoprune.running.progress import Display
 from autoprune.running.run_folder import RunFolder
 from autoprune.running.search.compute_budget import ComputeBudget
 from autoprune.running.setup import Setup
-from autoprune.running.tracking.tracker import Tracker
+from autoprune.running.tracking.tracker import Tracking
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class RunContext:
 
     Attributes:
         history: what the ledger said when the run was started or resumed.
+        tracking: where it is mirrored; None where it is not.
     """
 
     setup: Setup
@@ -31,7 +32,7 @@ class RunContext:
     history: History
     evaluator: Evaluator
     limits: Limits
-    tracker: Tracker
+    tracking: Tracking | None
     display: Display
     compute_budget: ComputeBudget
 

@@ -66,7 +66,6 @@ def _trials(run: RunContext, chosen: list[Trial], recipe: Recipe, trials: list[T
         def take(_: Candidate, trial: Trial) -> None:
             found.append(trial)
             run.ledger.told(trial)
-            run.tracker.told(trial)
             advance("")
 
         yield Listed(jobs(), take)

@@ -38,7 +38,6 @@ class SearchLoop:
         self._over = any(trial.candidate.role == "finalist" for trial in self.trials)
         for trial in self.trials:
             self._rank(trial)
-            run.tracker.told(trial)
         if self.trials and not self._over:  # a run that was killed may not have come to it
             self._drop_weights()
 
@@ -70,7 +69,6 @@ class SearchLoop:
         """
         self.trials.append(trial)
         self._run.ledger.told(trial)
-        self._run.tracker.told(trial)
         self._searcher.tell(trial)
         self._rank(trial)
         self._drop_weights()

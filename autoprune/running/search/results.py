@@ -1,9 +1,9 @@
-"""The end of a run: the table, the files and the mirror."""
+"""The end of a run: the table and the files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,6 @@ from autoprune.reporting.record import read_record
 from autoprune.reporting.results import Result, results_csv, results_in
 from autoprune.running.run_folder import RunFolder
 from autoprune.running.search.context import RunContext
-from autoprune.running.tracking.tracker import BestModel, RunOutcome, outcome_of
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.controls import uniform_allocation
 
@@ -57,7 +56,7 @@ class Found:
 
 
 def conclude(run: RunContext, dense: Score, found: Found) -> Conclusion:
-    """Writes the final table, `best.yaml`, the frontier and the mirror's outcome."""
+    """Writes the final table, `best.yaml` and the frontier."""
     problem, trials, best = found.problem, found.trials, found.best
     results = results_in(run.history)
     if not results or (results[-1].name, results[-1].number) != ("best", best.number):
@@ -68,7 +67,6 @@ def conclude(run: RunContext, dense: Score, found: Found) -> Conclusion:
     write_whole(run.folder.results, results_csv(results).encode())
     run.folder.write_best(_best(run, best, results[-1]))
     run.ledger.write("finished", best=best.number)
-    run.tracker.finish(_outcome(run, best, results, trials))
     return Conclusion(run.folder, best, tuple(results), tuple(trials))
 
 
@@ -162,12 +160,3 @@ def _best(run: RunContext, best: Trial, result: Result) -> dict[str, Any]:
         **({"settings": dict(settings)} if settings else {}),
         **({} if best.candidate.parent is None else {"parent": best.candidate.parent}),
     }
-
-
-def _outcome(run: RunContext, best: Trial, results: list[Result], trials: list[Trial]) -> RunOutcome:
-    outcome = outcome_of(run.folder, best.number, results, trials)
-    track = run.setup.experiment.track
-    if not (track.enabled and track.model):
-        return outcome
-    model = BestModel(best.number, run.network(best).cpu().eval(), run.setup.prunable.inputs.cpu())
-    return replace(outcome, model=model)

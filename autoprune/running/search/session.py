@@ -25,7 +25,6 @@ from autoprune.core.trial import Score
 from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator, evaluate_dense
 from autoprune.evaluation.sensitivity.levels import Grid
-from autoprune.reporting.record import read_record
 from autoprune.reporting.results import results_in
 from autoprune.running.execution.inline import do_inline
 from autoprune.running.execution.jobs import Stages, WorkerContext
@@ -45,8 +44,8 @@ from autoprune.running.search.sensitivity import (
     write_level,
 )
 from autoprune.running.setup import Setup, kept_line
-from autoprune.running.tracking.background import BackgroundTracker
-from autoprune.running.tracking.tracker import CurveTracker, NoCurves, NoTracker, Tracker, describe
+from autoprune.running.tracking.mlflow_client import active_run
+from autoprune.running.tracking.tracker import Tracking, mirrored
 from autoprune.searchers.base.searcher import Searcher, SearchProblem
 
 _CAN_CHANGE = ("run.", "track.", "search.trials", "output", "task.data", "task.checkpoint")
@@ -55,7 +54,7 @@ _SHOWN = 5
 
 
 def start_session(
-    setup: Setup, folder: RunFolder, tracker: Tracker, display: Display, command: Sequence[str] = ()
+    setup: Setup, folder: RunFolder, tracking: Tracking | None, display: Display, command: Sequence[str] = ()
 ) -> Conclusion:
     """Makes the run's folder and runs; a run that is refused before anything was evaluated leaves nothing behind.
 
@@ -71,12 +70,13 @@ def start_session(
     limits, evaluator, compute_budget = _ready(setup, folder)
     with _workers(setup.experiment), folder.new_run(folder.ledger, dump_experiment(setup.experiment)) as ledger:
         return _run(
-            RunContext(setup, folder, ledger, History([]), evaluator, limits, tracker, display, compute_budget), command
+            RunContext(setup, folder, ledger, History([]), evaluator, limits, tracking, display, compute_budget),
+            command,
         )
 
 
 def resume_session(
-    setup: Setup, folder: RunFolder, tracker: Tracker, display: Display, command: Sequence[str] = ()
+    setup: Setup, folder: RunFolder, tracking: Tracking | None, display: Display, command: Sequence[str] = ()
 ) -> Conclusion:
     """Goes on with a run where its ledger ends.
 
@@ -95,7 +95,7 @@ def resume_session(
         _check_identity(history, setup, folder)
         _check_settings(history, setup, folder)
         folder.tidy()
-        run = RunContext(setup, folder, ledger, history, evaluator, limits, tracker, display, compute_budget)
+        run = RunContext(setup, folder, ledger, history, evaluator, limits, tracking, display, compute_budget)
         with nullcontext() if is_finished(history, setup.experiment) else _workers(setup.experiment):
             return _run(run, command)
 
@@ -194,14 +194,10 @@ def _run(run: RunContext, command: Sequence[str]) -> Conclusion:
     if line := kept_line(run.setup.space, run.setup.experiment.search.searcher):
         run.display.say(line)
     dense = _dense(run)
-    run.tracker.start(describe(read_record(run.folder.path)))
-    try:
+    with mirrored(run.folder.path, run.tracking, run.setup.prunable.network):
         found = _work(run, dense)
         run.folder.tidy()
         return conclude(run, dense, found)
-    except BaseException:  # also an interrupt from the keyboard: the mirror should not look as if it still ran
-        run.tracker.interrupt()
-        raise
 
 
 def _dense(run: RunContext) -> Score:
@@ -243,8 +239,6 @@ def _found_before(run: RunContext, dense: Score) -> Found:
     """Returns what the ledger of a finished run says; no searcher is needed for it."""
     results, trials = results_in(run.history), run.history.trials()
     best = next(trial for trial in trials if trial.number == results[-1].number)
-    for trial in trials:
-        run.tracker.told(trial)
     return Found(_problem(run, dense, (None, 0)), trials, best, results[-1].validation)
 
 
@@ -304,32 +298,6 @@ def _problem(run: RunContext, dense: Score, swept: tuple[SensitivityCurves | Non
     )
 
 
-def make_curves(experiment: Experiment) -> CurveTracker:
-    """The mirror of a training that the experiment asks for.
-
-    Raises:
-        UserError: the tracking URI's credentials have to be given again.
-    """
-    if not experiment.track.enabled:
-        return NoCurves()
-    from autoprune.running.tracking.mlflow_curves import MlflowCurves
-
-    return MlflowCurves(experiment.tracking_uri(), experiment.track.experiment)
-
-
-def make_tracker(experiment: Experiment) -> Tracker:
-    """The mirror that the experiment asks for.
-
-    Raises:
-        UserError: the tracking URI's credentials have to be given again.
-    """
-    if not experiment.track.enabled:
-        return NoTracker()
-    from autoprune.running.tracking.mlflow_mirror import MlflowMirror
-
-    return BackgroundTracker(MlflowMirror(experiment.tracking_uri(), experiment.track.experiment))
-
-
 LIBRARIES = ("autoprune", "torch", "numpy", "optuna", "ray", "mlflow")
 
 
@@ -345,6 +313,7 @@ def recorded(setup: Setup, command: Sequence[str] = ()) -> dict[str, Any]:
         "groups": {group.name: group.width for group in setup.space.groups},
         "command": ["autoprune", *map(mask, command)] if command else [],
         "environment": environment(setup),
+        **({"mlflow_run": outer} if (outer := active_run()) else {}),
     }
 
 

@@ -5,26 +5,29 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
+import sqlite3
+import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+import textwrap
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+from urllib.request import url2pathname
 
-from autoprune.config.credentials import mask
+from autoprune.config.credentials import redact
 from autoprune.errors import AutopruneError, UserError
-from autoprune.evaluation.checkpoints.export import in_one_line, suppress_export_output
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
     from mlflow.models import Model
-
-    from autoprune.running.tracking.tracker import BestModel
+    from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 # Before the first import: no telemetry, no job runner; a server that is down costs seconds, not minutes.
 _ENVIRONMENT = {
@@ -33,116 +36,253 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
-# MLflow's limits on the length of a parameter and of a tag.
-PARAM_LENGTH = 6000
-TAG_LENGTH = 5000
-# MLflow's limit on the length of a dataset's digest.
-_DIGEST_LENGTH = 36
+# MLflow's limits on the length of a parameter, of a tag and of a dataset's digest, and on the parameters, tags and
+# metrics of one request.
+_PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 6000, 5000, 36
+_MOST_PARAMS, _MOST_METRICS = 100, 1000
+_MOST_RUNS = 50_000
+_REASON_LENGTH = 200
 _SQLITE = "sqlite:///"
+_DATABASES = ("sqlite", "mysql", "postgresql", "mssql")
+_LOCK_SECONDS = 60
 _NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
-MODEL = "pruned"
-"""What the best network is called as a model of MLflow."""
-_TRIAL = "autoprune.trial"
+_MODEL = "pruned"
+_RUN, _ROLE, _NUMBER, _TRIAL = "autoprune.run", "autoprune.role", "autoprune.number", "autoprune.trial"
+_PARENT = "mlflow.parentRunId"
 
 
-class Guard:
-    """Keeps MLflow's trouble from the run: the run's own records are the truth, MLflow their mirror."""
+@dataclass(frozen=True)
+class Point:
+    """Metrics at one step of a curve.
 
-    def __init__(self) -> None:
-        self._broken = False
+    Attributes:
+        when: they were measured, in seconds since 1970.
+    """
 
-    def __call__(self, action: Callable[[], Result]) -> Result | None:
-        """The action's result; None, once with a warning, if MLflow fails, and from then on without trying."""
-        if self._broken:
-            return None
-        try:
-            return action()
-        except Exception as fault:  # MLflow lets through the exceptions of every store and transport
-            self._broken = True
-            log.warning("MLflow cannot be written and is left out from here on: %s: %s", type(fault).__name__, fault)
-            return None
+    step: int
+    when: float
+    metrics: Mapping[str, float]
 
 
-def write(
-    store: MlflowClient,
-    run_id: str,
-    metrics: Mapping[str, float],
-    params: Mapping[str, Any] | None = None,
-    tags: Mapping[str, str] | None = None,
-    when: int | None = None,
-    step: int = 0,
-) -> None:
-    """Adds to a run, all at once.
+@dataclass(frozen=True)
+class RunContent:
+    """One run of MLflow.
+
+    Attributes:
+        key: of the folder that it shows, the same wherever the folder lies.
+        begin: in seconds since 1970, as `end` is.
+        inputs: by what it is for, the name and digest of what was read.
+        number: of the trial; None for a run that has none.
+        parent: id of a run of the user's that it belongs below, if the store has that.
+    """
+
+    key: str
+    role: str
+    name: str
+    begin: float
+    tags: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    inputs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    number: int | None = None
+    parent: str | None = None
+    status: str = "FINISHED"
+    end: float = 0.0
+
+
+@dataclass(frozen=True)
+class BestModel:
+    """The best trial's network, in evaluation mode on the CPU.
+
+    Attributes:
+        inputs: `[2, …]` samples that it takes; with one alone the number of samples would be exported as fixed.
+    """
+
+    trial: int
+    network: nn.Module
+    inputs: Tensor
+
+
+class Store:
+    """One experiment of an MLflow store; both are made where they are not there.
 
     Args:
-        when: the metrics were measured, in milliseconds since 1970; None is now.
-    """
-    from mlflow.entities import Metric, Param, RunTag
-
-    now = int(time.time() * 1000) if when is None else when
-    store.log_batch(
-        run_id,
-        [Metric(name, float(value), now, step) for name, value in metrics.items()],
-        [Param(name, str(value)[:PARAM_LENGTH]) for name, value in (params or {}).items()],
-        [RunTag(name, value[:TAG_LENGTH]) for name, value in (tags or {}).items()],
-    )
-
-
-def write_inputs(store: MlflowClient, run_id: str, digests: Mapping[str, tuple[str, str]]) -> None:
-    """Notes what a run read, as MLflow's datasets: by what it is for, a name and a digest."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    inputs = [
-        DatasetInput(
-            Dataset(name, digest[:_DIGEST_LENGTH], "autoprune", f'{{"kind": "{kind}"}}'),
-            [InputTag("mlflow.data.context", kind)],
-        )
-        for kind, (name, digest) in digests.items()
-    ]
-    store.log_inputs(run_id, inputs)
-
-
-def write_model(store: MlflowClient, run_id: str, model: BestModel) -> None:
-    """Logs a network as a model of a run: exported, so that it runs without its own class, with signature and example.
-
-    A run that has the trial's network already is left as it is.
+        uri: the store or server; None leaves it to MLflow (`MLFLOW_TRACKING_URI`, else `sqlite:///mlflow.db`).
+        experiment: its name.
 
     Raises:
-        Exception: whatever export and store may raise; the run has the model whole then or not at all.
+        UserError: the experiment was deleted, or the store's database driver is missing.
+        Exception: as every method may raise what stores and transports do; `describe_fault` says it in one line.
     """
-    from mlflow.entities import LoggedModelOutput
-    from mlflow.models import Model
 
-    run = store.get_run(run_id)
-    if any(_is_of(store, output.model_id, model) for output in (run.outputs.model_outputs if run.outputs else ())):
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        path, described = Path(folder) / "model", Model(run_id=run_id)
-        _save(model, path, described)
-        tags = {_TRIAL: str(model.trial)}
-        logged = store.create_logged_model(run.info.experiment_id, MODEL, source_run_id=run_id, tags=tags)
+    def __init__(self, uri: str | None, experiment: str) -> None:
+        self._client = connect(uri)
+        found = self._client.get_experiment_by_name(experiment)
+        if found is not None:
+            _check_active(found, self._client.tracking_uri)
+        self._id = str(found.experiment_id if found else self._make_experiment(experiment))
+
+    def _make_experiment(self, name: str) -> str:
+        location = None
+        folder = Path("mlruns").absolute()
+        if self._client.tracking_uri.startswith(_DATABASES) and quote(str(folder)) != str(folder):
+            # MLflow takes its own default, a plain path, for a quoted one.
+            location = (folder / uuid.uuid4().hex).as_uri()
+        return str(self._client.create_experiment(name, artifact_location=location))
+
+    def find(self, key: str, role: str) -> tuple[str, Mapping[str, str]] | None:
+        """Returns the id and the tags of the run of a key and role, or None."""
+        found = self._client.search_runs([self._id], f"tags.`{_RUN}` = '{key}' and tags.`{_ROLE}` = '{role}'")
+        return (str(found[0].info.run_id), found[0].data.tags) if found else None
+
+    def reopen(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Shows a run as one that goes on."""
+        self._client.update_run(run_id, status="RUNNING")
+        self.write(run_id, tags=tags)
+
+    def create(self, content: RunContent) -> str:
+        """Makes a run that is not closed, and returns its id."""
+        key = {_RUN: content.key, _ROLE: content.role}
+        if content.parent is not None and self._has(content.parent):
+            key[_PARENT] = content.parent
+        run_id = self._create(content, key)
+        if content.inputs:
+            self._write_inputs(run_id, content.inputs)
+        return run_id
+
+    def _create(self, content: RunContent, key: Mapping[str, str]) -> str:
+        tags = {**{name: value[:_TAG_LENGTH] for name, value in content.tags.items()}, **key}
+        created = self._client.create_run(self._id, _milliseconds(content.begin), tags, content.name)
+        run_id = str(created.info.run_id)
+        self.write(run_id, [Point(0, content.end or content.begin, content.metrics)], content.params)
+        return run_id
+
+    def delete(self, run_id: str) -> None:
+        self._client.delete_run(run_id)
+
+    def add(self, content: RunContent, parent: str) -> None:
+        """Makes the run of a trial below another run, and closes it."""
+        key = {_RUN: content.key, _ROLE: content.role, _NUMBER: str(content.number), _PARENT: parent}
+        self.close(self._create(content, key), content.status, content.end)
+
+    def close(self, run_id: str, status: str, end: float) -> None:
+        """Ends a run at a time in seconds since 1970."""
+        self._client.set_terminated(run_id, status, _milliseconds(end))
+
+    def write(
+        self,
+        run_id: str,
+        points: Sequence[Point] = (),
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Adds to a run, in one transaction where it is not more than MLflow takes at once."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        metrics = [
+            Metric(name, float(value), _milliseconds(point.when), point.step)
+            for point in points
+            for name, value in point.metrics.items()
+        ]
+        chosen = [Param(name, str(value)[:_PARAM_LENGTH]) for name, value in (params or {}).items()]
+        noted = [RunTag(name, value[:_TAG_LENGTH]) for name, value in (tags or {}).items()]
+        while len(chosen) > _MOST_PARAMS or len(metrics) > _MOST_METRICS:
+            self._client.log_batch(run_id, metrics[:_MOST_METRICS], chosen[:_MOST_PARAMS], [])
+            metrics, chosen = metrics[_MOST_METRICS:], chosen[_MOST_PARAMS:]
+        self._client.log_batch(run_id, metrics, chosen, noted)
+
+    def metrics_of(self, run_id: str) -> Mapping[str, float]:
+        """Returns the newest value of each metric of a run."""
+        found: Mapping[str, float] = self._client.get_run(run_id).data.metrics
+        return found
+
+    def children(self, run_id: str) -> set[int]:
+        """Returns the numbers of the trials below a run.
+
+        A run that was half written at a crash or by a full store, or written twice, is deleted.
+        """
+        found = self._client.search_runs([self._id], f"tags.`{_PARENT}` = '{run_id}'", max_results=_MOST_RUNS)
+        whole: set[int] = set()
+        for child in reversed(found):
+            number = int(child.data.tags[_NUMBER])
+            if child.info.status not in ("FINISHED", "FAILED") or number in whole:
+                self._client.delete_run(child.info.run_id)
+            else:
+                whole.add(number)
+        return whole
+
+    def write_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
+        """Stores a file with a run, in a folder of its artifacts."""
+        self._client.log_artifact(run_id, str(path), folder)
+
+    def _has(self, run_id: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
         try:
-            described.model_id = described.model_uuid = logged.model_id
-            described.artifact_path = logged.artifact_location
-            described.save(str(path / "MLmodel"))
-            store.log_model_artifacts(logged.model_id, str(path))
-            store.finalize_logged_model(logged.model_id, "READY")
-            store.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
-        except Exception:
-            with contextlib.suppress(Exception):  # the store may be the one that failed
-                store.delete_logged_model(logged.model_id)
+            return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
+        except MlflowException as fault:
+            if fault.error_code in _NOT_THERE:
+                return False
             raise
 
+    def _write_inputs(self, run_id: str, inputs: Mapping[str, tuple[str, str]]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
 
-def _is_of(store: MlflowClient, model_id: str, model: BestModel) -> bool:
-    return bool(store.get_logged_model(model_id).tags.get(_TRIAL) == str(model.trial))
+        datasets = [
+            DatasetInput(
+                Dataset(name, digest[:_DIGEST_LENGTH], "autoprune", f'{{"kind": "{kind}"}}'),
+                [InputTag("mlflow.data.context", kind)],
+            )
+            for kind, (name, digest) in inputs.items()
+        ]
+        self._client.log_inputs(run_id, datasets)
+
+    def has_model(self, run_id: str, trial: int) -> bool:
+        """Returns whether a run has a trial's network as a model."""
+        outputs = self._client.get_run(run_id).outputs
+        logged = [self._client.get_logged_model(each.model_id) for each in (outputs.model_outputs if outputs else ())]
+        return any(model.tags.get(_TRIAL) == str(trial) for model in logged)
+
+    def write_model(self, run_id: str, model: BestModel) -> None:
+        """Logs a network as a model of a run: exported, so that it runs without its own class, with its signature.
+
+        Raises:
+            Exception: whatever export and store may raise; the run has the model whole then or not at all.
+        """
+        from mlflow.entities import LoggedModelOutput
+        from mlflow.models import Model
+
+        with tempfile.TemporaryDirectory() as folder:
+            path, described = Path(folder) / "model", Model(run_id=run_id)
+            _save_model(model, path, described)
+            tags = {_TRIAL: str(model.trial)}
+            logged = self._client.create_logged_model(self._id, _MODEL, source_run_id=run_id, tags=tags)
+            try:
+                described.model_id = described.model_uuid = logged.model_id
+                described.artifact_path = logged.artifact_location
+                described.save(str(path / "MLmodel"))
+                self._client.log_model_artifacts(logged.model_id, str(path))
+                self._client.finalize_logged_model(logged.model_id, "READY")
+                self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
+            except Exception:
+                with contextlib.suppress(Exception):  # the store may be the one that failed
+                    self._client.delete_logged_model(logged.model_id)
+                raise
 
 
-def _save(model: BestModel, path: Path, described: Model) -> None:
+def _save_model(model: BestModel, path: Path, described: Model) -> None:
     """Writes a model's files, and into `described` what they are."""
-    import mlflow.pytorch
     import torch
+
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    import mlflow.pytorch
+
+    root.setLevel(level)  # its import sets up the log of the whole process, errors alone
+    root.handlers[:] = handlers
     from mlflow.models import infer_signature
+
+    from autoprune.evaluation.checkpoints.export import suppress_export_output
 
     inputs = model.inputs.numpy()
     with torch.no_grad():
@@ -161,79 +301,175 @@ def _save(model: BestModel, path: Path, described: Model) -> None:
         )
 
 
-def active_run(store: MlflowClient, run_id: str) -> Run | None:
-    """A run that is in the store and not deleted, or None."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = store.get_run(run_id)
-    except MlflowException:  # the store was emptied since, or it is another one
-        return None
-    return run if run.info.lifecycle_stage == "active" else None
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)
 
 
-def is_whole(child: Run) -> bool:
-    """Whether a child run was written to its end."""
-    return child.info.status in ("FINISHED", "FAILED")
+def connect(uri: str | None) -> MlflowClient:
+    """Returns a client of a store; a local one is made where it is not there, MLflow is kept quiet and at home.
 
-
-def open_experiment(store: MlflowClient, name: str) -> str:
-    """The id of an MLflow experiment, which is made if it is not there."""
-    found = store.get_experiment_by_name(name)
-    return str(found.experiment_id if found else store.create_experiment(name))
-
-
-def client(uri: str | None) -> MlflowClient:
-    """A client of the store, which is made if it is not there; MLflow kept quiet and at home."""
-    _set_environment()
+    Raises:
+        UserError: the driver of the store's database is not installed.
+        Exception: the store cannot be opened.
+    """
+    store = resolve_uri(uri)
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):  # its import sets the levels anew
         logging.getLogger(name).setLevel(logging.WARNING)
-    _make_database(uri)
-    return MlflowClient(tracking_uri=uri)
+    if store.startswith(_DATABASES):
+        _open_database(store)
+    return MlflowClient(tracking_uri=store)
 
 
-def _make_database(uri: str | None) -> None:
-    """Makes a local store that is not there, whole or not at all.
+def resolve_uri(uri: str | None) -> str:
+    """Returns the URI under which MLflow opens a store; that of a local database has its full path.
 
-    MLflow takes seconds for it, and what a kill leaves half made it can never open again.
+    Args:
+        uri: None is MLflow's own choice.
     """
-    import mlflow
-    from mlflow import MlflowClient
-
-    store = str(uri or mlflow.get_tracking_uri())
-    path = Path(store.removeprefix(_SQLITE))
-    if not store.startswith(_SQLITE) or "?" in store or path.exists() or not path.parent.is_dir():
-        return
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
-        part = Path(folder).absolute() / path.name
-        MlflowClient(tracking_uri=f"{_SQLITE}{part}").search_experiments(max_results=1)
-        with contextlib.suppress(FileExistsError):  # another process was faster
-            try:
-                os.link(part, path)
-            except FileExistsError:
-                raise
-            except OSError:  # a file system without links
-                os.rename(part, path)
-
-
-def _set_environment() -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    import mlflow
+
+    store = str(uri or mlflow.get_tracking_uri())
+    if not store.startswith(_SQLITE) or store == f"{_SQLITE}:memory:":
+        return store
+    path = store.removeprefix(_SQLITE)
+    if not uri and not mlflow.is_tracking_uri_set():  # type: ignore[no-untyped-call]
+        path = url2pathname(path)  # MLflow quotes the path of its default, but opens databases without unquoting
+        if "?" in path:
+            path = os.path.basename(path)  # after a `?` SQLAlchemy reads options; the default lies in this folder
+    whole = os.path.abspath(path)
+    return f"{_SQLITE}{path if '?' in whole else whole}"
 
 
-def store_uri(uri: str | None) -> str:
-    """The store that a run with this setting writes to; a local one with its full path.
+def _open_database(store: str) -> None:
+    """Opens a database once, as MLflow itself would try it for about 100 seconds; makes a local one.
+
+    Raises:
+        UserError: its driver is not installed.
+    """
+    from mlflow.store.db.utils import create_sqlalchemy_engine
+
+    if store.startswith(_SQLITE) and "?" not in store:
+        _make_database(Path(store.removeprefix(_SQLITE)))
+    try:
+        engine = create_sqlalchemy_engine(store)  # type: ignore[no-untyped-call]
+    except ModuleNotFoundError as fault:
+        raise UserError(
+            f"the database of {redact(store, store)} needs the Python package {fault.name}, which is not installed: "
+            "install it, or name another store with --tracking-uri"
+        ) from fault
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
+
+
+def _make_database(path: Path) -> None:
+    """Fills a local database that is not there or empty with MLflow's tables, in one transaction.
+
+    MLflow takes seconds for it in many steps, and what a kill leaves half made it can never open again.
+    """
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+
+    def is_empty(database: sqlite3.Connection) -> bool:
+        return database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        with contextlib.closing(sqlite3.connect(path, timeout=_LOCK_SECONDS)) as database:
+            if not is_empty(database):
+                return
+    engine = create_sqlalchemy_engine("sqlite://")  # type: ignore[no-untyped-call] # in memory
+    try:
+        _initialize_tables(engine)  # type: ignore[no-untyped-call]
+        with contextlib.closing(engine.raw_connection()) as made:
+            statements = list(made.driver_connection.iterdump())[1:-1]  # without its BEGIN and COMMIT
+    finally:
+        engine.dispose()
+    with contextlib.closing(sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        if is_empty(database):  # else another process was faster
+            for statement in statements:
+                database.execute(statement)
+        database.execute("COMMIT")
+
+
+def _check_active(experiment: Experiment, uri: str) -> None:
+    """Checks that an experiment was not deleted.
+
+    Raises:
+        UserError: it was; the message says how to restore it.
+    """
+    if experiment.lifecycle_stage != "active":
+        command = ["mlflow", "experiments", "restore", "--experiment-id", str(experiment.experiment_id)]
+        raise UserError(
+            f"MLflow's experiment {experiment.name!r} was deleted: restore it with MLFLOW_TRACKING_URI="
+            f"{shlex.quote(redact(uri, uri))} {shlex.join(command)}, or name another one (--set track.experiment=NAME "
+            "of a search, --experiment NAME of track and ui)"
+        )
+
+
+def describe_fault(fault: BaseException, uri: str | None) -> str:
+    """Returns in one line, without credentials, what a store, a transport or a library raised.
+
+    Args:
+        uri: the store, as it was given; None is MLflow's own choice.
+    """
+    if isinstance(fault, AutopruneError):
+        return redact(str(fault), uri)
+    if uri is None and "mlflow" in sys.modules:
+        import mlflow
+
+        uri = mlflow.get_tracking_uri()
+    while fault.__cause__ is not None:
+        fault = fault.__cause__
+    text = textwrap.shorten(redact(str(fault), uri), _REASON_LENGTH, placeholder="…")
+    return f"{type(fault).__name__}: {text}"
+
+
+def active_run() -> str | None:
+    """Returns the id of the MLflow run that is active in this thread, or None; MLflow is not imported for it."""
+    if "mlflow" not in sys.modules:
+        return None
+    import mlflow
+
+    run: Run | None = mlflow.active_run()
+    return str(run.info.run_id) if run else None
+
+
+@contextlib.contextmanager
+def reading(uri: str) -> Iterator[MlflowClient]:
+    """Yields a client of a store that is there.
+
+    Args:
+        uri: as `existing_store` returns it.
+
+    Raises:
+        UserError: the driver of the store's database is not installed.
+        AutopruneError: the store does not answer.
+    """
+    try:
+        yield connect(uri)
+    except AutopruneError:
+        raise
+    except Exception as fault:  # MLflow lets through the exceptions of every store and transport
+        raise AutopruneError(
+            f"the MLflow store {redact(uri, uri)} does not answer ({describe_fault(fault, uri)}); start it, name "
+            "another with --tracking-uri, or give the run's folder"
+        ) from fault
+
+
+def existing_store(uri: str | None) -> str:
+    """Returns the URI of the store that a run with this setting writes to; a local one with its full path.
 
     Raises:
         UserError: it is a local one that does not exist.
     """
-    _set_environment()
-    import mlflow
-
-    store = str(uri or mlflow.get_tracking_uri())
-    if store.startswith(_SQLITE) and not Path(store.removeprefix(_SQLITE)).is_file():
+    store = resolve_uri(uri)
+    if store.startswith(_SQLITE) and "?" not in store and not Path(store.removeprefix(_SQLITE)).is_file():
         raise UserError(
             f"there is no MLflow store at {store}; run `autoprune search` here first, "
             "change to the folder it was run in, or name the store with --tracking-uri"
@@ -242,7 +478,7 @@ def store_uri(uri: str | None) -> str:
 
 
 def tags_of(run_id: str, uri: str | None) -> Mapping[str, str]:
-    """The tags of a run.
+    """Returns the tags of a run.
 
     Raises:
         UserError: the store has none of that id.
@@ -250,58 +486,60 @@ def tags_of(run_id: str, uri: str | None) -> Mapping[str, str]:
     """
     from mlflow.exceptions import MlflowException
 
-    store = client(store_uri(uri))
-    try:
-        found: Mapping[str, str] = store.get_run(run_id).data.tags
-    except MlflowException as fault:
-        where, reason = mask(store.tracking_uri), mask(in_one_line(fault))
-        if fault.error_code in _NOT_THERE:
+    store = existing_store(uri)
+    with reading(store) as client:
+        try:
+            found: Mapping[str, str] = client.get_run(run_id).data.tags
+        except MlflowException as fault:
+            if fault.error_code not in _NOT_THERE:
+                raise
             raise UserError(
-                f"mlflow:{run_id}: no such run in {where} ({reason}); copy the id from `autoprune ui`, or name another "
-                "store with --tracking-uri"
+                f"mlflow:{run_id}: no such run in {redact(store, store)} ({describe_fault(fault, store)}); copy the id "
+                "from `autoprune ui`, or name another store with --tracking-uri"
             ) from fault
-        raise AutopruneError(
-            f"the MLflow store {where} does not answer ({reason}); start it, name another with --tracking-uri, or give "
-            "the run's folder"
-        ) from fault
     return found
 
 
 def experiment_id(uri: str, name: str) -> str:
-    """The id of an MLflow experiment.
+    """Returns the id of an MLflow experiment.
 
     Raises:
-        UserError: the store has none of that name, or cannot be reached.
+        UserError: the store has none of that name, or it was deleted.
+        AutopruneError: the store does not answer.
     """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        found = client(uri).get_experiment_by_name(name)
-    except MlflowException as fault:
-        raise UserError(f"the MLflow store cannot be read: {fault.message}") from fault
-    if found is None:
-        raise UserError(f"the MLflow store has no experiment {name!r}; --experiment names it")
+    with reading(uri) as client:
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise UserError(f"the MLflow store has no experiment {name!r}; --experiment names it")
+        _check_active(found, uri)
     return str(found.experiment_id)
 
 
-def mirror_of(uri: str, experiment: str, key: str) -> str | None:
-    """The id of the run that mirrors a search; None if the store has none.
+def has_run(uri: str, experiment: str, key: str) -> bool:
+    """Returns whether the run that shows a search is in an experiment.
 
     Args:
-        key: see `RunDescription.key`.
+        key: see `RunContent.key`.
     """
-    found = client(uri).search_runs(
-        [experiment_id(uri, experiment)], f"tags.`autoprune.run` = '{key}' and tags.`autoprune.role` = 'search'"
-    )
-    return str(found[0].info.run_id) if found else None
+    with reading(uri) as client:
+        return bool(client.search_runs([experiment], f"tags.`{_RUN}` = '{key}' and tags.`{_ROLE}` = 'search'"))
 
 
 def newest_groups(uri: str, experiment: str) -> list[str]:
-    """The groups of the newest trial's network; none if there is no trial."""
-    found = client(uri).search_runs([experiment_id(uri, experiment)], "tags.`autoprune.role` = 'final'", max_results=1)
+    """Returns the groups of the newest trial's network; none if there is no trial."""
+    with reading(uri) as client:
+        found = client.search_runs([experiment], f"tags.`{_ROLE}` = 'final'", max_results=1)
     return [name.removeprefix("keep.") for run in found for name in run.data.params if name.startswith("keep.")]
 
 
-def share_view(uri: str, experiment: str, tag: str, content: str) -> None:
-    """Stores a view of the user interface; without it the interface shows its own table."""
-    Guard()(lambda: client(uri).set_experiment_tag(experiment, tag, content))
+def share_views(uri: str, experiment: str, views: Mapping[str, str]) -> None:
+    """Stores views of the user interface; where the store takes none, the interface shows its own table.
+
+    Args:
+        views: tag of the experiment to its content.
+    """
+    try:
+        for tag, content in views.items():
+            connect(uri).set_experiment_tag(experiment, tag, content)
+    except Exception as fault:  # MLflow lets through the exceptions of every store and transport
+        log.warning("MLflow does not take the view of the runs: %s", describe_fault(fault, uri))

@@ -1,16 +1,267 @@
-"""Which run's folder an MLflow run mirrors."""
+"""How a search and a training appear in MLflow, and which folder an MLflow run shows."""
 
 from __future__ import annotations
 
+import hashlib
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
-from autoprune.errors import UserError
-from autoprune.running.tracking.mlflow_client import tags_of
-from autoprune.running.tracking.tracker import run_key
+from autoprune.core.ledger import NAME, read_records
+from autoprune.core.settings import text_of, written
+from autoprune.core.trial import Candidate, Failure, Outcome, Score, Stopped, Trial
+from autoprune.errors import RunFolderError, UserError
+from autoprune.reporting.record import best_of, read_record
+from autoprune.reporting.results import outcome_metrics
+from autoprune.running.run_folder import RunFolder
+from autoprune.running.tracking.mlflow_client import Point, RunContent, tags_of
+
+TRAINING = "training.jsonl"
+SEARCH_ROLE, TRAINING_ROLE = "search", "training"
+_STATES: Mapping[type[Outcome], str] = {Score: "scored", Stopped: "stopped", Failure: "failed"}
+_DIGESTED = {"data": "task", "checkpoint": "model"}
+"""What of a run's identity is a digest, and whose."""
+# MLflow takes no other characters in names; a slash would open a section of its own.
+_NOT_IN_NAMES = re.compile(r"[^\w\-.: ]")
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """What is written when a run ends.
+
+    Attributes:
+        files: what is kept with it.
+        best: number of the best trial, if the run has finished and it has one.
+        wants_model: whether the best trial's network is to be logged as a model.
+    """
+
+    status: str
+    end: float
+    metrics: Mapping[str, float]
+    files: Sequence[Path]
+    best: int | None = None
+    wants_model: bool = False
+
+
+class RecordReader(Protocol):
+    """Turns the records of a folder into what MLflow shows; every record is taken once, in order.
+
+    Attributes:
+        path: the file of records.
+    """
+
+    path: Path
+
+    def describe(self) -> RunContent:
+        """Returns the run that stands for the folder, as it is made first."""
+
+    def take(self, record: Mapping[str, Any]) -> tuple[RunContent | None, Point | None]:
+        """Returns the trial that a record tells and the point that it adds to the run's curves."""
+
+    def conclude(self) -> RunEnd:
+        """Returns the end of the run, finished or not."""
+
+
+def reader_of(folder: Path) -> RecordReader:
+    """Returns the reader of a search's or of a training's folder.
+
+    Raises:
+        RunFolderError: it is neither, or its records are damaged.
+    """
+    if (folder / TRAINING).is_file() and not (folder / NAME).is_file():
+        return TrainingReader(folder)
+    return SearchReader(folder)
+
+
+class SearchReader:
+    """A search: a run of its own, and below it one for each trial.
+
+    Raises:
+        RunFolderError: the folder is no run, its ledger is damaged, or has no dense network yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+        self._record = read_record(folder)
+        if not self._record.history.records or self._record.dense is None:
+            raise RunFolderError(f"{folder} has nothing to mirror yet: its ledger has no dense network")
+        self._dense = self._record.dense.costs
+        self._params: Mapping[str, Any] = self._record.started["params"]
+        self._budget = str(self._record.setting("budget", "none"))
+        self._key = run_key(self.path)
+        self._candidates: dict[int, Candidate] = {}
+        self._best: Trial | None = None
+        self._told: set[int] = set()
+
+    def describe(self) -> RunContent:
+        record, first = self._record, self._record.history.records[0]
+        digests = {kind: whose for kind, whose in _DIGESTED.items() if kind in record.identity}
+        return RunContent(
+            self._key,
+            SEARCH_ROLE,
+            record.name,
+            first["time"],
+            {
+                "autoprune.budget": self._budget,
+                "autoprune.costs": str(self._params["costs"]),
+                "autoprune.command": shlex.join(record.started.get("command", ())),
+                **{f"autoprune.{kind}.digest": record.identity[kind] for kind in digests},
+                **{f"autoprune.environment.{name}": text for name, text in record.started["environment"].items()},
+            },
+            {"budget": self._budget, **self._params},
+            {f"dense_{kind}": float(cost) for kind, cost in self._dense.items()},
+            {kind: (str(record.identity.get(whose, kind)), record.identity[kind]) for kind, whose in digests.items()},
+            parent=first.get("mlflow_run"),
+        )
+
+    def take(self, record: Mapping[str, Any]) -> tuple[RunContent | None, Point | None]:
+        if record["event"] == "asked":
+            self._candidates.setdefault(record["number"], Candidate.from_json(record))
+        if record["event"] != "told" or record["number"] in self._told:  # a trial counts the first time it is told
+            return None, None
+        trial = Trial.from_json(record, self._candidates[record["number"]])
+        self._told.add(trial.number)
+        self._best = best_of(self._best, trial, self._record.objective)
+        best = self._best.score if self._best else None
+        metrics = {} if best is None else {"best_loss": best.loss, "best_accuracy": best.accuracy}
+        return self._trial(trial, record["time"]), Point(len(self._told), record["time"], metrics)
+
+    def _trial(self, trial: Trial, when: float) -> RunContent:
+        failure = trial.outcome if isinstance(trial.outcome, Failure) else None
+        tags = {
+            "autoprune.budget": self._budget,
+            "autoprune.costs": str(self._params["costs"]),
+            "autoprune.state": _STATES[type(trial.outcome)],
+            "autoprune.worker": trial.worker,
+            **({"autoprune.failure": f"{failure.kind}: {failure.reason}"} if failure else {}),
+        }
+        return RunContent(
+            self._key,
+            trial.candidate.role,
+            str(trial.number),
+            when - trial.seconds,
+            tags,
+            trial_params(trial, self._params),
+            trial_metrics(trial, self._dense),
+            number=trial.number,
+            status="FAILED" if failure else "FINISHED",
+            end=when,
+        )
+
+    def conclude(self) -> RunEnd:
+        record = read_record(self.path.parent)
+        finished, end = record.history.last("finished"), record.history.records[-1]["time"]
+        if finished is None or not record.results:
+            return RunEnd("KILLED", end, {}, ())
+        folder, best = RunFolder(record.folder), int(finished["best"])
+        paths = [
+            folder.best,
+            folder.results,
+            folder.frontier,
+            folder.frontier_table,
+            folder.experiment,
+            *map(folder.sensitivity, ("png", "csv", "json")),
+            folder.weights_of(best),
+        ]
+        files = [path for path in paths if path.is_file()]
+        wants_model = bool(record.setting("track.model", False)) and folder.weights_of(best).is_file()
+        return RunEnd("FINISHED", end, outcome_metrics(record.results, record.trials), files, best, wants_model)
+
+
+class TrainingReader:
+    """A training by a schedule: one run with curves over its epochs.
+
+    Raises:
+        RunFolderError: its records are damaged, or there are none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / TRAINING
+        self._records = read_records(self.path)
+        if not self._records:
+            raise RunFolderError(f"{folder} has nothing to mirror yet: {self.path} is empty")
+        self._known: set[str] = set()
+
+    def describe(self) -> RunContent:
+        first = self._records[0]
+        params = {_allowed(name): value for name, value in first["params"].items()}
+        name = self.path.parent.resolve().name
+        return RunContent(run_key(self.path), TRAINING_ROLE, name, first["time"], params=params)
+
+    def take(self, record: Mapping[str, Any]) -> tuple[RunContent | None, Point | None]:
+        measured = {_allowed(key): value for key, value in record.items() if isinstance(value, float) and key != "time"}
+        text = repr((record["event"], record.get("epochs"), sorted(measured.items())))
+        if "epochs" not in record or "accuracy" not in record or text in self._known:
+            return None, None  # what is measured again after a resumption is the same
+        self._known.add(text)
+        return None, Point(max(1, record["epochs"]), record["time"], measured)  # step 0 would draw bars, not lines
+
+    def conclude(self) -> RunEnd:
+        records = read_records(self.path)
+        finished = next((record for record in reversed(records) if record["event"] == "finished"), None)
+        end = records[-1]["time"]
+        if finished is None:
+            return RunEnd("KILLED", end, {}, ())
+        metrics = {f"final_{_allowed(name)}": v for name, v in finished.items() if name not in ("event", "time")}
+        paths = [self.path.parent / "schedule.yaml", RunFolder(self.path.parent).experiment, self.path]
+        return RunEnd("FINISHED", end, metrics, [path for path in paths if path.is_file()])
+
+
+def trial_metrics(trial: Trial, dense: Mapping[str, int]) -> dict[str, float]:
+    """Returns what is shown of a trial, by name.
+
+    Args:
+        dense: the dense network's costs.
+    """
+    metrics: dict[str, float] = {kind: float(cost) for kind, cost in trial.costs.items()}
+    for kind in ("flops", "params"):
+        if kind in trial.costs and kind in dense:
+            metrics[f"{kind}_kept"] = trial.costs[kind] / dense[kind]
+    if isinstance(trial.outcome, Score):
+        metrics |= _score_metrics(trial.outcome)
+    elif isinstance(trial.outcome, Stopped):  # on a part of the samples, so not under the names of whole judgements
+        metrics |= {f"stopped_{name}": value for name, value in _score_metrics(trial.outcome.score).items()}
+    return {**metrics, "seconds": round(trial.seconds, 3)}
+
+
+def _score_metrics(score: Score) -> dict[str, float]:
+    known = {"accuracy": score.accuracy, "loss": score.loss, "kl": score.kl, "samples": score.samples}
+    return {name: float(value) for name, value in known.items() if value is not None}
+
+
+def trial_params(trial: Trial, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what is shown of a candidate, by name.
+
+    Args:
+        params: of the search.
+    """
+    recipe, settings = trial.candidate.recipe, trial.candidate.settings
+    return {
+        "searcher": params["searcher"],
+        "pruner": params["pruner"],
+        "costs": params["costs"],
+        "recipe": " ".join(f"{name}={setting}" for name, setting in recipe.to_json().items()),
+        "settings": written(dict(sorted(settings.items()))) or "none",
+        **{f"settings.{_allowed(name)}": text_of(value) for name, value in settings.items()},
+        **{f"keep.{group}": width for group, width in trial.candidate.allocation.items()},
+    }
+
+
+def _allowed(name: str) -> str:
+    return _NOT_IN_NAMES.sub("_", name)
+
+
+def run_key(records: Path) -> str:
+    """Returns a digest of a file's first record, which holds when the run was started and on what."""
+    with open(records, "rb") as file:
+        return hashlib.sha256(file.readline()).hexdigest()[:16]
 
 
 def find_run(run_id: str, uri: str | None) -> tuple[Path, int | None]:
-    """The folder of the search that an MLflow run mirrors, and the trial's number if it is a child run.
+    """Returns the folder of the search that an MLflow run shows, and the trial's number if it is a trial's run.
 
     Raises:
         UserError: there is no such run, it is not of a search by autoprune, or the search's folder is not here.
@@ -19,21 +270,16 @@ def find_run(run_id: str, uri: str | None) -> tuple[Path, int | None]:
     own = tags_of(run_id, uri)
     number = own.get("autoprune.number")
     tags = own if number is None else tags_of(own["mlflow.parentRunId"], uri)
-    if "autoprune.folder" not in tags or tags.get("autoprune.role") == "training":
+    if "autoprune.folder" not in tags or tags.get("autoprune.role") != SEARCH_ROLE:
         raise UserError(f"mlflow:{run_id} is no search of autoprune; give the id of a run that `autoprune ui` shows")
     folder = Path(tags["autoprune.folder"])
-    key = _key_in(folder)
-    if key is None or tags.get("autoprune.run", key) != key:  # earlier releases left no key
+    try:
+        is_there = run_key(folder / NAME) == tags.get("autoprune.run")
+    except OSError:
+        is_there = False
+    if not is_there:
         raise UserError(
             f"mlflow:{run_id} mirrors a run in {folder}, which is not there (any more); give the folder itself where "
             "it is now, or download best.yaml from the artifacts of the MLflow run and give that"
         )
     return folder, None if number is None else int(number)
-
-
-def _key_in(folder: Path) -> str | None:
-    """What identifies the run in a folder; None where none is."""
-    try:
-        return run_key(folder)
-    except OSError:
-        return None

@@ -1,224 +1,185 @@
-"""What a mirror of the ledger must offer; MLflow's is in `mlflow_tracker`."""
+"""Mirrors a run beside it, in a thread: a store that is slow, full or down neither stops nor slows the run.
+
+What could not be written is tried again after a pause; what is still missing when the run has ended and waiting for it
+has lasted long enough, `autoprune track` writes.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from types import TracebackType
+from typing import TYPE_CHECKING
 
-from autoprune.core.ledger import NAME
-from autoprune.core.trial import Objective, Trial
-from autoprune.reporting.record import RunRecord
-from autoprune.reporting.results import Result, outcome_metrics
-from autoprune.running.run_folder import RunFolder
+from autoprune.running.tracking.mlflow_client import describe_fault
+from autoprune.running.tracking.sync import Sync, track_command
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
+
+    from autoprune.config import Experiment
+
+log = logging.getLogger(__name__)
+
+POLL = 0.5
+"""Seconds between two looks at the records."""
+PAUSE = 30.0
+"""Seconds between two tries of a store that fails."""
+PATIENCE = 30.0
+"""Seconds without progress that the end of a run waits for the store."""
+MOST_PATIENCE = 900.0
+"""Seconds that the end of a run waits at most."""
+INTERRUPT_PATIENCE = 3.0
+"""Seconds that an interrupted run waits."""
+_SILENCE = 10.0
+"""Seconds after which it is said what the end of a run waits for."""
 
 
 @dataclass(frozen=True)
-class RunDescription:
-    """What a mirror is told of a run at its start.
+class Tracking:
+    """Where runs are mirrored.
 
     Attributes:
-        key: the same for a run wherever its folder lies and whoever mirrors it, another for every run.
-        known: the mirror that an earlier release noted in the ledger.
-        params: what was chosen, by name.
-        dense: the dense network's FLOPs, parameters and bytes.
-        groups: each group's dense width.
-        identity: names and digests of task, model, checkpoint and data.
-        told_at: number of a trial to when it was told, in seconds since 1970, as far as the ledger goes.
-        begun: the time of its first record.
-        ended: the time of its last one; None while it goes on.
+        uri: the store or server; None leaves it to MLflow.
+        experiment: name of MLflow's experiment.
     """
 
-    folder: Path
-    key: str
-    known: str | None
-    budget: str
-    objective: Objective
-    params: Mapping[str, Any]
-    dense: Mapping[str, int]
-    groups: Mapping[str, int]
-    identity: Mapping[str, str]
-    command: Sequence[str]
-    environment: Mapping[str, str]
-    told_at: Mapping[int, float]
-    begun: float | None = None
-    ended: float | None = None
+    uri: str | None
+    experiment: str
 
 
-def describe(record: RunRecord) -> RunDescription:
-    """The description of a run, from its ledger alone."""
-    tracked = record.history.last("tracked")
-    params = record.started.get("params") or _settings(record)
-    records = record.history.records
-    return RunDescription(
-        record.folder,
-        run_key(record.folder),
-        tracked["mirror"] if tracked else None,
-        str(record.setting("budget", "none")),
-        record.objective,
-        params,
-        record.dense.costs if record.dense else {},
-        record.groups,
-        record.identity,
-        record.started.get("command", ()),
-        record.started.get("environment", {}),
-        record.told_at,
-        records[0]["time"] if records else None,
-        records[-1]["time"] if records and record.state != "going on" else None,
-    )
+def tracking_of(experiment: Experiment) -> Tracking | None:
+    """Returns where an experiment is to be mirrored, or None if nowhere.
+
+    Raises:
+        UserError: the tracking URI's credentials have to be given again.
+    """
+    track = experiment.track
+    return Tracking(experiment.tracking_uri(), track.experiment) if track.enabled else None
 
 
-def run_key(folder: Path) -> str:
-    """A digest of the first record of a run's ledger, which holds when it was started and on what."""
-    with open(folder / NAME, "rb") as file:
-        return hashlib.sha256(file.readline()).hexdigest()[:16]
+@contextlib.contextmanager
+def mirrored(folder: Path, tracking: Tracking | None, dense: nn.Module | None = None) -> Iterator[None]:
+    """Mirrors a run's folder while the body runs, and waits for a while until all is there.
+
+    Args:
+        tracking: None mirrors nothing.
+        dense: the run's dense network, for where its folder does not say how to build it.
+    """
+    if tracking is None:
+        yield
+        return
+    with Tracker(folder, lambda: Sync(folder, tracking.uri, tracking.experiment, dense), tracking.uri):
+        yield
 
 
-def _settings(record: RunRecord) -> dict[str, Any]:
-    """What an earlier release's ledger leaves to the experiment's file."""
-    scoring = record.started.get("scoring", {})
-    search = {name: record.setting(f"search.{name}") for name in ("searcher", "trials", "evaluations", "seed")}
-    return {
-        **search,
-        "pruner": record.setting("pruner"),
-        "costs": "effective" if record.effective else "actual",
-        **{f"scoring.{key}": value for key, value in scoring.items() if key != "pruner"},
-        "objective": record.objective,
-        "samples": record.setting("evaluation.samples"),
-        **{key: record.identity.get(key) for key in ("task", "model")},
-        "space": record.setting("space.source"),
-    }
+class Tracker:
+    """A thread that follows the records of a run.
 
-
-@dataclass(frozen=True)
-class BestModel:
-    """The best trial's network, in evaluation mode on the CPU; whoever mirrors it owns it.
-
-    Attributes:
-        inputs: `[2, …]` samples that it takes; with one alone the number of samples would be exported as fixed.
+    Args:
+        open_sync: called once at the beginning and anew after each failure.
+        uri: the store, whose credentials are kept out of messages.
+        patience: seconds without progress that the end waits.
+        pause: seconds between two tries.
     """
 
-    trial: int
-    network: nn.Module
-    inputs: Tensor
+    def __init__(
+        self,
+        folder: Path,
+        open_sync: Callable[[], Sync],
+        uri: str | None = None,
+        patience: float = PATIENCE,
+        pause: float = PAUSE,
+    ) -> None:
+        self._folder, self._open_sync, self._uri = folder, open_sync, uri
+        self._patience, self._pause = patience, pause
+        self._changed = threading.Condition()
+        self._steps = 0  # that the thread has done; the end of the run sees progress by it
+        self._ending = self._over = self._complete = False
+        self._warned = False
 
+    def __enter__(self) -> Tracker:
+        threading.Thread(target=self._work, name="mirror", daemon=True).start()
+        return self
 
-@dataclass(frozen=True)
-class RunOutcome:
-    """What a mirror is told at the end.
+    def __exit__(self, kind: type[BaseException] | None, fault: object, trace: TracebackType | None) -> None:
+        if kind is None:
+            with contextlib.suppress(KeyboardInterrupt):  # the run is whole; its user does not want to wait
+                self._end(self._patience, MOST_PATIENCE)
+        else:
+            self._end(INTERRUPT_PATIENCE, INTERRUPT_PATIENCE)
+        self._over = True
+        if not self._complete:
+            command = track_command(self._folder)
+            log.warning("MLflow's mirror of the run is not complete, the ledger is; this completes it: %s", command)
 
-    Attributes:
-        best: number of the best trial.
-        files: what to keep beside the records.
-        model: its network, where that is to be logged as a model.
-    """
+    def _end(self, patience: float, most: float) -> None:
+        """Has the thread write the end, and waits for it as long as it makes progress."""
+        begun, said = time.monotonic(), False
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+            seen, since = self._steps, begun
+            while not self._over:
+                now = time.monotonic()
+                if self._steps != seen:
+                    seen, since = self._steps, now
+                if now - since >= patience or now - begun >= most:
+                    return
+                if now - begun >= _SILENCE and not said:
+                    said = True
+                    log.warning(
+                        "the run is whole, MLflow's mirror of it is still being written; Ctrl-C leaves the rest to: %s",
+                        track_command(self._folder),
+                    )
+                self._changed.wait(min(patience - (now - since), most - (now - begun), 1.0))
 
-    best: int
-    metrics: Mapping[str, float]
-    files: Sequence[Path]
-    model: BestModel | None = None
+    def _work(self) -> None:
+        """Follows the run to its end, and tries again after what goes wrong, once more at the end."""
+        while not self._over:
+            ending = self._ending
+            try:
+                self._follow()
+            except Exception as fault:  # MLflow lets through the exceptions of every store and transport
+                self._warn(fault)
+                self._wait_to_try_again(ending)
 
+    def _follow(self) -> None:
+        """Writes what the records grow by until the run has ended, or until nobody waits for it any more."""
+        sync = self._open_sync()
+        while not self._over:
+            ending = self._ending  # before the records are read: what is read after the end is all there is
+            for _ in sync.update(ending):
+                self._advance()
+                if self._over:
+                    return
+            with self._changed:
+                if ending:
+                    self._complete = self._over = True
+                    self._changed.notify_all()
+                else:
+                    self._changed.wait_for(lambda: self._over or self._ending, POLL)
 
-def outcome_of(folder: RunFolder, best: int, results: Sequence[Result], trials: Sequence[Trial]) -> RunOutcome:
-    """What a finished run leaves to its mirror."""
-    paths = [
-        folder.best,
-        folder.results,
-        folder.frontier,
-        folder.frontier_table,
-        folder.experiment,
-        *map(folder.sensitivity, ("png", "csv", "json")),
-        folder.weights_of(best),
-    ]
-    return RunOutcome(best, outcome_metrics(results, trials), [path for path in paths if path.is_file()])
+    def _wait_to_try_again(self, tried_at_the_end: bool) -> None:
+        with self._changed:
+            if tried_at_the_end:
+                self._over = True
+                self._changed.notify_all()
+            else:
+                self._changed.wait_for(lambda: self._over or self._ending, self._pause)
 
+    def _advance(self) -> None:
+        with self._changed:
+            self._steps += 1
+            self._changed.notify_all()
 
-class Mirror(Protocol):
-    """A copy of a ledger elsewhere. Whatever goes wrong in it is raised; every method may be called again then."""
-
-    def open(self, run: RunDescription) -> Collection[int]:
-        """Finds the mirror of a run or makes it; the numbers of the trials that it holds."""
-
-    def told(self, trial: Trial, when: float, step: int, best: Trial | None) -> None:
-        """Adds a trial.
-
-        Args:
-            when: it was told, in seconds since 1970.
-            step: how many trials were told until then, this one too.
-            best: of those.
-        """
-
-    def finish(self, outcome: RunOutcome) -> None:
-        """Writes the outcome and closes the mirror."""
-
-    def interrupt(self) -> None:
-        """Closes the mirror of a run that stopped early."""
-
-
-class Tracker(Protocol):
-    """Who mirrors a run; what goes wrong with it never stops or slows a search."""
-
-    def start(self, run: RunDescription) -> None:
-        """Begins to mirror a run, or goes on."""
-
-    def told(self, trial: Trial) -> None:
-        """Mirrors one trial, unless it has been before."""
-
-    def finish(self, outcome: RunOutcome) -> None:
-        """Mirrors the outcome, and waits for a while until all is mirrored."""
-
-    def interrupt(self) -> None:
-        """Notes that the run stopped early."""
-
-
-class NoTracker:
-    """Mirrors nothing."""
-
-    def start(self, run: RunDescription) -> None:
-        return None
-
-    def told(self, trial: Trial) -> None:
-        return None
-
-    def finish(self, outcome: RunOutcome) -> None:
-        return None
-
-    def interrupt(self) -> None:
-        return None
-
-
-class CurveTracker(Protocol):
-    """A mirror of one training; what goes wrong in it never stops the training."""
-
-    def start(self, folder: Path, params: Mapping[str, Any], known: str | None) -> str | None:
-        """Begins to mirror a training, or goes on with the mirror `known`; what identifies the mirror, or None."""
-
-    def log(self, metrics: Mapping[str, float], epoch: int) -> None:
-        """Adds a point to each curve, at a number of epochs that have passed."""
-
-    def finish(self, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
-        """Writes the outcome and closes the mirror."""
-
-    def interrupt(self) -> None:
-        """Closes the mirror of a training that stopped early."""
-
-
-class NoCurves:
-    """Mirrors nothing."""
-
-    def start(self, folder: Path, params: Mapping[str, Any], known: str | None) -> str | None:
-        return None
-
-    def log(self, metrics: Mapping[str, float], epoch: int) -> None:
-        return None
-
-    def finish(self, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
-        return None
-
-    def interrupt(self) -> None:
-        return None
+    def _warn(self, fault: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            reason = describe_fault(fault, self._uri)
+            log.warning("MLflow cannot be written (%s); the run goes on, and it is tried again", reason)

@@ -1,4 +1,4 @@
-"""What a training by a schedule leaves in its folder, and in the mirror."""
+"""What a training by a schedule leaves in its folder."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from autoprune.core.ledger import Ledger, read_records
+from autoprune.core.ledger import Ledger
 from autoprune.core.trial import Score
 from autoprune.running.progress import Advance, Display
 from autoprune.running.run_folder import RunFolder
-from autoprune.running.tracking.tracker import CurveTracker
+from autoprune.running.tracking.mlflow_runs import TRAINING
 from autoprune.tasks.base import Hook
 from autoprune.tasks.training.snapshot import Snapshot, write_snapshot
 
 SCHEDULE = "schedule.yaml"
-EVENTS = "training.jsonl"
 _SPARSITY = "sparsity."
 
 
@@ -38,7 +37,7 @@ class TrainingFolder:
 
     @property
     def events(self) -> Path:
-        return self.path / EVENTS
+        return self.path / TRAINING
 
     @property
     def initial(self) -> Path:
@@ -64,8 +63,8 @@ class Recorder:
         progress: a hook that moves the bar on.
     """
 
-    def __init__(self, folder: TrainingFolder, tracker: CurveTracker, display: Display) -> None:
-        self.folder, self._tracker, self._display = folder, tracker, display
+    def __init__(self, folder: TrainingFolder, display: Display) -> None:
+        self.folder, self._display = folder, display
         self.identity: Mapping[str, Any] = {}
         self.last: dict[str, Any] = {}
         self.sparsity: dict[str, float] = {}
@@ -75,22 +74,12 @@ class Recorder:
         self._go: Advance | None = None
 
     @contextmanager
-    def recording(self, ledger: Ledger, params: Mapping[str, Any]) -> Iterator[None]:
-        """Events go to a ledger and to the mirror; what interrupts the training closes the mirror."""
+    def recording(self, ledger: Ledger, **fields: Any) -> Iterator[None]:
+        """Writes events to a ledger while the body runs; its first record there has these fields too."""
         self._ledger = ledger
-        records = read_records(self.folder.events)
-        known = next((record["mirror"] for record in reversed(records) if record["event"] == "tracked"), None)
-        ledger.begin(autoprune=version("autoprune"))
-        mirror = self._tracker.start(self.folder.path, params, known)
-        if mirror is not None and mirror != known:
-            ledger.write("tracked", mirror=mirror)
-        try:
+        ledger.begin(autoprune=version("autoprune"), **fields)
+        with self._bar:
             yield
-        except BaseException:  # also an interrupt from the keyboard: the mirror should not look as if it still ran
-            self._tracker.interrupt()
-            raise
-        finally:
-            self._bar.close()
 
     def note(self, values: Mapping[str, Any]) -> None:
         """Takes what a training run notes."""
@@ -107,7 +96,6 @@ class Recorder:
         self.sparsity.update(
             {key.removeprefix(_SPARSITY): v for key, v in measured.items() if key.startswith(_SPARSITY)}
         )
-        self._tracker.log(measured, fields["epochs"])
 
     def save(self, snapshot: Snapshot) -> None:
         write_snapshot(
@@ -115,13 +103,12 @@ class Recorder:
         )
 
     def finish(self, final: Score, test: Score | None, costs: Mapping[str, int]) -> None:
-        """Writes the outcome and closes the mirror."""
+        """Writes the outcome."""
         metrics = {"accuracy": final.accuracy, "loss": final.loss, **{kind: float(c) for kind, c in costs.items()}}
         if test is not None:
             metrics["test_accuracy"] = test.accuracy
         if self._ledger is not None:
             self._ledger.write("finished", **metrics)
-        self._tracker.finish(metrics, [self.folder.schedule, self.folder.run.experiment, self.folder.events])
 
     def _advance(self, network: object, step: int, steps: int, loss: float) -> None:
         if self._go is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import nn
 
 from autoprune.config import Experiment, dump_experiment
@@ -29,7 +30,7 @@ from autoprune.running.progress import Display, training_progress
 from autoprune.running.run_folder import RunFolder
 from autoprune.running.setup import choose_device, task_of
 from autoprune.running.threads import settle_threads
-from autoprune.running.tracking.tracker import CurveTracker
+from autoprune.running.tracking.tracker import Tracking, mirrored
 from autoprune.running.training.recorder import SCHEDULE, Recorder, TrainingFolder
 from autoprune.tasks.base import Batch, Split, Task
 from autoprune.tasks.simple import model_name
@@ -70,7 +71,7 @@ class _Prepared:
 
 
 def start_training(
-    experiment: Experiment, file: Path, folder: RunFolder, tracker: CurveTracker, display: Display, scratch: bool
+    experiment: Experiment, file: Path, folder: RunFolder, tracking: Tracking | None, display: Display, scratch: bool
 ) -> TrainingResult:
     """Makes the folder and trains; until the schedule is known to fit the network nothing is written.
 
@@ -85,7 +86,7 @@ def start_training(
         raise UserError("an untrained network teaches nothing: leave out `distill`, or start from a checkpoint")
     prepared = _prepare(experiment, display, scratch)
     place = TrainingFolder(folder.path)
-    recorder = Recorder(place, tracker, display)
+    recorder = Recorder(place, display)
     run = _training(prepared, schedule, experiment, recorder)
     beside = {SCHEDULE: file.read_bytes()}
     if scratch:
@@ -93,11 +94,11 @@ def start_training(
         torch.save(prepared.network.state_dict(), content)
         beside[place.initial.name] = content.getvalue()
     with folder.new_run(place.events, dump_experiment(experiment), beside) as ledger:
-        return _train(run, recorder, ledger, prepared, experiment, scratch)
+        return _train(run, recorder, ledger, prepared, experiment, tracking, scratch)
 
 
 def resume_training(
-    experiment: Experiment, folder: RunFolder, tracker: CurveTracker, display: Display
+    experiment: Experiment, folder: RunFolder, tracking: Tracking | None, display: Display
 ) -> TrainingResult:
     """Goes on with a training from its last snapshot, to the same result as if it had not been interrupted.
 
@@ -110,7 +111,7 @@ def resume_training(
     scratch = place.initial.is_file()
     prepared = _prepare(experiment, display, scratch, place.initial)
     schedule = load_schedule(place.schedule)
-    recorder = Recorder(place, tracker, display)
+    recorder = Recorder(place, display)
     snapshot = read_snapshot(place.snapshot) if place.snapshot.is_file() else None
     run = _training(prepared, schedule, experiment, recorder)
     if snapshot is not None:
@@ -118,7 +119,7 @@ def resume_training(
             raise UserError(f"{folder.path} was started with another network, checkpoint or data: restore them")
         run.resume(snapshot)
     with Ledger(place.events) as ledger:
-        return _train(run, recorder, ledger, prepared, experiment, scratch)
+        return _train(run, recorder, ledger, prepared, experiment, tracking, scratch)
 
 
 def _prepare(experiment: Experiment, display: Display, scratch: bool, initial: Path | None = None) -> _Prepared:
@@ -153,10 +154,20 @@ def _training(prepared: _Prepared, schedule: ScheduleFile, experiment: Experimen
 
 
 def _train(
-    run: TrainingRun, recorder: Recorder, ledger: Ledger, prepared: _Prepared, experiment: Experiment, scratch: bool
+    run: TrainingRun,
+    recorder: Recorder,
+    ledger: Ledger,
+    prepared: _Prepared,
+    experiment: Experiment,
+    tracking: Tracking | None,
+    scratch: bool,
 ) -> TrainingResult:
     params = _params(prepared, run, experiment, scratch)
-    with recorder.recording(ledger, params):
+    settings = yaml.safe_load(dump_experiment(experiment))
+    with (
+        recorder.recording(ledger, params=params, settings=settings),
+        mirrored(recorder.folder.path, tracking),
+    ):
         dense = evaluate(prepared.network, prepared.task, _batches(prepared, "validation"))
         final = run.run()
         outcome = _outcome(run, recorder, prepared, dense, final)

@@ -1,0 +1,199 @@
+"""Brings MLflow up to the records of a run's folder; beside the run and afterwards it is the same."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune import registry
+from autoprune.config import load_experiment
+from autoprune.config.credentials import usable_uri
+from autoprune.core.ledger import read_records
+from autoprune.errors import CheckpointError, UserError
+from autoprune.reporting.record import read_record
+from autoprune.running.run_folder import RunFolder
+from autoprune.running.tracking.mlflow_client import BestModel, Point, Store, describe_fault
+from autoprune.running.tracking.mlflow_runs import TRAINING, RunEnd, reader_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+log = logging.getLogger(__name__)
+
+EXPERIMENT = "autoprune"
+_FOLDER = "autoprune.folder"
+_READ = "autoprune.read"
+"""Tag of a run: how many bytes of the records its curves show."""
+_POINTS = 100
+"""Points of a curve that are written at once."""
+
+
+class Sync:
+    """One folder's records on their way to one store.
+
+    Whatever is interrupted may be begun anew, in another process or on another machine: a new `Sync` finds in the store
+    what is there. Trials are known by their numbers, points of curves by the offset up to which records were read,
+    which is written in the same transaction.
+
+    Args:
+        uri: the store or server; None leaves it to MLflow.
+        experiment: name of MLflow's experiment.
+        dense: the dense network, where the run's folder does not say how to build it.
+
+    Attributes:
+        trials: how many the records tell so far.
+        added: how many of them the store did not have.
+        state: of the run, once it is closed in the store.
+
+    Raises:
+        RunFolderError: the folder is no run, or its records are damaged.
+    """
+
+    def __init__(self, folder: Path, uri: str | None, experiment: str, dense: nn.Module | None = None) -> None:
+        self._folder, self._uri, self._experiment, self._dense = folder, uri, experiment, dense
+        self._reader = reader_of(folder)
+        self._store: Store | None = None
+        self._run = ""
+        self._there: set[int] = set()
+        self._offset = self._shown = 0
+        self.trials = self.added = 0
+        self.state = "going on"
+
+    def update(self, over: bool = False) -> Iterator[None]:
+        """Writes what the records have grown by, and yields after each step.
+
+        Args:
+            over: whether nothing will be added to the records; the run in the store is then closed.
+
+        Raises:
+            UserError: the experiment was deleted, or a database driver is missing.
+            Exception: whatever stores and transports raise; begin anew with another `Sync`.
+        """
+        if self._store is None:
+            self._store = Store(self._uri, self._experiment)
+            self._open(self._store)
+            yield
+        points: list[Point] = []
+        for record in self._new_records():
+            trial, point = self._reader.take(record)
+            if trial is not None:
+                self.trials += 1
+                if trial.number not in self._there:
+                    self._store.add(trial, self._run)
+                    self.added += 1
+                    yield
+            if point is not None and self._offset > self._shown:
+                points.append(point)
+            if len(points) == _POINTS:
+                self._write_points(self._store, points)
+                yield
+        if points or over:
+            self._write_points(self._store, points)
+        if over:
+            yield
+            self._close(self._store, self._reader.conclude())
+
+    def _open(self, store: Store) -> None:
+        content = self._reader.describe()
+        place = {_FOLDER: str(self._folder.resolve())}
+        self._run, tags = store.find(content.key, content.role) or ("", {})
+        if self._run and _FOLDER not in tags:  # half written at a crash
+            store.delete(self._run)
+        if _FOLDER not in tags:
+            self._run = store.create(content)
+            store.write(self._run, tags=place)  # last: a run with this tag is whole
+            return
+        self._shown = int(tags.get(_READ, 0))
+        store.reopen(self._run, place)
+        self._there = store.children(self._run)
+
+    def _new_records(self) -> Iterator[Mapping[str, Any]]:
+        """Yields the whole records from the offset on, which moves to the end of each."""
+        with open(self._reader.path, "rb") as file:
+            file.seek(self._offset)
+            lines = file.read().split(b"\n")[:-1]
+        for line in lines:
+            self._offset += len(line) + 1
+            yield json.loads(line)
+
+    def _write_points(self, store: Store, points: list[Point]) -> None:
+        store.write(self._run, points, tags={_READ: str(self._offset)})
+        points.clear()
+
+    def _close(self, store: Store, end: RunEnd) -> None:
+        if end.metrics:
+            known = store.metrics_of(self._run)  # of a run that had finished and was resumed
+            changed = {name: value for name, value in end.metrics.items() if known.get(name) != value}
+            tags = {} if end.best is None else {"autoprune.best_trial": str(end.best)}
+            store.write(self._run, [Point(0, end.end, changed)], tags=tags)
+        for path in end.files:
+            store.write_file(self._run, path, "weights" if path.suffix == ".pt" else None)
+        store.close(self._run, end.status, end.end)
+        self.state = "finished" if end.status == "FINISHED" else "interrupted"
+        if end.wants_model and end.best is not None:
+            self._write_model(store, end.best)
+
+    def _write_model(self, store: Store, number: int) -> None:
+        """Logs the best network; last, as all else is whole without it, and exporting a large network takes time."""
+        if store.has_model(self._run, number):
+            return
+        try:
+            model = self._best_model(number)
+        except UserError as fault:
+            log.warning("the best network is not logged as a model of MLflow, as it cannot be built here: %s", fault)
+            return
+        try:
+            store.write_model(self._run, model)
+        except Exception as fault:  # export refuses networks in many ways, and an older server knows no such models
+            log.warning(
+                "the best network is not logged as a model of MLflow, all else is (%s); %s tries again, --set "
+                "track.model=false leaves it out",
+                describe_fault(fault, self._uri),
+                track_command(self._folder),
+            )
+
+    def _best_model(self, number: int) -> BestModel:
+        """Returns the best trial's network, rebuilt from its file.
+
+        Raises:
+            UserError: it cannot be built here.
+        """
+        from autoprune.evaluation.checkpoints.checkpoint import read_checkpoint, rebuild
+        from autoprune.running.setup import task_of
+
+        folder = RunFolder(self._folder)
+        stored = read_checkpoint(folder.weights_of(number))
+        if stored is None:
+            raise CheckpointError(f"{folder.weights_of(number)} is no pruned checkpoint of autoprune")
+        dense: Any = self._dense
+        if dense is None and stored.model not in registry.MODELS:
+            dense = task_of(load_experiment(folder.experiment)).network
+        return BestModel(number, rebuild(stored, dense), stored.example_inputs())
+
+
+def track_command(folder: Path) -> str:
+    """Returns the command that brings a folder's mirror up to its records."""
+    return shlex.join(["autoprune", "track", str(folder)])
+
+
+def store_of_run(folder: Path, uri: str | None, experiment: str | None) -> tuple[str | None, str]:
+    """Returns the store (None: MLflow's default) and the experiment of a run.
+
+    Args:
+        uri: where given, it is used instead of the run's own.
+        experiment: likewise.
+
+    Raises:
+        RunFolderError: the folder is no run.
+        UserError: the store was named with credentials, which are not kept.
+    """
+    if (folder / TRAINING).is_file():
+        settings: Mapping[str, Any] = read_records(folder / TRAINING)[0].get("settings", {}).get("track", {})
+    else:
+        record = read_record(folder)
+        settings = {key: record.setting(f"track.{key}") for key in ("uri", "experiment")}
+    return uri or usable_uri(settings.get("uri")), experiment or settings.get("experiment") or EXPERIMENT
