@@ -167,7 +167,7 @@ def _add_search(commands: argparse._SubParsersAction[_Parser]) -> None:
     group.add_argument("--output", metavar="DIR", help="the run's folder (default: a new one under runs/)")
     group.add_argument("--resume", metavar="DIR", type=Path, help="continue a run; all settings come from its folder")
     group.add_argument("--tracking-uri", metavar="URI", help="MLflow's store (default: as MLflow does)")
-    group = command.add_argument_group("where trials are evaluated (see 'On a cluster' in the README)")
+    group = command.add_argument_group("where trials are evaluated (see docs/cluster.md)")
     group.add_argument("--workers", metavar="N", help="trials at once, by Ray Tune (default: 0, in this process)")
     group.add_argument("--cpus-per-trial", metavar="X", help="CPUs of a worker, and its threads (default: 1)")
     group.add_argument("--gpus-per-trial", metavar="X", help="GPUs of a worker; 0.25 shares one (default: 0)")

@@ -145,6 +145,8 @@ def test_figures_in_the_text_are_those_of_the_file_that_a_comment_names() -> Non
             assert source, f"{name} quotes {sorted(figures)} without a comment that says from where: {paragraph[:80]}"
             known = set(FIGURE.findall((REPOSITORY / source).read_text()))
             assert figures <= known, f"{name}: {sorted(figures - known)} are not in {source}"
+            for line in paragraph.splitlines() if paragraph.startswith("```") else []:
+                assert line.startswith("```") or line in (REPOSITORY / source).read_text(), line
 
 
 def paragraphs(page: Path) -> list[tuple[str, str | None]]:

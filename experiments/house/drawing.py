@@ -18,13 +18,13 @@ def rooms(graph: Mapping[str, set[str]], package: str) -> dict[str, set[str]]:
     """Returns the rooms (modules and folders) of a package, and those that each of them imports from."""
     found: dict[str, set[str]] = {}
     for module, targets in graph.items():
-        room = _room(module, package)
+        room = _inside(module, package)
         if room is not None:
-            found.setdefault(room, set()).update(filter(None, (_room(target, package) for target in targets)))
+            found.setdefault(room, set()).update(filter(None, (_inside(target, package) for target in targets)))
     return {room: targets - {room} for room, targets in found.items()}
 
 
-def _room(module: str, package: str) -> str | None:
+def _inside(module: str, package: str) -> str | None:
     inside = module.removeprefix(f"{package}.")
     return None if inside in (module, "__main__") else inside.partition(".")[0]
 
@@ -32,8 +32,8 @@ def _room(module: str, package: str) -> str | None:
 def without_shortcuts(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
     """Returns the arrows from which all others follow (the transitive reduction of a graph without circles)."""
 
-    def reached(room: str) -> set[str]:
-        return {room}.union(*(reached(target) for target in graph[room]))
+    def reached(name: str) -> set[str]:
+        return {name}.union(*(reached(target) for target in graph[name]))
 
     return {
         room: {x for x in targets if not any(x in reached(y) for y in targets - {x})} for room, targets in graph.items()

@@ -43,7 +43,7 @@ class Cell:
         evaluations: what it may cost in all.
     """
 
-    study: str
+    part: str
     searcher: str
     joint: bool
     seed: int
@@ -51,7 +51,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return f"{self.study}-{self.searcher}-{'joint' if self.joint else 'alone'}-{self.seed}"
+        return f"{self.part}-{self.searcher}-{'joint' if self.joint else 'alone'}-{self.seed}"
 
 
 def matrix(quick: bool, resnet20: bool) -> list[Cell]:
@@ -94,7 +94,7 @@ def _run(runs: Path, cell: Cell) -> Line:
 
 
 def _options(cell: Cell) -> list[Any]:
-    experiment: list[Any] = [RESNET20] if cell.study == "resnet20" else ["--budget", "flops=0.3"]
+    experiment: list[Any] = [RESNET20] if cell.part == "resnet20" else ["--budget", "flops=0.3"]
     sets = ["evaluation.finetune.steps=20", "search.rerank.top=1", "track.enabled=false", "run.threads=1"]
     sets += SETTINGS if cell.joint else ()
     plain = ["--searcher", cell.searcher, "--seed", cell.seed, "--evaluations", cell.evaluations]
@@ -102,10 +102,10 @@ def _options(cell: Cell) -> list[Any]:
 
 
 def tables(lines: Sequence[Line]) -> str:
-    """One table a study: what is searched, means over the seeds, and what was chosen in each."""
+    """One table a part: what is searched, means over the seeds, and what was chosen in each."""
     parts = []
-    for study, title in TITLES.items():
-        of = [line for line in lines if line["cell"]["study"] == study]
+    for part, title in TITLES.items():
+        of = [line for line in lines if line["cell"]["part"] == part]
         if of:
             parts.append("\n".join((f"**{title}**", "", *_table(of))))
     return "\n\n".join(parts)

@@ -17,7 +17,7 @@ _TITLES = {
     "all_groups": "ResNet-20, all groups, half of the FLOPs",
     "resnet56": "ResNet-56, inner groups, half of the FLOPs",
 }
-# Seconds are shown of one study alone: in the others too much else ran beside.
+# Seconds are shown of one part alone: in the others too much else ran beside.
 _COLUMNS = {
     "validation loss": ("loss", 1.0, 4),
     "validation": ("best_validation", 100.0, 2),
@@ -34,15 +34,15 @@ _COLUMNS = {
 def write_report(lines: Sequence[Line], folder: Path) -> None:
     """Writes `tables.md` and `anytime.png`."""
     parts = []
-    for study, title in _TITLES.items():
-        of = [line for line in lines if line["cell"]["study"] == study]
+    for part, title in _TITLES.items():
+        of = [line for line in lines if line["cell"]["part"] == part]
         if of:
-            columns = _COLUMNS if study == "half" else {name: _COLUMNS[name] for name in _COLUMNS if name != "seconds"}
+            columns = _COLUMNS if part == "half" else {name: _COLUMNS[name] for name in _COLUMNS if name != "seconds"}
             parts.append("\n".join((f"**{title}**", "", *_table(of, columns))))
     text = "\n\n".join(parts)
     (folder / "tables.md").write_text(text + "\n")
     print(text)
-    _picture([line for line in lines if line["cell"]["study"] == "half"], folder / "anytime.png")
+    _picture([line for line in lines if line["cell"]["part"] == "half"], folder / "anytime.png")
 
 
 def _table(lines: Sequence[Line], columns: Mapping[str, tuple[str, float, int]]) -> list[str]:
@@ -76,13 +76,13 @@ def _picture(lines: Sequence[Line], path: Path) -> None:
     most = max(line["evaluations"] for line in lines)
     for number, name in enumerate(sorted({line["cell"]["searcher"] for line in lines})):
         of = [line for line in lines if line["cell"]["searcher"] == name]
-        courses, until = [line["anytime"] for line in of], max(line["evaluations"] for line in of)
-        colour, begun = f"C{number}", max(course[0][0] for course in courses)
-        for course in courses:
-            xs, ys = zip(*[*course, [until, course[-1][1]]], strict=True)
+        curves, until = [line["anytime"] for line in of], max(line["evaluations"] for line in of)
+        colour, begun = f"C{number}", max(curve[0][0] for curve in curves)
+        for curve in curves:
+            xs, ys = zip(*[*curve, [until, curve[-1][1]]], strict=True)
             axes.step(xs, ys, where="post", color=colour, linewidth=0.6, alpha=0.5)
-        grid = sorted({begun, *(x for course in courses for x, _ in course if x > begun), until})
-        means = [statistics.mean(_at(course, x) for course in courses) for x in grid]
+        grid = sorted({begun, *(x for curve in curves for x, _ in curve if x > begun), until})
+        means = [statistics.mean(_at(curve, x) for curve in curves) for x in grid]
         axes.step(grid, means, where="post", color=colour, linewidth=2, label=name)
         if until < most / 2:
             axes.plot([until, most], [means[-1]] * 2, ":", color=colour, linewidth=1.5)
@@ -96,6 +96,6 @@ def _picture(lines: Sequence[Line], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _at(course: Sequence[Sequence[float]], spent: float) -> float:
+def _at(curve: Sequence[Sequence[float]], spent: float) -> float:
     """The best value at a cost, after the first trial."""
-    return [value for cost, value in course if cost <= spent][-1]
+    return [value for cost, value in curve if cost <= spent][-1]

@@ -37,11 +37,11 @@ class Cell:
     """One search.
 
     Attributes:
-        study: `half` (the table), `third` (flops=0.35), `all_groups` or `resnet56`.
+        part: `half` (the table), `third` (flops=0.35), `all_groups` or `resnet56`.
         evaluations: what it may cost in all.
     """
 
-    study: str
+    part: str
     searcher: str
     seed: int
     evaluations: int
@@ -51,7 +51,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return f"{self.study}-{self.searcher}-{self.seed}"
+        return f"{self.part}-{self.searcher}-{self.seed}"
 
 
 def matrix(quick: bool) -> list[Cell]:
@@ -104,7 +104,7 @@ def _run(runs: Path, cell: Cell) -> Line:
         "cell": asdict(cell),
         **accuracies,
         "loss": reports["best_validation"]["loss"],
-        **_course(run),
+        **_anytime(run),
     }
 
 
@@ -119,22 +119,22 @@ def _task(cell: Cell) -> list[Any]:
     return ["--task", task["name"], "--model", cell.model, "--checkpoint", checkpoint, "--data", task["data"]]
 
 
-def _course(run: Path) -> Line:
+def _anytime(run: Path) -> Line:
     """How many were judged, what all cost in evaluations, and the best loss so far against that."""
     history = read_history(run)
     per_evaluation = unit(history)
-    spent, best, course = per_evaluation, float("inf"), []
+    spent, best, curve = per_evaluation, float("inf"), []
     for record in history.records:
         spent += record.get("work", 0)
         if record["event"] == "told" and "score" in record and record["score"]["loss"] < best:
             best = record["score"]["loss"]
-            course.append([round(spent / per_evaluation, 2), best])
+            curve.append([round(spent / per_evaluation, 2), best])
     outcomes = [trial.outcome for trial in history.trials()]
     return {
         "trials": sum(isinstance(outcome, Score) for outcome in outcomes),
         "stopped": sum(isinstance(outcome, Stopped) for outcome in outcomes),
         "evaluations": round(spent / per_evaluation, 2),
-        "anytime": course,
+        "anytime": curve,
         "seconds": round(_seconds(history.records)),
     }
 

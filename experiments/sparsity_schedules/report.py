@@ -33,8 +33,8 @@ def write_report(lines: Sequence[Line], folder: Path) -> None:
     figure.savefig(folder / "accuracy.png", dpi=110)
 
 
-def _of(lines: Sequence[Line], study: str, network: str) -> list[Line]:
-    return [line for line in lines if line["cell"]["study"] == study and line["cell"]["network"] == network]
+def _of(lines: Sequence[Line], part: str, network: str) -> list[Line]:
+    return [line for line in lines if line["cell"]["part"] == part and line["cell"]["network"] == network]
 
 
 def _table(lines: Sequence[Line], row: str, column: str = "sparsity") -> list[str]:

@@ -44,7 +44,7 @@ class Cell:
     """One training of the matrix.
 
     Attributes:
-        study: `methods`, `prunings` or `frequency`.
+        part: `methods`, `prunings` or `frequency`.
         network: `resnet20`, from its checkpoint, or `digits`, from its true initialisation.
         method: `dense`, or a schedule of `autoprune list schedules`.
         steps: training steps in all, whatever the method does with them.
@@ -52,7 +52,7 @@ class Cell:
         frequency: steps between two prunings.
     """
 
-    study: str
+    part: str
     network: str
     method: str
     sparsity: float
@@ -159,7 +159,7 @@ def _train(network: nn.Module, task: Task, cell: Cell) -> None:
         first, frequency = 1 - (1 - cell.sparsity) ** (1 / cell.prunings), cell.steps // cell.prunings
         timing = Timing(0, frequency * (cell.prunings - 1), frequency, "step")
     pruning = Pruning(network, pruner, cell.sparsity, inputs=inputs, initial=first, timing=timing)
-    _steps(network, task, cell, cell.steps, pruning, constant=cell.study == "prunings")
+    _steps(network, task, cell, cell.steps, pruning, constant=cell.part == "prunings")
     pruning.finish()
 
 

@@ -36,8 +36,8 @@ class Clock:
         self.cpu: dict[str, float] = defaultdict(float)
         self.wall: dict[str, float] = defaultdict(float)
 
-    def watch(self, place: Any, attribute: str, name: str) -> None:
-        function: Callable[..., Any] = getattr(place, attribute)
+    def watch(self, owner: Any, attribute: str, name: str) -> None:
+        function: Callable[..., Any] = getattr(owner, attribute)
 
         def timed(*arguments: Any) -> Any:
             cpu, wall = time.thread_time(), time.perf_counter()
@@ -47,7 +47,7 @@ class Clock:
                 self.cpu[name] += time.thread_time() - cpu
                 self.wall[name] += time.perf_counter() - wall
 
-        setattr(place, attribute, timed)
+        setattr(owner, attribute, timed)
 
 
 def measure(searcher: str, trials: int, workers: int, folder: Path) -> dict[str, float]:
