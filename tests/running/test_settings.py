@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from autoprune.core.trial import Candidate, Trial
-from autoprune.running.tracking.mlflow_mirror import trial_params
+from autoprune.running.tracking.mlflow_runs import trial_params
 from tests.journeys import OWN, Cli, history_of, search_in_child, trial_results
 from tests.running.test_resuming import dying
 
