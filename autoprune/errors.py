@@ -6,14 +6,39 @@ ends with exit code 2. Any other `AutopruneError` ends with exit code 1.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 
 class AutopruneError(Exception):
     """Something went wrong that the message explains; no traceback helps."""
 
     exit_code = 1
+
+
+class ForeignExit(Exception):
+    """Code of the user's raised what no `except Exception` catches: `sys.exit()`, or an exception of its own kind."""
+
+
+@contextlib.contextmanager
+def foreign_code() -> Iterator[None]:
+    """Runs code of the user's: whatever it raises, an interrupt excepted, is an `Exception`.
+
+    Raises:
+        ForeignExit: it raised something else.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as fault:
+        raise ForeignExit(f"{type(fault).__name__}: {fault}") from fault
+
+
+def describe(fault: BaseException) -> str:
+    """Returns the kind of an error and its message."""
+    return str(fault) if isinstance(fault, ForeignExit) else f"{type(fault).__name__}: {fault}"
 
 
 class LedgerWriteError(AutopruneError):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from autoprune.errors import PluginError, did_you_mean
+from autoprune.errors import ForeignExit, PluginError, describe, did_you_mean, foreign_code
 
 
 def is_reference(text: str) -> bool:
@@ -49,7 +49,8 @@ def call(function: Callable[[], Any], text: str) -> Any:
         PluginError: it failed; the message names the error, file and line.
     """
     try:
-        return function()
+        with foreign_code():
+            return function()
     except Exception as error:  # the user's code may raise anything
         raise PluginError(f"{text!r} failed when it was called: {_describe(error)}") from error
 
@@ -60,8 +61,9 @@ def _import(name: str) -> ModuleType:
         sys.path.insert(0, folder)
     importlib.invalidate_caches()
     try:
-        return importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # the user's module may raise anything, a script even exit
+        with foreign_code():
+            return importlib.import_module(name)
+    except Exception as error:  # the user's module may raise anything, a script even exit
         if isinstance(error, ModuleNotFoundError) and _is_part(error.name, name):
             raise PluginError(
                 f"there is no module {error.name!r} (for {name!r}); looked in the current folder {folder} and among "
@@ -77,11 +79,12 @@ def _is_part(missing: str | None, name: str) -> bool:
 
 def _describe(error: BaseException) -> str:
     """Returns the type, the message, and the file and line where an error was raised."""
-    summary = f"{type(error).__name__}: {error}"
+    if isinstance(error, ForeignExit) and error.__cause__ is not None:
+        error = error.__cause__
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
-    return f"{summary} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else summary
+    return f"{describe(error)} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else describe(error)
 
 
 def _is_machinery(filename: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from autoprune.core.trial import Failure, Outcome, Score, Stopped
-from autoprune.errors import Diverged
+from autoprune.errors import Diverged, describe, foreign_code
 
 S = TypeVar("S", bound=Score | Stopped)
 
@@ -31,7 +31,8 @@ def outcome_of(evaluate: Callable[[], S]) -> S | Failure:
         OSError: data cannot be read or a file not be written, which is the run's fault and not the candidate's.
     """
     try:
-        outcome = evaluate()
+        with foreign_code():
+            outcome = evaluate()
     except Diverged as fault:
         return Failure("nan", str(fault))
     except (torch.OutOfMemoryError, MemoryError) as fault:
@@ -39,7 +40,7 @@ def outcome_of(evaluate: Callable[[], S]) -> S | Failure:
     except OSError:
         raise
     except Exception as fault:  # the user's network, loss or data may raise anything
-        return Failure("exception", f"{type(fault).__name__}: {fault}")
+        return Failure("exception", describe(fault))
     score = outcome.score if isinstance(outcome, Stopped) else outcome
     return outcome if is_finite(score) else Failure("nan", f"loss {score.loss}, accuracy {score.accuracy}")
 

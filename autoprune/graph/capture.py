@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
-from autoprune.errors import TaskError
+from autoprune.errors import TaskError, describe, foreign_code
 from autoprune.graph.layers import followed_forward
 
 log = logging.getLogger(__name__)
@@ -93,12 +93,12 @@ def _trace(network: nn.Module) -> tuple[fx.Graph, frozenset[str]]:
     while True:
         tracer = _Tracer(opaque)
         try:
-            with _traced_factories(tracer):
+            with foreign_code(), _traced_factories(tracer):
                 return tracer.trace(network, concrete_args=_defaults(network)), opaque
         except Exception as fault:  # whatever the user's forward raises when it meets a proxy
             if not tracer.inside or tracer.inside[-1] in opaque:
                 raise TaskError(
-                    f"{type(network).__name__}.forward cannot be traced by torch.fx ({type(fault).__name__}: {fault}); "
+                    f"{type(network).__name__}.forward cannot be traced by torch.fx ({describe(fault)}); "
                     "move the part whose flow depends on data into a submodule, which is then left as it is"
                 ) from fault
             log.warning("%s is left as it is: its inside cannot be traced (%s)", tracer.inside[-1], fault)
@@ -149,7 +149,7 @@ def _follow_mode(graph: fx.Graph, network: nn.Module, root: nn.Module, opaque: f
     """
     try:
         tracer = _Tracer(opaque)
-        with mode(network, training=True), _traced_factories(tracer):
+        with foreign_code(), mode(network, training=True), _traced_factories(tracer):
             other = tracer.trace(network, concrete_args=_defaults(network))
     except Exception:  # an auxiliary head, say, that needs what only training gives
         return

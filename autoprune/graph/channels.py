@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from autoprune.errors import TaskError
+from autoprune.errors import TaskError, describe, foreign_code
 from autoprune.graph import layers, rules
 from autoprune.graph.capture import mode
 from autoprune.graph.channel_ids import ChannelIds, compress, lay_along
@@ -74,10 +74,11 @@ def follow_channels(network: nn.Module, traced: fx.GraphModule, inputs: Tensor) 
     """
     with mode(traced, training=False), torch.no_grad():
         try:
-            traced(inputs)
+            with foreign_code():
+                traced(inputs)
         except Exception as fault:  # whatever the user's network raises
             raise TaskError(
-                f"the network cannot run on a batch of shape {list(inputs.shape)}: {type(fault).__name__}: {fault}"
+                f"the network cannot run on a batch of shape {list(inputs.shape)}: {describe(fault)}"
             ) from fault
         follower = _ChannelFollower(network, traced)
         follower.run(inputs)

@@ -16,7 +16,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class _Hung(BaseException):
+class _Hung(KeyboardInterrupt):
     """A trial took longer than it may; no code of the user's catches it as an exception of its own."""
 
 
