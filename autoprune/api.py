@@ -78,7 +78,7 @@ def search(
         output: the run's folder; a new one under `runs/` if None.
         progress: whether to show progress on stderr.
         **settings: any key of an experiment file, `__` in place of the dot: `search__trials=100`,
-            `evaluation__images=1000`, `track__enabled=False`; `trials`, `evaluations`, `seed`, `searcher`
+            `evaluation__samples=1000`, `track__enabled=False`; `trials`, `evaluations`, `seed`, `searcher`
             and `device` for short.
 
     Raises:

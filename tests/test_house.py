@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version
 
 import pytest
@@ -24,6 +25,11 @@ def test_the_drawing_of_the_architecture_shows_the_rooms_and_the_imports_between
     wanted = mermaid(without_shortcuts(rooms(GRAPH, package)))
     assert shown.endswith(wanted), f"run python -m experiments.house.drawing; imports are now\n{wanted}"
     assert drawn(PAGE.read_text()).count(wanted) == 1
+
+
+def test_every_room_is_explained() -> None:
+    explained = re.findall(r"`(\w+)/?`", "".join(re.findall(r"^\| (`[^|]*) \|", PAGE.read_text(), re.MULTILINE)))
+    assert set(rooms(GRAPH, "autoprune")) == set(explained)
 
 
 def test_arrows_that_follow_from_others_are_left_out() -> None:
@@ -49,6 +55,10 @@ def test_circles_are_found_over_any_number_of_steps() -> None:
         ["a", "b", "c"],
         ["e", "f"],
     ]
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circles(GRAPH) == []
 
 
 def test_the_version_has_one_source() -> None:

@@ -42,9 +42,13 @@ def without_shortcuts(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
 
 def mermaid(graph: Mapping[str, set[str]]) -> str:
     """Returns the drawing's text."""
-    arrows = [f"    {room} --> {target}\n" for room in sorted(graph) for target in sorted(graph[room])]
-    alone = set(graph) - {room for room in graph if graph[room]} - {x for targets in graph.values() for x in targets}
-    return "graph TD\n" + "".join([*(f"    {room}\n" for room in sorted(alone)), *arrows])
+    arrows = [f"    {_node(room)} --> {_node(target)}\n" for room in sorted(graph) for target in sorted(graph[room])]
+    joined = {room for room in graph if graph[room]}.union(*graph.values())
+    return "graph TD\n" + "".join([*(f"    {_node(room)}\n" for room in sorted(set(graph) - joined)), *arrows])
+
+
+def _node(room: str) -> str:
+    return 'graph_["graph"]' if room == "graph" else room  # a word of mermaid's own
 
 
 def drawn(page: str) -> str:
