@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Trains by a schedule, or goes on with a training; prints what it came to and the next commands.
+    """Trains by a schedule, or goes on with a training; prints the result and the next commands.
 
     Options and files are checked before torch is imported, everything else before the folder is made.
+
+    Raises:
+        UserError: an option, file, network or the data are at fault.
     """
     from autoprune.running.run_folder import existing_folder, new_folder
 
@@ -48,7 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
     _report(outcome, experiment)
 
 
-def _report(outcome: TrainingResult, experiment: Experiment) -> None:
+def _report(result: TrainingResult, experiment: Experiment) -> None:
+    """Prints accuracy and costs before and after, and the next commands."""
     from rich.table import Table
 
     from autoprune.reporting.results import short
@@ -57,21 +61,21 @@ def _report(outcome: TrainingResult, experiment: Experiment) -> None:
     table = Table(box=None, pad_edge=False)
     for head in ("network", "accuracy", "top-5", "loss", "FLOPs", "parameters", "test accuracy"):
         table.add_column(head, justify="left" if head == "network" else "right")
-    dense, final = outcome.dense, outcome.final
-    costs = [short(outcome.dense_costs[kind]) for kind in ("flops", "params")]
+    dense, final = result.dense, result.final
+    costs = [short(result.dense_costs[kind]) for kind in ("flops", "params")]
     table.add_row("before", f"{100 * dense.accuracy:.2f} %", "", f"{dense.loss:.4f}", *costs, "")
-    top_5 = "" if outcome.top_5 is None else f"{100 * outcome.top_5:.2f} %"
-    test = "" if outcome.test is None else f"{100 * outcome.test.accuracy:.2f} %"
-    costs = [short(outcome.costs[kind]) for kind in ("flops", "params")]
+    top_5 = "" if result.top_5 is None else f"{100 * result.top_5:.2f} %"
+    test = "" if result.test is None else f"{100 * result.test.accuracy:.2f} %"
+    costs = [short(result.costs[kind]) for kind in ("flops", "params")]
     table.add_row("trained", f"{100 * final.accuracy:.2f} %", top_5, f"{final.loss:.4f}", *costs, test)
-    if outcome.effective:
-        costs = [short(outcome.effective[kind]) for kind in ("flops", "params")]
+    if result.effective:
+        costs = [short(result.effective[kind]) for kind in ("flops", "params")]
         table.add_row("effective, without zeros", "", "", "", *costs, "")
     plain_console().print(table)
-    for name, share in outcome.sparsity.items():
+    for name, share in result.sparsity.items():
         print(f"{name}: {100 * share:.2f} % of its structures pruned")
-    final_file = str(outcome.folder.final)
-    print(f"run folder: {outcome.folder.path}\n\nnext:")
+    final_file = str(result.folder.final)
+    print(f"run folder: {result.folder.path}\n\nnext:")
     print(f"  {typed('evaluate', final_file, '--sparsity-table')}")
     task = experiment.task
     options = [("--task", task.name), ("--data", task.data), ("--model", task.model)]

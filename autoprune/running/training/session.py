@@ -25,7 +25,6 @@ from autoprune.evaluation.schedules.training_run import TrainingCallbacks, Train
 from autoprune.graph.costs import measure_costs, measure_effective
 from autoprune.graph.groups import find_groups
 from autoprune.pruning.patterns import FILTER
-from autoprune.pruning.training.gradual import Pruning
 from autoprune.running.progress import Display, training_progress
 from autoprune.running.run_folder import RunFolder
 from autoprune.running.setup import choose_device, task_of
@@ -40,12 +39,16 @@ from autoprune.tasks.weights import digest, load_weights
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training came to.
+    """The result of a training.
 
     Attributes:
-        dense: the network that training started from.
-        test: on the test samples, which chose nothing; None if the task has none.
-        effective: costs without weights of zero, where some were set to zero.
+        dense: of the network that training started from, on the validation samples.
+        dense_costs: that network's, by kind.
+        final: of the trained network, on the validation samples.
+        test: of the trained network, on the test samples, which chose nothing; None if the task has none.
+        costs: the trained network's, by kind.
+        effective: its costs without weights of zero, where some were set to zero; else empty.
+        top_5: accuracy in the first five, on the validation samples; None where there are too few classes.
         sparsity: by pruner, the share of its structures that it masked.
     """
 
@@ -76,6 +79,9 @@ def start_training(
     """Makes the folder and trains; until the schedule is known to fit the network nothing is written.
 
     Args:
+        experiment: says which task, network, checkpoint, device and seed.
+        file: the schedule; copied into the folder.
+        folder: where the training is recorded; must not exist yet.
         scratch: whether training starts from the network's own initial weights, drawn from the seed.
 
     Raises:
@@ -123,7 +129,14 @@ def resume_training(
 
 
 def _prepare(experiment: Experiment, display: Display, scratch: bool, initial: Path | None = None) -> _Prepared:
-    """The network with the weights that training starts from: drawn anew, those drawn before, or the checkpoint's."""
+    """Builds the network with the weights that training starts from.
+
+    Args:
+        experiment: says which task, network, checkpoint, device and seed.
+        display: shows the training of a default network.
+        scratch: whether the weights are drawn from the seed, instead of the checkpoint's.
+        initial: a file with the weights that were drawn when the training was started.
+    """
     with training_progress(display, "training the default network once") as hook:
         task = task_of(experiment, hook)
         with torch.random.fork_rng():
@@ -178,7 +191,10 @@ def _train(
 
 def _params(prepared: _Prepared, run: TrainingRun, experiment: Experiment, scratch: bool) -> dict[str, Any]:
     plan = {f"train.{key}": value for key, value in asdict(run.plan).items()}
-    pruners = {f"pruner.{name}": " ".join(_described(pruning)) for name, pruning in run.active.prunings.items()}
+    pruners = {
+        f"pruner.{name}": " ".join(f"{key}={value}" for key, value in pruning.pruner.describe().items())
+        for name, pruning in run.active.prunings.items()
+    }
     return {
         "task": prepared.identity["task"],
         "model": prepared.identity["model"],
@@ -186,10 +202,6 @@ def _params(prepared: _Prepared, run: TrainingRun, experiment: Experiment, scrat
         **plan,
         **pruners,
     }
-
-
-def _described(pruning: Pruning) -> list[str]:
-    return [f"{key}={value}" for key, value in pruning.pruner.describe().items()]
 
 
 def _batches(prepared: _Prepared, split: Split) -> Sequence[Batch] | Iterable[Batch]:
@@ -203,7 +215,6 @@ def _outcome(run: TrainingRun, recorder: Recorder, prepared: _Prepared, dense: S
         test = None
     graph = find_groups(run.network, prepared.inputs)
     effective = measure_effective(run.network, graph, prepared.inputs) if run.masking.masks else {}
-    last = recorder.last
     return TrainingResult(
         recorder.folder,
         dense,
@@ -212,7 +223,7 @@ def _outcome(run: TrainingRun, recorder: Recorder, prepared: _Prepared, dense: S
         test,
         measure_costs(run.network, prepared.inputs),
         effective,
-        last.get("top_5"),
+        recorder.last.get("top_5"),
         dict(recorder.sparsity),
     )
 
