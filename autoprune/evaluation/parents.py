@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from autoprune.core.trial import Candidate
 from autoprune.errors import AutopruneError, CheckpointError
 from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild_from
-from autoprune.evaluation.checkpoints.reshape import Shape, kept_by_group, reshape
+from autoprune.evaluation.checkpoints.reshape import PrunedShape, kept_by_group, reshape
 from autoprune.evaluation.prunable_model import PrunableModel, ScoredModels
 from autoprune.graph.layers import Layer
 from autoprune.pruning.criteria.base import LayerStatistics
@@ -109,7 +109,7 @@ def restore_parent(dense: PrunableModel, checkpoint: PrunedCheckpoint) -> Prunab
 
 def _spread(dense: PrunableModel, checkpoint: PrunedCheckpoint) -> nn.Module:
     """Returns a copy of the dense network with the checkpoint's entries where they came from."""
-    indices = reshape(_numbered(dense.network), dense.graph, Shape((), checkpoint.kept)).state_dict()
+    indices = reshape(_numbered(dense.network), dense.graph, PrunedShape((), checkpoint.kept)).state_dict()
     network = copy_network(dense.network)
     state = network.state_dict()
     with torch.no_grad():

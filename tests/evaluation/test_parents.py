@@ -216,7 +216,7 @@ def test_a_parent_that_is_missing_damaged_or_of_another_network_fails_the_trial(
     evaluator_of(tmp_path, LEVEL).evaluate(Candidate(0, Allocation({}), Recipe(0)))
     assert "pruned by pattern 'element', not 'filter'" in failed(evaluator.evaluate(child))
     other = study_case(SOME["resnet20"])
-    torch.save({"autoprune": 2, **vars(parent_of(other, draw(other, np.random.default_rng(0)))[1])}, tmp_path / "0.pt")
+    torch.save({"autoprune": 1, **vars(parent_of(other, draw(other, np.random.default_rng(0)))[1])}, tmp_path / "0.pt")
     assert "layers that the network does not have" in failed(evaluator.evaluate(child))
     evaluator.evaluate(Candidate(0, WIDE, Recipe(0)))
     assert evaluator.evaluate(child).score is not None

@@ -1,4 +1,4 @@
-"""Pruned checkpoints: what is written of a thinned network, and how it is built again from it."""
+"""Pruned checkpoints: files of pruned networks, written and read, and the networks rebuilt from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autoprune import registry
 from autoprune.errors import CheckpointError
-from autoprune.evaluation.checkpoints.reshape import Shape, kept_by_layer, reshape
+from autoprune.evaluation.checkpoints.reshape import PrunedShape, kept_by_layer, reshape
 from autoprune.evaluation.prunable_model import PrunableModel
 from autoprune.files import write_whole
 from autoprune.graph.groups import ChannelGraph, find_groups
@@ -21,8 +21,7 @@ from autoprune.pruning.patterns import FILTER, LAYER
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.tasks import weights
 
-FORMAT = 2
-_READ = (1, 2)  # the first knew neither patterns nor removed branches
+FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,8 @@ class PrunedCheckpoint:
         kept: layer to the output channels of the dense layer that stayed; layers that lost none are absent.
         model: name of the dense network; empty for one that only its owner can build.
         inputs: shape of one sample and its data type, which the network is traced with to be rebuilt.
-        metrics: what was measured of it.
-        pattern: of what was pruned; unless those are channels or whole layers, weights were set to zero.
+        metrics: its loss, accuracy and number of samples, or whatever was measured.
+        pattern: the pruning pattern; unless those are channels or whole layers, weights were set to zero.
         removed: residual branches that were removed whole, before channels were.
     """
 
@@ -68,7 +67,13 @@ class PrunedCheckpoint:
         metrics: Mapping[str, Any],
         identity: Mapping[str, Any],
     ) -> PrunedCheckpoint:
-        """What is written of a network pruned from `prunable`."""
+        """Returns the checkpoint of a network pruned from `prunable`.
+
+        Args:
+            allocation: group to kept width.
+            metrics: what was measured of the network.
+            identity: the names of model and task.
+        """
         state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
         inputs = {
             "shape": list(prunable.inputs.shape[1:]),
@@ -100,7 +105,7 @@ def write_checkpoint(path: Path, checkpoint: PrunedCheckpoint) -> None:
 
 
 def read_checkpoint(path: Path) -> PrunedCheckpoint | None:
-    """The pruned checkpoint in a file, or None if the file is one of another kind.
+    """Returns the pruned checkpoint in a file, or None if the file is of another kind.
 
     Raises:
         CheckpointError: the file is missing, a newer release wrote it, or it is damaged.
@@ -109,14 +114,13 @@ def read_checkpoint(path: Path) -> PrunedCheckpoint | None:
         raise CheckpointError(f"no such checkpoint: {path}")
     try:
         content = weights.read_checkpoint(path)
-    except CheckpointError:  # who reads dense checkpoints says what is wrong with this one
+    except CheckpointError:  # the reader of dense checkpoints says what is wrong with this one
         return None
     if not isinstance(content, dict) or "autoprune" not in content:
         return None
     version = content.pop("autoprune")
-    if version not in _READ:
-        known = " and ".join(map(str, _READ))
-        raise CheckpointError(f"{path} has format {version}; this release of autoprune reads {known}")
+    if version != FORMAT:
+        raise CheckpointError(f"{path} has format {version}; this release of autoprune reads {FORMAT}")
     try:
         checkpoint = PrunedCheckpoint(**content)
     except TypeError as fault:
@@ -128,7 +132,7 @@ def read_checkpoint(path: Path) -> PrunedCheckpoint | None:
 
 
 def _odd_fields(checkpoint: PrunedCheckpoint) -> list[str]:
-    """The fields that hold something else than `PrunedCheckpoint.of` puts there."""
+    """Returns the fields that hold something else than `PrunedCheckpoint.of` puts there."""
     inputs = checkpoint.inputs
     right = {
         "state_dict": _maps_to(checkpoint.state_dict, Tensor),
@@ -158,7 +162,7 @@ def _are_counts(content: object) -> bool:
 
 
 def rebuild(checkpoint: PrunedCheckpoint, model: nn.Module | Callable[[], nn.Module] | None = None) -> nn.Module:
-    """The thinned network of a checkpoint, in evaluation mode on the CPU.
+    """Returns the pruned network of a checkpoint, in evaluation mode on the CPU.
 
     Args:
         model: the dense network or what builds it; needed unless autoprune bundles the network that the file names.
@@ -171,12 +175,16 @@ def rebuild(checkpoint: PrunedCheckpoint, model: nn.Module | Callable[[], nn.Mod
 
 
 def rebuild_from(dense: nn.Module, graph: ChannelGraph, checkpoint: PrunedCheckpoint) -> nn.Module:
-    """The thinned network of a checkpoint out of the dense one that is at hand, in evaluation mode.
+    """Returns the pruned network of a checkpoint, in evaluation mode.
+
+    Args:
+        dense: the network that it was pruned from; it is not changed.
+        graph: its channels.
 
     Raises:
         CheckpointError: the file does not fit it.
     """
-    network = reshape(dense, graph, Shape(tuple(checkpoint.removed), checkpoint.kept))
+    network = reshape(dense, graph, PrunedShape(tuple(checkpoint.removed), checkpoint.kept))
     try:
         network.load_state_dict(checkpoint.state_dict)
     except RuntimeError as fault:
@@ -185,7 +193,7 @@ def rebuild_from(dense: nn.Module, graph: ChannelGraph, checkpoint: PrunedCheckp
 
 
 def load(path: str | Path, model: nn.Module | Callable[[], nn.Module] | None = None) -> nn.Module:
-    """The thinned network in a file that `autoprune apply` wrote, ready to run on the CPU in evaluation mode.
+    """Loads the pruned network in a file that `autoprune apply` wrote, on the CPU in evaluation mode.
 
     A file never names code to run: networks that autoprune does not bundle are passed in.
 

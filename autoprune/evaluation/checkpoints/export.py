@@ -25,7 +25,7 @@ _LENGTH = 160
 
 
 class _WithoutThisThread(io.TextIOBase):
-    """A stream that drops what the thread that made it writes, and hands on what others do."""
+    """A stream that drops what the thread that made it writes, and passes on what others write."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._thread = stream, threading.get_ident()
@@ -39,7 +39,7 @@ class _WithoutThisThread(io.TextIOBase):
 
 @contextlib.contextmanager
 def suppress_export_output() -> Iterator[None]:
-    """Drops torch's warnings, its log, and what this thread prints to stderr."""
+    """Suppresses torch's warnings, its log, and what this thread prints to stderr."""
     log = logging.getLogger("torch")
     level = log.level
     with warnings.catch_warnings(), contextlib.redirect_stderr(_WithoutThisThread(sys.stderr)):
@@ -52,7 +52,7 @@ def suppress_export_output() -> Iterator[None]:
 
 
 def in_one_line(fault: BaseException) -> str:
-    """The beginning of what a library says at length, of the first cause."""
+    """Returns the beginning of an error's first cause, in one line."""
     while fault.__cause__ is not None:
         fault = fault.__cause__
     return textwrap.shorten(str(fault), _LENGTH, placeholder="…")
@@ -62,7 +62,7 @@ _SHAPES = ({0: torch.export.Dim("batch")},)
 
 
 def export_network(network: nn.Module, inputs: Tensor, path: Path, form: str) -> Path:
-    """Writes a network for batches of any size; where it went: `path` with the suffix of the format.
+    """Writes a network for batches of any size, and returns the path: `path` with the suffix of the format.
 
     Args:
         inputs: `[2, …]` samples to trace it with.

@@ -1,4 +1,4 @@
-"""What of a dense network is gone: residual branches and channels, one removal after another."""
+"""The shape of a pruned network: residual branches and channels removed from a dense one, one removal after another."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from autoprune.pruning.surgery.thinning import thin
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a dense network has lost.
+class PrunedShape:
+    """The branches and channels that a dense network has lost.
 
     Attributes:
         removed: names of residual branches that went whole.
@@ -29,23 +29,28 @@ class Shape:
     removed: tuple[str, ...] = ()
     kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
-    def without(self, branches: Sequence[str], layers: Sequence[str]) -> Shape:
-        """The shape after branches, with all their layers, went."""
+    def without(self, branches: Sequence[str], layers: Sequence[str]) -> PrunedShape:
+        """Returns the shape after branches, with all their layers, were removed."""
         left = {name: stays for name, stays in self.kept.items() if name not in layers}
-        return Shape((*self.removed, *branches), left)
+        return PrunedShape((*self.removed, *branches), left)
 
-    def thinned(self, graph: ChannelGraph, kept: Kept) -> Shape:
-        """The shape after a network of this shape, with its graph, kept some channels of its groups."""
+    def thinned(self, graph: ChannelGraph, kept: Kept) -> PrunedShape:
+        """Returns the shape after a network of this shape was thinned.
+
+        Args:
+            graph: of the network before.
+            kept: group to the channels that stay.
+        """
         found = dict(self.kept)
         for layer, stays in kept_by_layer(graph, kept).items():
             before = self.kept.get(layer)
             found[layer] = stays if before is None else [before[i] for i in stays]
-        return Shape(self.removed, found)
+        return PrunedShape(self.removed, found)
 
 
 @dataclass(frozen=True)
-class Shaped:
-    """A network that has lost some of a dense one.
+class ReshapedNetwork:
+    """A network that has lost a part of a dense one, with the masks of its weights.
 
     Attributes:
         inputs: `[2, …]` samples.
@@ -54,30 +59,30 @@ class Shaped:
 
     network: nn.Module
     inputs: Tensor
-    shape: Shape
+    shape: PrunedShape
     masks: Masks
 
-    def without(self, branches: Sequence[str]) -> Shaped:
-        """Without residual branches, by the names that `find_branches` gives them in this network."""
+    def without(self, branches: Sequence[str]) -> ReshapedNetwork:
+        """Returns the network without residual branches, by the names that `find_branches` gives them in it."""
         graph = find_groups(self.network, self.inputs)
         gone = choose_branches(find_branches(self.network, graph), branches)
         layers = [layer for branch in gone for layer in branch.layers]
         shape = self.shape.without(branches, layers)
         return self._become(lambda network, check_on: remove_branches(network, graph, branches, check_on), shape)
 
-    def thinned(self, kept: Kept) -> Shaped:
-        """With some channels of its groups."""
+    def thinned(self, kept: Kept) -> ReshapedNetwork:
+        """Returns the network with only some channels of its groups."""
         graph = find_groups(self.network, self.inputs)
         shape = self.shape.thinned(graph, kept)
         return self._become(lambda network, check_on: thin(network, graph, kept, check_on), shape)
 
-    def _become(self, change: Callable[[nn.Module, Tensor | None], nn.Module], shape: Shape) -> Shaped:
+    def _become(self, change: Callable[[nn.Module, Tensor | None], nn.Module], shape: PrunedShape) -> ReshapedNetwork:
         masks = _carried(self.network, self.masks, lambda twin: change(twin, None))
-        return Shaped(change(self.network, self.inputs), self.inputs, shape, masks)
+        return ReshapedNetwork(change(self.network, self.inputs), self.inputs, shape, masks)
 
 
-def reshape(dense: nn.Module, graph: ChannelGraph, shape: Shape) -> nn.Module:
-    """A copy of a dense network in a shape, its own weights where they stay.
+def reshape(dense: nn.Module, graph: ChannelGraph, shape: PrunedShape) -> nn.Module:
+    """Returns a copy of a dense network in a shape, with its own weights where they stay.
 
     Raises:
         CheckpointError: the shape is not one of this network.
@@ -87,7 +92,7 @@ def reshape(dense: nn.Module, graph: ChannelGraph, shape: Shape) -> nn.Module:
 
 
 def _without(dense: nn.Module, graph: ChannelGraph, removed: Sequence[str]) -> tuple[nn.Module, ChannelGraph]:
-    """A dense network without some branches, and its graph.
+    """Returns a dense network without some branches, and its graph.
 
     They go in as many rounds as it takes: a branch around another one can go only after that.
     """
@@ -104,7 +109,7 @@ def _without(dense: nn.Module, graph: ChannelGraph, removed: Sequence[str]) -> t
 
 
 def _carried(network: nn.Module, masks: Masks, transform: Callable[[nn.Module], nn.Module]) -> Masks:
-    """Masks of a network as masks of what a thinning or removal makes of it."""
+    """Returns the masks of a network as masks of what a thinning or removal makes of it."""
     twin = copy_network(network)
     with torch.no_grad():
         for name, parameter in twin.named_parameters():
@@ -114,14 +119,14 @@ def _carried(network: nn.Module, masks: Masks, transform: Callable[[nn.Module], 
 
 
 def kept_by_layer(graph: ChannelGraph, kept: Kept) -> dict[str, list[int]]:
-    """Layer to its output channels that stay, ascending, for every layer that loses some."""
+    """Returns the output channels that stay, ascending, of every layer that loses some."""
     keep = graph.keep_mask(kept)
     stays = {layer.name: keep[layer.outgoing] for layer in graph.layers if layer.produces}
     return {name: mask.nonzero().flatten().tolist() for name, mask in stays.items() if not bool(mask.all())}
 
 
 def kept_by_group(graph: ChannelGraph, by_layer: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-    """Group to its structures that stay: those whose channel in the group's first layer does.
+    """Returns the structures that stay of each group: those whose channel in the group's first layer stays.
 
     Raises:
         CheckpointError: a layer is not among the network's, or all of a group would go.

@@ -21,7 +21,7 @@ _CHUNK = 1 << 20
 
 
 def sparsity_table_of(path: Path) -> SparsityTable:
-    """The sparsity table of a file of weights, dense or pruned; no network is built.
+    """Returns the sparsity table of a file of weights, dense or pruned; no network is built.
 
     Raises:
         CheckpointError: as `read_state_dict`, or the file holds no weights that count.
@@ -38,7 +38,7 @@ def sparsity_table_of(path: Path) -> SparsityTable:
 
 
 def weights_in(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of convolutions and linear layers in a state dict, as far as names and shapes tell them.
+    """Returns the weights of convolutions and linear layers in a state dict, as far as names and shapes tell.
 
     Those are tensors of real numbers and two or more dimensions that are named `weight`, `…_weight` (the projections of
     attention) or as the matrices of recurrent layers. Norms, biases and buffers are not among them. An embedding, or a
@@ -62,7 +62,7 @@ def _is_real(tensor: Tensor) -> bool:
 
 
 def sparsity_table(weights: Mapping[str, Tensor]) -> SparsityTable:
-    """One row for every tensor; `SparsityRow` defines the columns.
+    """Returns one row for every tensor; `SparsityRow` defines the columns.
 
     Args:
         weights: name to a tensor of two or more dimensions; two are those of a linear layer, more of a convolution.
@@ -71,7 +71,7 @@ def sparsity_table(weights: Mapping[str, Tensor]) -> SparsityTable:
 
 
 def _strided(weight: Tensor) -> Tensor:
-    """The same values one by one: quantised tensors and sparse layouts lack the operations that count."""
+    """Returns the values as a plain tensor: quantised ones and sparse layouts lack the operations that count."""
     return weight.dequantize() if weight.is_quantized else weight.to_dense()
 
 
@@ -109,7 +109,7 @@ class _Moments(NamedTuple):
 
 
 def _moments(weight: Tensor) -> _Moments:
-    """Of all entries, in double precision whatever the type of the weights."""
+    """Returns the moments of all entries, in double precision whatever the type of the weights."""
     count = weight.numel()
     not_finite = sum(int((~chunk.isfinite()).sum()) for chunk in _chunks(weight))
     if count == 0 or not_finite:
@@ -122,6 +122,6 @@ def _moments(weight: Tensor) -> _Moments:
 
 
 def _chunks(weight: Tensor) -> Iterator[Tensor]:
-    """The entries in pieces of double precision: all of a large layer would take much memory."""
+    """Yields the entries in pieces of double precision: all of a large layer would take much memory."""
     flat = weight.flatten()
     return (flat[start : start + _CHUNK].double() for start in range(0, len(flat), _CHUNK))

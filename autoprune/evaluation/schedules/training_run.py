@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from autoprune.config.schedule import PolicySection, ScheduleFile
 from autoprune.core.trial import Score
 from autoprune.errors import CheckpointError, UserError
-from autoprune.evaluation.checkpoints.reshape import Shape, Shaped, reshape
+from autoprune.evaluation.checkpoints.reshape import PrunedShape, ReshapedNetwork, reshape
 from autoprune.evaluation.data import Batches, ScoringSamples
 from autoprune.evaluation.metrics import evaluate_with_top_5, zeros_in
 from autoprune.evaluation.schedules.active_pruners import ActivePruners, Passed, carried_masks
@@ -93,8 +93,8 @@ class TrainingRun:
         self._steps_per_epoch = max(1, count_steps(task, replace(self.plan, steps=None, epochs=1.0)))
         self._validation = Batches(task, "validation", None, 250, 0, inputs.device).load()
         self._check_times()
-        self.network = reshape(dense, find_groups(dense, inputs), Shape())
-        self.shape = Shape()
+        self.network = reshape(dense, find_groups(dense, inputs), PrunedShape())
+        self.shape = PrunedShape()
         self._changes = _shape_changes(schedule, self._steps_per_epoch)
         self._changes_made = 0
         self._round = 0
@@ -138,7 +138,7 @@ class TrainingRun:
         """
         state = snapshot.extra
         try:
-            self.shape = Shape(tuple(state["removed"]), state["kept"])
+            self.shape = PrunedShape(tuple(state["removed"]), state["kept"])
             self.network = reshape(self._dense, find_groups(self._dense, self._inputs), self.shape)
             self.network.load_state_dict(snapshot.state_dict)
             self._changes_made, self._losses = state["changes_made"], list(state["losses"])
@@ -244,7 +244,7 @@ class TrainingRun:
         if policy.remove_layers is not None:
             self.active.finish_penalties(self._passed, policy.remove_layers)
         self.masking.hold()
-        before = Shaped(self.network, self._inputs, self.shape, self.masking.masks)
+        before = ReshapedNetwork(self.network, self._inputs, self.shape, self.masking.masks)
         if policy.remove_layers is not None:
             graph = find_groups(self.network, self._inputs)
             after = self._without_branches(before, dead_branches(self.network, graph, 0.0, statistic="max"))
@@ -256,7 +256,7 @@ class TrainingRun:
         self.active = self._activate(after.masks)
         self._start_from = None  # a snapshot is of the shape that was
 
-    def _thinned(self, before: Shaped, prunings: Iterable[Pruning]) -> Shaped:
+    def _thinned(self, before: ReshapedNetwork, prunings: Iterable[Pruning]) -> ReshapedNetwork:
         """Returns the network without the channels, and then without the whole layers, that prunings have masked.
 
         Raises:
@@ -276,7 +276,7 @@ class TrainingRun:
             before = before.thinned(kept)
         return self._without_branches(before, removed) if removed else before
 
-    def _without_branches(self, before: Shaped, names: Sequence[str]) -> Shaped:
+    def _without_branches(self, before: ReshapedNetwork, names: Sequence[str]) -> ReshapedNetwork:
         self._record("removed", branches=list(names))
         return before.without(names)
 
