@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -29,6 +30,8 @@ from autoprune.evaluation.prunable_model import PrunableModel
 from autoprune.evaluation.training_snapshots import TrainingSnapshots, training_key
 from autoprune.evaluation.work_model import WorkModel
 from autoprune.tasks.base import Batch, Split, Task
+
+log = logging.getLogger(__name__)
 
 Watch = Callable[[Iterable[Batch]], Iterable[Batch]]
 """Passes batches on, and may show how far they are used."""
@@ -136,11 +139,23 @@ class Evaluator:
     def restore_or_build(self, candidate: Candidate) -> nn.Module:
         """Returns the network of a trial's candidate: as it was written if it was, else built anew in the same way.
 
+        A file that is damaged is replaced.
+
         Raises:
-            CheckpointError: its weights are damaged or not of this network.
+            CheckpointError: it is damaged, and the candidate cannot be built any more.
         """
         path = None if self.config.weights is None else self.config.weights / f"{candidate.number}.pt"
-        return self.restore(path) if path is not None and path.is_file() else self.build(candidate).network
+        if path is None or not path.is_file():
+            return self.build(candidate).network
+        try:
+            return self.restore(path)
+        except CheckpointError as fault:
+            log.warning("%s; trial %d is built anew", fault, candidate.number)
+        path.unlink()
+        self.evaluate(candidate)
+        if not path.is_file():
+            raise CheckpointError(f"the weights of trial {candidate.number} are lost, and it cannot be built anew")
+        return self.restore(path)
 
     def restore(self, path: Path) -> nn.Module:
         """Returns the network of a trial as it was written, on the device where candidates are evaluated.

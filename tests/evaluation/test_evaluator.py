@@ -49,6 +49,20 @@ def test_a_trial_is_thinned_recalibrated_and_evaluated(tmp_path: Path) -> None:
     assert counter.get_total_flops() == trial.costs["flops"]
 
 
+@pytest.mark.parametrize("damage", [b"", b"PK", b"no checkpoint"])
+def test_damaged_weights_are_replaced_by_the_same(
+    tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluator, candidate = make_evaluator(tmp_path), Candidate(3, HALF, RECIPE)
+    evaluator.evaluate(candidate)
+    whole = evaluator.restore_or_build(candidate).state_dict()
+    (tmp_path / "3.pt").write_bytes(damage)
+    again = evaluator.restore_or_build(candidate).state_dict()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert "trial 3 is built anew" in caplog.text
+    evaluator.restore(tmp_path / "3.pt")
+
+
 def test_the_filters_with_the_largest_norms_stay() -> None:
     evaluator = make_evaluator()
     network = evaluator.prune(HALF, RECIPE)
