@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from autoprune.api import SearchResult, apply, search
     from autoprune.core.allocation import Allocation
     from autoprune.core.budget import Budget
+    from autoprune.core.recipe import TrainingPlan
     from autoprune.embedding import NetworkSpace, allocation_from, search_space, suggest_allocation
     from autoprune.errors import (
         AllTrialsFailed,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from autoprune.evaluation.checkpoints.checkpoint import load
     from autoprune.pruning.schedules import Timing
     from autoprune.pruning.training.gradual import Pruning
-    from autoprune.tasks.base import Hook, Task, TrainingPlan
+    from autoprune.tasks.base import Hook, Task
     from autoprune.tasks.simple import SimpleTask
 
 __version__ = "0.1.0"
@@ -92,7 +93,7 @@ _MODULES = {
     "Task": "autoprune.tasks.base",
     "TaskError": "autoprune.errors",
     "Timing": "autoprune.pruning.schedules",
-    "TrainingPlan": "autoprune.tasks.base",
+    "TrainingPlan": "autoprune.core.recipe",
     "UnknownName": "autoprune.errors",
     "UserError": "autoprune.errors",
     "allocation_from": "autoprune.embedding",

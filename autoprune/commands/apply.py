@@ -5,94 +5,29 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autoprune.commands.interruption import is_full
 from autoprune.commands.options import overrides
-from autoprune.core.recipe import DISTILLATION
-from autoprune.errors import TaskError, UserError
+from autoprune.config.trainings import read_finetune
+from autoprune.errors import UserError
 from autoprune.running.apply.source import find_source
-from autoprune.tasks.training.plan import TrainingPlan
 
 if TYPE_CHECKING:
     from autoprune.core.trial import Score
     from autoprune.running.apply.pruned_model import PrunedModel
 
 
-def _fractions(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split("+"))
-
-
-def _truth(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise ValueError
-    return text == "true"
-
-
-_INTEGER, _NUMBER = (int, "a whole number"), (float, "a number")
-_SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "steps": _INTEGER,
-    "epochs": _NUMBER,
-    "rate": _NUMBER,
-    "momentum": _NUMBER,
-    "weight_decay": _NUMBER,
-    "batch_size": _INTEGER,
-    "seed": _INTEGER,
-    "optimizer": (str, "a name"),
-    "schedule": (str, "a name"),
-    "milestones": (_fractions, "numbers with + between them, such as 0.5+0.75,"),
-    "factor": _NUMBER,
-    "warmup": _NUMBER,
-    "channels_last": (_truth, "true or false"),
-    "distill": _NUMBER,
-    "temperature": _NUMBER,
-}
-
-
-def parse_plan(text: str) -> dict[str, Any]:
-    """The fields of a `TrainingPlan` in `epochs=1,rate=0.02`, and `distill` and `temperature`; torch is not imported.
-
-    Raises:
-        UserError: an unknown setting, a value of another type, or values that make no plan.
-    """
-    plan: dict[str, Any] = {}
-    for part in text.split(","):
-        key, _, value = part.strip().partition("=")
-        if key not in _SETTINGS:
-            raise UserError(f"--finetune {text}: unknown setting {key!r}; known: {', '.join(_SETTINGS)}")
-        read, expected = _SETTINGS[key]
-        try:
-            plan[key] = read(value)
-        except ValueError:
-            raise UserError(f"--finetune {text}: {key} should be {expected} but is {value!r}") from None
-    _check(text, plan)
-    return plan
-
-
-def _check(text: str, plan: dict[str, Any]) -> None:
-    distillation = [key for key in DISTILLATION if key in plan]
-    try:
-        TrainingPlan(**{key: value for key, value in plan.items() if key not in distillation})
-    except TaskError as fault:
-        raise UserError(f"--finetune {text}: {fault}") from fault
-    for key in ("steps", "epochs", *distillation):
-        if key in plan and not (math.isfinite(plan[key]) and plan[key] > 0):
-            raise UserError(f"--finetune {text}: {key} should be above 0 and finite but is {plan[key]:g}")
-    if distillation == ["temperature"]:
-        raise UserError(f"--finetune {text}: temperature belongs to distill, which is not given")
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Writes the smaller network of a run, a `best.yaml` or an MLflow run, and says what to expect of it."""
-    plan = parse_plan(arguments.finetune) if arguments.finetune is not None else None
+    finetune, seed = (None, 0) if arguments.finetune is None else read_finetune(arguments.finetune)
     _check_output(arguments)
     source = find_source(arguments.source, arguments.trial, arguments.tracking_uri)
     from autoprune.running.apply.apply import apply_source
     from autoprune.running.apply.pruned_model import ApplyOptions
 
-    options = ApplyOptions(plan, arguments.force, arguments.reconstruct)
+    options = ApplyOptions(finetune, seed, arguments.force, arguments.reconstruct)
     pruned = apply_source(source, overrides(arguments), arguments.set, options)
     try:
         pruned.write(arguments.output)

@@ -126,6 +126,13 @@ class Document:
     faults: tuple[str, ...] = ()
 
 
+def listed_as_tuples(value: Any) -> Any:
+    """Returns plain values with tuples in place of lists, as frozen settings have them."""
+    if isinstance(value, dict):
+        return {key: listed_as_tuples(inner) for key, inner in value.items()}
+    return tuple(listed_as_tuples(inner) for inner in value) if isinstance(value, list) else value
+
+
 def read_document(path: Path) -> Document:
     """A file's YAML; a file that cannot be read is a document with a fault."""
     try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -17,6 +17,7 @@ from autoprune.config.sections import (
     RunSection,
     ScoringSection,
     SearchSection,
+    Section,
     SensitivitySection,
     SpaceSection,
     TaskSection,
@@ -24,11 +25,10 @@ from autoprune.config.sections import (
     Typed,
 )
 from autoprune.config.settings import error_at
-from autoprune.config.trainings import Count, FinetuneSection, Section
 from autoprune.core.budget import Budget
-from autoprune.core.recipe import Finetune, Recipe, Rounds
+from autoprune.core.recipe import Recipe
 from autoprune.core.settings import FINETUNE, needs_finetune, own_value, with_own
-from autoprune.core.space import GroupRule, SpaceRules
+from autoprune.core.space import SpaceRules
 from autoprune.errors import UserError
 
 # How many candidates a search judges where neither their number nor its cost is said.
@@ -61,16 +61,22 @@ class Experiment(Section):
         return self
 
     def space_rules(self) -> SpaceRules:
-        """The search space before it meets a network."""
-        fields = self.space.model_dump(exclude={"groups", "settings"})
-        groups = {pattern: GroupRule(**rule.model_dump()) for pattern, rule in self.space.groups.items()}
+        """Returns the search space before it meets a network."""
+        rules = {each.name: getattr(self.space, each.name) for each in fields(SpaceRules)}
         own = {name: own_value(name, self.recipe()) for name in self.space.settings}
-        return SpaceRules(**fields, groups=groups, settings=with_own(self.space.settings, own))
+        return SpaceRules(**{**rules, "settings": with_own(self.space.settings, own)})
 
-    def in_steps(self, count: Count) -> Experiment:
-        """The same with steps wherever a length in epochs is given, which a task must have turned into them."""
+    def in_steps(self, count: Callable[[float, int], int]) -> Experiment:
+        """Returns the same with steps wherever a length in epochs is given.
+
+        Args:
+            count: how many steps a number of epochs takes at a batch size.
+        """
         finetune, rounds = self.evaluation.finetune, self.search.rounds
-        search = {"rounds": rounds and rounds.in_steps(count), "rerank": self.search.rerank.in_steps(count)}
+        if rounds is not None:
+            tuned = rounds.finetune and rounds.finetune.in_steps(count)
+            rounds = replace(rounds, finetune=tuned, admm=rounds.admm.in_steps(count))
+        search = {"rounds": rounds, "rerank": self.search.rerank.in_steps(count)}
         changed = {
             "evaluation": self.evaluation.model_copy(update={"finetune": finetune and finetune.in_steps(count)}),
             "search": self.search.model_copy(update=search),
@@ -78,10 +84,10 @@ class Experiment(Section):
         return self.model_copy(update=changed)
 
     def recipe(self) -> Recipe:
-        """What is done to every candidate besides pruning."""
+        """Returns what is done to every candidate besides pruning."""
         settings = self.evaluation
         recalibrate = settings.recalibrate
-        return Recipe(recalibrate.samples, recalibrate.augment, settings.reconstruct, _finetune(settings.finetune))
+        return Recipe(recalibrate.samples, recalibrate.augment, settings.reconstruct, settings.finetune)
 
     def final_recipe(self) -> Recipe:
         """What is done to the finalists: as to every candidate, but for what `search.rerank` says otherwise."""
@@ -91,10 +97,6 @@ class Experiment(Section):
             reconstruct=settings.reconstruct or recipe.reconstruct,
             finetune=settings.finetune() or recipe.finetune,
         )
-
-    def rounds(self) -> Rounds | None:
-        """How a search in rounds goes on; None if the experiment does not say."""
-        return None if self.search.rounds is None else self.search.rounds.rounds()
 
     def final_settings(self, settings: Mapping[str, Value]) -> dict[str, Value]:
         """Those by name that hold for a candidate as a finalist: all but what `search.rerank` says itself."""
@@ -139,7 +141,3 @@ class Experiment(Section):
             UserError: the experiment was written with credentials, which are not stored, and none are given now.
         """
         return usable_uri(self.track.uri)
-
-
-def _finetune(section: FinetuneSection | None) -> Finetune | None:
-    return None if section is None else section.finetune()

@@ -12,13 +12,20 @@ import yaml
 from pydantic import ValidationError
 
 from autoprune.config.credentials import mask
-from autoprune.config.documents import FLOAT, Document, Keys, existing, parse_document, read_document, typed
-from autoprune.config.earlier import in_todays_words
+from autoprune.config.documents import (
+    FLOAT,
+    Document,
+    Keys,
+    existing,
+    listed_as_tuples,
+    parse_document,
+    read_document,
+    typed,
+)
 from autoprune.config.experiment import Experiment
-from autoprune.config.messages import explain, shown
+from autoprune.config.messages import faults_of, fields_of, section_in, shown
 from autoprune.config.sections import SpaceSection
 from autoprune.config.settings import RANGE_KEYS
-from autoprune.config.trainings import Section
 from autoprune.core.settings import CRITERION
 from autoprune.errors import ConfigError, did_you_mean
 
@@ -90,7 +97,7 @@ def load_experiment(
     """
     draft = _Draft()
     if file is not None:
-        draft.take(in_todays_words(read_document(file)), (), 0, str(file))
+        draft.take(read_document(file), (), 0, str(file))
     for key, value in (overrides or {}).items():
         if value is not None:
             draft.put(_split(key), value, _OPTIONS.get(key, key))
@@ -127,7 +134,7 @@ class _Draft:
         self.faults += document.faults
         value = {} if document.value is None else document.value
         if not isinstance(value, dict):
-            where, known = document.values[()], ", ".join((SpaceSection if below else Experiment).model_fields)
+            where, known = document.values[()], ", ".join(fields_of(SpaceSection if below else Experiment))
             self.faults.append(f"{where}: should be a mapping (key: value) but is {shown(value)}; keys: {known}")
             value = {}
         self._forget(below)
@@ -209,10 +216,11 @@ class _Draft:
             ConfigError: a fault was noted, or is found now.
         """
         try:
-            experiment = Experiment.model_validate(_without_empty_sections(self.tree, Experiment))
+            tree = listed_as_tuples(_without_empty_sections(self.tree, Experiment))
+            experiment = Experiment.model_validate(tree)
         except ValidationError as invalid:
-            for error in invalid.errors(include_url=False):
-                self.fault(error["loc"], explain(error, Experiment), error["type"] == "extra_forbidden")
+            for keys, said, in_key in faults_of(invalid, Experiment):
+                self.fault(keys, said, in_key)
             raise ConfigError(self.faults) from None
         if self.faults:
             raise ConfigError(self.faults)
@@ -230,12 +238,11 @@ def _split(key: str) -> Keys:
     return tuple(parts)
 
 
-def _without_empty_sections(tree: Mapping[str, Any], section: type[Section]) -> dict[str, Any]:
-    """The tree without sections left empty (`search:` with nothing below it), which mean their defaults."""
+def _without_empty_sections(tree: Mapping[str, Any], section: type) -> dict[str, Any]:
+    """Returns the tree without sections left empty (`search:` with nothing below it), which mean their defaults."""
     kept = dict(tree)
-    for name, field_info in section.model_fields.items():
-        inner = field_info.annotation
-        if isinstance(inner, type) and issubclass(inner, Section) and name in kept:
+    for name, inner in fields_of(section).items():
+        if isinstance(inner, type) and section_in(inner) and name in kept:
             if kept[name] is None:
                 del kept[name]
             elif isinstance(kept[name], dict):

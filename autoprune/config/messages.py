@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
 from typing import Any, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from autoprune.core.fields import BOUNDS, FieldError, bound_in_words, declarations
 from autoprune.errors import did_you_mean
+
+Keys = tuple[str | int, ...]
 
 _EXPECTED = {
     "int_type": "a whole number",
@@ -17,22 +22,35 @@ _EXPECTED = {
     "path_type": "a path",
     "is_instance_of": "a path",
     "model_type": "a mapping (key: value)",
+    "dataclass_type": "a mapping (key: value)",
     "dict_type": "a mapping (key: value)",
     "tuple_type": "a list",
     "string_too_short": "text, not empty",
 }
-_RANGES = {
-    "greater_than_equal": ("at least", "ge"),
-    "greater_than": ("above", "gt"),
-    "less_than_equal": ("at most", "le"),
-    "less_than": ("below", "lt"),
-}
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
-def explain(error: ErrorDetails, model: type[BaseModel]) -> str:
-    """What is wrong, what was expected and, for a name, the nearest one that is known."""
+def faults_of(invalid: ValidationError, model: type) -> Iterator[tuple[Keys, str, bool]]:
+    """Yields the keys to each fault, what is wrong there, and whether it is the key itself."""
+    for error in invalid.errors(include_url=False):
+        keys = tuple(key for key in error["loc"] if not _is_choice(key))
+        cause = error.get("ctx", {}).get("error")
+        if isinstance(cause, FieldError):
+            for below, said in cause.faults:
+                yield (*keys, *below), said, False
+        else:
+            yield keys, explain({**error, "loc": keys}, model), error["type"] in _UNKNOWN
+
+
+def _is_choice(key: str | int) -> bool:
+    """Whether a part of a fault's place names one of several types that a value may have, as pydantic writes it."""
+    return isinstance(key, str) and ("[" in key or key in ("float", "int", "literal", "constrained-float"))
+
+
+def explain(error: ErrorDetails, model: type) -> str:
+    """Returns what is wrong, what was expected and, for a name, the nearest one that is known."""
     kind, given, context = error["type"], error["input"], error.get("ctx", {})
-    if kind == "extra_forbidden":
+    if kind in _UNKNOWN:
         return _unknown_key(str(error["loc"][-1]), _keys_at(error["loc"][:-1], model))
     if kind == "missing":
         return "is needed but not given"
@@ -41,9 +59,9 @@ def explain(error: ErrorDetails, model: type[BaseModel]) -> str:
     if kind == "literal_error":
         choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         return f"should be one of {', '.join(choices)} but is {shown(given)}{did_you_mean(str(given), choices)}"
-    if kind in _RANGES:
-        words, bound = _RANGES[kind]
-        return f"should be {words} {context[bound]} but is {shown(given)}"
+    for bound in BOUNDS:
+        if bound in context:
+            return f"should be {bound_in_words(bound, context[bound])} but is {shown(given)}"
     if kind in _EXPECTED:
         return f"should be {_EXPECTED[kind]} but is {shown(given)}"
     return f"{error['msg']}, but is {shown(given)}"
@@ -66,15 +84,21 @@ def _unknown_key(name: str, known: list[str]) -> str:
     return f"unknown key{near}" if near else f"unknown key; known: {', '.join(known)}"
 
 
-def _keys_at(path: tuple[str | int, ...], model: type[BaseModel]) -> list[str]:
+def _keys_at(path: Keys, section: type) -> list[str]:
     for key in path:
-        if str(key) in model.model_fields:
-            model = _section_in(model.model_fields[str(key)].annotation) or model
-    return list(model.model_fields)
+        section = section_in(fields_of(section).get(str(key))) or section
+    return list(fields_of(section))
 
 
-def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field holds, or maps names to."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def fields_of(section: type) -> Mapping[str, Any]:
+    """Returns the keys of a section of a file and the types of their values."""
+    if issubclass(section, BaseModel):
+        return {name: field.annotation for name, field in section.model_fields.items()}
+    return declarations(section)
+
+
+def section_in(annotation: Any) -> type | None:
+    """Returns the section that a value of this type is, or maps names to."""
+    if isinstance(annotation, type) and (is_dataclass(annotation) or issubclass(annotation, BaseModel)):
         return annotation
-    return next((found for inner in get_args(annotation) if (found := _section_in(inner))), None)
+    return next((found for inner in get_args(annotation) if (found := section_in(inner))), None)

@@ -8,49 +8,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
-from autoprune.config.documents import Document, Keys, read_document
-from autoprune.config.messages import explain, shown
-from autoprune.config.sections import PatternName, PrunerName, Texts, Typed, existing_file, named
-from autoprune.config.trainings import Positive, Section
+from autoprune.config.documents import Document, Keys, listed_as_tuples, read_document
+from autoprune.config.messages import faults_of, shown
+from autoprune.config.sections import PatternName, PrunerName, Section, Typed, existing_file, named
+from autoprune.core.fields import Above0, AtLeast0, Positive, Whole
+from autoprune.core.recipe import Training
+from autoprune.core.settings import Combination
 from autoprune.errors import ConfigError, did_you_mean
 
 Unit = Literal["step", "epoch"]
-Whole = Annotated[int, Field(ge=0)]
-Times = Annotated[tuple[Whole, ...], Field(strict=False, min_length=1)]
-Above = Annotated[float, Field(gt=0)]
+Times = Annotated[tuple[Whole, ...], Field(min_length=1)]
 Sparsity = Annotated[float, Field(ge=0, le=1)]
-
-
-class PlanSection(Section):
-    """See `autoprune.tasks.training.plan.TrainingPlan`; `steps` in place of `epochs` counts steps."""
-
-    epochs: Above | None = None
-    steps: Positive | None = None
-    rate: Above = 0.02
-    batch_size: Positive = 128
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    schedule: Literal["cosine", "constant", "steps"] = "cosine"
-    milestones: Annotated[tuple[float, ...], Field(strict=False)] = ()
-    factor: Annotated[float, Field(gt=0, le=1)] = 0.1
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    channels_last: bool = False
-
-    @model_validator(mode="after")
-    def _one_length(self) -> PlanSection:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("needs epochs or steps: one of both")
-        return self
 
 
 class DistillSection(Section):
     """Learning from the dense network as it was loaded."""
 
-    temperature: Above = 4.0
-    weight: Above = 1.0
+    temperature: Above0 = 4.0
+    weight: Above0 = 1.0
 
 
 class PrunerSection(Section):
@@ -61,16 +37,16 @@ class PrunerSection(Section):
     """
 
     pruner: PrunerName
-    layers: Texts = ("*",)
+    layers: tuple[str, ...] = ("*",)
     sparsity: Sparsity | dict[str, Sparsity] | None = None
-    threshold: Above | dict[str, Above] | None = None
+    threshold: Above0 | dict[str, Above0] | None = None
     widths: Annotated[Path, Typed, AfterValidator(existing_file)] | None = None
-    initial: Annotated[float, Field(ge=0)] = 0.0
+    initial: AtLeast0 = 0.0
     criterion: Annotated[str, named("criterion")] | None = None
     pattern: PatternName | None = None
     schedule: Annotated[str, named("schedule")] | None = None
     allocator: Annotated[str, named("allocator")] | None = None
-    combine: Literal["mean", "sum", "max"] | None = None
+    combine: Combination | None = None
     normalise: bool | None = None
 
     @model_validator(mode="after")
@@ -84,16 +60,16 @@ class PenaltySection(Section):
     """A penalty on some layers. Settings that a penalty does not have are refused when it is made."""
 
     penalty: Annotated[str, named("penalty")]
-    layers: Texts = ("*",)
+    layers: tuple[str, ...] = ("*",)
     pattern: PatternName | None = None
-    strength: Above | None = None
-    threshold: Annotated[float, Field(ge=0)] | None = None
+    strength: Above0 | None = None
+    threshold: AtLeast0 | None = None
     threshold_by: Literal["mean", "max"] | None = None
     threshold_every: Positive | None = None
     scale_by_size: bool | None = None
     proximal: bool | None = None
     sparsity: Sparsity | dict[str, Sparsity] | None = None
-    rho: Above | None = None
+    rho: Above0 | None = None
     frequency: Positive | None = None
 
 
@@ -157,11 +133,11 @@ class StatisticsSection(Section):
 class ScheduleFile(Section):
     """A whole schedule, checked."""
 
-    train: PlanSection
+    train: Training
     distill: DistillSection | None = None
     pruners: dict[str, PrunerSection] = Field(default_factory=dict)
     penalties: dict[str, PenaltySection] = Field(default_factory=dict)
-    policies: Annotated[tuple[PolicySection, ...], Field(strict=False)] = ()
+    policies: tuple[PolicySection, ...] = ()
     rounds: RoundsSection | None = None
     scoring: StatisticsSection = StatisticsSection()
 
@@ -185,25 +161,17 @@ def load_schedule(path: Path) -> ScheduleFile:
     if faults:
         raise ConfigError(faults)
     try:
-        schedule = ScheduleFile.model_validate(document.value)
+        schedule = ScheduleFile.model_validate(listed_as_tuples(document.value))
     except ValidationError as invalid:
-        raise ConfigError([_fault(document, path, error) for error in invalid.errors(include_url=False)]) from None
+        faults = [
+            f"{_place(document, keys, path, in_key)}: {'.'.join(map(str, keys))}: {said}"
+            for keys, said, in_key in faults_of(invalid, ScheduleFile)
+        ]
+        raise ConfigError(faults) from None
     faults = [f"{_place(document, keys, path)}: {message}" for keys, message in _contradictions(schedule)]
     if faults:
         raise ConfigError(faults)
     return schedule
-
-
-def _fault(document: Document, path: Path, error: ErrorDetails) -> str:
-    keys = tuple(key for key in error["loc"] if not _is_choice(key))
-    place = _place(document, keys, path, in_key=error["type"] == "extra_forbidden")
-    plain: ErrorDetails = {**error, "loc": keys}
-    return f"{place}: {'.'.join(map(str, keys))}: {explain(plain, ScheduleFile)}"
-
-
-def _is_choice(key: str | int) -> bool:
-    """Whether a part of a fault's place names one of several types that a value may have, as pydantic writes it."""
-    return isinstance(key, str) and ("[" in key or key in ("float", "int", "literal", "constrained-float"))
 
 
 def _place(document: Document, keys: Keys, path: Path, in_key: bool = False) -> str:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, field_validator
-from pydantic_core.core_schema import ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
 
 from autoprune import registry
 from autoprune.config.documents import existing, typed
 from autoprune.config.settings import read_settings, write_settings
-from autoprune.config.trainings import FinetuneSection, Positive, RerankSection, RoundsSection, Samples, Section
+from autoprune.config.trainings import RerankSection, RoundsSection, Samples
 from autoprune.core.budget import Budget
+from autoprune.core.fields import Above0, AtLeast0, Between, Positive, UpToOne, Whole
+from autoprune.core.recipe import Finetune
+from autoprune.core.settings import Combination
+from autoprune.core.space import SpaceRules
 from autoprune.core.trial import Objective
 
 
@@ -41,13 +45,16 @@ def _budget_text(value: Any) -> Any:
 
 
 Typed = BeforeValidator(typed)
-Texts = Annotated[tuple[str, ...], Field(strict=False)]
-Ends = Annotated[tuple[Literal["first", "last"], ...], Field(strict=False)]
-Keep = Annotated[float, Field(gt=0, le=1)]
 Dimensions = Annotated[dict[str, Any], BeforeValidator(read_settings), PlainSerializer(write_settings)]
 PrunerName = Annotated[str, named("pruner")]
 PatternName = Annotated[str, named("pattern")]
 BudgetText = Annotated[str, BeforeValidator(_budget_text)]
+
+
+class Section(BaseModel):
+    """A part of a file: a mapping of known keys to values of just their types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 class TaskSection(Section):
@@ -59,47 +66,12 @@ class TaskSection(Section):
     checkpoint: Annotated[Path, Typed, AfterValidator(existing_file)] | None = None
 
 
-class GroupSection(Section):
-    """The rule of some groups; what is None is left to the whole space."""
-
-    min_keep: Keep | None = None
-    max_keep: Keep | None = None
-    multiple_of: Positive | None = None
-    pin: bool = False
-
-
-class SpaceSection(Section):
-    """See `autoprune.core.space.SpaceRules`."""
+@dataclass(frozen=True)
+class SpaceSection(SpaceRules):
+    """A search space in an experiment, with the names of settings checked."""
 
     source: str = "the space of the experiment"
-    include: Texts = ("*",)
-    exclude: Texts = ()
-    types: Texts | None = None
-    protect: Ends = ("first", "last")
-    coupled: bool = True
-    min_keep: Keep = 0.1
-    max_keep: Keep = 1.0
-    multiple_of: Positive = 1
-    groups: dict[str, GroupSection] = Field(default_factory=dict)
-    settings: Dimensions = Field(default_factory=dict)
-
-    @field_validator("max_keep")
-    @classmethod
-    def _in_order(cls, most: float, info: ValidationInfo) -> float:
-        least = info.data.get("min_keep", 0.0)
-        if least > most:
-            raise ValueError(f"max_keep {most} is below min_keep {least}")
-        return most
-
-    @field_validator("groups")
-    @classmethod
-    def _groups_in_order(cls, groups: dict[str, GroupSection], info: ValidationInfo) -> dict[str, GroupSection]:
-        for pattern, rule in groups.items():
-            least = info.data.get("min_keep", 0.0) if rule.min_keep is None else rule.min_keep
-            most = info.data.get("max_keep", 1.0) if rule.max_keep is None else rule.max_keep
-            if least > most:
-                raise ValueError(f"for {pattern!r} max_keep {most} is below min_keep {least}")
-        return groups
+    settings: Dimensions = field(default_factory=dict)
 
 
 class ScoringSection(Section):
@@ -107,7 +79,7 @@ class ScoringSection(Section):
 
     criterion: Annotated[str, named("criterion")] | None = None
     pattern: PatternName | None = None
-    combine: Literal["mean", "sum", "max"] | None = None
+    combine: Combination | None = None
     normalise: bool | None = None
     samples: Positive = 1024
     batch_size: Positive = 64
@@ -131,11 +103,8 @@ class SearchSection(Section):
 class RecalibrateSection(Section):
     """Batch norm re-estimation; 0 samples leave the statistics as they are."""
 
-    samples: Annotated[int, Field(ge=0)] = 512
+    samples: Whole = 512
     augment: bool = True
-
-
-Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class EvaluationSection(Section):
@@ -147,10 +116,10 @@ class EvaluationSection(Section):
     objective: Objective = "loss"
     samples: Positive = 5000
     batch_size: Positive = 128
-    rungs: Annotated[tuple[Share, ...], Field(strict=False)] = (0.1, 0.3)
+    rungs: tuple[Between, ...] = (0.1, 0.3)
     recalibrate: RecalibrateSection = RecalibrateSection()
     reconstruct: Samples = 0
-    finetune: FinetuneSection | None = None
+    finetune: Finetune | None = None
 
     @field_validator("rungs")
     @classmethod
@@ -170,11 +139,8 @@ class SensitivitySection(Section):
     file: Annotated[Path, Typed, AfterValidator(existing_file)] | None = None
     samples: Positive = 1000
     levels: Positive = 8
-    stop: Keep | None = 0.5
+    stop: UpToOne | None = 0.5
     reuse: bool = True
-
-
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class RunSection(Section):
@@ -189,11 +155,11 @@ class RunSection(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Positive | None = None
-    workers: Annotated[int, Field(ge=0)] = 0
-    cpus_per_trial: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    gpus_per_trial: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    retries: Annotated[int, Field(ge=0)] = 2
-    trial_timeout: Seconds | None = None
+    workers: Whole = 0
+    cpus_per_trial: Above0 = 1.0
+    gpus_per_trial: AtLeast0 = 0.0
+    retries: Whole = 2
+    trial_timeout: Above0 | None = None
     ray_address: Annotated[str, Field(min_length=1)] | None = None
 
 

@@ -2,66 +2,36 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic_core import InitErrorDetails, ValidationError
 
 from autoprune import registry
-from autoprune.core.settings import Choice, Dimension, Range, criterion_pattern
+from autoprune.core.fields import Above0, Positive, declarations, fault, is_whole, required
+from autoprune.core.recipe import Finetune, Recipe
+from autoprune.core.settings import CRITERION, FINETUNE, Choice, Combination, Dimension, Range, criterion_pattern
 from autoprune.core.trial import Setting
 from autoprune.errors import UnknownName, did_you_mean
 
-IMAGE_COUNTS = 16
+MOST_COUNTS = 16
 """So many values at most has a dimension that counts samples: those of each value stay in memory."""
-_COMBINED = ("mean", "sum", "max")
 RANGE_KEYS = ("low", "high", "log", "step")
 
 Fault = tuple[tuple[str, ...], str, Any]
 """The keys below `settings`, what is wrong there, and what was given."""
 
-
-@dataclass(frozen=True)
-class Numbers:
-    """Which numbers a setting may have.
-
-    Attributes:
-        above: whether `least` itself is excluded.
-        below: numbers are less than this.
-        samples: whether it counts samples.
-    """
-
-    least: float = 0
-    above: bool = False
-    below: float = math.inf
-    integer: bool = False
-    samples: bool = False
-
-    def fault(self, value: Any) -> str:
-        """What is wrong with a value, or nothing."""
-        expected = "a whole number" if self.integer else "a number"
-        if isinstance(value, bool) or not isinstance(value, int if self.integer else (int, float)):
-            return f"should be {expected} but is {value!r}"
-        inside = self.least < value if self.above else self.least <= value
-        if not inside or not value < self.below:
-            bound = f"{'above' if self.above else 'at least'} {self.least:g}"
-            bound += f" and below {self.below:g}" if math.isfinite(self.below) else " and finite"
-            return f"should be {bound} but is {value!r}"
-        return ""
-
-
-NUMBERS: Mapping[str, Numbers] = {
-    "finetune.rate": Numbers(above=True),
-    "finetune.steps": Numbers(least=1, integer=True),
-    "finetune.distill": Numbers(),
-    "finetune.temperature": Numbers(above=True),
-    "finetune.weight_decay": Numbers(),
-    "finetune.momentum": Numbers(below=1),
-    "recalibrate": Numbers(integer=True, samples=True),
-    "reconstruct": Numbers(integer=True, samples=True),
+_TRAINING = ("rate", "steps", "distill", "temperature", "weight_decay", "momentum")
+_COUNTS = ("recalibrate", "reconstruct")
+"""The settings that count samples."""
+NUMBERS: Mapping[str, Any] = {
+    **{f"{FINETUNE}{name}": required(declarations(Finetune)[name]) for name in _TRAINING},
+    **{name: declarations(Recipe)[name] for name in _COUNTS},
 }
+"""The settings that are numbers, and the declared type of each."""
+_CHOICES: Mapping[str, Any] = {"normalise": bool, "combine": Combination}
+_KNOWN = (CRITERION, *_CHOICES, *NUMBERS)
 
 
 def _criterion_fault(value: Any) -> str:
@@ -69,27 +39,9 @@ def _criterion_fault(value: Any) -> str:
         return f"should be the name of a criterion but is {value!r}"
     try:
         registry.check("criterion", value)
-    except UnknownName as fault:
-        return str(fault)
+    except UnknownName as unknown:
+        return str(unknown)
     return ""
-
-
-def _truth_fault(value: Any) -> str:
-    return "" if isinstance(value, bool) else f"should be true or false but is {value!r}"
-
-
-def _combination_fault(value: Any) -> str:
-    if value in _COMBINED:
-        return ""
-    return f"should be one of {', '.join(_COMBINED)} but is {value!r}{did_you_mean(str(value), _COMBINED)}"
-
-
-_NAMED: Mapping[str, Callable[[Any], str]] = {
-    "criterion": _criterion_fault,
-    "normalise": _truth_fault,
-    "combine": _combination_fault,
-}
-NAMES = (*_NAMED, "criterion.GROUP_PATTERN", *NUMBERS)
 
 
 def read_settings(given: Any) -> dict[str, Dimension]:
@@ -112,12 +64,12 @@ def read_settings(given: Any) -> dict[str, Dimension]:
         if not wrong:
             dimensions[name] = _dimension(name, value)
     if faults:
-        raise ValidationError.from_exception_data("settings", [_error(fault) for fault in faults])
+        raise ValidationError.from_exception_data("settings", [_error(each) for each in faults])
     return dimensions
 
 
-def _error(fault: Fault) -> InitErrorDetails:
-    keys, said, given = fault
+def _error(found: Fault) -> InitErrorDetails:
+    keys, said, given = found
     return InitErrorDetails(type="value_error", loc=keys, input=given, ctx={"error": ValueError(said)})
 
 
@@ -127,24 +79,25 @@ def error_at(keys: tuple[str, ...], said: str) -> ValidationError:
 
 
 def _faults(name: str, value: Any) -> Iterator[Fault]:
-    numbers, check = NUMBERS.get(name), _NAMED.get("criterion" if criterion_pattern(name) else name)
-    if numbers is None and check is None:
-        near = did_you_mean(name, [*_NAMED, *NUMBERS])
-        yield (), f"unknown setting{near or '; known: ' + ', '.join(NAMES)}", value
+    numbers, scored = NUMBERS.get(name), name == CRITERION or criterion_pattern(name) is not None
+    if name not in _KNOWN and not scored:
+        known = ", ".join((CRITERION, *_CHOICES, "criterion.GROUP_PATTERN", *NUMBERS))
+        yield (), f"unknown setting{did_you_mean(name, _KNOWN) or f'; known: {known}'}", value
     elif isinstance(value, Mapping) and numbers is not None:
-        yield from _range_faults(numbers, value)
+        yield from _range_faults(name, value)
     elif isinstance(value, (list, tuple)):
-        yield from _choice_faults(numbers.fault if numbers else check or _truth_fault, value)
-        if numbers is not None and numbers.samples and len(value) > IMAGE_COUNTS:
+        declared = _CHOICES.get(name, numbers)
+        yield from _choice_faults(_criterion_fault if scored else partial(fault, declared), value)
+        if name in _COUNTS and len(value) > MOST_COUNTS:
             yield (), _too_many(len(value)), value
     else:
         ways = "a list of values, or {low: …, high: …}" if numbers else "a list of values"
         yield (), f"should be {ways}; a single value is no search: give it in the experiment instead", value
 
 
-def _choice_faults(fault: Callable[[Any], str], values: Sequence[Any]) -> Iterator[Fault]:
+def _choice_faults(fault_of: Callable[[Any], str], values: Sequence[Any]) -> Iterator[Fault]:
     for value in values:
-        if said := fault(value):
+        if said := fault_of(value):
             yield (), said, value
     if len(values) < 2:
         yield (), f"has {len(values)} value: give two or more, or set it in the experiment instead", values
@@ -153,28 +106,28 @@ def _choice_faults(fault: Callable[[Any], str], values: Sequence[Any]) -> Iterat
         yield (), f"has {twice[0]!r} twice", values
 
 
-def _range_faults(numbers: Numbers, given: Mapping[str, Any]) -> Iterator[Fault]:
+def _range_faults(name: str, given: Mapping[str, Any]) -> Iterator[Fault]:
     for key in given:
         if key not in RANGE_KEYS:
             yield (key,), f"unknown key{did_you_mean(str(key), RANGE_KEYS)}", given[key]
     wrong = False
     for key in ("low", "high"):
-        said = "is needed but not given" if key not in given else numbers.fault(given[key])
+        said = "is needed but not given" if key not in given else fault(NUMBERS[name], given[key])
         if said:
             wrong = True
             yield (key,), said, given.get(key)
-    if said := _truth_fault(given.get("log", False)):
+    if said := fault(bool, given.get("log", False)):
         yield ("log",), said, given["log"]
     if given.get("step") is not None:
-        wrong_step = Numbers(above=True, integer=numbers.integer).fault(given["step"])
+        wrong_step = fault(Positive if is_whole(NUMBERS[name]) else Above0, given["step"])
         if wrong_step:
             wrong = True
             yield ("step",), wrong_step, given["step"]
     if not wrong:
-        yield from _order_faults(numbers, given)
+        yield from _order_faults(name, given)
 
 
-def _order_faults(numbers: Numbers, given: Mapping[str, Any]) -> Iterator[Fault]:
+def _order_faults(name: str, given: Mapping[str, Any]) -> Iterator[Fault]:
     """What is wrong with a range whose parts are right, each by itself."""
     low, high, log, step = given["low"], given["high"], given.get("log"), given.get("step")
     if low >= high:
@@ -186,14 +139,14 @@ def _order_faults(numbers: Numbers, given: Mapping[str, Any]) -> Iterator[Fault]
         yield ("step",), "a logarithmic scale has no steps: leave out step or log", step
     if step is not None and step > high - low:
         yield ("step",), f"should be at most {high - low:g}, so that there are two values, but is {step}", step
-    count = Range(low, high, step=step, integer=numbers.integer).count
-    if numbers.samples and count is not None and count > IMAGE_COUNTS:
+    count = Range(low, high, step=step, integer=is_whole(NUMBERS[name])).count
+    if name in _COUNTS and count is not None and count > MOST_COUNTS:
         yield (), _too_many(count), given
 
 
 def _too_many(count: int) -> str:
     return (
-        f"has {count} values, and the samples of each are kept in memory: give at most {IMAGE_COUNTS}, as a list or by "
+        f"has {count} values, and the samples of each are kept in memory: give at most {MOST_COUNTS}, as a list or by "
         "a greater step"
     )
 
@@ -201,7 +154,7 @@ def _too_many(count: int) -> str:
 def _dimension(name: str, value: Any) -> Dimension:
     if not isinstance(value, Mapping):
         return Choice(tuple(value))
-    return Range(value["low"], value["high"], bool(value.get("log")), value.get("step"), NUMBERS[name].integer)
+    return Range(value["low"], value["high"], bool(value.get("log")), value.get("step"), is_whole(NUMBERS[name]))
 
 
 def write_settings(dimensions: Mapping[str, Dimension]) -> dict[str, Any]:

@@ -1,115 +1,33 @@
-"""The sections that say how candidates train."""
+"""The parts of an experiment that say how candidates train, where a file says it otherwise than Python does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
-from autoprune.core.recipe import AdmmTraining, Finetune, Rounds
-
-Positive = Annotated[int, Field(ge=1)]
-Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-AtLeast0 = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Momentum = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    """What every section of a configuration file is."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
-
-
-Count = Callable[[float, int], int]
-"""How many steps a number of epochs takes, at a number of samples a step."""
-
-
-class TrainingSection(Section):
-    """A short training; see `autoprune.core.recipe.Training`. It takes so many steps, or passes over the samples."""
-
-    steps: Positive | None = None
-    epochs: Above0 | None = None
-    rate: Above0 = 0.02
-    schedule: Literal["cosine", "constant"] = "cosine"
-    batch_size: Positive = 128
-    momentum: Momentum = 0.9
-    weight_decay: AtLeast0 = 5e-4
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    distill: AtLeast0 = 0.0
-    temperature: Above0 = 4.0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_default_steps(cls, given: Any) -> Any:
-        """Epochs alone take the place of the steps that are the default."""
-        if isinstance(given, Mapping) and given.get("epochs") is not None:
-            return {"steps": None, **given}
-        return given
-
-    @model_validator(mode="after")
-    def _of_one_length(self) -> Self:
-        if self.steps is not None and self.epochs is not None:
-            raise ValueError(f"should have steps or epochs but has both ({self.steps} and {self.epochs:g})")
-        if self.steps is None and self.epochs is None:
-            self._check_without_length()
-        return self
-
-    def _check_without_length(self) -> None:
-        raise ValueError("needs steps or epochs but has neither")
-
-    def in_steps(self, count: Count) -> Self:
-        """The same with steps in place of epochs."""
-        if self.epochs is None:
-            return self
-        return self.model_copy(update={"steps": count(self.epochs, self.batch_size), "epochs": None})
-
-    def _values(self, *others: str) -> dict[str, Any]:
-        """The fields of a training; `others` are none of them."""
-        assert self.epochs is None, "how many steps they take is known once the task is"
-        return self.model_dump(exclude={"epochs", *others})
-
-
-class FinetuneSection(TrainingSection):
-    """A training after pruning."""
-
-    def finetune(self) -> Finetune:
-        return Finetune(**self._values())
-
-
-class RoundFinetuneSection(FinetuneSection):
-    """The short training that ends each step of a round."""
-
-    steps: Positive | None = 50
-    rate: Above0 = 0.01
-
-
-class AdmmSection(TrainingSection):
-    """A training towards being pruned; see `autoprune.core.recipe.AdmmTraining`."""
-
-    steps: Positive | None = 100
-    rate: Above0 = AdmmTraining.rate
-    momentum: Momentum = AdmmTraining.momentum
-    rho: Above0 = AdmmTraining.rho
-    frequency: Positive = AdmmTraining.frequency
-
-    def admm(self) -> AdmmTraining:
-        return AdmmTraining(**self._values())
-
+from autoprune.config.documents import parse_document
+from autoprune.config.messages import faults_of
+from autoprune.core.fields import FieldError, Positive, Whole
+from autoprune.core.recipe import Finetune, Rounds
+from autoprune.errors import ConfigError
 
 # What `reconstruct: true` stands for.
-RECONSTRUCTION_IMAGES = 512
+RECONSTRUCTION_SAMPLES = 512
 
 
 def _count_of_samples(value: Any) -> Any:
-    return {True: RECONSTRUCTION_IMAGES, False: 0}[value] if isinstance(value, bool) else value
+    return {True: RECONSTRUCTION_SAMPLES, False: 0}[value] if isinstance(value, bool) else value
 
 
 Samples = Annotated[int, BeforeValidator(_count_of_samples), Field(ge=0)]
 """A number of training samples, 0 or false for none, true for 512."""
 
 
-class RerankSection(TrainingSection):
+@dataclass(frozen=True)
+class RerankSection(Finetune):
     """The best few of a search, judged once more on all validation samples, and before that refitted or trained.
 
     What is not said of either is done to them as to every candidate.
@@ -118,34 +36,78 @@ class RerankSection(TrainingSection):
     top: Positive = 5
     reconstruct: Samples = 0
 
-    def _check_without_length(self) -> None:
-        """Without a length nothing trains, and whoever says how to train has forgotten it."""
-        defaults = RerankSection.model_fields
-        said = [name for name in TrainingSection.model_fields if getattr(self, name) != defaults[name].default]
-        if said:
-            raise ValueError(f"{', '.join(said)} given, but nothing trains: give steps or epochs too")
+    needs_length: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        said = [each.name for each in fields(Finetune) if getattr(self, each.name) != each.default]
+        if said and not self.trains:
+            raise FieldError([((), f"{', '.join(said)} given, but nothing trains: give steps or epochs too")])
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is said of how they are trained."""
+        return self.steps is not None or self.epochs is not None
 
     def finetune(self) -> Finetune | None:
-        """How they are trained; None if nothing is said of it."""
-        if self.steps is None and self.epochs is None:
+        """Returns how they are trained; None if nothing is said of it."""
+        if not self.trains:
             return None
-        return Finetune(**self._values("top", "reconstruct"))
+        return Finetune(**{each.name: getattr(self, each.name) for each in fields(Finetune)})
 
 
-class RoundsSection(Section):
-    """How the searchers that work in rounds go on; see `autoprune.core.recipe.Rounds`."""
+def _with_default_trainings(given: Any) -> Any:
+    """Fills in what a round's trainings have for defaults where a part of them is given."""
+    if not isinstance(given, Mapping):
+        return given
+    defaults = Rounds()
+    filled = dict(given)
+    for name, training in (("finetune", defaults.finetune), ("admm", defaults.admm)):
+        if isinstance(given.get(name), Mapping) and training is not None:
+            own = given[name]
+            length = {} if own.get("epochs") is not None else {"steps": training.steps}
+            filled[name] = {**length, "rate": training.rate, **own}
+    return filled
 
-    count: Positive | None = None
-    by: Literal["ratio", "value"] = "ratio"
-    probes: Positive = 20
-    finetune: RoundFinetuneSection | None = RoundFinetuneSection()
-    admm: AdmmSection = AdmmSection()
 
-    def in_steps(self, count: Count) -> Self:
-        """The same with steps in place of epochs."""
-        finetune = self.finetune and self.finetune.in_steps(count)
-        return self.model_copy(update={"finetune": finetune, "admm": self.admm.in_steps(count)})
+RoundsSection = Annotated[Rounds, BeforeValidator(_with_default_trainings)]
+"""Rounds of which a file need not say everything."""
 
-    def rounds(self) -> Rounds:
-        finetune = None if self.finetune is None else self.finetune.finetune()
-        return Rounds(self.count, self.by, self.probes, finetune, self.admm.admm())
+
+@dataclass(frozen=True)
+class _SeededFinetune(Finetune):
+    seed: Whole = 0
+
+
+def read_finetune(text: str) -> tuple[Finetune, int]:
+    """Reads `epochs=1,rate=0.02,seed=3`; without a length it is one pass over the training samples.
+
+    Raises:
+        ConfigError: something is wrong; every fault is listed.
+    """
+    given: dict[str, Any] = {}
+    faults: list[str] = []
+    for part in text.split(","):
+        key, _, value = part.strip().partition("=")
+        document = parse_document(value, lambda _, key=key: f"--finetune {key}")  # type: ignore[misc]
+        faults += document.faults
+        given[key] = tuple(map(_number, value.split("+"))) if key == "milestones" else document.value
+    if not {"steps", "epochs"} & given.keys():
+        given["epochs"] = 1.0
+    try:
+        read = TypeAdapter(_SeededFinetune).validate_python(given)
+    except ValidationError as invalid:
+        for keys, said, _ in faults_of(invalid, _SeededFinetune):
+            faults.append(f"--finetune {'.'.join(map(str, keys)) or text}: {said}")
+    if faults:
+        raise ConfigError(faults)
+    if "temperature" in given and not read.distill:
+        raise ConfigError(["--finetune temperature: belongs to distill, which is not given"])
+    return Finetune(**{each.name: getattr(read, each.name) for each in fields(Finetune)}), read.seed
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -1,36 +1,123 @@
-"""What is done to a candidate besides pruning."""
+"""How networks are trained, and what is done to a candidate besides pruning."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import pairwise
+from typing import Any, ClassVar, Literal, Self
+
+from autoprune.core.fields import Above0, AtLeast0, BelowOne, Checked, Fault, Positive, UpToOne, Whole
 
 FORWARDS_PER_STEP = 3
 """Forward passes that one sample in a training step is worth."""
 
 
 @dataclass(frozen=True)
-class Training:
-    """A short training of a candidate, with the fields of the same names in `TrainingPlan`.
+class Training(Checked):
+    """How long and how fast a network trains: by default SGD with momentum, its rate falling along a cosine.
 
     Attributes:
-        steps: optimizer steps.
-        schedule: how the rate goes on from `rate`: `cosine` (down to 0) or `constant`.
+        steps: optimizer steps; in their place `epochs`, passes over the training samples, not necessarily whole.
+        rate: the highest learning rate; `autoprune.tasks.training.optimizers` says what it is at each step.
+        schedule: `cosine` falls to 0 along half a cosine, `steps` falls at the milestones, `constant` does not fall.
         batch_size: samples a step.
+        momentum: of SGD; for Adam and AdamW how fast the mean of the gradients forgets (β₁).
+        milestones: for `steps`, ascending: the parts of the run after which the rate is multiplied by `factor`.
+        warmup: the part of the run in which the rate first rises linearly to `rate`.
+        channels_last: computes with each pixel's channels side by side: a step of ResNet-20 on CIFAR-10 takes about a
+            fifth less on one CPU core. The results differ by rounding, and a network that calls `view` on
+            `[n, c, h, w]` activations fails.
+
+    Raises:
+        FieldError: values out of range or that contradict each other, all of them named.
+    """
+
+    steps: Positive | None = None
+    epochs: Above0 | None = None
+    rate: Above0 = 0.02
+    schedule: Literal["cosine", "constant", "steps"] = "cosine"
+    batch_size: Positive = 128
+    momentum: BelowOne = 0.9
+    weight_decay: AtLeast0 = 5e-4
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    milestones: tuple[float, ...] = ()
+    factor: UpToOne = 0.1
+    warmup: BelowOne = 0.0
+    channels_last: bool = False
+
+    needs_length: ClassVar[bool] = True
+
+    def _contradictions(self) -> Iterator[Fault]:
+        if self.steps is not None and self.epochs is not None:
+            yield (), f"should have steps or epochs but has both ({self.steps} and {self.epochs:g})"
+        if self.steps is None and self.epochs is None and self.needs_length:
+            yield (), "needs steps or epochs but has neither"
+        marks = self.milestones
+        if self.schedule == "steps" and not marks:
+            yield ("schedule",), "'steps' needs milestones, such as 0.5 and 0.75"
+        if self.schedule != "steps" and marks:
+            yield ("milestones",), f"belong to the schedule 'steps', but it is {self.schedule!r}"
+        if not all(0 < mark < 1 for mark in marks) or any(before >= after for before, after in pairwise(marks)):
+            yield ("milestones",), f"should be ascending numbers between 0 and 1 but are {marks}"
+        elif marks and marks[0] < self.warmup:
+            yield ("milestones",), f"should come after the warm-up ({self.warmup} of the run) but begin at {marks[0]}"
+
+    def in_steps(self, count: Callable[[float, int], int]) -> Self:
+        """Returns the same with steps in place of epochs.
+
+        Args:
+            count: how many steps a number of epochs takes at a batch size.
+        """
+        return self if self.epochs is None else replace(self, steps=count(self.epochs, self.batch_size), epochs=None)
+
+    def plan(self, seed: int) -> TrainingPlan:
+        """Returns the plan of this training for a task."""
+        return TrainingPlan(**{each.name: getattr(self, each.name) for each in fields(Training)}, seed=seed)
+
+    def __str__(self) -> str:
+        """Returns its length and rate, and what differs from the defaults: `epochs=3.0 rate=0.02 momentum=0.8`."""
+        said = [each for each in fields(self) if getattr(self, each.name) != each.default or each.name == "rate"]
+        return " ".join(f"{each.name}={getattr(self, each.name)}" for each in said)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields that are set."""
+        return {name: value for name, value in asdict(self).items() if value not in (None, ())}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Returns the training that `to_json` wrote."""
+        return cls(**{**data, "milestones": tuple(data.get("milestones", ()))})
+
+
+@dataclass(frozen=True)
+class TrainingPlan(Training):
+    """A training as a task is given it; without a length one pass over the training samples.
+
+    Attributes:
+        seed: draws the order and the augmentation of the samples.
+        begin: steps that are done already: training goes on with the next one, its rate and its batch. What those steps
+            left behind is the caller's to bring: weights, the optimizer's state, random states
+            (`autoprune.tasks.training.snapshot` does).
+    """
+
+    seed: Whole = 0
+    begin: Whole = 0
+
+    needs_length: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Finetune(Training):
+    """A training of a candidate in which what is pruned stays pruned.
+
+    Attributes:
         distill: weight of the divergence from the dense network's outputs beside the task's loss; 0 leaves it out.
         temperature: by which the logits of both are divided for it.
     """
 
-    steps: int
-    rate: float = 0.02
-    schedule: Literal["cosine", "constant"] = "cosine"
-    batch_size: int = 128
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    distill: float = 0.0
-    temperature: float = 4.0
+    distill: AtLeast0 = 0.0
+    temperature: Above0 = 4.0
 
     def work(self, macs: int, dense_macs: int) -> int:
         """Returns what the training costs, in multiply-adds.
@@ -41,20 +128,12 @@ class Training:
             macs: multiply-adds of the network that trains, for one sample.
             dense_macs: those of the dense network.
         """
+        assert self.steps is not None, "how many steps they take is known once the task is"
         return self.steps * self.batch_size * (FORWARDS_PER_STEP * macs + (dense_macs if self.distill else 0))
 
 
-DISTILLATION = ("distill", "temperature")
-"""The fields of a training that no `TrainingPlan` has."""
-
-
 @dataclass(frozen=True)
-class Finetune(Training):
-    """A training after pruning; what is pruned stays pruned."""
-
-
-@dataclass(frozen=True)
-class AdmmTraining(Training):
+class AdmmTraining(Finetune):
     """A training before pruning that draws the weights to the candidate's allocation (`Admm`).
 
     It goes without momentum, at a rate that moves the weights as far as 0.02 does with a momentum of 0.9. Each step
@@ -69,14 +148,14 @@ class AdmmTraining(Training):
         frequency: steps between two projections.
     """
 
-    rate: float = 0.2
-    momentum: float = 0.0
-    rho: float = 1.0
-    frequency: int = 10
+    rate: Above0 = 0.2
+    momentum: BelowOne = 0.0
+    rho: Above0 = 1.0
+    frequency: Positive = 10
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Checked):
     """What is done to a candidate besides pruning, in this order: `admm` before it, all else after it.
 
     Attributes:
@@ -89,9 +168,9 @@ class Recipe:
         consumers_only: whether only the layers that lose inputs are refitted, as in a sweep of single groups.
     """
 
-    recalibrate: int = 512
+    recalibrate: Whole = 512
     augment: bool = True
-    reconstruct: int = 0
+    reconstruct: Whole = 0
     finetune: Finetune | None = None
     admm: AdmmTraining | None = None
     consumers_only: bool = False
@@ -121,19 +200,20 @@ class Recipe:
         return work
 
     def to_json(self) -> dict[str, Any]:
-        """Without what is not done and earlier releases did not know, so that their records compare equal."""
-        later = ("reconstruct", "finetune", "admm", "consumers_only")
-        return {name: setting for name, setting in asdict(self).items() if name not in later or setting}
+        """Returns what is done; what is left out is not done."""
+        done = {name: value for name, value in vars(self).items() if value or name in ("recalibrate", "augment")}
+        return {name: value.to_json() if isinstance(value, Training) else value for name, value in done.items()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Recipe:
-        finetune, admm = data.get("finetune"), data.get("admm")
-        trainings = {"finetune": finetune and Finetune(**finetune), "admm": admm and AdmmTraining(**admm)}
+        """Returns the recipe that `to_json` wrote."""
+        kinds: dict[str, type[Training]] = {"finetune": Finetune, "admm": AdmmTraining}
+        trainings = {name: kind.from_json(data[name]) for name, kind in kinds.items() if data.get(name)}
         return cls(**{**data, **trainings})
 
 
 @dataclass(frozen=True)
-class Rounds:
+class Rounds(Checked):
     """The settings of the searchers that work in rounds, each from the weights that the one before left.
 
     Attributes:
@@ -144,8 +224,8 @@ class Rounds:
         admm: the training by which `autocompress` draws the weights to the allocation that a round found.
     """
 
-    count: int | None = None
+    count: Positive | None = None
     by: Literal["ratio", "value"] = "ratio"
-    probes: int = 20
+    probes: Positive = 20
     finetune: Finetune | None = field(default_factory=lambda: Finetune(steps=50, rate=0.01))
     admm: AdmmTraining = field(default_factory=lambda: AdmmTraining(steps=100))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 from autoprune.core.recipe import Finetune, Recipe
 from autoprune.core.trial import Setting
@@ -131,6 +131,7 @@ def defaults(dimensions: Mapping[str, Dimension]) -> dict[str, Setting]:
 FINETUNE = "finetune."
 CRITERION = "criterion"
 _RECIPE = ("recalibrate", "reconstruct")
+Combination = Literal["mean", "sum", "max"]
 _SCORING = (CRITERION, "normalise", "combine")
 
 

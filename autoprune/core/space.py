@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from autoprune.core.allocation import Allocation
+from autoprune.core.fields import Checked, Fault, Positive, UpToOne
 from autoprune.core.settings import Dimension, criterion_pattern
 from autoprune.errors import ConfigError, UserError, did_you_mean
 
@@ -89,17 +90,17 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class GroupRule:
+class GroupRule(Checked):
     """How far the groups that match may be pruned; what is None is left to the rule of the whole space."""
 
-    min_keep: float | None = None
-    max_keep: float | None = None
-    multiple_of: int | None = None
+    min_keep: UpToOne | None = None
+    max_keep: UpToOne | None = None
+    multiple_of: Positive | None = None
     pin: bool = False
 
 
 @dataclass(frozen=True)
-class SpaceRules:
+class SpaceRules(Checked):
     """A search space before it meets a network: what `search_spaces/*.yaml` says.
 
     Patterns are shell patterns (`layer1.*`) matched against a group's name and the names of its producers.
@@ -113,14 +114,23 @@ class SpaceRules:
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     types: tuple[str, ...] | None = None
-    protect: tuple[str, ...] = ("first", "last")
+    protect: tuple[Literal["first", "last"], ...] = ("first", "last")
     coupled: bool = True
-    min_keep: float = 0.1
-    max_keep: float = 1.0
-    multiple_of: int = 1
+    min_keep: UpToOne = 0.1
+    max_keep: UpToOne = 1.0
+    multiple_of: Positive = 1
     groups: Mapping[str, GroupRule] = field(default_factory=dict)
     source: str = "the default search space"
     settings: Mapping[str, Dimension] = field(default_factory=dict)
+
+    def _contradictions(self) -> Iterator[Fault]:
+        rules: dict[tuple[str, ...], SpaceRules | GroupRule] = {(): self}
+        rules |= {("groups", pattern): rule for pattern, rule in self.groups.items() if rule != GroupRule(pin=rule.pin)}
+        for keys, rule in rules.items():
+            least = self.min_keep if rule.min_keep is None else rule.min_keep
+            most = self.max_keep if rule.max_keep is None else rule.max_keep
+            if least > most:
+                yield (*keys, "max_keep"), f"{most} is below min_keep {least}"
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autoprune.core.recipe import AdmmTraining, Recipe, Training
+from autoprune.core.recipe import AdmmTraining, Finetune, Recipe
 from autoprune.core.trial import Candidate
 from autoprune.errors import CheckpointError, Diverged, TaskError
 from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint
@@ -22,7 +22,7 @@ from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.reconstruction import refit
 from autoprune.pruning.training.admm import Admm
 from autoprune.pruning.training.masking import Masking
-from autoprune.tasks.base import Batch, Hook, Task, TrainingPlan
+from autoprune.tasks.base import Batch, Hook, Task
 from autoprune.tasks.training.distillation import distillation
 from autoprune.tasks.training.loop import derive_seed
 from autoprune.tasks.training.resuming import resume
@@ -169,14 +169,13 @@ class CandidateBuilder:
     def _train(
         self,
         network: nn.Module,
-        training: Training,
+        training: Finetune,
         seed: int,
         hooks: Sequence[Hook],
         interrupted: InterruptedTraining | None,
     ) -> None:
         """Trains a network in place, with distillation from the dense one if the training says so."""
-        shared = {field.name for field in fields(TrainingPlan)}
-        plan = TrainingPlan(**{n: v for n, v in asdict(training).items() if n in shared}, seed=seed)
+        plan = training.plan(seed)
         if training.distill:
             hooks = [distillation(self._dense, training.temperature, training.distill), *hooks]
         if interrupted is not None:

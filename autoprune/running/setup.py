@@ -15,6 +15,7 @@ from autoprune import registry
 from autoprune.config import Experiment
 from autoprune.core.budget import Limits
 from autoprune.core.projection import check_feasible
+from autoprune.core.recipe import TrainingPlan
 from autoprune.core.settings import CRITERION, Choice, criterion_pattern, defaults, with_own, written
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Setting
@@ -27,7 +28,7 @@ from autoprune.pruning.pruner import Pruner
 from autoprune.running.progress import Display
 from autoprune.running.threads import settle_threads
 from autoprune.searchers.base.searcher import Searcher
-from autoprune.tasks.base import Hook, Task, TrainingPlan
+from autoprune.tasks.base import Hook, Task
 from autoprune.tasks.simple import build_task, model_name
 from autoprune.tasks.training.loop import count_steps
 from autoprune.tasks.weights import digest

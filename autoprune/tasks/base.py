@@ -10,9 +10,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from autoprune.tasks.training.plan import TrainingPlan
-
-__all__ = ["Batch", "Hook", "Split", "Task", "TrainingPlan"]
+from autoprune.core.recipe import TrainingPlan
 
 Split = Literal["train", "plain", "validation", "test"]
 Batch = tuple[Tensor, Tensor]

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from autoprune.core.recipe import TrainingPlan
 from autoprune.errors import TaskError
 from autoprune.plugins import call
 from autoprune.registry import TASKS, is_own, resolve
-from autoprune.tasks.base import Batch, Hook, Split, Task, TrainingPlan
+from autoprune.tasks.base import Batch, Hook, Split, Task
 from autoprune.tasks.metrics import top_1
 from autoprune.tasks.models.named import NamedModel, named_model, qualified_name
 from autoprune.tasks.training.loop import train

@@ -110,13 +110,13 @@ def test_a_password_does_not_show_when_an_experiment_is_printed():
 
 
 def test_nothing_is_said_of_rounds_by_default_and_what_is_said_of_one_key_leaves_the_others():
-    assert load_experiment().rounds() is None
-    assert load_experiment(sets=["search.rounds={}"]).rounds() == Rounds()
+    assert load_experiment().search.rounds is None
+    assert load_experiment(sets=["search.rounds={}"]).search.rounds == Rounds()
     rounds = load_experiment(
         sets=["search.rounds.count=5", "search.rounds.finetune.rate=0.1", "search.rounds.admm.rho=0.5"]
-    ).rounds()
+    ).search.rounds
     assert rounds == Rounds(5, finetune=replace(Rounds().finetune, rate=0.1), admm=replace(Rounds().admm, rho=0.5))
-    plain = load_experiment(sets=["search.rounds={by: value, probes: 3, finetune: null}"]).rounds()
+    plain = load_experiment(sets=["search.rounds={by: value, probes: 3, finetune: null}"]).search.rounds
     assert plain == Rounds(None, "value", 3, None)
 
 

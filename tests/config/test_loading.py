@@ -126,8 +126,11 @@ def test_options_are_evaluated_even_if_the_file_has_wrong_syntax(here):
         ("evaluation: {rungs: [2]}", "e.yaml:1:22: evaluation.rungs.0: should be below 1"),
         ("space: {max_keep: 1.5}", "e.yaml:1:19: space.max_keep: should be at most 1"),
         ("space: {multiple_of: 0}", "e.yaml:1:22: space.multiple_of: should be at least 1"),
-        ("space: {min_keep: 0.5, max_keep: 0.2}", "e.yaml:1:34: space.max_keep: max_keep 0.2 is below min_keep 0.5"),
-        ("space: {max_keep: 0.2, groups: {a: {min_keep: 0.5}}}", "e.yaml:1:32: space.groups: for 'a' max_keep 0.2 is"),
+        ("space: {min_keep: 0.5, max_keep: 0.2}", "e.yaml:1:34: space.max_keep: 0.2 is below min_keep 0.5"),
+        (
+            "space: {max_keep: 0.2, groups: {a: {min_keep: 0.5}}}",
+            "e.yaml:1:36: space.groups.a.max_keep: 0.2 is below min_keep 0.5",
+        ),
         ("space: {include: layer1}", "e.yaml:1:18: space.include: should be a list but is 'layer1'"),
         ("space: {include: [1]}", "e.yaml:1:19: space.include.0: should be text but is 1"),
         ("space: {protect: [middle]}", "e.yaml:1:19: space.protect.0: should be one of first, last"),

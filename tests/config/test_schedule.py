@@ -45,10 +45,10 @@ policies:
     faults = _faults(tmp_path, text)
     assert all(fault.startswith("schedule.yaml:") for fault in faults)
     for place, words in (
-        ("1:26", "train.rate: should be above 0.0 but is -1"),
+        ("1:26", "train.rate: should be above 0 but is -1"),
         ("1:30", "train.bacth_size: unknown key; did you mean 'batch_size'?"),
         ("3:15", "unknown pruner 'agq'; did you mean 'agp'?"),
-        ("4:30", "pruners.b.sparsity: should be at most 1.0 but is 1.5"),
+        ("4:30", "pruners.b.sparsity: should be at most 1 but is 1.5"),
         ("4:43", "pruners.b.layers: should be a list but is 3"),
         ("5:6", "pruners.c: needs sparsity, threshold or widths: one of them"),
         ("7:16", "unknown penalty 'group_laso'; did you mean 'group_lasso'?"),
@@ -121,8 +121,15 @@ def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_training_has_one_length(tmp_path: Path) -> None:
-    assert "needs epochs or steps: one of both" in _faults(tmp_path, "train: {rate: 0.1}\n")[0]
-    assert "needs epochs or steps: one of both" in _faults(tmp_path, "train: {epochs: 1, steps: 3}\n")[0]
+    assert "train: needs steps or epochs but has neither" in _faults(tmp_path, "train: {rate: 0.1}\n")[0]
+    both = "train: should have steps or epochs but has both (3 and 1)"
+    assert both in _faults(tmp_path, "train: {epochs: 1, steps: 3}\n")[0]
+
+
+def test_milestones_belong_to_the_schedule_that_falls_at_them(tmp_path: Path) -> None:
+    assert _faults(tmp_path, "train: {steps: 9, milestones: [0.5]}\n") == [
+        "schedule.yaml:1:31: train.milestones: belong to the schedule 'steps', but it is 'cosine'"
+    ]
 
 
 def test_broken_yaml_and_missing_files_are_named(tmp_path: Path) -> None:

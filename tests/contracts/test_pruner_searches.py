@@ -14,12 +14,12 @@ from torch import nn
 from autoprune import registry
 from autoprune.config import load_experiment
 from autoprune.core.ledger import History, Ledger, read_history
+from autoprune.core.recipe import TrainingPlan
 from autoprune.core.trial import Trial
 from autoprune.running.progress import Display
 from autoprune.running.run_folder import existing_folder, new_folder
 from autoprune.running.search.session import resume_session, start_session
 from autoprune.running.setup import Setup, assemble
-from autoprune.tasks.base import TrainingPlan
 from autoprune.tasks.datasets.digits import DigitsTask
 from autoprune.tasks.training.loop import seeded
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.recipe import Finetune, Recipe
+from autoprune.core.recipe import Finetune, Recipe, TrainingPlan
 from autoprune.core.trial import Candidate, Failure, Score, Stopped
 from autoprune.errors import TaskError
 from autoprune.evaluation.data import EvaluationConfig, EvaluationData
@@ -22,7 +22,6 @@ from autoprune.pruning.pruner import L1_FILTER, LEVEL, Pruner
 from autoprune.pruning.surgery.masks import choose_kept
 from autoprune.pruning.surgery.reconstruction import refit
 from autoprune.pruning.surgery.thinning import thin
-from autoprune.tasks.training.plan import TrainingPlan
 from tests.user_tasks import Tiny, task, tiny
 
 RECIPE = Recipe(recalibrate=48)

@@ -13,13 +13,13 @@ from torch import nn
 
 from autoprune import SimpleTask
 from autoprune.core.allocation import Allocation
-from autoprune.core.recipe import AdmmTraining, Finetune, Recipe
+from autoprune.core.recipe import AdmmTraining, Finetune, Recipe, TrainingPlan
 from autoprune.core.trial import Candidate, Trial
 from autoprune.evaluation.data import EvaluationConfig
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import analyze, example_inputs
 from autoprune.pruning.pruner import L1_FILTER, LEVEL, Pruner
-from autoprune.tasks.base import Hook, TrainingPlan
+from autoprune.tasks.base import Hook
 from autoprune.tasks.training.snapshot import read_snapshot, write_snapshot
 from tests.user_tasks import task
 

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoprune.core.recipe import TrainingPlan
 from autoprune.pruning.training.penalties import Penalty
-from autoprune.tasks.base import Hook, TrainingPlan
+from autoprune.tasks.base import Hook
 from autoprune.tasks.datasets.digits import DigitsTask
 from autoprune.tasks.training.loop import seeded
 

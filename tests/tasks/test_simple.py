@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from autoprune.core.recipe import TrainingPlan
 from autoprune.errors import TaskError, UnknownName, UserError
-from autoprune.tasks.base import Split, Task, TrainingPlan
+from autoprune.tasks.base import Split, Task
 from autoprune.tasks.datasets.digits import DigitsTask
 from autoprune.tasks.models.named import named_model
 from autoprune.tasks.simple import SimpleTask, TaskWithModel, build_task, model_name

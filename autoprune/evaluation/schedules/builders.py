@@ -1,4 +1,4 @@
-"""Builds prunings, penalties and the training plan from what a schedule file says."""
+"""Builds prunings and penalties from what a schedule file says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 from torch import Tensor, nn
 
 from autoprune import registry
-from autoprune.config.schedule import PenaltySection, PlanSection, PrunerSection, ScheduleFile
+from autoprune.config.schedule import PenaltySection, PrunerSection, ScheduleFile
 from autoprune.core.allocation import Allocation
 from autoprune.errors import UserError
 from autoprune.evaluation.data import ScoringSamples
@@ -23,14 +23,6 @@ from autoprune.pruning.training.gradual import Pruning
 from autoprune.pruning.training.group_lasso import Thresholding
 from autoprune.pruning.training.masking import Masking
 from autoprune.pruning.training.penalties import Penalty
-from autoprune.tasks.base import TrainingPlan
-
-
-def build_plan(section: PlanSection, seed: int) -> TrainingPlan:
-    """Returns the training plan of a schedule."""
-    values = section.model_dump()
-    epochs = values.pop("epochs")
-    return TrainingPlan(**values, epochs=1.0 if epochs is None else epochs, seed=seed)
 
 
 def timing_of(pruner: str, schedule: ScheduleFile) -> Timing | None:

@@ -16,7 +16,6 @@ from autoprune.evaluation.checkpoints.reshape import PrunedShape, ReshapedNetwor
 from autoprune.evaluation.data import Batches, ScoringSamples
 from autoprune.evaluation.metrics import evaluate_with_top_5, zeros_in
 from autoprune.evaluation.schedules.active_pruners import ActivePruners, Passed, carried_masks
-from autoprune.evaluation.schedules.builders import build_plan
 from autoprune.graph.groups import find_groups
 from autoprune.pruning.schedules import Unit
 from autoprune.pruning.surgery.branch_removal import dead_branches
@@ -88,7 +87,7 @@ class TrainingRun:
     ) -> None:
         self._task, self._dense, self._inputs = task, dense, inputs
         self._schedule, self._callbacks, self._seed = schedule, callbacks, seed
-        self.plan = build_plan(schedule.train, seed)
+        self.plan = schedule.train.plan(seed)
         self.steps = count_steps(task, self.plan)
         self._steps_per_epoch = max(1, count_steps(task, replace(self.plan, steps=None, epochs=1.0)))
         self._validation = Batches(task, "validation", None, 250, 0, inputs.device).load()

@@ -62,7 +62,7 @@ def _apply_trial(source: Source, given: Mapping[str, Any], sets: Sequence[str], 
     folder = existing_folder(path)
     history = read_history(path)
     lost = _without_lost_checkpoint(folder, given)
-    distills = options.plan is not None and "distill" in options.plan
+    distills = options.finetune is not None and options.finetune.distill > 0
     if lost and distills:
         raise UserError(f"the checkpoint that {path} was searched on is gone, so nothing can be distilled from it")
     experiment = load_experiment(folder.experiment, given, [*lost, *sets])
@@ -78,13 +78,13 @@ def _apply_trial(source: Source, given: Mapping[str, Any], sets: Sequence[str], 
             f"{weights} holds other widths than trial {trial.number} has; remove it to have the trial pruned anew"
         )
     origin = f"trial {trial.number} of {path}, as it was scored"
-    if options.plan is None:
+    if options.finetune is None:
         return _as_scored(stored, experiment, trial, history, recorded, origin)
     setup = _prepare(experiment)
     if distills:
         _check_weights(recorded, setup, str(path), options)
     evaluator = _evaluator(setup)
-    trained = train_further(setup, evaluator, evaluator.restore_to_train(weights), options.plan, origin)
+    trained = train_further(setup, evaluator, evaluator.restore_to_train(weights), options, origin)
     return replace(trained, recorded=recorded)
 
 

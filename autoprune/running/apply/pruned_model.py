@@ -7,11 +7,10 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from autoprune.core.recipe import DISTILLATION, Recipe, Training
+from autoprune.core.recipe import Finetune, Recipe
 from autoprune.core.trial import Candidate, Score
 from autoprune.errors import AutopruneError
 from autoprune.evaluation.candidate_builder import PrunedNetwork
@@ -23,7 +22,6 @@ from autoprune.graph.groups import find_groups
 from autoprune.running.apply.recorded_result import RecordedResult
 from autoprune.running.progress import Display, training_progress
 from autoprune.running.setup import Setup
-from autoprune.tasks.base import TrainingPlan
 from autoprune.tasks.training.distillation import distillation
 
 
@@ -120,14 +118,15 @@ class ApplyOptions:
     """What is to be otherwise than in the search.
 
     Attributes:
-        plan: fields of a `TrainingPlan`, and of the distillation, by which the network is trained further; None does
-            not train it.
+        finetune: how the network is trained further; None leaves it as it is.
+        seed: of that training.
         force: whether other weights than those that were searched on may be pruned.
         reconstruct: how many training samples refit every layer behind what is removed, before any training; 0 leaves
             it to the recipe.
     """
 
-    plan: Mapping[str, Any] | None = None
+    finetune: Finetune | None = None
+    seed: int = 0
     force: bool = False
     reconstruct: int = 0
 
@@ -166,29 +165,29 @@ def finalize(
     Args:
         origin: where it comes from, in words.
     """
-    if options.plan is not None:
-        return train_further(setup, evaluator, built, options.plan, origin)
+    if options.finetune is not None:
+        return train_further(setup, evaluator, built, options, origin)
     return _evaluated(setup, evaluator, built, origin)
 
 
 def train_further(
-    setup: Setup, evaluator: Evaluator, built: PrunedNetwork, plan: Mapping[str, Any], origin: str
+    setup: Setup, evaluator: Evaluator, built: PrunedNetwork, options: ApplyOptions, origin: str
+) -> PrunedModel:
+    setup: Setup, evaluator: Evaluator, built: PrunedNetwork, options: ApplyOptions, origin: str
 ) -> PrunedModel:
     """Trains a network further, what is pruned of it staying so, and evaluates it.
 
     Args:
-        plan: fields of a `TrainingPlan`, and of the distillation from the dense network.
+        options: with the training that is wanted.
         origin: where it comes from, in words.
     """
-    hooks = [built.held_masks()]
-    if "distill" in plan:
-        temperature = plan.get("temperature", Training.temperature)
-        hooks.insert(0, distillation(setup.prunable.network, temperature, plan["distill"]))
+    finetune, hooks = options.finetune, [built.held_masks()]
+    assert finetune is not None
+    if finetune.distill:
+        hooks.insert(0, distillation(setup.prunable.network, finetune.temperature, finetune.distill))
     with training_progress(Display(), "fine-tuning") as hook:
-        rest = {key: value for key, value in plan.items() if key not in DISTILLATION}
-        setup.task.train(built.network, TrainingPlan(**rest), [*hooks, hook])
-    settings = " ".join(f"{key}={value}" for key, value in plan.items())
-    trained = _evaluated(setup, evaluator, built, f"{origin}, fine-tuned ({settings})")
+        setup.task.train(built.network, finetune.plan(options.seed), [*hooks, hook])
+    trained = _evaluated(setup, evaluator, built, f"{origin}, fine-tuned ({finetune})")
     return replace(trained, change="in the search, before the fine-tuning")
 
 

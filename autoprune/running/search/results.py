@@ -109,7 +109,7 @@ def _measure(run: RunContext, dense: Score, found: Found) -> list[Result]:
 def _steps(trial: Trial, trials: Sequence[Trial]) -> int:
     """Of training that a trial's weights have had, those of its parents counted in."""
     recipe = resolved(trial.candidate.recipe, trial.candidate.settings)
-    own = sum(training.steps for training in (recipe.admm, recipe.finetune) if training is not None)
+    own = sum(training.steps or 0 for training in (recipe.admm, recipe.finetune) if training is not None)
     parent = trial.candidate.parent
     if parent is None:
         return own

@@ -293,7 +293,7 @@ def _problem(run: RunContext, dense: Score, swept: tuple[SensitivityCurves | Non
         work=run.compute_budget.left(spent),
         price=run.compute_budget.candidate,
         rungs=run.evaluator.data.rungs(),
-        rounds=experiment.rounds(),
+        rounds=experiment.search.rounds,
         dense=dense,
     )
 

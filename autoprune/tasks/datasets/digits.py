@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoprune.core.recipe import TrainingPlan
 from autoprune.errors import CheckpointError, TaskError
-from autoprune.tasks.base import Batch, Hook, Split, TrainingPlan
+from autoprune.tasks.base import Batch, Hook, Split
 from autoprune.tasks.batches import Augmentation, ImageBatches, Images, Normalisation
 from autoprune.tasks.metrics import top_1
 from autoprune.tasks.models.named import ModelChoice, NamedModel, named_model

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.recipe import TrainingPlan
 from autoprune.errors import Diverged, TaskError
-from autoprune.tasks.base import Batch, Hook, Task, TrainingPlan
+from autoprune.tasks.base import Batch, Hook, Task
 from autoprune.tasks.training.optimizers import build_optimizer, rate_at, set_rate
 
 
@@ -89,7 +90,7 @@ def count_steps(task: Task, plan: TrainingPlan) -> int:
     if steps is None:
         batches = task.batches("train", plan.batch_size, plan.seed)
         length = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
-        steps = math.ceil(plan.epochs * length - 1e-9)
+        steps = math.ceil((plan.epochs or 1.0) * length - 1e-9)
     if plan.begin > steps:
         raise TaskError(f"training should begin after step {plan.begin}, but the plan has only {steps} steps")
     return steps

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import nn
 
+from autoprune.core.recipe import TrainingPlan
 from autoprune.errors import TaskError
-from autoprune.tasks.training.plan import TrainingPlan
 
 
 def build_optimizer(network: nn.Module, plan: TrainingPlan) -> torch.optim.Optimizer:

@@ -11,10 +11,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.recipe import TrainingPlan
 from autoprune.errors import CheckpointError
 from autoprune.files import write_whole
 from autoprune.tasks.training.loop import device_of
-from autoprune.tasks.training.plan import TrainingPlan
 from autoprune.tasks.weights import read_checkpoint
 
 FORMAT = 1

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from autoprune.config.schedule import load_schedule
+from autoprune.core.recipe import TrainingPlan
 from autoprune.errors import CheckpointError, UserError
 from autoprune.evaluation.metrics import zeros_in
 from autoprune.evaluation.schedules.training_run import TrainingCallbacks, TrainingRun
-from autoprune.tasks.base import Hook, TrainingPlan
+from autoprune.tasks.base import Hook
 from autoprune.tasks.datasets.digits import DigitsTask
 from autoprune.tasks.training.loop import seeded
 from autoprune.tasks.training.snapshot import Snapshot

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.recipe import TrainingPlan
 from autoprune.errors import TaskError
 from autoprune.tasks.base import Hook
 from autoprune.tasks.simple import SimpleTask
 from autoprune.tasks.training.distillation import distillation
 from autoprune.tasks.training.loop import seeded, train
-from autoprune.tasks.training.plan import TrainingPlan
 
 INPUTS = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
 DATA = [(INPUTS, torch.tensor([0, 1, 2, 3, 0, 1]))]

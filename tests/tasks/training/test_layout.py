@@ -5,9 +5,9 @@ import contextlib
 import torch
 from torch import nn
 
+from autoprune.core.recipe import TrainingPlan
 from autoprune.tasks.simple import SimpleTask
 from autoprune.tasks.training.loop import arranged, train
-from autoprune.tasks.training.plan import TrainingPlan
 
 
 def _network() -> nn.Sequential:

@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
 from torch import nn
 
+from autoprune.core.recipe import TrainingPlan
 from autoprune.errors import TaskError
 from autoprune.tasks.training.optimizers import build_optimizer, rate_of, set_rate
-from autoprune.tasks.training.plan import OptimizerName, TrainingPlan
 
 
-def _stepped(optimizer: OptimizerName, gradients: tuple[float, ...]) -> tuple[float, float]:
+def _stepped(optimizer: Literal["sgd", "adam", "adamw"], gradients: tuple[float, ...]) -> tuple[float, float]:
     """Weight and bias, both 1 at first, after steps with these gradients."""
     network = nn.Linear(1, 1)
     nn.init.ones_(network.weight)

@@ -6,8 +6,8 @@ from fractions import Fraction
 import pytest
 import torch
 
+from autoprune.core.recipe import TrainingPlan
 from autoprune.tasks.training.optimizers import rate_at
-from autoprune.tasks.training.plan import TrainingPlan
 
 
 def _rates(plan: TrainingPlan, steps: int) -> list[float]:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from autoprune.core.recipe import TrainingPlan
 from autoprune.errors import CheckpointError, TaskError
-from autoprune.tasks.base import Hook, Task, TrainingPlan
+from autoprune.tasks.base import Hook, Task
 from autoprune.tasks.datasets.digits import DigitsTask
 from autoprune.tasks.simple import SimpleTask
 from autoprune.tasks.training.loop import seeded, train

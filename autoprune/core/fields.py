@@ -1,0 +1,139 @@
+"""Settings that state the range of each field once, for Python, for files and for options."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import types
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from functools import cache, partial
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from autoprune.errors import UserError, did_you_mean
+
+Whole = Annotated[int, Ge(0)]
+Positive = Annotated[int, Ge(1)]
+AtLeast0 = Annotated[float, Ge(0), Lt(math.inf)]
+Above0 = Annotated[float, Gt(0), Lt(math.inf)]
+Between = Annotated[float, Gt(0), Lt(1)]
+BelowOne = Annotated[float, Ge(0), Lt(1)]
+UpToOne = Annotated[float, Gt(0), Le(1)]
+
+Fault = tuple[tuple[str | int, ...], str]
+"""The keys to a value, and what is wrong with it."""
+
+BOUNDS: Mapping[str, str] = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+"""Attribute of a bound in `annotated_types` (and in pydantic's errors) to how it is said."""
+
+
+class FieldError(UserError):
+    """Fields that are out of range or contradict each other; the message names them all."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(f"{'.'.join(map(str, keys))} {said}".strip() for keys, said in self.faults))
+
+
+class Checked:
+    """Base of frozen dataclasses whose values are checked against their declared types when they are made.
+
+    Pydantic, which reads the same declarations, makes them from a file's mappings; this module does without it.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = {"extra": "forbid", "strict": True}
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """Lets pydantic make one from a mapping, which in its strict mode it would not."""
+        schema = handler(source)
+        handler.resolve_ref_schema(schema)["strict"] = False
+        return schema
+
+    def __post_init__(self) -> None:
+        declared = declarations(type(self))
+        given = vars(self)
+        faults: list[Fault] = [((name,), said) for name in declared if (said := fault(declared[name], given[name]))]
+        if faults := [*faults, *self._contradictions()]:
+            raise FieldError(faults)
+
+    def _contradictions(self) -> Iterable[Fault]:
+        """Yields what is wrong with values that are right each by itself."""
+        return ()
+
+
+_hints: Callable[[Any], Mapping[str, Any]] = cache(partial(get_type_hints, include_extras=True))
+
+
+def declarations(kind: Any) -> Mapping[str, Any]:
+    """Returns the declared type of each field of a dataclass, with its bounds."""
+    return {each.name: _hints(kind)[each.name] for each in fields(kind)}
+
+
+def fault(declared: Any, value: object) -> str:
+    """Returns what is wrong with a value of a declared type, or an empty text.
+
+    Only numbers, truths and choices are looked at.
+    """
+    if value is None and required(declared) is not declared:
+        return ""
+    kind, bounds = _plain(required(declared))
+    if get_origin(kind) is Literal:
+        known = [str(each) for each in get_args(kind)]
+        near = "" if value in known else did_you_mean(str(value), known)
+        return "" if value in known else f"should be one of {', '.join(known)} but is {value!r}{near}"
+    wanted, expected = _NUMBERS_AND_TRUTHS.get(kind, (object, ""))
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind in (int, float)):
+        return f"should be {expected} but is {value!r}"
+    if all(_holds(bound, value) for bound in bounds):
+        return ""
+    return f"should be {' and '.join(map(_said_of, bounds))} but is {value!r}"
+
+
+_NUMBERS_AND_TRUTHS: Mapping[Any, tuple[type, str]] = {
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    bool: (bool, "true or false"),
+}
+
+
+def required(declared: Any) -> Any:
+    """Returns a declared type without None."""
+    kinds = [kind for kind in get_args(declared) if kind is not types.NoneType]
+    return kinds[0] if get_origin(declared) in (Union, types.UnionType) and len(kinds) == 1 else declared
+
+
+def is_whole(declared: Any) -> bool:
+    """Returns whether the values of a declared type are whole numbers."""
+    return _plain(declared)[0] is int
+
+
+def _plain(declared: Any) -> tuple[Any, list[Any]]:
+    """Returns a declared type without its bounds, and these."""
+    kind, *bounds = get_args(declared) if get_origin(declared) is Annotated else (declared,)
+    return kind, [bound for bound in bounds if isinstance(bound, Ge | Gt | Le | Lt)]
+
+
+def _said_of(bound: Any) -> str:
+    """Returns a bound in words: "at least 1", "below 1", "finite"."""
+    name = next(name for name in BOUNDS if hasattr(bound, name))
+    return bound_in_words(name, getattr(bound, name))
+
+
+def bound_in_words(name: str, value: Any) -> str:
+    """Returns a bound that pydantic or `annotated_types` calls "ge", "gt", "le" or "lt" in words."""
+    return "finite" if value == math.inf else f"{BOUNDS[name]} {int(value) if value == int(value) else value}"
+
+
+def _holds(bound: Any, value: Any) -> bool:
+    match bound:
+        case Ge():
+            return bool(value >= bound.ge)
+        case Gt():
+            return bool(value > bound.gt)
+        case Le():
+            return bool(value <= bound.le)
+        case _:
+            return bool(value < bound.lt)
