@@ -113,7 +113,7 @@ def apply(
     pruner: str | Pruner = "l1_filter",
     recipe: Recipe | None = None,
 ) -> nn.Module:
-    """A pruned network: `model` with each group at its kept width; groups that are not named stay whole.
+    """Returns a pruned network: `model` with each group at its kept width; groups that are not named stay whole.
 
     Args:
         model: trained; it is not changed.

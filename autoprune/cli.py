@@ -111,7 +111,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+    """Returns the parser of all commands."""
     parser = _Parser(
         prog="autoprune",
         description="Finds how much to remove from each layer of a trained network, and removes it.",
@@ -158,10 +158,10 @@ def _add_search(commands: argparse._SubParsersAction[_Parser]) -> None:
     group.add_argument(
         "--trials",
         metavar="N",
-        help="candidates to judge, the sweep not counted (default: 100, or as many as --evaluations pays for)",
+        help="candidates to evaluate, the sweep not counted (default: 100, or as many as --evaluations pays for)",
     )
     group.add_argument(
-        "--evaluations", metavar="N", help="cap on the cost of all, the sweep too, in judgements of the dense network"
+        "--evaluations", metavar="N", help="cap on the cost of all, the sweep too, in evaluations of the dense network"
     )
     group.add_argument("--seed", metavar="N", help="default: 0")
     group.add_argument("--output", metavar="DIR", help="the run's folder (default: a new one under runs/)")

@@ -55,7 +55,7 @@ class NetworkSpace:
     inputs: Tensor
 
     def dimensions(self) -> dict[str, tuple[float, float]]:
-        """Name to the least and the greatest share of a group's structures that is kept; `uniform` between the two.
+        """Returns name to the least and greatest share of a group's structures that is kept; `uniform` between both.
 
         A group that has but one width is left out.
         """
@@ -64,7 +64,7 @@ class NetworkSpace:
         return {name: (low, high) for name, (low, high) in ends.items() if low < high}
 
     def allocation(self, shares: Mapping[str, Any], budget: Limited) -> Allocation:
-        """The allocation at a value of each dimension, moved onto the budget; other entries are passed over.
+        """Returns the allocation at a value of each dimension, moved onto the budget; other entries are passed over.
 
         Raises:
             UserError: a dimension has no value, or the budget cannot be met.
@@ -87,7 +87,7 @@ class NetworkSpace:
         return project(widths, self.groups, self.costs, limits)
 
     def apply(self, model: nn.Module, allocation: Mapping[str, int]) -> nn.Module:
-        """A smaller network: `model`, which is not changed, with each group at its kept width.
+        """Returns a smaller network: `model`, which is not changed, with each group at its kept width.
 
         Its batch norm is not re-estimated: train it, or use `autoprune.apply` with a task.
         """
@@ -97,7 +97,7 @@ class NetworkSpace:
 def search_space(
     model: nn.Module, inputs: Tensor, rules: str | Path | Mapping[str, Any] | None = None, pruner: str = "l1_filter"
 ) -> NetworkSpace:
-    """The groups of a network that may be pruned, as a dimension each of any search.
+    """Returns the groups of a network that may be pruned, as a dimension each of any search.
 
     Args:
         model: trained or not; it is not changed.
@@ -124,7 +124,7 @@ def search_space(
 
 
 def suggest_allocation(trial: Suggests, space: NetworkSpace, budget: Limited) -> Allocation:
-    """An allocation that an Optuna trial suggests, always within the budget.
+    """Returns an allocation that an Optuna trial suggests, always within the budget.
 
     The trial gets one parameter for each group (`keep.<group>`), and the widths that came of them as its user attribute
     `widths`, as those are what was tried.
@@ -142,7 +142,7 @@ def suggest_allocation(trial: Suggests, space: NetworkSpace, budget: Limited) ->
 
 
 def allocation_from(config: Mapping[str, Any], space: NetworkSpace, budget: Limited) -> Allocation:
-    """The allocation in a configuration of Ray Tune, or of any search over `space.dimensions()`.
+    """Returns the allocation in a configuration of Ray Tune, or of any search over `space.dimensions()`.
 
     It is always within the budget.
 

@@ -108,7 +108,7 @@ class Interrupted(AutopruneError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest known name, or nothing when none is near.
+    """Returns `; did you mean 'x'?` for the nearest known name, or nothing when none is near.
 
     Of names equally near that which begins most alike wins: `resnet21` is rather `resnet20` than `resnet32`.
     """
@@ -120,7 +120,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def _likeness(name: str, other: str) -> tuple[float, int]:
-    """How alike two names are, and how many characters they begin with in common."""
+    """Returns how alike two names are, and how many characters they begin with in common."""
     alike = next((i for i, (a, b) in enumerate(zip(name, other, strict=False)) if a != b), len(name))
     return difflib.SequenceMatcher(None, other, name).ratio(), alike
 

@@ -53,7 +53,7 @@ def _print_report(arguments: argparse.Namespace) -> None:
 
 
 def _print_sparsity(arguments: argparse.Namespace) -> None:
-    """The table of the file's own tensors: no network is built and no data read."""
+    """Prints the table of the file's own tensors: no network is built and no data read."""
     if arguments.json:
         raise UserError("--sparsity-table takes its format itself: instead of --json give --sparsity-table json")
     from autoprune.evaluation.checkpoints.sparsity import sparsity_table_of
@@ -67,7 +67,7 @@ def _print_sparsity(arguments: argparse.Namespace) -> None:
 
 
 def _defaults(arguments: argparse.Namespace, pruned: PrunedCheckpoint | None) -> dict[str, str]:
-    """Task and model that a pruned checkpoint names, where autoprune bundles them: a file never names code to run."""
+    """Returns task and model that a pruned checkpoint names, if autoprune bundles them: a file names no code to run."""
     if pruned is None:
         return {}
     if arguments.task is None and pruned.task not in registry.TASKS:
@@ -116,7 +116,7 @@ def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: Pru
 
 
 def _batches(task: Task, split: str, batch_size: int, device: Any) -> Iterable[Batch]:
-    """The batches of one split, or of both that `all` stands for; a list where they fit in memory."""
+    """Returns the batches of one split, or of both that `all` stands for; a list where they fit in memory."""
     from autoprune.evaluation.data import Batches
 
     parts = [Batches(task, name, None, batch_size, 0, device).load() for name in _SPLITS[split]]

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _group(setup: Setup, group: Group) -> dict[str, Any]:
-    """What is shown of one group; its shares are what goes if it alone is pruned to one structure."""
+    """Returns what is shown of one group; its shares are what goes if it alone is pruned to one structure."""
     name, costs = group.name, setup.prunable.costs
     dense, without = costs.dense(), costs.costs({name: group.least})
     bounds = setup.space.bounds.get(name)

@@ -1,4 +1,4 @@
-"""What is said when a run stops early, and how to go on."""
+"""Runs that stop early end with a message that says how to go on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def is_full(fault: OSError) -> bool:
-    """Whether there was no room to write: on the disk, in the user's quota or under a limit on the size of files."""
+    """Returns whether there was no room to write: on the disk, in the user's quota or under a limit on files."""
     return fault.errno in _FULL
 
 
@@ -87,5 +87,5 @@ def interrupts(message: Callable[[], str]) -> Iterator[None]:
 
 
 def typed(*parts: str) -> str:
-    """A command of autoprune as one types it."""
+    """Returns a command of autoprune as it is typed."""
     return shlex.join(["autoprune", *parts])

@@ -40,7 +40,7 @@ _NEW_ON_RESUME = {"track.uri", *(_KEYS[name] for name in (*_AMOUNTS, "workers", 
 
 
 def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Dotted keys of an experiment to the values of the options that were given."""
+    """Returns dotted keys of an experiment to the values of the options that were given."""
     given = {key: getattr(arguments, name) for name, key in _KEYS.items() if getattr(arguments, name, None) is not None}
     for name in _NUMBERS:
         text = given.get(_KEYS[name])
@@ -55,7 +55,7 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 def experiment_of(
     arguments: argparse.Namespace, file: Path | None = None, defaults: Mapping[str, Any] | None = None
 ) -> Experiment:
-    """The experiment that a file and the options describe; options win over `defaults`, dotted keys to values.
+    """Returns the experiment that a file and the options describe; options win over `defaults`, dotted keys to values.
 
     Raises:
         ConfigError: something is wrong; every fault is listed.
@@ -64,13 +64,13 @@ def experiment_of(
 
 
 def refuse_settings(arguments: argparse.Namespace, *others: object) -> None:
-    """Nothing, if no setting is given beside `--resume`.
+    """Refuses settings beside `--resume`.
 
     Args:
         others: further arguments that would be settings; None where not given.
 
     Raises:
-        UserError: one is; all come from the run's folder but where trials are evaluated and mirrored.
+        UserError: one is; all come from the run's folder but where trials are evaluated and tracked.
     """
     given = set(overrides(arguments)) - _NEW_ON_RESUME
     given |= {f"--set {text}" for text in arguments.set}

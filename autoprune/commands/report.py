@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _different(folders: Sequence[Path]) -> list[Path]:
-    """The folders in order, each once."""
+    """Returns the folders in order, each once."""
     found: dict[Path, Path] = {}
     for folder in folders:
         if folder.resolve() in found:
@@ -76,7 +76,7 @@ def _table(records: Sequence[RunRecord]) -> str:
 
 
 def _place(arguments: argparse.Namespace) -> Path:
-    """The folder of the page.
+    """Returns the folder of the page.
 
     Raises:
         UserError: several runs, and no folder named.

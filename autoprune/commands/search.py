@@ -71,7 +71,7 @@ def _report(conclusion: Conclusion, experiment: Experiment) -> None:
 
 
 def _count(trials: Sequence[Trial]) -> str:
-    """How many there were, and of how many there is no score: "100 trials, 60 of them dropped early"."""
+    """Returns how many trials there were, and of how many there is no score: "100 trials, 60 of them dropped early"."""
     dropped = sum(isinstance(trial.outcome, Stopped) for trial in trials)
     kinds = {"dropped early": dropped, "failed": sum(trial.failed for trial in trials)}
     parts = [f"{count} of them {kind}" for kind, count in kinds.items() if count]

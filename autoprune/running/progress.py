@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on."""
+"""The progress of a run on the terminal."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Advance = Callable[[str], None]
 """Called after each step, with a few words on it."""
 
 # Without a terminal a line is printed this often, in seconds.
-QUIET = 30.0
+LINE_SECONDS = 30.0
 # Items that are used up in less, in seconds, are not worth a line.
-BRIEF = 1.0
+LEAST_SECONDS = 1.0
 
 Item = TypeVar("Item")
 
@@ -37,15 +37,15 @@ class Display:
             self._console.print(printable(text))
 
     def watch(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
-        """The items; progress moves on as each has been used."""
-        with self.stage(name, len(items) if isinstance(items, Sized) else None, unless_under=BRIEF) as advance:
+        """Yields the items; progress moves on as each has been used."""
+        with self.stage(name, len(items) if isinstance(items, Sized) else None, unless_under=LEAST_SECONDS) as advance:
             for item in items:
                 yield item
                 advance("")
 
     @contextmanager
     def stage(self, name: str, total: int | None, done: int = 0, unless_under: float = 0.0) -> Iterator[Advance]:
-        """A stage of `total` steps (None: nobody knows), `done` of which were done before.
+        """Shows a stage of `total` steps (None: not known), `done` of which were done before.
 
         Args:
             unless_under: seconds; without a terminal nothing is said of the end of a stage that took less.
@@ -80,7 +80,7 @@ class Display:
             nonlocal count, last
             count += 1
             now = time.monotonic()
-            if now - last < QUIET and (count != total or now - start < unless_under):
+            if now - last < LINE_SECONDS and (count != total or now - start < unless_under):
                 return
             last = now
             self.say(f"{name} {_outlook(count, done, total, now - start)}{', ' + note if note else ''}")
@@ -97,7 +97,7 @@ def _outlook(count: int, done: int, total: int | None, seconds: float) -> str:
 
 @contextmanager
 def training_progress(display: Display, name: str) -> Iterator[Hook]:
-    """A hook that shows how far training has come; nothing is shown if no training takes place."""
+    """Gives a hook that shows how far training has come; nothing is shown if no training takes place."""
     with ExitStack() as stack:
         bar: list[Advance] = []
 

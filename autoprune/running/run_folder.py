@@ -165,7 +165,7 @@ def _remove_empty(folders: Iterable[Path]) -> None:
 
 
 def _has_results(records: Path) -> bool:
-    """Whether a ledger holds more than how the run began and what the dense network scored."""
+    """Returns whether a ledger holds more than how the run began and what the dense network scored."""
     return any(record["event"] not in _BEGINNING for record in read_records(records))
 
 

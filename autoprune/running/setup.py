@@ -1,4 +1,4 @@
-"""From an experiment to everything a run needs; whatever can be wrong with the user's input shows here."""
+"""From an experiment to everything a run needs; what is wrong with the user's input shows here."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from autoprune.tasks.weights import digest
 
 
 def settle(space: SearchSpace, pruner: Pruner) -> SearchSpace:
-    """The space whose settings of the scoring know the pruner's own values.
+    """Returns the space whose settings of the scoring know the pruner's own values.
 
     Raises:
         ConfigError: a criterion cannot score what the pruner removes; every such criterion is named.
@@ -61,8 +61,8 @@ def _is_criterion(name: str) -> bool:
     return name == CRITERION or criterion_pattern(name) is not None
 
 
-def kept_line(space: SearchSpace, searcher: str) -> str | None:
-    """One line on the settings that a searcher leaves as they are, and who would search them; None if it does."""
+def unsearched_settings(space: SearchSpace, searcher: str) -> str | None:
+    """Returns one line on the settings that a searcher leaves as they are; None if it searches them."""
     chosen: type[Searcher] = registry.resolve("searcher", searcher)
     if not space.settings or chosen.handles_settings:
         return None
@@ -97,7 +97,7 @@ class Setup:
     identity: Mapping[str, Any]
 
     def limits(self) -> Limits:
-        """The budget as whole numbers.
+        """Returns the budget as whole numbers.
 
         Raises:
             BudgetInfeasible: the space cannot reach it.
@@ -107,7 +107,7 @@ class Setup:
         return limits
 
     def evaluation_config(self) -> EvaluationConfig:
-        """On what candidates are judged, nothing of them kept."""
+        """Returns how candidates are evaluated, nothing of them kept."""
         settings = self.experiment.evaluation
         return EvaluationConfig(
             settings.samples,
@@ -123,7 +123,7 @@ class Setup:
 
 
 def task_of(experiment: Experiment, progress: Hook | None = None) -> Task:
-    """The task that an experiment names.
+    """Returns the task that an experiment names.
 
     Raises:
         UserError: it cannot be built; one that was passed in from Python can only be built there.
@@ -156,7 +156,7 @@ def prepare(experiment: Experiment, progress: Hook | None = None, display: Displ
 
 
 def assemble(experiment: Experiment, task: Task, network: nn.Module, display: Display | None = None) -> Setup:
-    """A setup of a network whose weights are loaded.
+    """Returns a setup of a network whose weights are loaded.
 
     Raises:
         UserError: the device is not there, or the network, data or space are at fault.
@@ -165,7 +165,7 @@ def assemble(experiment: Experiment, task: Task, network: nn.Module, display: Di
     network = network.to(device)
     inputs = example_inputs(task, device)
     experiment = _in_steps(settle_threads(experiment, network, inputs), task)
-    prunable = _study(experiment, task, network, inputs, display)
+    prunable = _analyze(experiment, task, network, inputs, display)
     identity = {
         "task": experiment.task.name,
         "model": model_name(task, network),
@@ -177,13 +177,13 @@ def assemble(experiment: Experiment, task: Task, network: nn.Module, display: Di
 
 
 def _in_steps(experiment: Experiment, task: Task) -> Experiment:
-    """The experiment with every length in epochs as a number of steps; nothing is read where none is."""
+    """Returns the experiment with every length in epochs as a number of steps; nothing is read where none is."""
     return experiment.in_steps(
         lambda epochs, batch_size: max(1, count_steps(task, TrainingPlan(epochs=epochs, batch_size=batch_size)))
     )
 
 
-def _study(
+def _analyze(
     experiment: Experiment, task: Task, network: nn.Module, inputs: Tensor, display: Display | None
 ) -> PrunableModel:
     pruner, seed = chosen_pruner(experiment), experiment.search.seed
@@ -198,13 +198,13 @@ def _study(
 
 
 def scoring_samples(experiment: Experiment, task: Task, inputs: Tensor) -> ScoringSamples:
-    """The training samples that score structures, on the device of the inputs."""
+    """Returns the training samples that score structures, on the device of the inputs."""
     settings = experiment.scoring
     return ScoringSamples(task, inputs.device, settings.samples, settings.batch_size, experiment.search.seed)
 
 
 def chosen_pruner(experiment: Experiment) -> Pruner:
-    """The experiment's pruner, with what its scoring section says otherwise."""
+    """Returns the experiment's pruner, with what its scoring section says otherwise."""
     pruner: Pruner = registry.resolve("pruner", experiment.pruner)
     settings = experiment.scoring
     if settings.criterion is not None:
@@ -217,7 +217,7 @@ def chosen_pruner(experiment: Experiment) -> Pruner:
 
 
 def choose_device(experiment: Experiment) -> torch.device:
-    """The device of the experiment.
+    """Returns the device of the experiment.
 
     Raises:
         UserError: CUDA is asked for and not there.

@@ -1,4 +1,4 @@
-"""How many threads are used on the CPU."""
+"""The number of threads on the CPU."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from autoprune.searchers.base.searcher import Searcher
 # Several threads must be this much faster than one to be taken: where other work takes a core away they wait for each
 # other, and are then up to ten times slower than one.
 WORTHWHILE = 1.5
-_IMAGES = 32
+_SAMPLES = 32
 _REPEATS = 3
 
 
 def settle_threads(experiment: Experiment, network: nn.Module, inputs: Tensor) -> Experiment:
-    """The experiment with its number of threads fixed, and torch set to it.
+    """Returns the experiment with its number of threads fixed, and torch set to it.
 
     Where the experiment leaves it open, one thread and as many as torch would take are timed on the network.
 
@@ -38,7 +38,7 @@ def settle_threads(experiment: Experiment, network: nn.Module, inputs: Tensor) -
     return experiment
 
 
-class OneThread:
+class SingleThreaded:
     """Asks a searcher with one thread for its linear algebra (numpy's and scipy's, not torch's).
 
     Its matrices are small: with two threads, on two idle cores, `auto` takes 58 ms for a candidate in place of 33. What
@@ -49,7 +49,7 @@ class OneThread:
         self._searcher, self._libraries = searcher, ThreadpoolController().select(user_api="blas")
 
     def ask(self) -> Sequence[Candidate]:
-        """What it proposes next: one candidate or none."""
+        """Returns what it proposes next: one candidate or none."""
         with self._libraries.limit(limits=1):
             return self._searcher.ask(1)
 
@@ -58,12 +58,12 @@ def _faster(network: nn.Module, inputs: Tensor) -> int:
     many = torch.get_num_threads()
     if many == 1:
         return 1
-    repeats = -(-_IMAGES // len(inputs))
+    repeats = -(-_SAMPLES // len(inputs))
     batch = inputs.repeat(repeats, *[1] * (inputs.dim() - 1))
     with mode(network, training=False):
         try:
             seconds = {threads: min(_time(network, batch, threads) for _ in range(_REPEATS)) for threads in (1, many)}
-        except Exception:  # a network that cannot run is reported by who studies it
+        except Exception:  # a network that cannot run is reported where it is analyzed
             return 1
     return many if seconds[many] * WORTHWHILE <= seconds[1] else 1
 

@@ -52,7 +52,7 @@ def test_the_sweep_says_what_it_cost_and_what_it_saved(autoprune: Cli, workdir: 
     assert curves.work is not None
     assert curves.naive_work is not None
     assert said == (
-        f"sweep: {curves.work / unit:.1f} dense judgements of 100 samples instead of {curves.naive_work / unit:.1f}"
+        f"sweep: {curves.work / unit:.1f} dense evaluations of 100 samples instead of {curves.naive_work / unit:.1f}"
     )
     assert curves.work < 0.8 * curves.naive_work
     whole = ("--set", "sensitivity.stop=null", "--set", "sensitivity.reuse=false")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from autoprune.config import load_experiment
 from autoprune.running import threads
-from autoprune.running.threads import OneThread, settle_threads
+from autoprune.running.threads import SingleThreaded, settle_threads
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def test_a_searcher_is_asked_with_one_thread_for_its_linear_algebra() -> None:
     searcher: Any = Counting()
     with threadpool_limits(2, user_api="blas"):
         before = searcher.ask(1)
-        during = OneThread(searcher).ask()
+        during = SingleThreaded(searcher).ask()
         after = searcher.ask(1)
     assert set(during) == {1}
     assert before == after

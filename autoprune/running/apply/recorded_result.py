@@ -18,10 +18,10 @@ class RecordedResult:
     """The recorded result of a trial; a `best.yaml` written by hand may hold none of it.
 
     Attributes:
-        score: on the most validation samples that it was judged on; 0 samples where their number is not recorded.
+        score: on the most validation samples that it was evaluated on; 0 samples where their number is not recorded.
         costs: FLOPs, parameters and bytes, as they were counted then.
         digest: of the dense network's weights.
-        dropped: whether its judgement ended early.
+        dropped: whether its evaluation ended early.
         remark: what else to know of it.
     """
 

@@ -1,4 +1,4 @@
-"""Hands out a run's jobs to workers that ask for them, and takes what they bring, whatever carries it."""
+"""Hands out a run's jobs to workers that ask for them, and takes their results, whatever library carries both."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from autoprune.running.execution.jobs import Job, Stage, Stages, WorkerContext, 
 
 T = TypeVar("T")
 
-UNKNOWN = "workers"
-"""What the records call whoever should have done a job that nobody brought to its end."""
+LOST_WORKER = "workers"
+"""What records give as the worker of a job that was lost."""
 
 
 @dataclass
-class _Handed:
-    """A job that somebody does, since so many seconds of the monotonic clock."""
+class _AssignedJob:
+    """A job in the hands of a worker, since so many seconds of the monotonic clock."""
 
     job: Job[Any]
     stage: Stage[Any, Any]
@@ -31,17 +31,17 @@ class _Handed:
 class Dispatch(Generic[T]):
     """A run's jobs, stage by stage; a stage begins when nothing of the one before is left.
 
-    Whoever runs it can raise nothing through the library that carries the jobs, so what goes wrong is kept.
+    Exceptions do not pass through the library that carries the jobs, so they are kept.
 
     Attributes:
-        fault: what ended the run before its time.
-        value: what the stages came to; None until they are over.
+        fault: the exception that ended the run early.
+        value: what the stages returned; None until they are over.
     """
 
     def __init__(self, stages: Stages[T], settings: RunSection) -> None:
-        self._stages, self._settings = stages, settings
+        self._run_stages, self._settings = stages, settings
         self._stage: Stage[Any, Any] | None = None
-        self._handed: dict[str, _Handed] = {}
+        self._assigned: dict[str, _AssignedJob] = {}
         self.fault: Exception | None = None
         self.value: T | None = None
         self._over = False
@@ -49,15 +49,15 @@ class Dispatch(Generic[T]):
     @property
     def over(self) -> bool:
         """Whether there is nothing more to do, and nothing is being done."""
-        return not self._handed and (self._over or self.fault is not None)
+        return not self._assigned and (self._over or self.fault is not None)
 
     def next(self, key: str) -> dict[str, Any] | None:
-        """A job, as JSON; None while there is none to be had, or once all is over.
+        """Returns a job, as JSON; None while there is none to be had, or once all is over.
 
         Args:
             key: under which its results will come.
         """
-        if self.fault is not None or len(self._handed) >= self._settings.workers:
+        if self.fault is not None or len(self._assigned) >= self._settings.workers:
             return None
         try:
             job = self._next()
@@ -66,23 +66,23 @@ class Dispatch(Generic[T]):
             return None
         if job is None or self._stage is None:
             return None
-        self._handed[key] = _Handed(job, self._stage)
+        self._assigned[key] = _AssignedJob(job, self._stage)
         return job_to_json(job)
 
     def _next(self) -> Job[Any] | None:
         while not self._over:
             job: Job[Any] | None = None if self._stage is None else self._stage.next()
-            if job is not None or self._handed:
+            if job is not None or self._assigned:
                 return job
             try:
-                self._stage = next(self._stages)
+                self._stage = next(self._run_stages)
             except StopIteration as end:
                 self.value, self._over = end.value, True
         return None
 
     def take(self, key: str, data: Mapping[str, Any]) -> None:
-        """One of a job's results, as `do` gives it."""
-        handed = self._handed[key]
+        """Takes one of a job's results, as `RunningJob.step` gives it."""
+        handed = self._assigned[key]
         try:
             if "broken" in data:
                 raise AutopruneError(data["broken"])
@@ -93,19 +93,19 @@ class Dispatch(Generic[T]):
             self.fault = self.fault or fault
 
     def end(self, key: str, lost: bool) -> None:
-        """A job was brought to its end, or lost: whoever tried it died, each time."""
-        handed = self._handed.pop(key)
+        """Ends a job: it was done, or lost, as its worker died each time."""
+        handed = self._assigned.pop(key)
         if not lost or self.fault is not None:
             return
         seconds = time.monotonic() - handed.since
         try:
-            handed.stage.lost(handed.job, _why(seconds, self._settings), seconds, UNKNOWN)
+            handed.stage.lost(handed.job, _why(seconds, self._settings), seconds, LOST_WORKER)
         except Exception as fault:
             self.fault = fault
 
 
 def _why(seconds: float, settings: RunSection) -> Failure:
-    """Why a job was lost: its workers died, every time."""
+    """Returns why a job was lost: its workers died, every time."""
     tries = settings.retries + 1
     often = "" if tries == 1 else f" {tries} times"
     if settings.trial_timeout is not None and seconds >= tries * settings.trial_timeout:
@@ -114,14 +114,14 @@ def _why(seconds: float, settings: RunSection) -> Failure:
 
 
 class RunningJob:
-    """A job in the hands of a worker."""
+    """A job that this worker does."""
 
     def __init__(self, context: WorkerContext, data: Mapping[str, Any]) -> None:
         self._job: Job[Any] = job_from_json(data)
         self._results = self._job.results(context)
 
     def step(self) -> tuple[dict[str, Any], bool]:
-        """The next result, for `Dispatch.take`, and whether it is the last."""
+        """Returns the next result, for `Dispatch.take`, and whether it is the last."""
         try:
             result = next(self._results)
         except OSError as fault:

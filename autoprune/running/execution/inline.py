@@ -16,12 +16,12 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class _Hung(KeyboardInterrupt):
+class _TimedOut(KeyboardInterrupt):
     """A trial took longer than it may; no code of the user's catches it as an exception of its own."""
 
 
-def do_inline(stages: Stages[T], context: WorkerContext, timeout: float | None = None) -> T:
-    """Does every job of every stage; what they came to.
+def run_inline(stages: Stages[T], context: WorkerContext, timeout: float | None = None) -> T:
+    """Does every job of every stage, and returns what the stages return.
 
     A job whose result takes longer than `timeout` seconds is lost; that it is not tried again here, and that what hangs
     outside of Python is not ended, only workers do better.
@@ -43,7 +43,7 @@ def _do(stage: Stage[Job[R], R], job: Job[R], context: WorkerContext, timeout: f
         try:
             with _limited(timeout):
                 result = next(results, None)
-        except _Hung:
+        except _TimedOut:
             context.forget()
             failure = Failure("timeout", f"the trial took longer than {timeout:g} s")
             stage.lost(job, failure, time.perf_counter() - start, context.worker)
@@ -55,13 +55,13 @@ def _do(stage: Stage[Job[R], R], job: Job[R], context: WorkerContext, timeout: f
 
 @contextmanager
 def _limited(timeout: float | None) -> Iterator[None]:
-    """Raises `_Hung` inside after so many seconds; where there are no signals (a thread) nothing is limited."""
+    """Raises `_TimedOut` inside after so many seconds; where there are no signals (a thread) nothing is limited."""
     if timeout is None or threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def end(*_: object) -> None:
-        raise _Hung
+        raise _TimedOut
 
     before = signal.signal(signal.SIGALRM, end)
     signal.setitimer(signal.ITIMER_REAL, timeout)

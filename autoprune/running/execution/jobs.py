@@ -1,4 +1,4 @@
-"""What there is to do in a run, in jobs that anybody may do: the process that was started, or a worker.
+"""The work of a run, in jobs that any process can do: the one that was started, or a worker.
 
 A run is a sequence of stages, one after the other: the sweep, the search, the finalists. A stage hands out jobs and
 takes their results, in any order; a worker knows neither of them nor of the ledger.
@@ -18,7 +18,7 @@ from autoprune.evaluation.sensitivity.levels import EvaluationResult, Grid, Grou
 
 
 class WorkerContext:
-    """Where jobs are done: a network with its data, and what is kept from one job to the next.
+    """The objects that jobs work with: a network with its data, and what is kept from one job to the next.
 
     Args:
         grid: the levels of the run's sweep.
@@ -37,7 +37,7 @@ class WorkerContext:
         return Levels(self.evaluator, self.grid, self.sweep)
 
     def forget(self) -> None:
-        """Drops what a job that was broken off may have left half done."""
+        """Drops what a job that was interrupted may have left half done."""
         self.__dict__.pop("levels", None)
 
 
@@ -53,14 +53,14 @@ class Job(Protocol[R]):
     kind: ClassVar[str]
 
     def results(self, context: WorkerContext) -> Iterator[R]:
-        """The results, each as it is done.
+        """Yields the results, each as it is done.
 
         Raises:
             OSError: data cannot be read, or weights not be written.
         """
 
     def ends(self, result: R) -> bool:
-        """Whether no result comes after this one."""
+        """Returns whether no result comes after this one."""
 
     def to_json(self) -> dict[str, Any]: ...
 
@@ -73,17 +73,17 @@ class Stage(Protocol[J, R_contra]):
     """A part of a run: asked for jobs until it has none."""
 
     def next(self) -> J | None:
-        """The next job; None while none can be given before a result comes back, or at the end."""
+        """Returns the next job; None while none can be given before a result comes back, or at the end."""
 
     def take(self, job: J, result: R_contra) -> None:
-        """A result."""
+        """Takes a result."""
 
     def lost(self, job: J, failure: Failure, seconds: float, worker: str) -> None:
-        """A job that came to grief: it was still without its (next) result after so many seconds."""
+        """Takes a job that failed: it had no (further) result after so many seconds."""
 
 
 Stages = Generator[Stage[Any, Any], None, T]
-"""The stages of a run, each given when the one before has come to its end; what they came to is returned."""
+"""The stages of a run, each yielded when the one before has ended; the return value is the run's."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ Step = tuple[int, EvaluationResult]
 
 @dataclass(frozen=True)
 class SweepJob:
-    """Levels of one group of the sweep, to be judged one after the other."""
+    """Levels of one group of the sweep, to be evaluated one after the other."""
 
     kind: ClassVar[str] = "levels"
     group_sweep: GroupSweep
@@ -195,7 +195,7 @@ JOBS: Mapping[str, type[Evaluation] | type[Reevaluation] | type[SweepJob]] = {
 
 
 def job_from_json(data: Mapping[str, Any]) -> Job[Any]:
-    """The job in what `job_to_json` makes."""
+    """Returns the job in what `job_to_json` makes."""
     return JOBS[data["kind"]].from_json(data["job"])
 
 
@@ -203,31 +203,31 @@ def job_to_json(job: Job[Any]) -> dict[str, Any]:
     return {"kind": job.kind, "job": job.to_json()}
 
 
-class Once(Job[R], Protocol[R]):
+class CandidateJob(Job[R], Protocol[R]):
     """A job on a candidate, with one result."""
 
     @property
     def candidate(self) -> Candidate: ...
 
     def failed(self, failure: Failure, seconds: float, worker: str) -> R:
-        """The result if nobody can bring one."""
+        """Returns the result of a job that was lost."""
 
 
-class Listed(Generic[R]):
+class JobList(Generic[R]):
     """A stage whose jobs are known beforehand, and made when it is asked for them.
 
     Args:
         take: is given each candidate with its result.
     """
 
-    def __init__(self, jobs: Iterable[Once[R]], take: Callable[[Candidate, R], None]) -> None:
+    def __init__(self, jobs: Iterable[CandidateJob[R]], take: Callable[[Candidate, R], None]) -> None:
         self._jobs, self._take = iter(jobs), take
 
-    def next(self) -> Once[R] | None:
+    def next(self) -> CandidateJob[R] | None:
         return next(self._jobs, None)
 
-    def take(self, job: Once[R], result: R) -> None:
+    def take(self, job: CandidateJob[R], result: R) -> None:
         self._take(job.candidate, result)
 
-    def lost(self, job: Once[R], failure: Failure, seconds: float, worker: str) -> None:
+    def lost(self, job: CandidateJob[R], failure: Failure, seconds: float, worker: str) -> None:
         self._take(job.candidate, job.failed(failure, seconds, worker))

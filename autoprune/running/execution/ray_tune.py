@@ -25,7 +25,7 @@ from autoprune.config.sections import RunSection
 from autoprune.errors import AutopruneError, UserError
 from autoprune.running.execution.dispatch import Dispatch, RunningJob
 from autoprune.running.execution.jobs import Stages, WorkerContext
-from autoprune.running.execution.worker import WorkerPayload, ending_after, settle, worker_name
+from autoprune.running.execution.worker import WorkerPayload, choose_hardware, ending_after, worker_name
 from autoprune.running.run_folder import SHARED, RunFolder
 from autoprune.running.setup import Setup
 
@@ -92,7 +92,7 @@ def connected(settings: RunSection) -> Iterator[None]:
         return
     address = settings.ray_address or os.environ.get("RAY_ADDRESS")
     try:
-        with _signals_kept():
+        with _sigterm_restored():
             if address:
                 ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
             else:
@@ -113,14 +113,14 @@ def connected(settings: RunSection) -> Iterator[None]:
         ray.shutdown()
 
 
-def do_on_ray(stages: Stages[T], setup: Setup, context: WorkerContext) -> T:
+def run_on_ray(stages: Stages[T], setup: Setup, context: WorkerContext) -> T:
     """Does every job of every stage, as many at once as there are workers, inside `connected`.
 
     Args:
         context: that of this process, which workers get a copy of.
 
     Returns:
-        What the stages came to.
+        What the stages return.
 
     Raises:
         UserError: the cluster does not see the run's folder.
@@ -137,8 +137,8 @@ def do_on_ray(stages: Stages[T], setup: Setup, context: WorkerContext) -> T:
 
 
 @contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Restores what SIGTERM does: Ray's own handler prints a stack and aborts, and nobody hears how to go on."""
+def _sigterm_restored() -> Iterator[None]:
+    """Restores the handler of SIGTERM: Ray's own prints a stack and aborts, without a word on how to resume."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -148,7 +148,7 @@ def _signals_kept() -> Iterator[None]:
 
 
 def _check_resources(settings: RunSection) -> None:
-    """Nothing, if all workers can run at once.
+    """Checks that all workers can run at once.
 
     Raises:
         UserError: the cluster has not what they need; Ray would wait for it for ever.
@@ -168,7 +168,7 @@ def _check_resources(settings: RunSection) -> None:
 
 
 def _check_shared(folder: Path) -> None:
-    """Nothing, if every machine of the cluster sees the run's folder, where weights travel.
+    """Checks that every machine of the cluster sees the run's folder, through which weights travel.
 
     Raises:
         UserError: one does not.
@@ -210,8 +210,8 @@ def _tune(dispatch: Dispatch[T], payload: WorkerPayload, settings: RunSection, s
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=_asking(dispatch),
-            scheduler=_keeping_workers(settings.workers),
+            search_alg=_search_algorithm(dispatch),
+            scheduler=_scheduler(settings.workers),
             num_samples=-1,
             reuse_actors=True,
             metric="job",
@@ -236,11 +236,11 @@ def _tune(dispatch: Dispatch[T], payload: WorkerPayload, settings: RunSection, s
     return cast(T, dispatch.value)
 
 
-def _asking(dispatch: Dispatch[T]) -> Any:
-    """A run's jobs as a Tune searcher."""
+def _search_algorithm(dispatch: Dispatch[T]) -> Any:
+    """Returns a run's jobs as a search algorithm of Tune."""
     from ray.tune.search import Searcher
 
-    class Asking(Searcher):
+    class JobAlgorithm(Searcher):
         def __init__(self) -> None:
             super().__init__(metric="job", mode="min")
 
@@ -260,20 +260,20 @@ def _asking(dispatch: Dispatch[T]) -> Any:
             dispatch.end(trial_id, lost)
 
         def save(self, checkpoint_path: str) -> None:
-            """Nothing: the run's ledger is the truth."""
+            """Does nothing: the run's ledger is the truth."""
 
         def restore(self, checkpoint_path: str) -> None:
-            """Nothing: the run's ledger is the truth."""
+            """Does nothing: the run's ledger is the truth."""
 
         def __reduce__(self) -> Any:
-            """Nothing of it is in the copy that Tune stores, and which nobody reads."""
+            """Leaves everything out of the copy that Tune stores, and which is never read."""
             return dict, ()
 
-    return Asking()
+    return JobAlgorithm()
 
 
-def _keeping_workers(workers: int) -> Any:
-    """A Tune scheduler that lets idle workers live.
+def _scheduler(workers: int) -> Any:
+    """Returns a Tune scheduler that lets idle workers live.
 
     Tune ends all but one worker that it has no trial for, so that a round that waits for its last trial, or the end of
     the sweep, would cost each of them a new start. It has no setting for that, only a number in its controller; a
@@ -281,7 +281,7 @@ def _keeping_workers(workers: int) -> Any:
     """
     from ray.tune.schedulers import FIFOScheduler
 
-    class Keeping(FIFOScheduler):
+    class KeepingWorkers(FIFOScheduler):
         _told = False
 
         def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
@@ -291,11 +291,11 @@ def _keeping_workers(workers: int) -> Any:
                 cache.increase_max(trial.placement_group_factory, workers)
                 self._told = True
 
-    return Keeping()  # type: ignore[no-untyped-call]  # ray leaves it untyped
+    return KeepingWorkers()  # type: ignore[no-untyped-call]  # ray leaves it untyped
 
 
 def _worker() -> type[Trainable]:
-    """The class of the workers; made here, so that ray is imported only when it is used."""
+    """Returns the class of the workers; made here, so that ray is imported only when it is used."""
     from ray import tune
 
     class Worker(tune.Trainable):
@@ -308,21 +308,23 @@ def _worker() -> type[Trainable]:
             assert settings is not None, "Tune passes what was put beside the class"
             self._timeout, self._fault = settings.trial_timeout, ""
             try:
-                self._bench = payload.unpack(settle(math.ceil(settings.cpus_per_trial), settings.gpus_per_trial))
-                self._doing = RunningJob(self._bench, config)
+                self._context = payload.unpack(
+                    choose_hardware(math.ceil(settings.cpus_per_trial), settings.gpus_per_trial)
+                )
+                self._running = RunningJob(self._context, config)
             except Exception as fault:  # of the user's code or data; Tune would try it again and say nothing
                 self._fault = f"{type(fault).__name__}: {fault}"
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             if not self._fault:
-                self._doing = RunningJob(self._bench, new_config)
+                self._running = RunningJob(self._context, new_config)
             return True
 
         def step(self) -> dict[str, Any]:
             if self._fault:
                 return {"broken": f"worker {worker_name()} cannot begin ({self._fault})", "job": 0, "done": True}
             with ending_after(self._timeout):
-                said, done = self._doing.step()
+                said, done = self._running.step()
             return {**said, "job": 0, "done": done}
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:

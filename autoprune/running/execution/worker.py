@@ -1,4 +1,4 @@
-"""What a worker needs to do jobs of a run; knows nothing of who sends them."""
+"""The side of a worker: what is sent to it, and how it uses its share of the hardware."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from autoprune.tasks.base import Task
 
 @dataclass(frozen=True)
 class WorkerPayload:
-    """A prunable and its task as they travel to a worker: on the CPU, without what follows from the rest.
+    """A network and its task as they travel to a worker: on the CPU, without what follows from the rest.
 
     Scores and costs travel along, so that every worker removes the same structures whatever it computes on.
 
     Attributes:
         experiment: names the task, which each worker builds; one that was passed in from Python travels as `task`.
-        judging: with full paths.
+        evaluation: with full paths.
         grid, sweep: the levels of the run's sweep, and how they are evaluated.
     """
 
@@ -71,7 +71,7 @@ class WorkerPayload:
         )
 
     def unpack(self, device: torch.device) -> WorkerContext:
-        """A context of its own."""
+        """Returns a context of the worker's own."""
         network, inputs = copy_network(self.network).to(device).eval(), self.inputs.to(device)
         graph = find_groups(network, inputs)
         structures = self.pruner.find_structures(network, graph)
@@ -92,20 +92,20 @@ class WorkerPayload:
         return WorkerContext(Evaluator(prunable, task, self.config), self.grid, self.sweep, retries, worker_name())
 
 
-def settle(threads: int, gpus: float) -> torch.device:
-    """Gives this process its threads; the device that its share of the hardware holds."""
+def choose_hardware(threads: int, gpus: float) -> torch.device:
+    """Sets the threads of this process, and returns the device that its share of the hardware holds."""
     torch.set_num_threads(threads)
     return torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
 
 
 def worker_name() -> str:
-    """What the records call this process."""
+    """Returns what records give as the worker: host and process."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
 @contextmanager
 def ending_after(seconds: float | None) -> Iterator[None]:
-    """Ends this process if what is inside takes longer, whatever it hangs in; who sent it sees it die."""
+    """Ends this process if what is inside takes longer, whatever it hangs in; the sender sees it die."""
     if seconds is not None:
         faulthandler.dump_traceback_later(seconds, exit=True)
     try:

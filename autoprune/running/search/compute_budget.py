@@ -1,4 +1,4 @@
-"""What a run may cost in all, and what is left of it for candidates; in multiply-adds (see `Recipe.work`).
+"""The compute that a run may take in all, and what is left of it for candidates; in multiply-adds (see `Recipe.work`).
 
 Counted are the dense reference, the sweep, the candidates and the finalists. What only the final table needs (the
 uniform allocation where no trial was it, the test samples) is not.
@@ -26,12 +26,12 @@ SWEEP_SHARE = 0.25
 
 @dataclass(frozen=True)
 class ComputeBudget:
-    """What a run may cost.
+    """The compute that a run may take.
 
     Attributes:
-        unit: one evaluation: the judgement of the dense network on the samples that judge candidates.
+        unit: one evaluation: the evaluation of the dense network on the samples that candidates are evaluated on.
         allowed: in all; None is without a limit.
-        finals: reserved for judging the finalists.
+        finals: reserved for evaluating the finalists.
         candidate: what one candidate costs at most.
     """
 
@@ -42,8 +42,8 @@ class ComputeBudget:
 
     @classmethod
     def open(cls, setup: Setup, evaluator: Evaluator, limits: Limits) -> ComputeBudget:
-        """The compute budget of an experiment; without a limit nothing is counted, as that takes a pass over the
-        samples.
+        """Returns the compute budget of an experiment; without a limit nothing is counted, as that takes a pass over
+        the samples.
 
         Raises:
             UserError: it does not pay for a single candidate.
@@ -60,7 +60,7 @@ class ComputeBudget:
         return compute_budget
 
     def check(self) -> None:
-        """Nothing, if the dense reference, one candidate and the finalists can be paid.
+        """Checks that the dense reference, one candidate and the finalists can be paid.
 
         Raises:
             UserError: they cannot.
@@ -73,11 +73,11 @@ class ComputeBudget:
             )
 
     def left(self, spent: int) -> int | None:
-        """What is left for candidates after the dense reference and a sweep that cost `spent`."""
+        """Returns what is left for candidates after the dense reference and a sweep that cost `spent`."""
         return None if self.allowed is None else self.allowed - self.unit - self.finals - spent
 
     def grid(self, setup: Setup, evaluator: Evaluator) -> Grid:
-        """The kept widths that the sweep judges.
+        """Returns the kept widths that the sweep evaluates.
 
         As many a group as the experiment says, fewer where they cost too much, none if even one would.
         """
@@ -90,7 +90,7 @@ class ComputeBudget:
 
 
 def _most_work(setup: Setup, evaluator: Evaluator, limits: Limits, recipes: Sequence[Recipe], samples: int) -> int:
-    """What an allocation within the limits costs at most, about: where layers are refitted at half of the network.
+    """Returns about what an allocation within the limits costs at most, layers being refitted at half of the network.
 
     Args:
         recipes: of which the dearest counts; several where settings of the recipe are searched.
@@ -102,7 +102,7 @@ def _most_work(setup: Setup, evaluator: Evaluator, limits: Limits, recipes: Sequ
 
 
 def _finals(setup: Setup, evaluator: Evaluator, limits: Limits) -> int:
-    """What judging the finalists costs at most: nothing, if they have been judged on all samples already."""
+    """Returns what evaluating the finalists costs at most: nothing where all samples are used already."""
     experiment, samples = setup.experiment, evaluator.data
     recipe, count = experiment.final_recipe(), experiment.search.rerank.top
     if recipe != experiment.recipe():

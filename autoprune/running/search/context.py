@@ -1,4 +1,4 @@
-"""What every part of a run works with."""
+"""The objects that every part of a run works with."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ class RunContext:
     compute_budget: ComputeBudget
 
     def network(self, trial: Trial) -> nn.Module:
-        """The network of a trial, as it was judged."""
+        """Returns the network of a trial, as it was evaluated."""
         return self.evaluator.restore_or_build(trial.candidate)

@@ -1,4 +1,4 @@
-"""The best few of a search, judged once more: on all validation samples, and under the last recipe if there is one."""
+"""The best few of a search, evaluated once more: on all validation samples, under the last recipe if there is one."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from autoprune.core.trial import Candidate, Failure, Score, Setting, Trial, rank
 from autoprune.core.trial import value as value_of
 from autoprune.errors import AllTrialsFailed
 from autoprune.evaluation.sensitivity.levels import EvaluationResult
-from autoprune.running.execution.jobs import Evaluation, Listed, Reevaluation, Stages
+from autoprune.running.execution.jobs import Evaluation, JobList, Reevaluation, Stages
 from autoprune.running.search.context import RunContext
 from autoprune.searchers.base.searcher import SearchProblem
 
 
-def choose(run: RunContext, problem: SearchProblem, trials: list[Trial]) -> Stages[tuple[Trial, Score]]:
-    """The finalists as a stage, and the winner with its score on all validation samples.
+def choose_winner(run: RunContext, problem: SearchProblem, trials: list[Trial]) -> Stages[tuple[Trial, Score]]:
+    """Runs the finalists as a stage, and returns the winner with its score on all validation samples.
 
-    What was found before and written down is not judged again. Where finalists have a recipe of their own each becomes
-    a trial, which is added to `trials`.
+    What the ledger holds is not evaluated again. Where finalists have a recipe of their own each becomes a trial, which
+    is added to `trials`.
 
     Raises:
-        AllTrialsFailed: none of them could be judged on all samples.
+        AllTrialsFailed: none of them could be evaluated on all samples.
     """
     experiment = run.setup.experiment
     chosen = ranked(trials, problem.objective)[: experiment.search.rerank.top]
@@ -39,7 +39,7 @@ def choose(run: RunContext, problem: SearchProblem, trials: list[Trial]) -> Stag
 
 
 def _trials(run: RunContext, chosen: list[Trial], recipe: Recipe, trials: list[Trial]) -> Stages[list[Trial]]:
-    """Trials of the chosen allocations under another recipe, numbered on from `trials`; those that are not in it."""
+    """Returns the trials of the chosen allocations under another recipe that are not in `trials`, numbered on."""
     asked = [c for c in run.history.steps() if isinstance(c, Candidate) and c.role == "finalist"]
     told = {trial.number for trial in trials}
     number = 1 + max([*told, *(candidate.number for candidate in asked)])
@@ -51,7 +51,7 @@ def _trials(run: RunContext, chosen: list[Trial], recipe: Recipe, trials: list[T
             for trial in chosen:
                 settings = run.setup.experiment.final_settings(trial.candidate.settings)
                 wanted = _finalist(number, trial, recipe, settings)
-                candidate = next((known for known in asked if _is_same(known, wanted)), None)
+                candidate = next((known for known in asked if known.key == wanted.key), None)
                 if candidate is None:
                     candidate = wanted
                     asked.append(wanted)
@@ -68,12 +68,12 @@ def _trials(run: RunContext, chosen: list[Trial], recipe: Recipe, trials: list[T
             run.ledger.told(trial)
             advance("")
 
-        yield Listed(jobs(), take)
+        yield JobList(jobs(), take)
     return found
 
 
 def _finalist(number: int, trial: Trial, recipe: Recipe, settings: Mapping[str, Setting]) -> Candidate:
-    """The trial's allocation under another recipe; from its weights if those were trained, else from the dense ones."""
+    """Returns the trial's allocation under another recipe, from its weights if those were trained, else the dense."""
     before = trial.candidate
     trained = before.parent is not None or resolved(before.recipe, before.settings).trains
     # ADMM was done before the trial was pruned, and its weights are what the finalist starts from.
@@ -83,20 +83,11 @@ def _finalist(number: int, trial: Trial, recipe: Recipe, settings: Mapping[str, 
     return Candidate(number, before.allocation, recipe, settings, parent, "finalist", limits)
 
 
-def _is_same(known: Candidate, wanted: Candidate) -> bool:
-    """Whether a finalist of the ledger is the one wanted; earlier releases started all from the dense network."""
-    return (
-        known.allocation == wanted.allocation
-        and known.settings == wanted.settings
-        and known.parent in (wanted.parent, None)
-    )
-
-
 def _on_all_samples(run: RunContext, chosen: list[Trial]) -> Stages[dict[int, Score]]:
-    """Number to score on all validation samples; the search's own scores where it used all of them.
+    """Returns number to score on all validation samples: the search's own scores where it used all of them.
 
     Raises:
-        AllTrialsFailed: none of them could be judged.
+        AllTrialsFailed: none of them could be evaluated.
     """
     if run.evaluator.data.uses_all_samples():
         return {trial.number: trial.score for trial in chosen if trial.score}
@@ -116,8 +107,8 @@ def _on_all_samples(run: RunContext, chosen: list[Trial]) -> Stages[dict[int, Sc
                 run.ledger.write("reevaluated", number=number, score=result.outcome.to_json(), work=result.work)
             advance("")
 
-        yield Listed(left, take)
+        yield JobList(left, take)
     found = {trial.number: done[trial.number] for trial in chosen if trial.number in done}
     if not found:
-        raise AllTrialsFailed(f"no finalist could be judged on all samples ({reason}); see {run.folder.ledger}")
+        raise AllTrialsFailed(f"no finalist could be evaluated on all samples ({reason}); see {run.folder.ledger}")
     return found

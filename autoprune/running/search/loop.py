@@ -12,7 +12,7 @@ from autoprune.core.trial import Candidate, Failure, Role, Trial, ranked, reason
 from autoprune.errors import AllTrialsFailed, AutopruneError
 from autoprune.running.execution.jobs import Evaluation, Stages
 from autoprune.running.search.context import RunContext
-from autoprune.running.threads import OneThread
+from autoprune.running.threads import SingleThreaded
 from autoprune.searchers.base.searcher import Searcher, SearchProblem
 
 
@@ -29,7 +29,7 @@ class SearchLoop:
 
     def __init__(self, run: RunContext, problem: SearchProblem, searcher: Searcher) -> None:
         self._run, self._problem, self._searcher = run, problem, searcher
-        self._asking = OneThread(searcher)
+        self._search_algorithm = SingleThreaded(searcher)
         self.trials = replay(run.history, searcher)
         self.advance: Callable[[str], None] = lambda _: None
         # As many of the best as keep their weights, so that the cost of a trial does not grow with their number.
@@ -53,7 +53,7 @@ class SearchLoop:
         return None if candidate is None else Evaluation(candidate)
 
     def _ask(self) -> Candidate | None:
-        for candidate in self._asking.ask():
+        for candidate in self._search_algorithm.ask():
             limits = self._run.limits if candidate.role == "final" else _limits_of(candidate)
             if not within(candidate.allocation, self._run.setup.prunable.costs, limits):
                 raise AutopruneError(f"the searcher proposed {candidate.allocation}, which is above the budget")
@@ -123,7 +123,7 @@ def replay(history: History, searcher: Searcher) -> list[Trial]:
     Raises:
         ReplayError: the searcher now proposes something else (another release wrote the ledger, say).
     """
-    trials, asking = [], OneThread(searcher)
+    trials, asking = [], SingleThreaded(searcher)
     for step in history.steps():
         if isinstance(step, Trial):
             trials.append(step)

@@ -1,4 +1,4 @@
-"""The end of a run: the table and the files."""
+"""The end of a run: the final table and the files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from autoprune.searchers.controls import uniform_allocation
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         results: dense, uniform at the same budget, and best.
@@ -41,8 +41,8 @@ class Conclusion:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a search found.
+class SearchOutcome:
+    """The outcome of a search.
 
     Attributes:
         trials: every trial, in the order told.
@@ -55,7 +55,7 @@ class Found:
     score: Score
 
 
-def conclude(run: RunContext, dense: Score, found: Found) -> Conclusion:
+def conclude(run: RunContext, dense: Score, found: SearchOutcome) -> Conclusion:
     """Writes the final table, `best.yaml` and the frontier."""
     problem, trials, best = found.problem, found.trials, found.best
     results = results_in(run.history)
@@ -71,7 +71,7 @@ def conclude(run: RunContext, dense: Score, found: Found) -> Conclusion:
 
 
 def _write_frontier(run: RunContext, problem: SearchProblem, trials: list[Trial], results: list[Result]) -> None:
-    """The trials that none beats in the objective and every limited cost at once, as a table and in the picture."""
+    """Writes the trials that none beats in the objective and every limited cost at once: a table and a picture."""
     best = frontier(trials, problem.objective, list(problem.limits))
     costs = run.setup.prunable.costs
     write_whole(run.folder.frontier_table, frontier_csv(best, dict(**costs.dense()), costs.effective).encode())
@@ -79,8 +79,8 @@ def _write_frontier(run: RunContext, problem: SearchProblem, trials: list[Trial]
         png(figure, run.folder.frontier)
 
 
-def _measure(run: RunContext, dense: Score, found: Found) -> list[Result]:
-    """The rows of the final table; the test samples are read here for the first time, when the choice is made."""
+def _measure(run: RunContext, dense: Score, found: SearchOutcome) -> list[Result]:
+    """Returns the rows of the final table; test samples are read here for the first time, after the choice."""
     best, uniform = found.best, _uniform(run, found.problem, found.trials)
     chosen = [("uniform", uniform)] if uniform.score else []
     networks = [run.setup.prunable.network, *(run.network(trial) for _, trial in [*chosen, ("best", best)])]
@@ -107,7 +107,7 @@ def _measure(run: RunContext, dense: Score, found: Found) -> list[Result]:
 
 
 def _steps(trial: Trial, trials: Sequence[Trial]) -> int:
-    """Of training that a trial's weights have had, those of its parents counted in."""
+    """Returns how many steps of training a trial's weights have had, those of its parents counted in."""
     recipe = resolved(trial.candidate.recipe, trial.candidate.settings)
     own = sum(training.steps or 0 for training in (recipe.admm, recipe.finetune) if training is not None)
     parent = trial.candidate.parent
@@ -117,7 +117,7 @@ def _steps(trial: Trial, trials: Sequence[Trial]) -> int:
 
 
 def _uniform(run: RunContext, problem: SearchProblem, trials: list[Trial]) -> Trial:
-    """The uniform allocation's trial, with default settings; number -1 if the search did not try it."""
+    """Returns the uniform allocation's trial, with default settings; number -1 if the search did not try it."""
     candidate = problem.candidate(-1, uniform_allocation(problem))
     for trial in trials:
         if trial.candidate.key == candidate.key:
@@ -135,7 +135,7 @@ def _test(run: RunContext, name: str, network: nn.Module) -> Score | None:
 
 
 def _best(run: RunContext, best: Trial, result: Result) -> dict[str, Any]:
-    """What `best.yaml` says: enough to prune anew from the dense checkpoint, unless it started from other weights.
+    """Returns the content of `best.yaml`: enough to prune anew from the dense checkpoint, if it started from that.
 
     Scoring and recipe are those of the trial, its settings put in; criteria of single groups stand in `settings` alone.
     """

@@ -1,4 +1,4 @@
-"""Where a run's sensitivity curves come from, and where they go."""
+"""A run's sensitivity curves: swept or read, and written."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from autoprune.evaluation.sensitivity.sweep import Record, Sweep, sweep_fingerpr
 from autoprune.files import parse_json, read_whole, write_whole
 from autoprune.reporting.drawing import png
 from autoprune.reporting.figures import sensitivity_figure
-from autoprune.running.execution.inline import do_inline
+from autoprune.running.execution.inline import run_inline
 from autoprune.running.execution.jobs import Stages, Step, SweepJob, WorkerContext
 from autoprune.running.progress import Display
 from autoprune.running.run_folder import RunFolder
@@ -34,7 +34,7 @@ from autoprune.running.setup import Setup
 
 
 @dataclass(frozen=True)
-class Groups:
+class SweepStage:
     """A sweep as a stage: a job for each group."""
 
     sweep: Sweep
@@ -50,15 +50,15 @@ class Groups:
         self.sweep.lost(job.group_sweep, failure)
 
 
-def swept(
+def sweep_curves(
     levels: Levels, display: Display, done: Mapping[Level, EvaluationResult], record: Record
 ) -> Stages[SensitivityCurves]:
-    """A sweep as a stage, and its curves; levels that are done are not judged again.
+    """Runs a sweep as a stage, and returns its curves; levels that are done are not evaluated again.
 
-    The dense network, to which all levels are compared, is judged here.
+    The dense network, to which all levels are compared, is evaluated here.
 
     Args:
-        record: called with each level as it is judged.
+        record: called with each level as it is evaluated.
 
     Raises:
         TaskError: the dense network fails after the recipe.
@@ -74,30 +74,30 @@ def swept(
             advance(f"{group} ends above {width}")
 
         sweep = Sweep(levels, done, note, skip)
-        yield Groups(sweep)
+        yield SweepStage(sweep)
     return sweep.curves()
 
 
 def measure_curves(setup: Setup, evaluator: Evaluator, display: Display, grid: Grid) -> SensitivityCurves:
-    """The curves of a sweep over a grid (group to the kept widths to judge), by this process and for no run."""
+    """Returns the curves of a sweep over a grid (group to kept widths), by this process and for no run."""
     context = WorkerContext(evaluator, grid, sweep_settings(setup.experiment))
-    return do_inline(swept(context.levels, display, {}, lambda *_: None), context)
+    return run_inline(sweep_curves(context.levels, display, {}, lambda *_: None), context)
 
 
 def sweep_settings(experiment: Experiment) -> SweepSettings:
-    """How an experiment's sweep judges its levels."""
+    """Returns how an experiment's sweep evaluates its levels."""
     section = experiment.sensitivity
     return SweepSettings(experiment.sweep_recipe(), section.samples, section.stop, section.reuse)
 
 
 def work_line(curves: SensitivityCurves, costs: CostTable) -> str:
-    """One line on what a sweep cost, in judgements of the dense network on as many samples."""
+    """Returns one line on what a sweep cost, in evaluations of the dense network on as many samples."""
     unit = curves.dense.samples * costs.dense()["flops"] // 2
     spent, naive = (curves.work or 0) / max(unit, 1), (curves.naive_work or 0) / max(unit, 1)
-    return f"sweep: {spent:.1f} dense judgements of {curves.dense.samples:,} samples instead of {naive:.1f}"
+    return f"sweep: {spent:.1f} dense evaluations of {curves.dense.samples:,} samples instead of {naive:.1f}"
 
 
-def write_level(ledger: Ledger, group: str, width: int, result: EvaluationResult) -> None:
+def record_level(ledger: Ledger, group: str, width: int, result: EvaluationResult) -> None:
     """Writes what became of a level, and what it cost, into a ledger.
 
     Raises:
@@ -106,32 +106,32 @@ def write_level(ledger: Ledger, group: str, width: int, result: EvaluationResult
     ledger.write("level", group=group, width=width, **result.to_json())
 
 
-def levels_in(history: History) -> dict[Level, EvaluationResult]:
-    """The levels that a ledger holds."""
+def recorded_levels(history: History) -> dict[Level, EvaluationResult]:
+    """Returns the levels that a ledger holds."""
     return {(record["group"], record["width"]): EvaluationResult.from_json(record) for record in history.of("level")}
 
 
 def read_curves(setup: Setup, evaluator: Evaluator, path: Path) -> SensitivityCurves:
-    """Those curves of a file that were measured on this network, task and pruner.
+    """Returns the curves of a file that were measured on this network, task and pruner.
 
     Raises:
         UserError: none were, they lack a group of the space, or the file holds none.
     """
     wanted = sweep_fingerprint(evaluator, setup.experiment.sweep_recipe(), setup.experiment.sensitivity.samples)
-    return choose_curves(_curves_at(path), wanted, setup.space.names, str(path))
+    return choose_curves(_curves_in(path), wanted, setup.space.names, str(path))
 
 
 def curves_beside(setup: Setup, folder: RunFolder) -> tuple[SensitivityCurves, ...]:
-    """The curves in a folder's file that hold for the same network and data; none where there is no file.
+    """Returns the curves in a folder's file that hold for the same network and data; none where there is no file.
 
     Raises:
         UserError: what stands there is no file of curves.
     """
     path = folder.sensitivity("json")
-    return of_network(_curves_at(path), setup.identity) if path.exists() else ()
+    return of_network(_curves_in(path), setup.identity) if path.exists() else ()
 
 
-def _curves_at(path: Path) -> tuple[SensitivityCurves, ...]:
+def _curves_in(path: Path) -> tuple[SensitivityCurves, ...]:
     try:
         data = parse_json(read_whole(path))
     except (OSError, ValueError) as fault:

@@ -26,24 +26,24 @@ from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator, evaluate_dense
 from autoprune.evaluation.sensitivity.levels import Grid
 from autoprune.reporting.results import results_in
-from autoprune.running.execution.inline import do_inline
+from autoprune.running.execution.inline import run_inline
 from autoprune.running.execution.jobs import Stages, WorkerContext
 from autoprune.running.progress import Display
 from autoprune.running.run_folder import RunFolder
 from autoprune.running.search.compute_budget import ComputeBudget
 from autoprune.running.search.context import RunContext
-from autoprune.running.search.finalists import choose
+from autoprune.running.search.finalists import choose_winner
 from autoprune.running.search.loop import search
-from autoprune.running.search.results import Conclusion, Found, conclude
+from autoprune.running.search.results import Conclusion, SearchOutcome, conclude
 from autoprune.running.search.sensitivity import (
-    levels_in,
     read_curves,
+    record_level,
+    recorded_levels,
+    sweep_curves,
     sweep_settings,
-    swept,
     write_curves,
-    write_level,
 )
-from autoprune.running.setup import Setup, kept_line
+from autoprune.running.setup import Setup, unsearched_settings
 from autoprune.running.tracking.mlflow_client import active_run
 from autoprune.running.tracking.tracker import Tracking, mirrored
 from autoprune.searchers.base.searcher import Searcher, SearchProblem
@@ -62,8 +62,8 @@ def start_session(
         command: the arguments that were typed, for the records; none for a search begun in Python.
 
     Raises:
-        UserError: the budget cannot be reached, data are missing, the dense network cannot be judged, or there are not
-            the workers that were asked for.
+        UserError: the budget cannot be reached, data are missing, the dense network cannot be evaluated, or there are
+            not the workers that were asked for.
         AllTrialsFailed: no candidate could be scored.
         LedgerWriteError: the disk is full; the run can be resumed.
     """
@@ -191,17 +191,17 @@ def _run(run: RunContext, command: Sequence[str]) -> Conclusion:
         limits=dict(**run.limits),
         **recorded(run.setup, command),
     )
-    if line := kept_line(run.setup.space, run.setup.experiment.search.searcher):
+    if line := unsearched_settings(run.setup.space, run.setup.experiment.search.searcher):
         run.display.say(line)
     dense = _dense(run)
     with mirrored(run.folder.path, run.tracking, run.setup.prunable.network):
-        found = _work(run, dense)
+        found = _execute(run, dense)
         run.folder.tidy()
         return conclude(run, dense, found)
 
 
 def _dense(run: RunContext) -> Score:
-    """Returns the score of the dense network on the samples that judge candidates."""
+    """Returns the score of the dense network on the samples that candidates are evaluated on."""
     record = run.history.last("dense")
     if record is not None:
         return Score.from_json(record["score"])
@@ -210,18 +210,18 @@ def _dense(run: RunContext) -> Score:
     return score
 
 
-def _work(run: RunContext, dense: Score) -> Found:
+def _execute(run: RunContext, dense: Score) -> SearchOutcome:
     """Does sweep, search and finalists, here or by workers; of a run that has finished they are in the ledger."""
     experiment = run.setup.experiment
     if is_finished(run.history, experiment):
         return _found_before(run, dense)
     context = WorkerContext(run.evaluator, _grid(run), sweep_settings(experiment))
-    stages = _stages(run, dense, context)
+    stages = _run_stages(run, dense, context)
     if experiment.run.workers:
-        from autoprune.running.execution.ray_tune import do_on_ray
+        from autoprune.running.execution.ray_tune import run_on_ray
 
-        return do_on_ray(stages, run.setup, context)
-    return do_inline(stages, context, experiment.run.trial_timeout)
+        return run_on_ray(stages, run.setup, context)
+    return run_inline(stages, context, experiment.run.trial_timeout)
 
 
 def is_finished(history: History, experiment: Experiment) -> bool:
@@ -235,23 +235,23 @@ def is_finished(history: History, experiment: Experiment) -> bool:
     return bool(results) and results[-1].number == finished["best"] and asked_for[-1:] == [experiment.search.trials]
 
 
-def _found_before(run: RunContext, dense: Score) -> Found:
+def _found_before(run: RunContext, dense: Score) -> SearchOutcome:
     """Returns what the ledger of a finished run says; no searcher is needed for it."""
     results, trials = results_in(run.history), run.history.trials()
     best = next(trial for trial in trials if trial.number == results[-1].number)
-    return Found(_problem(run, dense, (None, 0)), trials, best, results[-1].validation)
+    return SearchOutcome(_problem(run, dense, (None, 0)), trials, best, results[-1].validation)
 
 
-def _stages(run: RunContext, dense: Score, context: WorkerContext) -> Stages[Found]:
+def _run_stages(run: RunContext, dense: Score, context: WorkerContext) -> Stages[SearchOutcome]:
     curves = yield from _curves(run, context)
     problem = _problem(run, dense, curves)
     trials = yield from search(run, problem)
-    best, score = yield from choose(run, problem, trials)
-    return Found(problem, trials, best, score)
+    best, score = yield from choose_winner(run, problem, trials)
+    return SearchOutcome(problem, trials, best, score)
 
 
 def _grid(run: RunContext) -> Grid:
-    """The levels of the sweep; none where curves are given, are of no use or cost too much."""
+    """Returns the levels of the sweep; none where curves are given, are of no use or cost too much."""
     experiment = run.setup.experiment
     if experiment.sensitivity.file is not None or not _uses_curves(experiment):
         return {}
@@ -259,12 +259,14 @@ def _grid(run: RunContext) -> Grid:
 
 
 def _curves(run: RunContext, context: WorkerContext) -> Stages[tuple[SensitivityCurves | None, int]]:
-    """Sensitivity curves and what they cost: from the experiment's file, else by a sweep if the searcher uses any."""
+    """Returns sensitivity curves and what they cost: from a file, else by a sweep if the searcher uses any."""
     file, spent = run.setup.experiment.sensitivity.file, 0
     if file is not None:
         curves = read_curves(run.setup, run.evaluator, file)
     elif context.grid:
-        curves = yield from swept(context.levels, run.display, levels_in(run.history), partial(write_level, run.ledger))
+        curves = yield from sweep_curves(
+            context.levels, run.display, recorded_levels(run.history), partial(record_level, run.ledger)
+        )
         spent = curves.work or 0
     else:
         return None, 0
@@ -277,9 +279,9 @@ def _uses_curves(experiment: Experiment) -> bool:
     return searcher.uses_curves
 
 
-def _problem(run: RunContext, dense: Score, swept: tuple[SensitivityCurves | None, int]) -> SearchProblem:
+def _problem(run: RunContext, dense: Score, sweep_curves: tuple[SensitivityCurves | None, int]) -> SearchProblem:
     experiment, prunable = run.setup.experiment, run.setup.prunable
-    curves, spent = swept
+    curves, spent = sweep_curves
     return SearchProblem(
         space=run.setup.space,
         costs=prunable.costs,
@@ -302,7 +304,7 @@ LIBRARIES = ("autoprune", "torch", "numpy", "optuna", "ray", "mlflow")
 
 
 def recorded(setup: Setup, command: Sequence[str] = ()) -> dict[str, Any]:
-    """What `started` and `resumed` records tell beside digests and limits; credentials are taken out.
+    """Returns what `started` and `resumed` records hold beside digests and limits; credentials are taken out.
 
     Args:
         command: the arguments that were typed, the program's name left out; empty for a search begun in Python.
@@ -318,7 +320,7 @@ def recorded(setup: Setup, command: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def parameters(setup: Setup) -> dict[str, Any]:
-    """What was chosen, by the names that a mirror shows."""
+    """Returns what was chosen, by the names under which it is tracked."""
     experiment, identity = setup.experiment, setup.identity
     return {
         "searcher": experiment.search.searcher,
@@ -338,7 +340,7 @@ def parameters(setup: Setup) -> dict[str, Any]:
 
 
 def environment(setup: Setup) -> Mapping[str, str]:
-    """Versions and machine, as far as results may depend on them."""
+    """Returns versions and machine, as far as results may depend on them."""
     device = setup.prunable.inputs.device
     return {
         "python": platform.python_version(),

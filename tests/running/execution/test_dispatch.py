@@ -18,7 +18,7 @@ from autoprune.errors import TaskError
 from autoprune.evaluation.sensitivity.levels import DENSE, EvaluationResult, GroupSweep, Level, SweepSettings
 from autoprune.evaluation.sensitivity.sweep import Sweep, sweep
 from autoprune.running.execution.dispatch import Dispatch, RunningJob
-from autoprune.running.execution.inline import do_inline
+from autoprune.running.execution.inline import run_inline
 from autoprune.running.execution.jobs import Stages, SweepJob, WorkerContext
 from autoprune.running.search.sensitivity import Groups
 from tests.evaluation.evaluators import evaluator_of
@@ -34,7 +34,7 @@ def context(settings: SweepSettings) -> WorkerContext:
     return WorkerContext(evaluator_of(chain()), GRID, settings)
 
 
-def swept(
+def sweep_curves(
     settings: SweepSettings, recorded: Recorded, done: Mapping[Level, EvaluationResult]
 ) -> Stages[SensitivityCurves]:
     def record(group: str, width: int, result: EvaluationResult) -> None:
@@ -97,10 +97,10 @@ def test_workers_make_the_sweep_of_one_process(
     settings: SweepSettings, levels: int, workers: int, known: int, death: float
 ) -> None:
     expected: Recorded = {}
-    curves = do_inline(swept(settings, expected, {}), context(settings))
+    curves = run_inline(sweep_curves(settings, expected, {}), context(settings))
     assert len(expected) == levels
     done, recorded = dict(list(expected.items())[:known]), Recorded()
-    dispatch = Dispatch(swept(settings, recorded, done), RunSection(workers=workers))
+    dispatch = Dispatch(sweep_curves(settings, recorded, done), RunSection(workers=workers))
     carry(dispatch, [Worker(settings) for _ in range(workers)], np.random.default_rng(workers), death)
     assert dispatch.value == curves
     assert {**done, **recorded} == expected

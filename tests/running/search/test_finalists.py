@@ -113,20 +113,6 @@ def test_a_run_of_an_earlier_release_goes_on_with_its_finalists(autoprune: Cli, 
     assert {trial.candidate.recipe for trial in finals} == {TRAINED}
 
 
-def test_finalists_that_an_earlier_release_asked_for_are_not_asked_for_again(autoprune: Cli, workdir: Path) -> None:
-    autoprune.succeed(*TRAINED_BEFORE)
-    ledger = workdir / "run" / "ledger.jsonl"
-    records = [json.loads(line) for line in ledger.read_text().splitlines()]
-    asked = [i for i, record in enumerate(records) if record.get("role") == "finalist"]
-    records[asked[0]]["parent"] = None
-    ledger.write_text("".join(json.dumps(record) + "\n" for record in records[: asked[0] + 1]))
-    autoprune.succeed("search", "--resume", workdir / "run")
-    finals = history_of(workdir / "run").trials()[3:]
-    assert [trial.number for trial in finals] == [3, 4]
-    assert finals[0].candidate.parent is None
-    assert finals[1].candidate.parent is not None
-
-
 def test_a_winner_with_a_parent_is_applied_from_the_runs_folder_alone(autoprune: Cli, workdir: Path) -> None:
     autoprune.succeed(*TRAINED_BEFORE)
     best = yaml.safe_load((workdir / "run" / "best.yaml").read_text())
