@@ -20,7 +20,7 @@ from autoprune.evaluation.sensitivity.sweep import Sweep, sweep
 from autoprune.running.execution.dispatch import Dispatch, RunningJob
 from autoprune.running.execution.inline import run_inline
 from autoprune.running.execution.jobs import Stages, SweepJob, WorkerContext
-from autoprune.running.search.sensitivity import Groups
+from autoprune.running.search.sensitivity import SweepStage
 from tests.evaluation.evaluators import evaluator_of
 from tests.evaluation.sensitivity.test_sweep import chain
 
@@ -42,7 +42,7 @@ def sweep_curves(
         recorded[group, width] = result
 
     sweep = Sweep(context(settings).levels, done, record)
-    yield Groups(sweep)
+    yield SweepStage(sweep)
     return sweep.curves()
 
 
@@ -124,7 +124,7 @@ def levels(*widths: int) -> tuple[Levels, Dispatch[None]]:
     made = Levels(widths)
 
     def stages() -> Stages[None]:
-        yield Groups(made.sweep)
+        yield SweepStage(made.sweep)
 
     return made, Dispatch(stages(), RunSection(workers=2, retries=1, trial_timeout=1e-9))
 
