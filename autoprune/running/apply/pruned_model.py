@@ -173,8 +173,6 @@ def finalize(
 def train_further(
     setup: Setup, evaluator: Evaluator, built: PrunedNetwork, options: ApplyOptions, origin: str
 ) -> PrunedModel:
-    setup: Setup, evaluator: Evaluator, built: PrunedNetwork, options: ApplyOptions, origin: str
-) -> PrunedModel:
     """Trains a network further, what is pruned of it staying so, and evaluates it.
 
     Args:
