@@ -45,10 +45,10 @@ def run(arguments: argparse.Namespace) -> None:
     resume = typed("train", "--resume", str(folder.path))
     with interruptible(folder.experiment, resume):
         if arguments.resume is not None:
-            outcome = resume_training(experiment, folder, tracking, display)
+            result = resume_training(experiment, folder, tracking, display)
         else:
-            outcome = start_training(experiment, arguments.schedule, folder, tracking, display, arguments.scratch)
-    _report(outcome, experiment)
+            result = start_training(experiment, arguments.schedule, folder, tracking, display, arguments.scratch)
+    _report(result, experiment)
 
 
 def _report(result: TrainingResult, experiment: Experiment) -> None:

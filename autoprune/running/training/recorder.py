@@ -1,4 +1,4 @@
-"""What a training by a schedule leaves in its folder."""
+"""The folder of a training by a schedule, and what is written into it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 from autoprune.core.ledger import Ledger
 from autoprune.core.trial import Score
 from autoprune.running.progress import Advance, Display
-from autoprune.running.run_folder import RunFolder
 from autoprune.running.tracking.mlflow_runs import TRAINING
 from autoprune.tasks.base import Hook
 from autoprune.tasks.training.snapshot import Snapshot, write_snapshot
@@ -26,10 +25,6 @@ class TrainingFolder:
     """Paths inside the folder of one training."""
 
     path: Path
-
-    @property
-    def run(self) -> RunFolder:
-        return RunFolder(self.path)
 
     @property
     def schedule(self) -> Path:
@@ -54,7 +49,7 @@ class TrainingFolder:
 
 
 class Recorder:
-    """Writes a training's events, snapshots and curves, and shows its progress.
+    """Writes a training's events and snapshots, and shows its progress.
 
     Attributes:
         identity: of network, weights and data, written into every snapshot.
@@ -71,7 +66,7 @@ class Recorder:
         self.progress = Hook(after_step=self._advance)
         self._ledger: Ledger | None = None
         self._bar = ExitStack()
-        self._go: Advance | None = None
+        self._show: Advance | None = None
 
     @contextmanager
     def recording(self, ledger: Ledger, **fields: Any) -> Iterator[None]:
@@ -81,29 +76,35 @@ class Recorder:
         with self._bar:
             yield
 
-    def note(self, values: Mapping[str, Any]) -> None:
-        """Takes what a training run notes."""
-        fields = {key: value for key, value in values.items() if key != "event"}
+    def record(self, event: Mapping[str, Any]) -> None:
+        """Writes an event of a training run, and remembers what was measured."""
+        fields = {key: value for key, value in event.items() if key != "event"}
         if self._ledger is not None:
-            self._ledger.write(str(values["event"]), **fields)
-        if values["event"] == "removed":
+            self._ledger.write(str(event["event"]), **fields)
+        if event["event"] == "removed":
             names = ", ".join(fields["branches"]) or "nothing"
             self._display.say(f"step {fields['step']}: removed {names}")
         if "accuracy" not in fields:
             return
         self.last = fields
-        measured = {key: value for key, value in fields.items() if isinstance(value, float)}
         self.sparsity.update(
-            {key.removeprefix(_SPARSITY): v for key, v in measured.items() if key.startswith(_SPARSITY)}
+            {key.removeprefix(_SPARSITY): share for key, share in fields.items() if key.startswith(_SPARSITY)}
         )
 
     def save(self, snapshot: Snapshot) -> None:
+        """Writes a snapshot in the place of the one before it."""
         write_snapshot(
             self.folder.snapshot, replace(snapshot, extra={**snapshot.extra, "identity": dict(self.identity)})
         )
 
     def finish(self, final: Score, test: Score | None, costs: Mapping[str, int]) -> None:
-        """Writes the outcome."""
+        """Writes the end of the training.
+
+        Args:
+            final: of the trained network, on the validation samples.
+            test: on the test samples; None if the task has none.
+            costs: of the trained network, by kind.
+        """
         metrics = {"accuracy": final.accuracy, "loss": final.loss, **{kind: float(c) for kind, c in costs.items()}}
         if test is not None:
             metrics["test_accuracy"] = test.accuracy
@@ -111,10 +112,10 @@ class Recorder:
             self._ledger.write("finished", **metrics)
 
     def _advance(self, network: object, step: int, steps: int, loss: float) -> None:
-        if self._go is None:
-            self._go = self._bar.enter_context(self._display.stage("training", steps, step - 1))
+        if self._show is None:
+            self._show = self._bar.enter_context(self._display.stage("training", steps, step - 1))
         accuracy = self.last.get("accuracy")
-        self._go(f"loss {loss:.3f}" + (f", validation {100 * accuracy:.2f} %" if accuracy is not None else ""))
+        self._show(f"loss {loss:.3f}" + (f", validation {100 * accuracy:.2f} %" if accuracy is not None else ""))
         if step == steps:  # a round of a lottery ticket has a bar of its own
             self._bar.close()
-            self._go = None
+            self._show = None

@@ -1,4 +1,4 @@
-"""A training by a schedule, in a folder of its own: recorded, mirrored, and resumable."""
+"""Sessions of training by a schedule, each in a folder of its own: recorded, mirrored, and resumable."""
 
 from __future__ import annotations
 
@@ -64,9 +64,17 @@ class TrainingResult:
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """A task with the network that training starts from."""
+class _Start:
+    """The task, and the network that training starts from.
 
+    Attributes:
+        scratch: whether its weights were drawn from the seed.
+        inputs: `[2, …]` samples.
+        identity: of network, weights and data, by which a resumed training is known to be the same.
+    """
+
+    experiment: Experiment
+    scratch: bool
     task: Task
     network: nn.Module
     inputs: torch.Tensor
@@ -82,6 +90,8 @@ def start_training(
         experiment: says which task, network, checkpoint, device and seed.
         file: the schedule; copied into the folder.
         folder: where the training is recorded; must not exist yet.
+        tracking: where it is mirrored; None: nowhere.
+        display: shows progress.
         scratch: whether training starts from the network's own initial weights, drawn from the seed.
 
     Raises:
@@ -90,17 +100,17 @@ def start_training(
     schedule = load_schedule(file)
     if scratch and schedule.distill is not None:
         raise UserError("an untrained network teaches nothing: leave out `distill`, or start from a checkpoint")
-    prepared = _prepare(experiment, display, scratch)
-    place = TrainingFolder(folder.path)
-    recorder = Recorder(place, display)
-    run = _training(prepared, schedule, experiment, recorder)
+    start = _load_start(experiment, display, scratch)
+    paths = TrainingFolder(folder.path)
+    recorder = Recorder(paths, display)
+    run = _build_run(start, schedule, recorder)
     beside = {SCHEDULE: file.read_bytes()}
     if scratch:
         content = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError
-        torch.save(prepared.network.state_dict(), content)
-        beside[place.initial.name] = content.getvalue()
-    with folder.new_run(place.events, dump_experiment(experiment), beside) as ledger:
-        return _train(run, recorder, ledger, prepared, experiment, tracking, scratch)
+        torch.save(start.network.state_dict(), content)
+        beside[paths.initial.name] = content.getvalue()
+    with folder.new_run(paths.events, dump_experiment(experiment), beside) as ledger:
+        return _train(run, recorder, ledger, start, tracking)
 
 
 def resume_training(
@@ -108,27 +118,33 @@ def resume_training(
 ) -> TrainingResult:
     """Goes on with a training from its last snapshot, to the same result as if it had not been interrupted.
 
+    Args:
+        experiment: as the training was started with.
+        folder: the training's.
+        tracking: where it is mirrored; None: nowhere.
+        display: shows progress.
+
     Raises:
         UserError: the folder is no training, or the network or data are not those it was started with.
     """
-    place = TrainingFolder(folder.path)
-    if not place.schedule.is_file():
+    paths = TrainingFolder(folder.path)
+    if not paths.schedule.is_file():
         raise RunFolderError(f"{folder.path} is no training of autoprune: it has no {SCHEDULE}")
-    scratch = place.initial.is_file()
-    prepared = _prepare(experiment, display, scratch, place.initial)
-    schedule = load_schedule(place.schedule)
-    recorder = Recorder(place, display)
-    snapshot = read_snapshot(place.snapshot) if place.snapshot.is_file() else None
-    run = _training(prepared, schedule, experiment, recorder)
+    scratch = paths.initial.is_file()
+    start = _load_start(experiment, display, scratch, paths.initial)
+    schedule = load_schedule(paths.schedule)
+    recorder = Recorder(paths, display)
+    snapshot = read_snapshot(paths.snapshot) if paths.snapshot.is_file() else None
+    run = _build_run(start, schedule, recorder)
     if snapshot is not None:
-        if snapshot.extra.get("identity") != dict(prepared.identity):
+        if snapshot.extra.get("identity") != dict(start.identity):
             raise UserError(f"{folder.path} was started with another network, checkpoint or data: restore them")
         run.resume(snapshot)
-    with Ledger(place.events) as ledger:
-        return _train(run, recorder, ledger, prepared, experiment, tracking, scratch)
+    with Ledger(paths.events) as ledger:
+        return _train(run, recorder, ledger, start, tracking)
 
 
-def _prepare(experiment: Experiment, display: Display, scratch: bool, initial: Path | None = None) -> _Prepared:
+def _load_start(experiment: Experiment, display: Display, scratch: bool, initial: Path | None = None) -> _Start:
     """Builds the network with the weights that training starts from.
 
     Args:
@@ -156,89 +172,83 @@ def _prepare(experiment: Experiment, display: Display, scratch: bool, initial: P
         "checkpoint": digest(network.state_dict()),
         "data": digest({"inputs": inputs}),
     }
-    return _Prepared(task, network.eval(), inputs, identity)
+    return _Start(experiment, scratch, task, network.eval(), inputs, identity)
 
 
-def _training(prepared: _Prepared, schedule: ScheduleFile, experiment: Experiment, recorder: Recorder) -> TrainingRun:
-    recorder.identity = prepared.identity
-    callbacks = TrainingCallbacks(recorder.note, recorder.save, 200, [recorder.progress])
-    seed = experiment.search.seed
-    return TrainingRun(prepared.task, prepared.network, prepared.inputs, schedule, callbacks, seed)
+def _build_run(start: _Start, schedule: ScheduleFile, recorder: Recorder) -> TrainingRun:
+    recorder.identity = start.identity
+    callbacks = TrainingCallbacks(recorder.record, recorder.save, 200, [recorder.progress])
+    seed = start.experiment.search.seed
+    return TrainingRun(start.task, start.network, start.inputs, schedule, callbacks, seed)
 
 
 def _train(
-    run: TrainingRun,
-    recorder: Recorder,
-    ledger: Ledger,
-    prepared: _Prepared,
-    experiment: Experiment,
-    tracking: Tracking | None,
-    scratch: bool,
+    run: TrainingRun, recorder: Recorder, ledger: Ledger, start: _Start, tracking: Tracking | None
 ) -> TrainingResult:
-    params = _params(prepared, run, experiment, scratch)
-    settings = yaml.safe_load(dump_experiment(experiment))
+    settings = yaml.safe_load(dump_experiment(start.experiment))
     with (
-        recorder.recording(ledger, params=params, settings=settings),
+        recorder.recording(ledger, params=_params(start, run), settings=settings),
         mirrored(recorder.folder.path, tracking),
     ):
-        dense = evaluate(prepared.network, prepared.task, _batches(prepared, "validation"))
+        dense = evaluate(start.network, start.task, _batches(start, "validation"))
         final = run.run()
-        outcome = _outcome(run, recorder, prepared, dense, final)
-        write_checkpoint(recorder.folder.final, _checkpoint(run, prepared, final))
-        recorder.finish(final, outcome.test, outcome.costs)
-    return outcome
+        result = _result(run, recorder, start, dense, final)
+        write_checkpoint(recorder.folder.final, _checkpoint(run, start, final))
+        recorder.finish(final, result.test, result.costs)
+    return result
 
 
-def _params(prepared: _Prepared, run: TrainingRun, experiment: Experiment, scratch: bool) -> dict[str, Any]:
+def _params(start: _Start, run: TrainingRun) -> dict[str, Any]:
+    """Returns what distinguishes this training from others, for its mirror."""
     plan = {f"train.{key}": value for key, value in asdict(run.plan).items()}
     pruners = {
         f"pruner.{name}": " ".join(f"{key}={value}" for key, value in pruning.pruner.describe().items())
         for name, pruning in run.active.prunings.items()
     }
     return {
-        "task": prepared.identity["task"],
-        "model": prepared.identity["model"],
-        "start": "scratch" if scratch else str(experiment.task.checkpoint or "the task's own weights"),
+        "task": start.identity["task"],
+        "model": start.identity["model"],
+        "start": "scratch" if start.scratch else str(start.experiment.task.checkpoint or "the task's own weights"),
         **plan,
         **pruners,
     }
 
 
-def _batches(prepared: _Prepared, split: Split) -> Sequence[Batch] | Iterable[Batch]:
-    return Batches(prepared.task, split, None, 250, 0, prepared.inputs.device).load()
+def _batches(start: _Start, split: Split) -> Sequence[Batch] | Iterable[Batch]:
+    return Batches(start.task, split, None, 250, 0, start.inputs.device).load()
 
 
-def _outcome(run: TrainingRun, recorder: Recorder, prepared: _Prepared, dense: Score, final: Score) -> TrainingResult:
+def _result(run: TrainingRun, recorder: Recorder, start: _Start, dense: Score, final: Score) -> TrainingResult:
     try:
-        test: Score | None = evaluate(run.network, prepared.task, _batches(prepared, "test"))
+        test: Score | None = evaluate(run.network, start.task, _batches(start, "test"))
     except UserError:  # the task has no test samples
         test = None
-    graph = find_groups(run.network, prepared.inputs)
-    effective = measure_effective(run.network, graph, prepared.inputs) if run.masking.masks else {}
+    graph = find_groups(run.network, start.inputs)
+    effective = measure_effective(run.network, graph, start.inputs) if run.masking.masks else {}
     return TrainingResult(
         recorder.folder,
         dense,
-        measure_costs(prepared.network, prepared.inputs),
+        measure_costs(start.network, start.inputs),
         final,
         test,
-        measure_costs(run.network, prepared.inputs),
+        measure_costs(run.network, start.inputs),
         effective,
         recorder.last.get("top_5"),
         dict(recorder.sparsity),
     )
 
 
-def _checkpoint(run: TrainingRun, prepared: _Prepared, final: Score) -> PrunedCheckpoint:
+def _checkpoint(run: TrainingRun, start: _Start, final: Score) -> PrunedCheckpoint:
     state = {name: tensor.detach().cpu().clone() for name, tensor in run.network.state_dict().items()}
-    inputs = {"shape": list(prepared.inputs.shape[1:]), "dtype": str(prepared.inputs.dtype).removeprefix("torch.")}
+    inputs = {"shape": list(start.inputs.shape[1:]), "dtype": str(start.inputs.dtype).removeprefix("torch.")}
     return PrunedCheckpoint(
         state,
         {},
         {name: list(stays) for name, stays in run.shape.kept.items()},
-        str(prepared.identity["model"]),
+        str(start.identity["model"]),
         inputs,
         {"accuracy": final.accuracy, "loss": final.loss, "samples": final.samples},
-        str(prepared.identity["task"]),
+        str(start.identity["task"]),
         "masked" if run.masking.masks else FILTER.name,
         run.shape.removed,
     )
