@@ -92,13 +92,13 @@ def search(run: Path, options: Sequence[Any]) -> None:
 
 
 def unit(history: History) -> int:
-    """Multiply-adds of judging the dense network."""
+    """Multiply-adds of evaluating the dense network."""
     dense = history.last("dense")
     assert dense is not None
     return int(dense["score"]["samples"]) * int(dense["costs"]["flops"]) // 2
 
 
 def evaluations(run: Path) -> float:
-    """What a search cost, in judgements of the dense network."""
+    """What a search cost, in evaluations of the dense network."""
     history = read_history(run)
     return round(1 + sum(record.get("work") or 0 for record in history.records) / unit(history), 1)

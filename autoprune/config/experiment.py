@@ -31,7 +31,7 @@ from autoprune.core.settings import FINETUNE, needs_finetune, own_value, with_ow
 from autoprune.core.space import SpaceRules
 from autoprune.errors import UserError
 
-# How many candidates a search judges where neither their number nor its cost is said.
+# How many candidates a search evaluates where neither their number nor its cost is said.
 TRIALS = 100
 
 Value = TypeVar("Value")
@@ -111,7 +111,7 @@ class Experiment(Section):
         return replace(recipe, finetune=None, consumers_only=bool(recipe.reconstruct))
 
     def most_trials(self) -> int | None:
-        """How many candidates may be judged; None where only their cost is limited."""
+        """How many candidates may be evaluated; None where only their cost is limited."""
         if self.search.trials is None and self.search.evaluations is None:
             return TRIALS
         return self.search.trials

@@ -88,7 +88,7 @@ class ScoringSection(Section):
 class SearchSection(Section):
     """Who proposes, how long, and how the best few are ranked at the end.
 
-    `evaluations` caps the cost of everything, in judgements of the dense network. `rounds` is for `netadapt` and
+    `evaluations` caps the cost of everything, in evaluations of the dense network. `rounds` is for `netadapt` and
     `autocompress` alone; null leaves them to their defaults.
     """
 
@@ -108,9 +108,10 @@ class RecalibrateSection(Section):
 
 
 class EvaluationSection(Section):
-    """How candidates are judged.
+    """How candidates are evaluated.
 
-    After each share of the samples in `rungs` a candidate that is clearly behind may be dropped; none are judged whole.
+    After each share of the samples in `rungs` a candidate that is clearly behind may be dropped; without
+    rungs each is evaluated on all samples.
     """
 
     objective: Objective = "loss"

@@ -28,7 +28,7 @@ Samples = Annotated[int, BeforeValidator(_count_of_samples), Field(ge=0)]
 
 @dataclass(frozen=True)
 class RerankSection(Finetune):
-    """The best few of a search, judged once more on all validation samples, and before that refitted or trained.
+    """The best few of a search, evaluated once more on all validation samples, and before that refitted or trained.
 
     What is not said of either is done to them as to every candidate.
     """

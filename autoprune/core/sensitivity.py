@@ -55,12 +55,12 @@ class SensitivityCurves:
     """What a sweep measured.
 
     Attributes:
-        dense: the dense network judged on the same samples after the same recipe.
+        dense: the dense network evaluated on the same samples after the same recipe.
         levels: group to kept width to score; the full width is not listed, it is `dense`.
         widths: dense width of each group.
         fingerprint: what the curves depend on (checkpoint, task, samples, pruner, recipe); others are not comparable.
         work: what the sweep cost, in samples times multiply-adds; None where an earlier release did not say.
-        naive_work: what judging every level of its grid by itself would have cost.
+        naive_work: what evaluating every level of its grid by itself would have cost.
     """
 
     dense: Score
@@ -139,7 +139,7 @@ def _grid(bounds: Bounds, width: int, levels: int) -> list[int]:
 FORMAT = 2
 # Of a fingerprint, what curves were measured with but do not have to be.
 _FREE = ("samples", "seed")
-# Of a fingerprint, what does not depend on how candidates are scored and judged.
+# Of a fingerprint, what does not depend on how candidates are scored and evaluated.
 NETWORK = ("task", "model", "checkpoint", "data")
 
 Fingerprint = Mapping[str, Any]

@@ -16,7 +16,9 @@ Setting = str | int | float | bool
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is to be judged. Two are the same if widths, settings, recipe and parent are (`key`).
+    """An allocation to be evaluated.
+
+    Two are the same if widths, settings, recipe and parent are (`key`).
 
     Attributes:
         number: counts from 0 within a run.
@@ -71,12 +73,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Score:
-    """A judgement on validation samples.
+    """The result of an evaluation on validation samples.
 
     Attributes:
         loss: mean over the samples.
         accuracy: mean of the task's metric over the samples, higher is better.
-        samples: how many were judged.
+        samples: how many were evaluated.
         kl: mean divergence of the outputs from the dense network's, KL(dense ‖ pruned) in nats, where it was asked for.
         rungs: the scores on the first samples, fewest first, where they were asked for.
     """
@@ -102,7 +104,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Stopped:
-    """A judgement that ended at a rung, where the candidate was above its threshold; it cannot win.
+    """An evaluation that ended at a rung, where the candidate was above its threshold; it cannot win.
 
     Attributes:
         score: on the samples up to there.
@@ -183,12 +185,12 @@ class Trial:
 
     @property
     def score(self) -> Score | None:
-        """The score on all samples, or None for a failure and for a judgement that ended early."""
+        """The score on all samples, or None for a failure and for an evaluation that ended early."""
         return self.outcome if isinstance(self.outcome, Score) else None
 
     @property
     def failed(self) -> bool:
-        """Whether something went wrong; a judgement that ended early has not failed."""
+        """Whether something went wrong; an evaluation that ended early has not failed."""
         return isinstance(self.outcome, Failure)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Floor 3: judges candidates and writes what became of them."""
+"""Evaluation of candidates: from a candidate to a trial, sensitivity sweeps, checkpoints, training under a schedule."""

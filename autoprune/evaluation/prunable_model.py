@@ -137,7 +137,7 @@ def example_inputs(task: Task, device: torch.device) -> Tensor:
 
 @dataclass
 class ScoredModels:
-    """One network under any of the scorings that settings choose; each is computed when first asked for, and kept."""
+    """A network under any of the scorings that settings choose; each is computed when first asked for, and kept."""
 
     base: PrunableModel
     _scored: dict[Pruner, PrunableModel] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What evaluating costs, in multiply-adds: candidates with their recipes, and the levels of a sweep."""
+"""The compute costs of evaluating, in multiply-adds: candidates with their recipes, and the levels of a sweep."""
 
 from __future__ import annotations
 

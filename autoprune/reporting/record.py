@@ -104,7 +104,7 @@ class RunRecord:
 
     @cached_property
     def dense(self) -> Result | None:
-        """The dense network: as the final table has it, before that on the samples that judge candidates."""
+        """The dense network: as the final table has it, before that on the samples that candidates are evaluated on."""
         for result in self.results:
             if result.name == "dense":
                 return result
@@ -156,7 +156,7 @@ class RunRecord:
 
     @property
     def unit(self) -> int:
-        """One evaluation: the dense network judged once on the samples that judge candidates, in multiply-adds."""
+        """The multiply-adds of one evaluation: of the dense network, on the samples of candidates."""
         record = self.history.last("dense")
         return record["score"]["samples"] * record["costs"]["flops"] // 2 if record else 0
 

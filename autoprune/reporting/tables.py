@@ -23,7 +23,7 @@ class Summary:
 
     Attributes:
         progress: how far it has come: `60 trials`, `12 of 60 trials`.
-        evaluations: what it has cost, in judgements of the dense network.
+        evaluations: what it has cost, in evaluations of the dense network.
         kept: share of the dense network's cost that the best one keeps, by kind.
         seconds: while it ran, interruptions left out.
     """

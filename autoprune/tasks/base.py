@@ -52,7 +52,7 @@ class Hook:
 
 
 class Task(Protocol):
-    """A network with the data that trains and judges it."""
+    """A network with the data that trains and evaluates it."""
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""How sparse the weights of a checkpoint are: the tensors that count, and what is counted of each."""
+"""Sparsity of the weights of a checkpoint: the tensors that count, and what is counted of each."""
 
 from __future__ import annotations
 

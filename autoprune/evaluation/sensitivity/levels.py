@@ -47,7 +47,7 @@ class EvaluationResult:
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """How the levels of a sweep are evaluated.
+    """Settings by which the levels of a sweep are evaluated.
 
     Attributes:
         recipe: the candidates' own, so that curves say what these will lose, except for reconstruction: of each level

@@ -113,7 +113,7 @@ _NOTHING_ELSE = Recipe(0)
 
 @dataclass(frozen=True)
 class Cut:
-    """Where the levels of a group begin to differ from the dense network.
+    """The operation at which the levels of a group begin to differ from the dense network.
 
     Attributes:
         position: an index into the operations of the traced network.
@@ -205,7 +205,7 @@ class Prefixes:
 
     @cached_property
     def _streams(self) -> list[Stream]:
-        """One stream for each of the batches."""
+        """The streams, one for each of the batches."""
         networks = [self.dense, estimating_copy(self._evaluator.prunable.network)]
         return [Stream(network, batches) for network, batches in zip(networks, self._batches, strict=False)]
 

@@ -222,7 +222,7 @@ def trial_metrics(trial: Trial, dense: Mapping[str, int]) -> dict[str, float]:
             metrics[f"{kind}_kept"] = trial.costs[kind] / dense[kind]
     if isinstance(trial.outcome, Score):
         metrics |= _score_metrics(trial.outcome)
-    elif isinstance(trial.outcome, Stopped):  # on a part of the samples, so not under the names of whole judgements
+    elif isinstance(trial.outcome, Stopped):  # on a part of the samples, so not under the names of whole evaluations
         metrics |= {f"stopped_{name}": value for name, value in _score_metrics(trial.outcome.score).items()}
     return {**metrics, "seconds": round(trial.seconds, 3)}
 

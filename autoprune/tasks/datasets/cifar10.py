@@ -82,7 +82,7 @@ def _training(place: Path, ending: str) -> list[Path]:
 
 def _checked(found: CifarFolder) -> CifarFolder:
     if not found.test.is_file():
-        raise DataError(f"{found.test} is missing: the test batch judges candidates; {_SOURCE}")
+        raise DataError(f"{found.test} is missing: candidates are evaluated on the test batch; {_SOURCE}")
     if not found.training:
         raise DataError(f"{found.test.parent} holds no training batch (data_batch_1 to data_batch_5); {_SOURCE}")
     for path in (found.test, *found.training):
@@ -207,7 +207,7 @@ _AUGMENTATION = Augmentation(padding=4, flip=True)
 class Cifar10Task:
     """Validates on the first half of the test batch and reports on the second.
 
-    Published checkpoints know all 50,000 training images by heart, so none of those may judge a candidate.
+    Published checkpoints know all 50,000 training images by heart, so no candidate may be evaluated on them.
 
     Args:
         model: one of `FITTING`, `package.module:callable`, or a function without arguments; resnet20 if None.
