@@ -210,7 +210,7 @@ def _add_apply(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     command.add_argument(
         "--reconstruct",
-        metavar="IMAGES",
+        metavar="SAMPLES",
         type=_samples,
         default=0,
         help="refit every layer behind what is removed, by least squares on so many training samples, 512 say",

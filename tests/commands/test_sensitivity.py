@@ -80,7 +80,7 @@ def test_one_file_holds_the_curves_of_several_criteria_and_a_search_finds_its_ow
     assert f"curves/{FILE} was measured with another scoring (the nearest of 2 measurements)" in message
 
 
-def test_curves_on_fewer_images_than_were_asked_for_are_read_again(autoprune: Cli, workdir: Path) -> None:
+def test_curves_on_fewer_samples_than_were_asked_for_are_read_again(autoprune: Cli, workdir: Path) -> None:
     autoprune.succeed("sensitivity", "--set", "sensitivity.levels=1")  # on 1,000 samples, where there are 400
     autoprune.succeed(*SEARCH, "--set", f"sensitivity.file={FILE}", "--output", "run")
 

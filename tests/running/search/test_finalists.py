@@ -85,7 +85,7 @@ def test_a_finalist_starts_from_the_dense_network_where_no_trial_trained(autopru
     assert {trial.candidate.parent for trial in history_of(workdir / "run").trials()} == {None}
 
 
-def test_a_length_in_epochs_is_as_many_steps_as_the_images_take(autoprune: Cli, workdir: Path) -> None:
+def test_a_length_in_epochs_is_as_many_steps_as_the_samples_take(autoprune: Cli, workdir: Path) -> None:
     lengths = ("--set", "search.rerank.steps=null", "--set", "search.rerank.epochs=2")
     autoprune.succeed(*RUN, *lengths)
     trials = history_of(workdir / "run").trials()
