@@ -20,8 +20,8 @@ from torch import nn
 
 from autoprune import SimpleTask
 from autoprune.pruning.criteria.base import Criterion
-from autoprune.searchers.base.history import SequentialSearcher
-from autoprune.searchers.controls import draw_new
+from autoprune.searchers.base.sequential import SequentialSearcher
+from autoprune.searchers.base.draws import draw_new
 
 
 class Drawing(SequentialSearcher):

@@ -1,15 +1,15 @@
 """The best of several starts, then what a model of all trials so far expects most of, near the best of them.
 
-Uniform, threshold and the knapsacks of several exponents are judged, because none is the best on every network. Then a
-Gaussian process is fitted to all trials (see `surrogate`), and a candidate is sought in it as `evolution` seeks one in
-the network: mutants of the best trial, mutants of the best of these, and so on (see `climbing`); the one of least lower
-bound is judged. Every third time it is sought from elsewhere, from the one of least bound among `DRAWS` random draws,
-so that a basin is left where another promises more. All that takes a tenth of a second or two.
+Uniform, threshold and the knapsacks of several exponents are evaluated, because none is the best on every network. Then
+a Gaussian process is fitted to all trials (see `surrogate`), and a candidate is sought in it as `evolution` seeks one
+in the network: mutants of the best trial, mutants of the best of these, and so on (see `climb`); the one of least lower
+bound is evaluated. Every third time it is sought from elsewhere, from the one of least bound among `DRAWS` random
+draws, so that a basin is left where another promises more. All that takes a tenth of a second or two.
 
 Where settings are searched along, half of the candidates are as in `evolution` the best trial's allocation with another
 value for one setting. By how much that changed the loss of this one allocation is taken to hold for all, so that trials
-under any settings are modelled together (on the synthetic landscapes that `sampled.PROBES` is from, three seeds, this
-took 0.02 and 0.22 without it to 0.01 and 0.16; `evolution` came to 0.02 and 0.20).
+under any settings are modelled together (on the synthetic landscapes that `optuna_samplers.PROBES` is from, three
+seeds, this took 0.02 and 0.22 without it to 0.01 and 0.16; `evolution` came to 0.02 and 0.20).
 
 Source: Bayesian optimisation by a lower confidence bound (Srinivas et al. 2010, "Gaussian Process Optimization in the
 Bandit Setting", ICML), the bound searched locally from the best trial as in SMAC (Hutter, Hoos and Leyton-Brown 2011,
@@ -19,42 +19,49 @@ stay on the budget, and as `evolution` does in dropping what is clearly worse th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Setting, Trial
-from autoprune.searchers.base.climbing import DARING, climb
-from autoprune.searchers.base.coordinates import Point, Proposal, Settings
+from autoprune.searchers.base.coordinates import Point, Proposal, Settings, StopThresholds
+from autoprune.searchers.base.draws import draws
 from autoprune.searchers.base.searcher import SearchProblem
-from autoprune.searchers.base.surrogate import Surrogate
-from autoprune.searchers.base.warm_started import WarmStartedSearcher
-from autoprune.searchers.controls import draws
-from autoprune.searchers.evolution import is_retuned, retuned
+from autoprune.searchers.base.sequential import SequentialSearcher
+from autoprune.searchers.base.surrogate import DEVIATIONS, Surrogate, climb
+from autoprune.searchers.base.warm_start import WarmStart
+from autoprune.searchers.evolution import changes_setting, with_other_setting
+from autoprune.searchers.starts import standard_starts
 
 ELSEWHERE = 3
 """Every so many candidates one is sought from elsewhere than the best trial."""
 DRAWS = 100
-_RETUNINGS = 20
+_OTHER_SETTINGS = 20
 
 Key = frozenset[tuple[str, Setting]]
 
 
-class Auto(WarmStartedSearcher):
+class Auto(SequentialSearcher):
     """Proposes the starts, then what the model expects most of; never the same twice."""
 
+    uses_curves = True
     handles_settings = True
-    stops_early = True
 
-    def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
-        super().__init__(problem, starts)
+    def __init__(self, problem: SearchProblem) -> None:
+        super().__init__(problem)
+        self._start = WarmStart(self._history, standard_starts(problem), draws_settings=True)
         self._surrogate = Surrogate(self._history, factor=lambda settings: self._factors.get(_key(settings), 1.0))
         self._parents: dict[int, Trial] = {}
         self._factors: dict[Key, float] = {}
 
-    def tell(self, trial: Trial) -> None:
-        super().tell(trial)
+    def _next(self) -> Proposal | None:
+        for trial in self._history.unread():
+            self._compare_settings(trial)
+        return self._start.next(self._promising, self._stop_thresholds)
+
+    def _stop_thresholds(self) -> StopThresholds:
+        return self._history.stop_thresholds(self._history.best())
+
+    def _compare_settings(self, trial: Trial) -> None:
+        """Records by what factor a trial's other setting changed the loss of its parent."""
         parent, value = self._parents.get(trial.number), self._history.value
         if parent is not None and parent.score is not None and trial.score is not None:
             before, after = value(parent.score), value(trial.score)
@@ -62,17 +69,17 @@ class Auto(WarmStartedSearcher):
                 factor = self._factors.get(_key(parent.candidate.settings), 1.0) * after / before
                 self._factors.setdefault(_key(trial.candidate.settings), factor)
 
-    def _go_on(self, best: Trial, rng: np.random.Generator) -> Proposal | None:
+    def _promising(self, best: Trial, rng: np.random.Generator) -> Proposal | None:
         history, problem = self._history, self._history.problem
-        if is_retuned(problem, rng):
-            found = history.first_new(retuned(problem, best.candidate, rng) for _ in range(_RETUNINGS))
+        if changes_setting(problem, rng):
+            found = history.first_new(with_other_setting(problem, best.candidate, rng) for _ in range(_OTHER_SETTINGS))
             if found is not None:
                 self._parents[history.number] = best
                 return found
         bound, parent = self._surrogate.fitted(), best.candidate.allocation
         if bound is not None and history.number % ELSEWHERE == 0:
             drawn = draws(problem, rng, DRAWS)
-            parent = drawn[int(np.argmin(np.round(bound(drawn, DARING), 9)))]
+            parent = drawn[int(np.argmin(np.round(bound(drawn, DEVIATIONS), 9)))]
         settings = best.candidate.settings
         return history.first_new(Point(each, settings) for each in climb(problem, parent, bound, rng))
 

@@ -9,7 +9,7 @@ than Hansen's 4 + 3 ln(groups), for more generations within a few dozen trials.
 
 Of the settings that are searched along, ranges are further coordinates, around their defaults. A choice is none, as
 there is no covariance of categories: a proposal has the choices of the best trial so far, and with probability
-`RECHOSEN` another one of them, drawn at random.
+`OTHER_CHOICE` another one of them, drawn at random.
 """
 
 from __future__ import annotations
@@ -20,17 +20,19 @@ import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.settings import Choice, Range
-from autoprune.core.trial import Setting, Trial, value
+from autoprune.core.trial import Setting, Trial
 from autoprune.searchers.base.coordinates import Point, Proposal, Settings, move_settings
 from autoprune.searchers.base.moves import new_neighbour
 from autoprune.searchers.base.optuna_studies import CovarianceStudy
 from autoprune.searchers.base.searcher import SearchProblem
-from autoprune.searchers.base.warm_started import WarmStartedSearcher
+from autoprune.searchers.base.sequential import SequentialSearcher
+from autoprune.searchers.base.warm_start import WarmStart
+from autoprune.searchers.starts import standard_starts
 
 POPULATION = 6
 FACTOR = 1.5
 """By how much at most a width of the best start is multiplied or divided."""
-RECHOSEN = 0.2
+OTHER_CHOICE = 0.2
 """The share of proposals that have another choice than the best trial."""
 _NEIGHBOURS = 50
 
@@ -42,20 +44,22 @@ class Multipliers:
         self._names, self._centre = names, centre
 
     def widths(self, point: Mapping[str, float]) -> dict[str, int]:
-        """The nearest whole widths; not yet inside the space, nor within the limits.
+        """Returns the nearest whole widths; not yet inside the space, nor within the limits.
 
         Where all of a group is gone at the centre, half a structure is multiplied, so that it may come back.
         """
         return {n: round(max(self._centre[n], 0.5) * FACTOR ** (2.0 * point[n] - 1.0)) for n in self._names}
 
 
-class CmaEs(WarmStartedSearcher):
+class CmaEs(SequentialSearcher):
     """Proposes the starts, then multiples of the best of them as CMA-ES draws them; never the same twice."""
 
+    uses_curves = True
     handles_settings = True
 
-    def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
-        super().__init__(problem, starts)
+    def __init__(self, problem: SearchProblem) -> None:
+        super().__init__(problem)
+        self._start = WarmStart(self._history, standard_starts(problem), draws_settings=True)
         settings = problem.space.settings
         self._ranges = {name: each for name, each in settings.items() if isinstance(each, Range)}
         self._choices = {name: each for name, each in settings.items() if isinstance(each, Choice)}
@@ -63,21 +67,22 @@ class CmaEs(WarmStartedSearcher):
         self._multipliers: Multipliers | None = None
         self._centre: Settings = problem.default_settings
 
-    def tell(self, trial: Trial) -> None:
-        super().tell(trial)
-        if self._strategy is not None:
-            loss = None if trial.score is None else value(trial.score, self._history.problem.objective)
-            self._strategy.finish(trial.number, loss)
+    def _next(self) -> Proposal | None:
+        for trial in self._history.unread():
+            if self._strategy is not None:
+                loss = None if trial.score is None else self._history.value(trial.score)
+                self._strategy.finish(trial.number, loss)
+        return self._start.next(self._multiple)
 
-    def _go_on(self, best: Trial, rng: np.random.Generator) -> Proposal | None:
-        """What the strategy draws, or a neighbour of it if that was proposed before; None if those were, too."""
+    def _multiple(self, best: Trial, rng: np.random.Generator) -> Proposal | None:
+        """Returns a draw of the strategy, or a neighbour if that was proposed before; None if those were, too."""
         history, names = self._history, self._history.problem.space.names
         if self._strategy is None or self._multipliers is None:
             assert best.score is not None
             self._multipliers = Multipliers(names, best.candidate.allocation)
             self._centre = best.candidate.settings
             coordinates = [*names, *map(_coordinate, self._ranges)]
-            self._strategy = CovarianceStudy(coordinates, value(best.score, history.problem.objective), POPULATION)
+            self._strategy = CovarianceStudy(coordinates, history.value(best.score), POPULATION)
         point = self._strategy.sample(history.number, rng)
         found = Point(
             history.problem.project(self._multipliers.widths(point)),
@@ -86,7 +91,7 @@ class CmaEs(WarmStartedSearcher):
         return found if found not in history else new_neighbour(history, found, rng, _NEIGHBOURS)
 
     def _ranged(self, point: Mapping[str, float]) -> dict[str, Setting]:
-        """The ranges at a point: 0.5 is the centre, 0 and 1 reach the further of both ends."""
+        """Returns the values of the ranges at a point: 0.5 is the centre, 0 and 1 reach the further of both ends."""
         found = {}
         for name, dimension in self._ranges.items():
             centre = dimension.place(self._centre[name])
@@ -96,11 +101,11 @@ class CmaEs(WarmStartedSearcher):
 
     def _chosen(self, settings: Settings, rng: np.random.Generator) -> dict[str, Setting]:
         chosen = {name: settings[name] for name in self._choices}
-        if not chosen or rng.random() >= RECHOSEN:
+        if not chosen or rng.random() >= OTHER_CHOICE:
             return chosen
         return move_settings(self._choices, chosen, rng)
 
 
 def _coordinate(name: str) -> str:
-    """What a setting is called beside the groups."""
+    """Returns the name of a setting beside those of the groups."""
     return f"settings/{name}"

@@ -1,21 +1,20 @@
-"""Random search: every width drawn by itself, then projected onto the limits.
+"""The controls that every other searcher is compared with: one sparsity for all groups, and random draws.
 
-Source: Bergstra and Bengio 2012, "Random Search for Hyper-Parameter Optimization", JMLR 13. Draws above the budget are
-projected, not rejected: at half of the FLOPs of a deep network nearly all of them would be. Settings that are searched
-along are drawn by themselves, too.
+Source of random search: Bergstra and Bengio 2012, "Random Search for Hyper-Parameter Optimization", JMLR 13. Draws
+above the budget are projected, not rejected: at half of the FLOPs of a deep network nearly all of them would be.
+Settings that are searched along are drawn by themselves, too.
 """
 
 from __future__ import annotations
-
-import numpy as np
 
 from autoprune.core.allocation import Allocation, width_from_sparsity
 from autoprune.core.costs import within
 from autoprune.core.projection import check_feasible
 from autoprune.core.space import SearchSpace
-from autoprune.searchers.base.coordinates import Point, Proposal, draw_settings
-from autoprune.searchers.base.history import FixedListSearcher, History, SequentialSearcher
+from autoprune.searchers.base.coordinates import Proposal
+from autoprune.searchers.base.draws import draw_new
 from autoprune.searchers.base.searcher import SearchProblem
+from autoprune.searchers.base.sequential import SequentialSearcher
 
 _HALVINGS = 40
 
@@ -56,51 +55,19 @@ def uniform_allocation(problem: SearchProblem) -> Allocation:
     return problem.project(at_sparsity(problem.space, least_sparsity(problem)))
 
 
-class Uniform(FixedListSearcher):
+class Uniform(SequentialSearcher):
     """Proposes the uniform allocation, once."""
 
     uses_curves = False
     handles_settings = False
+    is_random = False
 
     def __init__(self, problem: SearchProblem) -> None:
-        super().__init__(problem, [uniform_allocation(problem)])
+        super().__init__(problem)
+        self._allocation = uniform_allocation(problem)
 
-
-DRAWS = 200
-"""How many draws in a row must all have been proposed before until the space counts as exhausted."""
-
-
-def draw(problem: SearchProblem, rng: np.random.Generator) -> Allocation:
-    """An allocation with every width uniform among those allowed, projected."""
-    return draws(problem, rng, 1)[0]
-
-
-def draws(problem: SearchProblem, rng: np.random.Generator, count: int) -> list[Allocation]:
-    """Several of the kind, in less time than one by one."""
-    onto = problem.projection
-    return onto.projected(np.array([onto.vector(drawn_widths(problem, rng)) for _ in range(count)]))
-
-
-def drawn_widths(problem: SearchProblem, rng: np.random.Generator) -> dict[str, int]:
-    """Every width by itself, uniform among those allowed; not within the limits."""
-    names = problem.space.names
-    levels = [problem.space.bounds[name].levels() for name in names]
-    chosen = rng.integers([len(each) for each in levels]).tolist()
-    return {name: each[i] for name, each, i in zip(names, levels, chosen, strict=True)}
-
-
-def draw_new(history: History, rng: np.random.Generator, settings: bool = False) -> Proposal | None:
-    """A draw that was not proposed before, or None if `DRAWS` in a row were.
-
-    Args:
-        settings: whether the settings are drawn, too; else they keep their defaults.
-    """
-    problem = history.problem
-    if settings:
-        return history.first_new(
-            Point(draw(problem, rng), draw_settings(problem.space.settings, rng)) for _ in range(DRAWS)
-        )
-    return history.first_new(draw(problem, rng) for _ in range(DRAWS))
+    def _next(self) -> Allocation | None:
+        return self._history.first_new([self._allocation])
 
 
 class Random(SequentialSearcher):

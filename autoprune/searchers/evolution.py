@@ -7,10 +7,10 @@ levels between units so that the budget is kept, mostly few of them (the lesser 
   when it is not, so that about one in five is better (Rechenberg's rule): far from its goal a search takes strides,
   near it steps.
 - There are no generations: each result counts when it comes, in any order, so every slot stays busy.
-- It begins with the standard starts, each judged, not with draws; without any it begins with `FIRST` draws.
+- It begins with the standard starts, each evaluated, not with draws.
 - No allocation is judged twice under the same settings.
-- Where settings are searched along, `RETUNED` of the offspring keep their parent's widths and have another value for
-  one setting, so that what is better is known to be so by the one or by the other.
+- Where settings are searched along, `SETTING_SHARE` of the offspring keep their parent's widths and have another value
+  for one setting, so that what is better is known to be so by the one or by the other.
 - EvoPress judges a generation on growing subsets of the data and keeps the better part each time, so that losers cost
   little. Here every offspring is compared with its parent after some of the samples, and dropped if it is clearly
   worse.
@@ -18,74 +18,75 @@ levels between units so that the budget is kept, mostly few of them (the lesser 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
 import numpy as np
 
-from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Trial
-from autoprune.searchers.base.coordinates import Point, move_settings
-from autoprune.searchers.base.moves import trades
+from autoprune.searchers.base.coordinates import Point, Proposal, StopThresholds, move_settings
+from autoprune.searchers.base.moves import REACH, mutants
 from autoprune.searchers.base.searcher import SearchProblem
-from autoprune.searchers.base.warm_started import WarmStartedSearcher
+from autoprune.searchers.base.sequential import SequentialSearcher
+from autoprune.searchers.base.warm_start import WarmStart
+from autoprune.searchers.starts import standard_starts
 
-PAIRS = 3
-"""The most trades in one mutation."""
-REACH = (0.05, 0.3, 0.5)
-"""The least, the first and the greatest share of a group's levels that a trade may cross."""
-RETUNED = 0.5
+SETTING_SHARE = 0.5
 """The share of the offspring that differ from their parent in a setting, where any is searched.
 
-A third of them, or a fifth, found less within 50 trials on the synthetic landscapes that `sampled.PROBES` is from.
+A third of them, or a fifth, found less within 50 trials on the synthetic landscapes that `optuna_samplers.PROBES` is
+from.
 """
 _GROW, _SHRINK = 1.6, 0.89  # one success makes up for four failures
 _DRAWS = 50
 
 
-def mutants(
-    problem: SearchProblem, parent: Allocation, rng: np.random.Generator, reach: float, count: int
-) -> list[Allocation]:
-    """The parent after one to `PAIRS` trades, few more often than many; so many times."""
-    pairs = (int(rng.integers(1, PAIRS + 1, size=2).min()) for _ in range(count))
-    return trades(problem, parent, rng, reach, pairs)
+def changes_setting(problem: SearchProblem, rng: np.random.Generator) -> bool:
+    """Draws whether an offspring differs from its parent in a setting; draws nothing where none is searched."""
+    return bool(problem.space.settings) and rng.random() < SETTING_SHARE
 
 
-def is_retuned(problem: SearchProblem, rng: np.random.Generator) -> bool:
-    """Whether an offspring differs from its parent in a setting; nothing is drawn where none is searched."""
-    return bool(problem.space.settings) and rng.random() < RETUNED
-
-
-def retuned(problem: SearchProblem, parent: Candidate, rng: np.random.Generator) -> Point:
-    """The parent's widths with another value for one setting."""
+def with_other_setting(problem: SearchProblem, parent: Candidate, rng: np.random.Generator) -> Point:
+    """Returns the parent's widths with another value for one setting."""
     return Point(parent.allocation, move_settings(problem.space.settings, parent.settings, rng))
 
 
-class Evolution(WarmStartedSearcher):
+class Evolution(SequentialSearcher):
     """Proposes the starts, then mutants of the best; never the same twice."""
 
+    uses_curves = True
     handles_settings = True
-    stops_early = True
 
-    def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
-        super().__init__(problem, starts)
+    def __init__(self, problem: SearchProblem) -> None:
+        super().__init__(problem)
+        self._start = WarmStart(self._history, standard_starts(problem), draws_settings=True)
         self._reach = REACH[1]
-        self._retuned: set[int] = set()
+        self._best = (math.inf, -1)  # value and number: of equal values the earlier number is better
+        self._with_other_setting: set[int] = set()
 
-    def tell(self, trial: Trial) -> None:
-        super().tell(trial)
-        if trial.number >= self._opening and trial.number not in self._retuned:
-            better = self._history.best() is trial
-            self._reach = float(np.clip(self._reach * (_GROW if better else _SHRINK), REACH[0], REACH[2]))
+    def _next(self) -> Proposal | None:
+        for trial in self._history.unread():
+            self._adapt(trial)
+        return self._start.next(self._offspring, self._stop_thresholds)
 
-    def _go_on(self, best: Trial, rng: np.random.Generator) -> Point | None:
-        history = self._history
-        if is_retuned(history.problem, rng):
-            found = history.first_new(retuned(history.problem, best.candidate, rng) for _ in range(_DRAWS))
+    def _adapt(self, trial: Trial) -> None:
+        """Adapts the reach to whether a trial is better than all that were told before it."""
+        best = self._best
+        if trial.score is not None:
+            self._best = min(best, (self._history.value(trial.score), trial.number))
+        if trial.number >= self._start.length and trial.number not in self._with_other_setting:
+            self._reach = float(np.clip(self._reach * (_GROW if self._best < best else _SHRINK), REACH[0], REACH[2]))
+
+    def _stop_thresholds(self) -> StopThresholds:
+        return self._history.stop_thresholds(self._history.best())
+
+    def _offspring(self, best: Trial, rng: np.random.Generator) -> Point | None:
+        history, parent = self._history, best.candidate
+        if changes_setting(history.problem, rng):
+            found = history.first_new(with_other_setting(history.problem, parent, rng) for _ in range(_DRAWS))
             if found is not None:
-                self._retuned.add(history.number)
+                self._with_other_setting.add(history.number)
                 return found
-        return history.first_new(self._mutant(best.candidate, rng) for _ in range(_DRAWS))
-
-    def _mutant(self, parent: Candidate, rng: np.random.Generator) -> Point:
-        (found,) = mutants(self._history.problem, parent.allocation, rng, self._reach, 1)
-        return Point(found, parent.settings)
+        return history.first_new(
+            Point(mutants(history.problem, parent.allocation, rng, self._reach, 1)[0], parent.settings)
+            for _ in range(_DRAWS)
+        )

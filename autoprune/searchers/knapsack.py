@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from autoprune.core.allocation import Allocation
 from autoprune.core.projection import check_feasible
 from autoprune.core.sensitivity import SensitivityCurves
-from autoprune.searchers.base.history import FixedListSearcher
 from autoprune.searchers.base.searcher import SearchProblem, measured_curves
+from autoprune.searchers.base.sequential import SequentialSearcher
 from autoprune.searchers.threshold import level_losses
 
 EXPONENTS = (1.0, 2.0, 0.5)
@@ -206,12 +206,18 @@ def _short_narrowings(model: AdditiveModel, choice: Choice) -> list[tuple[int, i
     return sorted(moves, key=lambda move: model.losses[move] - model.losses[move[0], choice[move[0]]])
 
 
-class Knapsack(FixedListSearcher):
+class Knapsack(SequentialSearcher):
     """Proposes the knapsack of each criterion's curves under each exponent, those that differ."""
 
     uses_curves = True
+    needs_curves = True
     handles_settings = False
+    is_random = False
 
     def __init__(self, problem: SearchProblem) -> None:
+        super().__init__(problem)
         curves = measured_curves(problem, "knapsack")
-        super().__init__(problem, [knapsack_allocation(problem, c, e) for c in curves for e in EXPONENTS])
+        self._allocations = [knapsack_allocation(problem, each, power) for each in curves for power in EXPONENTS]
+
+    def _next(self) -> Allocation | None:
+        return self._history.first_new(self._allocations)

@@ -5,11 +5,11 @@ arXiv:1804.03230, algorithm 1: a round has one candidate for each group, which i
 limits are kept and all others as they were, from the weights of the last round's winner, trained for a few steps. We
 differ:
 
-- The reductions are planned so that the last round's limits are the run's (see `rounds.plan`).
+- The reductions are planned so that the last round's limits are the run's (see `iterative.plan`).
 - The winner is that of the least rise of the objective per saved cost, as a coarse step saves more than was asked for;
-  the paper takes the highest accuracy (`by: value`). Where the dense network was not judged, no rise is known in the
+  the paper takes the highest accuracy (`by: value`). Where the dense network was not evaluated, no rise is known in the
   first round, and the objective alone decides.
-- No group is to lose more than `MOST` of its width in a round. One that cannot keep the round's limits so by itself
+- No group is to lose more than `MAX_LOSS` of its width in a round. One that cannot keep the round's limits so by itself
   loses as much, and what is still above is taken from all groups by the projection; it is tried after those that can.
   So a round has candidates as long as the limits can be reached at all, and few rounds do not take whole layers: a
   group at its least instead, as far as it goes alone, was far worse on synthetic landscapes. (Mean regret after 100
@@ -32,12 +32,12 @@ from autoprune.core.budget import Limits
 from autoprune.core.costs import CostsAround
 from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Candidate, Score, Trial, value
-from autoprune.searchers.base.iterative import IterativeSearcher, Leg, Round
+from autoprune.searchers.base.iterative import IterativeSearcher, Round, RoundSpec
 from autoprune.searchers.base.searcher import SearchProblem
 
 
-def expected_rise(problem: SearchProblem, before: Mapping[str, int], after: Mapping[str, int]) -> float:
-    """By how much narrowing some groups is expected to be worse; comparable within one problem alone.
+def expected_degradation(problem: SearchProblem, before: Mapping[str, int], after: Mapping[str, int]) -> float:
+    """Returns by how much narrowing some groups is expected to be worse; comparable within one problem alone.
 
     By the mean over the sensitivity curves of each criterion, as if the groups did not matter to each other; without
     curves by the share of each group's importance that goes, and without that by the share of its width.
@@ -54,54 +54,55 @@ def expected_rise(problem: SearchProblem, before: Mapping[str, int], after: Mapp
 
 
 def _lost_importance(problem: SearchProblem, name: str, before: int, after: int) -> float:
-    """The share of a group's scores that goes; the lowest scores go first."""
+    """Returns the share of a group's scores that goes; the lowest scores go first."""
     width = next(group.width for group in problem.space.groups if group.name == name)
     scores = problem.importance.get(name, np.ones(width))
     kept = np.sort(scores)[::-1]
     return float(kept[after:before].sum() / max(float(kept.sum()), 1e-12))
 
 
-MOST = 0.5
+MAX_LOSS = 0.5
 """The share of its width that a group may lose in a round before the others help."""
 
 
 class NetAdapt(IterativeSearcher):
     """Proposes, round by round, for each group the widest width that keeps the round's limits."""
 
+    is_random = False
     count = 10
     probed = False
 
-    def _trained(self, recipe: Recipe) -> Recipe:
+    def _training_recipe(self, recipe: Recipe) -> Recipe:
         return replace(recipe, finetune=self._settings.finetune or recipe.finetune)
 
-    def _least(self) -> int:
+    def _least_candidates(self) -> int:
         return 1
 
     def _fewer_candidates(self, share: int) -> tuple[str, ...]:
         groups = len(_shrinkable(self._history.problem))
         if share >= groups:
             return ()
-        bound, count = self._allowance.bound(self._plan), len(self._plan)
+        bound, count = self._compute_budget.bound(self._plan), len(self._plan)
         return (f"about {share} of {groups} groups are tried in each of {count} rounds, as {bound} allows no more",)
 
-    def _make(self, leg: Leg) -> Round:
-        return _Contest(leg, by_ratio=self._settings.by == "ratio")
+    def _make_round(self, spec: RoundSpec) -> Round:
+        return _NarrowingRound(spec, by_ratio=self._settings.by == "ratio")
 
 
-class _Contest(Round):
+class _NarrowingRound(Round):
     """Candidates of which each narrows another group."""
 
-    def __init__(self, leg: Leg, by_ratio: bool) -> None:
-        super().__init__(leg)
+    def __init__(self, spec: RoundSpec, by_ratio: bool) -> None:
+        super().__init__(spec)
         self._by_ratio = by_ratio
-        self._found = _first(narrowings(leg), leg.share)
+        self._found = _first(narrowings(spec), spec.share)
         self._asked = 0
 
     def next(self, number: int, spare: bool) -> Candidate | None:
         if self._asked == len(self._found):
             return None
         self._asked += 1
-        problem = replace(self.leg.problem, recipe=self.leg.recipe)
+        problem = replace(self.spec.problem, recipe=self.spec.recipe)
         return problem.candidate(number, self._found[self._asked - 1])
 
     @property
@@ -109,27 +110,27 @@ class _Contest(Round):
         return self.told
 
     @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         return len(self.told) == len(self._found) and self.best is not None
 
     def rank(self, trial: Trial) -> float:
-        """The objective, or its rise from the parent's per saved cost; a fall counts more where more is saved."""
+        """Returns the objective, or its rise from the parent's per saved cost; a fall counts more if more is saved."""
         assert trial.score is not None
-        problem, before = self.leg.problem, self._score_before()
+        problem, before = self.spec.problem, self._score_before()
         found = value(trial.score, problem.objective)
         if not self._by_ratio or before is None:
             return found
         rise = found - value(before, problem.objective)
         costs = problem.costs.costs
-        saved = saved_share(costs(self.leg.before), costs(trial.candidate.allocation), problem.limits)
+        saved = saved_share(costs(self.spec.start), costs(trial.candidate.allocation), problem.limits)
         return rise / saved if rise > 0 else rise * saved
 
     def _score_before(self) -> Score | None:
-        return self.leg.problem.dense if self.leg.parent is None else self.leg.parent.score
+        return self.spec.problem.dense if self.spec.parent is None else self.spec.parent.score
 
 
 def _first(allocations: Iterator[Allocation], count: int) -> list[Allocation]:
-    """The first ones that differ; none is made beyond these."""
+    """Returns the first ones that differ; none is made beyond these."""
     found: dict[Allocation, None] = {}
     for each in allocations:
         found[each] = None
@@ -138,17 +139,17 @@ def _first(allocations: Iterator[Allocation], count: int) -> list[Allocation]:
     return list(found)
 
 
-def narrowings(leg: Leg) -> Iterator[Allocation]:
-    """Per group an allocation that narrows it to the round's limits, the most promising first; some may be equal.
+def narrowings(spec: RoundSpec) -> Iterator[Allocation]:
+    """Yields for each group an allocation that narrows it to the limits, the most promising first; some may be equal.
 
     Groups that can do it alone come before those that need the others. Where the limits are kept already, the widths
     stay as they are.
     """
-    if leg.kept:
-        yield leg.before
+    if spec.is_reached:
+        yield spec.start
         return
-    problem, around = leg.problem, CostsAround(leg.problem.costs, leg.before)
-    cuts = [_cut(problem, leg.before, name, around) for name in _shrinkable(problem)]
+    problem, around = spec.problem, CostsAround(spec.problem.costs, spec.start)
+    cuts = [_cut(problem, spec.start, name, around) for name in _shrinkable(problem)]
     for cut in sorted(cuts, key=lambda cut: (not cut.alone, cut.rate)):
         if cut.alone:
             yield cut.after
@@ -176,15 +177,15 @@ def _shrinkable(problem: SearchProblem) -> list[str]:
 
 
 def _cut(problem: SearchProblem, before: Allocation, name: str, around: CostsAround) -> _Cut:
-    """The widest width of a group that keeps the limits, or the least that it may have for now."""
+    """Narrows a group to the widest width that keeps the limits, or the least that it may have for now."""
     bounds = problem.space.bounds[name]
-    least = bounds.below((1 - MOST) * before[name])
+    least = bounds.below((1 - MAX_LOSS) * before[name])
     levels = [level for level in bounds.levels() if level >= least]
     # Costs never fall as widths grow: the first that is above a limit ends those that are not.
     fitting = bisect(levels, False, key=lambda level: not _keeps(around.at(name, level), problem.limits))
     width = levels[max(fitting - 1, 0)]
     after = Allocation({**before, name: width})
-    rise = expected_rise(problem, before, after)
+    rise = expected_degradation(problem, before, after)
     saved = saved_share(around.costs, around.at(name, width), problem.limits)
     return _Cut(after, fitting > 0, round(rise / saved, 12))
 
@@ -194,7 +195,7 @@ def _keeps(costs: Mapping[str, int], limits: Limits) -> bool:
 
 
 def saved_share(before: Mapping[str, int], after: Mapping[str, int], limits: Limits) -> float:
-    """What costs fell by, as a share of what the limits ask for; above 0.
+    """Returns by how much costs fell, as a share of what the limits ask for; above 0.
 
     The mean over the limits that are not kept before; 1 is just enough of each.
     """

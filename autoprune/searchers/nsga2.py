@@ -5,16 +5,16 @@ Evolutionary Computation 6; Optuna's sampler. It minimises the objective and eve
 names. We differ:
 
 - Every candidate is repaired onto the limits, but what is left of them is never filled: cheaper ones are wanted too.
-- It begins with uniform and knapsacks under several budgets between the least reachable and the limits, each judged, so
-  that the frontier is spread from the first generation on; draws under random budgets complete it.
+- It begins with uniform and knapsacks under several budgets between the least reachable and the limits, each evaluated,
+  so that the frontier is spread from the first generation on; draws under random budgets complete it.
 - There are no generations after the first: each offspring has parents from the best of all trials so far (the steady
   state of Durillo et al. 2009, "On the Effect of the Steady-State Selection Scheme in Multi-Objective Genetic
   Algorithms", EMO), so every slot stays busy, and any order of results is a run.
 - Parents are blended (BLX-0.5); in the one comparison made that found more than the paper's simulated binary crossover.
-- An offspring is not judged as it is: it is moved onto a budget, and in its place the allocation under this budget is
-  judged that a model expects most of (see `surrogate`), sought as `auto` seeks it, from the offspring or from trials of
-  about this cost. Evolution thus brings what the model would not look for (a memetic algorithm: Moscato 1989, "On
-  Evolution, Search, Optimization, Genetic Algorithms and Martial Arts").
+- An offspring is not evaluated as it is: it is moved onto a budget, and in its place the allocation under this budget
+  is evaluated that a model expects most of (see `surrogate`), sought as `auto` seeks it, from the offspring or from
+  trials of about this cost. Evolution thus brings what the model would not look for (a memetic algorithm: Moscato 1989,
+  "On Evolution, Search, Optimization, Genetic Algorithms and Martial Arts").
 - Budgets are drawn so that the points of the frontier are spread evenly over the accuracies that it spans: many where
   it is steep, few where nothing is lost any more or nothing is left to lose; every tenth is the limits themselves. What
   is near the drawn budget in cost is bred and modelled, as slopes of the loss differ from one end of the frontier to
@@ -22,7 +22,7 @@ names. We differ:
   at 35, 50 and 65 % of the FLOPs, with even budgets and a model of all trials to 32, 65 and 85 %, and `auto` in 62
   evaluations for each to 44, 72 and 86 %.
 - One is dropped after some of the samples where it is clearly above the line between its neighbours on the frontier.
-- No allocation is judged twice: in place of one that was, a neighbour of it is.
+- No allocation is evaluated twice: in place of one that was, a neighbour of it is.
 
 Without its seeds it need not beat random draws under random budgets on rippled, noisy landscapes.
 """
@@ -38,19 +38,19 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Limits
 from autoprune.core.trial import Trial
 from autoprune.searchers.auto import DRAWS, ELSEWHERE
-from autoprune.searchers.base.climbing import DARING, climb
-from autoprune.searchers.base.coordinates import Coordinates
+from autoprune.searchers.base.coordinates import Coordinates, Point, StopThresholds
+from autoprune.searchers.base.draws import drawn_widths, draws
 from autoprune.searchers.base.gaussian_process import Floats
-from autoprune.searchers.base.history import SequentialSearcher, StopThresholds
 from autoprune.searchers.base.optuna_studies import breed
 from autoprune.searchers.base.searcher import SearchProblem
-from autoprune.searchers.base.surrogate import Surrogate
-from autoprune.searchers.controls import drawn_widths, draws, uniform_allocation
+from autoprune.searchers.base.sequential import SequentialSearcher
+from autoprune.searchers.base.surrogate import DEVIATIONS, Surrogate, climb
+from autoprune.searchers.controls import uniform_allocation
 from autoprune.searchers.knapsack import knapsack_allocation
 
 POPULATION = 20
 """A fifth of the hundred evaluations that a frontier is worth."""
-RUNGS = 6
+BUDGETS = 6
 """How many budgets the first candidates are spread over."""
 EXPONENTS = (1.0, 2.0)
 """Those of the knapsacks among the first candidates."""
@@ -66,7 +66,7 @@ _DRAWS = 200
 
 
 def tightened(problem: SearchProblem, share: float) -> SearchProblem:
-    """The problem under limits that lie a share of the way from the least reachable costs to its own."""
+    """Returns the problem under limits that lie a share of the way from the least reachable costs to its own."""
     least, most = problem.costs.costs(problem.space.narrowest()), problem.costs.costs(problem.space.widest())
     limits = {
         kind: least[kind] + int(share * (min(limit, most[kind]) - least[kind]))
@@ -75,11 +75,11 @@ def tightened(problem: SearchProblem, share: float) -> SearchProblem:
     return replace(problem, limits=limits)
 
 
-def ladder(problem: SearchProblem) -> tuple[Allocation, ...]:
-    """Uniform and knapsacks (of each criterion) under `RUNGS` budgets, the loosest first; those that differ."""
+def spread_allocations(problem: SearchProblem) -> tuple[Allocation, ...]:
+    """Returns uniform and knapsacks of each criterion under `BUDGETS` budgets, the loosest first; those that differ."""
     found = []
-    for rung in range(RUNGS, 0, -1):
-        tighter = tightened(problem, rung / RUNGS)
+    for budget in range(BUDGETS, 0, -1):
+        tighter = tightened(problem, budget / BUDGETS)
         found.append(uniform_allocation(tighter))
         for curves in problem.curves.values():
             found.extend(knapsack_allocation(tighter, curves, exponent, exchanges=0) for exponent in EXPONENTS)
@@ -87,30 +87,29 @@ def ladder(problem: SearchProblem) -> tuple[Allocation, ...]:
 
 
 class Nsga2(SequentialSearcher):
-    """Proposes the ladder, a few random draws, then offspring of the best; never the same twice.
-
-    Args:
-        starts: allocations to begin with, repaired; None takes the ladder.
-    """
+    """Proposes the spread allocations, a few random draws, then offspring of the best; never the same twice."""
 
     uses_curves = True
     handles_settings = False
+    fills_budget = False
 
-    def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
+    def __init__(self, problem: SearchProblem) -> None:
         super().__init__(problem)
-        given = ladder(problem) if starts is None else [problem.repair(allocation) for allocation in starts]
-        self._starts = tuple(dict.fromkeys(given))
+        self._starts = spread_allocations(problem)
         self._coordinates = Coordinates(problem)
         self._surrogate = Surrogate(self._history)
-        self._scale = _Scale(problem)
-        self._found: Allocation | None = None
+        self._scale = _CostScale(problem)
 
-    def _stop_thresholds(self) -> StopThresholds:
-        """What the frontier was worth after some of the samples; the starts are judged on all."""
+    def _next(self) -> Point | None:
+        found = self._find()
+        return None if found is None else self._history.point(found, self._stop_thresholds(found))
+
+    def _stop_thresholds(self, allocation: Allocation) -> StopThresholds:
+        """Returns the frontier's values after some of the samples; the starts are evaluated on all."""
         history, scored = self._history, self._scored()
-        if not scored or self._found is None or history.number < max(len(self._starts), POPULATION):
+        if not scored or history.number < max(len(self._starts), POPULATION):
             return ()
-        own = self._scale.shares(self._found)
+        own = self._scale.shares(allocation)
         shares = np.array([self._shares(trial) for trial in scored])
         values = np.array([self._value(trial) for trial in scored])
         cheaper = np.flatnonzero((shares <= own).all(axis=1))
@@ -125,10 +124,6 @@ class Nsga2(SequentialSearcher):
         way = (own.max() - begin) / (end - begin) if end > begin else 0.0
         return history.stop_thresholds(scored[below], float(way * (values[above] - values[below])))
 
-    def _next(self) -> Allocation | None:
-        self._found = self._find()
-        return self._found
-
     def _find(self) -> Allocation | None:
         history = self._history
         start = history.first_new(self._starts)
@@ -141,34 +136,34 @@ class Nsga2(SequentialSearcher):
         )
 
     def _offspring(self, scored: Sequence[Trial], rng: np.random.Generator) -> Iterator[Allocation]:
-        """What the model makes of an offspring under a budget, itself, and neighbours of it."""
+        """Yields what the model finds from an offspring under a budget, then the offspring and neighbours of it."""
         history, problem = self._history, self._history.problem
         budget = self._budget(scored, rng)
 
-        def far(allocation: Allocation) -> float:
+        def distance(allocation: Allocation) -> float:
             return abs(float(self._scale.shares(allocation).max()) - budget)
 
         tight = tightened(problem, budget)
-        parents = sorted(scored, key=lambda trial: far(trial.candidate.allocation))[:_PARENTS]
+        parents = sorted(scored, key=lambda trial: distance(trial.candidate.allocation))[:_PARENTS]
         child = tight.project(self._bred(parents, rng))
         as_cheap = [trial for trial in scored if self._shares(trial).max() <= budget]
         reference = min(as_cheap or scored, key=lambda trial: (self._value(trial), trial.number))
-        bound = self._surrogate.fitted(reference, lambda estimate: far(estimate.allocation))
+        bound = self._surrogate.fitted(reference, lambda estimate: distance(estimate.allocation))
         if bound is not None:
             if history.number % ELSEWHERE == 0:
-                begins, daring = draws(tight, rng, DRAWS), DARING
+                begins, deviations = draws(tight, rng, DRAWS), DEVIATIONS
             else:
-                around = sorted((each.allocation for each in history.estimates()), key=far)[:_AROUND]
+                around = sorted((each.allocation for each in history.estimates()), key=distance)[:_AROUND]
                 onto = tight.projection
-                begins, daring = [child, *onto.projected(np.array([onto.vector(each) for each in around]))], 0.0
-            begin = begins[int(np.argmin(np.round(bound(begins, daring), 9)))]
+                begins, deviations = [child, *onto.projected(np.array([onto.vector(each) for each in around]))], 0.0
+            begin = begins[int(np.argmin(np.round(bound(begins, deviations), 9)))]
             yield from climb(tight, begin, bound, rng)
         yield child
         for _ in range(_NEIGHBOURS):
             yield neighbour(problem, child, rng)
 
     def _bred(self, parents: Sequence[Trial], rng: np.random.Generator) -> Mapping[str, int]:
-        """An offspring of the best of some trials."""
+        """Returns the widths of an offspring of the best of some trials."""
         points = np.array([self._coordinates.of(trial.candidate.allocation) for trial in parents])
         values = np.array([self._value(trial) for trial in parents])
         if values.min() > 0:  # a few hopeless losses would make all others look crowded
@@ -177,7 +172,10 @@ class Nsga2(SequentialSearcher):
         return self._coordinates.widths(breed(points, np.column_stack((values, shares)), POPULATION, rng))
 
     def _budget(self, scored: Sequence[Trial], rng: np.random.Generator) -> float:
-        """Between the least reachable costs (0) and the limits (1): mostly where the frontier has a drawn accuracy."""
+        """Draws a budget between the least reachable costs (0) and the limits (1).
+
+        Mostly it is where the frontier has an accuracy that is drawn evenly.
+        """
         kind, where = rng.random(2).tolist()
         if kind < _AT_LIMITS:
             return 1.0
@@ -201,7 +199,7 @@ class Nsga2(SequentialSearcher):
         return self._scale.shares(trial.candidate.allocation)
 
 
-class _Scale:
+class _CostScale:
     """Where the limited costs of allocations lie between the least reachable (0) and the limits (1)."""
 
     def __init__(self, problem: SearchProblem) -> None:
@@ -212,7 +210,7 @@ class _Scale:
         self._room = np.array([limits[kind] for kind in self._kinds]) - self._least
 
     def shares(self, allocation: Allocation) -> Floats:
-        """`[cost]` where each lies."""
+        """Returns `[cost]` positions."""
         if allocation not in self._known:
             above = self._vector(self._costs.costs(allocation)) - self._least
             self._known[allocation] = above / np.maximum(self._room, 1.0)
@@ -228,12 +226,12 @@ def _accuracy(trial: Trial) -> float:
 
 
 def draw(problem: SearchProblem, rng: np.random.Generator) -> Allocation:
-    """An allocation with every width uniform among those allowed, repaired under a random budget."""
+    """Draws an allocation with every width uniform among those allowed, repaired under a random budget."""
     widths = drawn_widths(problem, rng)
     return tightened(problem, rng.random()).repair(widths)
 
 
 def neighbour(problem: SearchProblem, allocation: Allocation, rng: np.random.Generator) -> Allocation:
-    """The allocation with one group at another level, repaired."""
+    """Returns the allocation with one group at another level, repaired."""
     name = problem.space.names[int(rng.integers(len(problem.space.names)))]
     return problem.repair({**allocation, name: int(rng.choice(problem.space.bounds[name].levels()))})

@@ -15,8 +15,8 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.costs import within
 from autoprune.core.projection import check_feasible
 from autoprune.errors import UserError
-from autoprune.searchers.base.history import FixedListSearcher
 from autoprune.searchers.base.searcher import SearchProblem
+from autoprune.searchers.base.sequential import SequentialSearcher
 
 _LEAST = 1e-12
 
@@ -66,11 +66,16 @@ def ranked_allocation(problem: SearchProblem) -> Allocation:
     return problem.project(above(inside))
 
 
-class Ranked(FixedListSearcher):
+class Ranked(SequentialSearcher):
     """Proposes the ranked allocation, once."""
 
     uses_curves = False
     handles_settings = False
+    is_random = False
 
     def __init__(self, problem: SearchProblem) -> None:
-        super().__init__(problem, [ranked_allocation(problem)])
+        super().__init__(problem)
+        self._allocation = ranked_allocation(problem)
+
+    def _next(self) -> Allocation | None:
+        return self._history.first_new([self._allocation])

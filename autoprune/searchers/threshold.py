@@ -16,8 +16,8 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.costs import within
 from autoprune.core.projection import check_feasible
 from autoprune.core.sensitivity import SensitivityCurves
-from autoprune.searchers.base.history import FixedListSearcher
 from autoprune.searchers.base.searcher import SearchProblem, measured_curves
+from autoprune.searchers.base.sequential import SequentialSearcher
 
 Levels = Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
 
@@ -56,12 +56,18 @@ def _narrowest_under(losses: Levels, bound: float) -> Allocation:
     return Allocation(chosen)
 
 
-class Threshold(FixedListSearcher):
+class Threshold(SequentialSearcher):
     """Proposes the threshold allocation of each criterion's curves."""
 
     uses_curves = True
+    needs_curves = True
     handles_settings = False
+    is_random = False
 
     def __init__(self, problem: SearchProblem) -> None:
+        super().__init__(problem)
         curves = measured_curves(problem, "threshold")
-        super().__init__(problem, [threshold_allocation(problem, each) for each in curves])
+        self._allocations = [threshold_allocation(problem, each) for each in curves]
+
+    def _next(self) -> Allocation | None:
+        return self._history.first_new(self._allocations)

@@ -12,8 +12,7 @@ from torch import Tensor
 from autoprune import registry
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Failure
-from autoprune.searchers.base.history import FixedListSearcher
-from autoprune.searchers.base.searcher import SearchProblem
+from autoprune.searchers.base.sequential import SequentialSearcher
 from tests import user_tasks
 from tests.journeys import OWN, SEARCH, Cli, history_of
 
@@ -114,11 +113,11 @@ def test_a_network_that_refuses_some_widths_only_loses_those(autoprune: Cli, wor
 def test_a_searcher_above_the_budget_stops_the_run(
     autoprune: Cli, workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Greedy(FixedListSearcher):
+    class Greedy(SequentialSearcher):
         uses_curves = False
 
-        def __init__(self, problem: SearchProblem) -> None:
-            super().__init__(problem, [Allocation(problem.space.widest())])
+        def _next(self) -> Allocation:
+            return Allocation(self._history.problem.space.widest())
 
     monkeypatch.setattr(registry, "resolve", lambda kind, name: Greedy if kind == "searcher" else resolve(kind, name))
     message = autoprune.refused(*SEARCH, "--output", "run", code=1)

@@ -8,20 +8,18 @@ Karush-Kuhn-Tucker conditions at a chosen allocation, with the limit set to its 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import CostKind
-from autoprune.core.costs import CostTable, CostTerm, Count
-from autoprune.core.sensitivity import SensitivityCurves, sweep_grid
-from autoprune.core.space import Bounds, Group, SearchSpace
-from autoprune.core.trial import Candidate, Score, Trial
+from autoprune.core.trial import Candidate, Trial
 from autoprune.searchers.base.searcher import Searcher, SearchProblem
+from autoprune.testing.problems import Loss, make_problem, resnet_costs, score, sensitivity_curves, with_curves
 
-Loss = Callable[[Mapping[str, int]], float]
+__all__ = ["make_problem", "resnet_costs", "score", "with_curves"]
 POWER = 1.5
 
 
@@ -37,40 +35,6 @@ class Landscape:
 
     def regret(self, allocation: Mapping[str, int]) -> float:
         return self.true(allocation) - self.true(self.optimum)
-
-
-def resnet_costs(blocks: int, streams: bool) -> tuple[CostTable, list[Group]]:
-    """Three stages of residual blocks; the groups are the inner channels and, if `streams`, the residual streams."""
-    terms, groups = [], []
-    for stage, (width, pixels) in enumerate([(16, 1024), (32, 256), (64, 64)]):
-        stream = Count(0, {f"s{stage}": 1}) if streams else Count(width)
-        if streams:
-            groups.append(Group(f"s{stage}", width, (f"s{stage}", f"s{stage}b"), ("Conv2d",) * 2))
-        for block in range(blocks):
-            name = f"s{stage}.{block}"
-            groups.append(Group(name, width, (name,), ("Conv2d",)))
-            inner = Count(0, {name: 1})
-            for layer, left, right in ((f"{name}.conv1", stream, inner), (f"{name}.conv2", inner, stream)):
-                terms.append(CostTerm("flops", layer, 18 * pixels, left, right))
-                terms.append(CostTerm("params", layer, 9, left, right))
-    return CostTable(terms, {group.name: group.width for group in groups}), groups
-
-
-def make_problem(
-    blocks: int = 3, streams: bool = True, step: int = 1, keep: float = 0.5, trials: int = 50, seed: int = 0
-) -> SearchProblem:
-    """A ResNet's space under a limit on its FLOPs, with scores of its structures, without curves."""
-    costs, groups = resnet_costs(blocks, streams)
-    bounds = {group.name: Bounds(max(1, group.width // 8), group.width, step) for group in groups}
-    limits: dict[CostKind, int] = {"flops": int(keep * costs.dense()["flops"])}
-    space = SearchSpace(tuple(groups), bounds)
-    return SearchProblem(space, costs, limits, trials, seed, importance=scores_of_structures(groups))
-
-
-def scores_of_structures(groups: Sequence[Group]) -> dict[str, np.ndarray]:
-    """Norms as of random filters; those of later groups spread further."""
-    rng = np.random.default_rng(0)
-    return {g.name: np.exp(rng.normal(0.0, 0.3 + 0.5 * i / len(groups), g.width)) for i, g in enumerate(groups)}
 
 
 def planted(
@@ -108,7 +72,7 @@ def planted(
         digest = zlib.crc32(repr(sorted(widths.items())).encode())
         return true(widths) + noise * scale * float(np.random.default_rng(digest).normal())
 
-    problem = replace(problem, limits=limits, curves={"l1": _curves(problem, told)})
+    problem = replace(problem, limits=limits, curves={"l1": sensitivity_curves(problem, told)})
     return Landscape(name, problem, told, true, best)
 
 
@@ -119,17 +83,6 @@ def _amplitudes(needed: np.ndarray, terms: np.ndarray, pairs: float) -> tuple[np
     shares = product * terms[1:] * terms[:-1]
     from_products = np.append(shares, 0.0) + np.append(0.0, shares)
     return (needed - from_products) / terms, product
-
-
-def _curves(problem: SearchProblem, told: Loss) -> SensitivityCurves:
-    dense = problem.space.dense()
-    grid = sweep_grid(problem.space, 6)
-    levels = {g: {w: score(told({**dense, g: w})) for w in widths} for g, widths in grid.items()}
-    return SensitivityCurves(score(told(dense)), levels, dict(dense))
-
-
-def score(loss: float) -> Score:
-    return Score(loss, 1 / (1 + max(loss, 0.0)), 100)
 
 
 def all_landscapes() -> list[Landscape]:
@@ -161,14 +114,3 @@ def best_regret(landscape: Landscape, trials: list[Trial]) -> float:
     """True regret of the trial that looked best."""
     best = {trial.score.loss: trial.candidate.allocation for trial in trials if trial.score is not None}
     return landscape.regret(best[min(best)])
-
-
-def with_curves(problem: SearchProblem) -> SearchProblem:
-    """The problem with curves of a separable loss whose groups are unequally sensitive."""
-
-    def loss(widths: Mapping[str, int]) -> float:
-        return sum(
-            0.05 * (1 + i % 4) * (g.width / max(widths[g.name], 0.5)) for i, g in enumerate(problem.space.groups)
-        )
-
-    return replace(problem, curves={"l1": _curves(problem, loss)})

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from autoprune.core.trial import Candidate, Failure, Score, Stopped, Trial
-from autoprune.searchers.annealing import END, Annealing
-from autoprune.searchers.base.warm_started import starts
+from autoprune.searchers.annealing import FINAL_TEMPERATURE, Annealing
+from autoprune.searchers.starts import standard_starts
 from tests.searchers.landscapes import make_problem, with_curves
 
 PROBLEM = with_curves(make_problem(trials=200))
@@ -22,7 +22,7 @@ def told(candidate: Candidate, loss: float) -> Trial:
 def warmed(rise: float = 0.1, seed: int = 0) -> tuple[Annealing, int]:
     """A walk at its best start, with loss 1, that knows its first temperature; and the next number."""
     searcher = Annealing(replace(PROBLEM, seed=seed))
-    for candidate in searcher.ask(len(starts(PROBLEM))):
+    for candidate in searcher.ask(len(standard_starts(PROBLEM))):
         searcher.tell(told(candidate, 1.0 + 0.1 * candidate.number))
     for _ in range(20):
         (candidate,) = searcher.ask(1)
@@ -31,7 +31,8 @@ def warmed(rise: float = 0.1, seed: int = 0) -> tuple[Annealing, int]:
 
 
 def standing(searcher: Annealing) -> float:
-    at = searcher._at
+    searcher.ask(1)  # the walk moves when the next candidate is asked for
+    at = searcher._current
     assert at is not None
     assert at.score is not None
     return at.score.loss
@@ -48,7 +49,7 @@ def test_about_half_of_the_steps_like_the_first_are_accepted_after_warming(rise:
     accepted = 0
     for seed in range(60):
         searcher, number = warmed(seed=seed)
-        cooled = END ** searcher._walked(number)
+        cooled = FINAL_TEMPERATURE ** searcher._progress(number)
         searcher._rises = [rise_ / cooled for rise_ in searcher._rises]  # undo what has cooled
         (candidate,) = searcher.ask(1)
         searcher.tell(told(candidate, 1.0 + rise))
@@ -57,7 +58,7 @@ def test_about_half_of_the_steps_like_the_first_are_accepted_after_warming(rise:
 
 
 def test_the_temperature_falls_geometrically_to_its_end() -> None:
-    searcher, first = Annealing(PROBLEM), len(starts(PROBLEM))
+    searcher, first = Annealing(PROBLEM), len(standard_starts(PROBLEM))
     for candidate in searcher.ask(PROBLEM.trials):
         searcher.tell(told(candidate, 1.0 + 0.1 * (candidate.number % 5)))
     climbs = [searcher._climbs(number) / -math.log(draw(number)) for number in range(PROBLEM.trials)]
@@ -65,8 +66,8 @@ def test_the_temperature_falls_geometrically_to_its_end() -> None:
     assert warming == pytest.approx(first + 0.1 * (PROBLEM.trials - first), abs=1.5)
     temperatures = climbs[warming:]
     ratios = [after / before for before, after in itertools.pairwise(temperatures)]
-    assert ratios == pytest.approx([END ** (1 / (PROBLEM.trials - first))] * len(ratios))
-    assert temperatures[-1] / temperatures[0] == pytest.approx(END**0.9, rel=0.1)
+    assert ratios == pytest.approx([FINAL_TEMPERATURE ** (1 / (PROBLEM.trials - first))] * len(ratios))
+    assert temperatures[-1] / temperatures[0] == pytest.approx(FINAL_TEMPERATURE**0.9, rel=0.1)
 
 
 def draw(number: int) -> float:
@@ -80,7 +81,7 @@ def scored_on_rungs(candidate: Candidate, loss: float) -> Trial:
 def test_a_neighbour_may_be_dropped_only_where_its_draw_would_not_take_it() -> None:
     problem = replace(PROBLEM, rungs=(10,))
     searcher = Annealing(problem)
-    for candidate in searcher.ask(len(starts(problem))):
+    for candidate in searcher.ask(len(standard_starts(problem))):
         assert candidate.stop_thresholds == ()
         searcher.tell(scored_on_rungs(candidate, 1.0 + 0.1 * candidate.number))
     for _ in range(100):

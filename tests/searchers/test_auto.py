@@ -8,7 +8,7 @@ import pytest
 from autoprune.core.settings import Choice
 from autoprune.core.trial import Candidate, Failure, Score, Setting, Trial
 from autoprune.searchers.auto import Auto
-from autoprune.searchers.base.warm_started import starts
+from autoprune.searchers.starts import standard_starts
 from tests.searchers.landscapes import evaluate, planted
 
 LANDSCAPE = planted("interactions", 3, True, pairs=0.9)
@@ -24,14 +24,14 @@ def opened(searcher: Auto, count: int) -> list[Candidate]:
 
 
 def test_it_begins_with_every_start() -> None:
-    first = opened(Auto(PROBLEM), len(starts(PROBLEM)))
-    assert [candidate.allocation for candidate in first] == list(starts(PROBLEM))
+    first = opened(Auto(PROBLEM), len(standard_starts(PROBLEM)))
+    assert [candidate.allocation for candidate in first] == list(standard_starts(PROBLEM))
 
 
 def test_what_it_proposes_is_far_better_than_a_blind_mutant() -> None:
     """Half of what follows the starts is better than all of these."""
     searcher = Auto(PROBLEM)
-    first = opened(searcher, len(starts(PROBLEM)))
+    first = opened(searcher, len(standard_starts(PROBLEM)))
     least = min(LANDSCAPE.true(candidate.allocation) for candidate in first)
     better = []
     for _ in range(20):
@@ -51,7 +51,7 @@ def test_many_slots_do_not_crowd_one_place() -> None:
 
 
 def test_failures_teach_nothing_and_stop_nothing() -> None:
-    searcher, first = Auto(PROBLEM), len(starts(PROBLEM))
+    searcher, first = Auto(PROBLEM), len(standard_starts(PROBLEM))
     for number in range(40):
         (candidate,) = searcher.ask(1)
         failed = Failure("nan", "loss nan")

@@ -9,7 +9,7 @@ from autoprune.core.recipe import AdmmTraining, Finetune, Recipe, Rounds
 from autoprune.core.trial import Candidate, Failure, Stopped, Trial
 from autoprune.searchers.autocompress import TRIES, AutoCompress
 from autoprune.searchers.base.searcher import SearchProblem
-from tests.contracts.searcher_cases import events, outcome
+from autoprune.testing.problems import events, outcome
 from tests.searchers.landscapes import best_regret, make_problem, planted, run, score, with_curves
 
 ROUNDS = Rounds(count=3, probes=10, finetune=Finetune(steps=7), admm=AdmmTraining(steps=9))

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from autoprune.searchers.base.warm_started import starts
 from autoprune.searchers.cmaes import FACTOR, CmaEs, Multipliers
+from autoprune.searchers.starts import standard_starts
 from tests.searchers.landscapes import make_problem, with_curves
 
 
 def test_multipliers_stay_within_their_factor_of_the_centre() -> None:
     problem = make_problem()
-    centre = starts(problem)[0]
+    centre = standard_starts(problem)[0]
     multipliers = Multipliers(problem.space.names, centre)
     assert multipliers.widths(dict.fromkeys(centre, 0.5)) == dict(centre)
     assert multipliers.widths(dict.fromkeys(centre, 1.0)) == {n: round(w * FACTOR) for n, w in centre.items()}
@@ -16,5 +16,5 @@ def test_multipliers_stay_within_their_factor_of_the_centre() -> None:
 
 def test_the_starts_come_first() -> None:
     problem = with_curves(make_problem())
-    given = starts(problem)
+    given = standard_starts(problem)
     assert tuple(c.allocation for c in CmaEs(problem).ask(len(given))) == given

@@ -3,11 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from autoprune.core.trial import Candidate, Failure, Score, Trial
-from autoprune.searchers.base.warm_started import FIRST, starts
-from autoprune.searchers.controls import Random
+from autoprune.searchers import evolution
 from autoprune.searchers.evolution import Evolution
+from autoprune.searchers.starts import standard_starts
 from tests.searchers.landscapes import make_problem, with_curves
 
 PROBLEM = with_curves(make_problem())
@@ -22,21 +23,13 @@ def moved(candidate: Candidate, parent: Candidate) -> int:
 
 
 def test_the_starts_come_first() -> None:
-    given = starts(PROBLEM)
+    given = standard_starts(PROBLEM)
     assert tuple(c.allocation for c in Evolution(PROBLEM).ask(len(given))) == given
-
-
-def test_without_starts_it_begins_with_the_draws_of_random() -> None:
-    searcher, found = Evolution(PROBLEM, starts=()), []
-    for _ in range(FIRST):
-        found.extend(searcher.ask(1))
-        searcher.tell(told(found[-1], 1.0))
-    assert found == list(Random(PROBLEM).ask(FIRST))
 
 
 def test_offspring_are_few_trades_away_from_the_best() -> None:
     searcher = Evolution(PROBLEM)
-    given = searcher.ask(len(starts(PROBLEM)))
+    given = searcher.ask(len(standard_starts(PROBLEM)))
     for candidate in given:
         searcher.tell(told(candidate, 1.0 - 0.5 * (candidate.number == 2)))
     offspring = searcher.ask(20)
@@ -47,7 +40,7 @@ def test_offspring_are_few_trades_away_from_the_best() -> None:
 def test_only_a_better_result_takes_the_place_of_the_best() -> None:
     problem = replace(PROBLEM, trials=200)
     searcher = Evolution(problem)
-    given = searcher.ask(len(starts(problem)))
+    given = searcher.ask(len(standard_starts(problem)))
     for candidate in given:
         searcher.tell(told(candidate, 0.5))
     worse, better = searcher.ask(2)
@@ -62,10 +55,12 @@ def test_only_a_better_result_takes_the_place_of_the_best() -> None:
     assert np.median(near_better) <= 4
 
 
-def test_trades_reach_less_far_after_failures_than_after_successes() -> None:
+def test_trades_reach_less_far_after_failures_than_after_successes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evolution, "standard_starts", lambda problem: (problem.project(problem.space.widest()),))
+
     def stride(rising: bool) -> float:
         problem = replace(PROBLEM, trials=100)
-        searcher = Evolution(problem, starts=[problem.space.widest()])
+        searcher = Evolution(problem)
         parent = searcher.ask(1)[0]
         searcher.tell(told(parent, 100.0))
         for number in range(1, 25):

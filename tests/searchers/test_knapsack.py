@@ -11,8 +11,8 @@ from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.space import Bounds, SearchSpace
 from autoprune.errors import UserError
 from autoprune.searchers.base.searcher import SearchProblem
-from autoprune.searchers.base.warm_started import starts
 from autoprune.searchers.knapsack import EXPONENTS, Knapsack, knapsack_allocation
+from autoprune.searchers.starts import standard_starts
 from autoprune.searchers.threshold import Threshold, threshold_allocation
 from tests.searchers.landscapes import make_problem, planted, resnet_costs, score, with_curves
 
@@ -91,9 +91,9 @@ def test_flat_curves_are_no_obstacle() -> None:
 
 def test_starts_are_uniform_alone_without_curves_and_distinct_with_them() -> None:
     problem = make_problem()
-    assert len(starts(problem)) == 1
-    found = starts(with_curves(problem))
-    assert found[0] == starts(problem)[0]
+    assert len(standard_starts(problem)) == 1
+    found = standard_starts(with_curves(problem))
+    assert found[0] == standard_starts(problem)[0]
     assert len(set(found)) == len(found) >= 4
 
 

@@ -17,9 +17,10 @@ import pytest
 from autoprune.core.costs import within
 from autoprune.registry import resolve
 from autoprune.searchers.auto import Auto
+from autoprune.searchers.base.draws import draw
 from autoprune.searchers.base.moves import neighbour
 from autoprune.searchers.base.searcher import Searcher, SearchProblem
-from autoprune.searchers.controls import Random, draw
+from autoprune.searchers.controls import Random
 from autoprune.searchers.evolution import Evolution
 from tests.searchers.landscapes import Landscape, all_landscapes, best_regret, run
 

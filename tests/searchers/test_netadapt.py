@@ -12,8 +12,8 @@ from autoprune.core.recipe import Finetune, Recipe, Rounds
 from autoprune.core.trial import Candidate, Failure, Score, Trial
 from autoprune.searchers.base.iterative import plan
 from autoprune.searchers.base.searcher import SearchProblem
-from autoprune.searchers.netadapt import MOST, NetAdapt, expected_rise, saved_share
-from tests.contracts.searcher_cases import events, few_groups, outcome
+from autoprune.searchers.netadapt import MAX_LOSS, NetAdapt, expected_degradation, saved_share
+from autoprune.testing.problems import events, few_groups, outcome
 from tests.searchers.landscapes import best_regret, make_problem, planted, run, score, with_curves
 
 
@@ -56,7 +56,7 @@ def test_no_group_loses_more_than_half_where_the_others_can_help() -> None:
     found = first_round(problem)
     assert len(found) == len(problem.space.names)
     for name in problem.space.names:
-        halved = [each for each in found if each.allocation[name] <= (1 - MOST) * before[name]]
+        halved = [each for each in found if each.allocation[name] <= (1 - MAX_LOSS) * before[name]]
         assert len(halved) == 1
         assert len(narrowed(halved[0], before)) > 1
         ceilings = {**before, name: halved[0].allocation[name]}
@@ -227,7 +227,7 @@ def test_where_few_are_allowed_those_are_tried_that_the_curves_expect_to_rise_le
     def rate(each: Candidate) -> float:
         limits = {"flops": each.limits["flops"]}
         saved = saved_share(problem.costs.dense(), problem.costs.costs(each.allocation), limits)
-        return expected_rise(problem, widest, each.allocation) / saved
+        return expected_degradation(problem, widest, each.allocation) / saved
 
     assert [each.allocation for each in few] == [each.allocation for each in sorted(every, key=rate)[:3]]
 
@@ -235,9 +235,9 @@ def test_where_few_are_allowed_those_are_tried_that_the_curves_expect_to_rise_le
 def test_without_curves_the_scores_of_what_goes_are_what_is_expected_to_be_lost() -> None:
     problem = replace(make_problem(), importance={"s0": np.array([4.0, 1.0, 3.0, 2.0] * 4)})
     widest = problem.space.widest()
-    assert expected_rise(problem, widest, {**widest, "s0": 10}) == pytest.approx((4 * 1 + 2 * 2) / 40)
-    assert expected_rise(problem, {**widest, "s0": 10}, {**widest, "s0": 9}) == pytest.approx(2 / 40)
-    assert expected_rise(problem, widest, {**widest, "s1": 24}) == pytest.approx(0.25)
+    assert expected_degradation(problem, widest, {**widest, "s0": 10}) == pytest.approx((4 * 1 + 2 * 2) / 40)
+    assert expected_degradation(problem, {**widest, "s0": 10}, {**widest, "s0": 9}) == pytest.approx(2 / 40)
+    assert expected_degradation(problem, widest, {**widest, "s1": 24}) == pytest.approx(0.25)
 
 
 def test_with_curves_the_rises_of_all_narrowed_groups_add_up() -> None:
@@ -246,9 +246,9 @@ def test_with_curves_the_rises_of_all_narrowed_groups_add_up() -> None:
     after = Allocation({**widest, "s0": 8, "s1.0": 20})
     curves = problem.curves["l1"]
     rise = curves.at("s0", 8) + curves.at("s1.0", 20)
-    assert expected_rise(problem, widest, after) == pytest.approx(rise)
+    assert expected_degradation(problem, widest, after) == pytest.approx(rise)
     twice = replace(problem, curves={"l1": curves, "l2": curves})
-    assert expected_rise(twice, widest, after) == pytest.approx(rise)
+    assert expected_degradation(twice, widest, after) == pytest.approx(rise)
 
 
 def test_what_is_saved_is_a_share_of_what_was_asked_for_of_each_limit_that_is_not_kept() -> None:

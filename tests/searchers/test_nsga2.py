@@ -11,12 +11,13 @@ from autoprune.core.budget import CostKind
 from autoprune.core.costs import within
 from autoprune.core.trial import Candidate, Score, Trial
 from autoprune.reporting.frontier import frontier
+from autoprune.searchers import nsga2
 from autoprune.searchers.auto import ELSEWHERE
 from autoprune.searchers.base.history import Estimate
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.base.surrogate import Surrogate
-from autoprune.searchers.nsga2 import POPULATION, RUNGS, Nsga2, draw, ladder, neighbour, tightened
-from tests.searchers.landscapes import Landscape, evaluate, make_problem, planted, run, with_curves
+from autoprune.searchers.nsga2 import BUDGETS, POPULATION, Nsga2, draw, neighbour, spread_allocations, tightened
+from tests.searchers.landscapes import Landscape, make_problem, planted, run, with_curves
 
 LANDSCAPE = planted("interactions", 3, streams=True, pairs=0.9)
 
@@ -35,8 +36,8 @@ def hypervolume(landscape: Landscape, allocations: Sequence[Allocation]) -> floa
     return area
 
 
-def searched(seed: int, trials: int, starts: Sequence[Allocation] | None = None) -> list[Trial]:
-    return run(LANDSCAPE, Nsga2(replace(LANDSCAPE.problem, seed=seed, trials=trials), starts))
+def searched(seed: int, trials: int) -> list[Trial]:
+    return run(LANDSCAPE, Nsga2(replace(LANDSCAPE.problem, seed=seed, trials=trials)))
 
 
 def allocations(trials: Sequence[Trial]) -> list[Allocation]:
@@ -65,16 +66,16 @@ def test_a_limit_above_all_costs_is_tightened_from_what_can_be_spent() -> None:
 
 def test_the_first_candidates_are_spread_over_the_budgets() -> None:
     problem = with_curves(make_problem())
-    costs = [problem.costs.cost(each, "flops") for each in ladder(problem)]
+    costs = [problem.costs.cost(each, "flops") for each in spread_allocations(problem)]
     least, limit = problem.costs.cost(problem.space.narrowest(), "flops"), problem.limits["flops"]
-    rungs = {round(RUNGS * (cost - least) / (limit - least)) for cost in costs}
-    assert rungs == set(range(1, RUNGS + 1))
-    assert RUNGS < len(costs) <= POPULATION
-    assert allocations(searched(0, len(costs))) == list(ladder(LANDSCAPE.problem))
+    rungs = {round(BUDGETS * (cost - least) / (limit - least)) for cost in costs}
+    assert rungs == set(range(1, BUDGETS + 1))
+    assert BUDGETS < len(costs) <= POPULATION
+    assert allocations(searched(0, len(costs))) == list(spread_allocations(LANDSCAPE.problem))
 
 
 def test_without_curves_uniform_stands_on_every_rung() -> None:
-    assert len(ladder(make_problem())) == RUNGS
+    assert len(spread_allocations(make_problem())) == BUDGETS
 
 
 def test_nothing_is_filled_up_to_the_limits() -> None:
@@ -93,16 +94,17 @@ def _cheaper(left: Allocation, right: Allocation) -> bool:
 
 
 def test_offspring_enlarge_the_frontier_that_it_begins_with() -> None:
-    begun = hypervolume(LANDSCAPE, ladder(LANDSCAPE.problem))
+    begun = hypervolume(LANDSCAPE, spread_allocations(LANDSCAPE.problem))
     ended = [hypervolume(LANDSCAPE, allocations(searched(seed, 60))) for seed in (0, 1)]
     assert min(ended) > 1.02 * begun
 
 
-def test_without_its_seeds_its_frontier_is_larger_than_that_of_as_many_draws() -> None:
+def test_without_its_seeds_its_frontier_is_larger_than_that_of_as_many_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nsga2, "spread_allocations", lambda problem: ())
     bred, drawn = [], []
     for seed in (0, 1):
         rng = np.random.default_rng(seed)
-        bred.append(hypervolume(LANDSCAPE, allocations(searched(seed, 60, starts=()))))
+        bred.append(hypervolume(LANDSCAPE, allocations(searched(seed, 60))))
         drawn.append(hypervolume(LANDSCAPE, [draw(LANDSCAPE.problem, rng) for _ in range(60)]))
     assert np.mean(bred) > np.mean(drawn)
 
@@ -115,16 +117,6 @@ def test_of_two_limited_costs_each_spreads_the_frontier() -> None:
     counted = [replace(t, costs=dict(**problem.costs.costs(t.candidate.allocation))) for t in found]
     both, one = (frontier(counted, "loss", kinds) for kinds in (["flops", "params"], ["flops"]))
     assert len(both) > len(one) > 5
-
-
-def test_given_starts_may_be_cheaper_than_the_limits() -> None:
-    problem = make_problem()
-    narrowest = problem.space.narrowest()
-    searcher = Nsga2(problem, starts=[narrowest, problem.space.dense()])
-    first, second = searcher.ask(2)
-    assert first.allocation == narrowest
-    assert second.allocation == problem.repair(problem.space.dense())
-    searcher.tell(evaluate(LANDSCAPE, first))
 
 
 def _share(problem: SearchProblem, allocation: Allocation) -> float:

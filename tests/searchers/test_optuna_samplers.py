@@ -1,32 +1,37 @@
 from __future__ import annotations
 
-from autoprune.core.trial import Candidate, Failure, Trial
-from autoprune.searchers.base.warm_started import FIRST, starts
+import pytest
+
+from autoprune.core.trial import Candidate, Failure, Score, Trial
+from autoprune.searchers.base.sequential import SequentialSearcher
 from autoprune.searchers.controls import Random
-from autoprune.searchers.optuna_samplers import Tpe
+from autoprune.searchers.optuna_samplers import FIRST, Gp, Tpe
+from autoprune.searchers.starts import standard_starts
 from tests.searchers.landscapes import make_problem, with_curves
+
+PROBLEM = with_curves(make_problem(trials=24))
 
 
 def test_failures_teach_nothing_but_are_passed_over() -> None:
-    problem = with_curves(make_problem(trials=12))
-    searcher = Tpe(problem, starts=())
+    searcher = Tpe(PROBLEM)
     found: list[Candidate] = []
     while asked := searcher.ask(1):
         found.extend(asked)
         searcher.tell(Trial(asked[0], Failure("exception", "broken")))
-    assert [c.allocation for c in found] == [c.allocation for c in Random(problem).ask(12)]
+    first = len(standard_starts(PROBLEM))
+    assert [c.allocation for c in found[first:]] == [c.allocation for c in Random(PROBLEM).ask(24)[first:]]
 
 
-def test_the_starts_come_first_then_draws_then_proposals() -> None:
-    problem = with_curves(make_problem())
-    given = starts(problem)
-    assert tuple(c.allocation for c in Tpe(problem).ask(len(given))) == given
-    bare = Tpe(problem, starts=())
-    first = [bare.ask(1)[0].allocation for _ in range(FIRST)]
-    assert first == [c.allocation for c in Random(problem).ask(FIRST)]
-
-
-def test_starts_outside_the_limits_are_projected() -> None:
-    problem = make_problem()
-    (first,) = Tpe(problem, starts=[problem.space.dense()]).ask(1)
-    assert first.allocation == problem.project(problem.space.dense())
+@pytest.mark.parametrize("kind", [Tpe, Gp])
+def test_the_starts_come_first_then_draws_then_proposals(kind: type[SequentialSearcher]) -> None:
+    given = standard_starts(PROBLEM)
+    searcher = kind(PROBLEM)
+    first = searcher.ask(len(given))
+    assert tuple(candidate.allocation for candidate in first) == given
+    for candidate in first[: FIRST - 2]:
+        searcher.tell(Trial(candidate, Score(1.0, 0.5, 10)))
+    drawn = [candidate.allocation for candidate in searcher.ask(3)]
+    assert drawn == [candidate.allocation for candidate in Random(PROBLEM).ask(24)[len(given) : len(given) + 3]]
+    for candidate in first[FIRST - 2 :]:
+        searcher.tell(Trial(candidate, Score(1.0, 0.5, 10)))
+    assert searcher.ask(1)[0].allocation != Random(PROBLEM).ask(24)[len(given) + 3].allocation

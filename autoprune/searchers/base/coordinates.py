@@ -20,12 +20,17 @@ STRIDE = 0.2
 _DRAWS = 20
 
 
+StopThresholds = tuple[float | None, ...]
+"""For each rung, the value above which an evaluation stops there; empty turns early stopping off."""
+
+
 @dataclass(frozen=True)
 class Point:
     """An allocation with settings; equal, as candidates are, if widths and values are."""
 
     allocation: Allocation
     settings: Settings = field(default_factory=dict)
+    stop_thresholds: StopThresholds = field(default=(), compare=False)
 
     def __hash__(self) -> int:
         return hash((self.allocation, frozenset(self.settings.items())))

@@ -50,9 +50,9 @@ class Points:
     widths: Floats
 
     @cached_property
-    def different(self) -> Sequence[tuple[Floats, NDArray[np.intp]]]:
-        """Of each group: its different widths, and which of them each allocation has."""
-        return [_different(column) for column in self.widths.T]
+    def unique(self) -> Sequence[tuple[Floats, NDArray[np.intp]]]:
+        """Of each group: its unique widths, and the index of each allocation's."""
+        return [_unique(column) for column in self.widths.T]
 
     def __add__(self, other: Points) -> Points:
         return Points(np.vstack((self.slopes, other.slopes)), np.vstack((self.widths, other.widths)))
@@ -60,7 +60,7 @@ class Points:
 
 @dataclass(frozen=True)
 class Kernel:
-    """How alike the model takes two allocations to be.
+    """The covariance of two allocations.
 
     Attributes:
         slope: variance of a group's slope.
@@ -73,30 +73,30 @@ class Kernel:
     length: float
 
     def between(self, ones: Points, others: Points) -> Floats:
-        """`[n, m]` covariances."""
-        alike = self.slope * ones.slopes @ others.slopes.T
-        rough = self.rough * roughness(ones, others, self.length) if self.rough else 0.0
-        return np.asarray(alike + rough, dtype=np.float64)
+        """Returns `[n, m]` covariances."""
+        linear = self.slope * ones.slopes @ others.slopes.T
+        rough = self.rough * matern52(ones, others, self.length) if self.rough else 0.0
+        return np.asarray(linear + rough, dtype=np.float64)
 
-    def itself(self, points: Points) -> Floats:
-        """`[n]` variances."""
+    def variance(self, points: Points) -> Floats:
+        """Returns `[n]` variances."""
         return np.asarray(self.slope * (points.slopes**2).sum(axis=1) + self.rough)
 
 
-def roughness(ones: Points, others: Points, length: float) -> Floats:
-    """`[n, m]` Matérn 5/2 correlations of each group's width, their mean over the groups.
+def matern52(ones: Points, others: Points, length: float) -> Floats:
+    """Returns `[n, m]` Matérn 5/2 correlations of each group's width, their mean over the groups.
 
     A group has few different widths, so what two of them have to do with each other is computed once.
     """
     total: Floats = np.zeros((len(ones.widths), len(others.widths)))
-    for (mine, my), (theirs, their) in zip(ones.different, others.different, strict=True):
-        apart = np.sqrt(5.0) / length * np.abs(mine[:, None] - theirs[None, :])
-        alike = (1.0 + apart + apart**2 / 3.0) * np.exp(-apart)
-        total += alike.take(their, axis=1).take(my, axis=0)
+    for (rows, row_of), (columns, column_of) in zip(ones.unique, others.unique, strict=True):
+        distance = np.sqrt(5.0) / length * np.abs(rows[:, None] - columns[None, :])
+        correlation = (1.0 + distance + distance**2 / 3.0) * np.exp(-distance)
+        total += correlation.take(column_of, axis=1).take(row_of, axis=0)
     return np.asarray(total / ones.widths.shape[1])
 
 
-class Roughness:
+class CorrelationCache:
     """The correlations of trials with each other under each length scale of `ROUGHNESS`.
 
     Those of the trials last asked for are kept, so that of most trials nothing is computed again when one is added.
@@ -107,7 +107,7 @@ class Roughness:
         self._between: dict[float, Floats] = {}
 
     def of(self, points: Points) -> Mapping[float, Floats]:
-        """`[n, n]` by length scale."""
+        """Returns `[n, n]` correlations by length scale."""
         keys = [row.tobytes() for row in points.widths]
         new = np.array([place for place, key in enumerate(keys) if key not in self._known], dtype=np.intp)
         old = np.array([place for place, key in enumerate(keys) if key in self._known], dtype=np.intp)
@@ -119,15 +119,15 @@ class Roughness:
             if len(old):
                 between[np.ix_(old, old)] = self._between[length][np.ix_(before, before)]
             if len(new):
-                between[new] = roughness(fresh, points, length)
+                between[new] = matern52(fresh, points, length)
                 between[:, new] = between[new].T
             found[length] = between
         self._known, self._between = {key: place for place, key in enumerate(keys)}, found
         return found
 
 
-def _different(values: Floats) -> tuple[Floats, NDArray[np.intp]]:
-    """The different ones of some values, and where in these each of them is."""
+def _unique(values: Floats) -> tuple[Floats, NDArray[np.intp]]:
+    """Returns the unique values, in the order met, and the index of each value among them."""
     places: dict[float, int] = {}
     where = [places.setdefault(value, len(places)) for value in values.tolist()]
     return np.array(list(places)), np.array(where)
@@ -135,7 +135,7 @@ def _different(values: Floats) -> tuple[Floats, NDArray[np.intp]]:
 
 @dataclass(frozen=True)
 class Posterior:
-    """What is expected of any allocation after some trials, as differences to the reference.
+    """The distribution of any allocation's value after some trials, as a difference to the reference.
 
     Attributes:
         common: `[group]` slopes before any trial.
@@ -154,37 +154,37 @@ class Posterior:
 
     @classmethod
     def of(cls, kernel: Kernel, common: Floats, points: Points, values: Floats, noise: Floats) -> Posterior:
-        """After trials with these values: `[trial]`, as are their variances of noise."""
+        """Conditions on trials with `[trial]` values and variances of noise."""
         root = _root(kernel.between(points, points) + np.diag(noise))
         weights = cho_solve((root, True), values - points.slopes @ common)
         return cls(kernel, common, points, weights, root, noise)
 
-    def expected(self, points: Points) -> Floats:
-        """`[n]` means."""
-        return self._expected(points, self.kernel.between(points, self.points))
+    def mean(self, points: Points) -> Floats:
+        """Returns `[n]` means."""
+        return self._mean(points, self.kernel.between(points, self.points))
 
-    def unsure(self, points: Points) -> Floats:
-        """`[n]` standard deviations."""
-        return self._unsure(points, self.kernel.between(points, self.points))
+    def deviation(self, points: Points) -> Floats:
+        """Returns `[n]` standard deviations."""
+        return self._deviation(points, self.kernel.between(points, self.points))
 
-    def below(self, points: Points, daring: float) -> Floats:
-        """`[n]` values so many standard deviations below the means."""
+    def lower_bound(self, points: Points, deviations: float) -> Floats:
+        """Returns `[n]` values so many standard deviations below the means."""
         cross = self.kernel.between(points, self.points)
-        return self._expected(points, cross) - daring * self._unsure(points, cross)
+        return self._mean(points, cross) - deviations * self._deviation(points, cross)
 
-    def _expected(self, points: Points, cross: Floats) -> Floats:
+    def _mean(self, points: Points, cross: Floats) -> Floats:
         return np.asarray(points.slopes @ self.common + cross @ self.weights)
 
-    def _unsure(self, points: Points, cross: Floats) -> Floats:
+    def _deviation(self, points: Points, cross: Floats) -> Floats:
         whitened = solve_triangular(self.root, cross.T, lower=True, check_finite=False)
-        return np.asarray(np.sqrt(np.maximum(self.kernel.itself(points) - (whitened**2).sum(axis=0), 0.0)))
+        return np.asarray(np.sqrt(np.maximum(self.kernel.variance(points) - (whitened**2).sum(axis=0), 0.0)))
 
     def believing(self, points: Points) -> Posterior:
-        """As if trials at these points had come out as expected, so that it is less unsure around them.
+        """Conditions on trials at these points that came out at their means, which lowers the deviations around them.
 
         Source: the kriging believer of Ginsbourger, Le Riche and Carraro 2010.
         """
-        values = np.append(self.expected(self.points), self.expected(points))
+        values = np.append(self.mean(self.points), self.mean(points))
         # What it expects at its own points is smoothed; the values that were told are restored from the weights.
         values[: len(self.weights)] += self.noise * self.weights
         noise = np.append(self.noise, np.full(len(points.widths), self.noise.min()))
@@ -192,7 +192,7 @@ class Posterior:
 
 
 def _root(covariance: Floats) -> Floats:
-    """Its lower Cholesky factor, after more noise where it is nearly singular."""
+    """Returns the lower Cholesky factor of a covariance, after more noise where it is nearly singular."""
     scale = float(covariance.diagonal().mean())
     for more in (0.0, 1e-12, 1e-10, 1e-8):
         try:
@@ -202,38 +202,41 @@ def _root(covariance: Floats) -> Floats:
     return np.asarray(cholesky(covariance + 1e-6 * scale * np.eye(len(covariance)), lower=True))
 
 
-def fit(points: Points, rises: Floats, errors: Floats, shares: Floats, rough: Roughness | None = None) -> Posterior:
-    """The posterior under the kernel and the noise of greatest likelihood.
+def fit(
+    points: Points, rises: Floats, errors: Floats, shares: Floats, correlations: CorrelationCache | None = None
+) -> Posterior:
+    """Returns the posterior under the kernel and the noise of greatest likelihood.
 
     Args:
+        points: the trials.
         rises: `[trial]` differences in log loss to the reference.
         errors: `[trial]` variances that are known beforehand.
         shares: `[group]` what the common slope is multiplied by in each group, before any trial.
-        rough: what is known from earlier fits.
+        correlations: those computed for earlier fits.
     """
     along = points.slopes @ shares
     common = max(0.0, float(along @ rises) / max(float(along @ along), _LEAST)) * shares
     left = rises - points.slopes @ common
     variance, slope = max(float(left.var()), _LEAST), max(float(common.mean()), 1e-6)
-    alike = points.slopes @ points.slopes.T
-    likeness = (rough or Roughness()).of(points)
+    linear = points.slopes @ points.slopes.T
+    matern = (correlations or CorrelationCache()).of(points)
     settings = list(product(SPREADS, ROUGHNESS, NOISES))
     noises = np.array([noise * variance for *_, noise in settings])[:, None] + errors
-    unlikely: list[float] = []
+    losses: list[float] = []
     for spread, (share, length) in product(SPREADS, ROUGHNESS):
-        covariance = (spread * slope) ** 2 * alike + share * variance * likeness[length]
-        sure = covariance.diagonal().copy()
-        for noise in noises[len(unlikely) : len(unlikely) + len(NOISES)]:
-            np.fill_diagonal(covariance, sure + noise)
-            unlikely.append(_unlikeliness(covariance, left))
-    best = int(np.argmin(unlikely))
+        covariance = (spread * slope) ** 2 * linear + share * variance * matern[length]
+        diagonal = covariance.diagonal().copy()
+        for noise in noises[len(losses) : len(losses) + len(NOISES)]:
+            np.fill_diagonal(covariance, diagonal + noise)
+            losses.append(_negative_log_likelihood(covariance, left))
+    best = int(np.argmin(losses))
     spread, (share, length), _ = settings[best]
     kernel = Kernel((spread * slope) ** 2, share * variance, length)
     return Posterior.of(kernel, common, points, rises, noises[best])
 
 
-def _unlikeliness(covariance: Floats, values: Floats) -> float:
-    """Minus twice the logarithm of the likelihood of `[trial]` values, but for a constant.
+def _negative_log_likelihood(covariance: Floats, values: Floats) -> float:
+    """Returns minus twice the logarithm of the likelihood of `[trial]` values, but for a constant.
 
     Args:
         covariance: `[trial, trial]`, with the noise.

@@ -1,17 +1,17 @@
-"""What a searcher asked and was told, and how far it has come: the bookkeeping that every searcher shares."""
+"""The bookkeeping that every searcher shares: what was asked and told, and how far the search has come."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, TypeVar
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Score, Stopped, Trial, value
-from autoprune.searchers.base.coordinates import Point, Proposal, Settings
+from autoprune.searchers.base.coordinates import Point, Proposal, Settings, StopThresholds
 from autoprune.searchers.base.searcher import SearchProblem
 
 DOUBT = 1.0
@@ -19,13 +19,12 @@ DOUBT = 1.0
 _LEAST = 4
 _NORMAL = 1.4826  # the median of absolute values times this is the standard deviation of a normal distribution
 
-StopThresholds = tuple[float | None, ...]
 Found = TypeVar("Found", bound=Proposal)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a trial says of the value of its allocation under its settings.
+    """The value of an allocation under its settings, by one trial.
 
     Attributes:
         deviation: standard deviation of the value from that on all samples.
@@ -38,7 +37,7 @@ class Estimate:
 
 
 class History:
-    """What a searcher asked and was told.
+    """The candidates asked for and the trials told.
 
     Attributes:
         asked: the candidates, each at the index of its number.
@@ -54,18 +53,22 @@ class History:
         self.progress: list[float] = []
         self._proposed: set[Point] = set()
         self._defaults = problem.default_settings
+        self._read = 0
         self.spent = 0
 
     def __contains__(self, proposal: Proposal) -> bool:
         """Whether it was proposed before, under the same settings."""
-        return self._point(proposal) in self._proposed
+        return self.point(proposal) in self._proposed
 
     def first_new(self, proposals: Iterable[Found]) -> Found | None:
-        """The first of some that was not proposed before, or None."""
+        """Returns the first proposal that is new, or None."""
         return next((each for each in proposals if each not in self), None)
 
-    def _point(self, proposal: Proposal) -> Point:
-        return proposal if isinstance(proposal, Point) else Point(proposal, self._defaults)
+    def point(self, proposal: Proposal, stop_thresholds: StopThresholds = ()) -> Point:
+        """Returns the proposal with its settings, by default those that hold where they are not searched."""
+        if isinstance(proposal, Point):
+            return replace(proposal, stop_thresholds=stop_thresholds) if stop_thresholds else proposal
+        return Point(proposal, self._defaults, stop_thresholds)
 
     @property
     def number(self) -> int:
@@ -93,14 +96,14 @@ class History:
         parts += [self._committed / work] if work else []
         return min(1.0, max(parts, default=1.0))
 
-    def propose(self, proposal: Proposal, stop_thresholds: StopThresholds = ()) -> Candidate:
-        """The next candidate, recorded. `proposal` must be new."""
-        point = self._point(proposal)
+    def propose(self, proposal: Proposal) -> Candidate:
+        """Records a proposal, which must be new, as the next candidate."""
+        point = self.point(proposal)
         assert point not in self._proposed, f"{point!r} was proposed before"
-        return self.record(self.problem.candidate(self.number, point.allocation, stop_thresholds, point.settings))
+        return self.record(self.problem.candidate(self.number, point.allocation, point.stop_thresholds, point.settings))
 
     def record(self, candidate: Candidate) -> Candidate:
-        """The next candidate itself, of whatever parent, recipe and limits, recorded."""
+        """Records the next candidate, of any parent, recipe and limits."""
         assert candidate.number == self.number, f"candidate {candidate.number} comes out of turn"
         self.progress.append(self.elapsed)
         self.asked.append(candidate)
@@ -120,17 +123,23 @@ class History:
         self.told[trial.number] = trial
         self.spent += trial.work
 
+    def unread(self) -> list[Trial]:
+        """Returns the trials told since the last call, in the order told."""
+        found = list(islice(self.told.values(), self._read, None))
+        self._read = len(self.told)
+        return found
+
     def best(self) -> Trial | None:
-        """The trial of least value, the earliest number among equals; None while there is no score."""
+        """Returns the trial of least value, the earliest number among equals; None while there is no score."""
         scored = [(self.value(trial.score), trial.number) for trial in self.told.values() if trial.score]
         return self.told[min(scored)[1]] if scored else None
 
     def value(self, score: Score) -> float:
-        """What the search minimises, of a score."""
+        """Returns the value that the search minimises, of a score."""
         return value(score, self.problem.objective)
 
     def estimates(self) -> list[Estimate]:
-        """What each trial says of the value of its allocation, in the order told; failures say nothing.
+        """Returns an estimate from each trial that has not failed, in the order told.
 
         Those under different settings do not compare as they are.
         Of one that was dropped at a rung it is the value there, plus what the best trial's rose from there to the end.
@@ -148,7 +157,7 @@ class History:
         return found
 
     def stop_thresholds(self, reference: Trial | None, above: float = 0.0) -> StopThresholds:
-        """Values at the rungs from which a candidate is not expected to end at most `above` over a reference.
+        """Returns values at the rungs above which a candidate is expected to end more than `above` over a reference.
 
         On the same first samples two networks err alike, so what counts is by how much a candidate is behind the
         reference there. How far that is from the final difference is measured on the trials that went to the end:
@@ -160,7 +169,7 @@ class History:
         return tuple(self.value(score) + above + DOUBT * miss for score, miss in pairs)
 
     def _misses(self, reference: Trial) -> list[float]:
-        """By how much, at each rung, what a trial is ahead of a reference differs from the end; standard deviations.
+        """Returns, for each rung, the standard deviation of how a trial's lead over a reference changes to the end.
 
         Robust: from the median. Empty until `_LEAST` other trials went to the end.
         """
@@ -173,81 +182,6 @@ class History:
         ]
 
     def _rise(self, trial: Trial, rung: int) -> float:
-        """By how much a trial's value rose from a rung to the end."""
+        """Returns by how much a trial's value rose from a rung to the end."""
         assert trial.score is not None
         return self.value(trial.score) - self.value(trial.score.rungs[rung]) if trial.score.rungs else 0.0
-
-
-def ask_repeatedly(
-    history: History,
-    limit: int,
-    find: Callable[[], Proposal | None],
-    stop_thresholds: Callable[[], StopThresholds] = tuple,
-) -> list[Candidate]:
-    """At most `limit` candidates, one by one, so that `ask(n)` is n times `ask(1)`.
-
-    Args:
-        find: something new, or None if there is nothing now.
-        stop_thresholds: those of the candidate that `find` has just found.
-    """
-    asked: list[Candidate] = []
-    while len(asked) < limit and not history.full and (found := find()) is not None:
-        asked.append(history.propose(found, stop_thresholds()))
-    return asked
-
-
-class BaseSearcher(ABC):
-    """A searcher with a history, whose candidates all start from the dense network."""
-
-    uses_curves: ClassVar[bool]
-    handles_settings: ClassVar[bool]
-
-    def __init__(self, problem: SearchProblem) -> None:
-        self._history = History(problem)
-
-    @abstractmethod
-    def ask(self, limit: int) -> Sequence[Candidate]:
-        """At most `limit` new candidates."""
-
-    def tell(self, trial: Trial) -> None:
-        self._history.tell(trial)
-
-    @property
-    def parents(self) -> frozenset[int]:
-        return frozenset()
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        if self._history.problem.rounds is None:
-            return ()
-        return ("search.rounds is not used: this searcher does not work in rounds, as netadapt and autocompress do",)
-
-    @property
-    def failure(self) -> str | None:
-        return None
-
-
-class SequentialSearcher(BaseSearcher):
-    """A searcher that proposes one candidate after the other, never the same twice."""
-
-    def ask(self, limit: int) -> Sequence[Candidate]:
-        return ask_repeatedly(self._history, limit, self._next, self._stop_thresholds)
-
-    @abstractmethod
-    def _next(self) -> Proposal | None:
-        """A new allocation, or one with settings, or None if there is none now."""
-
-    def _stop_thresholds(self) -> StopThresholds:
-        """Those of the candidate that was just found."""
-        return ()
-
-
-class FixedListSearcher(SequentialSearcher):
-    """Proposes a list of allocations in turn, each once, and ends."""
-
-    def __init__(self, problem: SearchProblem, allocations: Sequence[Allocation]) -> None:
-        super().__init__(problem)
-        self._allocations = tuple(dict.fromkeys(allocations))
-
-    def _next(self) -> Allocation | None:
-        return self._history.first_new(self._allocations)

@@ -1,4 +1,4 @@
-"""What searches share that go to their limits in rounds, each from the weights that the round before left."""
+"""Searches that reach their limits in rounds, each from the weights that the round before left."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from autoprune.core.recipe import Recipe, Rounds
 from autoprune.core.settings import FINETUNE
 from autoprune.core.trial import Candidate, Trial, reasons
 from autoprune.errors import UserError
-from autoprune.searchers.base.history import BaseSearcher, History
+from autoprune.searchers.base.history import History
 from autoprune.searchers.base.searcher import SearchProblem
 
 
 @dataclass(frozen=True)
 class RoundBudget:
-    """What a history leaves for rounds.
+    """The candidates and the work that a search has left for its rounds.
 
     Attributes:
         history: what was asked and spent so far; nothing runs where this is asked.
@@ -34,7 +34,7 @@ class RoundBudget:
     probed: bool
 
     def share(self, rounds: Sequence[Limits]) -> int:
-        """How many candidates each of the rounds may have, the same in all; probes, where there are any."""
+        """Returns how many candidates each of the rounds may have, the same in all; probes, where there are any."""
         found = [self._by_trials(rounds)] if self.history.problem.trials is not None else []
         found += [self._by_work(rounds)] if self.history.problem.work is not None else []
         return min(found)
@@ -50,7 +50,7 @@ class RoundBudget:
         return problem.work is None or self.history.spent + least <= problem.work
 
     def bound(self, rounds: Sequence[Limits]) -> str:
-        """What it is that allows the rounds no more candidates."""
+        """Names the limit that allows the rounds no more candidates."""
         trials = self.history.problem.trials
         if trials is not None and self.share(rounds) == self._by_trials(rounds):
             return f"the limit of {trials} trial" + "s" * (trials != 1)
@@ -69,7 +69,7 @@ class RoundBudget:
         return (left - trained) // max(sum(map(self._evaluation_work, rounds)), 1)
 
     def _trained(self, limits: Limits) -> int:
-        """Multiply-adds that a trained candidate within the limits takes at most."""
+        """Returns the multiply-adds that a trained candidate within the limits takes at most."""
         costs = self.history.problem.costs
         macs, dense = costs.max_macs(limits), costs.max_macs({})
         # Towards being pruned a network is trained in its dense shape.
@@ -86,7 +86,7 @@ class RoundBudget:
 
 
 def plan(widest: Mapping[str, int], limits: Limits, count: int) -> list[Limits]:
-    """The limits of each of `count` rounds, from what the widest allocation costs down; the last are the limits.
+    """Returns the limits of `count` rounds, from what the widest allocation costs down; the last are the limits.
 
     Every round takes the same share of what the one before left. So reductions shrink from round to round by a
     constant factor, as in NetAdapt, and none asks for more of its network than another. (By the paper's 0.96 the last
@@ -102,13 +102,13 @@ def plan(widest: Mapping[str, int], limits: Limits, count: int) -> list[Limits]:
 
 
 def _left(begin: int, end: int, share: float) -> int:
-    """What of a cost is left after this share of the rounds."""
+    """Returns the cost that is left after this share of the rounds."""
     return end if begin <= end else max(end, int(begin * (end / begin) ** share))
 
 
 @dataclass(frozen=True)
-class Leg:
-    """Where a round begins and how far it goes.
+class RoundSpec:
+    """The start and the aim of a round.
 
     Attributes:
         number: counts from 1.
@@ -126,18 +126,18 @@ class Leg:
     recipe: Recipe
 
     @property
-    def before(self) -> Allocation:
+    def start(self) -> Allocation:
         """The widths that it begins with."""
         return self.problem.space.widest()
 
     @property
-    def kept(self) -> bool:
-        """Whether the widths that it begins with keep its limits already, as after a coarse step."""
-        return within(self.before, self.problem.costs, self.problem.limits)
+    def is_reached(self) -> bool:
+        """Whether the widths that it begins with are within its limits already, as after a coarse step."""
+        return within(self.start, self.problem.costs, self.problem.limits)
 
     @property
     def share(self) -> int:
-        """How many candidates the round may have; probes, where there are any."""
+        """The number of candidates that the round may have; of probes, where there are any."""
         assert self.problem.trials is not None
         return self.problem.trials
 
@@ -147,22 +147,23 @@ class Leg:
 
 
 class Round(ABC):
-    """One round while it goes on.
+    """A round in progress.
 
     Attributes:
-        leg: where it begins and how far it goes.
+        spec: where it begins and how far it goes.
         told: its trials, in the order told.
     """
 
-    def __init__(self, leg: Leg) -> None:
-        self.leg = leg
+    def __init__(self, spec: RoundSpec) -> None:
+        self.spec = spec
         self.told: list[Trial] = []
 
     @abstractmethod
     def next(self, number: int, spare: bool) -> Candidate | None:
-        """A new candidate of this number; None while it waits for trials, and when it has no more.
+        """Returns a new candidate; None while it waits for trials, and when it has no more.
 
         Args:
+            number: of the candidate.
             spare: whether a trained candidate more than planned leaves enough for the rounds to come.
         """
 
@@ -177,7 +178,7 @@ class Round(ABC):
 
     @abstractmethod
     def rank(self, trial: Trial) -> float:
-        """What the best of the contenders has the least of; of equal ones the earlier number is the best."""
+        """Returns what is least for the best of the contenders; of equal ones the earlier number is the best."""
 
     @property
     def best(self) -> Trial | None:
@@ -187,16 +188,16 @@ class Round(ABC):
 
     @property
     @abstractmethod
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         """Whether it has a best that cannot change any more."""
 
     def why_failed(self) -> str:
-        """What to say if it ends without a best."""
+        """Returns the message where it ends without a best."""
         tried = self.contenders or self.told
-        return f"{self.leg} failed: none of {len(tried)} candidates could be scored ({reasons(tried)})"
+        return f"{self.spec} failed: none of {len(tried)} candidates could be scored ({reasons(tried)})"
 
 
-class IterativeSearcher(BaseSearcher):
+class IterativeSearcher(ABC):
     """Proposes the candidates of one round after the other; a round begins when all trials of the last are told.
 
     The candidates of the last round are final. A round whose limits its parent keeps already is skipped, but for the
@@ -208,17 +209,21 @@ class IterativeSearcher(BaseSearcher):
     """
 
     uses_curves: ClassVar[bool] = True
+    needs_curves: ClassVar[bool] = False
     handles_settings: ClassVar[bool] = False
+    works_in_rounds: ClassVar[bool] = True
+    fills_budget: ClassVar[bool] = True
+    is_random: ClassVar[bool]
     count: ClassVar[int]
     probed: ClassVar[bool]
 
     def __init__(self, problem: SearchProblem) -> None:
-        super().__init__(_without_finetune(problem))
+        self._history = History(_without_finetune(problem))
         self._settings = problem.rounds or Rounds()
-        self._recipe = self._trained(problem.recipe)
-        self._allowance = RoundBudget(self._history, self._recipe, self.probed)
+        self._recipe = self._training_recipe(problem.recipe)
+        self._compute_budget = RoundBudget(self._history, self._recipe, self.probed)
         self._plan = self._affordable_plan()
-        self._remarks = self._fewer_rounds() + self._fewer_candidates(self._allowance.share(self._plan))
+        self._remarks = self._fewer_rounds() + self._fewer_candidates(self._compute_budget.share(self._plan))
         self._failure: str | None = None
         self._parent: Trial | None = None
         self._begun = 0
@@ -237,10 +242,10 @@ class IterativeSearcher(BaseSearcher):
         return asked
 
     def tell(self, trial: Trial) -> None:
-        super().tell(trial)
+        self._history.tell(trial)
         assert self._round is not None, "no candidate runs when the rounds are over"
         self._round.tell(trial)
-        if self._round.over:
+        if self._round.is_over:
             self._round = self._after(self._round)
 
     @property
@@ -259,23 +264,23 @@ class IterativeSearcher(BaseSearcher):
         return self._failure
 
     @abstractmethod
-    def _trained(self, recipe: Recipe) -> Recipe:
-        """The recipe of the candidates whose weights the next round may start from."""
+    def _training_recipe(self, recipe: Recipe) -> Recipe:
+        """Returns the recipe of the candidates whose weights the next round may start from."""
 
     @abstractmethod
-    def _least(self) -> int:
-        """How many candidates a round should have at least; rather than to have fewer, rounds are left out."""
+    def _least_candidates(self) -> int:
+        """Returns the least candidates that a round should have; rather than to have fewer, rounds are left out."""
 
     @abstractmethod
     def _fewer_candidates(self, share: int) -> tuple[str, ...]:
-        """What to say where `share` candidates a round are fewer than wanted."""
+        """Returns remarks where `share` candidates a round are fewer than wanted."""
 
     @abstractmethod
-    def _make(self, leg: Leg) -> Round:
-        """A round that begins now."""
+    def _make_round(self, spec: RoundSpec) -> Round:
+        """Begins a round."""
 
     def _affordable_plan(self) -> list[Limits]:
-        """As many rounds as wanted, or as can have `_least` candidates each.
+        """Plans as many rounds as wanted, or as can have `_least_candidates` candidates each.
 
         Raises:
             UserError: not even one round with one candidate is allowed.
@@ -284,43 +289,43 @@ class IterativeSearcher(BaseSearcher):
         widest = problem.costs.costs(problem.space.widest())
         for count in range(self._settings.count or self.count, 0, -1):
             rounds = plan(widest, problem.limits, count)
-            if self._allowance.share(rounds) >= (self._least() if count > 1 else 1):
+            if self._compute_budget.share(rounds) >= (self._least_candidates() if count > 1 else 1):
                 return rounds
         raise UserError(
-            f"{self._allowance.bound(rounds)} does not suffice for one round of {1 + self.probed} or more candidates, "
-            "one of them trained; allow more, or shorten search.rounds.finetune and search.rounds.admm"
+            f"{self._compute_budget.bound(rounds)} does not suffice for one round of {1 + self.probed} or more "
+            "candidates, one of them trained; allow more, or shorten search.rounds.finetune and search.rounds.admm"
         )
 
     def _fewer_rounds(self) -> tuple[str, ...]:
         wanted, count = self._settings.count or self.count, len(self._plan)
         if count == wanted:
             return ()
-        return (f"{count} of {wanted} rounds are made, as {self._allowance.bound(self._plan)} allows no more",)
+        return (f"{count} of {wanted} rounds are made, as {self._compute_budget.bound(self._plan)} allows no more",)
 
     def _begin(self) -> Round:
-        """The next round that has something to do; the last one has."""
+        """Begins the next round that has something to do; the last one has."""
         while True:
-            leg = self._next_leg()
+            spec = self._next_spec()
             self._begun += 1
-            if not leg.kept or self._begun == len(self._plan):
-                return self._make(leg)
+            if not spec.is_reached or self._begun == len(self._plan):
+                return self._make_round(spec)
 
-    def _next_leg(self) -> Leg:
+    def _next_spec(self) -> RoundSpec:
         problem, parent, number = self._history.problem, self._parent, self._begun + 1
         widths = problem.space.widest() if parent is None else parent.candidate.allocation
         within_round = replace(
             problem,
             space=problem.space.narrowed(widths),
             limits=self._plan[self._begun],
-            trials=max(self._allowance.share(self._plan[self._begun :]), 1),
+            trials=max(self._compute_budget.share(self._plan[self._begun :]), 1),
             work=None,
             parent=None if parent is None else parent.number,
             role="final" if number == len(self._plan) else "intermediate",
         )
-        return Leg(number, len(self._plan), within_round, parent, self._recipe)
+        return RoundSpec(number, len(self._plan), within_round, parent, self._recipe)
 
     def _after(self, done: Round) -> Round | None:
-        """The round after this one; None if that was the last, or leaves nothing to go on from."""
+        """Begins the round after this one; returns None if that was the last, or leaves nothing to go on from."""
         if done.best is None:
             self._failure = done.why_failed()
             return None
@@ -328,10 +333,10 @@ class IterativeSearcher(BaseSearcher):
         return self._begin() if self._begun < len(self._plan) else None
 
     def _spare(self) -> bool:
-        return self._allowance.spares_one(self._plan[self._begun - 1], self._plan[self._begun :])
+        return self._compute_budget.spares_one(self._plan[self._begun - 1], self._plan[self._begun :])
 
 
 def _without_finetune(problem: SearchProblem) -> SearchProblem:
-    """The problem without settings of the fine-tuning, as rounds say themselves how they train."""
+    """Returns the problem without settings of the fine-tuning, as rounds say themselves how they train."""
     left = {name: each for name, each in problem.space.settings.items() if not name.startswith(FINETUNE)}
     return replace(problem, space=replace(problem.space, settings=left))

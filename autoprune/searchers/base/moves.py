@@ -15,10 +15,14 @@ from autoprune.searchers.base.searcher import SearchProblem
 
 _REACH = 0.25
 """The furthest a single move goes, as a share of a group's levels."""
+PAIRS = 3
+"""The most trades in one mutation."""
+REACH = (0.05, 0.3, 0.5)
+"""The least, the first and the greatest share of a group's levels that a trade may cross."""
 
 
 def neighbour(problem: SearchProblem, allocation: Allocation, rng: np.random.Generator) -> Allocation:
-    """The allocation with one or two groups moved by a few levels, in opposite directions if two, projected."""
+    """Returns the allocation with one or two groups moved by a few levels, in opposite directions if two, projected."""
     names = problem.space.names
     chosen = rng.choice(len(names), size=min(int(rng.integers(1, 3)), len(names)), replace=False)
     direction = int(rng.choice([-1, 1]))
@@ -33,7 +37,7 @@ def neighbour(problem: SearchProblem, allocation: Allocation, rng: np.random.Gen
 
 
 def new_neighbour(history: History, at: Proposal, rng: np.random.Generator, draws: int) -> Proposal | None:
-    """A neighbour, under the same settings, that was not proposed before, or None if `draws` in a row were."""
+    """Returns a neighbour, under the same settings, that was not proposed before, or None if `draws` in a row were."""
     if isinstance(at, Point):
         return history.first_new(
             Point(neighbour(history.problem, at.allocation, rng), at.settings) for _ in range(draws)
@@ -44,7 +48,7 @@ def new_neighbour(history: History, at: Proposal, rng: np.random.Generator, draw
 def trade(
     problem: SearchProblem, allocation: Allocation, rng: np.random.Generator, reach: float, pairs: int = 1
 ) -> Allocation:
-    """The allocation after `pairs` trades of width, projected so that nothing of the budget is left.
+    """Returns the allocation after `pairs` trades of width, projected so that nothing of the budget is left.
 
     In a trade one group is narrowed by at most `reach` of its levels and another widened by as many as the limits
     then allow, so the other groups keep their widths, apart from what the projection fills.
@@ -55,24 +59,34 @@ def trade(
 def trades(
     problem: SearchProblem, allocation: Allocation, rng: np.random.Generator, reach: float, pairs: Iterable[int]
 ) -> list[Allocation]:
-    """Several of the kind, with so many trades each, in less time than one by one."""
+    """Returns the allocation after so many trades, for each of `pairs`; faster than one by one."""
     onto = problem.projection
     widths = onto.vector(allocation)
     slack = onto.slack(onto.costs_at(widths))
-    return onto.projected(np.array([_swapped(problem, widths.tolist(), slack.copy(), rng, reach, n) for n in pairs]))
+    return onto.projected(np.array([_traded(problem, widths.tolist(), slack.copy(), rng, reach, n) for n in pairs]))
 
 
-def _swapped(
+def mutants(
+    problem: SearchProblem, parent: Allocation, rng: np.random.Generator, reach: float, count: int
+) -> list[Allocation]:
+    """Returns `count` allocations, each the parent after one to `PAIRS` trades, few more often than many."""
+    pairs = (int(rng.integers(1, PAIRS + 1, size=2).min()) for _ in range(count))
+    return trades(problem, parent, rng, reach, pairs)
+
+
+def _traded(
     problem: SearchProblem, widths: list[int], slack: Slack, rng: np.random.Generator, reach: float, pairs: int
 ) -> list[int]:
-    """`[group]` widths after some trades; what was given is changed."""
+    """Returns `[group]` widths after some trades; the arguments are changed."""
     for _ in range(pairs):
-        _swap(problem, widths, slack, rng, reach)
+        _trade_once(problem, widths, slack, rng, reach)
     return widths
 
 
-def _swap(problem: SearchProblem, widths: list[int], slack: Slack, rng: np.random.Generator, reach: float) -> None:
-    """One trade, in place: `[group]` widths and what they leave."""
+def _trade_once(
+    problem: SearchProblem, widths: list[int], slack: Slack, rng: np.random.Generator, reach: float
+) -> None:
+    """Makes one trade in place: changes `[group]` widths and what they leave of the limits."""
     bounds = problem.projection.bounds
     givers = [group for group, each in enumerate(bounds) if widths[group] > each.lowest]
     if not givers:
@@ -87,13 +101,13 @@ def _swap(problem: SearchProblem, widths: list[int], slack: Slack, rng: np.rando
     slack.widen(giver, by)
     if takers:
         taker = takers[int(rng.integers(len(takers)))]
-        by = _most(bounds[taker].levels(), widths[taker], slack, taker)
+        by = _widest_gain(bounds[taker].levels(), widths[taker], slack, taker)
         widths[taker] += by
         slack.widen(taker, by)
 
 
-def _most(levels: Sequence[int], width: int, slack: Slack, group: int) -> int:
-    """By how much a group can become wider within the limits."""
+def _widest_gain(levels: Sequence[int], width: int, slack: Slack, group: int) -> int:
+    """Returns by how much a group can become wider within the limits."""
     wider = levels[bisect_right(levels, width) :]
     fitting = bisect_left(wider, True, key=lambda level: not slack.holds(group, level - width))
     return wider[fitting - 1] - width if fitting else 0

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ _LEAST = 1e-6
 
 @cache
 def _optuna() -> ModuleType:
-    """Optuna, imported on first use, its log reduced to errors."""
+    """Imports Optuna on first use, its log reduced to errors."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -32,7 +31,7 @@ def _optuna() -> ModuleType:
 
 
 def _distributions(names: Sequence[str], choices: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """By name; of those in `choices` a category for each of so many values."""
+    """Returns the distributions by name; of those in `choices` a category for each of so many values."""
     known, counts = _optuna().distributions, choices or {}
     unit = known.FloatDistribution(0, 1)  # one for all, as Optuna copies deeply whatever it is given
     return {name: known.CategoricalDistribution(range(counts[name])) if name in counts else unit for name in names}
@@ -42,27 +41,41 @@ def _seed(rng: np.random.Generator) -> int:
     return int(rng.integers(2**31))
 
 
-class _ToldStudy(ABC):
+def tpe_sampler(seed: int) -> Any:
+    """Returns Optuna's tree-structured Parzen estimator."""
+    return _optuna().samplers.TPESampler(seed=seed, n_startup_trials=1)
+
+
+def gp_sampler(seed: int) -> Any:
+    """Returns Optuna's Gaussian process."""
+    return _optuna().samplers.GPSampler(seed=seed, n_startup_trials=1)
+
+
+class Study:
     """A study told of realised points, and proposals of a sampler from it.
 
-    Attributes:
+    Args:
+        names: of the coordinates.
+        make_sampler: from a seed to the sampler of one proposal.
+        choices: of the coordinates that are an index, by how many values.
         logarithmic: whether the sampler is told logarithms of the values.
     """
 
-    logarithmic: ClassVar[bool] = False
-
-    def __init__(self, names: Sequence[str], choices: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        make_sampler: Callable[[int], Any],
+        choices: Mapping[str, int] | None = None,
+        logarithmic: bool = False,
+    ) -> None:
         optuna = _optuna()
         self._distributions, self._choices = _distributions(names, choices), choices or {}
+        self._make_sampler, self._logarithmic = make_sampler, logarithmic
         self._study = optuna.create_study(direction="minimize", sampler=optuna.samplers.RandomSampler(seed=0))
         self._trial: dict[int, int] = {}
 
-    @abstractmethod
-    def _sampler(self, seed: int) -> Any:
-        """The sampler of one proposal."""
-
     def add(self, number: int, point: Floats) -> None:
-        """Candidate `number` runs, at `point`."""
+        """Adds candidate `number`, which runs, at a `[coordinate]` point."""
         optuna = _optuna()
         values = zip(self._distributions, point.tolist(), strict=True)
         params = {name: int(place) if name in self._choices else place for name, place in values}
@@ -74,34 +87,21 @@ class _ToldStudy(ABC):
         )
 
     def finish(self, number: int, loss: float | None) -> None:
-        """Candidate `number` has a value, or None if it failed."""
+        """Gives candidate `number` its value, or None if it failed."""
         state = _optuna().trial.TrialState
-        told = math.log(max(loss, _LEAST)) if loss is not None and self.logarithmic else loss
+        told = math.log(max(loss, _LEAST)) if loss is not None and self._logarithmic else loss
         self._study.tell(self._trial[number], told, state=state.FAIL if told is None else state.COMPLETE)
 
     def sample(self, rng: np.random.Generator) -> Floats:
-        """A proposal; the trial that asking leaves in the study is told as failed, which the samplers pass over."""
-        self._study.sampler = self._sampler(_seed(rng))
+        """Returns a `[coordinate]` proposal.
+
+        The trial that asking leaves in the study is told as failed, which the samplers pass over.
+        """
+        self._study.sampler = self._make_sampler(_seed(rng))
         trial = self._study.ask(self._distributions)
         point = np.array([trial.params[name] for name in self._distributions], dtype=np.float64)
         self._study.tell(trial, state=_optuna().trial.TrialState.FAIL)
         return point
-
-
-class ParzenStudy(_ToldStudy):
-    """A study told of realised points, and proposals of TPE from it."""
-
-    def _sampler(self, seed: int) -> Any:
-        return _optuna().samplers.TPESampler(seed=seed, n_startup_trials=1)
-
-
-class GaussianStudy(_ToldStudy):
-    """A study told of realised points, and proposals of a Gaussian process from it."""
-
-    logarithmic = True
-
-    def _sampler(self, seed: int) -> Any:
-        return _optuna().samplers.GPSampler(seed=seed, n_startup_trials=1)
 
 
 class CovarianceStudy:
@@ -121,29 +121,29 @@ class CovarianceStudy:
         self._study.add_trial(optuna.trial.create_trial(params=params, distributions=self._distributions, value=middle))
 
     def sample(self, number: int, rng: np.random.Generator) -> Mapping[str, float]:
-        """The point of candidate `number`, which runs until it is finished."""
+        """Returns the point of candidate `number`, which runs until it is finished."""
         self._study.sampler = _optuna().samplers.CmaEsSampler(seed=_seed(rng), popsize=self._population)
         trial = self._study.ask(self._distributions)
         self._trial[number] = trial.number
         return dict(trial.params)
 
     def finish(self, number: int, loss: float | None) -> None:
-        """Candidate `number` has a value, or None if it failed; one that was not sampled here is passed over."""
+        """Gives candidate `number` its value, or None if it failed; one that was not sampled here is passed over."""
         state = _optuna().trial.TrialState
         if number in self._trial:
             self._study.tell(self._trial[number], loss, state=state.FAIL if loss is None else state.COMPLETE)
 
 
 @cache
-def _blend() -> Any:
-    """The crossover of `breed`, without Optuna's warning that it is experimental."""
+def _crossover() -> Any:
+    """Returns the crossover of `breed`, without Optuna's warning that it is experimental."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", _optuna().exceptions.ExperimentalWarning)
         return _optuna().samplers.nsgaii.BLXAlphaCrossover()
 
 
 def breed(points: Floats, values: Floats, population: int, rng: np.random.Generator) -> Floats:
-    """One offspring, by NSGA-II, of the best of all that has values.
+    """Returns one offspring, by NSGA-II, of the best of all that has values.
 
     Parents are chosen from the `population` points that survive its sorting (by domination, then by crowding) and
     blended (BLX-0.5, Eshelman and Schaffer 1993, "Real-Coded Genetic Algorithms and Interval-Schemata"); one coordinate
@@ -152,11 +152,13 @@ def breed(points: Floats, values: Floats, population: int, rng: np.random.Genera
     Args:
         points: `[n, coordinate]`, n ≥ 2.
         values: `[n, objective]`, all minimised.
+        population: how many survive.
+        rng: of the offspring.
     """
     optuna = _optuna()
     names = [str(i) for i in range(points.shape[1])]
     size = min(population, len(points))
-    sampler = optuna.samplers.NSGAIISampler(population_size=size, crossover=_blend(), seed=_seed(rng))
+    sampler = optuna.samplers.NSGAIISampler(population_size=size, crossover=_crossover(), seed=_seed(rng))
     study = optuna.create_study(directions=["minimize"] * values.shape[1], sampler=sampler)
     distributions = _distributions(names)
     # A sampler breeds from trials of the generation before, and knows it by this attribute alone.

@@ -108,11 +108,19 @@ class Searcher(Protocol):
 
     Attributes:
         uses_curves: whether sensitivity curves are of use to it, so that a sweep is worth its cost.
+        needs_curves: whether it refuses to search without them.
         handles_settings: whether it searches the settings of the space; else they keep their defaults.
+        is_random: whether it draws anything, so that two seeds search differently.
+        works_in_rounds: whether its candidates have limits, a parent or a recipe of their own on the way.
+        fills_budget: whether its candidates use all of the limits that they can; else cheaper ones are wanted too.
     """
 
     uses_curves: ClassVar[bool]
+    needs_curves: ClassVar[bool]
     handles_settings: ClassVar[bool]
+    is_random: ClassVar[bool]
+    works_in_rounds: ClassVar[bool]
+    fills_budget: ClassVar[bool]
 
     def __init__(self, problem: SearchProblem) -> None: ...
 

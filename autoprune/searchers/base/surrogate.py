@@ -1,4 +1,4 @@
-"""What the trials so far say of allocations that were not judged; see `gaussian_process` for the model."""
+"""A model of what trials so far say of other allocations, and a search in it; see `gaussian_process`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.costs import Ints
 from autoprune.core.trial import Trial
 from autoprune.searchers.base.coordinates import Settings
-from autoprune.searchers.base.gaussian_process import Floats, Points, Roughness, fit
+from autoprune.searchers.base.gaussian_process import CorrelationCache, Floats, Points, fit
 from autoprune.searchers.base.history import Estimate, History
+from autoprune.searchers.base.moves import REACH, mutants
 from autoprune.searchers.base.searcher import SearchProblem
 
 Features = Callable[[Ints], Floats]
@@ -20,16 +21,24 @@ Features = Callable[[Ints], Floats]
 
 MOST = 150
 """So many trials are modelled, as all of them would take long: the best, or those of about a wanted cost."""
+ROUNDS = 8
+MUTANTS = 24
+"""How many mutants a round looks at."""
+DEVIATIONS = 1.0
+"""How many standard deviations below its mean an allocation's lower bound is."""
+
+LowerBound = Callable[[Sequence[Allocation], float], Floats]
+"""Of `n` allocations `[n]` values, so many standard deviations below the means."""
 
 
 def removed_over_kept(problem: SearchProblem) -> Features:
-    """How many structures a group loses for each that it keeps; one that goes whole is taken to keep half of one."""
+    """Returns the ratios of removed to kept structures; a group that goes whole is taken to keep half of one."""
     dense = np.array([group.width for group in problem.space.groups], dtype=np.float64)
     return lambda widths: dense / np.maximum(widths, 0.5) - 1.0
 
 
 def degradations(problem: SearchProblem) -> Features:
-    """What the first sensitivity curves say of each group."""
+    """Returns the degradations of the first sensitivity curves."""
     curves = next(iter(problem.curves.values()))
     tables = [curves.curve(g.name, problem.objective).at(np.arange(g.width + 1)) for g in problem.space.groups]
     begins = np.cumsum([0, *(len(table) for table in tables[:-1])])
@@ -49,13 +58,13 @@ class Surrogate:
         problem = history.problem
         self._history, self._factor, self._curved = history, factor, bool(problem.curves)
         self._features = degradations(problem) if problem.curves else removed_over_kept(problem)
-        self._rough = Roughness()
+        self._correlations = CorrelationCache()
         self._dense = np.array([group.width for group in problem.space.groups], dtype=np.float64)
 
     def fitted(
         self, reference: Trial | None = None, order: Callable[[Estimate], float] | None = None
-    ) -> Callable[[Sequence[Allocation], float], Floats] | None:
-        """What the model makes of allocations: `[n]` lower bounds of log losses, so many deviations below the means.
+    ) -> LowerBound | None:
+        """Fits the model and returns its lower bounds of log losses.
 
         Candidates that still run are taken to come out as expected. None while fewer than three trials have a value.
 
@@ -83,23 +92,50 @@ class Surrogate:
             features, widths = self._raw(wanted)
             return Points((features - origin) / scale, widths)
 
-        posterior = fit(points(allocations), rises, errors**2, shares, self._rough)
+        posterior = fit(points(allocations), rises, errors**2, shares, self._correlations)
         running = [each.allocation for each in self._history.asked if each.number not in self._history.told]
         if running:
             posterior = posterior.believing(points(running))
 
-        def bound(wanted: Sequence[Allocation], daring: float) -> Floats:
-            return posterior.below(points(wanted), daring)
+        def bound(wanted: Sequence[Allocation], deviations: float) -> Floats:
+            return posterior.lower_bound(points(wanted), deviations)
 
         return bound
 
     def _nearest(self, order: Callable[[Estimate], float] | None) -> list[Estimate]:
-        """The estimates to be modelled, at most `MOST`."""
+        """Returns the estimates to be modelled, at most `MOST`."""
         estimates = self._history.estimates()
         return estimates if len(estimates) <= MOST else sorted(estimates, key=order or attrgetter("value"))[:MOST]
 
     def _raw(self, allocations: Sequence[Allocation]) -> tuple[Floats, Floats]:
-        """`[n, group]` features and logarithms of kept shares."""
+        """Returns `[n, group]` features and logarithms of kept shares."""
         onto = self._history.problem.projection
         widths = np.array([onto.vector(each) for each in allocations])
         return self._features(widths), np.log(np.maximum(widths, 0.5) / self._dense)
+
+
+def climb(
+    problem: SearchProblem, parent: Allocation, bound: LowerBound | None, rng: np.random.Generator
+) -> list[Allocation]:
+    """Searches within a model, where a look costs next to nothing.
+
+    Each round draws how far its trades may reach and continues from the allocation of least bound so far.
+
+    Args:
+        problem: whose limits hold.
+        parent: where the search begins.
+        bound: of the model; None leaves mutants in the order in which they are made.
+        rng: of the mutations.
+
+    Returns:
+        The mutants met, those of least bound first.
+    """
+    found: dict[Allocation, float] = {}
+    for _ in range(ROUNDS):
+        reach = float(np.exp(rng.uniform(*np.log(REACH[::2]))))
+        offspring = list(dict.fromkeys(mutants(problem, parent, rng, reach, MUTANTS)))
+        bounds = np.zeros(len(offspring)) if bound is None else bound(offspring, DEVIATIONS)
+        # Rounded, so that a resumed run on another machine finds the same.
+        found.update(zip(offspring, np.round(bounds, 9).tolist(), strict=True))
+        parent = min(found, key=found.__getitem__)
+    return sorted(found, key=found.__getitem__)

@@ -18,7 +18,7 @@ from autoprune.searchers.base.history import History
 from autoprune.searchers.base.iterative import IterativeSearcher, RoundBudget, plan
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.netadapt import NetAdapt
-from tests.contracts.searcher_cases import case, outcome
+from autoprune.testing.problems import case, outcome
 from tests.searchers.landscapes import make_problem, with_curves
 
 BOTH = pytest.mark.parametrize("searcher", [NetAdapt, AutoCompress])

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import pytest
 
-from autoprune.searchers.base.optuna_studies import CovarianceStudy, ParzenStudy, breed
+from autoprune.searchers.base.optuna_studies import CovarianceStudy, Study, breed, gp_sampler, tpe_sampler
 
 
 def test_importing_the_searchers_does_not_import_optuna() -> None:
@@ -18,7 +21,7 @@ def test_importing_the_searchers_does_not_import_optuna() -> None:
 
 
 def test_the_estimator_moves_to_where_values_were_good() -> None:
-    estimator, rng = ParzenStudy(["a", "b"]), np.random.default_rng(0)
+    estimator, rng = Study(["a", "b"], tpe_sampler), np.random.default_rng(0)
     for number in range(40):
         point = rng.random(2)
         estimator.add(number, point)
@@ -29,7 +32,7 @@ def test_the_estimator_moves_to_where_values_were_good() -> None:
 
 def test_the_estimator_keeps_away_from_what_still_runs() -> None:
     def mean_distance(pending: bool) -> float:
-        estimator, rng = ParzenStudy(["a"]), np.random.default_rng(0)
+        estimator, rng = Study(["a"], tpe_sampler), np.random.default_rng(0)
         for number in range(12):
             point = rng.random(1)
             estimator.add(number, point)
@@ -74,3 +77,24 @@ def test_two_trials_are_enough_for_an_offspring() -> None:
     child = breed(np.array([[0.2], [0.4]]), np.array([[1.0, 2.0], [2.0, 1.0]]), 20, np.random.default_rng(0))
     assert child.shape == (1,)
     assert 0 <= child[0] <= 1
+
+
+@pytest.mark.parametrize(("sampler", "logarithmic"), [(tpe_sampler, False), (gp_sampler, True)])
+def test_samplers_see_choices_as_categories(sampler: Callable[[int], Any], logarithmic: bool) -> None:
+    study, rng = Study(["a", "b"], sampler, {"b": 3}, logarithmic), np.random.default_rng(0)
+    for number in range(30):
+        point = np.array([rng.random(), rng.integers(3)])
+        study.add(number, point)
+        study.finish(number, abs(point[0] - 0.8) + [0.5, 0.1, 0.5][int(point[1])])
+    samples = np.array([study.sample(np.random.default_rng(i)) for i in range(10)])
+    assert set(samples[:, 1]) <= {0.0, 1.0, 2.0}
+    assert (samples[:, 1] == 1).sum() >= 7
+    assert abs(float(np.median(samples[:, 0])) - 0.8) < 0.15
+
+
+def test_the_gaussian_process_passes_over_failures_and_takes_a_loss_of_nothing() -> None:
+    study = Study(["a"], gp_sampler, logarithmic=True)
+    for number, loss in enumerate([0.0, None, 0.5, 0.25, 1.0]):
+        study.add(number, np.array([number / 5]))
+        study.finish(number, loss)
+    assert 0 <= study.sample(np.random.default_rng(0))[0] <= 1

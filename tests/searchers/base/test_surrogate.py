@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from autoprune.core.allocation import Allocation
+from autoprune.core.costs import within
 from autoprune.core.trial import Score, Stopped, Trial
-from autoprune.searchers.base.gaussian_process import Floats, Kernel, Points, Posterior, Roughness, fit, roughness
+from autoprune.searchers.base.draws import draw, draw_new
+from autoprune.searchers.base.gaussian_process import CorrelationCache, Floats, Kernel, Points, Posterior, fit, matern52
 from autoprune.searchers.base.history import History
 from autoprune.searchers.base.searcher import SearchProblem
-from autoprune.searchers.base.surrogate import MOST, Surrogate, degradations, removed_over_kept
-from autoprune.searchers.controls import draw, draw_new
+from autoprune.searchers.base.surrogate import MOST, MUTANTS, ROUNDS, Surrogate, climb, degradations, removed_over_kept
+from autoprune.searchers.controls import uniform_allocation
 from tests.searchers.landscapes import make_problem, planted, with_curves
 
 RNG = np.random.default_rng(0)
@@ -46,47 +48,47 @@ def test_the_posterior_is_the_conditional_of_the_joint_normal_distribution() -> 
     joint = np.array([[covariance(KERNEL, one, other) for other in everything] for one in everything])
     joint[:9, :9] += np.diag(noise)
     gain = joint[9:, :9] @ np.linalg.inv(joint[:9, :9])
-    assert np.allclose(found.expected(tries), tries.slopes @ common + gain @ (values - known.slopes @ common))
-    assert np.allclose(found.unsure(tries) ** 2, np.diag(joint[9:, 9:] - gain @ joint[:9, 9:]))
+    assert np.allclose(found.mean(tries), tries.slopes @ common + gain @ (values - known.slopes @ common))
+    assert np.allclose(found.deviation(tries) ** 2, np.diag(joint[9:, 9:] - gain @ joint[:9, 9:]))
 
 
 def test_a_believed_point_changes_no_expectation_and_makes_it_surer_there() -> None:
     known, running, tries = points(9), points(1, seed=2), points(30, seed=3)
     before = Posterior.of(KERNEL, np.ones(4), known, RNG.normal(size=9), np.full(9, 0.01))
     after = before.believing(running)
-    assert np.allclose(after.expected(tries), before.expected(tries))
-    assert (after.unsure(tries) <= before.unsure(tries) + 1e-9).all()
-    assert after.unsure(running)[0] < 0.3 * before.unsure(running)[0]
+    assert np.allclose(after.mean(tries), before.mean(tries))
+    assert (after.deviation(tries) <= before.deviation(tries) + 1e-9).all()
+    assert after.deviation(running)[0] < 0.3 * before.deviation(running)[0]
 
 
 def test_what_is_known_of_trials_is_what_would_be_computed_anew() -> None:
-    rough, everything = Roughness(), points(12)
+    rough, everything = CorrelationCache(), points(12)
     for places in ([0, 1, 2], [0, 1, 2, 3], [3, 1, 7, 8], [9, 10], [2, 2, 9, 11]):
         some = Points(everything.slopes[places], everything.widths[places])
         for length, found in rough.of(some).items():
-            np.testing.assert_allclose(found, roughness(some, some, length), rtol=1e-14)
+            np.testing.assert_allclose(found, matern52(some, some, length), rtol=1e-14)
 
 
 def test_trials_that_all_say_the_same_are_modelled() -> None:
     one = points(1)
     some = Points(np.repeat(one.slopes, 6, axis=0), np.repeat(one.widths, 6, axis=0))
     model = fit(some, np.zeros(6), np.zeros(6), np.ones(4))
-    assert np.allclose(model.expected(some), 0.0, atol=1e-6)
-    assert np.isfinite(model.unsure(points(5, seed=1))).all()
+    assert np.allclose(model.mean(some), 0.0, atol=1e-6)
+    assert np.isfinite(model.deviation(points(5, seed=1))).all()
     far = Posterior.of(Kernel(1e8, 1e8, 1.0), np.ones(4), some, np.zeros(6), np.full(6, 1e-12))
-    assert np.isfinite(far.unsure(points(5, seed=1))).all()
+    assert np.isfinite(far.deviation(points(5, seed=1))).all()
 
 
 def test_what_makes_losses_rise_is_told_from_them() -> None:
     some, ones, none = points(80), np.ones(4), np.zeros(80)
-    lower = np.linalg.cholesky(roughness(some, some, 0.1) + 1e-9 * np.eye(80))
+    lower = np.linalg.cholesky(matern52(some, some, 0.1) + 1e-9 * np.eye(80))
     rough = fit(some, some.slopes.sum(axis=1) + lower @ RNG.normal(size=80), none, ones)
     assert rough.kernel.rough > 0.2
     assert rough.kernel.length == 0.1
     slopes = some.slopes @ np.array([0.6, 1.4, 1.0, 1.0])
     plain = fit(some, slopes + 0.01 * RNG.normal(size=80), none, ones)
     assert plain.kernel.rough == 0.0
-    assert np.allclose(plain.expected(some), slopes, atol=0.05)
+    assert np.allclose(plain.mean(some), slopes, atol=0.05)
 
 
 def test_the_slopes_of_more_groups_than_trials_are_the_common_one_where_nothing_was_tried() -> None:
@@ -94,15 +96,15 @@ def test_the_slopes_of_more_groups_than_trials_are_the_common_one_where_nothing_
     slopes[1, 0], slopes[2, 0] = 1.0, 2.0
     model = fit(Points(slopes, np.zeros((3, 50))), np.array([0.0, 1.0, 2.0]), np.zeros(3), np.ones(50))
     each = Points(np.eye(50), np.zeros((50, 50)))
-    assert model.expected(each)[7] == pytest.approx(1.0, rel=0.01)
-    assert model.unsure(each)[0] < 0.1 < model.unsure(each)[7]
+    assert model.mean(each)[7] == pytest.approx(1.0, rel=0.01)
+    assert model.deviation(each)[0] < 0.1 < model.deviation(each)[7]
 
 
 def test_what_is_known_less_well_says_less() -> None:
     some, values = points(6), np.array([0.0, 1.0, 0.5, 0.2, 0.7, 3.0])
     sure = fit(some, values, np.zeros(6), np.ones(4))
     unsure = fit(some, values, np.array([0.0, 0.0, 0.0, 0.0, 0.0, 4.0]), np.ones(4))
-    assert abs(sure.expected(some)[5] - 3.0) < 1.0 < abs(unsure.expected(some)[5] - 3.0)
+    assert abs(sure.mean(some)[5] - 3.0) < 1.0 < abs(unsure.mean(some)[5] - 3.0)
 
 
 def test_features_fall_as_widths_grow() -> None:
@@ -234,3 +236,35 @@ def test_values_under_settings_that_multiply_all_of_them_are_modelled_together()
     right, compared, mixed = (bound(wanted, 0.0) for bound in bounds if bound is not None)
     assert np.corrcoef(compared, right)[0, 1] > 0.99
     assert np.corrcoef(mixed, right)[0, 1] < 0.9
+
+
+LANDSCAPE = planted("separable", 3, True)
+PARENT = uniform_allocation(LANDSCAPE.problem)
+
+
+def truth(allocations: Sequence[Allocation], _: float) -> Floats:
+    return np.array([LANDSCAPE.true(each) for each in allocations])
+
+
+def test_what_it_finds_keeps_the_limits_and_is_in_order() -> None:
+    problem = LANDSCAPE.problem
+    found = climb(problem, PARENT, truth, np.random.default_rng(0))
+    values = truth(found, 0.0).tolist()
+    assert values == sorted(values)
+    assert MUTANTS < len(found) <= ROUNDS * MUTANTS
+    assert len(set(found)) == len(found)
+    assert all(each in problem.space and within(each, problem.costs, problem.limits) for each in found)
+
+
+def test_rounds_go_on_from_what_the_last_one_found() -> None:
+    """A long climb by the truth comes to the optimum, many trades away."""
+    at = PARENT
+    for number in range(60):
+        at = min([at, climb(LANDSCAPE.problem, at, truth, np.random.default_rng(number))[0]], key=LANDSCAPE.true)
+    assert LANDSCAPE.regret(at) < 0.1 * LANDSCAPE.regret(PARENT)
+
+
+def test_without_a_bound_the_order_is_that_of_their_making() -> None:
+    one, other = (climb(LANDSCAPE.problem, PARENT, None, np.random.default_rng(seed)) for seed in (0, 0))
+    assert one == other
+    assert one[0] != PARENT

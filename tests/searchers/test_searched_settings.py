@@ -8,13 +8,11 @@ import pytest
 from autoprune.core.settings import Choice, Range, defaults
 from autoprune.core.trial import Candidate, Score, Trial
 from autoprune.searchers.auto import Auto
-from autoprune.searchers.base.coordinates import Coordinates
-from autoprune.searchers.base.model_based import PROBES
-from autoprune.searchers.base.optuna_studies import GaussianStudy, ParzenStudy
-from autoprune.searchers.base.warm_started import WarmStartedSearcher, starts
+from autoprune.searchers.base.sequential import SequentialSearcher
 from autoprune.searchers.cmaes import CmaEs
 from autoprune.searchers.evolution import Evolution
-from autoprune.searchers.optuna_samplers import Tpe
+from autoprune.searchers.optuna_samplers import PROBES, Gp, Tpe
+from autoprune.searchers.starts import standard_starts
 from tests.searchers.landscapes import make_problem, with_curves
 
 SETTINGS = {"criterion": Choice(("l1", "l2", "fpgm")), "finetune.rate": Range(0.001, 1.0, log=True, own=0.01)}
@@ -26,21 +24,9 @@ def told(candidate: Candidate, loss: float) -> Trial:
     return Trial(candidate, Score(loss, 0.5, 10))
 
 
-def test_coordinates_return_to_the_same_widths_and_settings() -> None:
-    coordinates = Coordinates(PROBLEM)
-    settings = {"criterion": "fpgm", "finetune.rate": 0.1}
-    allocation = starts(PROBLEM)[0]
-    point = coordinates.of(allocation, settings)
-    assert len(point) == len(coordinates.names) == len(PROBLEM.space.names) + 2
-    assert coordinates.choices == {"settings/criterion": 3}
-    assert coordinates.widths(point) == dict(allocation)
-    assert coordinates.settings(point) == settings
-    assert len(coordinates.of(allocation)) == len(PROBLEM.space.names)
-
-
 def test_after_the_starts_settings_are_probed_under_the_widths_of_the_best_start() -> None:
     searcher = Tpe(PROBLEM)
-    given = searcher.ask(len(starts(PROBLEM)))
+    given = searcher.ask(len(standard_starts(PROBLEM)))
     for candidate in given:
         searcher.tell(told(candidate, 1.0 - 0.5 * (candidate.number == 2)))
     probes = searcher.ask(PROBES)
@@ -56,7 +42,7 @@ def _effect(candidate: Candidate) -> float:
 
 
 @pytest.mark.parametrize("kind", [Tpe, Evolution, CmaEs, Auto])
-def test_the_best_settings_are_found_and_kept(kind: type[WarmStartedSearcher]) -> None:
+def test_the_best_settings_are_found_and_kept(kind: type[SequentialSearcher]) -> None:
     searcher, found = kind(PROBLEM), []
     while asked := searcher.ask(1):
         found.extend(asked)
@@ -69,43 +55,22 @@ def test_the_best_settings_are_found_and_kept(kind: type[WarmStartedSearcher]) -
 
 def test_an_offspring_differs_from_its_parent_in_widths_or_in_one_setting() -> None:
     searcher = Evolution(PROBLEM)
-    given = searcher.ask(len(starts(PROBLEM)))
+    given = searcher.ask(len(standard_starts(PROBLEM)))
     for candidate in given:
         searcher.tell(told(candidate, 1.0 - 0.5 * (candidate.number == 2)))
     offspring = searcher.ask(30)
-    retuned = [each for each in offspring if each.settings != defaults(SETTINGS)]
-    assert 8 < len(retuned) < 22
-    assert {each.allocation for each in retuned} == {given[2].allocation}
-    assert all(sum(each.settings[n] != given[2].settings[n] for n in SETTINGS) == 1 for each in retuned)
-
-
-@pytest.mark.parametrize("kind", [ParzenStudy, GaussianStudy])
-def test_samplers_see_choices_as_categories(kind: type[ParzenStudy] | type[GaussianStudy]) -> None:
-    study, rng = kind(["a", "b"], {"b": 3}), np.random.default_rng(0)
-    for number in range(30):
-        point = np.array([rng.random(), rng.integers(3)])
-        study.add(number, point)
-        study.finish(number, abs(point[0] - 0.8) + [0.5, 0.1, 0.5][int(point[1])])
-    samples = np.array([study.sample(np.random.default_rng(i)) for i in range(10)])
-    assert set(samples[:, 1]) <= {0.0, 1.0, 2.0}
-    assert (samples[:, 1] == 1).sum() >= 7
-    assert abs(float(np.median(samples[:, 0])) - 0.8) < 0.15
-
-
-def test_the_gaussian_process_passes_over_failures_and_takes_a_loss_of_nothing() -> None:
-    study = GaussianStudy(["a"])
-    for number, loss in enumerate([0.0, None, 0.5, 0.25, 1.0]):
-        study.add(number, np.array([number / 5]))
-        study.finish(number, loss)
-    assert 0 <= study.sample(np.random.default_rng(0))[0] <= 1
+    with_other_setting = [each for each in offspring if each.settings != defaults(SETTINGS)]
+    assert 8 < len(with_other_setting) < 22
+    assert {each.allocation for each in with_other_setting} == {given[2].allocation}
+    assert all(sum(each.settings[n] != given[2].settings[n] for n in SETTINGS) == 1 for each in with_other_setting)
 
 
 @pytest.mark.parametrize("kind", [Evolution, Auto])
 def test_where_all_settings_were_tried_for_the_best_widths_others_are_sought_near_them(
-    kind: type[WarmStartedSearcher],
+    kind: type[SequentialSearcher],
 ) -> None:
     two = replace(PLAIN, space=replace(PLAIN.space, settings={"criterion": Choice(("l1", "l2"))}))
-    searcher, first = kind(two), len(starts(two))
+    searcher, first = kind(two), len(standard_starts(two))
     for candidate in searcher.ask(first):
         searcher.tell(told(candidate, 1.0))
     found = searcher.ask(1)
@@ -118,3 +83,11 @@ def test_where_all_settings_were_tried_for_the_best_widths_others_are_sought_nea
         later += searcher.ask(1)
         searcher.tell(told(later[-1], 2.0))
     assert {each.settings["criterion"] for each in later} == {"l1"}
+
+
+@pytest.mark.parametrize("kind", [Tpe, Gp, Evolution, CmaEs, Auto])
+def test_the_starts_are_tried_under_the_default_settings(kind: type[SequentialSearcher]) -> None:
+    given = standard_starts(PROBLEM)
+    found = kind(PROBLEM).ask(len(given))
+    assert tuple(each.allocation for each in found) == given
+    assert all(each.settings == defaults(SETTINGS) for each in found)

@@ -1,34 +1,90 @@
-"""Problems that every searcher of the registry is given, and a run of one without a network."""
+"""Synthetic search problems, shaped like pruning a ResNet, and runs of a searcher without a network."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autoprune.core.budget import CostKind
 from autoprune.core.costs import CostTable, CostTerm, Count
+from autoprune.core.sensitivity import SensitivityCurves, sweep_grid
 from autoprune.core.settings import Choice, Range
 from autoprune.core.space import Bounds, Group, SearchSpace
 from autoprune.core.trial import Candidate, Failure, Score, Trial
-from autoprune.registry import SEARCHERS, resolve
 from autoprune.searchers.base.searcher import Searcher, SearchProblem
-from tests.searchers.landscapes import make_problem, with_curves
 
-NAMES = sorted(SEARCHERS)
-DETERMINISTIC = {"uniform", "threshold", "knapsack", "ranked", "netadapt"}
-"""Searchers that draw nothing, so that the seed changes nothing."""
-IN_ROUNDS = {"netadapt", "autocompress"}
-"""Searchers whose candidates on the way have limits, a parent and perhaps a recipe of their own."""
-NEEDS_CURVES = {"threshold", "knapsack"}
-UNFILLED = {"nsga2"}
-"""Searchers that want cheaper candidates too, and so leave some of the limits unspent."""
+Loss = Callable[[Mapping[str, int]], float]
+
+
+def resnet_costs(blocks: int, streams: bool) -> tuple[CostTable, list[Group]]:
+    """Returns the costs and groups of three stages of residual blocks.
+
+    Args:
+        blocks: of each stage.
+        streams: whether the residual streams are groups, beside the inner channels.
+    """
+    terms, groups = [], []
+    for stage, (width, pixels) in enumerate([(16, 1024), (32, 256), (64, 64)]):
+        stream = Count(0, {f"s{stage}": 1}) if streams else Count(width)
+        if streams:
+            groups.append(Group(f"s{stage}", width, (f"s{stage}", f"s{stage}b"), ("Conv2d",) * 2))
+        for block in range(blocks):
+            name = f"s{stage}.{block}"
+            groups.append(Group(name, width, (name,), ("Conv2d",)))
+            inner = Count(0, {name: 1})
+            for layer, left, right in ((f"{name}.conv1", stream, inner), (f"{name}.conv2", inner, stream)):
+                terms.append(CostTerm("flops", layer, 18 * pixels, left, right))
+                terms.append(CostTerm("params", layer, 9, left, right))
+    return CostTable(terms, {group.name: group.width for group in groups}), groups
+
+
+def make_problem(
+    blocks: int = 3, streams: bool = True, step: int = 1, keep: float = 0.5, trials: int = 50, seed: int = 0
+) -> SearchProblem:
+    """Returns a ResNet's space under a limit on its FLOPs, with scores of its structures, without curves."""
+    costs, groups = resnet_costs(blocks, streams)
+    bounds = {group.name: Bounds(max(1, group.width // 8), group.width, step) for group in groups}
+    limits: dict[CostKind, int] = {"flops": int(keep * costs.dense()["flops"])}
+    space = SearchSpace(tuple(groups), bounds)
+    return SearchProblem(space, costs, limits, trials, seed, importance=scores_of_structures(groups))
+
+
+def scores_of_structures(groups: Sequence[Group]) -> dict[str, NDArray[np.float64]]:
+    """Draws norms as of random filters; those of later groups spread further."""
+    rng = np.random.default_rng(0)
+    return {g.name: np.exp(rng.normal(0.0, 0.3 + 0.5 * i / len(groups), g.width)) for i, g in enumerate(groups)}
+
+
+def sensitivity_curves(problem: SearchProblem, told: Loss) -> SensitivityCurves:
+    """Returns the curves of a loss: each group narrowed by itself."""
+    dense = problem.space.dense()
+    grid = sweep_grid(problem.space, 6)
+    levels = {g: {w: score(told({**dense, g: w})) for w in widths} for g, widths in grid.items()}
+    return SensitivityCurves(score(told(dense)), levels, dict(dense))
+
+
+def score(loss: float) -> Score:
+    """Returns a score of this loss."""
+    return Score(loss, 1 / (1 + max(loss, 0.0)), 100)
+
+
+def with_curves(problem: SearchProblem) -> SearchProblem:
+    """Returns the problem with curves of a separable loss whose groups are unequally sensitive."""
+
+    def loss(widths: Mapping[str, int]) -> float:
+        return sum(
+            0.05 * (1 + i % 4) * (g.width / max(widths[g.name], 0.5)) for i, g in enumerate(problem.space.groups)
+        )
+
+    return replace(problem, curves={"l1": sensitivity_curves(problem, loss)})
 
 
 def few_groups(problem: SearchProblem, count: int) -> SearchProblem:
-    """The same network with only the first groups free, the others dense."""
+    """Returns the same network with only the first groups free, the others dense."""
     space = SearchSpace(
         problem.space.groups[:count], {g.name: problem.space.bounds[g.name] for g in problem.space.groups[:count]}
     )
@@ -36,26 +92,27 @@ def few_groups(problem: SearchProblem, count: int) -> SearchProblem:
 
 
 def narrow(problem: SearchProblem) -> SearchProblem:
+    """Returns the problem under a budget just above the least that can be reached."""
     least = problem.costs.cost(problem.space.narrowest(), "flops")
     return replace(problem, limits={"flops": int(least * 1.02)})
 
 
 def tiny() -> SearchProblem:
-    """Two groups of three levels each: a handful of maximal allocations."""
+    """Returns two groups of three levels each: a handful of maximal allocations."""
     problem = few_groups(make_problem(1, streams=False, keep=0.8), 2)
     bounds = {g.name: Bounds(g.width // 2, g.width, g.width // 4) for g in problem.space.groups}
     return with_curves(replace(problem, space=replace(problem.space, bounds=bounds), curves={}))
 
 
 def may_go_whole(problem: SearchProblem) -> SearchProblem:
-    """The same groups, of which every other one may go whole, but no residual stream."""
+    """Returns the same groups, of which every other one may go whole, but no residual stream."""
     groups = tuple(replace(group, least=(i + 1) % 2) for i, group in enumerate(problem.space.groups))
     bounds = {g.name: replace(problem.space.bounds[g.name], floor=0 if g.removable else 2) for g in groups}
     return with_curves(replace(problem, space=SearchSpace(groups, bounds), curves={}))
 
 
 def branches() -> SearchProblem:
-    """Nine branches, of unequal costs, that are kept or go whole."""
+    """Returns nine branches, of unequal costs, that are kept or go whole."""
     groups = tuple(Group(f"b{i}", 1, (f"b{i}",), ("Conv2d",), least=0) for i in range(9))
     terms = [CostTerm("flops", g.name, 10 + i % 4, Count(0, {g.name: 1})) for i, g in enumerate(groups)]
     costs = CostTable([CostTerm("flops", "stem", 7), *terms], {g.name: 1 for g in groups})
@@ -65,7 +122,7 @@ def branches() -> SearchProblem:
 
 
 def with_settings(problem: SearchProblem) -> SearchProblem:
-    """The same with four settings searched along: a choice, one of two, a range and steps."""
+    """Returns the same with four settings searched along: a choice, one of two, a range and steps."""
     settings = {
         "criterion": Choice(("l1", "l2", "fpgm"), own="l2"),
         "normalise": Choice((True, False), own=True),
@@ -76,7 +133,7 @@ def with_settings(problem: SearchProblem) -> SearchProblem:
 
 
 def three_limits(problem: SearchProblem) -> SearchProblem:
-    """FLOPs, parameters and bytes (of layers in one or four a parameter) limited, so that any may be broken first."""
+    """Returns the same under limits on FLOPs, parameters and bytes (one or four a parameter), any of which may bind."""
     weights = [term for term in problem.costs.terms if term.kind == "params"]
     stored = [replace(term, kind="size", factor=(1, 4)[i % 2] * term.factor) for i, term in enumerate(weights)]
     costs = CostTable([*problem.costs.terms, *stored], problem.costs.widths)
@@ -86,6 +143,7 @@ def three_limits(problem: SearchProblem) -> SearchProblem:
 
 
 def case(name: str) -> SearchProblem:
+    """Returns the problem of one of `CASES`."""
     problem = with_curves(make_problem(trials=24))
     two: dict[CostKind, int] = {"flops": problem.limits["flops"], "params": int(0.4 * problem.costs.dense()["params"])}
     return {
@@ -111,12 +169,8 @@ CASES = [
 ]  # fmt: skip
 
 
-def make(name: str, problem: SearchProblem) -> Searcher:
-    searcher: Searcher = resolve("searcher", name)(problem)
-    return searcher
-
-
 def outcome(candidate: Candidate, failing: bool = False) -> Trial:
+    """Evaluates a candidate: a loss that depends on its widths and settings alone, or a failure."""
     if failing:
         return Trial(candidate, Failure("nan", "the loss is not a number"))
     loss = sum(i % 3 / max(width, 0.5) for i, width in enumerate(candidate.allocation.values(), 1))
@@ -125,7 +179,7 @@ def outcome(candidate: Candidate, failing: bool = False) -> Trial:
 
 
 def events(searcher: Searcher, slots: int = 1, seed: int = 0, failures: float = 0.0) -> Iterator[Candidate | Trial]:
-    """Candidates as they are asked and trials as they are told, at most `slots` running, told in a random order."""
+    """Yields candidates as they are asked and trials as they are told in a random order, at most `slots` running."""
     rng = np.random.default_rng(seed)
     running: list[Candidate] = []
     while True:
@@ -141,4 +195,5 @@ def events(searcher: Searcher, slots: int = 1, seed: int = 0, failures: float = 
 
 
 def candidates(searcher: Searcher, slots: int = 1, seed: int = 0, failures: float = 0.0) -> list[Candidate]:
+    """Returns the candidates of a whole run."""
     return [event for event in events(searcher, slots, seed, failures) if isinstance(event, Candidate)]

@@ -1,0 +1,100 @@
+"""What every task must do, as tests to inherit. Provisional: what a task is will grow."""
+
+from __future__ import annotations
+
+import copy
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoprune.graph.groups import find_groups
+from autoprune.tasks.base import Split, Task, TrainingPlan
+from autoprune.tasks.simple import build_task
+
+_SPLITS: tuple[Split, ...] = ("train", "plain", "validation")
+
+
+class TaskContract:
+    """A task builds its network anew at each call, gives the same batches for the same seed, and trains in place.
+
+    Attributes:
+        task: under test: one, or as `--task` takes it, `package.module:attribute`.
+    """
+
+    task: ClassVar[Task | str]
+
+    @pytest.fixture
+    def built(self) -> Task:
+        """Returns the task."""
+        return build_task(self.task) if isinstance(self.task, str) else self.task
+
+    @pytest.fixture
+    def network(self, built: Task) -> nn.Module:
+        """Returns the task's network with its own weights, in evaluation mode."""
+        network = built.network()
+        built.load(network, None)
+        return network.eval()
+
+    def test_it_has_a_name(self, built: Task) -> None:
+        """Records call it so."""
+        assert isinstance(built.name, str)
+        assert built.name
+
+    def test_networks_are_built_anew_and_alike(self, built: Task) -> None:
+        """Two networks share no tensor and have the same names and shapes."""
+        one, other = built.network(), built.network()
+        assert one is not other
+        assert {tensor.data_ptr() for tensor in one.parameters()}.isdisjoint(t.data_ptr() for t in other.parameters())
+        assert _shapes(one) == _shapes(other)
+
+    def test_its_own_weights_are_the_same_each_time(self, built: Task, network: nn.Module) -> None:
+        """`load` without a checkpoint is repeatable, so that a run can be resumed."""
+        again = built.network()
+        built.load(again, None)
+        assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in again.state_dict().items())
+
+    @pytest.mark.parametrize("split", _SPLITS)
+    def test_batches_come_again_for_the_same_seed(self, built: Task, split: Split) -> None:
+        """Pairs of `[batch, …]` inputs and targets, of the size asked but for the last, anew at each iteration."""
+        batches = built.batches(split, 4, seed=1)
+        first, again = [list(zip(range(3), batches, strict=False)) for _ in range(2)]
+        assert first
+        for (_, (inputs, targets)), (_, (same, same_targets)) in zip(first, again, strict=True):
+            assert 1 <= len(inputs) <= 4
+            assert len(inputs) == len(targets)
+            if split != "train":  # a seed's order of training samples may go on from pass to pass
+                assert torch.equal(inputs, same)
+                assert torch.equal(targets, same_targets)
+
+    def test_the_loss_is_a_finite_scalar_with_gradients_and_the_metric_has_a_value_for_each_sample(
+        self, built: Task, network: nn.Module
+    ) -> None:
+        """Metrics lie in [0, 1]."""
+        inputs, targets = next(iter(built.batches("validation", 4)))
+        outputs = network(inputs)
+        loss, values = built.loss(outputs, targets), built.metric(outputs, targets)
+        assert loss.dim() == 0
+        assert bool(loss.isfinite())
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        assert any(parameter.grad is not None for parameter in network.parameters())
+        assert values.shape == (len(inputs),)
+        assert bool(((values >= 0) & (values <= 1)).all())
+
+    def test_its_network_has_groups_to_prune(self, built: Task, network: nn.Module) -> None:
+        """The network can be traced on a batch of its inputs."""
+        inputs, _ = next(iter(built.batches("validation", 2)))
+        assert find_groups(network, inputs).groups
+
+    def test_training_moves_the_weights_in_place(self, built: Task, network: nn.Module) -> None:
+        """Two steps change parameters, and the network is left in evaluation mode."""
+        before = copy.deepcopy(network.state_dict())
+        built.train(network, TrainingPlan(steps=2, rate=0.01, batch_size=4))
+        changed = [name for name, tensor in network.named_parameters() if not torch.equal(tensor, before[name])]
+        assert changed
+        assert not network.training
+
+
+def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items() if isinstance(tensor, Tensor)}
