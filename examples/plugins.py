@@ -10,7 +10,7 @@ import autoprune
 from autoprune.graph.layers import Layer
 from autoprune.pruning.criteria.base import Criterion, LayerStatistics
 from autoprune.pruning.patterns import Pattern, filters
-from autoprune.searchers.base.history import SequentialSearcher
+from autoprune.searchers.base.sequential import SequentialSearcher
 from autoprune.tasks.base import Split
 from autoprune.tasks.training.loop import train
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,24 @@ def flowers():
     batches = [(inputs[i : i + 32], targets[i : i + 32]) for i in (0, 32)]
     return SimpleTask(network, train_data=batches, validation_data=batches, name="flowers")
 '''
+
+
+GARDEN_TESTS = """
+import ap_garden
+from autoprune.testing import CriterionContract, SearcherContract, TaskContract
+
+
+class TestDrawing(SearcherContract):
+    searcher = ap_garden.Drawing
+
+
+class TestCubes(CriterionContract):
+    criterion = ap_garden.CUBES
+
+
+class TestFlowers(TaskContract):
+    task = "ap_garden:flowers"
+"""
 
 
 @pytest.fixture
@@ -120,6 +139,15 @@ def test_the_criterion_of_a_group_is_ones_own(garden: Path, autoprune: Cli) -> N
     autoprune.succeed(*search, "--budget", "flops=0.6", "--trials", "6", "--output", "run", *UNTRACKED)
     chosen = {trial.candidate.settings["criterion.2"] for trial in read_history(garden / "run").trials() if trial.score}
     assert chosen == {"l1", "ap_garden:CUBES"}
+
+
+def test_all_three_pass_the_published_contracts(garden: Path) -> None:
+    (garden / "test_garden.py").write_text(GARDEN_TESTS)
+    program = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_garden.py"]
+    done = subprocess.run(program, cwd=garden, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "passed" in done.stdout
+    assert "failed" not in done.stdout
 
 
 @pytest.mark.slow

@@ -9,10 +9,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.core.budget import CostKind
 from autoprune.core.costs import CostTable, CostTerm, Count
 from autoprune.core.sensitivity import SensitivityCurves, sweep_grid
-from autoprune.core.settings import Choice, Range
+from autoprune.core.settings import Choice, Dimension, Range
 from autoprune.core.space import Bounds, Group, SearchSpace
 from autoprune.core.trial import Candidate, Failure, Score, Trial
 from autoprune.searchers.base.searcher import Searcher, SearchProblem
@@ -48,7 +47,7 @@ def make_problem(
     """Returns a ResNet's space under a limit on its FLOPs, with scores of its structures, without curves."""
     costs, groups = resnet_costs(blocks, streams)
     bounds = {group.name: Bounds(max(1, group.width // 8), group.width, step) for group in groups}
-    limits: dict[CostKind, int] = {"flops": int(keep * costs.dense()["flops"])}
+    limits: dict[str, int] = {"flops": int(keep * costs.dense()["flops"])}
     space = SearchSpace(tuple(groups), bounds)
     return SearchProblem(space, costs, limits, trials, seed, importance=scores_of_structures(groups))
 
@@ -123,7 +122,7 @@ def branches() -> SearchProblem:
 
 def with_settings(problem: SearchProblem) -> SearchProblem:
     """Returns the same with four settings searched along: a choice, one of two, a range and steps."""
-    settings = {
+    settings: dict[str, Dimension] = {
         "criterion": Choice(("l1", "l2", "fpgm"), own="l2"),
         "normalise": Choice((True, False), own=True),
         "finetune.rate": Range(0.003, 0.3, log=True, own=0.02),
@@ -145,8 +144,8 @@ def three_limits(problem: SearchProblem) -> SearchProblem:
 def case(name: str) -> SearchProblem:
     """Returns the problem of one of `CASES`."""
     problem = with_curves(make_problem(trials=24))
-    two: dict[CostKind, int] = {"flops": problem.limits["flops"], "params": int(0.4 * problem.costs.dense()["params"])}
-    return {
+    two: dict[str, int] = {"flops": problem.limits["flops"], "params": int(0.4 * problem.costs.dense()["params"])}
+    problems: dict[str, Callable[[], SearchProblem]] = {
         "plain": lambda: problem,
         "accuracy": lambda: replace(problem, objective="accuracy"),
         "no curves": lambda: replace(problem, curves={}),
@@ -160,7 +159,8 @@ def case(name: str) -> SearchProblem:
         "narrowest of what may go whole": lambda: narrow(may_go_whole(problem)),
         "branches": branches,
         "settings": lambda: with_settings(problem),
-    }[name]()
+    }
+    return problems[name]()
 
 
 CASES = [

@@ -109,10 +109,10 @@ class _ScoringContract(ABC):
         scores = importance(pruner, network, find_groups(network, INPUTS))
         assert all(len(set(values.flatten().tolist())) == 1 for values in scores.values())
         for group, values in scores.items():
-            half = values.shape[-1] // 2
-            stays = top_k_mask(values, max(half, 1))
-            assert not stays[..., :half].any(), group
-            assert stays[..., half:].all(), group
+            count = max(values.shape[-1] // 2, 1)
+            stays = top_k_mask(values, count)
+            assert not stays[..., :-count].any(), group
+            assert stays[..., -count:].all(), group
 
     def test_a_network_of_zeros_can_be_scored(self) -> None:
         """All zeros score 0, but for drawn scores."""

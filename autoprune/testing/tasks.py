@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.recipe import TrainingPlan
 from autoprune.graph.groups import find_groups
-from autoprune.tasks.base import Split, Task, TrainingPlan
+from autoprune.tasks.base import Split, Task
 from autoprune.tasks.simple import build_task
 
-_SPLITS: tuple[Split, ...] = ("train", "plain", "validation")
+_SPLITS: tuple[Split, ...] = ("train", "validation")  # others are needed by some options only
 
 
 class TaskContract:

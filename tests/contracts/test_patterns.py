@@ -15,8 +15,11 @@ from autoprune.pruning.criteria.magnitudes import MAGNITUDE
 from autoprune.pruning.patterns import Pattern, parse_pattern
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.surgery.masks import masked_copy
+from autoprune.testing import PatternContract
 from tests.pruning.slow_patterns import Weight, structures
 
+WHOLE = ("filter", "layer")
+"""Structures that go with all that uses them."""
 PARSED = ("block_3x3x2x2", "block_2x1x3", "1:4", "3:7")
 LAYERS = {
     "plain": nn.Conv2d(9, 4, 3),
@@ -127,6 +130,12 @@ def _inputs(module: nn.Module) -> Tensor:
     if isinstance(module, nn.Linear):
         return torch.zeros(2, module.in_features)
     return torch.zeros(2, module.in_channels, *[4] * len(module.kernel_size))
+
+
+class TestEveryPattern(PatternContract):
+    @pytest.fixture(autouse=True, params=[name for name in (*registry.PATTERNS, *PARSED) if name not in WHOLE])
+    def _named(self, request: pytest.FixtureRequest) -> None:
+        self.pattern = parse_pattern(request.param)
 
 
 @pytest.mark.parametrize("name", ["2:4", "1:4", "3:7"])
