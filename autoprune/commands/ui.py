@@ -19,6 +19,7 @@ from autoprune.config.credentials import redact, without_login
 from autoprune.errors import AutopruneError, UserError
 
 if TYPE_CHECKING:
+    from autoprune.running.tracking.mlflow_client import Store
     from autoprune.running.tracking.mlflow_view import View
 
 _STORE = "MLFLOW_BACKEND_STORE_URI"
@@ -28,42 +29,43 @@ _SECONDS_TO_END = 5.0
 
 def run(arguments: argparse.Namespace) -> None:
     """Starts MLflow's user interface on the store of a run and prints the addresses of its table and charts."""
-    from autoprune.running.tracking.mlflow_client import existing_store, experiment_id, share_views
+    from autoprune.running.tracking.mlflow_client import Store, answering, existing_store
     from autoprune.running.tracking.sync import EXPERIMENT, store_of_run
 
     uri, experiment = arguments.tracking_uri, arguments.experiment or EXPERIMENT
     if arguments.folder is not None:
         uri, experiment = store_of_run(arguments.folder, uri, arguments.experiment)
     _check_port(arguments.host, arguments.port)
-    store = existing_store(uri)
-    number = experiment_id(store, experiment)
-    views = _views(arguments.folder, store, number)
-    share_views(store, number, dict(view.tag() for view in views))
-    if store.startswith(("http://", "https://")):
-        print(_addresses(views, without_login(store), number))
+    uri = existing_store(uri)
+    with answering(uri):
+        store = Store(uri, experiment, make=False)
+        views = _views(arguments.folder, store, uri)
+        for view in views:
+            store.share_view(*view.tag())
+    if uri.startswith(("http://", "https://")):
+        print(_addresses(views, without_login(uri), store.id))
         return
-    _serve(store, arguments.host, arguments.port, views, number)
+    _serve(uri, arguments.host, arguments.port, views, store.id)
 
 
-def _views(folder: Path | None, store: str, experiment: str) -> list[View]:
+def _views(folder: Path | None, store: Store, uri: str) -> list[View]:
     """Returns what to show: a run alone if one is named, and all searches with their trials below them.
 
     Raises:
         UserError: the store does not have the run.
     """
-    from autoprune.running.tracking.mlflow_client import has_run, newest_groups
     from autoprune.running.tracking.mlflow_view import View, telling_groups
 
     if folder is None:
-        return [View("loss", newest_groups(store, experiment))]
+        return [View("loss", store.newest_groups())]
     from autoprune.core.ledger import NAME
     from autoprune.reporting.record import read_record
-    from autoprune.running.tracking.mlflow_runs import run_key
+    from autoprune.running.tracking.mlflow_runs import SEARCH_ROLE, run_key
     from autoprune.running.tracking.sync import track_command
 
     record, key = read_record(folder), run_key(folder / NAME)
-    if not has_run(store, experiment, key):
-        raise UserError(f"{folder} is not in {redact(store, store)} yet; put it there with: {track_command(folder)}")
+    if store.find(key, SEARCH_ROLE) is None:
+        raise UserError(f"{folder} is not in {redact(uri, uri)} yet; put it there with: {track_command(folder)}")
     groups = telling_groups([trial.candidate.allocation for trial in record.trials])
     return [View(record.objective, groups, key), View(record.objective, groups)]
 
@@ -74,14 +76,14 @@ def _addresses(views: Sequence[View], root: str, number: str) -> str:
     return "\n".join(f"{name:14}{view.address(root, number, charts)}" for name, view, charts in shown[: 1 + len(views)])
 
 
-def _serve(store: str, host: str, port: int, views: Sequence[View], number: str) -> None:
+def _serve(uri: str, host: str, port: int, views: Sequence[View], number: str) -> None:
     """Runs MLflow's server below a guard, which ends it when this process ends, however it does.
 
     Raises:
         AutopruneError: the server ended by itself, not well.
     """
     command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--host", host, "--port", str(port)]
-    environment = {**os.environ, _STORE: store}  # not among the arguments, which every user of the machine can read
+    environment = {**os.environ, _STORE: uri}  # not among the arguments, which every user of the machine can read
     guarded = [sys.executable, "-c", _GUARD, *command]
     server = subprocess.Popen(guarded, stdin=subprocess.PIPE, env=environment, start_new_session=True)
     try:

@@ -104,23 +104,29 @@ class BestModel:
 
 
 class Store:
-    """One experiment of an MLflow store; both are made where they are not there.
+    """One experiment of an MLflow store.
 
     Args:
         uri: the store or server; None leaves it to MLflow (`MLFLOW_TRACKING_URI`, else `sqlite:///mlflow.db`).
         experiment: its name.
+        make: whether an experiment that is not there is made; a local store always is.
+
+    Attributes:
+        id: of the experiment.
 
     Raises:
-        UserError: the experiment was deleted, or the store's database driver is missing.
+        UserError: the experiment was deleted or is not there, or the store's database driver is missing.
         Exception: as every method may raise what stores and transports do; `describe_fault` says it in one line.
     """
 
-    def __init__(self, uri: str | None, experiment: str) -> None:
+    def __init__(self, uri: str | None, experiment: str, make: bool = True) -> None:
         self._client = connect(uri)
         found = self._client.get_experiment_by_name(experiment)
+        if found is None and not make:
+            raise UserError(f"the MLflow store has no experiment {experiment!r}; --experiment names it")
         if found is not None:
             _check_active(found, self._client.tracking_uri)
-        self._id = str(found.experiment_id if found else self._make_experiment(experiment))
+        self.id = str(found.experiment_id if found else self._make_experiment(experiment))
 
     def _make_experiment(self, name: str) -> str:
         location = None
@@ -132,8 +138,21 @@ class Store:
 
     def find(self, key: str, role: str) -> tuple[str, Mapping[str, str]] | None:
         """Returns the id and the tags of the run of a key and role, or None."""
-        found = self._client.search_runs([self._id], f"tags.`{_RUN}` = '{key}' and tags.`{_ROLE}` = '{role}'")
+        found = self._client.search_runs([self.id], f"tags.`{_RUN}` = '{key}' and tags.`{_ROLE}` = '{role}'")
         return (str(found[0].info.run_id), found[0].data.tags) if found else None
+
+    def newest_groups(self) -> list[str]:
+        """Returns the groups of the newest trial's network; none if there is no trial."""
+        found = self._client.search_runs([self.id], f"tags.`{_ROLE}` = 'final'", max_results=1)
+        return [name.removeprefix("keep.") for run in found for name in run.data.params if name.startswith("keep.")]
+
+    def share_view(self, tag: str, content: str) -> None:
+        """Stores a view of the user interface as a tag of the experiment; without it the interface shows its own."""
+        try:
+            self._client.set_experiment_tag(self.id, tag, content)
+        except Exception as fault:  # MLflow lets through the exceptions of every store and transport
+            uri = self._client.tracking_uri
+            log.warning("MLflow does not take the view of the runs (%s)", describe_fault(fault, uri))
 
     def reopen(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Shows a run as one that goes on."""
@@ -152,7 +171,7 @@ class Store:
 
     def _create(self, content: RunContent, key: Mapping[str, str]) -> str:
         tags = {**{name: value[:_TAG_LENGTH] for name, value in content.tags.items()}, **key}
-        created = self._client.create_run(self._id, _milliseconds(content.begin), tags, content.name)
+        created = self._client.create_run(self.id, _milliseconds(content.begin), tags, content.name)
         run_id = str(created.info.run_id)
         self.write(run_id, [Point(0, content.end or content.begin, content.metrics)], content.params)
         return run_id
@@ -201,7 +220,7 @@ class Store:
 
         A run that was half written at a crash or by a full store, or written twice, is deleted.
         """
-        found = self._client.search_runs([self._id], f"tags.`{_PARENT}` = '{run_id}'", max_results=_MOST_RUNS)
+        found = self._client.search_runs([self.id], f"tags.`{_PARENT}` = '{run_id}'", max_results=_MOST_RUNS)
         whole: set[int] = set()
         for child in reversed(found):
             number = int(child.data.tags[_NUMBER])
@@ -256,7 +275,7 @@ class Store:
             path, described = Path(folder) / "model", Model(run_id=run_id)
             _save_model(model, path, described)
             tags = {_TRIAL: str(model.trial)}
-            logged = self._client.create_logged_model(self._id, _MODEL, source_run_id=run_id, tags=tags)
+            logged = self._client.create_logged_model(self.id, _MODEL, source_run_id=run_id, tags=tags)
             try:
                 described.model_id = described.model_uuid = logged.model_id
                 described.artifact_path = logged.artifact_location
@@ -441,18 +460,17 @@ def active_run() -> str | None:
 
 
 @contextlib.contextmanager
-def reading(uri: str) -> Iterator[MlflowClient]:
-    """Yields a client of a store that is there.
+def answering(uri: str) -> Iterator[None]:
+    """Puts what a store raises in the body into one line.
 
     Args:
         uri: as `existing_store` returns it.
 
     Raises:
-        UserError: the driver of the store's database is not installed.
         AutopruneError: the store does not answer.
     """
     try:
-        yield connect(uri)
+        yield
     except AutopruneError:
         raise
     except Exception as fault:  # MLflow lets through the exceptions of every store and transport
@@ -487,9 +505,9 @@ def tags_of(run_id: str, uri: str | None) -> Mapping[str, str]:
     from mlflow.exceptions import MlflowException
 
     store = existing_store(uri)
-    with reading(store) as client:
+    with answering(store):
         try:
-            found: Mapping[str, str] = client.get_run(run_id).data.tags
+            found: Mapping[str, str] = connect(store).get_run(run_id).data.tags
         except MlflowException as fault:
             if fault.error_code not in _NOT_THERE:
                 raise
@@ -498,48 +516,3 @@ def tags_of(run_id: str, uri: str | None) -> Mapping[str, str]:
                 "from `autoprune ui`, or name another store with --tracking-uri"
             ) from fault
     return found
-
-
-def experiment_id(uri: str, name: str) -> str:
-    """Returns the id of an MLflow experiment.
-
-    Raises:
-        UserError: the store has none of that name, or it was deleted.
-        AutopruneError: the store does not answer.
-    """
-    with reading(uri) as client:
-        found = client.get_experiment_by_name(name)
-        if found is None:
-            raise UserError(f"the MLflow store has no experiment {name!r}; --experiment names it")
-        _check_active(found, uri)
-    return str(found.experiment_id)
-
-
-def has_run(uri: str, experiment: str, key: str) -> bool:
-    """Returns whether the run that shows a search is in an experiment.
-
-    Args:
-        key: see `RunContent.key`.
-    """
-    with reading(uri) as client:
-        return bool(client.search_runs([experiment], f"tags.`{_RUN}` = '{key}' and tags.`{_ROLE}` = 'search'"))
-
-
-def newest_groups(uri: str, experiment: str) -> list[str]:
-    """Returns the groups of the newest trial's network; none if there is no trial."""
-    with reading(uri) as client:
-        found = client.search_runs([experiment], f"tags.`{_ROLE}` = 'final'", max_results=1)
-    return [name.removeprefix("keep.") for run in found for name in run.data.params if name.startswith("keep.")]
-
-
-def share_views(uri: str, experiment: str, views: Mapping[str, str]) -> None:
-    """Stores views of the user interface; where the store takes none, the interface shows its own table.
-
-    Args:
-        views: tag of the experiment to its content.
-    """
-    try:
-        for tag, content in views.items():
-            connect(uri).set_experiment_tag(experiment, tag, content)
-    except Exception as fault:  # MLflow lets through the exceptions of every store and transport
-        log.warning("MLflow does not take the view of the runs: %s", describe_fault(fault, uri))

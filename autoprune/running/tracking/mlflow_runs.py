@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from autoprune.core.ledger import NAME, read_records
 from autoprune.core.settings import text_of, written
@@ -46,38 +46,11 @@ class RunEnd:
     wants_model: bool = False
 
 
-class RecordReader(Protocol):
-    """Turns the records of a folder into what MLflow shows; every record is taken once, in order.
+class SearchReader:
+    """A search's records as MLflow shows them: a run of its own, and below it one for each trial.
 
     Attributes:
         path: the file of records.
-    """
-
-    path: Path
-
-    def describe(self) -> RunContent:
-        """Returns the run that stands for the folder, as it is made first."""
-
-    def take(self, record: Mapping[str, Any]) -> tuple[RunContent | None, Point | None]:
-        """Returns the trial that a record tells and the point that it adds to the run's curves."""
-
-    def conclude(self) -> RunEnd:
-        """Returns the end of the run, finished or not."""
-
-
-def reader_of(folder: Path) -> RecordReader:
-    """Returns the reader of a search's or of a training's folder.
-
-    Raises:
-        RunFolderError: it is neither, or its records are damaged.
-    """
-    if (folder / TRAINING).is_file() and not (folder / NAME).is_file():
-        return TrainingReader(folder)
-    return SearchReader(folder)
-
-
-class SearchReader:
-    """A search: a run of its own, and below it one for each trial.
 
     Raises:
         RunFolderError: the folder is no run, its ledger is damaged, or has no dense network yet.
@@ -97,6 +70,7 @@ class SearchReader:
         self._told: set[int] = set()
 
     def describe(self) -> RunContent:
+        """Returns the run that stands for the folder, as it is made first."""
         record, first = self._record, self._record.history.records[0]
         digests = {kind: whose for kind, whose in _DIGESTED.items() if kind in record.identity}
         return RunContent(
@@ -118,6 +92,10 @@ class SearchReader:
         )
 
     def take(self, record: Mapping[str, Any]) -> tuple[RunContent | None, Point | None]:
+        """Returns the trial that a record tells and the point that it adds to the run's curves.
+
+        Every record is taken once, in order.
+        """
         if record["event"] == "asked":
             self._candidates.setdefault(record["number"], Candidate.from_json(record))
         if record["event"] != "told" or record["number"] in self._told:  # a trial counts the first time it is told
@@ -152,6 +130,7 @@ class SearchReader:
         )
 
     def conclude(self) -> RunEnd:
+        """Returns the end of the run, finished or not."""
         record = read_record(self.path.parent)
         finished, end = record.history.last("finished"), record.history.records[-1]["time"]
         if finished is None or not record.results:
@@ -172,7 +151,10 @@ class SearchReader:
 
 
 class TrainingReader:
-    """A training by a schedule: one run with curves over its epochs.
+    """A training's records as MLflow shows them: one run with curves over its epochs.
+
+    Attributes:
+        path: the file of records.
 
     Raises:
         RunFolderError: its records are damaged, or there are none.
@@ -186,12 +168,14 @@ class TrainingReader:
         self._known: set[str] = set()
 
     def describe(self) -> RunContent:
+        """Returns the run that stands for the folder, as it is made first."""
         first = self._records[0]
         params = {_allowed(name): value for name, value in first["params"].items()}
         name = self.path.parent.resolve().name
         return RunContent(run_key(self.path), TRAINING_ROLE, name, first["time"], params=params)
 
-    def take(self, record: Mapping[str, Any]) -> tuple[RunContent | None, Point | None]:
+    def take(self, record: Mapping[str, Any]) -> tuple[None, Point | None]:
+        """Returns no trial, and the point that a record adds to the run's curves."""
         measured = {_allowed(key): value for key, value in record.items() if isinstance(value, float) and key != "time"}
         text = repr((record["event"], record.get("epochs"), sorted(measured.items())))
         if "epochs" not in record or "accuracy" not in record or text in self._known:
@@ -200,6 +184,7 @@ class TrainingReader:
         return None, Point(max(1, record["epochs"]), record["time"], measured)  # step 0 would draw bars, not lines
 
     def conclude(self) -> RunEnd:
+        """Returns the end of the run, finished or not."""
         records = read_records(self.path)
         finished = next((record for record in reversed(records) if record["event"] == "finished"), None)
         end = records[-1]["time"]
@@ -208,6 +193,17 @@ class TrainingReader:
         metrics = {f"final_{_allowed(name)}": v for name, v in finished.items() if name not in ("event", "time")}
         paths = [self.path.parent / "schedule.yaml", RunFolder(self.path.parent).experiment, self.path]
         return RunEnd("FINISHED", end, metrics, [path for path in paths if path.is_file()])
+
+
+def reader_of(folder: Path) -> SearchReader | TrainingReader:
+    """Returns the reader of a search's or of a training's folder.
+
+    Raises:
+        RunFolderError: it is neither, or its records are damaged.
+    """
+    if (folder / TRAINING).is_file() and not (folder / NAME).is_file():
+        return TrainingReader(folder)
+    return SearchReader(folder)
 
 
 def trial_metrics(trial: Trial, dense: Mapping[str, int]) -> dict[str, float]:
