@@ -79,7 +79,9 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"autoprune: {printable(message)}", file=sys.stderr)
+    from autoprune.config.credentials import redact
+
+    print(f"autoprune: {printable(redact(message))}", file=sys.stderr)
     return code
 
 

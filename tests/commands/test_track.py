@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 from mlflow import MlflowClient
 
 from autoprune.core.ledger import Ledger
-from tests.journeys import Cli, DigitsRun
+from tests.journeys import HALF, TINY, Cli, DigitsRun, history_of, search_in_child
 from tests.reporting.ledgers import OUTCOMES, write_run
+from tests.running.test_resuming import dying
 from tests.running.tracking.test_mlflow_client import runs
 
 
@@ -89,6 +91,22 @@ def test_an_interrupted_run_is_mirrored_as_killed(autoprune: Cli, workdir: Path)
     parent, children = runs(f"sqlite:///{workdir / 'mlflow.db'}")
     assert parent.info.status == "KILLED"
     assert len(children) == 5
+
+
+def test_the_mirror_of_a_killed_search_is_complete_after_track_and_after_resuming(
+    autoprune: Cli, workdir: Path
+) -> None:
+    store = f"sqlite:///{workdir / 'mlflow.db'}"
+    assert search_in_child("search", *HALF, *TINY, "--output", "run", before=dying("told", 3)) == -signal.SIGKILL
+    told = [str(trial.number) for trial in history_of(Path("run")).trials()]
+    autoprune.succeed("track", "run")
+    parent, children = runs(store)
+    assert ([child.info.run_name for child in children], parent.info.status) == (told, "KILLED")
+    autoprune.succeed("search", "--resume", "run")
+    again, children = runs(store)
+    assert ([child.info.run_name for child in children], again.info.status) == (["0", "1", "2", "3"], "FINISHED")
+    assert again.info.run_id == parent.info.run_id
+    assert "0 of 4 trials mirrored anew" in autoprune.succeed("track", "run").out
 
 
 def test_what_cannot_be_tracked_is_refused(autoprune: Cli, workdir: Path) -> None:

@@ -4,7 +4,6 @@ import pytest
 from pydantic import ValidationError
 
 from autoprune.config import load_experiment
-from autoprune.config.credentials import are_masked, mask
 from autoprune.core.budget import Budget
 from autoprune.core.recipe import Finetune, Recipe, Rounds
 from autoprune.core.space import GroupRule, SpaceRules
@@ -70,28 +69,6 @@ def test_a_command_that_needs_a_budget_says_how_to_give_it():
         with pytest.raises(UserError, match=r"--budget is needed, for example --budget flops=0\.5"):
             need()
     load_experiment(overrides={"budget": "flops=0.5"}).require_budget()
-
-
-@pytest.mark.parametrize(
-    ("uri", "masked"),
-    [
-        ("https://me:secret@host:5000/x", "https://***@host:5000/x"),
-        ("https://secret@host", "https://***@host"),
-        ("https://me:se/cr@et@host", "https://***@host"),
-        (
-            "postgresql+psycopg://me:secret@host/db?password=secret&x=1",
-            "postgresql+psycopg://***@host/db?password=***&x=1",
-        ),
-        ("https://host/?access_token=secret", "https://host/?access_token=***"),
-        ("https://host:5000", "https://host:5000"),
-        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
-        ("databricks", "databricks"),
-    ],
-)
-def test_credentials_are_masked_and_nothing_else(uri, masked):
-    assert mask(uri) == masked
-    assert mask(masked) == masked
-    assert are_masked(masked) == (uri != masked)
 
 
 def test_a_masked_tracking_uri_asks_for_its_credentials(monkeypatch):

@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 
 from autoprune.core.ledger import Ledger
 from autoprune.core.trial import Trial
+from autoprune.running.tracking import tracker
 from tests.journeys import Cli, has_ended, history_of, search_in_child
 from tests.running.tracking.test_mlflow_client import OFFLINE, runs
 
@@ -128,6 +129,21 @@ def test_a_server_stopped_during_a_search_costs_neither_a_trial_nor_a_line_of_th
         server.start()
         autoprune.succeed("track", "run")
     check_complete(server, workdir / "run")
+
+
+def test_a_server_that_hangs_does_not_slow_a_search(
+    autoprune: Cli, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracker.Tracker.__init__, "__defaults__", (None, 0.5, 30.0))
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()  # takes connections and never answers
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        said = autoprune.succeed(*RUN, "--tracking-uri", uri).err
+    assert "this completes it: autoprune track run" in " ".join(said.split())
+    times = {record["event"]: record["time"] for record in history_of(workdir / "run").records}
+    assert len(history_of(workdir / "run").trials()) == TRIALS
+    assert times["finished"] - times["dense"] < 15  # a request waits for 20 seconds, and is made three times
 
 
 def check_complete(server: Server, run: Path) -> None:

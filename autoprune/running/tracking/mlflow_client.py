@@ -352,15 +352,33 @@ def resolve_uri(uri: str | None) -> str:
     import mlflow
 
     store = str(uri or mlflow.get_tracking_uri())
-    if not store.startswith(_SQLITE) or store == f"{_SQLITE}:memory:":
-        return store
-    path = store.removeprefix(_SQLITE)
-    if not uri and not mlflow.is_tracking_uri_set():  # type: ignore[no-untyped-call]
-        path = url2pathname(path)  # MLflow quotes the path of its default, but opens databases without unquoting
-        if "?" in path:
-            path = os.path.basename(path)  # after a `?` SQLAlchemy reads options; the default lies in this folder
-    whole = os.path.abspath(path)
-    return f"{_SQLITE}{path if '?' in whole else whole}"
+    if not uri and not mlflow.is_tracking_uri_set() and store.startswith(_SQLITE):  # type: ignore[no-untyped-call]
+        path: str | None = url2pathname(store.removeprefix(_SQLITE))  # MLflow quotes the path of its default
+    else:
+        path = _path_in(store)
+    return store if path is None else _sqlite_uri(path)
+
+
+def _path_in(store: str) -> str | None:
+    """Returns the whole path of a local database; None for any other store, and for one that is opened with options.
+
+    SQLAlchemy takes a path as it is up to release 2.0, and unquotes it from 2.1 on.
+    """
+    from sqlalchemy.engine import make_url
+
+    if not store.startswith(_SQLITE):
+        return None
+    url = make_url(store)
+    return None if url.query or url.database in (None, ":memory:") else os.path.abspath(url.database)
+
+
+def _sqlite_uri(path: str) -> str:
+    """Returns a URI of a local database.
+
+    It is not quoted where that can be helped: MLflow makes the folder that it names, and does not unquote its name.
+    """
+    uris = [f"{_SQLITE}{text}" for text in (path, os.path.relpath(path), quote(path))]
+    return next((uri for uri in uris if _path_in(uri) == path), uris[0])
 
 
 def _open_database(store: str) -> None:
@@ -371,8 +389,9 @@ def _open_database(store: str) -> None:
     """
     from mlflow.store.db.utils import create_sqlalchemy_engine
 
-    if store.startswith(_SQLITE) and "?" not in store:
-        _make_database(Path(store.removeprefix(_SQLITE)))
+    path = _path_in(store)
+    if path is not None:
+        _make_database(Path(path))
     try:
         engine = create_sqlalchemy_engine(store)  # type: ignore[no-untyped-call]
     except ModuleNotFoundError as fault:
@@ -487,7 +506,8 @@ def existing_store(uri: str | None) -> str:
         UserError: it is a local one that does not exist.
     """
     store = resolve_uri(uri)
-    if store.startswith(_SQLITE) and "?" not in store and not Path(store.removeprefix(_SQLITE)).is_file():
+    path = _path_in(store)
+    if path is not None and not Path(path).is_file():
         raise UserError(
             f"there is no MLflow store at {store}; run `autoprune search` here first, "
             "change to the folder it was run in, or name the store with --tracking-uri"
