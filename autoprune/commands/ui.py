@@ -107,7 +107,8 @@ def guard() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which is sent to the whole group, this process too
 
     def end_with_input() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1):  # not `sys.stdin`, whose lock would stop the interpreter from ending
+            pass
         os.killpg(0, signal.SIGTERM)
         time.sleep(_SECONDS_TO_END)
         os.killpg(0, signal.SIGKILL)
