@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.registry import resolve
+from autoprune.searchers.optuna_samplers import FIRST
 from autoprune.searchers.starts import standard_starts
 from tests.repository import REPOSITORY
 from tests.searchers.landscapes import Landscape, planted, run
@@ -31,7 +32,7 @@ def trace(name: str) -> dict[str, Any]:
 
 
 def _shown(name: str, landscape: Landscape) -> int:
-    before = dict.fromkeys(("tpe", "gp", "cmaes"), len(standard_starts(landscape.problem)))
+    before = {"tpe": FIRST, "gp": FIRST, "cmaes": len(standard_starts(landscape.problem))}
     return before.get(name, 20)
 
 

@@ -28,10 +28,11 @@ def test_the_starts_come_first_then_draws_then_proposals(kind: type[SequentialSe
     searcher = kind(PROBLEM)
     first = searcher.ask(len(given))
     assert tuple(candidate.allocation for candidate in first) == given
-    for candidate in first[: FIRST - 2]:
+    for candidate in first:
         searcher.tell(Trial(candidate, Score(1.0, 0.5, 10)))
-    drawn = [candidate.allocation for candidate in searcher.ask(3)]
-    assert drawn == [candidate.allocation for candidate in Random(PROBLEM).ask(24)[len(given) : len(given) + 3]]
-    for candidate in first[FIRST - 2 :]:
+    random = Random(PROBLEM).ask(24)
+    drawn = searcher.ask(FIRST - len(given))
+    assert [each.allocation for each in drawn] == [each.allocation for each in random[len(given) : FIRST]]
+    for candidate in drawn:
         searcher.tell(Trial(candidate, Score(1.0, 0.5, 10)))
-    assert searcher.ask(1)[0].allocation != Random(PROBLEM).ask(24)[len(given) + 3].allocation
+    assert searcher.ask(1)[0].allocation != random[FIRST].allocation
