@@ -75,10 +75,10 @@ class Quadrants:
         else:
             network.load_state_dict(torch.load(checkpoint, weights_only=True))
 
-    def batches(self, split: Split, size: int, seed: int = 0) -> Sequence[tuple[Tensor, Tensor]]:
+    def batches(self, split: Split, batch_size: int, seed: int = 0) -> Sequence[tuple[Tensor, Tensor]]:
         first = {"train": 100 + seed, "plain": 0, "validation": 1, "test": 2}[split]
         samples, targets = draw(torch.Generator().manual_seed(first))
-        return list(zip(samples.split(size), targets.split(size), strict=True))
+        return list(zip(samples.split(batch_size), targets.split(batch_size), strict=True))
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.cross_entropy(outputs, targets)

@@ -24,7 +24,7 @@ _MOST_NODES = 100_000
 
 
 def typed(value: Any) -> Any:
-    """A path from text, with `~` expanded; anything else as it is, for pydantic to refuse.
+    """Returns a path from text, with `~` expanded; anything else as it is, for pydantic to refuse.
 
     Raises:
         ValueError: the text is empty, or names a user who does not exist.
@@ -42,7 +42,7 @@ def typed(value: Any) -> Any:
 
 
 def existing(path: Path, kind: Kind) -> Path:
-    """The absolute path, if there is such a file.
+    """Returns the absolute path, if there is such a file.
 
     Raises:
         ValueError: there is none; the message holds the nearest name in its folder.
@@ -134,7 +134,7 @@ def listed_as_tuples(value: Any) -> Any:
 
 
 def read_document(path: Path) -> Document:
-    """A file's YAML; a file that cannot be read is a document with a fault."""
+    """Returns a file's YAML; a file that cannot be read is a document with a fault."""
     try:
         text = read_whole(existing(path, "file")).decode()
     except UnicodeDecodeError as fault:
@@ -164,7 +164,7 @@ def in_file(path: Path) -> Where:
 
 
 def parse_document(text: str, where: Where) -> Document:
-    """Text as YAML; keys are always text, as a layer may be called `0.1`."""
+    """Returns text as YAML; keys are always text, as a layer may be called `0.1`."""
     try:
         loader = Loader(text)
         node = loader.get_single_node()
@@ -200,7 +200,7 @@ def _syntax_fault(fault: yaml.MarkedYAMLError, where: Where) -> str:
 
 
 def _unreadable(node: yaml.Node, where: Where, above: tuple[int, ...] = ()) -> Iterator[str]:
-    """Keys that are no text, and values that hold themselves; makes every other key text."""
+    """Yields keys that are no text and values that hold themselves; makes every other key text."""
     if id(node) in above:
         yield f"{where(node.start_mark)}: holds itself (an alias to what is around it)"
         return
@@ -242,7 +242,7 @@ def _inner(node: yaml.Node) -> list[yaml.Node]:
 
 
 def _walk(node: yaml.Node, path: Keys = ()) -> Iterator[tuple[Keys, yaml.Node, yaml.Node]]:
-    """Path, key and value of everything below a node that has been constructed (so merge keys are resolved)."""
+    """Yields path, key and value of everything below a node that was constructed, so that merge keys are resolved."""
     yield from [(path, node, node)] if not path else []
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:

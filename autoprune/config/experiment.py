@@ -54,7 +54,7 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _trains_what_is_searched(self) -> Experiment:
-        """The search of how candidates are fine-tuned needs candidates that are."""
+        """Checks that candidates are fine-tuned where a setting of the fine-tuning is searched."""
         searched = [name for name in self.space.settings if name.startswith(FINETUNE)]
         if searched and self.evaluation.finetune is None and f"{FINETUNE}steps" not in searched:
             raise error_at(("space", "settings", searched[0]), needs_finetune(searched[0]))
@@ -90,7 +90,7 @@ class Experiment(Section):
         return Recipe(recalibrate.samples, recalibrate.augment, settings.reconstruct, settings.finetune)
 
     def final_recipe(self) -> Recipe:
-        """What is done to the finalists: as to every candidate, but for what `search.rerank` says otherwise."""
+        """Returns what is done to the finalists: as to every candidate, but for what `search.rerank` says otherwise."""
         recipe, settings = self.recipe(), self.search.rerank
         return replace(
             recipe,
@@ -99,25 +99,25 @@ class Experiment(Section):
         )
 
     def final_settings(self, settings: Mapping[str, Value]) -> dict[str, Value]:
-        """Those by name that hold for a candidate as a finalist: all but what `search.rerank` says itself."""
+        """Returns the settings that hold for a candidate as a finalist: all but what `search.rerank` says itself."""
         rerank = self.search.rerank
         said = [FINETUNE] if rerank.finetune() else []
         said += ["reconstruct"] if rerank.reconstruct else []
         return {name: value for name, value in settings.items() if not name.startswith(tuple(said))}
 
     def sweep_recipe(self) -> Recipe:
-        """What is done to the levels of the sweep: as to every candidate, but none is trained, and less refitted."""
+        """Returns the recipe of the sweep's levels: that of candidates, without training and with less refitted."""
         recipe = self.recipe()
         return replace(recipe, finetune=None, consumers_only=bool(recipe.reconstruct))
 
     def most_trials(self) -> int | None:
-        """How many candidates may be evaluated; None where only their cost is limited."""
+        """Returns how many candidates may be evaluated; None where only their cost is limited."""
         if self.search.trials is None and self.search.evaluations is None:
             return TRIALS
         return self.search.trials
 
     def require_budget(self) -> None:
-        """Nothing, if there is a budget.
+        """Checks that there is a budget.
 
         Raises:
             UserError: there is none.
@@ -126,7 +126,7 @@ class Experiment(Section):
             raise UserError("--budget is needed, for example --budget flops=0.5")
 
     def budget_value(self) -> Budget:
-        """The budget.
+        """Returns the budget.
 
         Raises:
             UserError: there is none.

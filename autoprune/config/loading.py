@@ -33,12 +33,12 @@ DEFAULT = "filters"
 
 
 def shipped_spaces() -> list[str]:
-    """The names of the search spaces that come with autoprune, sorted."""
+    """Returns the names of the search spaces that come with autoprune, sorted."""
     return sorted(path.stem for path in _folder().glob("*.yaml"))
 
 
 def read_space(name: str) -> tuple[Document, str]:
-    """The document of a search space and what to call it in messages.
+    """Returns the document of a search space and what to call it in messages.
 
     `name` is a path, or a shipped one's name with or without `search_spaces/` and `.yaml`; a file that is there wins.
 
@@ -58,7 +58,7 @@ def read_space(name: str) -> tuple[Document, str]:
 
 
 def _folder() -> Path:
-    """In an installed package beside the code; in an editable install the repository's own."""
+    """Returns the folder of search spaces: the package's if installed, the repository's in an editable install."""
     package = Path(__file__).resolve().parent.parent
     inside = package / "search_spaces"
     return inside if inside.is_dir() else package.parent / "search_spaces"
@@ -85,7 +85,7 @@ _OPTIONS = {
 def load_experiment(
     file: Path | None = None, overrides: Mapping[str, Any] | None = None, sets: Sequence[str] = ()
 ) -> Experiment:
-    """The experiment that a file and options describe, complete with defaults.
+    """Returns the experiment that a file and options describe, complete with defaults.
 
     Args:
         file: YAML; None for defaults alone.
@@ -167,7 +167,7 @@ class _Draft:
         self.origins = {path: origin for path, origin in self.origins.items() if path[: len(keys)] != keys}
 
     def parse_set(self, text: str) -> tuple[Keys, Any] | None:
-        """Keys and value of `key=value`, or None after noting a fault."""
+        """Returns keys and value of `key=value`, or None after noting a fault."""
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not all(key.split(".")):
@@ -203,14 +203,14 @@ class _Draft:
         self.faults.append(f"{label}: {rest}: {message}" if rest else f"{label}: {message}")
 
     def _origin(self, keys: Keys) -> _Origin:
-        """Where a value comes from: itself, else (a section made by options) something in it, else what it is in."""
+        """Returns where a value comes from: it, else (a section made by options) something in it, else around it."""
         inside = [path for path in self.origins if path[: len(keys)] == keys]
         around = [keys[:n] for n in range(len(keys) - 1, -1, -1) if keys[:n] in self.origins]
         nearest = [keys] if keys in self.origins else inside + around
         return self.origins[nearest[0]] if nearest else _Origin("experiment", "experiment", 0)
 
     def experiment(self) -> Experiment:
-        """The experiment.
+        """Returns the experiment.
 
         Raises:
             ConfigError: a fault was noted, or is found now.
@@ -228,7 +228,7 @@ class _Draft:
 
 
 def _split(key: str) -> Keys:
-    """A dotted key as keys; the pattern in `space.groups.PATTERN.KEY` and `space.settings.NAME` may hold dots."""
+    """Splits a dotted key; the pattern in `space.groups.PATTERN.KEY` and `space.settings.NAME` may hold dots."""
     parts = key.split(".")
     if parts[:2] == ["space", "groups"] and len(parts) > 4:
         return ("space", "groups", ".".join(parts[2:-1]), parts[-1])
@@ -258,7 +258,7 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"(?:{FLOAT.
 
 
 def dump_experiment(experiment: Experiment) -> str:
-    """Every setting as YAML, the search space inlined, that loads back to an equal experiment.
+    """Returns every setting as YAML, the search space inlined, that loads back to an equal experiment.
 
     Credentials in the tracking URI are the exception: they are never written, and `Experiment.tracking_uri` asks for
     them again.

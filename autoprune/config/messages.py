@@ -43,7 +43,7 @@ def faults_of(invalid: ValidationError, model: type) -> Iterator[tuple[Keys, str
 
 
 def _is_choice(key: str | int) -> bool:
-    """Whether a part of a fault's place names one of several types that a value may have, as pydantic writes it."""
+    """Returns whether a part of a place is pydantic's name of one of several types that a value may have."""
     return isinstance(key, str) and ("[" in key or key in ("float", "int", "literal", "constrained-float"))
 
 
@@ -68,7 +68,7 @@ def explain(error: ErrorDetails, model: type) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as a user would write it."""
+    """Returns a value as a user would write it."""
     if value is None or isinstance(value, bool):
         return {None: "empty (null)", True: "true", False: "false"}[value]
     if isinstance(value, (list, tuple)):

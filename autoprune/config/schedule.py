@@ -108,7 +108,7 @@ class PolicySection(Section):
         return self
 
     def timing(self) -> tuple[int, int | None, int, Unit]:
-        """Start, end (None: the training's), steps or epochs between updates, and which of both."""
+        """Returns start, end (None: the training's), steps or epochs between updates, and which of both."""
         listed, unit = (self.steps, "step") if self.steps is not None else (self.epochs, "epoch")
         if listed is None:
             return self.start or 0, self.end, self.frequency or 1, self.unit
@@ -148,7 +148,7 @@ def _evenly_spaced(times: tuple[int, ...]) -> bool:
 
 
 def load_schedule(path: Path) -> ScheduleFile:
-    """The schedule in a YAML file.
+    """Returns the schedule in a YAML file.
 
     Raises:
         ConfigError: something is wrong; every fault is listed with its place.
@@ -175,7 +175,7 @@ def load_schedule(path: Path) -> ScheduleFile:
 
 
 def _place(document: Document, keys: Keys, path: Path, in_key: bool = False) -> str:
-    """Where a value, or what is around it, stands."""
+    """Returns where a value, or what is around it, stands."""
     places = document.keys if in_key else document.values
     return next((places[keys[:n]] for n in range(len(keys), -1, -1) if keys[:n] in places), str(path))
 

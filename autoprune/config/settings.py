@@ -45,7 +45,7 @@ def _criterion_fault(value: Any) -> str:
 
 
 def read_settings(given: Any) -> dict[str, Dimension]:
-    """The dimensions that `space.settings` names; a list is a choice, a mapping with `low` and `high` a range.
+    """Returns the dimensions that `space.settings` names; a list is a choice, a mapping with `low` and `high` a range.
 
     Raises:
         ValueError: it is no mapping.
@@ -74,7 +74,7 @@ def _error(found: Fault) -> InitErrorDetails:
 
 
 def error_at(keys: tuple[str, ...], said: str) -> ValidationError:
-    """One fault, at a place that pydantic would not find by itself."""
+    """Returns one fault at a place that pydantic would not find by itself."""
     return ValidationError.from_exception_data("experiment", [_error((keys, said, None))])
 
 
@@ -128,7 +128,7 @@ def _range_faults(name: str, given: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 def _order_faults(name: str, given: Mapping[str, Any]) -> Iterator[Fault]:
-    """What is wrong with a range whose parts are right, each by itself."""
+    """Yields what is wrong with a range whose parts are right, each by itself."""
     low, high, log, step = given["low"], given["high"], given.get("log"), given.get("step")
     if low >= high:
         yield (), f"low {low} should be below high {high}", given
@@ -158,7 +158,7 @@ def _dimension(name: str, value: Any) -> Dimension:
 
 
 def write_settings(dimensions: Mapping[str, Dimension]) -> dict[str, Any]:
-    """The plain values that read back as these dimensions."""
+    """Returns the plain values that read back as these dimensions."""
     return {name: _plain(dimension) for name, dimension in dimensions.items()}
 
 

@@ -45,19 +45,19 @@ class Allocation(Mapping[str, int]):
         return self._hash
 
     def __reduce__(self) -> tuple[type[Allocation], tuple[dict[str, int]]]:
-        """Made anew where it is unpickled: another process hashes names otherwise."""
+        """Makes it anew where it is unpickled: another process hashes names otherwise."""
         return Allocation, (self._widths,)
 
     def __repr__(self) -> str:
         return f"Allocation({self._widths})"
 
     def to_json(self) -> dict[str, int]:
-        """A plain dictionary, for JSON and YAML."""
+        """Returns a plain dictionary, for JSON and YAML."""
         return dict(self._widths)
 
     @classmethod
     def from_json(cls, data: Any) -> Allocation:
-        """The allocation that `to_json` wrote.
+        """Returns the allocation that `to_json` wrote.
 
         Raises:
             UserError: `data` is no mapping of names to whole numbers.
@@ -68,7 +68,7 @@ class Allocation(Mapping[str, int]):
 
 
 def width_from_sparsity(width: int, sparsity: float) -> int:
-    """How many of `width` structures stay at a sparsity (the fraction removed, in [0, 1]).
+    """Returns how many of `width` structures stay at a sparsity (the fraction removed, in [0, 1]).
 
     Removed are floor(width · sparsity + 1e-9), so that 10 · 0.3 removes 3 in spite of binary fractions.
     """

@@ -37,7 +37,7 @@ class Limit:
     text: str = ""
 
     def resolve(self, dense: int) -> int:
-        """The limit as a whole number of FLOPs, parameters or bytes."""
+        """Returns the limit as a whole number of FLOPs, parameters or bytes."""
         return math.floor((self.value if self.absolute else self.value * dense) + 1e-6)
 
 
@@ -49,7 +49,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """The budget written as `flops=0.5`, `flops=20M` or `flops=0.5,params=0.6`.
+        """Returns the budget written as `flops=0.5`, `flops=20M` or `flops=0.5,params=0.6`.
 
         Raises:
             BudgetError: what is written is no budget; the message says which part and what was expected.
@@ -66,7 +66,7 @@ class Budget:
 
     @classmethod
     def of(cls, value: str | Budget | Mapping[str, float | str]) -> Budget:
-        """A budget from text, from `{"flops": 0.5}`, or itself."""
+        """Returns a budget from text or from `{"flops": 0.5}`; a budget as it is."""
         if isinstance(value, Budget):
             return value
         if isinstance(value, str):
@@ -115,7 +115,7 @@ def _parse_limit(part: str) -> Limit:
 
 
 def _checked(number: float, unit: str, kind: CostKind, part: str) -> float:
-    """The limit's value: a fraction without a unit, the absolute number with one."""
+    """Returns the limit's value: a fraction without a unit, the absolute number with one."""
     units = _UNITS[kind]
     if unit and unit not in units:
         raise BudgetError(f"budget {part!r}: unknown unit {unit!r}; {kind} takes {', '.join(units)}")

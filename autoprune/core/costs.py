@@ -83,7 +83,7 @@ class CostTable:
         return matrix, np.array([count.fixed for count in counts], dtype=np.int64)
 
     def vector(self, allocation: Mapping[str, int]) -> Ints:
-        """`[group]` widths in the order of `widths`; groups that the allocation does not name are dense.
+        """Returns `[group]` widths in the order of `widths`; groups that the allocation does not name are dense.
 
         Raises:
             UserError: the allocation names a group that the network does not have.
@@ -116,26 +116,26 @@ class CostTable:
         return rows.astype(np.float64) if most < _EXACT else rows
 
     def at(self, widths: Ints) -> CostsAt:
-        """What `[…, group]` widths, at most the dense ones, cost; it knows quickly what a step of one group adds."""
+        """Returns what `[…, group]` widths, at most the dense ones, cost, and how the costs grow with them."""
         fixed, linear, curvature = self._quadratic
         slopes = linear + (widths @ self._curvature_rows.T).astype(np.int64).reshape(*widths.shape[:-1], *linear.shape)
         return CostsAt(fixed + ((linear + slopes) @ widths[..., None])[..., 0] // 2, slopes, curvature)
 
     def costs(self, allocation: Mapping[str, int]) -> dict[str, int]:
-        """Every cost of an allocation; groups that it does not name are dense."""
+        """Returns every cost of an allocation; groups that it does not name are dense."""
         spent = self.at(self.vector(allocation)).spent
         return dict(zip(COST_KINDS, spent.tolist(), strict=True))
 
     def cost(self, allocation: Mapping[str, int], kind: str) -> int:
-        """One cost of an allocation; groups that it does not name are dense."""
+        """Returns one cost of an allocation; groups that it does not name are dense."""
         return self.costs(allocation)[kind]
 
     def dense(self) -> dict[str, int]:
-        """Every cost of the dense network."""
+        """Returns every cost of the dense network."""
         return self.costs({})
 
     def slopes(self, allocation: Mapping[str, int], kind: str) -> dict[str, int]:
-        """Per group, what one more structure costs at these widths (the partial derivative of a bilinear sum)."""
+        """Returns per group what one more structure costs at these widths: the partial derivative of a bilinear sum."""
         slopes = self.at(self.vector(allocation)).slopes[COST_KINDS.index(kind)]
         return dict(zip(self.widths, slopes.tolist(), strict=True))
 
@@ -149,7 +149,7 @@ class CostTable:
         return dense if self.effective else min(dense, limits.get("flops", 2 * dense) // 2)
 
     def by_layer(self, kind: str, allocation: Mapping[str, int] | None = None) -> dict[str, int]:
-        """What each layer costs; groups that the allocation does not name are dense."""
+        """Returns what each layer costs; groups that the allocation does not name are dense."""
         widths = {**self.widths, **(allocation or {})}
         shares: dict[str, int] = {}
         for term in self.terms:
@@ -179,7 +179,7 @@ class CostsAround:
         self.costs = dict(zip(COST_KINDS, self._at.spent.tolist(), strict=True))
 
     def at(self, group: str, width: int) -> dict[str, int]:
-        """Every cost with the group at another width."""
+        """Returns every cost with the group at another width."""
         rise = self._at.rise(self._columns[group], width - self._vector[group])
         return dict(zip(COST_KINDS, (self._at.spent + rise).tolist(), strict=True))
 
@@ -199,15 +199,15 @@ class CostsAt:
     curvature: Ints
 
     def rise(self, group: int, by: int) -> Ints:
-        """`[cost]` added if the group at this index were `by` wider."""
+        """Returns `[cost]` added if the group at this index were `by` wider."""
         return by * self.slopes[:, group] + by * by * self.curvature[:, group, group] // 2
 
     def __getitem__(self, index: int) -> CostsAt:
-        """That of one of several."""
+        """Returns the costs at one of several widths."""
         return CostsAt(self.spent[index], self.slopes[index], self.curvature)
 
     def rises(self, groups: Ints, by: Ints) -> Ints:
-        """`[…, cost, group]` added if each of the groups at these indices alone were `[…, group]` wider."""
+        """Returns `[…, cost, group]` added if each of the groups at these indices alone were `[…, group]` wider."""
         by = by[..., None, :]
         return by * self.slopes[..., groups] + by * by * self.curvature[:, groups, groups] // 2
 

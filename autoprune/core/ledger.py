@@ -106,7 +106,7 @@ class Ledger:
 
 
 def check_idle(path: Path) -> None:
-    """Nothing, if no process writes to a ledger.
+    """Checks that no process writes to a ledger.
 
     Raises:
         RunFolderError: one does; the message names it.
@@ -129,7 +129,7 @@ def _locked(path: Path) -> FileLock:
 
 
 def _writer(path: Path) -> str:
-    """The process that began or resumed a ledger last, by its id; one that cannot be named is "another process"."""
+    """Returns the process that began or resumed a ledger last, in words."""
     with contextlib.suppress(RunFolderError, KeyError, TypeError, ValueError):
         begun = [record for record in read_records(path) if record["event"] in ("started", "resumed")]
         if begun:
@@ -157,16 +157,16 @@ class History:
     records: Sequence[dict[str, Any]]
 
     def of(self, event: str) -> list[dict[str, Any]]:
-        """The records of one kind, in order."""
+        """Returns the records of one kind, in order."""
         return [record for record in self.records if record["event"] == event]
 
     def last(self, event: str) -> dict[str, Any] | None:
-        """The newest record of one kind, or None."""
+        """Returns the newest record of one kind, or None."""
         found = self.of(event)
         return found[-1] if found else None
 
     def steps(self) -> Iterator[Candidate | Trial]:
-        """Every candidate asked and every trial told, in the order in which it happened.
+        """Yields every candidate asked and every trial told, in the order in which it happened.
 
         A candidate that was asked again after a crash appears once; a trial counts once, the first time it was told.
 
@@ -189,11 +189,11 @@ class History:
                 ) from fault
 
     def trials(self) -> list[Trial]:
-        """Every finished trial, in the order told."""
+        """Returns every finished trial, in the order told."""
         return [step for step in self.steps() if isinstance(step, Trial)]
 
     def open_candidates(self) -> list[Candidate]:
-        """Candidates asked and not told, in the order asked."""
+        """Returns candidates asked and not told, in the order asked."""
         done = {trial.number for trial in self.trials()}
         return [step for step in self.steps() if isinstance(step, Candidate) and step.number not in done]
 
@@ -211,10 +211,10 @@ def _torn(path: Path, content: bytes) -> bytes:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a file that a `Ledger` wrote; a torn last line is ignored, and a file that is not there is empty.
+    """Returns the records of a file that a `Ledger` wrote, none if there is no file; a torn last line is ignored.
 
     Raises:
-        RunFolderError: it is damaged before its last line, or a newer release wrote some of it.
+        RunFolderError: it is damaged before its last line, or written by a newer release.
     """
     content = read_whole(path) if path.exists() else b""
     lines = content.removesuffix(_torn(path, content)).splitlines()
@@ -238,10 +238,10 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def read_history(folder: Path) -> History:
-    """What the ledger in a run's folder says; a torn last line is ignored.
+    """Returns what the ledger in a run's folder says; a torn last line is ignored.
 
     Raises:
-        RunFolderError: there is no ledger, it is damaged before its last line, or a newer release wrote it.
+        RunFolderError: there is no ledger, it is damaged before its last line, or written by a newer release.
     """
     path = folder / NAME
     if not path.is_file():

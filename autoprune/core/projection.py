@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import COST_KINDS, Limits
 from autoprune.core.costs import CostsAt, CostTable, Ints
-from autoprune.core.slack import CostCurvature, Slack
 from autoprune.core.space import Bounds, SearchSpace
 from autoprune.errors import BudgetInfeasible
 
@@ -39,7 +38,7 @@ def check_feasible(space: SearchSpace, costs: CostTable, limits: Limits) -> None
 
 
 def project(allocation: Mapping[str, int], space: SearchSpace, costs: CostTable, limits: Limits) -> Allocation:
-    """The allocation moved inside the space and onto the limits; see `Projection.project`.
+    """Returns the allocation moved inside the space and onto the limits; see `Projection.project`.
 
     Raises:
         BudgetInfeasible: even the narrowest allocation is above a limit.
@@ -48,7 +47,7 @@ def project(allocation: Mapping[str, int], space: SearchSpace, costs: CostTable,
 
 
 def repair(allocation: Mapping[str, int], space: SearchSpace, costs: CostTable, limits: Limits) -> Allocation:
-    """The allocation moved inside the space and under the limits; see `Projection.repair`.
+    """Returns the allocation moved inside the space and under the limits; see `Projection.repair`.
 
     Raises:
         BudgetInfeasible: even the narrowest allocation is above a limit.
@@ -78,7 +77,7 @@ class Projection:
 
     @classmethod
     def onto(cls, space: SearchSpace, costs: CostTable, limits: Limits) -> Projection:
-        """That onto these limits.
+        """Returns the projection onto these limits.
 
         Raises:
             BudgetInfeasible: even the narrowest allocation is above a limit.
@@ -100,7 +99,7 @@ class Projection:
         )
 
     def project(self, allocation: Mapping[str, int]) -> Allocation:
-        """The allocation moved inside the space and onto the limits.
+        """Returns the allocation moved inside the space and onto the limits.
 
         Repair moves every width the same fraction of the way to its narrowest, so that the proportions of a proposal
         survive. Fill moves every width the same fraction of the way to its ceiling. Then single steps are added, the
@@ -113,7 +112,7 @@ class Projection:
         return self.projected(self.vector(allocation)[None])[0]
 
     def projected(self, widths: Ints) -> list[Allocation]:
-        """The projections of `[n, group]` widths, each by itself; many at once take less time each."""
+        """Returns the projections of `[n, group]` widths, each by itself; many at once take less time each."""
         wanted = self._clip(widths)
         start = self.below(wanted)
         costs = self.costs_at(start)
@@ -132,7 +131,7 @@ class Projection:
         return [Allocation(dict(zip(self.names, each, strict=True))) for each in filled]
 
     def repair(self, allocation: Mapping[str, int]) -> Allocation:
-        """The allocation moved inside the space and, if it is above a limit, under the limits; nothing is filled.
+        """Returns the allocation moved inside the space and, if above a limit, under the limits; nothing is filled.
 
         As in `project`, every width moves the same fraction of the way to its narrowest. What keeps the limits stays as
         it is, so a repair of the result returns it unchanged.
@@ -142,15 +141,15 @@ class Projection:
         return Allocation(dict(zip(self.names, repaired.tolist(), strict=True)))
 
     def vector(self, allocation: Mapping[str, int]) -> Ints:
-        """`[group]` widths of an allocation."""
+        """Returns `[group]` widths of an allocation."""
         return np.array([allocation[name] for name in self.names], dtype=np.int64)
 
     def _clip(self, widths: Ints) -> Ints:
-        """The nearest widths between the narrowest and the ceilings; not yet in steps."""
+        """Returns the nearest widths between the narrowest and the ceilings; not yet in steps."""
         return np.asarray(np.minimum(np.maximum(widths, self.lowest), self.ceiling))
 
     def below(self, widths: NDArray[np.float64] | Ints) -> Ints:
-        """The widest allowed widths at or below these, as `Bounds.below`."""
+        """Returns the widest allowed widths at or below these, as `Bounds.below`."""
         whole = widths if widths.dtype == np.int64 else np.floor(widths + 1e-9).astype(np.int64)
         snapped = np.maximum(whole if self._single else whole // self.step * self.step, self.lowest)
         return np.where(whole >= self.ceiling, self.ceiling, snapped)
@@ -161,30 +160,30 @@ class Projection:
         return bool((self.step == 1).all())
 
     def steps(self, widths: Ints) -> Ints:
-        """`[…, group]` by how much wider the next allowed widths are; 0 at a ceiling."""
+        """Returns `[…, group]`: by how much the next allowed widths are wider; 0 at a ceiling."""
         return np.asarray(np.minimum((widths // self.step + 1) * self.step, self.ceiling) - widths)
 
     def costs_at(self, widths: Ints) -> CostsAt:
-        """What `[…, group]` widths cost."""
+        """Returns what `[…, group]` widths cost."""
         vector = np.broadcast_to(self.dense, (*widths.shape[:-1], len(self.dense))).copy()
         vector[..., self.columns] = widths
         return self.costs.at(vector)
 
     def fits(self, widths: Ints) -> Bools:
-        """`[…]`: whether `[…, group]` widths keep every limit."""
+        """Returns `[…]`: whether `[…, group]` widths keep every limit."""
         return self.keeps(self.costs_at(widths).spent)
 
     def keeps(self, spent: Ints) -> Bools:
-        """`[…]`: whether `[…, cost]` keeps every limit."""
+        """Returns `[…]`: whether `[…, cost]` keeps every limit."""
         return np.asarray((spent <= self.limits).all(axis=-1))
 
     def may_step(self, steps: Ints, costs: CostsAt) -> Bools:
-        """`[…, group]`: whether the step of this group alone keeps every limit; not where it is 0."""
+        """Returns `[…, group]`: whether the step of this group alone keeps every limit; not where it is 0."""
         spent = costs.spent[..., None] + costs.rises(self.columns, steps)
         return np.asarray((spent <= self.limits[:, None]).all(axis=-2) & (steps > 0))
 
     def slack(self, costs: CostsAt) -> Slack:
-        """What the limits leave beside the costs of one allocation, whose groups have the same indices as here."""
+        """Returns what the limits leave beside the costs of one allocation, its groups in the order of `names`."""
         return Slack.beside(costs, self._curvature, self.limits, self.columns)
 
     @cached_property
@@ -192,7 +191,7 @@ class Projection:
         return CostCurvature.of(self.costs, self.limits, self.columns)
 
     def _is_stuck(self, wanted: Ints, below: Ints, costs: CostsAt) -> Bools:
-        """`[n]`: whether no way leads from `wanted` towards the ceilings, so that it need not be halved to be known.
+        """Returns `[n]`: whether no step from `wanted` towards the ceilings fits, so that no halving is needed.
 
         On the straight line the group whose next step is nearest takes it first. Where that alone is above a limit, so
         is everything that comes later. Groups that are nearly as near count with it, as their order may be rounded.
@@ -205,7 +204,7 @@ class Projection:
 
 
 def _furthest(begin: Ints, end: Ints, grid: Projection) -> Ints:
-    """`[n, group]` the widest that fit on the lines from `begin`, which fit, up to `end`; to half a structure."""
+    """Returns `[n, group]`: the widest that fit on the lines from `begin`, which fit, to `end`, to half a structure."""
     way = (end - begin).astype(np.float64)
     inside = np.where(grid.fits(grid.below(end)), 1.0, 0.0)
     outside, enough = np.ones(len(way)), 0.5 / np.maximum(way.max(axis=1), 0.5)
@@ -222,13 +221,13 @@ def _furthest(begin: Ints, end: Ints, grid: Projection) -> Ints:
 
 
 def _keys(names: Sequence[str], wanted: Ints) -> list[bytes]:
-    """Keys of these groups that break ties, the same for the same proposal on any machine."""
+    """Returns keys of these groups that break ties, the same for the same proposal on any machine."""
     seed = hashlib.blake2b(wanted.astype("<i8").tobytes(), digest_size=16).digest()
     return [hashlib.blake2b(name.encode(), key=seed, digest_size=8).digest() for name in names]
 
 
 def _fill_steps(start: Ints, wanted: Ints, free: Bools, costs: CostsAt, grid: Projection) -> list[int]:
-    """`start` with single steps added, the group furthest below `wanted` first, until none fits.
+    """Returns `start` with single steps added, the group furthest below `wanted` first, until none fits.
 
     A group whose step does not fit is done: steps of others only make it dearer.
 
@@ -256,9 +255,82 @@ def _fill_steps(start: Ints, wanted: Ints, free: Bools, costs: CostsAt, grid: Pr
 
 
 def _fullness(width: int, target: int) -> float:
-    """How far a group is on the way to what was proposed; one that was to go whole is there already."""
+    """Returns how far a group is on the way to what was proposed; one that was to go whole is there already."""
     return width / target if target else 1.0 + width
 
 
 def _step_up(width: int, step: int, ceiling: int) -> int:
     return min((width // step + 1) * step, ceiling)
+
+
+@dataclass(frozen=True)
+class CostCurvature:
+    """How the limited costs grow with the widths of groups, beyond their slopes.
+
+    Attributes:
+        kinds: indices of the costs that are limited.
+        halves: `[kind][group]` half of the second derivative.
+        mixed: `[kind][group]` the groups whose slope changes with this one's width, and by how much for each structure.
+    """
+
+    kinds: Sequence[int]
+    halves: Sequence[Sequence[int]]
+    mixed: Sequence[Sequence[Sequence[tuple[int, int]]]]
+
+    @classmethod
+    def of(cls, costs: CostTable, limits: Ints, columns: Ints) -> CostCurvature:
+        """Returns the curvature for the groups at these columns of a cost table.
+
+        Args:
+            limits: `[cost]`, the largest integer where a cost is not limited.
+        """
+        curvature = costs.at(costs.vector({})).curvature
+        kinds = np.flatnonzero(limits < np.iinfo(np.int64).max).tolist()
+        between = [curvature[kind][np.ix_(columns, columns)] for kind in kinds]
+        halves = [(each.diagonal() // 2).tolist() for each in between]
+        mixed = [[_nonzero(row) for row in each] for each in between]
+        return cls(kinds, halves, mixed)
+
+
+def _nonzero(values: Ints) -> list[tuple[int, int]]:
+    places = np.flatnonzero(values)
+    return list(zip(places.tolist(), values[places].tolist(), strict=True))
+
+
+class Slack:
+    """What the limits leave at some widths of the groups.
+
+    Args:
+        left: `[kind]` of each limited cost.
+        slopes: `[kind][group]` what one more structure costs.
+    """
+
+    __slots__ = ("_curvature", "_left", "_slopes")
+
+    def __init__(self, curvature: CostCurvature, left: Sequence[int], slopes: Sequence[Sequence[int]]) -> None:
+        self._curvature, self._left, self._slopes = curvature, list(left), [list(each) for each in slopes]
+
+    @classmethod
+    def beside(cls, costs: CostsAt, curvature: CostCurvature, limits: Ints, columns: Ints) -> Slack:
+        """Returns what `[cost]` limits leave beside these costs, for the groups at these columns of it."""
+        left = [int(limits[kind] - costs.spent[kind]) for kind in curvature.kinds]
+        return cls(curvature, left, [costs.slopes[kind, columns].tolist() for kind in curvature.kinds])
+
+    def copy(self) -> Slack:
+        """Returns a copy, which changes by itself."""
+        return Slack(self._curvature, self._left, self._slopes)
+
+    def holds(self, group: int, by: int) -> bool:
+        """Returns whether the group at this index may become so much wider within the limits."""
+        for left, slopes, halves in zip(self._left, self._slopes, self._curvature.halves, strict=True):
+            if by * (slopes[group] + by * halves[group]) > left:
+                return False
+        return True
+
+    def widen(self, group: int, by: int) -> None:
+        """Makes the group at this index `by` wider; narrower, if that is below 0."""
+        curvature = self._curvature
+        for kind, slopes in enumerate(self._slopes):
+            self._left[kind] -= by * (slopes[group] + by * curvature.halves[kind][group])
+            for other, change in curvature.mixed[kind][group]:
+                slopes[other] += by * change

@@ -32,7 +32,7 @@ class Curve:
     worse: Floats
 
     def at(self, widths: ArrayLike) -> Floats:
-        """The degradations at any widths: linear between levels; below the narrowest the curve goes on.
+        """Returns the degradations at any widths: linear between levels; below the narrowest the curve goes on.
 
         It does so with the slope of its last segment, or where that is less with its mean slope: noise can flatten a
         segment, and narrower is never free.
@@ -43,7 +43,7 @@ class Curve:
         return np.asarray(inside + self._slope() * below, dtype=np.float64)
 
     def _slope(self) -> float:
-        """How much worse one structure less than the narrowest width is."""
+        """Returns how much worse one structure less than the narrowest width is."""
         if len(self.widths) < 2:
             return 0.0
         rises = self.worse[0] - self.worse[[1, -1]]
@@ -59,7 +59,7 @@ class SensitivityCurves:
         levels: group to kept width to score; the full width is not listed, it is `dense`.
         widths: dense width of each group.
         fingerprint: what the curves depend on (checkpoint, task, samples, pruner, recipe); others are not comparable.
-        work: what the sweep cost, in samples times multiply-adds; None where an earlier release did not say.
+        work: what the sweep cost, in samples times multiply-adds; None where it was not counted.
         naive_work: what evaluating every level of its grid by itself would have cost.
     """
 
@@ -71,7 +71,7 @@ class SensitivityCurves:
     naive_work: int | None = None
 
     def curve(self, group: str, objective: Objective = "loss") -> Curve:
-        """How much worse than dense the network is at the widths of one group, made monotone.
+        """Returns how much worse than dense the network is at the widths of one group, made monotone.
 
         A degradation is the greatest found at that width or any wider one: noise can show a narrower group as better
         than a wider one, but no network loses by keeping more.
@@ -83,7 +83,7 @@ class SensitivityCurves:
         return Curve(widths, np.maximum.accumulate(worse[::-1])[::-1])
 
     def at(self, group: str, width: int, objective: Objective = "loss") -> float:
-        """The degradation at any width; see `Curve.at`."""
+        """Returns the degradation at any width; see `Curve.at`."""
         return float(self.curve(group, objective).at(width))
 
     def to_json(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class SensitivityCurves:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> SensitivityCurves:
-        """The curves that `to_json` wrote.
+        """Returns the curves that `to_json` wrote.
 
         Raises:
             KeyError, TypeError, AttributeError, ValueError: `data` is nothing of the kind.
@@ -114,7 +114,7 @@ class SensitivityCurves:
         return cls(Score.from_json(data["dense"]), levels, data["widths"], data["fingerprint"], work, naive)
 
     def to_csv(self) -> str:
-        """One line a level: group, width, kept, loss, accuracy."""
+        """Returns one line a level: group, width, kept, loss, accuracy."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["group", "width", "kept", "loss", "accuracy", "samples"])
@@ -125,7 +125,7 @@ class SensitivityCurves:
 
 
 def sweep_grid(space: SearchSpace, levels: int) -> dict[str, list[int]]:
-    """Per group, at most `levels` kept widths below the dense one, evenly spaced from the floor upwards."""
+    """Returns per group at most `levels` kept widths below the dense one, evenly spaced from the floor upwards."""
     return {group.name: _grid(space.bounds[group.name], group.width, levels) for group in space.groups}
 
 
@@ -136,7 +136,7 @@ def _grid(bounds: Bounds, width: int, levels: int) -> list[int]:
     return [allowed[i] for i in sorted(set(spaced.tolist()))]
 
 
-FORMAT = 2
+FORMAT = 1
 # Of a fingerprint, what curves were measured with but do not have to be.
 _FREE = ("samples", "seed")
 # Of a fingerprint, what does not depend on how candidates are scored and evaluated.
@@ -150,15 +150,15 @@ def curves_to_json(curves: Sequence[SensitivityCurves]) -> dict[str, Any]:
 
 
 def curves_from_json(data: Mapping[str, Any], source: str) -> tuple[SensitivityCurves, ...]:
-    """The curves that `curves_to_json` wrote, or an earlier release (format 1: the curves of one scoring).
+    """Returns the curves that `curves_to_json` wrote.
 
     Raises:
-        UserError: `data` is not what this release or an earlier one writes.
+        UserError: `data` is not what this release writes.
     """
     try:
-        if data["format"] not in range(1, FORMAT + 1):
-            raise UserError(f"{source} has sensitivity format {data['format']}; this release reads up to {FORMAT}")
-        return tuple(map(SensitivityCurves.from_json, [data] if data["format"] == 1 else data["curves"]))
+        if data["format"] != FORMAT:
+            raise UserError(f"{source} has sensitivity format {data['format']}; this release reads {FORMAT}")
+        return tuple(map(SensitivityCurves.from_json, data["curves"]))
     except UserError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as fault:
@@ -170,7 +170,7 @@ def curves_from_json(data: Mapping[str, Any], source: str) -> tuple[SensitivityC
 def choose_curves(
     found: Sequence[SensitivityCurves], wanted: Fingerprint, groups: Sequence[str], source: str
 ) -> SensitivityCurves:
-    """Those of some curves that were measured on this network and task, by this pruner and after this recipe.
+    """Returns the curves that were measured on this network and task, by this pruner and after this recipe.
 
     Of several those on the most samples; of equals the last.
 
@@ -199,15 +199,15 @@ def choose_curves(
 
 
 def differing(found: Fingerprint, wanted: Fingerprint) -> list[str]:
-    """The parts of a fingerprint that are not as wanted."""
+    """Returns the parts of a fingerprint that are not as wanted."""
     return [key for key in wanted if key not in _FREE and found.get(key) != wanted[key]]
 
 
 def of_network(found: Sequence[SensitivityCurves], wanted: Fingerprint) -> tuple[SensitivityCurves, ...]:
-    """Those of some curves that were measured on the same network and data."""
+    """Returns the curves that were measured on the same network and data."""
     return tuple(curves for curves in found if all(curves.fingerprint.get(key) == wanted.get(key) for key in NETWORK))
 
 
 def beside(found: Sequence[SensitivityCurves], new: SensitivityCurves) -> tuple[SensitivityCurves, ...]:
-    """The curves with new ones at the end, which take the place of any measured in the same way."""
+    """Returns the curves with new ones at the end, which take the place of any measured in the same way."""
     return (*(curves for curves in found if curves.fingerprint != new.fingerprint), new)

@@ -37,7 +37,7 @@ class Choice:
         return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in self.values)
 
     def extremes(self) -> tuple[Setting, ...]:
-        """The values among which the dearest is."""
+        """Returns the values among which the dearest is."""
         return self.values
 
 
@@ -78,7 +78,7 @@ class Range:
         return self.step if self.step is not None else 1 if self.integer else None
 
     def place(self, value: Setting) -> float:
-        """Where a value lies between the least and the greatest, in [0, 1]; the inverse of `at`."""
+        """Returns where a value lies between the least and the greatest, in [0, 1]; the inverse of `at`."""
         if self.count is not None and not self.log:
             return (round((float(value) - self.low) / (self._spacing or 1)) + 0.5) / self.count
         low, high = self._ends()
@@ -86,7 +86,7 @@ class Range:
         return min(max((at - low) / (high - low), 0.0), 1.0)
 
     def at(self, place: float) -> Setting:
-        """The value at a place in [0, 1]; where there are only so many values, each has an equal share of it."""
+        """Returns the value at a place in [0, 1], of which each of a limited number of values has an equal share."""
         if self.count is not None and not self.log:
             steps = min(int(place * self.count), self.count - 1)
             return self._clean(self.low + steps * (self._spacing or 1))
@@ -95,7 +95,7 @@ class Range:
         return self._clean(math.exp(value) if self.log else value)
 
     def _ends(self) -> tuple[float, float]:
-        """What places are measured on; whole numbers on a logarithmic scale reach half a unit further, as they do."""
+        """Returns what places are measured on; whole numbers on a logarithmic scale reach half a unit further."""
         beyond = 0.5 if self.integer and self.log else 0.0
         ends = (self.low - beyond, self.high + beyond)
         return (math.log(ends[0]), math.log(ends[1])) if self.log else ends
@@ -116,7 +116,7 @@ class Range:
         return abs(steps - round(steps)) < 1e-6  # multiples of a step such as 0.1 are not exact
 
     def extremes(self) -> tuple[Setting, ...]:
-        """The values among which the dearest is."""
+        """Returns the values among which the dearest is."""
         return (self.at(0.0), self.at(1.0))
 
 
@@ -124,7 +124,7 @@ Dimension = Choice | Range
 
 
 def defaults(dimensions: Mapping[str, Dimension]) -> dict[str, Setting]:
-    """Every dimension at the value that holds where it is not searched."""
+    """Returns every dimension at the value that holds where it is not searched."""
     return {name: dimension.default for name, dimension in dimensions.items()}
 
 
@@ -136,18 +136,18 @@ _SCORING = (CRITERION, "normalise", "combine")
 
 
 def criterion_pattern(name: str) -> str | None:
-    """The shell pattern of groups in `criterion.PATTERN`; None for any other name."""
+    """Returns the shell pattern of groups in `criterion.PATTERN`; None for any other name."""
     head, dot, pattern = name.partition(".")
     return pattern if head == CRITERION and dot else None
 
 
 def of_scoring(settings: Mapping[str, Setting]) -> dict[str, Setting]:
-    """Those that say how structures are scored."""
+    """Returns the settings that say how structures are scored."""
     return {n: value for n, value in settings.items() if n in _SCORING or criterion_pattern(n) is not None}
 
 
 def resolved(recipe: Recipe, settings: Mapping[str, Setting]) -> Recipe:
-    """The recipe with the settings that concern it put in; all others are passed over.
+    """Returns the recipe with the settings that concern it put in; all others are passed over.
 
     Raises:
         UserError: a setting of the fine-tuning is given, but neither the recipe nor a setting says how many steps.
@@ -164,7 +164,7 @@ def resolved(recipe: Recipe, settings: Mapping[str, Setting]) -> Recipe:
 
 
 def extreme_recipes(recipe: Recipe, dimensions: Mapping[str, Dimension]) -> list[Recipe]:
-    """The recipes of which one is the dearest whatever the dimensions, and whose samples suffice for all."""
+    """Returns the recipes of which one is the dearest whatever the dimensions, and whose samples suffice for all."""
     names = [name for name in dimensions if name in (*_RECIPE, f"{FINETUNE}steps", f"{FINETUNE}distill")]
     corners = product(*(dimensions[name].extremes() for name in names))
     settings = defaults(dimensions)
@@ -172,7 +172,7 @@ def extreme_recipes(recipe: Recipe, dimensions: Mapping[str, Dimension]) -> list
 
 
 def needs_finetune(name: str) -> str:
-    """What to say of a setting of the fine-tuning where there is none."""
+    """Returns what to say of a setting of the fine-tuning where there is none."""
     return (
         f"{name} is searched, but candidates are not fine-tuned: give evaluation.finetune (its steps, say), "
         f"or search {FINETUNE}steps too"
@@ -180,7 +180,7 @@ def needs_finetune(name: str) -> str:
 
 
 def own_value(name: str, recipe: Recipe) -> Setting | None:
-    """The recipe's own value of a setting; None where it has none."""
+    """Returns the recipe's own value of a setting; None where it has none."""
     if name in _RECIPE:
         value: Setting = getattr(recipe, name)
         return value
@@ -194,15 +194,15 @@ def own_value(name: str, recipe: Recipe) -> Setting | None:
 
 
 def with_own(dimensions: Mapping[str, Dimension], own: Mapping[str, Setting | None]) -> dict[str, Dimension]:
-    """The dimensions, told what the experiment's own values are."""
+    """Returns the dimensions with the experiment's own values."""
     return {name: replace(dimension, own=own.get(name)) for name, dimension in dimensions.items()}
 
 
 def written(settings: Mapping[str, Setting]) -> str:
-    """Settings as a person reads them: `criterion=l2 finetune.rate=0.03`."""
+    """Returns settings as text: `criterion=l2 finetune.rate=0.03`."""
     return " ".join(f"{name}={text_of(value)}" for name, value in settings.items())
 
 
 def text_of(value: Setting) -> str:
-    """A value as it is written in an experiment."""
+    """Returns a value as it is written in an experiment."""
     return str(value).lower() if isinstance(value, bool) else str(value)

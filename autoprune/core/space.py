@@ -70,7 +70,7 @@ class Bounds:
         return min(-(-self.floor // self.step) * self.step, self.ceiling)
 
     def levels(self) -> list[int]:
-        """Every width allowed, ascending."""
+        """Returns every width allowed, ascending."""
         return list(self._levels)
 
     @cached_property
@@ -79,13 +79,13 @@ class Bounds:
         return (*steps, *(() if steps and steps[-1] == self.ceiling else (self.ceiling,)))
 
     def below(self, width: float) -> int:
-        """The widest allowed width of at most `width`, or the narrowest of all."""
+        """Returns the widest allowed width of at most `width`, or the narrowest of all."""
         if width >= self.ceiling:
             return self.ceiling
         return max(math.floor(width + 1e-9) // self.step * self.step, self.lowest)
 
     def after(self, width: int) -> int:
-        """The next wider width allowed, or the ceiling."""
+        """Returns the next wider width allowed, or the ceiling."""
         return min((width // self.step + 1) * self.step, self.ceiling)
 
 
@@ -160,7 +160,7 @@ class SearchSpace:
         return tuple(group.name for group in self.groups)
 
     def dense(self) -> Allocation:
-        """Every group at its full width, even where the ceiling is lower."""
+        """Returns every group at its full width, even where the ceiling is lower."""
         return Allocation({group.name: group.width for group in self.groups})
 
     def widest(self) -> Allocation:
@@ -170,7 +170,7 @@ class SearchSpace:
         return Allocation({name: self.bounds[name].lowest for name in self.names})
 
     def __contains__(self, allocation: object) -> bool:
-        """Whether an allocation names just the prunable groups, each at a width allowed."""
+        """Returns whether an allocation names just the prunable groups, each at a width allowed."""
         if not isinstance(allocation, Allocation) or set(allocation) != set(self.names):
             return False
         return all(
@@ -179,21 +179,21 @@ class SearchSpace:
         )
 
     def round_down(self, widths: NDArray[np.float64]) -> Allocation:
-        """The allowed widths at or below `[group]` real-valued ones."""
+        """Returns the allowed widths at or below `[group]` real-valued ones."""
         return Allocation({name: self.bounds[name].below(float(w)) for name, w in zip(self.names, widths, strict=True)})
 
     def narrowed(self, ceilings: Mapping[str, int]) -> SearchSpace:
-        """The same space with no group wider than its ceiling; the ceilings are widths that the space allows."""
+        """Returns the same space with no group wider than its ceiling, a width that the space allows."""
         bounds = {name: replace(self.bounds[name], ceiling=ceilings[name]) for name in self.names}
         return replace(self, bounds=bounds)
 
     def size(self) -> int:
-        """How many allocations there are, budget apart."""
+        """Returns how many allocations there are, budget apart."""
         return math.prod(len(self.bounds[name].levels()) for name in self.names)
 
 
 def build_space(rules: SpaceRules, groups: Sequence[Group]) -> SearchSpace:
-    """The search space that `rules` describe over the groups of a network.
+    """Returns the search space that `rules` describe over the groups of a network.
 
     Raises:
         ConfigError: a pattern matches nothing, or no group is left to prune.
@@ -211,7 +211,7 @@ def build_space(rules: SpaceRules, groups: Sequence[Group]) -> SearchSpace:
 
 
 def matching(pattern: str, groups: Sequence[Group]) -> list[str]:
-    """The names of the groups that a shell pattern matches, by their own name or a producer's."""
+    """Returns the names of the groups that a shell pattern matches, by their own name or a producer's."""
     return [group.name for group in groups if _matches(pattern, group)]
 
 

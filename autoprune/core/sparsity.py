@@ -86,5 +86,5 @@ class SparsityTable:
 
 
 def fraction_of_zeros(entries: int, nonzero: int) -> float:
-    """The fraction, in [0, 1], that is zero; of nothing 0."""
+    """Returns the fraction, in [0, 1], that is zero; of nothing 0."""
     return (entries - nonzero) / entries if entries else 0.0

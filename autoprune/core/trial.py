@@ -90,7 +90,7 @@ class Score:
     rungs: tuple[Score, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Without what was not asked for."""
+        """Returns what was measured."""
         data: dict[str, Any] = {"loss": self.loss, "accuracy": self.accuracy, "samples": self.samples}
         if self.kl is not None:
             data["kl"] = self.kl
@@ -144,13 +144,13 @@ _OUTCOMES: Mapping[str, type[Score] | type[Stopped] | type[Failure]] = {
 
 
 def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
-    """The outcome under the name of its kind: `{"score": {…}}`."""
+    """Returns the outcome under the name of its kind: `{"score": {…}}`."""
     name = next(name for name, kind in _OUTCOMES.items() if isinstance(outcome, kind))
     return {name: outcome.to_json()}
 
 
 def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
-    """The outcome in a record that `outcome_to_json` is part of.
+    """Returns the outcome in a record that `outcome_to_json` is part of.
 
     Raises:
         KeyError: there is none.
@@ -194,7 +194,7 @@ class Trial:
         return isinstance(self.outcome, Failure)
 
     def to_json(self) -> dict[str, Any]:
-        """The outcome with the candidate's number; the candidate itself stands in its `asked` record."""
+        """Returns the outcome with the candidate's number; the candidate itself stands in its `asked` record."""
         return {
             "number": self.number,
             **outcome_to_json(self.outcome),
@@ -207,11 +207,11 @@ class Trial:
     @classmethod
     def from_json(cls, data: Mapping[str, Any], candidate: Candidate) -> Trial:
         outcome = outcome_from_json(data)
-        return cls(candidate, outcome, data["costs"], data["seconds"], data["worker"], data.get("work", 0))
+        return cls(candidate, outcome, data["costs"], data["seconds"], data["worker"], data["work"])
 
 
 def reasons(trials: Iterable[Trial]) -> str:
-    """Why trials failed: up to three of the different reasons."""
+    """Returns up to three of the different reasons for which trials failed."""
     found = {f"{t.outcome.kind}: {t.outcome.reason}" for t in trials if isinstance(t.outcome, Failure)}
     return "; ".join(sorted(found)[:3])
 
@@ -220,7 +220,7 @@ Objective = Literal["loss", "accuracy", "kl"]
 
 
 def value(score: Score, objective: Objective) -> float:
-    """What a search minimises: the loss, one minus the accuracy, or the divergence from the dense network.
+    """Returns what a search minimises: the loss, one minus the accuracy, or the divergence from the dense network.
 
     Raises:
         ValueError: the divergence was not measured.
@@ -233,11 +233,11 @@ def value(score: Score, objective: Objective) -> float:
 
 
 def ranked(trials: Sequence[Trial], objective: Objective, role: Role = "final") -> list[Trial]:
-    """The trials of one role that have a score, best first; of equal ones the earlier."""
+    """Returns the trials of one role that have a score, best first; of equal ones the earlier."""
     scored = [(value(t.score, objective), t.number, t) for t in trials if t.score and t.candidate.role == role]
     return [trial for _, _, trial in sorted(scored, key=lambda item: item[:2])]
 
 
 def winners(trials: Sequence[Trial], objective: Objective) -> list[Trial]:
-    """Those that can win, best first: the finalists where there are any, as they had the run's last recipe."""
+    """Returns the trials that can win, best first: the finalists, if any, as they had the run's last recipe."""
     return ranked(trials, objective, "finalist") or ranked(trials, objective)

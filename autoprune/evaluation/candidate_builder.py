@@ -25,7 +25,7 @@ from autoprune.pruning.training.masking import Masking
 from autoprune.tasks.base import Batch, Hook, Task
 from autoprune.tasks.training.distillation import distillation
 from autoprune.tasks.training.loop import derive_seed
-from autoprune.tasks.training.resuming import resume
+from autoprune.tasks.training.snapshot import resume
 
 log = logging.getLogger(__name__)
 

@@ -59,7 +59,7 @@ class Task(Protocol):
         """What the task is called in records."""
 
     def network(self) -> nn.Module:
-        """The dense network, its weights not yet loaded."""
+        """Returns the dense network, its weights not yet loaded."""
 
     def load(self, network: nn.Module, checkpoint: Path | None) -> None:
         """Loads weights into the network, in place; without a checkpoint the task's own, if it has any.
@@ -68,18 +68,19 @@ class Task(Protocol):
             CheckpointError: the checkpoint cannot be read, does not fit, or none was given where one is needed.
         """
 
-    def batches(self, split: Split, size: int, seed: int = 0) -> Iterable[Batch]:
-        """`(inputs, targets)` pairs of `size` samples (the last may be smaller), anew from the start at each iteration.
+    def batches(self, split: Split, batch_size: int, seed: int = 0) -> Iterable[Batch]:
+        """Returns pairs `(inputs, targets)` of `batch_size` samples (the last may be smaller).
 
-        `train` are the training samples shuffled and augmented as in training, the same for the same seed; `plain` the
-        training samples as they are; `validation` may choose between candidates; `test` is only ever reported.
+        Each iteration begins anew. `train` are the training samples shuffled and augmented as in training, the same for
+        the same seed; `plain` the training samples as they are; `validation` may choose between candidates; `test` is
+        only ever reported.
         """
 
     def loss(self, outputs: Tensor, targets: Tensor, /) -> Tensor:
-        """The mean loss of a batch, a scalar."""
+        """Returns the mean loss of a batch, a scalar."""
 
     def metric(self, outputs: Tensor, targets: Tensor, /) -> Tensor:
-        """`[batch]` values in [0, 1], higher is better; their mean is the accuracy."""
+        """Returns `[batch]` values in [0, 1], higher is better; their mean is the accuracy."""
 
     def train(self, network: nn.Module, plan: TrainingPlan, hooks: Sequence[Hook] = ()) -> None:
         """Trains the network in place on `train` batches, calling the hooks; it is left in evaluation mode."""

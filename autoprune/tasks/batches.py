@@ -48,7 +48,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class ImageBatches:
-    """Normalised batches of `size`, anew from the start at each iteration.
+    """Normalised batches of `batch_size`, anew from the start at each iteration.
 
     Without a seed the images come as they are and in order. With one they are shuffled and augmented; which image comes
     when and how depends on the seed alone, not on the size.
@@ -59,26 +59,26 @@ class ImageBatches:
 
     images: Images
     normalise: Callable[[Tensor], Tensor]
-    size: int
+    batch_size: int
     augmentation: Augmentation | None = None
     seed: int | None = None
 
     def __len__(self) -> int:
-        return math.ceil(len(self.images) / self.size)
+        return math.ceil(len(self.images) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         return self._in_order() if self.seed is None else self._shuffled(self.seed)
 
     def _in_order(self) -> Iterator[Batch]:
-        for begin in range(0, len(self.images), self.size):
-            part = self.images.part(begin, begin + self.size)
+        for begin in range(0, len(self.images), self.batch_size):
+            part = self.images.part(begin, begin + self.batch_size)
             yield self.normalise(part.pixels), part.labels
 
     def _shuffled(self, seed: int) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.images), generator=generator)
         draws = draw(self.augmentation, len(self.images), generator) if self.augmentation else None
-        for chosen in torch.split(order, self.size):
+        for chosen in torch.split(order, self.batch_size):
             pixels = self.images.pixels[chosen]
             if self.augmentation and draws:
                 pixels = crop(pixels, self.augmentation.padding, draws.of(chosen))
@@ -86,7 +86,7 @@ class ImageBatches:
 
 
 def draw(augmentation: Augmentation, count: int, generator: torch.Generator) -> Draws:
-    """The draws of `count` images."""
+    """Returns the draws of `count` images."""
     places = 2 * augmentation.padding + 1
     top, left = torch.randint(places, (2, count), generator=generator)
     mirrored = torch.rand(count, generator=generator) < (0.5 if augmentation.flip else 0.0)
@@ -94,7 +94,7 @@ def draw(augmentation: Augmentation, count: int, generator: torch.Generator) -> 
 
 
 def crop(pixels: Tensor, padding: int, draws: Draws) -> Tensor:
-    """`[n, channels, rows, columns]` crops of the same shape out of the images with a black frame of `padding`."""
+    """Returns `[n, channels, rows, columns]` crops of the images with a black frame of `padding`."""
     count, _, height, width = pixels.shape
     framed = torch.nn.functional.pad(pixels, (padding,) * 4)
     rows = draws.top[:, None] + torch.arange(height)

@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def top_1(outputs: Tensor, targets: Tensor) -> Tensor:
-    """`[batch]`: 1 where the largest of `[batch, classes]` outputs is the target, else 0."""
+    """Returns `[batch]`: 1 where the largest of `[batch, classes]` outputs is the target, else 0."""
     return (outputs.argmax(dim=1) == targets).float()
 
 
 def top_k(outputs: Tensor, targets: Tensor, k: int) -> Tensor:
-    """`[batch]`: 1 where the target is among the k largest of `[batch, classes]` outputs, else 0.
+    """Returns `[batch]`: 1 where the target is among the k largest of `[batch, classes]` outputs, else 0.
 
     Of equal outputs those of the lower classes count as larger; a target whose output is NaN is not among the largest.
     """
@@ -24,7 +24,7 @@ def top_k(outputs: Tensor, targets: Tensor, k: int) -> Tensor:
 
 
 def applicable_top_k(outputs: Tensor, targets: Tensor, k: int) -> bool:
-    """Whether `top_k` says something: `[batch, classes]` outputs of more than k classes, `[batch]` class indices."""
+    """Returns whether outputs are `[batch, classes]` of more than k classes and targets `[batch]` class indices."""
     if outputs.dim() != 2 or targets.shape != outputs.shape[:1] or not outputs.shape[1] > k >= 1:
         return False
     if targets.dtype != torch.int64 or not outputs.is_floating_point():  # what cross-entropy takes as class indices

@@ -67,14 +67,14 @@ class SimpleTask:
         if checkpoint is not None:
             load_weights(network, checkpoint)
 
-    def batches(self, split: Split, size: int, seed: int = 0) -> Iterable[Batch]:
+    def batches(self, split: Split, batch_size: int, seed: int = 0) -> Iterable[Batch]:
         field = f"{split}_data"
         data: Data | None = getattr(self, field)
         if data is None:
             raise TaskError(
                 f"task {self.name!r} has no {field}, which is needed here; give SimpleTask(..., {field}=...)"
             )
-        return UserBatches(data, field, size, seed, shuffle=split == "train")
+        return UserBatches(data, field, batch_size, seed, shuffle=split == "train")
 
     def train(self, network: nn.Module, plan: TrainingPlan, hooks: Sequence[Hook] = ()) -> None:
         train(network, self, plan, hooks)
@@ -103,7 +103,7 @@ class UserBatches:
 
     data: Data
     field: str
-    size: int
+    batch_size: int
     seed: int
     shuffle: bool
 
@@ -115,11 +115,11 @@ class UserBatches:
 
     def _loader(self, generator: torch.Generator) -> Iterable[Any]:
         shuffle = self.shuffle and not isinstance(self.data, IterableDataset)
-        return DataLoader(cast("Dataset[Any]", self.data), self.size, shuffle=shuffle, generator=generator)
+        return DataLoader(cast("Dataset[Any]", self.data), self.batch_size, shuffle=shuffle, generator=generator)
 
 
 def _with_own_randomness(source: Iterable[Any], state: Tensor) -> Iterator[Any]:
-    """The items of `source`, which draws from a global generator of its own that starts at `state`."""
+    """Yields the items of `source`, which draws from a global generator of its own that starts at `state`."""
     iterator: Iterator[Any] | None = None
     while True:
         with torch.random.fork_rng(devices=[]):
@@ -163,8 +163,8 @@ class TaskWithModel:
     def load(self, network: nn.Module, checkpoint: Path | None) -> None:
         self.task.load(network, checkpoint)
 
-    def batches(self, split: Split, size: int, seed: int = 0) -> Iterable[Batch]:
-        return self.task.batches(split, size, seed)
+    def batches(self, split: Split, batch_size: int, seed: int = 0) -> Iterable[Batch]:
+        return self.task.batches(split, batch_size, seed)
 
     def loss(self, outputs: Tensor, targets: Tensor, /) -> Tensor:
         return self.task.loss(outputs, targets)
@@ -177,7 +177,7 @@ class TaskWithModel:
 
 
 def build_task(name: str, model: str | None = None, data: Path | None = None, progress: Hook | None = None) -> Task:
-    """The task of a registry name or of `package.module:attribute`: a task, or what returns one without arguments.
+    """Returns the task of a registry name or of `package.module:attribute`, a task or a callable that returns one.
 
     Args:
         model: replaces the task's network: a registry name, or `package.module:callable`.
@@ -211,6 +211,6 @@ def _as_task(found: Any, text: str) -> Task:
 
 
 def model_name(task: Task, network: nn.Module) -> str:
-    """What identifies the dense network in checkpoints: the task's `model_name`, or the qualified name of its class."""
+    """Returns the dense network's name in checkpoints: the task's `model_name`, or its class's qualified name."""
     named = getattr(task, "model_name", None)
     return named if isinstance(named, str) else qualified_name(network)

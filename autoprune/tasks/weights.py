@@ -35,7 +35,7 @@ _UNREADABLE = (
 
 
 def read_checkpoint(path: Path) -> Any:
-    """What `torch.save` wrote, tensors on the CPU; nothing in the file is executed.
+    """Returns what `torch.save` wrote, tensors on the CPU; nothing in the file is executed.
 
     Raises:
         CheckpointError: the file is missing or damaged, is no checkpoint, or would execute code on loading.
@@ -78,7 +78,7 @@ def _damage(path: Path, reason: str) -> str:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Parameter and buffer names to tensors on the CPU.
+    """Returns parameter and buffer names to tensors on the CPU.
 
     A state dict nested under `state_dict`, `model_state_dict` or `model` is taken out, and the prefix `module.` that
     `torch.nn.DataParallel` puts before every name is removed.
@@ -170,7 +170,7 @@ def _list(names: Sequence[str]) -> str:
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes, in hexadecimal; the order of the names does not matter."""
+    """Returns SHA-256 over names, types, shapes and bytes, in hexadecimal; the order of the names does not matter."""
     total = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()

@@ -54,9 +54,9 @@ class _Recorded(DigitsTask):
         super().__init__()
         self.asked: list[Split] = []
 
-    def batches(self, split: Split, size: int, seed: int = 0) -> Iterable[Batch]:
+    def batches(self, split: Split, batch_size: int, seed: int = 0) -> Iterable[Batch]:
         self.asked.append(split)
-        return super().batches(split, size, seed)
+        return super().batches(split, batch_size, seed)
 
 
 @pytest.mark.parametrize(("pruner", "splits"), [(L1_FILTER, set()), (RANDOM_FILTER, set()), (APOZ_FILTER, {"plain"})])

@@ -26,8 +26,7 @@ from autoprune.tasks.base import Hook, Task
 from autoprune.tasks.training.distillation import distillation
 from autoprune.tasks.training.loop import count_steps
 from autoprune.tasks.training.optimizers import rate_of
-from autoprune.tasks.training.resuming import checkpointing, resume
-from autoprune.tasks.training.snapshot import Snapshot, take_snapshot
+from autoprune.tasks.training.snapshot import Snapshot, checkpointing, resume, take_snapshot
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.slack import Slack
+from autoprune.core.projection import Slack
 from autoprune.searchers.base.coordinates import Point, Proposal
 from autoprune.searchers.base.history import History
 from autoprune.searchers.base.searcher import SearchProblem

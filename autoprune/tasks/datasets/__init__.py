@@ -1,1 +1,1 @@
-"""."""
+"""Data sets that come with a task of their own."""

@@ -59,7 +59,7 @@ class CifarFolder:
 
 
 def find_cifar10(folder: Path, records: int = RECORDS) -> CifarFolder:
-    """The files in `folder`, or in the canonical folder inside it; only their sizes are looked at.
+    """Returns the files in `folder`, or in the canonical folder inside it; only their sizes are looked at.
 
     Raises:
         DataError: the folder or a file that is needed is missing, or a binary file has not the size of its records.
@@ -96,7 +96,7 @@ def _checked(found: CifarFolder) -> CifarFolder:
 
 
 def read_binary(path: Path) -> Images:
-    """The records of one file of the binary version: one label byte and 3,072 pixel bytes each.
+    """Returns the records of one file of the binary version: one label byte and 3,072 pixel bytes each.
 
     Raises:
         DataError: the file is not a whole number of records, or a label is above 9.
@@ -109,7 +109,7 @@ def read_binary(path: Path) -> Images:
 
 
 def read_python(path: Path) -> Images:
-    """The records of one file of the Python version: a pickled dictionary with `data` and `labels`.
+    """Returns the records of one file of the Python version: a pickled dictionary with `data` and `labels`.
 
     Raises:
         DataError: the file is truncated, asks for anything but what such files hold, or is not in this layout.
@@ -171,7 +171,7 @@ _ARRAY = object()
 
 
 def _empty_array(kind: object, shape: object, code: object) -> NDArray[np.uint8]:
-    """What numpy starts from before the pickle hands over shape and bytes."""
+    """Returns what numpy starts from before the pickle hands over shape and bytes."""
     if kind is not _ARRAY or shape != (0,):
         _refuse("an unusual array")
     return np.empty((0,), dtype=np.uint8)
@@ -184,7 +184,7 @@ def _byte_type(code: object, align: object = False, copy: object = False) -> np.
 
 
 def _bytes(text: object, encoding: object) -> bytes:
-    """How Python 3 writes bytes into a pickle of protocol 2."""
+    """Returns bytes as Python 3 writes them into a pickle of protocol 2."""
     if not isinstance(text, str) or _text(encoding) != "latin1":
         _refuse(f"text encoded as {encoding!r}")
     return text.encode("latin1")
@@ -249,15 +249,15 @@ class Cifar10Task:
             raise CheckpointError("task 'cifar10' needs --checkpoint: it has no trained weights of its own")
         load_weights(network, checkpoint)
 
-    def batches(self, split: Split, size: int, seed: int = 0) -> Iterable[Batch]:
+    def batches(self, split: Split, batch_size: int, seed: int = 0) -> Iterable[Batch]:
         if split == "train":
-            return ImageBatches(self._train, _NORMALISE, size, _AUGMENTATION, seed)
+            return ImageBatches(self._train, _NORMALISE, batch_size, _AUGMENTATION, seed)
         images = {
             "plain": lambda: self._train,
             "validation": lambda: self._held_out[0],
             "test": lambda: self._held_out[1],
         }
-        return ImageBatches(images[split](), _NORMALISE, size)
+        return ImageBatches(images[split](), _NORMALISE, batch_size)
 
     @cached_property
     def _train(self) -> Images:

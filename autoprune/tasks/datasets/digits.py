@@ -76,10 +76,10 @@ class DigitsTask:
         write_cache(cache_file(self._model), network.state_dict())
         return network.state_dict()
 
-    def batches(self, split: Split, size: int, seed: int = 0) -> Iterable[Batch]:
+    def batches(self, split: Split, batch_size: int, seed: int = 0) -> Iterable[Batch]:
         if split == "train":
-            return ImageBatches(self._splits["train"], _NORMALISE, size, _AUGMENTATION, seed)
-        return ImageBatches(self._splits["train" if split == "plain" else split], _NORMALISE, size)
+            return ImageBatches(self._splits["train"], _NORMALISE, batch_size, _AUGMENTATION, seed)
+        return ImageBatches(self._splits["train" if split == "plain" else split], _NORMALISE, batch_size)
 
     @cached_property
     def _splits(self) -> dict[Split, Images]:
@@ -98,7 +98,7 @@ class DigitsTask:
 
 
 def load_images() -> Images:
-    """All digits, in an order of which every prefix holds each digit (nearly) equally often."""
+    """Returns all digits, in an order of which every prefix holds each digit (nearly) equally often."""
     from sklearn.datasets import load_digits  # takes a second
 
     digits = load_digits()
@@ -108,7 +108,7 @@ def load_images() -> Images:
 
 
 def stratified_order(labels: np.ndarray, seed: int = 0) -> np.ndarray:
-    """A shuffled order in which the k-th of the m samples of a class stands about k/m of the way from the start."""
+    """Returns a shuffled order in which the k-th of a class's m samples stands about k/m of the way."""
     generator = np.random.default_rng(seed)
     place = np.empty(len(labels))
     for label in np.unique(labels):
@@ -118,7 +118,7 @@ def stratified_order(labels: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def cache_file(model: NamedModel) -> Path:
-    """Where the trained weights lie; another network, plan or format has another name."""
+    """Returns where the trained weights lie; another network, plan or format has another name."""
     with seeded(0):
         shapes = [(name, tuple(tensor.shape)) for name, tensor in model.build().state_dict().items()]
     version = hashlib.sha256(repr((_FORMAT, FIRST_USE, shapes)).encode()).hexdigest()[:12]
@@ -127,7 +127,7 @@ def cache_file(model: NamedModel) -> Path:
 
 
 def read_cache(path: Path) -> dict[str, Tensor] | None:
-    """The weights in a file of `write_cache`; None if it is missing, unreadable or damaged."""
+    """Returns the weights in a file of `write_cache`; None if it is missing, unreadable or damaged."""
     try:
         content = read_checkpoint(path)
     except CheckpointError:

@@ -61,31 +61,31 @@ def _stage(blocks: int, channels_in: int, channels: int, stride: int) -> nn.Sequ
 
 
 def _initialise(module: nn.Module) -> None:
-    """He et al. 2015, arXiv:1502.01852, for convolutions and linear layers."""
+    """Initialises convolutions and linear layers as He et al. 2015, arXiv:1502.01852."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         nn.init.kaiming_normal_(module.weight)
 
 
 def resnet20() -> CifarResNet:
-    """20 layers, 269,722 parameters."""
+    """Returns a ResNet of 20 layers and 269,722 parameters."""
     return CifarResNet(3)
 
 
 def resnet32() -> CifarResNet:
-    """32 layers, 464,154 parameters."""
+    """Returns a ResNet of 32 layers and 464,154 parameters."""
     return CifarResNet(5)
 
 
 def resnet44() -> CifarResNet:
-    """44 layers, 658,586 parameters."""
+    """Returns a ResNet of 44 layers and 658,586 parameters."""
     return CifarResNet(7)
 
 
 def resnet56() -> CifarResNet:
-    """56 layers, 853,018 parameters."""
+    """Returns a ResNet of 56 layers and 853,018 parameters."""
     return CifarResNet(9)
 
 
 def resnet110() -> CifarResNet:
-    """110 layers, 1,727,962 parameters."""
+    """Returns a ResNet of 110 layers and 1,727,962 parameters."""
     return CifarResNet(18)

@@ -47,5 +47,5 @@ class DigitsResNet(nn.Module):
 
 
 def digits_resnet() -> DigitsResNet:
-    """The network with random weights; about 78,000 parameters."""
+    """Returns the network with random weights; about 78,000 parameters."""
     return DigitsResNet()

@@ -27,7 +27,7 @@ class NamedModel:
         return self.name in MODELS
 
     def build(self) -> nn.Module:
-        """The network, its weights not yet loaded.
+        """Returns the network, its weights not yet loaded.
 
         Raises:
             PluginError: the user's function fails.
@@ -44,7 +44,7 @@ class NamedModel:
 
 
 def named_model(choice: ModelChoice, fitting: Collection[str] | None = None, task: str = "") -> NamedModel:
-    """The model of a registry name, of `package.module:callable` or of a function.
+    """Returns the model of a registry name, of `package.module:callable` or of a function.
 
     Args:
         fitting: registry names that fit the task; None allows all.
@@ -73,6 +73,6 @@ def _callable(found: Any, text: str) -> Callable[[], nn.Module]:
 
 
 def qualified_name(found: object) -> str:
-    """`package.module:name` of a function or class, or of the class of anything else."""
+    """Returns `package.module:name` of a function or class, or of the class of anything else."""
     named = found if hasattr(found, "__qualname__") else type(found)
     return f"{named.__module__}:{named.__qualname__}"

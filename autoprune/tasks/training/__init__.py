@@ -1,1 +1,1 @@
-"""."""
+"""Training: the loop, its optimizers, snapshots to resume from, distillation."""

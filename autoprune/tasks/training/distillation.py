@@ -14,7 +14,7 @@ from autoprune.tasks.base import Hook
 
 
 def distillation(teacher: nn.Module, temperature: float, weight: float) -> Hook:
-    """A hook whose loss term is weight · T² · KL(teacher ‖ student), the mean over the batch.
+    """Returns a hook whose loss term is weight · T² · KL(teacher ‖ student), the mean over the batch.
 
     The term is added to the whole loss of the task, where the paper takes a weighted average of the two: its
     (1 − a) · hard + a · T² · soft is this with weight a / (1 − a), at a rate smaller by 1 − a. The paper's soft term is
@@ -46,7 +46,7 @@ def distillation(teacher: nn.Module, temperature: float, weight: float) -> Hook:
 
 
 def soft_loss(outputs: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """T² · KL(teacher ‖ student) of `[batch, classes]` logits at temperature T, the mean over the batch."""
+    """Returns T² · KL(teacher ‖ student) of `[batch, classes]` logits at temperature T, the mean over the batch."""
     student = F.log_softmax(outputs / temperature, dim=1)
     expected = F.log_softmax(teacher_logits / temperature, dim=1)
     return temperature**2 * F.kl_div(student, expected, reduction="batchmean", log_target=True)
@@ -62,7 +62,7 @@ def _check_logits(outputs: object, teacher_logits: object) -> None:
 
 
 def logits(outputs: object, what: str, whose: str = "network") -> Tensor:
-    """The outputs, if they are `[batch, classes]` logits.
+    """Returns the outputs, if they are `[batch, classes]` logits.
 
     Args:
         what: needs them, for the message.

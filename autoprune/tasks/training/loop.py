@@ -18,7 +18,7 @@ from autoprune.tasks.training.optimizers import build_optimizer, rate_at, set_ra
 
 @contextlib.contextmanager
 def arranged(network: nn.Module, channels_last: bool) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Inside, four-dimensional parameters lie channels last if asked; what arranges a batch likewise is handed out.
+    """Lays four-dimensional parameters channels last, if asked, and yields a function that lays a batch likewise.
 
     Afterwards the parameters lie as before; their values, and which objects they are, never change.
     """
@@ -79,7 +79,7 @@ def train(network: nn.Module, task: Task, plan: TrainingPlan, hooks: Sequence[Ho
 
 
 def count_steps(task: Task, plan: TrainingPlan) -> int:
-    """The number of a plan's last step: its own, or that of `epochs` passes, rounded up.
+    """Returns the number of a plan's last step: its own, or that of `epochs` passes, rounded up.
 
     Training batches without a length are counted by going through them once.
 
@@ -97,7 +97,7 @@ def count_steps(task: Task, plan: TrainingPlan) -> int:
 
 
 def _remaining(task: Task, plan: TrainingPlan, steps: int) -> Iterator[_Numbered]:
-    """What comes after the plan's first `begin` steps; of whole passes with a length no batch is made."""
+    """Yields what comes after the plan's first `begin` steps; of whole passes with a length no batch is made."""
     if plan.begin == 0:
         return _numbered(task, plan, steps)
     batches = task.batches("train", plan.batch_size, plan.seed)
@@ -110,7 +110,7 @@ def _remaining(task: Task, plan: TrainingPlan, steps: int) -> Iterator[_Numbered
 
 
 def _numbered(task: Task, plan: TrainingPlan, steps: int, step: int = 0, epoch: int = 0) -> Iterator[_Numbered]:
-    """The steps after `step`, which ended pass `epoch`; every pass has an order of its own."""
+    """Yields the steps after `step`, which ended pass `epoch`; every pass has an order of its own."""
     while step < steps:
         epoch += 1
         held: Batch | None = None
@@ -130,7 +130,7 @@ def _numbered(task: Task, plan: TrainingPlan, steps: int, step: int = 0, epoch: 
 def _step(
     network: nn.Module, task: Task, optimizer: torch.optim.Optimizer, batch: Batch, step: int, hooks: Sequence[Hook]
 ) -> float:
-    """One optimizer step; its loss, with the hooks' terms, before the step."""
+    """Takes one optimizer step and returns the loss before it, with the hooks' terms."""
     inputs, targets = batch
     outputs = network(inputs)
     loss = task.loss(outputs, targets)
@@ -154,13 +154,13 @@ def _finite(loss: Tensor, step: int) -> float:
 
 
 def derive_seed(*parts: int) -> int:
-    """A seed for one use out of several numbers: (seed, epoch), say."""
+    """Returns a seed for one use out of several numbers: (seed, epoch), say."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Torch's global generators seeded inside, and as before afterwards."""
+    """Seeds torch's global generators; afterwards they are as before."""
     on_cuda = device is not None and device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_cuda else []):
         torch.default_generator.manual_seed(seed)
@@ -170,5 +170,5 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where the network's first parameter is (the CPU if it has none)."""
+    """Returns where the network's first parameter is (the CPU if it has none)."""
     return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))

@@ -12,7 +12,7 @@ from autoprune.errors import TaskError
 
 
 def build_optimizer(network: nn.Module, plan: TrainingPlan) -> torch.optim.Optimizer:
-    """The plan's optimizer over the parameters that require a gradient, in two groups: matrices and up, then vectors.
+    """Returns the plan's optimizer over the parameters that require a gradient: matrices and up, then vectors.
 
     Weight decay acts on tensors of two or more dimensions only, not on biases and normalisations; He et al. 2015 decay
     all. SGD and Adam (Kingma and Ba 2015, arXiv:1412.6980) add it to the gradient, AdamW shrinks the weights by it
@@ -40,7 +40,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def rate_of(optimizer: torch.optim.Optimizer) -> float:
-    """The rate that `set_rate` gave: in a hook's `after_step` that of the step just taken."""
+    """Returns the rate that `set_rate` gave: in a hook's `after_step` that of the step just taken."""
     return float(optimizer.param_groups[0]["lr"])
 
 
@@ -48,7 +48,7 @@ _ROUNDING = 1e-9  # a part of the run that is a whole number of steps on paper m
 
 
 def rate_at(plan: TrainingPlan, step: int, steps: int) -> float:
-    """The rate of step `step` (from 1 up to `steps`).
+    """Returns the rate of step `step` (from 1 up to `steps`).
 
     With W = ⌊warmup · S⌋ steps of warm-up, the rate of step s ≤ W is `rate · s / (W + 1)`, so that step W + 1 is the
     first at the full rate. From there, with t = s − W − 1 steps done of T = S − W:

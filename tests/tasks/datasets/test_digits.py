@@ -22,7 +22,7 @@ FIRST_TEST_LABELS = [0, 4, 1, 3, 7, 8, 6, 5, 2, 9, 0, 4]
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """First use in three steps."""
-    monkeypatch.setattr(digits, "FIRST_USE", replace(digits.FIRST_USE, steps=3))
+    monkeypatch.setattr(digits, "FIRST_USE", replace(digits.FIRST_USE, steps=3, epochs=None))
 
 
 def _loaded(progress: Hook | None = None) -> str:
