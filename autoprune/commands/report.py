@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     records = [read_record(folder) for folder in _different(arguments.folders)]
     if arguments.format == "html":
-        _write_page(records, _place(arguments))
+        _write_page(records, _output_folder(arguments))
         return
     text = _text(records, arguments.format)
     if arguments.output is None:
@@ -75,7 +75,7 @@ def _table(records: Sequence[RunRecord]) -> str:
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 
-def _place(arguments: argparse.Namespace) -> Path:
+def _output_folder(arguments: argparse.Namespace) -> Path:
     """Returns the folder of the page.
 
     Raises:

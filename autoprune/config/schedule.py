@@ -164,17 +164,17 @@ def load_schedule(path: Path) -> ScheduleFile:
         schedule = ScheduleFile.model_validate(listed_as_tuples(document.value))
     except ValidationError as invalid:
         faults = [
-            f"{_place(document, keys, path, in_key)}: {'.'.join(map(str, keys))}: {said}"
+            f"{_position(document, keys, path, in_key)}: {'.'.join(map(str, keys))}: {said}"
             for keys, said, in_key in faults_of(invalid, ScheduleFile)
         ]
         raise ConfigError(faults) from None
-    faults = [f"{_place(document, keys, path)}: {message}" for keys, message in _contradictions(schedule)]
+    faults = [f"{_position(document, keys, path)}: {message}" for keys, message in _contradictions(schedule)]
     if faults:
         raise ConfigError(faults)
     return schedule
 
 
-def _place(document: Document, keys: Keys, path: Path, in_key: bool = False) -> str:
+def _position(document: Document, keys: Keys, path: Path, in_key: bool = False) -> str:
     """Returns where a value, or what is around it, stands."""
     places = document.keys if in_key else document.values
     return next((places[keys[:n]] for n in range(len(keys), -1, -1) if keys[:n] in places), str(path))

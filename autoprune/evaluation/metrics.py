@@ -33,19 +33,19 @@ class MetricAccumulator:
         self._divergences: list[float] = []
         self.samples = 0
 
-    def add(self, outputs: Tensor, targets: Tensor, count: int, batch: int) -> None:
+    def add(self, outputs: Tensor, targets: Tensor, count: int, number: int) -> None:
         """Adds a batch.
 
         Args:
             outputs: `[count, …]`.
             targets: `[count, …]`.
             count: samples in it.
-            batch: its number, from 0, in the order of the teacher's outputs.
+            number: of the batch, from 0, in the order of the teacher's outputs.
         """
         self._losses.append(float(self._task.loss(outputs, targets)) * count)
         self._accuracies.append(float(self._task.metric(outputs, targets).double().mean()) * count)
         if self._teacher_logits is not None:
-            self._divergences.append(float(soft_loss(outputs, self._teacher_logits[batch], 1.0)) * count)
+            self._divergences.append(float(soft_loss(outputs, self._teacher_logits[number], 1.0)) * count)
         self.samples += count
 
     def score(self, rungs: tuple[Score, ...] = ()) -> Score:

@@ -208,7 +208,7 @@ def _one(record: RunRecord, figures: Figures) -> str:
         section("Best trials", _top(record)),
         section("Failures", _failures(record)),
         section("To use it", _commands(record)),
-        section("How it was made", _made(record)),
+        section("How it was made", _provenance(record)),
     ]
     return page(f"{record.name}: autoprune", [part for part in body if part])
 
@@ -327,7 +327,7 @@ def _commands(record: RunRecord) -> str:
     )
 
 
-def _made(record: RunRecord) -> str:
+def _provenance(record: RunRecord) -> str:
     command = record.started.get("command")
     digests = {
         f"{name} digest": str(record.identity[name]) for name in ("checkpoint", "data") if name in record.identity

@@ -153,7 +153,7 @@ def draw_anytime(axes: Axes, records: Sequence[RunRecord], against: str) -> None
 
 def _draw_best_so_far(axes: Axes, record: RunRecord, against: str, colour: str) -> float:
     """Draws one run; returns the least value that is drawn."""
-    places = _places(record, against)
+    places = _positions(record, against)
     best = [
         (place, value(trial.score, record.objective))
         for place, trial in zip(places, best_so_far(record.trials, record.objective), strict=True)
@@ -180,7 +180,7 @@ def _draw_levels(axes: Axes, record: RunRecord) -> None:
             axes.axhline(value(result.validation, record.objective), **style)
 
 
-def _places(record: RunRecord, against: str) -> list[float]:
+def _positions(record: RunRecord, against: str) -> list[float]:
     """Returns where each trial stands on the axis: how many were told until then, or what had been done."""
     if against == "trials":
         return [float(count) for count in range(1, len(record.trials) + 1)]

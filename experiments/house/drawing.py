@@ -42,13 +42,13 @@ def without_shortcuts(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
 
 def mermaid(graph: Mapping[str, set[str]]) -> str:
     """Returns the drawing's text."""
-    arrows = [f"    {_node(room)} --> {_node(target)}\n" for room in sorted(graph) for target in sorted(graph[room])]
-    joined = {room for room in graph if graph[room]}.union(*graph.values())
-    return "graph TD\n" + "".join([*(f"    {_node(room)}\n" for room in sorted(set(graph) - joined)), *arrows])
+    arrows = [f"    {_node(name)} --> {_node(target)}\n" for name in sorted(graph) for target in sorted(graph[name])]
+    joined = {name for name in graph if graph[name]}.union(*graph.values())
+    return "graph TD\n" + "".join([*(f"    {_node(name)}\n" for name in sorted(set(graph) - joined)), *arrows])
 
 
-def _node(room: str) -> str:
-    return 'graph_["graph"]' if room == "graph" else room  # a word of mermaid's own
+def _node(name: str) -> str:
+    return 'graph_["graph"]' if name == "graph" else name  # a word of mermaid's own
 
 
 def drawn(page: str) -> str:

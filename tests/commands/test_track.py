@@ -17,7 +17,7 @@ from tests.running.test_resuming import dying
 from tests.running.tracking.test_mlflow_client import runs
 
 
-def mirrored(store: str) -> tuple[Any, ...]:
+def mirror_of(store: str) -> tuple[Any, ...]:
     """All that the mirror of a run shows, without ids and clocks."""
     parent, children = runs(store)
     history = MlflowClient(store).get_metric_history(parent.info.run_id, "best_loss")
@@ -43,7 +43,7 @@ def test_another_store_gets_the_same_mirror_as_the_search_made(
     store = f"sqlite:///{workdir / 'other.db'}"
     out = autoprune.succeed("track", digits_run.folder, "--tracking-uri", store).out
     assert "4 of 4 trials mirrored anew" in out
-    assert mirrored(store) == mirrored(digits_run.store)
+    assert mirror_of(store) == mirror_of(digits_run.store)
     best = {path.path for path in MlflowClient(store).list_artifacts(runs(store)[0].info.run_id)}
     assert {"best.yaml", "results.csv", "frontier.png", "sensitivity.png", "weights"} <= best
 
@@ -51,10 +51,10 @@ def test_another_store_gets_the_same_mirror_as_the_search_made(
 def test_done_twice_it_adds_nothing(autoprune: Cli, workdir: Path, digits_run: DigitsRun) -> None:
     store = f"sqlite:///{workdir / 'other.db'}"
     autoprune.succeed("track", digits_run.folder, "--tracking-uri", store)
-    first, id_ = mirrored(store), runs(store)[0].info.run_id
+    first, id_ = mirror_of(store), runs(store)[0].info.run_id
     out = autoprune.succeed("track", digits_run.folder, "--tracking-uri", store).out
     assert "0 of 4 trials mirrored anew, 4 were there" in out
-    assert mirrored(store) == first
+    assert mirror_of(store) == first
     assert runs(store)[0].info.run_id == id_
 
 
@@ -79,14 +79,14 @@ def test_a_mirror_that_was_cut_in_the_middle_is_completed(
     (workdir / "elsewhere").mkdir()
     shutil.move(workdir / "run", workdir / "elsewhere" / "run")
     autoprune.succeed("track", "elsewhere/run", "--tracking-uri", f"sqlite:///{workdir / 'whole.db'}")
-    whole, completed = mirrored(f"sqlite:///{workdir / 'whole.db'}"), mirrored(store)
+    whole, completed = mirror_of(f"sqlite:///{workdir / 'whole.db'}"), mirror_of(store)
     assert completed[:4] == whole[:4]
     assert completed[5:] == whole[5:]
     assert completed[5] == [(1, 0.5), (2, 0.5), (3, 0.5), (4, 0.3), (5, 0.3)]
 
 
 def test_an_interrupted_run_is_mirrored_as_killed(autoprune: Cli, workdir: Path) -> None:
-    write_run(workdir / "run", finished=False)
+    write_run(workdir / "run", ended=False)
     assert "the run is interrupted" in autoprune.succeed("track", "run").out
     parent, children = runs(f"sqlite:///{workdir / 'mlflow.db'}")
     assert parent.info.status == "KILLED"
@@ -111,7 +111,7 @@ def test_the_mirror_of_a_killed_search_is_complete_after_track_and_after_resumin
 
 def test_what_cannot_be_tracked_is_refused(autoprune: Cli, workdir: Path) -> None:
     assert "has no ledger.jsonl" in autoprune.refused("track", "missing")
-    folder = write_run(workdir / "run", finished=False)
+    folder = write_run(workdir / "run", ended=False)
     with Ledger(folder / "ledger.jsonl"):
         assert "mirrors it itself" in autoprune.refused("track", "run")
     write_run(workdir / "secret", track={"uri": "https://***@host", "experiment": "autoprune"})

@@ -20,7 +20,7 @@ from tests.graph.networks import Case
 CLASSES = 3
 
 
-def images_like(shape: tuple[int, ...], count: int, seed: int) -> Tensor:
+def samples_like(shape: tuple[int, ...], count: int, seed: int) -> Tensor:
     return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -31,10 +31,10 @@ def evaluator_of(case: Case, pattern: Pattern = FILTER, batch_size: int = 8) -> 
         _spread_statistics(network)
 
     def data(count: int, seed: int) -> TensorDataset:
-        return TensorDataset(images_like(case.shape, count, seed), torch.arange(count) % CLASSES)
+        return TensorDataset(samples_like(case.shape, count, seed), torch.arange(count) % CLASSES)
 
     task = SimpleTask(lambda: network, data(40, 0), data(20, 1), plain_data=data(40, 0))
-    prunable = analyze(network, images_like(case.shape, 2, 2), replace(L1_FILTER, pattern=pattern))
+    prunable = analyze(network, samples_like(case.shape, 2, 2), replace(L1_FILTER, pattern=pattern))
     return Evaluator(prunable, task, EvaluationConfig(batch_size=batch_size))
 
 

@@ -7,10 +7,10 @@ from itertools import product
 
 from torch import Tensor, nn
 
-Place = tuple[int, ...]
+Index = tuple[int, ...]
 """An index into a layer's weight as torch stores it."""
 
-Structure = list[Place]
+Structure = list[Index]
 
 
 class Weight:
@@ -25,13 +25,13 @@ class Weight:
         self.out = second * self.groups if self.transposed else first
         self.inner = first // self.groups if self.transposed else second
 
-    def place(self, out: int, channel: int, position: Place) -> Place:
+    def index(self, out: int, channel: int, position: Index) -> Index:
         if not self.transposed:
             return (out, channel, *position)
         group, within = divmod(out, self.out // self.groups)
         return (group * self.inner + channel, within, *position)
 
-    def positions(self) -> Iterator[Place]:
+    def positions(self) -> Iterator[Index]:
         return product(*(range(size) for size in self.kernel))
 
     def group_of(self, out: int) -> int:
@@ -39,7 +39,7 @@ class Weight:
 
 
 def structures(pattern: str, module: nn.Module) -> list[list[Structure]]:
-    """By choice, the structures in their order, each as the places of its weights (in no order)."""
+    """By choice, the structures in their order, each as the indices of its weights (in no order)."""
     weight = Weight(module)
     if ":" in pattern:
         return _runs(weight, int(pattern.split(":")[1]))
@@ -57,14 +57,14 @@ def structures(pattern: str, module: nn.Module) -> list[list[Structure]]:
                 "channel": (weight.group_of(out), channel),
                 "column": (weight.group_of(out), channel, position),
             }[pattern]
-            found.setdefault(key, []).append(weight.place(out, channel, position))
+            found.setdefault(key, []).append(weight.index(out, channel, position))
     return [[found[key] for key in sorted(found)]]
 
 
 def _runs(weight: Weight, m: int) -> list[list[Structure]]:
     """Runs of m input channels; single weights in each."""
     return [
-        [[weight.place(out, first + i, position)] for i in range(m)]
+        [[weight.index(out, first + i, position)] for i in range(m)]
         for out in range(weight.out)
         for position in weight.positions()
         for first in range(0, weight.inner - m + 1, m)
@@ -79,6 +79,6 @@ def _blocks(weight: Weight, height: int, width: int, depth: int, out: int = 1) -
             block = []
             for i, j, k, n in product(range(out), range(depth), range(height), range(width)):
                 position = (y + k, x + n)[2 - len(weight.kernel) :] if weight.kernel else ()
-                block.append(weight.place(o + i, c + j, position))
+                block.append(weight.index(o + i, c + j, position))
             found.append(block)
     return found

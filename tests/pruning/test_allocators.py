@@ -28,7 +28,7 @@ MANY = st.lists(
 )
 
 
-def _made(rows: list[list[float]]) -> tuple[list[Group], Importance]:
+def _groups_and_scores(rows: list[list[float]]) -> tuple[list[Group], Importance]:
     groups = [group(f"g{i}", len(row)) for i, row in enumerate(rows)]
     return groups, {f"g{i}": np.array(row) for i, row in enumerate(rows)}
 
@@ -51,7 +51,7 @@ def test_ranked_over_layers_of_different_sizes_equal_scores_of_earlier_groups_go
 
 @given(MANY, st.floats(0, 1))
 def test_global_ranking_equals_a_slow_one(rows: list[list[float]], sparsity: float) -> None:
-    groups, scores = _made(rows)
+    groups, scores = _groups_and_scores(rows)
     everything = sorted((score, g, i) for g, row in enumerate(rows) for i, score in enumerate(row))
     gone = everything[: math.floor(len(everything) * sparsity + 1e-9)]
     kept = [len(row) - sum(g == owner for _, owner, _ in gone) for g, row in enumerate(rows)]
@@ -62,7 +62,7 @@ def test_global_ranking_equals_a_slow_one(rows: list[list[float]], sparsity: flo
 def test_the_asked_number_is_removed_in_all_unless_a_group_is_at_its_least(
     rows: list[list[float]], sparsity: float
 ) -> None:
-    groups, scores = _made(rows)
+    groups, scores = _groups_and_scores(rows)
     widths = GLOBAL.widths(groups, scores, sparsity)
     total = sum(map(len, rows))
     removed, asked = total - sum(widths.values()), math.floor(total * sparsity + 1e-9)
@@ -72,7 +72,7 @@ def test_the_asked_number_is_removed_in_all_unless_a_group_is_at_its_least(
 
 @given(MANY, st.floats(0, 4))
 def test_what_is_above_the_threshold_stays(rows: list[list[float]], threshold: float) -> None:
-    groups, scores = _made(rows)
+    groups, scores = _groups_and_scores(rows)
     kept = [max(1, sum(score > threshold for score in row)) for row in rows]
     assert list(ABOVE_THRESHOLD.widths(groups, scores, threshold).values()) == kept
 

@@ -44,7 +44,7 @@ def trial(number: int, outcome: Outcome, **named: Any) -> Trial:
 def write_run(
     folder: Path,
     outcomes: Sequence[Outcome] = OUTCOMES,
-    finished: bool = True,
+    ended: bool = True,
     test: bool = True,
     identity: dict[str, str] = IDENTITY,
     started: dict[str, Any] | None = None,
@@ -77,7 +77,7 @@ def write_run(
             told = trial(number, outcome, **({"recipe": recipe} if recipe else {}))
             ledger.asked(told.candidate)
             ledger.told(told)
-        if finished:
+        if ended:
             for result in results(test):
                 ledger.write("result", **result.to_json())
             ledger.write("finished", best=3)

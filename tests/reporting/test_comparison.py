@@ -24,7 +24,7 @@ def test_the_layout_of_nni_holds_what_is_known_on_the_same_samples(tmp_path: Pat
 
 
 def test_the_layout_of_nni_invents_nothing(tmp_path: Path) -> None:
-    nothing = read_record(write_run(tmp_path / "none", (), finished=False))
+    nothing = read_record(write_run(tmp_path / "none", (), ended=False))
     assert nni_fields(nothing) == {
         "performance": {"original": 0.95}, "params": {"original": 400}, "flops": {"original": 2000}
     }  # fmt: skip
@@ -47,7 +47,7 @@ def test_json_holds_every_run_with_its_comparison(tmp_path: Path) -> None:
 
 
 def test_csv_has_a_line_for_every_trial_of_every_run(tmp_path: Path) -> None:
-    unfinished = write_run(tmp_path / "two", OUTCOMES[:1], finished=False)
+    unfinished = write_run(tmp_path / "two", OUTCOMES[:1], ended=False)
     records = [read_record(write_run(tmp_path / "one")), read_record(unfinished)]
     rows = list(csv.DictReader(io.StringIO(trials_csv(records))))
     assert [(row["run"], row["trial"]) for row in rows] == [*(("one", str(i)) for i in range(5)), ("two", "0")]
@@ -58,11 +58,11 @@ def test_csv_has_a_line_for_every_trial_of_every_run(tmp_path: Path) -> None:
 
 
 def test_a_summary_says_how_far_a_run_has_come(tmp_path: Path) -> None:
-    killed = read_record(write_run(tmp_path / "killed", OUTCOMES[:2], finished=False))
+    killed = read_record(write_run(tmp_path / "killed", OUTCOMES[:2], ended=False))
     assert cells(killed)["state"] == "interrupted, 2 of 5 trials"
     line = summarise(killed)
     assert (line.best, line.loss, line.test_accuracy) == (0, 0.5, None)
-    nothing = read_record(write_run(tmp_path / "nothing", (), finished=False))
+    nothing = read_record(write_run(tmp_path / "nothing", (), ended=False))
     assert cells(nothing)["state"] == "interrupted, 0 of 5 trials"
     assert cells(nothing)["accuracy"] == ""
 

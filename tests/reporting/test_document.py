@@ -69,26 +69,26 @@ def test_a_page_takes_its_colours_from_the_reader(tmp_path: Path) -> None:
 
 def test_names_and_reasons_are_text_and_not_markup(tmp_path: Path) -> None:
     outcomes = [Score(0.5, 0.8, 100), Failure("exception", "<script>alert(1)</script> & more")]
-    folder = write_run(tmp_path / "<b>run</b>", outcomes, finished=False)
+    folder = write_run(tmp_path / "<b>run</b>", outcomes, ended=False)
     parser = read(write_page([read_record(folder)], tmp_path / "page"))
     assert "<script>alert(1)</script> & more" in parser.text
 
 
 @pytest.mark.parametrize("outcomes", [(), OUTCOMES[1:3], OUTCOMES[:1]], ids=["none", "no score", "one"])
 def test_a_run_that_has_not_finished_has_a_page_too(outcomes: tuple[Score, ...], tmp_path: Path) -> None:
-    parser = read(write_page([read_record(write_run(tmp_path / "run", outcomes, finished=False))], tmp_path / "page"))
+    parser = read(write_page([read_record(write_run(tmp_path / "run", outcomes, ended=False))], tmp_path / "page"))
     assert "interrupted" in parser.text
     assert f"{len(outcomes)} of 5 trials" in parser.text
     assert "--resume" in parser.text
 
 
 def test_a_loss_of_zero_can_be_drawn(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", [Score(0.0, 1.0, 100)], finished=False)
+    folder = write_run(tmp_path / "run", [Score(0.0, 1.0, 100)], ended=False)
     assert "<svg" in write_page([read_record(folder)], tmp_path / "page").read_text()
 
 
 def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:
-    records = [read_record(write_run(tmp_path / "first")), read_record(write_run(tmp_path / "second", finished=False))]
+    records = [read_record(write_run(tmp_path / "first")), read_record(write_run(tmp_path / "second", ended=False))]
     page = write_page(records, tmp_path / "page")
     parser = read(page)
     assert "2 runs side by side" in parser.text

@@ -20,7 +20,7 @@ DENSE = Score(0.1, 0.9, 10)
 def test_the_overview_has_a_panel_for_each_cost_and_one_legend(
     tmp_path: Path, outcomes: Any, limits: dict[str, int]
 ) -> None:
-    record = read_record(write_run(tmp_path / "run", outcomes, finished=len(outcomes) == 5, limits=limits))
+    record = read_record(write_run(tmp_path / "run", outcomes, ended=len(outcomes) == 5, limits=limits))
     figure = overview_figure(record)
     assert figure is not None
     names = [axes.get_xlabel() for axes in figure.axes]
@@ -39,7 +39,7 @@ def test_the_overview_has_a_panel_for_each_cost_and_one_legend(
 
 
 def test_without_a_score_there_is_nothing_to_draw(tmp_path: Path) -> None:
-    record = read_record(write_run(tmp_path / "run", [Failure("nan", "loss nan")], finished=False))
+    record = read_record(write_run(tmp_path / "run", [Failure("nan", "loss nan")], ended=False))
     assert overview_figure(record) is None
 
 

@@ -32,7 +32,7 @@ def test_evaluations_count_the_dense_reference_the_sweep_and_every_trial(tmp_pat
 
 
 def test_a_run_that_was_killed_shows_its_best_so_far(tmp_path: Path) -> None:
-    record = read_record(write_run(tmp_path / "run", finished=False))
+    record = read_record(write_run(tmp_path / "run", ended=False))
     assert record.state == "interrupted"
     assert record.best is not None
     assert record.best.number == 3
@@ -42,14 +42,14 @@ def test_a_run_that_was_killed_shows_its_best_so_far(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_being_written_goes_on(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", finished=False)
+    folder = write_run(tmp_path / "run", ended=False)
     with Ledger(folder / "ledger.jsonl"):
         assert read_record(folder).state == "going on"
     assert read_record(folder).state == "interrupted"
 
 
 def test_a_run_without_a_score_has_no_best(tmp_path: Path) -> None:
-    record = read_record(write_run(tmp_path / "run", OUTCOMES[1:3], finished=False))
+    record = read_record(write_run(tmp_path / "run", OUTCOMES[1:3], ended=False))
     assert (record.best, record.best_validation) == (None, None)
 
 
@@ -61,7 +61,7 @@ def test_a_damaged_file_of_curves_is_no_matter(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("best", ["../../other", 17, None, 3.5])
 def test_an_end_that_names_no_trial_is_refused(tmp_path: Path, best: object) -> None:
-    folder = write_run(tmp_path / "run", finished=False)
+    folder = write_run(tmp_path / "run", ended=False)
     with Ledger(folder / "ledger.jsonl") as ledger:
         ledger.write("finished", best=best)
     with pytest.raises(RunFolderError, match="holds no such trial"):
@@ -83,7 +83,7 @@ def test_a_folder_that_is_no_run_and_a_damaged_ledger_are_refused_by_name(tmp_pa
 
 
 def test_a_ledger_that_ends_in_the_middle_of_a_record_is_read_until_there(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", finished=False)
+    folder = write_run(tmp_path / "run", ended=False)
     path = folder / "ledger.jsonl"
     path.write_bytes(path.read_bytes()[:-9])
     assert len(read_record(folder).trials) == 4

@@ -12,7 +12,7 @@ import pytest
 from autoprune.core.ledger import Ledger
 from autoprune.core.trial import Trial
 from tests.journeys import Cli, history_of, left_behind, search_in_child, trial_results
-from tests.running.test_in_rounds import SHORT
+from tests.running.test_iterative_searches import SHORT
 from tests.running.test_killed import often_saving
 
 pytestmark = pytest.mark.usefixtures("without_latencies")

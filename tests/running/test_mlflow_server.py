@@ -107,7 +107,7 @@ def test_a_server_stopped_during_a_search_costs_neither_a_trial_nor_a_line_of_th
 
     def outage(child: int) -> None:
         until(child, lambda: told() == TRIALS // 3)
-        until(child, lambda: mirrored(server) > 1)
+        until(child, lambda: count_trials(server) > 1)
         server.kill()
         Path("stopped").touch()
         until(child, lambda: told() == 2 * TRIALS // 3)
@@ -161,7 +161,7 @@ def check_complete(server: Server, run: Path) -> None:
     assert steps == list(range(1, len(trials) + 1))
 
 
-def mirrored(server: Server) -> int:
+def count_trials(server: Server) -> int:
     """How many trials are there; none before the search has begun to mirror itself."""
     try:
         return len(runs(server.uri)[1])

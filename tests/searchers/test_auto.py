@@ -15,7 +15,7 @@ LANDSCAPE = planted("interactions", 3, True, pairs=0.9)
 PROBLEM = replace(LANDSCAPE.problem, trials=80)
 
 
-def opened(searcher: Auto, count: int) -> list[Candidate]:
+def first_candidates(searcher: Auto, count: int) -> list[Candidate]:
     """The first candidates, each told."""
     found = list(searcher.ask(count))
     for candidate in found:
@@ -24,18 +24,18 @@ def opened(searcher: Auto, count: int) -> list[Candidate]:
 
 
 def test_it_begins_with_every_start() -> None:
-    first = opened(Auto(PROBLEM), len(standard_starts(PROBLEM)))
+    first = first_candidates(Auto(PROBLEM), len(standard_starts(PROBLEM)))
     assert [candidate.allocation for candidate in first] == list(standard_starts(PROBLEM))
 
 
 def test_what_it_proposes_is_far_better_than_a_blind_mutant() -> None:
     """Half of what follows the starts is better than all of these."""
     searcher = Auto(PROBLEM)
-    first = opened(searcher, len(standard_starts(PROBLEM)))
+    first = first_candidates(searcher, len(standard_starts(PROBLEM)))
     least = min(LANDSCAPE.true(candidate.allocation) for candidate in first)
     better = []
     for _ in range(20):
-        (candidate,) = opened(searcher, 1)
+        (candidate,) = first_candidates(searcher, 1)
         better.append(LANDSCAPE.true(candidate.allocation) < least)
     assert sum(better) >= 10
 
@@ -43,7 +43,7 @@ def test_what_it_proposes_is_far_better_than_a_blind_mutant() -> None:
 def test_many_slots_do_not_crowd_one_place() -> None:
     """What still runs is believed, so the next looks elsewhere."""
     searcher = Auto(PROBLEM)
-    opened(searcher, 30)
+    first_candidates(searcher, 30)
     asked = [candidate.allocation for candidate in searcher.ask(8)]
     assert len(set(asked)) == 8
     apart = [sum(a[n] != b[n] for n in a) for i, a in enumerate(asked) for b in asked[:i]]

@@ -47,12 +47,12 @@ class _ActivePenalty:
 
     penalty: Penalty
     period: _Period
-    finished: bool = False
+    ended: bool = False
 
     def finish(self) -> None:
-        if not self.finished:
+        if not self.ended:
             self.penalty.finish()
-            self.finished = True
+            self.ended = True
 
 
 class ActivePruners:
@@ -147,7 +147,7 @@ class ActivePruners:
             _CARRIED: dict(self.masking.of(_CARRIED)),
             "prunings": {name: pruning.state_dict() for name, pruning in self.prunings.items()},
             "penalties": {
-                name: {"state": active.penalty.state_dict(), "finished": active.finished}
+                name: {"state": active.penalty.state_dict(), "ended": active.ended}
                 for name, active in self._penalties.items()
             },
         }
@@ -158,7 +158,7 @@ class ActivePruners:
             pruning.load_state_dict(state["prunings"][name])
         for name, active in self._penalties.items():
             active.penalty.load_state_dict(state["penalties"][name]["state"])
-            active.finished = state["penalties"][name]["finished"]
+            active.ended = state["penalties"][name]["ended"]
 
 
 def carried_masks(state: Mapping[str, Any]) -> Masks:

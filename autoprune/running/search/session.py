@@ -45,7 +45,7 @@ from autoprune.running.search.sensitivity import (
 )
 from autoprune.running.setup import Setup, unsearched_settings
 from autoprune.running.tracking.mlflow_client import active_run
-from autoprune.running.tracking.tracker import Tracking, mirrored
+from autoprune.running.tracking.tracker import Tracking, mirroring
 from autoprune.searchers.base.searcher import Searcher, SearchProblem
 
 _CAN_CHANGE = ("run.", "track.", "search.trials", "output", "task.data", "task.checkpoint")
@@ -194,7 +194,7 @@ def _run(run: RunContext, command: Sequence[str]) -> Conclusion:
     if line := unsearched_settings(run.setup.space, run.setup.experiment.search.searcher):
         run.display.say(line)
     dense = _dense(run)
-    with mirrored(run.folder.path, run.tracking, run.setup.prunable.network):
+    with mirroring(run.folder.path, run.tracking, run.setup.prunable.network):
         found = _execute(run, dense)
         run.folder.tidy()
         return conclude(run, dense, found)

@@ -64,7 +64,7 @@ def tracking_of(experiment: Experiment) -> Tracking | None:
 
 
 @contextlib.contextmanager
-def mirrored(folder: Path, tracking: Tracking | None, dense: nn.Module | None = None) -> Iterator[None]:
+def mirroring(folder: Path, tracking: Tracking | None, dense: nn.Module | None = None) -> Iterator[None]:
     """Mirrors a run's folder while the body runs, and waits for a while until all is there.
 
     Args:

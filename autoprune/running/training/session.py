@@ -29,7 +29,7 @@ from autoprune.running.progress import Display, training_progress
 from autoprune.running.run_folder import RunFolder
 from autoprune.running.setup import choose_device, task_of
 from autoprune.running.threads import settle_threads
-from autoprune.running.tracking.tracker import Tracking, mirrored
+from autoprune.running.tracking.tracker import Tracking, mirroring
 from autoprune.running.training.recorder import SCHEDULE, Recorder, TrainingFolder
 from autoprune.tasks.base import Batch, Split, Task
 from autoprune.tasks.simple import model_name
@@ -188,7 +188,7 @@ def _train(
     settings = yaml.safe_load(dump_experiment(start.experiment))
     with (
         recorder.recording(ledger, params=_params(start, run), settings=settings),
-        mirrored(recorder.folder.path, tracking),
+        mirroring(recorder.folder.path, tracking),
     ):
         dense = evaluate(start.network, start.task, _batches(start, "validation"))
         final = run.run()

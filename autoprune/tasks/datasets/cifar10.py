@@ -67,17 +67,17 @@ def find_cifar10(folder: Path, records: int = RECORDS) -> CifarFolder:
     if not folder.is_dir():
         raise DataError(f"the data folder {folder} does not exist; {_SOURCE}")
     inside = [folder, folder / "cifar-10-batches-bin", folder / "cifar-10-batches-py"]
-    for place in inside:
+    for parent in inside:
         for ending, read in ((".bin", read_binary), ("", read_python)):
-            training = tuple(path for path in _training(place, ending) if path.is_file())
-            test = place / f"test_batch{ending}"
+            training = tuple(path for path in _training(parent, ending) if path.is_file())
+            test = parent / f"test_batch{ending}"
             if training or test.is_file():
                 return _checked(CifarFolder(test, training, read, records))
     raise DataError(f"{folder} holds no CIFAR-10 (neither test_batch.bin nor test_batch); {_SOURCE}")
 
 
-def _training(place: Path, ending: str) -> list[Path]:
-    return [place / f"data_batch_{number}{ending}" for number in range(1, 6)]
+def _training(folder: Path, ending: str) -> list[Path]:
+    return [folder / f"data_batch_{number}{ending}" for number in range(1, 6)]
 
 
 def _checked(found: CifarFolder) -> CifarFolder:

@@ -70,7 +70,7 @@ def _random_states(device: torch.device) -> dict[str, Tensor]:
     return states
 
 
-def copied(value: Any, place: str) -> Any:
+def copied(value: Any, path: str) -> Any:
     """Returns a copy of tensors and plain values, on the CPU, that `torch.load(weights_only=True)` can read.
 
     Subclasses of plain types (NumPy has some) become the plain types.
@@ -81,26 +81,26 @@ def copied(value: Any, place: str) -> Any:
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):
-        return {_key(key, place): copied(item, f"{place}[{key!r}]") for key, item in value.items()}
+        return {_key(key, path): copied(item, f"{path}[{key!r}]") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        items = [copied(item, f"{place}[{index}]") for index, item in enumerate(value)]
+        items = [copied(item, f"{path}[{index}]") for index, item in enumerate(value)]
         return items if isinstance(value, list) else tuple(items)
-    return _plain(value, place)
+    return _plain(value, path)
 
 
-def _key(key: Any, place: str) -> str | int:
+def _key(key: Any, path: str) -> str | int:
     if isinstance(key, str | int) and not isinstance(key, bool):
-        return cast("str | int", _plain(key, place))
-    raise TypeError(f"a snapshot's {place} should have text or integers as keys but has {key!r}")
+        return cast("str | int", _plain(key, path))
+    raise TypeError(f"a snapshot's {path} should have text or integers as keys but has {key!r}")
 
 
-def _plain(value: Any, place: str) -> bool | int | float | str | None:
+def _plain(value: Any, path: str) -> bool | int | float | str | None:
     if value is None or isinstance(value, bool):
         return value
     for kind in (int, float, str):
         if isinstance(value, kind):
             return kind(value)
-    raise TypeError(f"a snapshot holds tensors and plain values only, but {place} is a {type(value).__name__}")
+    raise TypeError(f"a snapshot holds tensors and plain values only, but {path} is a {type(value).__name__}")
 
 
 def write_snapshot(path: Path, snapshot: Snapshot) -> None:

@@ -159,7 +159,7 @@ def chain(act: Callable[[], nn.Module] = nn.Identity) -> Case:
     return Case(lambda: Chain(act), (3, 6, 6), {"one.0": 8, "two.0": 8, "three.0": 8})
 
 
-def places(evaluator: Evaluator, recipe: Recipe = RECIPE) -> dict[str, str]:
+def prefix_heads(evaluator: Evaluator, recipe: Recipe = RECIPE) -> dict[str, str]:
     """Group to the first operation that its levels run."""
     nodes = list(evaluator.prunable.graph.flow.traced.graph.nodes)
     cuts = Prefixes(evaluator, grid_of(evaluator), recipe, 20).cuts
@@ -167,19 +167,19 @@ def places(evaluator: Evaluator, recipe: Recipe = RECIPE) -> dict[str, str]:
 
 
 def test_levels_begin_at_the_first_layer_of_their_group_but_not_at_the_front() -> None:
-    assert places(evaluator_of(chain())) == {"two.0": "two.0", "three.0": "three.0"}
-    groups = places(evaluator_of(RESNET_8))
+    assert prefix_heads(evaluator_of(chain())) == {"two.0": "two.0", "three.0": "three.0"}
+    groups = prefix_heads(evaluator_of(RESNET_8))
     assert groups == {name: name for name in RESNET_8.groups if name != "conv1"}
-    assert places(evaluator_of(chain(), ELEMENT)) == {"two.0": "two.0", "three.0": "three.0", "head": "head"}
+    assert prefix_heads(evaluator_of(chain(), ELEMENT)) == {"two.0": "two.0", "three.0": "three.0", "head": "head"}
 
 
 def test_values_that_take_too_much_memory_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     # Of 44 samples 8 channels of 6x6 pixels, 4 bytes each, are alive at both cuts.
     monkeypatch.setattr(prefixes, "MOST_BYTES", 44 * 8 * 36 * 4)
-    assert len(places(evaluator_of(chain()))) == 2
+    assert len(prefix_heads(evaluator_of(chain()))) == 2
     monkeypatch.setattr(prefixes, "MOST_BYTES", 44 * 8 * 36 * 4 - 1)
     evaluator = evaluator_of(chain())
-    assert places(evaluator) == {}
+    assert prefix_heads(evaluator) == {}
     curves, _ = run(evaluator, grid_of(evaluator))
     assert curves.work == curves.naive_work
 
@@ -210,18 +210,18 @@ class OwnNorm(nn.BatchNorm2d):
 
 @pytest.mark.parametrize("act", [Noise, Counting, lambda: OwnNorm(8)])
 def test_networks_that_do_not_run_in_parts_as_they_run_are_evaluated_whole(act: Callable[[], nn.Module]) -> None:
-    assert places(evaluator_of(chain(act))) == {}
+    assert prefix_heads(evaluator_of(chain(act))) == {}
 
 
 def test_a_norm_of_the_users_own_is_no_trouble_where_it_stays_as_it_is() -> None:
-    assert len(places(evaluator_of(chain(lambda: OwnNorm(8))), Recipe(0))) == 2
+    assert len(prefix_heads(evaluator_of(chain(lambda: OwnNorm(8))), Recipe(0))) == 2
 
 
 def test_a_norm_that_is_called_on_both_sides_is_not_cut_through() -> None:
     case = Case(SharedNorm, (3, 6, 6), {"stem": 8, "one.0.0": 6, "two.0.0": 6})
     grid = grid_of(evaluator_of(case))
     assert list(grid) == list(case.groups)
-    assert places(evaluator_of(case)) == {"two.0.0": "two.0.0"}
+    assert prefix_heads(evaluator_of(case)) == {"two.0.0": "two.0.0"}
     cheap, naive = (run(evaluator_of(case), grid, replace(ALL, reuse=reuse))[0] for reuse in (True, False))
     assert_same_scores(cheap, naive)
 
@@ -235,7 +235,7 @@ def test_what_a_level_writes_in_place_is_not_there_for_the_next() -> None:
 
 def test_recipes_that_change_every_weight_share_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     evaluator = evaluator_of(chain())
-    assert places(evaluator, Recipe(reconstruct=16)) == {"two.0": "two.0", "three.0": "three.0"}
+    assert prefix_heads(evaluator, Recipe(reconstruct=16)) == {"two.0": "two.0", "three.0": "three.0"}
     prune = Evaluator.prune
 
     def trained(self: Evaluator, allocation: Mapping[str, int], recipe: Recipe) -> nn.Module:
@@ -250,7 +250,7 @@ def test_recipes_that_change_every_weight_share_nothing(monkeypatch: pytest.Monk
 
 
 def test_a_prefix_that_cannot_be_run_leaves_levels_to_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Stream, place: int) -> None:
+    def fail(self: Stream, index: int) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     expected, _ = run(evaluator_of(chain()), {"two.0": [2, 6]})
@@ -277,11 +277,11 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[FlopCounterMode]:
         return call
 
     with monkeypatch.context() as patch:
-        for place, name in (
+        for owner, name in (
             (Stream, "advance"), (Evaluator, "evaluate_network"),
             (prefixes, "recalibrate"), (building, "recalibrate"), (building, "refit"),
         ):  # fmt: skip
-            patch.setattr(place, name, counting(getattr(place, name)))
+            patch.setattr(owner, name, counting(getattr(owner, name)))
         yield counter
 
 

@@ -168,7 +168,7 @@ def test_criteria_of_weights_equal_a_slow_loop_over_structures(
         module = mixed.get_submodule(layer)
         gradients = _weight_gradients(mixed, layer, batches)
         expected = [
-            [_slow(name, module.weight.detach(), gradients, places) for places in row]
+            [_slow(name, module.weight.detach(), gradients, indices) for indices in row]
             for row in structures(pattern, module)
         ]
         np.testing.assert_allclose(scores[layer].reshape(len(expected), -1), expected, rtol=1e-9, err_msg=layer)
@@ -184,17 +184,17 @@ def _weight_gradients(network: Mixed, layer: str, batches: Batches) -> list[torc
     return found
 
 
-def _slow(name: str, weight: torch.Tensor, gradients: list[torch.Tensor], places: Sequence[tuple[int, ...]]) -> float:
-    values = [float(weight[place]) for place in places]
+def _slow(name: str, weight: torch.Tensor, gradients: list[torch.Tensor], indices: Sequence[tuple[int, ...]]) -> float:
+    values = [float(weight[index]) for index in indices]
     sums = {
         "magnitude": lambda: sum(map(abs, values)) / len(values),
         "threshold": lambda: max(map(abs, values)),
         "std_threshold": lambda: max(map(abs, values)) / statistics.pstdev(weight.flatten().tolist()),
         "l1": lambda: sum(map(abs, values)),
         "l2": lambda: math.hypot(*values),
-        "taylor": lambda: _mean(sum(float(weight[p] * g[p]) ** 2 for p in places) for g in gradients),
-        "gradient": lambda: _mean(sum(abs(float(g[p])) for p in places) for g in gradients),
-        "saliency": lambda: _mean(sum(abs(float(weight[p] * g[p])) for p in places) for g in gradients),
+        "taylor": lambda: _mean(sum(float(weight[p] * g[p]) ** 2 for p in indices) for g in gradients),
+        "gradient": lambda: _mean(sum(abs(float(g[p])) for p in indices) for g in gradients),
+        "saliency": lambda: _mean(sum(abs(float(weight[p] * g[p])) for p in indices) for g in gradients),
     }
     return sums[name]()
 

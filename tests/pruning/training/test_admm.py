@@ -40,7 +40,7 @@ def _kept(admm: Admm, graph: ChannelGraph) -> Mapping[str, Sequence[int]]:
     return ChannelStructures(graph).kept_channels(admm.importance(), admm.widths)
 
 
-def _descend(weight: nn.Parameter, admm: Admm) -> float:
+def _step_down(weight: nn.Parameter, admm: Admm) -> float:
     """A step of rate 0.5 on ½‖W − (2, 2)‖² and the penalty; the penalty before it."""
     term = admm.term()
     weight.grad = None
@@ -57,13 +57,13 @@ def test_the_steps_agree_with_two_weights_worked_by_hand() -> None:
     assert state()["projected"]["0.weight"].tolist() == [[3, 0]]
     assert state()["dual"]["0.weight"].tolist() == [[0, 0]]
     # Gradient (1, −1) + (0, 1), so W = (2.5, 1); Z = (2.5, 0) and U = (0, 1).
-    assert _descend(weight, admm) == 0.5
+    assert _step_down(weight, admm) == 0.5
     assert weight.tolist() == [[2.5, 1]]
     assert state()["projected"]["0.weight"].tolist() == [[2.5, 0]]
     assert state()["dual"]["0.weight"].tolist() == [[0, 1]]
     assert _distance({"0.weight": weight}, admm) == 1
     # W − Z + U = (0, 2): gradient (0.5, −1) + (0, 2), so W = (2.25, 0.5); U = (0, 1 + 0.5).
-    assert _descend(weight, admm) == 2
+    assert _step_down(weight, admm) == 2
     assert weight.tolist() == [[2.25, 0.5]]
     assert state()["projected"]["0.weight"].tolist() == [[2.25, 0]]
     assert state()["dual"]["0.weight"].tolist() == [[0, 1.5]]
@@ -72,7 +72,7 @@ def test_the_steps_agree_with_two_weights_worked_by_hand() -> None:
 
 def test_what_stays_is_chosen_by_weights_and_duals_together() -> None:
     weight, admm = _two_weights(rho=1, frequency=1)
-    _descend(weight, admm)
+    _step_down(weight, admm)
     with torch.no_grad():
         weight.copy_(torch.tensor([[0.75, 0.5]]))
     admm.update()  # W + U = (0.75, 1.5)
@@ -178,12 +178,12 @@ def test_admm_goes_on_from_its_state() -> None:
     weight, whole = _two_weights(rho=0.5, frequency=2)
     other, again = _two_weights(rho=0.5, frequency=2)
     for _ in range(3):
-        _descend(weight, whole)
+        _step_down(weight, whole)
     with torch.no_grad():
         other.copy_(weight)
     again.load_state_dict(copy.deepcopy(whole.state_dict()))
     for _ in range(3):
-        assert _descend(other, again) == _descend(weight, whole)
+        assert _step_down(other, again) == _step_down(weight, whole)
     assert torch.equal(other, weight)
 
 

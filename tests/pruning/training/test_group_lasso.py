@@ -32,7 +32,7 @@ def _network() -> nn.Module:
     )  # fmt: skip
 
 
-def _made() -> tuple[nn.Module, ChannelGraph]:
+def _network_and_graph() -> tuple[nn.Module, ChannelGraph]:
     network = _network()
     return network, find_groups(network, INPUTS)
 
@@ -76,7 +76,7 @@ def _structures(pattern: str, weight: Tensor) -> Iterator[Tensor]:
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("pattern", ["filter", "row", "channel", "kernel", "column", "element", "block_1x1x2", "layer"])
 def test_the_penalty_is_the_sum_of_the_norms_of_all_structures(pattern: str, scaled: bool) -> None:
-    network, graph = _made()
+    network, graph = _network_and_graph()
     found = GroupLasso(network, graph, pattern, 0.3, scale_by_size=scaled).term()
     expected = 0.0
     for weight in _dense_weights(network):
@@ -106,7 +106,7 @@ def test_filters_are_each_layers_own_where_several_share_channels() -> None:
 
 
 def test_only_layers_that_match_are_penalised() -> None:
-    network, graph = _made()
+    network, graph = _network_and_graph()
     penalty = GroupLasso(network, graph, "layer", 1.0, layers=("[03]", "9"))
     assert float(penalty.term().detach()) == pytest.approx(
         sum(float(network[i].weight.detach().norm()) for i in (0, 3, 9))
@@ -117,7 +117,7 @@ def test_only_layers_that_match_are_penalised() -> None:
 
 @pytest.mark.parametrize("pattern", ["filter", "element", "layer"])
 def test_structures_of_zeros_have_a_gradient_of_zero(pattern: str) -> None:
-    network, graph = _made()
+    network, graph = _network_and_graph()
     with torch.no_grad():
         network[0].weight[2] = 0
         network[3].weight.zero_()
@@ -129,7 +129,7 @@ def test_structures_of_zeros_have_a_gradient_of_zero(pattern: str) -> None:
 
 
 def test_l1_is_the_sum_of_absolute_weights() -> None:
-    network, graph = _made()
+    network, graph = _network_and_graph()
     expected = 0.2 * sum(float(network[i].weight.detach().abs().sum()) for i in (0, 3))
     assert float(l1(network, graph, 0.2, layers=("0", "3")).term().detach()) == pytest.approx(expected, rel=1e-6)
 
@@ -201,7 +201,7 @@ def test_masks_are_made_every_so_many_steps_and_held_in_between_and_after() -> N
 
 
 def test_a_thresholding_adds_to_the_masks_of_another_pruning() -> None:
-    network, graph = _made()
+    network, graph = _network_and_graph()
     masking = Masking(network)
     Pruning(network, "level", 0.5, inputs=INPUTS, layers=("9",), masking=masking)
     penalty = GroupLasso(network, graph, "layer", 1.0, layers=("0",), masking=masking)
@@ -218,7 +218,7 @@ def test_a_penalty_goes_on_from_its_state() -> None:
         return penalty.masking.masks
 
     settings = {"thresholding": Thresholding(every=2)}
-    network, graph = _made()
+    network, graph = _network_and_graph()
     whole = copy.deepcopy(network)
     expected = trained(whole, GroupLasso(whole, graph, "filter", 0.03, ("0",), **settings), range(5))
     first = GroupLasso(network, graph, "filter", 0.03, ("0",), **settings)
@@ -235,13 +235,13 @@ def test_a_penalty_goes_on_from_its_state() -> None:
 
 @pytest.mark.parametrize("strength", [0.0, -1.0, math.nan, math.inf])
 def test_a_strength_that_makes_no_sense_is_refused(strength: float) -> None:
-    network, graph = _made()
+    network, graph = _network_and_graph()
     with pytest.raises(UserError, match="strength of a penalty should be a number above 0 but is"):
         GroupLasso(network, graph, "layer", strength)
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
-    network, graph = _made()
+    network, graph = _network_and_graph()
     with pytest.raises(UserError, match=r"'2:4' keeps a number of every few weights.* or penalty 'admm'"):
         GroupLasso(network, graph, "2:4", 1.0)
     with pytest.raises(UserError, match="the threshold should be a number of at least 0 but is -1"):
@@ -253,7 +253,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
 
 
 def test_a_whole_layer_is_a_structure_that_may_go() -> None:
-    network, graph = _made()
+    network, graph = _network_and_graph()
     groups = find_weight_structures(network, graph, LAYER).groups
     assert [(group.name, group.width, group.least) for group in groups] == [(name, 1, 0) for name in "0359"]
 

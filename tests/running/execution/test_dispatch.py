@@ -54,7 +54,7 @@ class Worker:
     context: WorkerContext = field(init=False)
     key: str = ""
     job: dict[str, Any] | None = None
-    doing: RunningJob | None = None
+    running: RunningJob | None = None
     deaths: int = 0
 
     def __post_init__(self) -> None:
@@ -62,13 +62,13 @@ class Worker:
 
     def begin(self, key: str, job: dict[str, Any]) -> None:
         self.key, self.job, self.deaths = key, json.loads(json.dumps(job)), 0
-        self.doing = RunningJob(self.context, self.job)
+        self.running = RunningJob(self.context, self.job)
 
     def die(self) -> None:
         """And it is started again, as a library does that carries jobs."""
         assert self.job is not None
         self.context, self.deaths = context(self.settings), self.deaths + 1
-        self.doing = RunningJob(self.context, self.job)
+        self.running = RunningJob(self.context, self.job)
 
 
 def carry(dispatch: Dispatch[Any], workers: list[Worker], rng: np.random.Generator, death: float) -> None:
@@ -76,7 +76,7 @@ def carry(dispatch: Dispatch[Any], workers: list[Worker], rng: np.random.Generat
     number = 0
     while not dispatch.over:
         worker = workers[int(rng.integers(len(workers)))]
-        if worker.doing is None:
+        if worker.running is None:
             job = dispatch.next(str(number))
             if job is not None:
                 worker.begin(str(number), job)
@@ -84,11 +84,11 @@ def carry(dispatch: Dispatch[Any], workers: list[Worker], rng: np.random.Generat
         elif worker.deaths < 3 and rng.random() < death:
             worker.die()
         else:
-            result, last = worker.doing.step()
+            result, last = worker.running.step()
             dispatch.take(worker.key, result)
             if last:
                 dispatch.end(worker.key, lost=False)
-                worker.doing = None
+                worker.running = None
 
 
 @pytest.mark.parametrize(("settings", "levels"), [(SETTINGS, 9), (ALL_HOPELESS, 4)])

@@ -13,7 +13,7 @@ from autoprune.core.ledger import Ledger, read_records
 from autoprune.errors import UserError
 from autoprune.running.tracking import tracker
 from autoprune.running.tracking.sync import Sync
-from autoprune.running.tracking.tracker import Tracker, mirrored
+from autoprune.running.tracking.tracker import Tracker, mirroring
 from tests.reporting.ledgers import OUTCOMES, trial, write_run
 
 TOLD = list(range(len(OUTCOMES)))
@@ -25,10 +25,10 @@ class Shelf(Sync):
     def __init__(self, folder: Path, down: int = 0, seconds: float = 0.0) -> None:
         self.path, self.down, self.seconds = folder / "ledger.jsonl", down, seconds
         self.numbers: list[int] = []
-        self.opened, self.closed = 0, False
+        self.opens, self.closed = 0, False
 
     def open(self) -> Sync:
-        self.opened += 1
+        self.opens += 1
         return self
 
     def update(self, over: bool = False) -> Iterator[None]:
@@ -54,7 +54,7 @@ def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def follow(folder: Path, shelf: Callable[[Path], Shelf], patience: float = 10.0) -> tuple[Shelf, float, float]:
     """Tells five trials beside a tracker; the store, and the seconds that the trials and the end took."""
-    write_run(folder, (), finished=False)
+    write_run(folder, (), ended=False)
     store = shelf(folder)
     start = time.monotonic()
     with Tracker(folder, store.open, patience=patience, pause=0.01), Ledger(folder / "ledger.jsonl") as ledger:
@@ -76,7 +76,7 @@ def test_trials_are_mirrored_in_order_and_the_run_is_closed(tmp_path: Path, warn
 def test_a_store_that_was_down_for_a_while_ends_complete(tmp_path: Path, warnings: list[str]) -> None:
     store, _, _ = follow(tmp_path / "run", lambda folder: Shelf(folder, down=1))
     assert store.numbers == TOLD
-    assert (store.opened, store.closed) == (2, True)
+    assert (store.opens, store.closed) == (2, True)
     assert warnings == [
         "MLflow cannot be written (ConnectionError: the server is down); the run goes on, and it is tried again"
     ]
@@ -122,7 +122,7 @@ def test_the_end_does_not_wait_for_ever(tmp_path: Path, warnings: list[str], mon
 
 
 def test_an_interrupted_run_is_closed_and_its_fault_goes_on(tmp_path: Path, warnings: list[str]) -> None:
-    folder = write_run(tmp_path / "run", OUTCOMES, finished=False)
+    folder = write_run(tmp_path / "run", OUTCOMES, ended=False)
     store = Shelf(folder)
     with pytest.raises(KeyboardInterrupt), Tracker(folder, store.open):
         raise KeyboardInterrupt
@@ -153,5 +153,5 @@ def test_a_user_s_fault_is_said_in_its_own_words(tmp_path: Path, warnings: list[
 
 def test_without_tracking_there_is_no_thread(tmp_path: Path) -> None:
     before = threading.active_count()
-    with mirrored(tmp_path, None):
+    with mirroring(tmp_path, None):
         assert threading.active_count() == before

@@ -56,15 +56,15 @@ def test_a_limit_that_is_kept_already_is_the_same_in_all_rounds_and_the_others_f
     assert limits == [{"flops": 500, "params": 20}, {"flops": 250, "params": 20}, {"flops": 125, "params": 20}]
 
 
-def allowance(problem: SearchProblem, recipe: Recipe, probed: bool) -> RoundBudget:
+def round_budget(problem: SearchProblem, recipe: Recipe, probed: bool) -> RoundBudget:
     return RoundBudget(History(problem), recipe, probed)
 
 
 def test_trials_are_shared_alike_among_the_rounds() -> None:
     problem = make_problem(trials=50)
     rounds = plan(problem.costs.dense(), problem.limits, 4)
-    assert allowance(problem, Recipe(), False).share(rounds) == 12
-    assert allowance(problem, Recipe(), True).share(rounds) == 11
+    assert round_budget(problem, Recipe(), False).share(rounds) == 12
+    assert round_budget(problem, Recipe(), True).share(rounds) == 11
 
 
 def test_work_is_shared_by_what_a_candidate_of_each_round_takes_at_most() -> None:
@@ -77,11 +77,11 @@ def test_work_is_shared_by_what_a_candidate_of_each_round_takes_at_most() -> Non
     evaluating, training = 100 * (own + middle), 30 * (own + middle) + 2 * 63 * dense
     problem = replace(problem, trials=None, price=100 * own, work=5 * (evaluating + training))
     rounds = [first, problem.limits]
-    assert allowance(problem, trained, False).share(rounds) == 5
-    assert allowance(replace(problem, work=5 * (evaluating + training) - 1), trained, False).share(rounds) == 4
+    assert round_budget(problem, trained, False).share(rounds) == 5
+    assert round_budget(replace(problem, work=5 * (evaluating + training) - 1), trained, False).share(rounds) == 4
     # Seven probes and one that is trained.
-    assert allowance(replace(problem, work=8 * evaluating + training), trained, True).share(rounds) == 7
-    assert allowance(replace(problem, work=8 * evaluating + training - 1), trained, True).share(rounds) == 6
+    assert round_budget(replace(problem, work=8 * evaluating + training), trained, True).share(rounds) == 7
+    assert round_budget(replace(problem, work=8 * evaluating + training - 1), trained, True).share(rounds) == 6
 
 
 def test_a_training_that_is_distilled_pays_for_the_teacher() -> None:
@@ -90,7 +90,7 @@ def test_a_training_that_is_distilled_pays_for_the_teacher() -> None:
     distilled = Recipe(finetune=Finetune(steps=10, batch_size=10, distill=0.5))
     price = 100 * (3 * own + dense)
     for work, share in ((2 * price, 2), (2 * price - 1, 1)):
-        assert allowance(replace(problem, trials=None, work=work), distilled, False).share([problem.limits]) == share
+        assert round_budget(replace(problem, trials=None, work=work), distilled, False).share([problem.limits]) == share
 
 
 @BOTH
