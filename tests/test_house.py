@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 import autoprune
 from experiments.house.drawing import DRAWINGS, PAGE, drawn, mermaid, rooms, without_shortcuts
 from experiments.house.measure import circles, imports, read_modules
+from experiments.house.names import remaining
 from tests.repository import REPOSITORY
 
 PACKAGES = [match["package"] for match in DRAWINGS.finditer(PAGE.read_text())]
@@ -64,3 +66,27 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 def test_the_version_has_one_source() -> None:
     assert autoprune.__version__ == version("autoprune")
     assert f"version: {autoprune.__version__}\n" in (REPOSITORY / "CITATION.cff").read_text()
+
+
+def test_no_name_remains_that_the_fields_own_replaced() -> None:
+    assert remaining(REPOSITORY) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("class Witness: ...", "class 'Witness'"),
+        ("def f(course): ...", "parameter 'course'"),
+        ("class A:\n    batch: int = 8", "attribute 'batch'"),
+        ("def f(batch: Tensor): ...", None),  # samples, not how many
+        ("ledger.write(told, {'bars': 1})", "key 'bars'"),
+        ("def f():\n    place = 3", None),  # a local variable
+        ("command.add_argument('--images', type=int)", "option 'images'"),
+        ("def ask(self): ...", None),  # a searcher's method, as in Optuna
+    ],
+)
+def test_old_names_are_found_wherever_code_gives_a_name(tmp_path: Path, code: str, found: str | None) -> None:
+    (tmp_path / "autoprune").mkdir()
+    (tmp_path / "autoprune" / "new.py").write_text(code)
+    lines = remaining(tmp_path)
+    assert [line.partition(": ")[2].partition(" is now")[0] for line in lines] == ([] if found is None else [found])

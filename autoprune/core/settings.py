@@ -65,7 +65,7 @@ class Range:
         if self.own is None:
             return self.at(0.0)
         own = min(max(float(self.own), self.low), self.high)
-        return self.own if self.own in self else self.at(self.place(own))
+        return self.own if self.own in self else self.at(self.position(own))
 
     @property
     def count(self) -> int | None:
@@ -77,7 +77,7 @@ class Range:
     def _spacing(self) -> float | None:
         return self.step if self.step is not None else 1 if self.integer else None
 
-    def place(self, value: Setting) -> float:
+    def position(self, value: Setting) -> float:
         """Returns where a value lies between the least and the greatest, in [0, 1]; the inverse of `at`."""
         if self.count is not None and not self.log:
             return (round((float(value) - self.low) / (self._spacing or 1)) + 0.5) / self.count
@@ -85,13 +85,13 @@ class Range:
         at = math.log(float(value)) if self.log else float(value)
         return min(max((at - low) / (high - low), 0.0), 1.0)
 
-    def at(self, place: float) -> Setting:
-        """Returns the value at a place in [0, 1], of which each of a limited number of values has an equal share."""
+    def at(self, position: float) -> Setting:
+        """Returns the value at a position in [0, 1], of which each of a limited number of values has an equal share."""
         if self.count is not None and not self.log:
-            steps = min(int(place * self.count), self.count - 1)
+            steps = min(int(position * self.count), self.count - 1)
             return self._clean(self.low + steps * (self._spacing or 1))
         low, high = self._ends()
-        value = low + place * (high - low)
+        value = low + position * (high - low)
         return self._clean(math.exp(value) if self.log else value)
 
     def _ends(self) -> tuple[float, float]:

@@ -94,9 +94,9 @@ class CmaEs(SequentialSearcher):
         """Returns the values of the ranges at a point: 0.5 is the centre, 0 and 1 reach the further of both ends."""
         found = {}
         for name, dimension in self._ranges.items():
-            centre = dimension.place(self._centre[name])
-            place = centre + (2.0 * point[_coordinate(name)] - 1.0) * max(centre, 1.0 - centre)
-            found[name] = dimension.at(min(max(place, 0.0), 1.0))
+            centre = dimension.position(self._centre[name])
+            position = centre + (2.0 * point[_coordinate(name)] - 1.0) * max(centre, 1.0 - centre)
+            found[name] = dimension.at(min(max(position, 0.0), 1.0))
         return found
 
     def _chosen(self, settings: Settings, rng: np.random.Generator) -> dict[str, Setting]:

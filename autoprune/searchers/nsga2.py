@@ -207,13 +207,13 @@ class _CostScale:
         self._known: dict[Allocation, Floats] = {}
         limits = tightened(problem, 1.0).limits
         self._least = self._vector(problem.costs.costs(problem.space.narrowest()))
-        self._room = np.array([limits[kind] for kind in self._kinds]) - self._least
+        self._span = np.array([limits[kind] for kind in self._kinds]) - self._least
 
     def shares(self, allocation: Allocation) -> Floats:
         """Returns `[cost]` positions."""
         if allocation not in self._known:
             above = self._vector(self._costs.costs(allocation)) - self._least
-            self._known[allocation] = above / np.maximum(self._room, 1.0)
+            self._known[allocation] = above / np.maximum(self._span, 1.0)
         return self._known[allocation]
 
     def _vector(self, costs: Limits) -> Floats:

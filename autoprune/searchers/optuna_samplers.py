@@ -67,9 +67,9 @@ class _Sampling:
         self._added = self._history.number
         for trial in self._history.unread():
             self._study.finish(trial.number, None if trial.score is None else self._history.value(trial.score))
-        return self._start.next(self._sampled)
+        return self._start.next(self._sample_point)
 
-    def _sampled(self, best: Trial, rng: np.random.Generator) -> Proposal | None:
+    def _sample_point(self, best: Trial, rng: np.random.Generator) -> Proposal | None:
         history, at = self._history, best.candidate
         settings = history.problem.space.settings
         if settings and history.number < self._start.length + PROBES:

@@ -82,6 +82,7 @@ CLASSES_ONLY = {
 
 EXEMPT = {
     "autoprune/searchers/base/optuna_studies.py": ("study",),  # Optuna's own word
+    "autoprune/searchers/optuna_samplers.py": ("study",),
     "examples/optuna_study.py": ("study",),
     "autoprune/tasks/batches.py": ("images", "mirrored*"),  # pictures, flipped and cropped
     "autoprune/tasks/datasets/cifar10.py": ("images", "*_images"),  # pictures, decoded

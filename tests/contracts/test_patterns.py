@@ -57,19 +57,19 @@ def _layer(module: nn.Module) -> Layer:
     return Layer("x", kind, type(module).__name__, incoming, torch.arange(weight.out), 1, weight.groups)
 
 
-def _places(pattern: Pattern, module: nn.Module) -> Tensor:
+def _indices(pattern: Pattern, module: nn.Module) -> Tensor:
     """`[choices, width, entries]` flat indices into the weight."""
     weight: Tensor = module.weight
     return pattern.arrange(_layer(module), torch.arange(weight.numel()).view(weight.shape))
 
 
-def _flat(module: nn.Module, place: tuple[int, ...]) -> int:
+def _flat(module: nn.Module, index: tuple[int, ...]) -> int:
     weight: Tensor = module.weight
-    return int(np.ravel_multi_index(place, tuple(weight.shape)))
+    return int(np.ravel_multi_index(index, tuple(weight.shape)))
 
 
 def test_structures_are_those_of_nested_loops(pattern: Pattern, module: nn.Module) -> None:
-    found = _places(pattern, module)
+    found = _indices(pattern, module)
     expected = [[sorted(_flat(module, p) for p in each) for each in row] for row in structures(pattern.name, module)]
     if found.numel() == 0:
         assert not any(expected)
@@ -78,10 +78,10 @@ def test_structures_are_those_of_nested_loops(pattern: Pattern, module: nn.Modul
 
 
 def test_every_weight_belongs_to_at_most_one_structure(pattern: Pattern, module: nn.Module) -> None:
-    places = _places(pattern, module).flatten()
-    assert len(places.unique()) == len(places)
+    indices = _indices(pattern, module).flatten()
+    assert len(indices.unique()) == len(indices)
     if pattern.name in ("filter", "element", "kernel", "channel", "row", "column"):
-        assert len(places) == module.weight.numel()
+        assert len(indices) == module.weight.numel()
 
 
 @pytest.mark.parametrize("equal", [False, True], ids=["random", "all equal"])
@@ -95,7 +95,7 @@ def test_exactly_the_asked_count_is_zeroed_and_of_equal_ones_the_lower_index_goe
     graph = find_groups(network, _inputs(module))
     found = Pruner("plain", MAGNITUDE, pattern).find_structures(network, graph)
     if not found.groups:
-        assert _places(pattern, module).shape[1] < 2 or _places(pattern, module).numel() == 0
+        assert _indices(pattern, module).shape[1] < 2 or _indices(pattern, module).numel() == 0
         return
     scores = Pruner("plain", MAGNITUDE, pattern, normalise=False).estimate_importance(network, graph)
     expected = structures(pattern.name, module)
@@ -104,15 +104,15 @@ def test_exactly_the_asked_count_is_zeroed_and_of_equal_ones_the_lower_index_goe
     for keep in {pattern.least, group.width // 2 + 1, group.width}:
         masks = found.masks(network, scores, {"0": keep})
         left = masked_copy(network, masks)[0].weight
-        gone = {place for row in expected for each in _lowest(row, weight, group.width - keep) for place in each}
-        zero = {tuple(place) for place in (left == 0).nonzero().tolist()}
+        gone = {index for row in expected for each in _lowest(row, weight, group.width - keep) for index in each}
+        zero = {tuple(index) for index in (left == 0).nonzero().tolist()}
         assert zero == gone
         assert len(gone) == len(expected) * (group.width - keep) * len(expected[0][0])
         assert torch.equal(left[left != 0], weight[left != 0])
 
 
 def _lowest(row: list[list[tuple[int, ...]]], weight: Tensor, count: int) -> list[list[tuple[int, ...]]]:
-    means = [float(np.mean([abs(float(weight[place].detach())) for place in each])) for each in row]
+    means = [float(np.mean([abs(float(weight[index].detach())) for index in each])) for each in row]
     order = sorted(range(len(row)), key=lambda i: (round(means[i], 9), i))
     return [row[i] for i in order[:count]]
 

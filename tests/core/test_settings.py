@@ -31,12 +31,12 @@ RANGES = [
 
 
 @given(st.sampled_from(RANGES), st.floats(0, 1))
-def test_a_value_lies_in_its_range_and_comes_back_from_its_place(dimension: Range, place: float) -> None:
-    value = dimension.at(place)
+def test_a_value_lies_in_its_range_and_comes_back_from_its_position(dimension: Range, position: float) -> None:
+    value = dimension.at(position)
     assert value in dimension
     assert isinstance(value, int) == dimension.integer
-    assert 0 <= dimension.place(value) <= 1
-    assert dimension.at(dimension.place(value)) == value
+    assert 0 <= dimension.position(value) <= 1
+    assert dimension.at(dimension.position(value)) == value
 
 
 @pytest.mark.parametrize("dimension", RANGES)

@@ -70,8 +70,8 @@ def _moved(dimension: Dimension, value: Setting, rng: np.random.Generator) -> Se
 def _strode(dimension: Range, value: Setting, rng: np.random.Generator) -> Setting:
     """A near value of a range, mirrored at its ends; the old one if that came `_DRAWS` times."""
     for _ in range(_DRAWS):
-        place = abs(dimension.place(value) + STRIDE * rng.normal()) % 2.0
-        found = dimension.at(2.0 - place if place > 1.0 else place)
+        position = abs(dimension.position(value) + STRIDE * rng.normal()) % 2.0
+        found = dimension.at(2.0 - position if position > 1.0 else position)
         if found != value:
             return found
     return value
@@ -101,26 +101,28 @@ class Coordinates:
     def of(self, allocation: Allocation, settings: Settings | None = None) -> Floats:
         """`[coordinate]`; without settings those of the groups alone."""
         widths = np.array([allocation[name] for name in self._groups], dtype=np.float64)
-        places = (widths - self._low) / np.maximum(self._range, 1.0)
-        return places if settings is None else np.append(places, [self._place(n, settings[n]) for n in self._settings])
+        positions = (widths - self._low) / np.maximum(self._range, 1.0)
+        if settings is None:
+            return positions
+        return np.append(positions, [self._position(n, settings[n]) for n in self._settings])
 
-    def _place(self, name: str, value: Setting) -> float:
+    def _position(self, name: str, value: Setting) -> float:
         dimension = self._settings[name]
-        return dimension.values.index(value) if isinstance(dimension, Choice) else dimension.place(value)
+        return dimension.values.index(value) if isinstance(dimension, Choice) else dimension.position(value)
 
     def widths(self, point: Floats) -> dict[str, int]:
         """The nearest whole widths; not yet in steps, nor within the limits."""
-        places = point[: len(self._groups)]
-        return dict(zip(self._groups, np.rint(self._low + places * self._range).astype(int).tolist(), strict=True))
+        positions = point[: len(self._groups)]
+        return dict(zip(self._groups, np.rint(self._low + positions * self._range).astype(int).tolist(), strict=True))
 
     def settings(self, point: Floats) -> Mapping[str, Setting]:
         """The settings at the coordinates behind those of the groups."""
-        places = point[len(self._groups) :].tolist()
-        return {n: self._at(n, place) for n, place in zip(self._settings, places, strict=True)}
+        positions = point[len(self._groups) :].tolist()
+        return {n: self._at(n, position) for n, position in zip(self._settings, positions, strict=True)}
 
-    def _at(self, name: str, place: float) -> Setting:
+    def _at(self, name: str, position: float) -> Setting:
         dimension = self._settings[name]
-        return dimension.values[int(place)] if isinstance(dimension, Choice) else dimension.at(place)
+        return dimension.values[int(position)] if isinstance(dimension, Choice) else dimension.at(position)
 
     def realised(self, problem: SearchProblem, point: Floats) -> Point:
         """What lies at a point, its widths moved inside the space and onto the limits."""

@@ -61,7 +61,7 @@ def test_a_move_changes_one_setting_to_another_value_inside_its_dimension() -> N
 def test_a_move_within_a_range_is_a_near_one() -> None:
     rng = np.random.default_rng(0)
     moves = [move_settings({"finetune.rate": RATE}, {"finetune.rate": RATE.at(0.5)}, rng) for _ in range(300)]
-    apart = [abs(RATE.place(each["finetune.rate"]) - 0.5) for each in moves]
+    apart = [abs(RATE.position(each["finetune.rate"]) - 0.5) for each in moves]
     assert 0.05 < float(np.median(apart)) < 0.2
 
 
