@@ -95,7 +95,7 @@ class Range:
         return self._clean(math.exp(value) if self.log else value)
 
     def _ends(self) -> tuple[float, float]:
-        """Returns what places are measured on; whole numbers on a logarithmic scale reach half a unit further."""
+        """Returns the ends of the scale; whole numbers on a logarithmic scale reach half a unit further."""
         beyond = 0.5 if self.integer and self.log else 0.0
         ends = (self.low - beyond, self.high + beyond)
         return (math.log(ends[0]), math.log(ends[1])) if self.log else ends

@@ -80,6 +80,9 @@ CLASSES_ONLY = {
 }
 """Names whose lower-case spelling is an ordinary word of this field, with the reason."""
 
+NOT_AS_KEYS = {"finished": "the ledger's event at the end of a run"}
+"""Names that stay as keys, with the reason."""
+
 EXEMPT = {
     "autoprune/searchers/base/optuna_studies.py": ("study",),  # Optuna's own word
     "autoprune/searchers/optuna_samplers.py": ("study",),
@@ -193,6 +196,8 @@ def _replaced(name: Name) -> str | None:
     if text == "batch" and name.counts:  # a tensor of samples is a batch, their number is not
         return "batch"
     for old in REPLACED:
+        if name.kind == "key" and old in NOT_AS_KEYS:
+            continue
         spelled = {old} if old in CLASSES_ONLY else {old, _lower(old)}
         if any(fnmatchcase(text, spelling) for spelling in spelled):
             return old

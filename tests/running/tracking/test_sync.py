@@ -85,7 +85,7 @@ def test_stopped_anywhere_the_next_one_completes_it_with_each_trial_once(workdir
 def test_what_has_not_grown_is_not_written_and_what_has_is_added(
     workdir: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = write_run(workdir / "run", OUTCOMES[:2], finished=False)
+    folder = write_run(workdir / "run", OUTCOMES[:2], ended=False)
     live = Sync(folder, store, "autoprune")
     list(live.update())
     with monkeypatch.context() as patch:
@@ -107,7 +107,7 @@ def test_what_has_not_grown_is_not_written_and_what_has_is_added(
 
 
 def test_a_run_that_was_copied_elsewhere_goes_on_in_the_same_mirror(workdir: Path, store: str) -> None:
-    folder = write_run(workdir / "run", finished=False)
+    folder = write_run(workdir / "run", ended=False)
     sync(folder, store, 4)
     before = found(store)[0]
     copied = Path(shutil.copytree(folder, workdir / "elsewhere" / "run"))
@@ -137,7 +137,7 @@ def test_a_search_that_was_half_made_is_made_anew(workdir: Path, store: str, mon
 
 
 def test_a_network_of_more_groups_than_mlflow_takes_at_once_is_mirrored(workdir: Path, store: str) -> None:
-    folder = write_run(workdir / "run", (), finished=False)
+    folder = write_run(workdir / "run", (), ended=False)
     widths = {f"group{number}": number + 1 for number in range(320)}
     with Ledger(folder / "ledger.jsonl") as ledger:
         candidate = Candidate(0, Allocation(widths))
@@ -150,12 +150,12 @@ def test_a_network_of_more_groups_than_mlflow_takes_at_once_is_mirrored(workdir:
     }
 
 
-def write_training(folder: Path, epochs: int, finished: bool = False) -> Path:
+def write_training(folder: Path, epochs: int, ended: bool = False) -> Path:
     with Ledger(folder / "training.jsonl") as ledger:
         ledger.begin(autoprune="0", params={"task": "digits", "pruner.a/b": "x"}, settings={"track": {}})
         for epoch in range(1, epochs + 1):
             ledger.write("epoch", step=epoch * 10, epochs=epoch, accuracy=epoch / 10, loss=1 / epoch)
-        if finished:
+        if ended:
             ledger.write("finished", accuracy=0.5, loss=0.2)
     return folder
 
@@ -166,7 +166,7 @@ def test_a_training_is_mirrored_the_same_way_and_epochs_trained_again_once(
     (workdir / "run").mkdir()
     folder = write_training(workdir / "run", 3)
     sync(folder, store, 2, over=False)
-    write_training(folder, 4, finished=True)  # from the first snapshot on
+    write_training(folder, 4, ended=True)  # from the first snapshot on
     assert "the run is finished" in autoprune.succeed("track", "run").out
     autoprune.succeed("track", "run")
     client = MlflowClient(store)
