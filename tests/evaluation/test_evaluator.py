@@ -115,7 +115,7 @@ def test_curves_with_and_without_reconstruction_are_not_confused() -> None:
     assert plain.fingerprint != refitted.fingerprint
     assert plain.levels != refitted.levels
     assert refitted.dense == evaluator.evaluate_network(evaluator.prunable.network, 64)
-    assert plain.fingerprint["recipe"] == {"recalibrate": 48, "augment": True}  # as in files of earlier releases
+    assert plain.fingerprint["recipe"] == {"recalibrate": 48, "augment": True}
 
 
 def test_the_dense_network_is_never_changed(tmp_path: Path) -> None:
