@@ -1,1 +1,1 @@
-"""."""
+"""Pruned networks as files: written, read, rebuilt, exported, described."""

@@ -1,1 +1,1 @@
-"""."""
+"""The sensitivity sweep: one group at a time, level by level."""

@@ -1,1 +1,1 @@
-"""."""
+"""From what a search found to a smaller network."""

@@ -1,1 +1,1 @@
-"""."""
+"""A search from its start or resumption to its results."""

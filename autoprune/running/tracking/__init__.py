@@ -1,1 +1,1 @@
-"""."""
+"""MLflow follows the ledger."""

@@ -1,1 +1,1 @@
-"""."""
+"""What searchers share: the contract, beginnings, moves, models of trials, rounds."""
