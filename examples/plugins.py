@@ -17,7 +17,7 @@ from autoprune.tasks.training.loop import train
 
 # --8<-- [start:criterion]
 def max_norm(statistics: LayerStatistics) -> Tensor:
-    """Largest absolute weight of each structure."""
+    """Returns the largest absolute weight of each structure."""
     return statistics.weight.flatten(1).abs().amax(1)
 
 
@@ -65,8 +65,10 @@ class Quadrants:
     name = "quadrants"
 
     def network(self) -> nn.Module:
-        layers = [nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()]
-        layers += [nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 4)]
+        with torch.random.fork_rng():  # the same initial weights at each call
+            torch.manual_seed(0)
+            layers = [nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()]
+            layers += [nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 4)]
         return nn.Sequential(*layers)
 
     def load(self, network: nn.Module, checkpoint: Path | None) -> None:
