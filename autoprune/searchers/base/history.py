@@ -11,12 +11,13 @@ import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Candidate, Score, Stopped, Trial, value
-from autoprune.searchers.base.coordinates import Point, Proposal, Settings, StopThresholds
+from autoprune.searchers.base.coordinates import Floats, Point, Proposal, Settings, StopThresholds
 from autoprune.searchers.base.searcher import SearchProblem
 
 DOUBT = 1.0
 """By how many standard deviations a candidate must be behind at a rung to be dropped there."""
 _LEAST = 4
+_WHOLE = -1  # the rung of trials that were dropped at none
 _NORMAL = 1.4826  # the median of absolute values times this is the standard deviation of a normal distribution
 
 Found = TypeVar("Found", bound=Proposal)
@@ -42,6 +43,7 @@ class History:
     Attributes:
         asked: the candidates, each at the index of its number.
         told: number to trial, in the order in which they came.
+        running: number to candidate, of those asked and not told.
         spent: multiply-adds that the trials told have taken.
         progress: of each candidate, in [0, 1]: how much of the trials or of the work was used when it was asked for.
     """
@@ -55,6 +57,14 @@ class History:
         self._defaults = problem.default_settings
         self._read = 0
         self.spent = 0
+        self.running: dict[int, Candidate] = {}
+        # What a trial adds, so that nothing is gone through again with each of them.
+        self._best: tuple[float, int] | None = None
+        self._compared: list[Trial] = []
+        self._values: list[float] = []
+        self._ended: list[int] = []
+        self._rises: Floats | None = None
+        self._row: dict[int, int] = {}
 
     def __contains__(self, proposal: Proposal) -> bool:
         """Whether it was proposed before, under the same settings."""
@@ -107,6 +117,7 @@ class History:
         assert candidate.number == self.number, f"candidate {candidate.number} comes out of turn"
         self.progress.append(self.elapsed)
         self.asked.append(candidate)
+        self.running[candidate.number] = candidate
         self._proposed.add(Point(candidate.allocation, candidate.settings))
         return candidate
 
@@ -121,7 +132,24 @@ class History:
         if trial.number in self.told:
             raise ValueError(f"trial {trial.number} was told before; tell each trial once")
         self.told[trial.number] = trial
+        del self.running[trial.number]
         self.spent += trial.work
+        if isinstance(trial.outcome, Stopped):
+            self._compare(trial, trial.outcome.score, len(trial.outcome.score.rungs))
+        elif trial.score is not None:
+            self._compare(trial, trial.score, _WHOLE)
+            found = (self.value(trial.score), trial.number)
+            self._best = found if self._best is None else min(self._best, found)
+            if trial.score.rungs:
+                rises = np.array([[self._rise(trial, rung) for rung in range(len(trial.score.rungs))]])
+                self._row[trial.number] = len(self._row)
+                self._rises = rises if self._rises is None else np.concatenate((self._rises, rises))
+
+    def _compare(self, trial: Trial, score: Score, ended: int) -> None:
+        """Notes the score of a trial and the rung at which it was dropped."""
+        self._compared.append(trial)
+        self._values.append(self.value(score))
+        self._ended.append(ended)
 
     def unread(self) -> list[Trial]:
         """Returns the trials told since the last call, in the order told."""
@@ -131,30 +159,40 @@ class History:
 
     def best(self) -> Trial | None:
         """Returns the trial of least value, the earliest number among equals; None while there is no score."""
-        scored = [(self.value(trial.score), trial.number) for trial in self.told.values() if trial.score]
-        return self.told[min(scored)[1]] if scored else None
+        return None if self._best is None else self.told[self._best[1]]
 
     def value(self, score: Score) -> float:
         """Returns the value that the search minimises, of a score."""
         return value(score, self.problem.objective)
 
-    def estimates(self) -> list[Estimate]:
+    def estimates(self, most: int | None = None) -> list[Estimate]:
         """Returns an estimate from each trial that has not failed, in the order told.
 
         Those under different settings do not compare as they are.
         Of one that was dropped at a rung it is the value there, plus what the best trial's rose from there to the end.
+
+        Args:
+            most: where there are more, those of least value are returned, the least first.
         """
-        best, found = self.best(), []
-        misses = self._misses(best) if best else []
-        for trial in self.told.values():
-            allocation, settings = trial.candidate.allocation, trial.candidate.settings
-            if trial.score is not None:
-                found.append(Estimate(allocation, self.value(trial.score), settings=settings))
-            elif isinstance(trial.outcome, Stopped) and best is not None:
-                rung = len(trial.outcome.score.rungs)
-                value = self.value(trial.outcome.score) + self._rise(best, rung)
-                found.append(Estimate(allocation, value, misses[rung] if rung < len(misses) else 0.0, settings))
-        return found
+        best = self.best()
+        if best is None:
+            return []
+        misses, last = self._misses(best), max(self._ended)
+        # The last rise and the last deviation are those of trials that went to the end.
+        rises = np.array([*(self._rise(best, rung) for rung in range(last + 1)), 0.0])
+        values, chosen = np.array(self._values) + rises[self._ended], range(len(self._values))
+        if most is not None and len(values) > most:
+            chosen = values.argsort(kind="stable")[:most].tolist()
+        deviations = [misses[rung] if rung < len(misses) else 0.0 for rung in range(last + 1)] + [0.0]
+        return [
+            Estimate(
+                self._compared[i].candidate.allocation,
+                float(values[i]),
+                deviations[self._ended[i]],
+                self._compared[i].candidate.settings,
+            )
+            for i in chosen
+        ]
 
     def stop_thresholds(self, reference: Trial | None, above: float = 0.0) -> StopThresholds:
         """Returns values at the rungs above which a candidate is expected to end more than `above` over a reference.
@@ -173,13 +211,12 @@ class History:
 
         Robust: from the median. Empty until `_LEAST` other trials went to the end.
         """
-        others = [t for t in self.told.values() if t.score and t.score.rungs and t.number != reference.number]
-        if len(others) < _LEAST or reference.score is None:
+        own = self._row.get(reference.number)
+        if self._rises is None or reference.score is None or own is None or len(self._rises) <= _LEAST:
             return []
-        return [
-            _NORMAL * float(np.median([abs(self._rise(other, rung) - self._rise(reference, rung)) for other in others]))
-            for rung in range(len(reference.score.rungs))
-        ]
+        others = np.delete(self._rises, own, axis=0)
+        misses = _NORMAL * np.median(np.abs(others - self._rises[own]), axis=0)
+        return [float(each) for each in misses]
 
     def _rise(self, trial: Trial, rung: int) -> float:
         """Returns by how much a trial's value rose from a rung to the end."""

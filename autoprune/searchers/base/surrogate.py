@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import attrgetter
 
 import numpy as np
 
@@ -93,7 +92,7 @@ class Surrogate:
             return Points((features - origin) / scale, widths)
 
         posterior = fit(points(allocations), rises, errors**2, shares, self._correlations)
-        running = [each.allocation for each in self._history.asked if each.number not in self._history.told]
+        running = [each.allocation for each in self._history.running.values()]
         if running:
             posterior = posterior.believing(points(running))
 
@@ -104,8 +103,10 @@ class Surrogate:
 
     def _nearest(self, order: Callable[[Estimate], float] | None) -> list[Estimate]:
         """Returns the estimates to be modelled, at most `MOST`."""
+        if order is None:
+            return self._history.estimates(MOST)
         estimates = self._history.estimates()
-        return estimates if len(estimates) <= MOST else sorted(estimates, key=order or attrgetter("value"))[:MOST]
+        return estimates if len(estimates) <= MOST else sorted(estimates, key=order)[:MOST]
 
     def _raw(self, allocations: Sequence[Allocation]) -> tuple[Floats, Floats]:
         """Returns `[n, group]` features and logarithms of kept shares."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from autoprune.core.trial import Candidate, Failure, Score, Stopped, Trial
+from autoprune.core.trial import Candidate, Failure, Outcome, Score, Stopped, Trial
 from autoprune.searchers.base.history import DOUBT, Estimate, History
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.controls import Random
@@ -112,3 +113,55 @@ def test_what_was_dropped_is_estimated_by_how_the_best_went_on() -> None:
     unsure = [0.0, pytest.approx(1.4826 * 0.1), pytest.approx(1.4826 * 0.05)]
     assert [estimate.deviation for estimate in history.estimates()[:3]] == unsure
     assert history.best() is history.told[0]
+
+
+def drawn_outcome(rng: np.random.Generator) -> Outcome:
+    """One of few values, so that some are equal, whole or from one of two rungs; or a failure."""
+    end, second, first = (rng.integers(1, 6, size=3) / 4).tolist()
+    rungs = (Score(first, 0.5, 10), Score(second, 0.5, 40))
+    return [
+        Score(end, 0.5, 100, rungs=rungs),
+        Score(end, 0.5, 100, rungs=rungs),
+        Stopped(rungs[0]),
+        Stopped(replace(rungs[1], rungs=rungs[:1])),
+        Failure("nan", ""),
+    ][int(rng.integers(5))]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_kept_up_trial_by_trial_is_what_a_loop_over_all_trials_finds(seed: int) -> None:
+    history, rng = History(replace(PROBLEM, trials=40)), np.random.default_rng(seed)
+    waiting = candidates(history, 40)
+    while waiting:
+        candidate = waiting.pop(int(rng.integers(len(waiting))))
+        history.tell(Trial(candidate, drawn_outcome(rng)))
+        assert list(history.running) == [each.number for each in waiting]
+        whole = [trial for trial in history.told.values() if trial.score]
+        best = min(whole, key=lambda trial: (trial.score.loss, trial.number), default=None)
+        assert history.best() is best
+        if best is None:
+            assert history.estimates() == []
+            continue
+
+        def rise(trial: Trial, rung: int) -> float:
+            return trial.score.loss - trial.score.rungs[rung].loss
+
+        others = [trial for trial in whole if trial is not best]
+        misses = [1.4826 * np.median([abs(rise(t, r) - rise(best, r)) for t in others]) for r in (0, 1) if others]
+        thresholds = [best.score.rungs[r].loss + DOUBT * misses[r] for r in (0, 1) if len(others) >= 4]
+        assert history.stop_thresholds(best) == tuple(thresholds)
+        estimates = history.estimates()
+        assert estimates == [
+            Estimate(trial.candidate.allocation, trial.score.loss)
+            if trial.score
+            else Estimate(
+                trial.candidate.allocation,
+                trial.outcome.score.loss + rise(best, len(trial.outcome.score.rungs)),
+                misses[len(trial.outcome.score.rungs)] if thresholds else 0.0,
+            )
+            for trial in history.told.values()
+            if not trial.failed
+        ]
+        assert history.estimates(5) == (
+            estimates if len(estimates) <= 5 else sorted(estimates, key=lambda each: each.value)[:5]
+        )
