@@ -171,7 +171,8 @@ def test_the_public_names_are_there() -> None:
 
 def test_every_error_class_is_public() -> None:
     classes = {name for name, found in vars(errors).items() if getattr(found, "__module__", "") == errors.__name__}
-    classes = {name for name in classes if isinstance(getattr(errors, name), type)}
+    kinds = {name: getattr(errors, name) for name in classes if isinstance(getattr(errors, name), type)}
+    classes = {name for name, kind in kinds.items() if issubclass(kind, errors.AutopruneError)}
     assert "UserError" in classes
     assert classes - set(autoprune.__all__) == set()
     assert all(getattr(autoprune, name) is getattr(errors, name) for name in classes)
