@@ -57,22 +57,35 @@ class SearchOutcome:
 
 def conclude(run: RunContext, dense: Score, found: SearchOutcome) -> Conclusion:
     """Writes the final table, `best.yaml` and the frontier."""
-    problem, trials, best = found.problem, found.trials, found.best
-    results = results_in(run.history)
+    best, results = found.best, results_in(run.history)
     if not results or (results[-1].name, results[-1].number) != ("best", best.number):
         results = _measure(run, dense, found)
         for result in results:
             run.ledger.write("result", **result.to_json())
-    _write_frontier(run, problem, trials, results)
+    _write_files(run, found.trials, best, results)
+    run.ledger.write("finished", best=best.number)
+    return Conclusion(run.folder, best, tuple(results), tuple(found.trials))
+
+
+def conclude_again(run: RunContext) -> Conclusion:
+    """Returns the conclusion of a run that has finished, as its ledger has it; files that are missing are written."""
+    folder, results, trials = run.folder, results_in(run.history), run.history.trials()
+    best = next(trial for trial in trials if trial.number == results[-1].number)
+    if not all(path.exists() for path in (folder.frontier, folder.frontier_table, folder.results, folder.best)):
+        _write_files(run, trials, best, results)
+    run.ledger.write("finished", best=best.number)
+    return Conclusion(folder, best, tuple(results), tuple(trials))
+
+
+def _write_files(run: RunContext, trials: list[Trial], best: Trial, results: list[Result]) -> None:
+    _write_frontier(run, trials)
     write_whole(run.folder.results, results_csv(results).encode())
     run.folder.write_best(_best(run, best, results[-1]))
-    run.ledger.write("finished", best=best.number)
-    return Conclusion(run.folder, best, tuple(results), tuple(trials))
 
 
-def _write_frontier(run: RunContext, problem: SearchProblem, trials: list[Trial], results: list[Result]) -> None:
+def _write_frontier(run: RunContext, trials: list[Trial]) -> None:
     """Writes the trials that none beats in the objective and every limited cost at once: a table and a picture."""
-    best = frontier(trials, problem.objective, list(problem.limits))
+    best = frontier(trials, run.setup.experiment.evaluation.objective, list(run.limits))
     costs = run.setup.prunable.costs
     write_whole(run.folder.frontier_table, frontier_csv(best, dict(**costs.dense()), costs.effective).encode())
     if (figure := overview_figure(read_record(run.folder.path))) is not None:

@@ -34,7 +34,7 @@ from autoprune.running.search.compute_budget import ComputeBudget
 from autoprune.running.search.context import RunContext
 from autoprune.running.search.finalists import choose_winner
 from autoprune.running.search.loop import search
-from autoprune.running.search.results import Conclusion, SearchOutcome, conclude
+from autoprune.running.search.results import Conclusion, SearchOutcome, conclude, conclude_again
 from autoprune.running.search.sensitivity import (
     read_curves,
     record_level,
@@ -89,14 +89,17 @@ def resume_session(
         AllTrialsFailed: no candidate could be scored.
         LedgerWriteError: the disk is full; the run can be resumed.
     """
-    limits, evaluator, compute_budget = _ready(setup, folder)
     with Ledger(folder.ledger) as ledger:
         history = read_history(folder.path)
         _check_identity(history, setup, folder)
         _check_settings(history, setup, folder)
+        if finished := is_finished(history, setup.experiment):  # nothing is evaluated: no data, no workers
+            limits, evaluator, compute_budget = setup.limits(), _evaluator(setup, folder), ComputeBudget(0, None, 0, 0)
+        else:
+            limits, evaluator, compute_budget = _ready(setup, folder)
         folder.tidy()
         run = RunContext(setup, folder, ledger, history, evaluator, limits, tracking, display, compute_budget)
-        with nullcontext() if is_finished(history, setup.experiment) else _workers(setup.experiment):
+        with nullcontext() if finished else _workers(setup.experiment):
             return _run(run, command)
 
 
@@ -107,12 +110,16 @@ def _ready(setup: Setup, folder: RunFolder) -> tuple[Limits, Evaluator, ComputeB
     """
     registry.resolve("searcher", setup.experiment.search.searcher)  # what is at fault there is said first
     limits = setup.limits()
-    evaluator = setup.evaluator(replace(setup.evaluation_config(), weights=folder.weights))
+    evaluator = _evaluator(setup, folder)
     for recipe in _recipes(setup):
         evaluator.warm_up(recipe)
     if setup.experiment.sensitivity.file is not None:
         read_curves(setup, evaluator, setup.experiment.sensitivity.file)
     return limits, evaluator, ComputeBudget.open(setup, evaluator, limits)
+
+
+def _evaluator(setup: Setup, folder: RunFolder) -> Evaluator:
+    return setup.evaluator(replace(setup.evaluation_config(), weights=folder.weights))
 
 
 def _recipes(setup: Setup) -> list[Recipe]:
@@ -193,8 +200,10 @@ def _run(run: RunContext, command: Sequence[str]) -> Conclusion:
     )
     if line := unsearched_settings(run.setup.space, run.setup.experiment.search.searcher):
         run.display.say(line)
-    dense = _dense(run)
+    dense = None if is_finished(run.history, run.setup.experiment) else _dense(run)
     with mirroring(run.folder.path, run.tracking, run.setup.prunable.network):
+        if dense is None:
+            return conclude_again(run)
         found = _execute(run, dense)
         run.folder.tidy()
         return conclude(run, dense, found)
@@ -211,10 +220,8 @@ def _dense(run: RunContext) -> Score:
 
 
 def _execute(run: RunContext, dense: Score) -> SearchOutcome:
-    """Does sweep, search and finalists, here or by workers; of a run that has finished they are in the ledger."""
+    """Does sweep, search and finalists, here or by workers."""
     experiment = run.setup.experiment
-    if is_finished(run.history, experiment):
-        return _found_before(run, dense)
     context = WorkerContext(run.evaluator, _grid(run), sweep_settings(experiment))
     stages = _run_stages(run, dense, context)
     if experiment.run.workers:
@@ -226,20 +233,19 @@ def _execute(run: RunContext, dense: Score) -> SearchOutcome:
 
 def is_finished(history: History, experiment: Experiment) -> bool:
     """Returns whether a run has come to its end, and no more trials are asked for than then."""
-    finished = history.last("finished")
-    if finished is None:
+    events = [record["event"] for record in history.records]
+    if "finished" not in events:
         return False
-    begun = [record for record in history.records if record["event"] in ("started", "resumed")]
+    end = len(events) - 1 - events[::-1].index("finished")
+    begun = [record for record in history.records[:end] if record["event"] in ("started", "resumed")]
     asked_for = [record["settings"]["search"]["trials"] for record in begun if "settings" in record]
     results = results_in(history)
-    return bool(results) and results[-1].number == finished["best"] and asked_for[-1:] == [experiment.search.trials]
-
-
-def _found_before(run: RunContext, dense: Score) -> SearchOutcome:
-    """Returns what the ledger of a finished run says; no searcher is needed for it."""
-    results, trials = results_in(run.history), run.history.trials()
-    best = next(trial for trial in trials if trial.number == results[-1].number)
-    return SearchOutcome(_problem(run, dense, (None, 0)), trials, best, results[-1].validation)
+    return (
+        bool(results)
+        and results[-1].number == history.records[end]["best"]
+        and asked_for[-1:] == [experiment.search.trials]
+        and "asked" not in events[end:]
+    )
 
 
 def _run_stages(run: RunContext, dense: Score, context: WorkerContext) -> Stages[SearchOutcome]:

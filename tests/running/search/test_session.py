@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import yaml
 from autoprune.running.search import session
 from tests import user_tasks
 from tests.journeys import OWN, Cli, history_of, left_behind, search_in_child, trial_results
+from tests.running.test_resuming import dying
 
 RUN = (*OWN, "--task", "tests.user_tasks:faulty", "--searcher", "random", "--output", "run")
 
@@ -92,6 +96,34 @@ def test_a_finished_run_needs_no_searcher_to_be_shown_again(
     monkeypatch.setattr(session, "search", None)
     assert autoprune.succeed("search", "--resume", "run").out == first.out
     assert Path("run/best.yaml").read_text() == best
+
+
+def test_an_extended_run_that_was_killed_is_not_the_one_that_had_finished(autoprune: Cli, workdir: Path) -> None:
+    autoprune.succeed(*RUN)
+    change("search.trials", 5)
+    assert search_in_child("search", "--resume", "run", before=dying("told", 1)) == -signal.SIGKILL
+    autoprune.succeed("search", "--resume", "run")
+    assert len(history_of(Path("run")).trials()) == 5
+
+
+def test_resuming_a_finished_run_of_1500_trials_reads_its_ledger_alone(
+    autoprune: Cli, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    autoprune.succeed(*RUN)
+    ledger = Path("run/ledger.jsonl")
+    records = [json.loads(line) for line in ledger.read_text().splitlines()]
+    place = 1 + max(at for at, record in enumerate(records) if record["event"] == "told")
+    asked, told = (next(r for r in records if r["event"] == event) for event in ("asked", "told"))
+    more = [{**record, "number": number} for number in range(3, 1500) for record in (asked, told)]
+    lines = (json.dumps(record) + "\n" for record in [*records[:place], *more, *records[place:]])
+    ledger.write_text("".join(lines))
+    change("search.trials", 1500)
+    ledger.write_text(ledger.read_text().replace('"trials": 3', '"trials": 1500'))
+    for name in ("_ready", "_dense", "_execute"):
+        monkeypatch.setattr(session, name, None)
+    begun = time.process_time()
+    assert "1500 trials" in autoprune.succeed("search", "--resume", "run").out
+    assert time.process_time() - begun < 5
 
 
 def _out_of_range(*_: object) -> torch.Tensor:
