@@ -56,5 +56,12 @@ def _unhurried(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(outputs, targets)
 
 
+def _steady(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Slow enough that a moment between two records can be met."""
+    time.sleep(0.005)
+    return F.cross_entropy(outputs, targets)
+
+
+steady = SimpleTask(tiny, data(0, 96), data(1, 64), data(2, 64), loss=_steady)
 unhurried = SimpleTask(tiny, data(0, 96), data(1, 64), data(2, 64), loss=_unhurried)
 task = SimpleTask(tiny, data(0, 96), data(1, 64), data(2, 64), loss=_loss)
