@@ -91,23 +91,3 @@ def test_a_run_that_a_newer_release_resumed_is_refused_by_every_command(
         said = autoprune.refused(*command)
         assert f"has version {VERSION + 1}, but this release of autoprune reads up to {VERSION}" in said
     assert (run / "ledger.jsonl").read_bytes() == before
-
-
-FIRST = {  # what the first release wrote in each kind of record
-    "started": {"version", "autoprune", "identity", "limits"},
-    "dense": {"score", "costs"},
-    "level": {"group", "width", "score"},
-    "asked": {"number", "widths", "recipe", "settings", "parent", "role", "limits"},
-    "told": {"number", "score", "costs", "seconds", "worker"},
-}
-
-
-def test_a_run_of_the_first_release_resumes(autoprune: Cli, workdir: Path, whole: Path) -> None:
-    """Its records lack what was added since."""
-    run = shutil.copytree(whole, workdir / "run")
-    before, _ = up_to(whole, "told")
-    records = [json.loads(line) for line in before.splitlines()]
-    older = [{key: r[key] for key in ("event", "time", *FIRST[r["event"]]) if key in r} for r in records]
-    assert older != records
-    (run / "ledger.jsonl").write_text("".join(json.dumps(record) + "\n" for record in older))
-    check_resumed(autoprune, run, whole, (run / "ledger.jsonl").read_bytes())
