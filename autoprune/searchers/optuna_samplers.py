@@ -13,6 +13,9 @@ still run count as bad (constant liar, Ginsbourger et al. 2010). Optuna's estima
 - It searches widths. A multiplier for each group on the knapsack's losses, with points decoded by solving that (2 to
   20 ms), is aware of the curves, but whatever changes one group moves all others: on synthetic landscapes, some with
   misleading curves, the mean regret was 1.05 times as large after 50 trials and 1.7 times after 100.
+- It knows the best and the newest `KEPT` trials and those since the last selection, 100 at most, so that a proposal
+  after 1,500 trials takes as long as one after 100. (On two synthetic landscapes, three seeds of 400 trials, the mean
+  regret was 0.0012 with it and 0.0001 without, that of the uniform allocations 0.06 and 0.13.)
 - The sampler is seeded anew for every proposal from (seed, number, attempt), so that a replay goes on as the unbroken
   run would.
 """

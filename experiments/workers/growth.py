@@ -26,7 +26,7 @@ from autoprune.core.trial import Candidate, Score, Stopped, Trial
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.files import write_whole
 
-SEARCHERS = ("random", "evolution", "annealing", "tpe", "auto", "nsga2", "cmaes")
+SEARCHERS = ("random", "evolution", "annealing", "tpe", "auto")
 OPTIONS = (
     "--set",
     "sensitivity.levels=1",

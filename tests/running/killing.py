@@ -236,17 +236,21 @@ def _whole_lines(home: Path) -> bytes:
 def check(home: Path, whole: Unbroken, before: bytes, searcher: str, workers: bool) -> None:
     """Checks what a run has come to that was killed and resumed.
 
-    - Its records are those that it had, each trial, level and result once, and those of the unbroken run; with workers,
-      on whose order the proposals of most searchers depend, those that both have agree.
+    - Its records are those that it had, each trial, level and whole table once, and those of the unbroken run; with
+      workers, on whose order the proposals of most searchers depend, those that both have agree.
     - In its folder, beside it and in the folder of temporary files lies what an unbroken run leaves.
     - MLflow has every trial once, all of them closed.
     """
     run, records = home / "run", history_of(home / "run")
     assert _whole_lines(home).startswith(before)
     assert not is_being_written(run)
-    for event, key in (("told", "number"), ("reevaluated", "number"), ("result", "name")):
-        found = [record[key] for record in records.of(event)]
+    for event in ("told", "reevaluated"):
+        found = [record["number"] for record in records.of(event)]
         assert len(set(found)) == len(found), (event, found)
+    # Latencies are measured side by side, so a table that was broken off is measured anew, the whole of it.
+    rows, table = ([record["name"] for record in each.of("result")] for each in (records, whole.history))
+    assert rows[-len(table) :] == table, rows
+    assert rows.count(table[-1]) == 1, rows
     levels = [(record["group"], record["width"]) for record in records.of("level")]
     assert len(set(levels)) == len(levels), levels
     told = {record["number"] for record in records.of("told")}

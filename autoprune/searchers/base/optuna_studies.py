@@ -18,6 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+KEPT = 60
+"""So many trials with values a study goes on with, the best and the newest, as a sampler's time grows with them."""
+_BEST = 25
+"""How many of them are the best: as many as Optuna's estimator takes for good ones at most."""
+_MORE = 40
+"""How many come to them until it is begun anew."""
 _LEAST = 1e-6
 
 
@@ -68,11 +74,28 @@ class Study:
         choices: Mapping[str, int] | None = None,
         logarithmic: bool = False,
     ) -> None:
-        optuna = _optuna()
         self._distributions, self._choices = _distributions(names, choices), choices or {}
         self._make_sampler, self._logarithmic = make_sampler, logarithmic
+        self._begin([])
+
+    def _begin(self, trials: Sequence[tuple[int, Any]]) -> None:
+        """Begins the study with numbers and their trials."""
+        optuna = _optuna()
         self._study = optuna.create_study(direction="minimize", sampler=optuna.samplers.RandomSampler(seed=0))
-        self._trial: dict[int, int] = {}
+        self._study.add_trials(trial for _, trial in trials)
+        self._trial = {number: place for place, (number, _) in enumerate(trials)}
+        self._valued = sum(trial.value is not None for _, trial in trials)
+
+    def _forget(self) -> None:
+        """Begins the study anew with what runs and `KEPT` of the trials that have values."""
+        known = self._study.get_trials(deepcopy=False)
+        trials = [(number, known[place]) for number, place in self._trial.items()]
+        valued = [(number, trial) for number, trial in trials if trial.value is not None]
+        best = sorted(valued, key=lambda each: (each[1].value, each[0]))[:_BEST]
+        kept = {number for number, _ in best}
+        newest = [number for number, _ in valued if number not in kept]
+        kept |= {*newest[_BEST - KEPT :], *(number for number, trial in trials if not trial.state.is_finished())}
+        self._begin([(number, trial) for number, trial in trials if number in kept])
 
     def add(self, number: int, point: Floats) -> None:
         """Adds candidate `number`, which runs, at a `[coordinate]` point."""
@@ -91,15 +114,22 @@ class Study:
         state = _optuna().trial.TrialState
         told = math.log(max(loss, _LEAST)) if loss is not None and self._logarithmic else loss
         self._study.tell(self._trial[number], told, state=state.FAIL if told is None else state.COMPLETE)
+        self._valued += told is not None
+        if self._valued >= KEPT + _MORE:
+            self._forget()
 
     def sample(self, rng: np.random.Generator) -> Floats:
         """Returns a `[coordinate]` proposal.
 
         The trial that asking leaves in the study is told as failed, which the samplers pass over.
         """
-        self._study.sampler = self._make_sampler(_seed(rng))
+        sampler = self._make_sampler(_seed(rng))
+        # What all trials have in common, which a new sampler goes through them for, is known.
+        sampler.infer_relative_search_space = lambda *_: dict(sorted(self._distributions.items()))
+        self._study.sampler = sampler
         trial = self._study.ask(self._distributions)
-        point = np.array([trial.params[name] for name in self._distributions], dtype=np.float64)
+        params = trial.params  # a copy, each time
+        point = np.array([params[name] for name in self._distributions], dtype=np.float64)
         self._study.tell(trial, state=_optuna().trial.TrialState.FAIL)
         return point
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autoprune.searchers.base.optuna_studies import CovarianceStudy, Study, breed, gp_sampler, tpe_sampler
+from autoprune.searchers.base.optuna_studies import KEPT, CovarianceStudy, Study, breed, gp_sampler, tpe_sampler
 
 
 def test_importing_the_searchers_does_not_import_optuna() -> None:
@@ -42,6 +42,21 @@ def test_the_estimator_keeps_away_from_what_still_runs() -> None:
         return float(np.mean([abs(estimator.sample(np.random.default_rng(i))[0] - 0.5) for i in range(20)]))
 
     assert mean_distance(pending=True) > 1.5 * mean_distance(pending=False)
+
+
+def test_the_estimator_forgets_neither_the_best_nor_the_newest_nor_what_runs() -> None:
+    study, count = Study(["a", "b"], tpe_sampler), 8 * KEPT
+    for number in range(count):
+        study.add(number, np.array([number / count, 0.5]))
+        if number != 3:
+            study.finish(number, None if number % 10 == 1 else float(abs(number - 40)))
+    known = study._study.get_trials(deepcopy=False)
+    assert len(known) < 2.5 * KEPT
+    values = [trial.value for trial in known if trial.value is not None]
+    assert set(range(12)) <= {int(value) for value in values}  # the best are those about the fortieth
+    assert values[-20:] == [abs(number - 40) for number in range(count) if number % 10 != 1][-20:]
+    study.finish(3, 0.5)  # it is known by its number still
+    assert study._study.get_trials(deepcopy=False)[0].value == 0.5
 
 
 def test_the_strategy_moves_to_where_values_were_good() -> None:
