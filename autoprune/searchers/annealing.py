@@ -28,7 +28,7 @@ from autoprune.searchers.base.moves import trade
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.base.sequential import SequentialSearcher
 from autoprune.searchers.base.warm_start import WarmStart
-from autoprune.searchers.starts import standard_starts
+from autoprune.searchers.knapsack import standard_starts
 
 FINAL_TEMPERATURE = 1e-4
 """The last temperature, as a share of the first."""

@@ -29,7 +29,7 @@ from autoprune.searchers.base.sequential import SequentialSearcher
 from autoprune.searchers.base.surrogate import DEVIATIONS, Surrogate, climb
 from autoprune.searchers.base.warm_start import WarmStart
 from autoprune.searchers.evolution import changes_setting, with_other_setting
-from autoprune.searchers.starts import standard_starts
+from autoprune.searchers.knapsack import standard_starts
 
 ELSEWHERE = 3
 """Every so many candidates one is sought from elsewhere than the best trial."""

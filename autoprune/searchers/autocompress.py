@@ -24,7 +24,7 @@ from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Candidate, Trial, value
 from autoprune.searchers.annealing import Annealing
 from autoprune.searchers.base.iterative import IterativeSearcher, Round, RoundSpec
-from autoprune.searchers.starts import standard_starts
+from autoprune.searchers.knapsack import standard_starts
 
 LEAST_PROBES = 8
 """Probes that a round should have: with fewer, hardly more than its starts are evaluated."""

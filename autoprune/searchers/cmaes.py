@@ -27,7 +27,7 @@ from autoprune.searchers.base.optuna_studies import CovarianceStudy
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.base.sequential import SequentialSearcher
 from autoprune.searchers.base.warm_start import WarmStart
-from autoprune.searchers.starts import standard_starts
+from autoprune.searchers.knapsack import standard_starts
 
 POPULATION = 6
 FACTOR = 1.5

@@ -28,7 +28,7 @@ from autoprune.searchers.base.moves import REACH, mutants
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.base.sequential import SequentialSearcher
 from autoprune.searchers.base.warm_start import WarmStart
-from autoprune.searchers.starts import standard_starts
+from autoprune.searchers.knapsack import standard_starts
 
 SETTING_SHARE = 0.5
 """The share of the offspring that differ from their parent in a setting, where any is searched.

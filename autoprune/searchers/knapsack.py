@@ -18,7 +18,8 @@ from autoprune.core.projection import check_feasible
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.searchers.base.searcher import SearchProblem, measured_curves
 from autoprune.searchers.base.sequential import SequentialSearcher
-from autoprune.searchers.threshold import level_losses
+from autoprune.searchers.controls import uniform_allocation
+from autoprune.searchers.threshold import level_losses, threshold_allocation
 
 EXPONENTS = (1.0, 2.0, 0.5)
 _LINEARISATIONS = 6
@@ -221,3 +222,12 @@ class Knapsack(SequentialSearcher):
 
     def _next(self) -> Allocation | None:
         return self._history.first_new(self._allocations)
+
+
+def standard_starts(problem: SearchProblem) -> tuple[Allocation, ...]:
+    """Returns uniform and, for each criterion's curves, threshold and the knapsacks; those that differ."""
+    found = [uniform_allocation(problem)]
+    for curves in problem.curves.values():
+        found.append(threshold_allocation(problem, curves))
+        found.extend(knapsack_allocation(problem, curves, exponent) for exponent in EXPONENTS)
+    return tuple(dict.fromkeys(found))

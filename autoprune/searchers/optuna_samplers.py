@@ -35,7 +35,7 @@ from autoprune.searchers.base.optuna_studies import Study, gp_sampler, tpe_sampl
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.base.sequential import SequentialSearcher
 from autoprune.searchers.base.warm_start import WarmStart
-from autoprune.searchers.starts import standard_starts
+from autoprune.searchers.knapsack import standard_starts
 
 FIRST = 6
 """How many candidates must have scores before the sampler is asked."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.registry import resolve
+from autoprune.searchers.knapsack import standard_starts
 from autoprune.searchers.optuna_samplers import FIRST
-from autoprune.searchers.starts import standard_starts
 from tests.repository import REPOSITORY
 from tests.searchers.landscapes import Landscape, planted, run
 

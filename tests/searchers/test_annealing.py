@@ -9,7 +9,7 @@ import pytest
 
 from autoprune.core.trial import Candidate, Failure, Score, Stopped, Trial
 from autoprune.searchers.annealing import FINAL_TEMPERATURE, Annealing
-from autoprune.searchers.starts import standard_starts
+from autoprune.searchers.knapsack import standard_starts
 from tests.searchers.landscapes import make_problem, with_curves
 
 PROBLEM = with_curves(make_problem(trials=200))

@@ -8,7 +8,7 @@ import pytest
 from autoprune.core.settings import Choice
 from autoprune.core.trial import Candidate, Failure, Score, Setting, Trial
 from autoprune.searchers.auto import Auto
-from autoprune.searchers.starts import standard_starts
+from autoprune.searchers.knapsack import standard_starts
 from tests.searchers.landscapes import evaluate, planted
 
 LANDSCAPE = planted("interactions", 3, True, pairs=0.9)

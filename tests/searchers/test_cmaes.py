@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from autoprune.searchers.cmaes import FACTOR, CmaEs, Multipliers
-from autoprune.searchers.starts import standard_starts
+from autoprune.searchers.knapsack import standard_starts
 from tests.searchers.landscapes import make_problem, with_curves
 
 

@@ -8,7 +8,7 @@ import pytest
 from autoprune.core.trial import Candidate, Failure, Score, Trial
 from autoprune.searchers import evolution
 from autoprune.searchers.evolution import Evolution
-from autoprune.searchers.starts import standard_starts
+from autoprune.searchers.knapsack import standard_starts
 from tests.searchers.landscapes import make_problem, with_curves
 
 PROBLEM = with_curves(make_problem())

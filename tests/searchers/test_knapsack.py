@@ -11,8 +11,7 @@ from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.space import Bounds, SearchSpace
 from autoprune.errors import UserError
 from autoprune.searchers.base.searcher import SearchProblem
-from autoprune.searchers.knapsack import EXPONENTS, Knapsack, knapsack_allocation
-from autoprune.searchers.starts import standard_starts
+from autoprune.searchers.knapsack import EXPONENTS, Knapsack, knapsack_allocation, standard_starts
 from autoprune.searchers.threshold import Threshold, threshold_allocation
 from tests.searchers.landscapes import make_problem, planted, resnet_costs, score, with_curves
 

@@ -5,8 +5,8 @@ import pytest
 from autoprune.core.trial import Candidate, Failure, Score, Trial
 from autoprune.searchers.base.sequential import SequentialSearcher
 from autoprune.searchers.controls import Random
+from autoprune.searchers.knapsack import standard_starts
 from autoprune.searchers.optuna_samplers import FIRST, Gp, Tpe
-from autoprune.searchers.starts import standard_starts
 from tests.searchers.landscapes import make_problem, with_curves
 
 PROBLEM = with_curves(make_problem(trials=24))

@@ -11,8 +11,8 @@ from autoprune.searchers.auto import Auto
 from autoprune.searchers.base.sequential import SequentialSearcher
 from autoprune.searchers.cmaes import CmaEs
 from autoprune.searchers.evolution import Evolution
+from autoprune.searchers.knapsack import standard_starts
 from autoprune.searchers.optuna_samplers import PROBES, Gp, Tpe
-from autoprune.searchers.starts import standard_starts
 from tests.searchers.landscapes import make_problem, with_curves
 
 SETTINGS = {"criterion": Choice(("l1", "l2", "fpgm")), "finetune.rate": Range(0.001, 1.0, log=True, own=0.01)}

@@ -7,7 +7,7 @@ import numpy as np
 from autoprune.core.allocation import Allocation
 from autoprune.core.settings import Choice, Range
 from autoprune.searchers.base.coordinates import Coordinates, Point, draw_settings, move_settings
-from autoprune.searchers.starts import standard_starts
+from autoprune.searchers.knapsack import standard_starts
 from tests.searchers.landscapes import make_problem, with_curves
 
 
