@@ -33,7 +33,7 @@ def slowly_mirrored(*_: object) -> Iterator[None]:
 
 def stubborn() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
-    session.mirrored = slowly_mirrored  # type: ignore[assignment]
+    session.mirroring = slowly_mirrored  # type: ignore[assignment]
 
 
 def until(child: int, condition: Callable[[], object]) -> None:
