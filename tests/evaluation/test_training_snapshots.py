@@ -27,7 +27,7 @@ DRAWN, TUNED = AdmmTraining(10, rate=0.02, batch_size=32, rho=0.5, frequency=3),
 BOTH = Recipe(48, finetune=TUNED, admm=DRAWN)
 
 
-class Killed(BaseException):
+class Killed(KeyboardInterrupt):
     """As if the process had ended."""
 
 
