@@ -77,9 +77,8 @@ class Annealing(SequentialSearcher):
 
     def _progress(self, number: int) -> float:
         """Returns how much of the walk was over when a candidate, or the next one, was asked for; in [0, 1]."""
-        progress = [*self._history.progress, self._history.elapsed]
-        begun = progress[min(self._start.length, len(progress) - 1)]
-        return min(max((progress[number] - begun) / max(1.0 - begun, 1e-9), 0.0), 1.0)
+        begun = self._history.progress_of(min(self._start.length, self._history.number))
+        return min(max((self._history.progress_of(number) - begun) / max(1.0 - begun, 1e-9), 0.0), 1.0)
 
     def _is_warming(self, number: int) -> bool:
         """Whether the rise to a neighbour counts for the first temperature."""

@@ -6,6 +6,9 @@ Each searcher drives one run on the 60 groups of `tasks.many_groups`. Evaluation
 end at rungs as real ones do; what lies between two of them (telling, ranking, records, asking) is the driver's, and
 measured in CPU time of its thread. Printed, and written as JSON, are milliseconds a trial in each tenth of the run,
 the last over the first, and the seconds that resuming the finished run takes.
+
+Beside other work CPU time is worth less, so each trial's is compared with that of a fixed piece of work done just
+before it: milliseconds are those of a machine on which that takes as long as it took here at its median.
 """
 
 from __future__ import annotations
@@ -45,10 +48,12 @@ class Stopwatch:
 
     Attributes:
         seconds: CPU time of the driver before each evaluation but the first.
+        yardstick: CPU time of the fixed piece of work before each of these times.
     """
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.yardstick: list[float] = []
         self._since: float | None = None
 
     def evaluate(self, evaluator: Evaluator, candidate: Candidate, keep: bool = True) -> Trial:
@@ -57,8 +62,21 @@ class Stopwatch:
             self.seconds.append(now - self._since)
         outcome = _made_up(candidate, evaluator.prunable.costs.widths)
         trial = Trial(candidate, outcome, evaluator.prunable.costs.costs(candidate.allocation), work=1)
+        begun = time.thread_time()
+        _work()
         self._since = time.thread_time()
+        self.yardstick.append(self._since - begun)
         return trial
+
+
+def _work() -> None:
+    """Takes a millisecond or so, half of it in Python's own arithmetic and half in numpy's."""
+    widths = {str(number): number for number in range(2000)}
+    sorted(widths.items(), key=lambda item: -item[1])
+    matrix = np.arange(3600.0).reshape(60, 60)
+    for _ in range(10):
+        matrix = matrix @ matrix.T
+        matrix /= np.abs(matrix).max()
 
 
 def _made_up(candidate: Candidate, dense: Any) -> Score | Stopped:
@@ -89,7 +107,15 @@ def measure(searcher: str, trials: int, folder: Path) -> dict[str, Any]:
         resumed = time.perf_counter() - begun
     finally:
         Evaluator.evaluate = evaluate  # type: ignore[method-assign]
-    tenths = [1000 * float(np.mean(part)) for part in np.array_split(watch.seconds[: trials - 1], 10)]
+    usual = float(np.median(watch.yardstick))
+    tenths = [
+        1000 * usual * float(np.sum(part) / np.sum(beside))
+        for part, beside in zip(
+            np.array_split(watch.seconds[: trials - 1], 10),
+            np.array_split(watch.yardstick[: trials - 1], 10),
+            strict=True,
+        )
+    ]
     return {
         "trials": trials,
         "milliseconds": [round(each, 2) for each in tenths],

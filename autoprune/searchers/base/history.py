@@ -106,6 +106,10 @@ class History:
         parts += [self._committed / work] if work else []
         return min(1.0, max(parts, default=1.0))
 
+    def progress_of(self, number: int) -> float:
+        """Returns the progress of a candidate, or of the next one as things stand."""
+        return self.progress[number] if number < self.number else self.elapsed
+
     def propose(self, proposal: Proposal) -> Candidate:
         """Records a proposal, which must be new, as the next candidate."""
         point = self.point(proposal)
@@ -215,7 +219,9 @@ class History:
         if self._rises is None or reference.score is None or own is None or len(self._rises) <= _LEAST:
             return []
         others = np.delete(self._rises, own, axis=0)
-        misses = _NORMAL * np.median(np.abs(others - self._rises[own]), axis=0)
+        apart, half = np.sort(np.abs(others - self._rises[own]), axis=0), len(others) // 2
+        # The median, without what numpy's does for other shapes.
+        misses = _NORMAL * ((apart[half] + apart[~half]) / 2)
         return [float(each) for each in misses]
 
     def _rise(self, trial: Trial, rung: int) -> float:
