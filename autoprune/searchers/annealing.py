@@ -56,6 +56,7 @@ class Annealing(SequentialSearcher):
         self._start = WarmStart(self._history, chosen)
         self._current: Trial | None = None
         self._rises: list[float] = []
+        self._usual_rise = math.nan
 
     def _next(self) -> Proposal | None:
         for trial in self._history.unread():
@@ -70,6 +71,7 @@ class Annealing(SequentialSearcher):
             self._current = trial
         if 0 < rise < math.inf and self._is_warming(trial.number):
             self._rises.append(rise)
+            self._usual_rise = float(np.median(self._rises))
 
     def _value(self, trial: Trial) -> float:
         assert trial.score is not None
@@ -88,7 +90,7 @@ class Annealing(SequentialSearcher):
         """Returns the rise up to which a candidate is accepted by its draw: 0 before the first temperature is known."""
         if number < self._start.length or self._is_warming(number):
             return 0.0
-        temperature = float(np.median(self._rises)) / math.log(2) * FINAL_TEMPERATURE ** self._progress(number)
+        temperature = self._usual_rise / math.log(2) * FINAL_TEMPERATURE ** self._progress(number)
         draw = np.random.default_rng([self._history.problem.seed, number, 1]).random()
         return float(-temperature * math.log(draw)) if draw > 0 else math.inf
 

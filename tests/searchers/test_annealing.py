@@ -51,6 +51,7 @@ def test_about_half_of_the_steps_like_the_first_are_accepted_after_warming(rise:
         searcher, number = warmed(seed=seed)
         cooled = FINAL_TEMPERATURE ** searcher._progress(number)
         searcher._rises = [rise_ / cooled for rise_ in searcher._rises]  # undo what has cooled
+        searcher._usual_rise /= cooled
         (candidate,) = searcher.ask(1)
         searcher.tell(told(candidate, 1.0 + rise))
         accepted += standing(searcher) > 1.0
