@@ -26,6 +26,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.linalg.lapack import dpotrf, dtrtrs
 
 Floats = NDArray[np.float64]
 SPREADS = (0.3, 1.0)
@@ -72,11 +73,18 @@ class Kernel:
     rough: float
     length: float
 
-    def between(self, ones: Points, others: Points) -> Floats:
-        """Returns `[n, m]` covariances."""
-        linear = self.slope * ones.slopes @ others.slopes.T
-        rough = self.rough * matern52(ones, others, self.length) if self.rough else 0.0
-        return np.asarray(linear + rough, dtype=np.float64)
+    def between(self, ones: Points, others: Points, matern: Floats | None = None) -> Floats:
+        """Returns `[n, m]` covariances.
+
+        Args:
+            ones: `n` allocations.
+            others: `m` allocations.
+            matern: their `[n, m]` correlations, where they are known.
+        """
+        covariance = np.asarray(self.slope * ones.slopes @ others.slopes.T, dtype=np.float64)
+        if not self.rough:
+            return covariance
+        return covariance + self.rough * (matern52(ones, others, self.length) if matern is None else matern)
 
     def variance(self, points: Points) -> Floats:
         """Returns `[n]` variances."""
@@ -153,9 +161,17 @@ class Posterior:
     noise: Floats
 
     @classmethod
-    def of(cls, kernel: Kernel, common: Floats, points: Points, values: Floats, noise: Floats) -> Posterior:
-        """Conditions on trials with `[trial]` values and variances of noise."""
-        root = _root(kernel.between(points, points) + np.diag(noise))
+    def of(
+        cls,
+        kernel: Kernel,
+        common: Floats,
+        points: Points,
+        values: Floats,
+        noise: Floats,
+        matern: Floats | None = None,
+    ) -> Posterior:
+        """Conditions on trials with `[trial]` values and variances of noise, and perhaps known correlations."""
+        root = _root(kernel.between(points, points, matern) + np.diag(noise))
         weights = cho_solve((root, True), values - points.slopes @ common)
         return cls(kernel, common, points, weights, root, noise)
 
@@ -223,8 +239,9 @@ def fit(
     settings = list(product(SPREADS, ROUGHNESS, NOISES))
     noises = np.array([noise * variance for *_, noise in settings])[:, None] + errors
     losses: list[float] = []
+    scaled = {spread: (spread * slope) ** 2 * linear for spread in SPREADS}
     for spread, (share, length) in product(SPREADS, ROUGHNESS):
-        covariance = (spread * slope) ** 2 * linear + share * variance * matern[length]
+        covariance = scaled[spread] + share * variance * matern[length]
         diagonal = covariance.diagonal().copy()
         for noise in noises[len(losses) : len(losses) + len(NOISES)]:
             np.fill_diagonal(covariance, diagonal + noise)
@@ -232,7 +249,7 @@ def fit(
     best = int(np.argmin(losses))
     spread, (share, length), _ = settings[best]
     kernel = Kernel((spread * slope) ** 2, share * variance, length)
-    return Posterior.of(kernel, common, points, rises, noises[best])
+    return Posterior.of(kernel, common, points, rises, noises[best], matern[length])
 
 
 def _negative_log_likelihood(covariance: Floats, values: Floats) -> float:
@@ -241,10 +258,10 @@ def _negative_log_likelihood(covariance: Floats, values: Floats) -> float:
     Args:
         covariance: `[trial, trial]`, with the noise.
     """
-    try:
-        root = cholesky(covariance, lower=True, check_finite=False)
-    except np.linalg.LinAlgError:  # nearly singular
+    # LAPACK itself, as this is done for each of `settings` in each fit.
+    root, info = dpotrf(covariance.T, lower=1, clean=0)
+    if info:  # nearly singular
         volume, misfit = np.linalg.slogdet(covariance)[1], float(values @ np.linalg.solve(covariance, values))
         return float(volume) + misfit
-    whitened = solve_triangular(root, values, lower=True, check_finite=False)
-    return float(2.0 * np.log(np.diag(root)).sum() + whitened @ whitened)
+    whitened, _ = dtrtrs(root, values, lower=1)
+    return float(2.0 * np.log(root.diagonal()).sum() + whitened @ whitened)
