@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -55,7 +54,7 @@ class History:
         self.progress: list[float] = []
         self._proposed: set[Point] = set()
         self._defaults = problem.default_settings
-        self._read = 0
+        self._unread: list[Trial] = []
         self.spent = 0
         self.running: dict[int, Candidate] = {}
         # What a trial adds, so that nothing is gone through again with each of them.
@@ -137,6 +136,7 @@ class History:
         if trial.number in self.told:
             raise ValueError(f"trial {trial.number} was told before; tell each trial once")
         self.told[trial.number] = trial
+        self._unread.append(trial)
         del self.running[trial.number]
         self.spent += trial.work
         if isinstance(trial.outcome, Stopped):
@@ -158,8 +158,7 @@ class History:
 
     def unread(self) -> list[Trial]:
         """Returns the trials told since the last call, in the order told."""
-        found = list(islice(self.told.values(), self._read, None))
-        self._read = len(self.told)
+        found, self._unread = self._unread, []
         return found
 
     def best(self) -> Trial | None:
