@@ -53,6 +53,7 @@ def command(home: Path, *arguments: str) -> Callable[[], int]:
     """A command typed in a folder, beside which temporary files lie; what it says goes to a file there."""
 
     def action() -> int:
+        os.setsid()  # as a shell does it: what is left of a killed driver's Ray ends its whole process group
         scratch = temporary(home)
         scratch.mkdir(exist_ok=True)
         said = os.open(f"{home}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
