@@ -169,7 +169,7 @@ def test_what_can_never_be_had_is_refused(autoprune: Cli, workdir: Path, options
     ("options", "code", "said"),
     [
         (("--ray-address", "head:6379"), 2, "no Ray cluster answers at 'head:6379' (too slow); start one"),
-        ((), 1, "Ray did not start (too slow); go on with --resume"),
+        ((), 1, "Ray did not start (too slow); try again when the machine has less to do"),
     ],
 )
 def test_a_ray_that_cannot_be_had_is_said_in_one_line(
