@@ -1,6 +1,6 @@
 """Finds how much to remove from each layer of a trained PyTorch network, and removes it.
 
-The public names are imported on first use: `import autoprune` alone does not import torch.
+Public names other than errors are imported on first use: `import autoprune` alone does not import torch.
 """
 
 from __future__ import annotations
@@ -8,29 +8,30 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from autoprune.errors import (
+    AllTrialsFailed,
+    AutopruneError,
+    BudgetError,
+    BudgetInfeasible,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    Diverged,
+    Interrupted,
+    LedgerWriteError,
+    PluginError,
+    RunFolderError,
+    TaskError,
+    UnknownName,
+    UserError,
+)
+
 if TYPE_CHECKING:
     from autoprune.api import SearchResult, apply, search
     from autoprune.core.allocation import Allocation
     from autoprune.core.budget import Budget
     from autoprune.core.recipe import TrainingPlan
     from autoprune.embedding import NetworkSpace, allocation_from, search_space, suggest_allocation
-    from autoprune.errors import (
-        AllTrialsFailed,
-        AutopruneError,
-        BudgetError,
-        BudgetInfeasible,
-        CheckpointError,
-        ConfigError,
-        DataError,
-        Diverged,
-        Interrupted,
-        LedgerWriteError,
-        PluginError,
-        RunFolderError,
-        TaskError,
-        UnknownName,
-        UserError,
-    )
     from autoprune.evaluation.checkpoints.checkpoint import load
     from autoprune.pruning.schedules import Timing
     from autoprune.pruning.training.gradual import Pruning
@@ -74,43 +75,24 @@ __all__ = [
 ]
 
 _MODULES = {
-    "AllTrialsFailed": "autoprune.errors",
-    "Allocation": "autoprune.core.allocation",
-    "AutopruneError": "autoprune.errors",
-    "Budget": "autoprune.core.budget",
-    "BudgetError": "autoprune.errors",
-    "BudgetInfeasible": "autoprune.errors",
-    "CheckpointError": "autoprune.errors",
-    "ConfigError": "autoprune.errors",
-    "DataError": "autoprune.errors",
-    "Diverged": "autoprune.errors",
-    "Hook": "autoprune.tasks.base",
-    "Interrupted": "autoprune.errors",
-    "LedgerWriteError": "autoprune.errors",
-    "PluginError": "autoprune.errors",
-    "NetworkSpace": "autoprune.embedding",
-    "Pruning": "autoprune.pruning.training.gradual",
-    "RunFolderError": "autoprune.errors",
-    "SearchResult": "autoprune.api",
-    "SimpleTask": "autoprune.tasks.simple",
-    "Task": "autoprune.tasks.base",
-    "TaskError": "autoprune.errors",
-    "Timing": "autoprune.pruning.schedules",
-    "TrainingPlan": "autoprune.core.recipe",
-    "UnknownName": "autoprune.errors",
-    "UserError": "autoprune.errors",
-    "allocation_from": "autoprune.embedding",
-    "apply": "autoprune.api",
-    "load": "autoprune.evaluation.checkpoints.checkpoint",
-    "search": "autoprune.api",
-    "search_space": "autoprune.embedding",
-    "suggest_allocation": "autoprune.embedding",
+    "autoprune.api": ("SearchResult", "apply", "search"),
+    "autoprune.core.allocation": ("Allocation",),
+    "autoprune.core.budget": ("Budget",),
+    "autoprune.core.recipe": ("TrainingPlan",),
+    "autoprune.embedding": ("NetworkSpace", "allocation_from", "search_space", "suggest_allocation"),
+    "autoprune.evaluation.checkpoints.checkpoint": ("load",),
+    "autoprune.pruning.schedules": ("Timing",),
+    "autoprune.pruning.training.gradual": ("Pruning",),
+    "autoprune.tasks.base": ("Hook", "Task"),
+    "autoprune.tasks.simple": ("SimpleTask",),
 }
+"""Where the names are that are imported on first use."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(_MODULES[name]), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module 'autoprune' has no attribute {name!r}")
 
 
