@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprune.commands.interruption import is_full
-from autoprune.commands.options import overrides
 from autoprune.config.trainings import read_finetune
 from autoprune.errors import UserError
 from autoprune.running.apply.source import find_source
@@ -23,12 +22,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Writes the smaller network of a run, a `best.yaml` or an MLflow run, and says what to expect of it."""
     finetune, seed = (None, 0) if arguments.finetune is None else read_finetune(arguments.finetune)
     _check_output(arguments)
-    source = find_source(arguments.source, arguments.trial, arguments.tracking_uri)
+    source = find_source(arguments.source, arguments.trial, arguments.settings.get("track.uri"))
     from autoprune.running.apply.apply import apply_source
     from autoprune.running.apply.pruned_model import ApplyOptions
 
     options = ApplyOptions(finetune, seed, arguments.force, arguments.reconstruct)
-    pruned = apply_source(source, overrides(arguments), arguments.set, options)
+    pruned = apply_source(source, arguments.settings, arguments.set, options)
     try:
         pruned.write(arguments.output)
     except OSError as fault:

@@ -17,18 +17,12 @@ from autoprune.core.budget import EFFECTIVE_KINDS
 from autoprune.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint
     from autoprune.tasks.base import Batch, Split, Task
 
 log = logging.getLogger(__name__)
 
-_SPLITS: Mapping[str, Sequence[Split]] = {
-    "validation": ("validation",),
-    "test": ("test",),
-    "all": ("validation", "test"),
-}
+_SPLITS: Mapping[str, Sequence[Split]] = {"validation": ["validation"], "test": ["test"], "all": ["validation", "test"]}
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -70,12 +64,10 @@ def _defaults(arguments: argparse.Namespace, pruned: PrunedCheckpoint | None) ->
     """Returns task and model that a pruned checkpoint names, if autoprune bundles them: a file names no code to run."""
     if pruned is None:
         return {}
-    if arguments.task is None and pruned.task not in registry.TASKS:
+    if "task.name" not in arguments.settings and pruned.task not in registry.TASKS:
         raise UserError(f"{arguments.file} was pruned on task {pruned.task!r}; name it with --task to have it imported")
-    names = {"task.name": pruned.task if pruned.task in registry.TASKS else ""}
-    if pruned.model in registry.MODELS:
-        names["task.model"] = pruned.model
-    return {key: name for key, name in names.items() if name}
+    named = {"task.name": (pruned.task, registry.TASKS), "task.model": (pruned.model, registry.MODELS)}
+    return {key: name for key, (name, bundled) in named.items() if name in bundled}
 
 
 def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: PrunedCheckpoint | None) -> dict[str, Any]:
@@ -85,21 +77,17 @@ def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: Pru
     from autoprune.graph.costs import measure_costs, measure_effective, measure_latency
     from autoprune.graph.groups import find_groups
     from autoprune.running.progress import Display
-    from autoprune.running.setup import choose_device
+    from autoprune.running.setup import choose_device, task_of
     from autoprune.running.threads import settle_threads
-    from autoprune.tasks.simple import build_task
 
-    device = choose_device(experiment)
-    section = experiment.task
-    task = build_task(section.name, section.model, section.data)
-    network: nn.Module = task.network()
-    settle_threads(experiment, network.to(device), example_inputs(task, device))
+    device, task = choose_device(experiment), task_of(experiment)
+    network, inputs = task.network(), example_inputs(task, device)
+    settle_threads(experiment, network.to(device), inputs)
     if pruned is None:
         task.load(network, arguments.file)
     else:
         network = rebuild(pruned, network)
     network = network.to(device).eval()
-    inputs = example_inputs(task, device)
     batches = _batches(task, arguments.split, experiment.evaluation.batch_size, device)
     score = evaluate(network, task, Display().watch(f"{arguments.split} batches", batches))
     effective = measure_effective(network, find_groups(network, inputs), inputs) if pruned and pruned.masked else {}

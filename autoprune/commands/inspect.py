@@ -16,11 +16,10 @@ if TYPE_CHECKING:
 def run(arguments: argparse.Namespace) -> None:
     """Prints the groups of a network: width, layers, share of the costs, what is frozen and why."""
     experiment = experiment_of(arguments)
-    from autoprune.running.progress import Display, training_progress
+    from autoprune.running.progress import Display
     from autoprune.running.setup import prepare
 
-    with training_progress(Display(), "training the default network once") as hook:
-        setup = prepare(experiment, hook)
+    setup = prepare(experiment, Display())
     groups = [_group(setup, group) for group in setup.prunable.structures.groups]
     frozen = [vars(frozen) for frozen in setup.prunable.graph.frozen]
     if arguments.json:

@@ -1,79 +1,62 @@
-"""From the options that commands share to an experiment."""
+"""From the options that commands share to an experiment, and back."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autoprune.config import Experiment, load_experiment
+from autoprune.core.ledger import check_idle
 from autoprune.errors import UserError
 
-_KEYS = {
-    "task": "task.name",
-    "model": "task.model",
-    "checkpoint": "task.checkpoint",
-    "data": "task.data",
-    "device": "run.device",
-    "budget": "budget",
-    "searcher": "search.searcher",
-    "pruner": "pruner",
-    "pattern": "scoring.pattern",
-    "space": "space",
-    "trials": "search.trials",
-    "evaluations": "search.evaluations",
-    "seed": "search.seed",
-    "tracking_uri": "track.uri",
-    "workers": "run.workers",
-    "cpus_per_trial": "run.cpus_per_trial",
-    "gpus_per_trial": "run.gpus_per_trial",
-    "retries": "run.retries",
-    "trial_timeout": "run.trial_timeout",
-    "ray_address": "run.ray_address",
-}
-_NUMBERS = ("trials", "evaluations", "seed", "workers", "retries")
-_AMOUNTS = ("cpus_per_trial", "gpus_per_trial", "trial_timeout")
-# Where a run goes on may differ from where it began.
-_NEW_ON_RESUME = {"track.uri", *(_KEYS[name] for name in (*_AMOUNTS, "workers", "retries", "ray_address"))}
-
-
-def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns dotted keys of an experiment to the values of the options that were given."""
-    given = {key: getattr(arguments, name) for name, key in _KEYS.items() if getattr(arguments, name, None) is not None}
-    for name in _NUMBERS:
-        text = given.get(_KEYS[name])
-        if text is not None and text.lstrip("-").isdigit():  # any other text is reported with all other faults
-            given[_KEYS[name]] = int(text)
-    for name in _AMOUNTS:
-        with suppress(KeyError, ValueError):
-            given[_KEYS[name]] = float(given[_KEYS[name]])
-    return given
+if TYPE_CHECKING:
+    from autoprune.running.run_folder import RunFolder
 
 
 def experiment_of(
     arguments: argparse.Namespace, file: Path | None = None, defaults: Mapping[str, Any] | None = None
 ) -> Experiment:
-    """Returns the experiment that a file and the options describe; options win over `defaults`, dotted keys to values.
+    """Returns the experiment that a file and the options describe.
+
+    Args:
+        arguments: with `settings` (dotted key to value) and `set` (texts `key=value`, which win over them).
+        file: YAML, over which options win; None for none.
+        defaults: dotted key to value, over which options win too.
 
     Raises:
         ConfigError: something is wrong; every fault is listed.
     """
-    return load_experiment(file, {**(defaults or {}), **overrides(arguments)}, arguments.set)
+    return load_experiment(file, {**(defaults or {}), **arguments.settings}, arguments.set)
 
 
-def refuse_settings(arguments: argparse.Namespace, *others: object) -> None:
-    """Refuses settings beside `--resume`.
+def resumed_run(arguments: argparse.Namespace, records: str, *others: object) -> tuple[RunFolder, Experiment]:
+    """Returns the folder that `--resume` names and its experiment, after checking that the run can go on there.
 
     Args:
+        arguments: with `resume`, beside which there may be no settings but where trials are evaluated and tracked.
+        records: name of the file that the run's process writes to.
         others: further arguments that would be settings; None where not given.
 
     Raises:
-        UserError: one is; all come from the run's folder but where trials are evaluated and tracked.
+        UserError: there are other settings, the folder is no run, or a process writes to it.
+        LedgerWriteError: the folder cannot be written.
     """
-    given = set(overrides(arguments)) - _NEW_ON_RESUME
+    from autoprune.running.run_folder import existing_folder
+
+    given = {key for key in arguments.settings if key == "run.device" or not key.startswith(("run.", "track."))}
     given |= {f"--set {text}" for text in arguments.set}
     given |= {str(value) for value in others if value is not None}
     if given:
         raise UserError(f"--resume takes all settings from the run's folder; leave out {', '.join(sorted(given))}")
+    folder = existing_folder(arguments.resume)
+    check_idle(folder.path / records)
+    return folder, load_experiment(folder.experiment, arguments.settings)
+
+
+def task_options(experiment: Experiment) -> list[str]:
+    """Returns the options that name an experiment's task again, as they are typed."""
+    task = experiment.task
+    options = [("--task", task.name), ("--data", task.data), ("--model", task.model)]
+    return [part for name, value in options if value is not None for part in (name, str(value))]

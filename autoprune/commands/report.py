@@ -24,7 +24,10 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.format == "html":
         _write_page(records, _output_folder(arguments))
         return
-    text = _text(records, arguments.format)
+    from autoprune.reporting.comparison import comparison_json
+    from autoprune.reporting.tables import trials_csv
+
+    text = {"table": _table, "json": comparison_json, "csv": trials_csv}[arguments.format](records)
     if arguments.output is None:
         sys.stdout.write(text)
         return
@@ -44,18 +47,6 @@ def _different(folders: Sequence[Path]) -> list[Path]:
             print(f"autoprune: {folder} is named twice and reported once", file=sys.stderr)
         found.setdefault(folder.resolve(), folder)
     return list(found.values())
-
-
-def _text(records: Sequence[RunRecord], form: str) -> str:
-    if form == "json":
-        from autoprune.reporting.comparison import comparison_json
-
-        return comparison_json(records)
-    if form == "csv":
-        from autoprune.reporting.tables import trials_csv
-
-        return trials_csv(records)
-    return _table(records)
 
 
 def _table(records: Sequence[RunRecord]) -> str:

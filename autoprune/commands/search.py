@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from autoprune.commands.interruption import interruptible, typed
-from autoprune.commands.options import experiment_of, overrides, refuse_settings
-from autoprune.config import Experiment, load_experiment
-from autoprune.core.ledger import check_idle
+from autoprune.commands.options import experiment_of, resumed_run, task_options
+from autoprune.config import Experiment
+from autoprune.core.ledger import NAME
 from autoprune.core.trial import Stopped, Trial
 
 if TYPE_CHECKING:
@@ -22,22 +22,19 @@ def run(arguments: argparse.Namespace) -> None:
 
     Options and files are checked before torch is imported, everything else before the run's folder is made.
     """
-    from autoprune.running.run_folder import existing_folder, new_folder
+    from autoprune.running.run_folder import new_folder
 
     if arguments.resume is None:
         experiment = experiment_of(arguments, arguments.experiment, {"output": arguments.output})
         experiment.require_budget()
         folder = new_folder(experiment.output, experiment.task.name)
     else:
-        refuse_settings(arguments, arguments.experiment, arguments.output)
-        folder = existing_folder(arguments.resume)
-        check_idle(folder.ledger)
-        experiment = load_experiment(folder.experiment, overrides(arguments))
+        folder, experiment = resumed_run(arguments, NAME, arguments.experiment, arguments.output)
     _report(_search(experiment, folder, arguments), experiment)
 
 
 def _search(experiment: Experiment, folder: RunFolder, arguments: argparse.Namespace) -> Conclusion:
-    from autoprune.running.progress import Display, training_progress
+    from autoprune.running.progress import Display
     from autoprune.running.search.session import resume_session, start_session
     from autoprune.running.setup import prepare
     from autoprune.running.tracking.tracker import tracking_of
@@ -45,8 +42,7 @@ def _search(experiment: Experiment, folder: RunFolder, arguments: argparse.Names
     display = Display()
     tracking = tracking_of(experiment)
     with interruptible(folder.experiment, typed("search", "--resume", str(folder.path))):
-        with training_progress(display, "training the default network once") as hook:
-            setup = prepare(experiment, hook, display)
+        setup = prepare(experiment, display)
         session = start_session if arguments.resume is None else resume_session
         return session(setup, folder, tracking, display, arguments.typed)
 
@@ -61,7 +57,7 @@ def _report(conclusion: Conclusion, experiment: Experiment) -> None:
     print(f"run folder: {folder}\n\nnext:")
     print(f"  {typed('ui', folder)}")
     print(f"  {typed('apply', folder, '--output', 'pruned.pt')}")
-    print(f"  {typed('evaluate', 'pruned.pt', *_task_options(experiment), '--split', 'test')}")
+    print(f"  {typed('evaluate', 'pruned.pt', *task_options(experiment), '--split', 'test')}")
     best = next(row for row in conclusion.results if row.name == "best")
     if not (best.steps or best.effective or experiment.final_recipe().reconstruct or best.settings.get("reconstruct")):
         print(
@@ -76,9 +72,3 @@ def _count(trials: Sequence[Trial]) -> str:
     kinds = {"dropped early": dropped, "failed": sum(trial.failed for trial in trials)}
     parts = [f"{count} of them {kind}" for kind, count in kinds.items() if count]
     return ", ".join([f"{len(trials)} trial{'' if len(trials) == 1 else 's'}", *parts])
-
-
-def _task_options(experiment: Experiment) -> list[str]:
-    task = experiment.task
-    options = [("--task", task.name), ("--data", task.data), ("--model", task.model)]
-    return [part for name, value in options if value is not None for part in (name, str(value))]

@@ -19,14 +19,13 @@ def run(arguments: argparse.Namespace) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; --output names a folder")
     from autoprune.core.sensitivity import sweep_grid
-    from autoprune.running.progress import Display, training_progress
+    from autoprune.running.progress import Display
     from autoprune.running.run_folder import RunFolder
     from autoprune.running.search.sensitivity import curves_beside, measure_curves, work_line, write_curves
     from autoprune.running.setup import prepare
 
     display = Display()
-    with training_progress(display, "training the default network once") as hook:
-        setup = prepare(experiment, hook, display)
+    setup = prepare(experiment, display)
     evaluator = setup.evaluator(setup.evaluation_config())
     grid = sweep_grid(setup.space, experiment.sensitivity.levels)
     others = curves_beside(setup, RunFolder(folder))

@@ -6,14 +6,13 @@ import argparse
 from typing import TYPE_CHECKING
 
 from autoprune.commands.interruption import interruptible, typed
-from autoprune.commands.options import experiment_of, overrides, refuse_settings
-from autoprune.config import Experiment, load_experiment
+from autoprune.commands.options import experiment_of, resumed_run, task_options
+from autoprune.config import Experiment
 from autoprune.config.schedule import load_schedule
-from autoprune.core.ledger import check_idle
 from autoprune.errors import UserError
 
 if TYPE_CHECKING:
-    from autoprune.running.training.session import TrainingResult
+    from autoprune.running.training import TrainingResult
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -24,13 +23,11 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: an option, file, network or the data are at fault.
     """
-    from autoprune.running.run_folder import existing_folder, new_folder
+    from autoprune.running.run_folder import new_folder
 
     if arguments.resume is not None:
-        refuse_settings(arguments, arguments.schedule, arguments.output, "--scratch" if arguments.scratch else None)
-        folder = existing_folder(arguments.resume)
-        check_idle(folder.path / "training.jsonl")
-        experiment = load_experiment(folder.experiment, overrides(arguments))
+        scratch = "--scratch" if arguments.scratch else None
+        folder, experiment = resumed_run(arguments, "training.jsonl", arguments.schedule, arguments.output, scratch)
     elif arguments.schedule is None:
         raise UserError("--schedule is needed: a YAML file that says what is pruned and when, or --resume DIR")
     else:
@@ -39,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
         folder = new_folder(experiment.output, f"train-{experiment.task.name}")
     from autoprune.running.progress import Display
     from autoprune.running.tracking.tracker import tracking_of
-    from autoprune.running.training.session import resume_training, start_training
+    from autoprune.running.training import resume_training, start_training
 
     display, tracking = Display(), tracking_of(experiment)
     resume = typed("train", "--resume", str(folder.path))
@@ -74,10 +71,7 @@ def _report(result: TrainingResult, experiment: Experiment) -> None:
     plain_console().print(table)
     for name, share in result.sparsity.items():
         print(f"{name}: {100 * share:.2f} % of its structures pruned")
-    final_file = str(result.folder.final)
-    print(f"run folder: {result.folder.path}\n\nnext:")
+    final_file = str(result.file)
+    print(f"run folder: {result.file.parent}\n\nnext:")
     print(f"  {typed('evaluate', final_file, '--sparsity-table')}")
-    task = experiment.task
-    options = [("--task", task.name), ("--data", task.data), ("--model", task.model)]
-    given = [part for name, value in options if value is not None for part in (name, str(value))]
-    print(f"  {typed('evaluate', final_file, *given, '--split', 'test')}")
+    print(f"  {typed('evaluate', final_file, *task_options(experiment), '--split', 'test')}")

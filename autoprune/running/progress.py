@@ -96,16 +96,23 @@ def _outlook(count: int, done: int, total: int | None, seconds: float) -> str:
 
 
 @contextmanager
-def training_progress(display: Display, name: str) -> Iterator[Hook]:
-    """Gives a hook that shows how far training has come; nothing is shown if no training takes place."""
+def training_progress(display: Display, name: str, note: Callable[[], str] = str) -> Iterator[Hook]:
+    """Gives a hook that shows how far training has come; nothing is shown if no training takes place.
+
+    Args:
+        display: shows a bar for each training.
+        name: of the bar.
+        note: returns what is said beside the loss; nothing by default.
+    """
     with ExitStack() as stack:
-        bar: list[Advance] = []
+        bars: list[Advance] = []
 
         def after_step(network: object, step: int, steps: int, loss: float) -> None:
-            if not bar:
-                bar.append(stack.enter_context(display.stage(name, steps, step - 1)))
-            bar[0](f"loss {loss:.3f}")
+            if not bars:
+                bars.append(stack.enter_context(display.stage(name, steps, step - 1)))
+            bars[0](f"loss {loss:.3f}{note()}")
             if step == steps:  # what comes next may show a bar of its own, and there is but one at a time
                 stack.close()
+                bars.clear()
 
         yield Hook(after_step=after_step)

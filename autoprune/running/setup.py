@@ -25,7 +25,7 @@ from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import PrunableModel, analyze, example_inputs
 from autoprune.pruning.patterns import parse_pattern
 from autoprune.pruning.pruner import Pruner
-from autoprune.running.progress import Display
+from autoprune.running.progress import Display, training_progress
 from autoprune.running.threads import settle_threads
 from autoprune.searchers.base.searcher import Searcher
 from autoprune.tasks.base import Hook, Task
@@ -137,22 +137,22 @@ def task_of(experiment: Experiment, progress: Hook | None = None) -> Task:
     return build_task(section.name, section.model, section.data, progress)
 
 
-def prepare(experiment: Experiment, progress: Hook | None = None, display: Display | None = None) -> Setup:
+def prepare(experiment: Experiment, display: Display) -> Setup:
     """Builds the experiment's task and network, loads the weights and studies the network.
 
     Args:
-        progress: called while a built-in task trains its network on first use.
-        display: shows how far the scoring has come where it reads samples.
+        display: shows the training of a built-in task's network on first use, and the scoring where it reads samples.
 
     Raises:
         UserError: task, model, checkpoint, data or space are at fault.
     """
-    task = task_of(experiment, progress)
-    network = task.network()
-    device = choose_device(experiment)
-    experiment = settle_threads(experiment, network.to(device), example_inputs(task, device))
-    task.load(network, experiment.task.checkpoint)
-    return assemble(experiment, task, network, display)
+    with training_progress(display, "training the default network once") as hook:
+        task = task_of(experiment, hook)
+        network = task.network()
+        device = choose_device(experiment)
+        experiment = settle_threads(experiment, network.to(device), example_inputs(task, device))
+        task.load(network, experiment.task.checkpoint)
+        return assemble(experiment, task, network, display)
 
 
 def assemble(experiment: Experiment, task: Task, network: nn.Module, display: Display | None = None) -> Setup:
@@ -166,14 +166,25 @@ def assemble(experiment: Experiment, task: Task, network: nn.Module, display: Di
     inputs = example_inputs(task, device)
     experiment = _in_steps(settle_threads(experiment, network, inputs), task)
     prunable = _analyze(experiment, task, network, inputs, display)
-    identity = {
+    space = settle(prunable.space(experiment.space_rules()), prunable.pruner)
+    return Setup(experiment, task, prunable, space, identity_of(experiment, task, network, inputs))
+
+
+def identity_of(experiment: Experiment, task: Task, network: nn.Module, inputs: Tensor) -> dict[str, str]:
+    """Returns the names of task and model, and digests of weights and data, by which a run is known to be the same.
+
+    Args:
+        experiment: names the task.
+        task: names the model.
+        network: with its weights loaded.
+        inputs: `[2, …]` of the task's samples.
+    """
+    return {
         "task": experiment.task.name,
         "model": model_name(task, network),
         "checkpoint": digest(network.state_dict()),
         "data": digest({"inputs": inputs}),
     }
-    space = settle(prunable.space(experiment.space_rules()), prunable.pruner)
-    return Setup(experiment, task, prunable, space, identity)
 
 
 def _in_steps(experiment: Experiment, task: Task) -> Experiment:

@@ -91,7 +91,7 @@ def _killed_at_snapshot(count: int) -> Callable[[], None]:
     """Makes a process kill itself after it wrote a snapshot for the count-th time."""
 
     def patch() -> None:
-        from autoprune.running.training import recorder as training_records
+        from autoprune.running import training
 
         seen = 0
 
@@ -102,7 +102,7 @@ def _killed_at_snapshot(count: int) -> Callable[[], None]:
             if seen == count:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        training_records.write_snapshot = write_and_die  # type: ignore[attr-defined]
+        training.write_snapshot = write_and_die  # type: ignore[attr-defined]
 
     return patch
 

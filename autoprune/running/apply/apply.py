@@ -27,7 +27,7 @@ from autoprune.running.apply.pruned_model import (
 )
 from autoprune.running.apply.recorded_result import RecordedResult
 from autoprune.running.apply.source import Source
-from autoprune.running.progress import Display, training_progress
+from autoprune.running.progress import Display
 from autoprune.running.run_folder import RunFolder, existing_folder
 from autoprune.running.setup import Setup, prepare, task_of
 from autoprune.tasks.weights import digest, read_state_dict
@@ -80,7 +80,7 @@ def _apply_trial(source: Source, given: Mapping[str, Any], sets: Sequence[str], 
     origin = f"trial {trial.number} of {path}, as it was scored"
     if options.finetune is None:
         return _as_scored(stored, experiment, trial, history, recorded, origin)
-    setup = _prepare(experiment)
+    setup = prepare(experiment, Display())
     if distills:
         _check_weights(recorded, setup, str(path), options)
     evaluator = _evaluator(setup)
@@ -129,7 +129,7 @@ def _prune_trial(
         )
     if candidate.parent is not None and options.reconstruct:
         raise UserError(f"{name} was trained on the way, which --reconstruct would undo; leave it out")
-    setup = _prepare(experiment)
+    setup = prepare(experiment, Display())
     change = _check_weights(recorded, setup, str(folder.path), options)
     try:
         return _prune_anew(setup, candidate, recorded, options, name, change, folder.weights)
@@ -141,7 +141,7 @@ def _prune_trial(
 
 def _prune_best(best: BestFile, experiment: Experiment, options: ApplyOptions) -> PrunedModel:
     """Prunes the widths of a `best.yaml` from the experiment's checkpoint, by the experiment's recipe."""
-    setup, source, settings = _prepare(experiment), str(best.path), best.criteria()
+    setup, source, settings = prepare(experiment, Display()), str(best.path), best.criteria()
     allocation = Allocation.from_json(best.content["widths"])
     setup.prunable.costs.vector(allocation)  # refuses a group that the network does not have
     groups = {group.name: group for group in setup.prunable.structures.groups}
@@ -243,12 +243,6 @@ def _holds_searched(recorded: RecordedResult, experiment: Experiment, path: Path
             f"{fault}; leave out --checkpoint, or give the one that {path} was searched on"
         ) from fault
     return recorded.holds_for(digest(network.state_dict()))
-
-
-def _prepare(experiment: Experiment) -> Setup:
-    display = Display()
-    with training_progress(display, "training the default network once") as hook:
-        return prepare(experiment, hook, display)
 
 
 def _evaluator(setup: Setup, weights: Path | None = None) -> Evaluator:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,16 @@ from autoprune.graph.groups import find_groups
 from autoprune.pruning.patterns import FILTER
 from autoprune.running.progress import Display, training_progress
 from autoprune.running.run_folder import RunFolder
-from autoprune.running.setup import choose_device, task_of
+from autoprune.running.setup import choose_device, identity_of, task_of
 from autoprune.running.threads import settle_threads
+from autoprune.running.tracking.mlflow_runs import TRAINING
 from autoprune.running.tracking.tracker import Tracking, mirroring
-from autoprune.running.training.recorder import SCHEDULE, Recorder, TrainingFolder
-from autoprune.tasks.base import Batch, Split, Task
-from autoprune.tasks.simple import model_name
-from autoprune.tasks.training.snapshot import read_snapshot
-from autoprune.tasks.weights import digest, load_weights
+from autoprune.tasks.base import Batch, Hook, Split, Task
+from autoprune.tasks.training.snapshot import Snapshot, read_snapshot, write_snapshot
+from autoprune.tasks.weights import load_weights
+
+_SCHEDULE, _INITIAL, _SNAPSHOT, _FINAL = "schedule.yaml", "initial.pt", "snapshot.pt", "final.pt"
+_SPARSITY = "sparsity."
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class TrainingResult:
     """The result of a training.
 
     Attributes:
+        file: the checkpoint of the trained network, in the training's folder.
         dense: of the network that training started from, on the validation samples.
         dense_costs: that network's, by kind.
         final: of the trained network, on the validation samples.
@@ -52,7 +56,7 @@ class TrainingResult:
         sparsity: by pruner, the share of its structures that it masked.
     """
 
-    folder: TrainingFolder
+    file: Path
     dense: Score
     dense_costs: Mapping[str, int]
     final: Score
@@ -81,6 +85,45 @@ class _Start:
     identity: Mapping[str, Any]
 
 
+class _Recorder:
+    """Writes a training's events and snapshots.
+
+    Attributes:
+        ledger: where events go; set before the training begins.
+        last: what was measured last.
+        sparsity: by pruner, the share of its structures that it masked when it was last measured.
+    """
+
+    ledger: Ledger
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], display: Display) -> None:
+        self.folder, self._identity, self._display = folder, identity, display
+        self.last: dict[str, Any] = {}
+        self.sparsity: dict[str, float] = {}
+
+    def record(self, event: Mapping[str, Any]) -> None:
+        """Writes an event of a training run, and remembers what was measured."""
+        fields = {key: value for key, value in event.items() if key != "event"}
+        self.ledger.write(str(event["event"]), **fields)
+        if event["event"] == "removed":
+            names = ", ".join(fields["branches"]) or "nothing"
+            self._display.say(f"step {fields['step']}: removed {names}")
+        if "accuracy" in fields:
+            self.last = fields
+            shares = {key: share for key, share in fields.items() if key.startswith(_SPARSITY)}
+            self.sparsity |= {key.removeprefix(_SPARSITY): share for key, share in shares.items()}
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Writes a snapshot, with what it is a training of, in the place of the one before it."""
+        extra = {**snapshot.extra, "identity": dict(self._identity)}
+        write_snapshot(self.folder / _SNAPSHOT, replace(snapshot, extra=extra))
+
+    def note(self) -> str:
+        """Returns what the bar of progress says beside the loss."""
+        accuracy = self.last.get("accuracy")
+        return f", validation {100 * accuracy:.2f} %" if accuracy is not None else ""
+
+
 def start_training(
     experiment: Experiment, file: Path, folder: RunFolder, tracking: Tracking | None, display: Display, scratch: bool
 ) -> TrainingResult:
@@ -101,16 +144,16 @@ def start_training(
     if scratch and schedule.distill is not None:
         raise UserError("an untrained network teaches nothing: leave out `distill`, or start from a checkpoint")
     start = _load_start(experiment, display, scratch)
-    paths = TrainingFolder(folder.path)
-    recorder = Recorder(paths, display)
-    run = _build_run(start, schedule, recorder)
-    beside = {SCHEDULE: file.read_bytes()}
+    beside = {_SCHEDULE: file.read_bytes()}
     if scratch:
         content = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError
         torch.save(start.network.state_dict(), content)
-        beside[paths.initial.name] = content.getvalue()
-    with folder.new_run(paths.events, dump_experiment(experiment), beside) as ledger:
-        return _train(run, recorder, ledger, start, tracking)
+        beside[_INITIAL] = content.getvalue()
+    recorder = _Recorder(folder.path, start.identity, display)
+    with training_progress(display, "training", recorder.note) as hook:
+        run = _build_run(start, schedule, recorder, hook)
+        with folder.new_run(folder.path / TRAINING, dump_experiment(experiment), beside) as recorder.ledger:
+            return _train(run, recorder, start, tracking)
 
 
 def resume_training(
@@ -127,21 +170,20 @@ def resume_training(
     Raises:
         UserError: the folder is no training, or the network or data are not those it was started with.
     """
-    paths = TrainingFolder(folder.path)
-    if not paths.schedule.is_file():
-        raise RunFolderError(f"{folder.path} is no training of autoprune: it has no {SCHEDULE}")
-    scratch = paths.initial.is_file()
-    start = _load_start(experiment, display, scratch, paths.initial)
-    schedule = load_schedule(paths.schedule)
-    recorder = Recorder(paths, display)
-    snapshot = read_snapshot(paths.snapshot) if paths.snapshot.is_file() else None
-    run = _build_run(start, schedule, recorder)
-    if snapshot is not None:
-        if snapshot.extra.get("identity") != dict(start.identity):
-            raise UserError(f"{folder.path} was started with another network, checkpoint or data: restore them")
-        run.resume(snapshot)
-    with Ledger(paths.events) as ledger:
-        return _train(run, recorder, ledger, start, tracking)
+    schedule, initial, snapshot = (folder.path / name for name in (_SCHEDULE, _INITIAL, _SNAPSHOT))
+    if not schedule.is_file():
+        raise RunFolderError(f"{folder.path} is no training of autoprune: it has no {_SCHEDULE}")
+    start = _load_start(experiment, display, initial.is_file(), initial)
+    recorder = _Recorder(folder.path, start.identity, display)
+    with training_progress(display, "training", recorder.note) as hook:
+        run = _build_run(start, load_schedule(schedule), recorder, hook)
+        if snapshot.is_file():
+            state = read_snapshot(snapshot)
+            if state.extra.get("identity") != dict(start.identity):
+                raise UserError(f"{folder.path} was started with another network, checkpoint or data: restore them")
+            run.resume(state)
+        with Ledger(folder.path / TRAINING) as recorder.ledger:
+            return _train(run, recorder, start, tracking)
 
 
 def _load_start(experiment: Experiment, display: Display, scratch: bool, initial: Path | None = None) -> _Start:
@@ -166,35 +208,27 @@ def _load_start(experiment: Experiment, display: Display, scratch: bool, initial
             task.load(network, experiment.task.checkpoint)
         elif initial is not None:
             load_weights(network, initial)
-    identity = {
-        "task": experiment.task.name,
-        "model": model_name(task, network),
-        "checkpoint": digest(network.state_dict()),
-        "data": digest({"inputs": inputs}),
-    }
+    identity = identity_of(experiment, task, network, inputs)
     return _Start(experiment, scratch, task, network.eval(), inputs, identity)
 
 
-def _build_run(start: _Start, schedule: ScheduleFile, recorder: Recorder) -> TrainingRun:
-    recorder.identity = start.identity
-    callbacks = TrainingCallbacks(recorder.record, recorder.save, 200, [recorder.progress])
-    seed = start.experiment.search.seed
-    return TrainingRun(start.task, start.network, start.inputs, schedule, callbacks, seed)
+def _build_run(start: _Start, schedule: ScheduleFile, recorder: _Recorder, progress: Hook) -> TrainingRun:
+    callbacks = TrainingCallbacks(recorder.record, recorder.save, 200, [progress])
+    return TrainingRun(start.task, start.network, start.inputs, schedule, callbacks, start.experiment.search.seed)
 
 
-def _train(
-    run: TrainingRun, recorder: Recorder, ledger: Ledger, start: _Start, tracking: Tracking | None
-) -> TrainingResult:
+def _train(run: TrainingRun, recorder: _Recorder, start: _Start, tracking: Tracking | None) -> TrainingResult:
     settings = yaml.safe_load(dump_experiment(start.experiment))
-    with (
-        recorder.recording(ledger, params=_params(start, run), settings=settings),
-        mirroring(recorder.folder.path, tracking),
-    ):
+    recorder.ledger.begin(autoprune=version("autoprune"), params=_params(start, run), settings=settings)
+    with mirroring(recorder.folder, tracking):
         dense = evaluate(start.network, start.task, _batches(start, "validation"))
         final = run.run()
         result = _result(run, recorder, start, dense, final)
-        write_checkpoint(recorder.folder.final, _checkpoint(run, start, final))
-        recorder.finish(final, result.test, result.costs)
+        write_checkpoint(result.file, _checkpoint(run, start, final))
+        metrics = {"accuracy": final.accuracy, "loss": final.loss, **{k: float(c) for k, c in result.costs.items()}}
+        if result.test is not None:
+            metrics["test_accuracy"] = result.test.accuracy
+        recorder.ledger.write("finished", **metrics)
     return result
 
 
@@ -218,7 +252,7 @@ def _batches(start: _Start, split: Split) -> Sequence[Batch] | Iterable[Batch]:
     return Batches(start.task, split, None, 250, 0, start.inputs.device).load()
 
 
-def _result(run: TrainingRun, recorder: Recorder, start: _Start, dense: Score, final: Score) -> TrainingResult:
+def _result(run: TrainingRun, recorder: _Recorder, start: _Start, dense: Score, final: Score) -> TrainingResult:
     try:
         test: Score | None = evaluate(run.network, start.task, _batches(start, "test"))
     except UserError:  # the task has no test samples
@@ -226,7 +260,7 @@ def _result(run: TrainingRun, recorder: Recorder, start: _Start, dense: Score, f
     graph = find_groups(run.network, start.inputs)
     effective = measure_effective(run.network, graph, start.inputs) if run.masking.masks else {}
     return TrainingResult(
-        recorder.folder,
+        recorder.folder / _FINAL,
         dense,
         measure_costs(start.network, start.inputs),
         final,
