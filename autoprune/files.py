@@ -1,11 +1,14 @@
-"""Reads regular files; writes files whole or not at all."""
+"""Reads regular files; writes files whole or not at all; what a file of tables holds."""
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import json
 import os
 import stat
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,13 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def csv_text(headings: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """Returns CSV with a line of headings; a cell that is None stays empty."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([headings, *rows])
+    return text.getvalue()
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.files import parse_json, read_whole, write_whole
+from autoprune.files import csv_text, parse_json, read_whole, write_whole
 
 
 def test_file_is_replaced_and_nothing_else_stays(tmp_path: Path) -> None:
@@ -51,3 +51,7 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
 def test_json_that_is_nested_too_deeply_is_no_json() -> None:
     with pytest.raises(ValueError, match="nested too deeply"):
         parse_json("[" * 100_000)
+
+
+def test_csv_quotes_what_has_to_be_and_leaves_empty_what_is_not_known() -> None:
+    assert csv_text(["name", "loss"], [["a,b", 0.5], ["c", None]]) == 'name,loss\n"a,b",0.5\nc,\n'

@@ -52,16 +52,14 @@ def _different(folders: Sequence[Path]) -> list[Path]:
 def _table(records: Sequence[RunRecord]) -> str:
     import io
 
-    from autoprune.reporting.tables import mixture, shared, summary_table
-    from autoprune.reporting.terminal import plain_console
+    from autoprune.reporting.tables import LEFT, compared, mixture
+    from autoprune.reporting.terminal import plain_console, text_table
 
     text = io.StringIO()
     console = plain_console(text, 240)
-    console.print(summary_table(records))
-    same = ", ".join(f"{heading} {words}" for heading, words in shared(records).items())
-    console.print(f"\n{same}") if same else None
-    note = mixture(records)
-    if note is not None:
+    headings, rows, same = compared(records)
+    console.print(text_table(headings, rows, LEFT))
+    for note in filter(None, (same, mixture(records))):
         console.print(f"\n{note}")
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from autoprune.core.space import Bounds, SearchSpace
 from autoprune.core.trial import Objective, Score, value
 from autoprune.errors import UserError
+from autoprune.files import csv_text
 
 Widths = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -115,13 +114,12 @@ class SensitivityCurves:
 
     def to_csv(self) -> str:
         """Returns one line a level: group, width, kept, loss, accuracy."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["group", "width", "kept", "loss", "accuracy", "samples"])
-        for group, levels in self.levels.items():
-            for kept, score in sorted({**levels, self.widths[group]: self.dense}.items()):
-                writer.writerow([group, self.widths[group], kept, score.loss, score.accuracy, score.samples])
-        return text.getvalue()
+        rows = [
+            [group, self.widths[group], kept, score.loss, score.accuracy, score.samples]
+            for group, levels in self.levels.items()
+            for kept, score in sorted({**levels, self.widths[group]: self.dense}.items())
+        ]
+        return csv_text(["group", "width", "kept", "loss", "accuracy", "samples"], rows)
 
 
 def sweep_grid(space: SearchSpace, levels: int) -> dict[str, list[int]]:

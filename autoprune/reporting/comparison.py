@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
-from autoprune.core.trial import Score, Trial
+from autoprune.core.trial import Trial
 from autoprune.reporting.frontier import frontier
 from autoprune.reporting.record import RunRecord
-from autoprune.reporting.tables import summarise
+from autoprune.reporting.tables import progress
 
 FORMAT = 1
 
@@ -27,9 +26,23 @@ def nni_json(record: RunRecord) -> str:
 
 def run_fields(record: RunRecord) -> dict[str, Any]:
     """Returns the fields of one run; what is not known is left out."""
-    best = record.best
+    best, score, dense = record.best, record.best_validation, record.dense
     fields: dict[str, Any] = {
-        **asdict(summarise(record)),
+        "run": record.name,
+        "state": record.state,
+        "progress": progress(record),
+        "searcher": record.setting("search.searcher"),
+        "pruner": record.setting("pruner"),
+        "task": record.task,
+        "model": record.model,
+        "budget": record.setting("budget"),
+        "evaluations": record.evaluations,
+        "best": best.number if best else None,
+        "loss": score.loss if score else None,
+        "accuracy": score.accuracy if score else None,
+        "test_accuracy": record.test_accuracy("best"),
+        "kept": record.kept(best),
+        "seconds": record.seconds,
         "folder": str(record.folder.resolve()),
         "objective": record.objective,
         "effective": record.effective,
@@ -38,9 +51,7 @@ def run_fields(record: RunRecord) -> dict[str, Any]:
         "widths": best.candidate.allocation.to_json() if best else None,
         "dense_widths": dict(record.groups),
         "networks": [result.to_json() for result in record.results],
-        "dense": {"score": record.dense.validation.to_json(), "costs": dict(record.dense.costs)}
-        if record.dense
-        else None,
+        "dense": {"score": dense.validation.to_json(), "costs": dict(dense.costs)} if dense else None,
         "frontier": [trial.number for trial in frontier_of(record)],
         "trials": {
             "told": len(record.trials),
@@ -68,39 +79,24 @@ def nni_fields(record: RunRecord) -> dict[str, Any]:
     where weights are only set to zero there is no `speedup`. Accuracies are those on test samples if all are known,
     else on validation samples. Costs are ours: two FLOPs for each multiply-add, where NNI counts one.
     """
-    dense, trial = record.dense, record.best
+    dense, trial, score = record.dense, record.best, record.best_validation
     if dense is None:
         return {}
-    original, found = _accuracies(record, trial)
-    performance = {"original": original}
-    params, flops = {"original": dense.costs["params"]}, {"original": dense.costs["flops"]}
-    if trial is not None and found is not None:
-        if _trained(trial):
-            performance["finetuned"] = found
-            untrained = _untrained(record, trial)
-            found = untrained.accuracy if untrained else None
-        if found is not None:
-            performance["pruned"] = found
-        if not record.effective:
-            if found is not None:
-                performance["speedup"] = found
-            params["speedup"], flops["speedup"] = trial.costs["params"], trial.costs["flops"]
-    order = ("original", "pruned", "speedup", "finetuned")
-    return {
-        "performance": {name: performance[name] for name in order if name in performance},
-        "params": params,
-        "flops": flops,
-    }
-
-
-def _accuracies(record: RunRecord, trial: Trial | None) -> tuple[float, float | None]:
-    """Returns the accuracy of the dense network and of the best one, both on the same samples."""
-    dense, result, score = record.dense, record.best_result, record.best_validation
-    assert dense is not None  # the caller looked
-    mixed = trial is not None and _trained(trial) and _untrained(record, trial) is not None
-    if dense.test and result and result.test and not mixed:
-        return dense.test.accuracy, result.test.accuracy
-    return dense.validation.accuracy, score.accuracy if score else None
+    original, found = dense.validation.accuracy, score.accuracy if score else None
+    trained = trial is not None and _trained(trial)
+    untrained = _untrained(record, trial) if trial and trained else None
+    tested = record.test_accuracy("best")
+    if dense.test and tested is not None and untrained is None:
+        original, found = dense.test.accuracy, tested
+    masked = untrained if trained else found
+    smaller = None if record.effective else masked
+    finetuned = found if trained else None
+    performance = {"original": original, "pruned": masked, "speedup": smaller, "finetuned": finetuned}
+    costs = {kind: {"original": dense.costs[kind]} for kind in ("params", "flops")}
+    if trial and found is not None and not record.effective:
+        for kind, of_kind in costs.items():
+            of_kind["speedup"] = trial.costs[kind]
+    return {"performance": {name: accuracy for name, accuracy in performance.items() if accuracy is not None}, **costs}
 
 
 def _trained(trial: Trial) -> bool:
@@ -108,11 +104,11 @@ def _trained(trial: Trial) -> bool:
     return bool(recipe.get("finetune") or recipe.get("admm")) or trial.candidate.parent is not None
 
 
-def _untrained(record: RunRecord, trial: Trial) -> Score | None:
-    """Returns the score of the same widths without training, if a trial had them."""
+def _untrained(record: RunRecord, trial: Trial) -> float | None:
+    """Returns the accuracy of the same widths without training, if a trial had them."""
     for other in record.trials:
         if other.score and other.candidate.allocation == trial.candidate.allocation and not _trained(other):
-            return other.score
+            return other.score.accuracy
     return None
 
 

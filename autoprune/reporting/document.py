@@ -4,45 +4,22 @@ from __future__ import annotations
 
 import html
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 
 from autoprune.core.budget import EFFECTIVE_KINDS
-from autoprune.core.trial import Failure, Trial, ranked, winners
+from autoprune.core.trial import Failure, Score, Trial, ranked, winners
 from autoprune.errors import printable
 from autoprune.files import write_whole
+from autoprune.reporting import tables
 from autoprune.reporting.comparison import comparison_json, nni_json
 from autoprune.reporting.drawing import DARK, LIGHT, png, svg
-from autoprune.reporting.figures import (
-    anytime_figure,
-    cost_figure,
-    drawn_costs,
-    frontiers_figure,
-    sensitivity_figure,
-    widths_figure,
-)
+from autoprune.reporting.figures import Figures, figures_of
 from autoprune.reporting.record import RunRecord
-from autoprune.reporting.results import cost_name, results_cells
-from autoprune.reporting.tables import (
-    LEFT,
-    cells,
-    counts,
-    duration,
-    headings_of,
-    kept_shares,
-    mixture,
-    percent,
-    progress,
-    shared,
-    trials_csv,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from autoprune.reporting.results import cost_name, percent, results_cells
 
 
 def escape(text: str) -> str:
@@ -50,22 +27,23 @@ def escape(text: str) -> str:
     return html.escape(printable(text))
 
 
-def page(title: str, body: Iterable[str]) -> str:
-    """Returns a whole page, which loads nothing from anywhere."""
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            # A browser that reads this fetches nothing, whatever a name in a ledger may look like.
-            "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
-            'img-src data:">',
-            f"<title>{escape(title)}</title>",
-            f"<style>\n{_style()}</style></head><body>",
-            *body,
-            "</body></html>\n",
-        ]
-    )
+# A browser that reads the policy fetches nothing, whatever a name in a ledger may look like.
+_PAGE = """\
+<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<title>{title}</title>
+<style>
+{style}</style></head><body>
+{body}
+</body></html>
+"""
+
+
+def page(title: str, *parts: str) -> str:
+    """Returns a whole page of those parts that are not empty; it loads nothing from anywhere."""
+    return _PAGE.format(title=escape(title), style=_style(), body="\n".join(filter(None, parts)))
 
 
 def _style() -> str:
@@ -77,18 +55,20 @@ def _style() -> str:
 
 def section(title: str, *parts: str) -> str:
     """Returns a heading with what stands below it, or nothing if that is empty."""
-    content = "\n".join(part for part in parts if part)
+    content = "\n".join(filter(None, parts))
     return f"<section><h2>{escape(title)}</h2>\n{content}</section>" if content else ""
 
 
 def table(
-    headings: Sequence[str], rows: Iterable[Sequence[str]], words: Sequence[str] = (), marked: Sequence[int] = ()
+    headings: Sequence[str], rows: Iterable[Sequence[str]], words: Sequence[str], marked: Sequence[int] = ()
 ) -> str:
     """Returns a table.
 
     Args:
+        headings: one a column.
+        rows: a cell for each heading.
         words: the headings of words, flush left; all others are numbers.
-        marked: rows that are emphasised.
+        marked: indices of the rows that are emphasised.
     """
     kinds = [' class="word"' if heading in words else "" for heading in headings]
     head = "".join(f"<th{kind}>{escape(heading)}</th>" for heading, kind in zip(headings, kinds, strict=True))
@@ -100,25 +80,23 @@ def table(
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
-def facts(pairs: Mapping[str, str]) -> str:
+def facts(pairs: Mapping[str, object]) -> str:
     """Returns a table of names and values."""
     rows = "".join(
-        f'<tr><th class="word">{escape(name)}</th><td class="word long">{escape(text)}</td></tr>'
-        for name, text in pairs.items()
+        f'<tr><th class="word">{escape(name)}</th><td class="word long">{escape(str(value))}</td></tr>'
+        for name, value in pairs.items()
     )
     return f"<table>{rows}</table>" if rows else ""
 
 
 def code(*lines: str) -> str:
+    """Returns lines as they are to be typed."""
     return f"<pre>{escape(chr(10).join(lines))}</pre>"
 
 
 def paragraph(text: str, kind: str = "") -> str:
+    """Returns a paragraph of a kind that the style sheet knows, or nothing if there is no text."""
     return f'<p class="{kind}">{escape(text)}</p>' if text else ""
-
-
-def folded(summary: str, content: str) -> str:
-    return f"<details><summary>{escape(summary)}</summary>\n{content}</details>" if content else ""
 
 
 def numbers(pairs: Iterable[tuple[str, str, str]]) -> str:
@@ -136,13 +114,18 @@ def numbers(pairs: Iterable[tuple[str, str, str]]) -> str:
 
 
 def figure(drawing: str, caption: str, wide: bool = False) -> str:
+    """Returns a drawing with its caption.
+
+    Args:
+        drawing: an element of SVG.
+        caption: what it shows.
+        wide: whether it takes the whole width of the page.
+    """
     kind = ' class="wide"' if wide else ""
     return f"<figure{kind}>{drawing}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 _TOP = 20
-Figures = Mapping[str, tuple["Figure", str]]
-"""By name of the file: a figure and what it shows."""
 
 
 def write_page(records: Sequence[RunRecord], folder: Path) -> Path:
@@ -159,7 +142,7 @@ def write_page(records: Sequence[RunRecord], folder: Path) -> Path:
     figures = figures_of(records)
     for name, (drawn, _) in figures.items():
         png(drawn, folder / f"{name}.png")
-    write_whole(folder / "trials.csv", trials_csv(records).encode())
+    write_whole(folder / "trials.csv", tables.trials_csv(records).encode())
     write_whole(folder / "report.json", comparison_json(records).encode())
     if len(records) == 1:
         write_whole(folder / "comparison.json", nni_json(records[0]).encode())
@@ -168,36 +151,11 @@ def write_page(records: Sequence[RunRecord], folder: Path) -> Path:
     return path
 
 
-def figures_of(records: Sequence[RunRecord]) -> Figures:
-    """Returns what can be drawn of the runs, by the name of its file."""
-    drawn: dict[str, tuple[Figure | None, str]] = {}
-    if len(records) == 1:
-        (record,) = records
-        for kind in drawn_costs(record):
-            text = f"Accuracy of every trial against the {cost_name(kind, record.effective)} that it keeps."
-            drawn[f"accuracy-{kind}"] = cost_figure(record, kind), f"{text} Numbers name trials of the frontier."
-    else:
-        for kind in EFFECTIVE_KINDS:
-            text = (
-                f"The frontier of each run in accuracy and {cost_name(kind, records[0].effective)}; a star is its best."
-            )
-            drawn[f"frontiers-{kind}"] = frontiers_figure(records, kind), text
-    drawn["best-trials"] = anytime_figure(records, "trials"), "The best so far after each trial."
-    work = "The best so far against all work that was done, the sweep and trials dropped early included."
-    drawn["best-evaluations"] = anytime_figure(records, "evaluations"), work
-    if len(records) == 1:
-        widths = "Channels or weights that each group keeps in the best one, beside the dense network."
-        drawn["widths"] = widths_figure(records[0]), widths
-        if (curves := records[0].curves) is not None:
-            for name in ("loss", "accuracy"):
-                text = f"Validation {name} with one group pruned and all others dense."
-                drawn[f"sensitivity-{name}"] = sensitivity_figure(curves, name), text
-    return {name: (found, caption) for name, (found, caption) in drawn.items() if found is not None}
-
-
 def _one(record: RunRecord, figures: Figures) -> str:
-    body = [
-        _heading(record),
+    state = f'<span class="state {record.state.split()[0]}">{escape(record.state)}</span>'
+    return page(
+        f"{record.name}: autoprune",
+        f"<h1>{escape(record.name)} {state}</h1>",
         paragraph(_sentence(record), "lead"),
         numbers(_headline(record)),
         section("Dense, uniform, best", _results(record)),
@@ -208,58 +166,42 @@ def _one(record: RunRecord, figures: Figures) -> str:
         section("Best trials", _top(record)),
         section("Failures", _failures(record)),
         section("To use it", _commands(record)),
-        section("How it was made", _provenance(record)),
-    ]
-    return page(f"{record.name}: autoprune", [part for part in body if part])
-
-
-def _heading(record: RunRecord) -> str:
-    kind = record.state.split()[0]
-    return f'<h1>{escape(record.name)} <span class="state {kind}">{escape(record.state)}</span></h1>'
+        section("How it was made", *_provenance(record)),
+    )
 
 
 def _sentence(record: RunRecord) -> str:
     """Returns the result in words, to be quoted."""
-    setting = {
-        "model": record.identity.get("model", "the network"),
-        "task": record.identity.get("task", "its task"),
-        "budget": record.setting("budget", "no known budget"),
-    }
-    opening = "{model} on {task} under {budget}: ".format(**setting)
+    model, task = record.identity.get("model", "the network"), record.identity.get("task", "its task")
+    opening = f"{model} on {task} under {record.setting('budget', 'no known budget')}: "
     best, score, dense = record.best, record.best_validation, record.dense
     if best is None or score is None or dense is None:
-        return f"{opening}no trial has a score yet ({progress(record)})."
-    kept = kept_shares(record, best)
+        return f"{opening}no trial has a score yet ({tables.progress(record)})."
+    kept = record.kept(best)
     flops, params = (f"{percent(kept[kind])} of the {cost_name(kind, record.effective)}" for kind in EFFECTIVE_KINDS)
     text = (
         f"{opening}trial {best.number} keeps {flops} and {params} at {percent(score.accuracy)} validation accuracy; "
         f"the dense network has {percent(dense.validation.accuracy)}"
     )
-    uniform = next((result for result in record.results if result.name == "uniform"), None)
-    text += f", uniform pruning to the same budget {percent(uniform.validation.accuracy)}" if uniform else ""
-    return text + ("." if record.state == "finished" else f". The search has not finished ({progress(record)}).")
+    if (uniform := record.result("uniform")) is not None:
+        text += f", uniform pruning to the same budget {percent(uniform.validation.accuracy)}"
+    return text + ("." if record.state == "finished" else f". The search has not finished ({tables.progress(record)}).")
 
 
 def _headline(record: RunRecord) -> list[tuple[str, str, str]]:
-    result, score, dense = record.best_result, record.best_validation, record.dense
-    kept = kept_shares(record, record.best)
-    test = result.test.accuracy if result and result.test else None
-    dense_test = f"dense {percent(dense.test.accuracy)}" if dense and dense.test else ""
+    score, dense, kept = record.best_validation, record.dense, record.kept(record.best)
     whole = f"dense {percent(dense.validation.accuracy)}" if dense else ""
-    cost = {kind: cost_name(kind, record.effective) for kind in EFFECTIVE_KINDS}
+    test = f"dense {percent(dense.test.accuracy)}" if dense and dense.test else ""
     work = "" if record.evaluations is None else f", {record.evaluations:.0f} evaluations"
+    limits: dict[str, str] = dict.fromkeys(EFFECTIVE_KINDS, "not limited")
+    if dense is not None:
+        limits |= {kind: f"limit {percent(limit / dense.costs[kind])}" for kind, limit in record.limits.items()}
     return [
         ("validation accuracy", percent(score.accuracy if score else None), whole),
-        ("test accuracy", percent(test), dense_test),
-        *((f"{cost[kind]} kept", percent(kept.get(kind)), _limit(record, kind)) for kind in EFFECTIVE_KINDS),
-        ("searched for", duration(record.seconds), progress(record) + work),
+        ("test accuracy", percent(record.test_accuracy("best")), test),
+        *((f"{cost_name(k, record.effective)} kept", percent(kept.get(k)), limits[k]) for k in EFFECTIVE_KINDS),
+        ("searched for", tables.duration(record.seconds), tables.progress(record) + work),
     ]
-
-
-def _limit(record: RunRecord, kind: str) -> str:
-    if kind not in record.limits or record.dense is None:
-        return "not limited"
-    return f"limit {percent(record.limits[kind] / record.dense.costs[kind])}"
 
 
 def _results(record: RunRecord) -> str:
@@ -274,28 +216,20 @@ def _top(record: RunRecord) -> str:
     trials += [trial for trial in ranked(record.trials, record.objective) if trial not in trials]
     if not trials:
         return ""
-    flops, params = (cost_name(kind, record.effective) for kind in EFFECTIVE_KINDS)
-    headings = ["trial", "loss", "accuracy", f"{flops} kept", f"{params} kept", "samples", "seconds", "role", "worker"]
-    rows = [_trial_cells(record, trial) for trial in trials[:_TOP]]
+    kept = [f"{cost_name(kind, record.effective)} kept" for kind in EFFECTIVE_KINDS]
+    headings = ["trial", "loss", "accuracy", *kept, "samples", "seconds", "role", "worker"]
+    rows = [_trial_cells(record, trial, trial.score) for trial in trials[:_TOP] if trial.score]
     number = record.best.number if record.best else -1
     marked = [i for i, trial in enumerate(trials[:_TOP]) if trial.number == number]
-    text = f"{counts(record)}. All of them are in trials.csv beside this page."
+    text = f"{tables.counts(record)}. All of them are in trials.csv beside this page."
     return table(headings, rows, ["role", "worker"], marked) + paragraph(text, "muted")
 
 
-def _trial_cells(record: RunRecord, trial: Trial) -> list[str]:
-    score, kept = trial.score, kept_shares(record, trial)
-    assert score is not None  # it is ranked
-    return [
-        str(trial.number),
-        f"{score.loss:.4f}",
-        percent(score.accuracy),
-        *(percent(kept.get(kind)) for kind in EFFECTIVE_KINDS),
-        f"{score.samples:,}",
-        f"{trial.seconds:.2f}",
-        trial.candidate.role,
-        trial.worker,
-    ]
+def _trial_cells(record: RunRecord, trial: Trial, score: Score) -> list[str]:
+    kept = record.kept(trial)
+    cells = [str(trial.number), f"{score.loss:.4f}", percent(score.accuracy)]
+    cells += [percent(kept.get(kind)) for kind in EFFECTIVE_KINDS]
+    return [*cells, f"{score.samples:,}", f"{trial.seconds:.2f}", trial.candidate.role, trial.worker]
 
 
 def _failures(record: RunRecord) -> str:
@@ -307,8 +241,8 @@ def _failures(record: RunRecord) -> str:
         return ""
     headings = ["trials", "kind", "reason", "first"]
     rows = [
-        [str(len(numbers_)), kind.replace("_", " "), reason, str(numbers_[0])]
-        for (kind, reason), numbers_ in sorted(found.items(), key=lambda item: -len(item[1]))
+        [str(len(trials)), kind.replace("_", " "), reason, str(trials[0])]
+        for (kind, reason), trials in sorted(found.items(), key=lambda item: -len(item[1]))
     ]
     return table(headings, rows, ["kind", "reason"])
 
@@ -327,47 +261,33 @@ def _commands(record: RunRecord) -> str:
     )
 
 
-def _provenance(record: RunRecord) -> str:
-    command = record.started.get("command")
-    digests = {
-        f"{name} digest": str(record.identity[name]) for name in ("checkpoint", "data") if name in record.identity
-    }
-    environment = {name: str(text) for name, text in record.started.get("environment", {}).items()}
-    settings = yaml.safe_dump(dict(record.settings), sort_keys=False, allow_unicode=True) if record.settings else ""
-    return "\n".join(
-        filter(
-            None,
-            [
-                code(shlex.join(command)) if command else "",
-                facts({**digests, **environment}),
-                folded("every setting", code(settings.rstrip())) if settings else "",
-            ],
-        )
-    )
+def _provenance(record: RunRecord) -> Iterator[str]:
+    if command := record.started.get("command"):
+        yield code(shlex.join(command))
+    digests = {f"{name} digest": record.identity[name] for name in ("checkpoint", "data") if name in record.identity}
+    yield facts({**digests, **record.started.get("environment", {})})
+    if record.settings:
+        settings = yaml.safe_dump(dict(record.settings), sort_keys=False, allow_unicode=True)
+        yield f"<details><summary>every setting</summary>\n{code(settings.rstrip())}</details>"
 
 
 def _many(records: Sequence[RunRecord], figures: Figures) -> str:
-    lines = [cells(record) for record in records]
-    same = shared(records)
-    headings = [heading for heading in headings_of(lines) if heading not in same]
-    rows = [[line.get(heading, "") for heading in headings] for line in lines]
-    alike = ", ".join(f"{heading} {words}" for heading, words in same.items())
-    body = [
+    headings, rows, same = tables.compared(records)
+    return page(
+        f"{len(records)} runs: autoprune",
         f"<h1>{len(records)} runs side by side</h1>",
-        paragraph(mixture(records) or "", "lead"),
-        section("Comparison", paragraph(alike, "muted"), table(headings, rows, LEFT)),
+        paragraph(tables.mixture(records) or "", "lead"),
+        section("Comparison", paragraph(same, "muted"), table(headings, rows, tables.LEFT)),
         section("The best so far", _grid(figures, "best-")),
         section("Frontiers", _grid(figures, "frontiers-")),
         section("Where they are", facts({record.name: str(record.folder) for record in records})),
-    ]
-    return page(f"{len(records)} runs: autoprune", [part for part in body if part])
+    )
 
 
 def _grid(figures: Figures, beginning: str, wide: bool = False) -> str:
-    drawn = [
+    drawn = "".join(
         figure(svg(found, caption), caption, wide)
         for name, (found, caption) in figures.items()
         if name.startswith(beginning)
-    ]
-    kind = "column" if wide else "figures"
-    return f'<div class="{kind}">{"".join(drawn)}</div>' if drawn else ""
+    )
+    return f'<div class="{"column" if wide else "figures"}">{drawn}</div>' if drawn else ""

@@ -95,7 +95,9 @@ def svg(figure: Figure, title: str) -> str:
     text = content.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"|<svg ', _opening(title), text, count=1)
+    quoted = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    opening = f'<svg role="img" aria-label="{quoted}" '
+    text = re.sub(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"|<svg ', opening, text, count=1)
     text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
     return re.sub(r'(?<=style=")[^"]*', _page_style, text).strip()
 
@@ -108,13 +110,14 @@ def _page_style(style: re.Match[str]) -> str:
     return text
 
 
-def _opening(title: str) -> str:
-    quoted = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return f'<svg role="img" aria-label="{quoted}" '
-
-
 def legend(figure: Figure, columns: int = 6, side: bool = False) -> None:
-    """Adds one legend for all axes of a figure, above them or at their right, where it hides nothing."""
+    """Adds one legend for all axes of a figure, above them or at their right, where it hides nothing.
+
+    Args:
+        figure: with artists that have labels; of several with one label the first stands for all.
+        columns: in how many columns the labels stand above the axes.
+        side: whether it stands at the right, in one column.
+    """
     found: dict[str, Artist] = {}
     for axes in figure.axes:
         handles, texts = axes.get_legend_handles_labels()
@@ -130,12 +133,6 @@ def name_text(name: str) -> str:
     """Returns the name of a run or group as a label; matplotlib hides labels that begin with an underscore."""
     text = printable(name).replace("\n", r"\n")
     return f"\N{ZERO WIDTH SPACE}{text}" if text.startswith("_") else text
-
-
-def label(axes: Axes, x: str, y: str) -> None:
-    """Names both axes."""
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
 
 
 def shade(i: int, count: int) -> str:

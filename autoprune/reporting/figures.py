@@ -1,16 +1,16 @@
-"""The figures of runs: `draw_…` fills a pair of axes; `…_figure` is a whole figure, or None where nothing is known."""
+"""The figures of runs: `_draw_…` fills a pair of axes; `…_figure` is a whole figure, or None where nothing is known."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from autoprune.core.budget import COST_KINDS, EFFECTIVE_KINDS
+from autoprune.core.budget import COST_KINDS, EFFECTIVE_KINDS, CostKind
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Score, Trial, value
 from autoprune.reporting.comparison import frontier_of
-from autoprune.reporting.drawing import LIGHT, SERIES, label, legend, log_scale, name_text, panels, shade
+from autoprune.reporting.drawing import LIGHT, SERIES, legend, log_scale, name_text, panels, shade
 from autoprune.reporting.record import RunRecord, best_so_far
 from autoprune.reporting.results import cost_name
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _Style: TypeAlias = dict[str, Any]
+Figures: TypeAlias = Mapping[str, tuple["Figure", str]]
+"""By name of the file: a figure and what it shows."""
 _OBJECTIVES = {"loss": "validation loss", "accuracy": "validation error", "kl": "divergence from dense"}
 _DRAWN_AS_POINTS = 3000
 """More trials than these are drawn as a picture, which keeps the page small."""
@@ -27,20 +29,45 @@ _APART = 4.0
 """Of the axes: how many numbers fit above, and how many per cent of the cost apart side by side."""
 
 
-def drawn_costs(record: RunRecord) -> list[str]:
+def figures_of(records: Sequence[RunRecord]) -> Figures:
+    """Returns what can be drawn of the runs, in the order of a page about them."""
+    work = "The best so far against all work that was done, the sweep and trials dropped early included."
+    drawn = {
+        "best-trials": (anytime_figure(records, "trials"), "The best so far after each trial."),
+        "best-evaluations": (anytime_figure(records, "evaluations"), work),
+    }
+    if len(records) > 1:
+        for kind in EFFECTIVE_KINDS:
+            name = cost_name(kind, records[0].effective)
+            text = f"The frontier of each run in accuracy and {name}; a star is its best."
+            drawn[f"frontiers-{kind}"] = frontiers_figure(records, kind), text
+    else:
+        record = records[0]
+        for kind in _drawn_costs(record):
+            text = f"Accuracy of every trial against the {cost_name(kind, record.effective)} that it keeps."
+            drawn[f"accuracy-{kind}"] = cost_figure(record, kind), f"{text} Numbers name trials of the frontier."
+        text = "Channels or weights that each group keeps in the best one, beside the dense network."
+        drawn["widths"] = widths_figure(record), text
+        for metric in ("loss", "accuracy"):
+            text = f"Validation {metric} with one group pruned and all others dense."
+            drawn[f"sensitivity-{metric}"] = sensitivity_figure(record.curves, metric) if record.curves else None, text
+    return {name: (found, caption) for name, (found, caption) in drawn.items() if found is not None}
+
+
+def _drawn_costs(record: RunRecord) -> list[CostKind]:
     """Returns the kinds of cost that are drawn of a run: FLOPs, parameters, and what else is limited."""
     return [kind for kind in COST_KINDS if kind in (*EFFECTIVE_KINDS, *record.limits)]
 
 
 def overview_figure(record: RunRecord) -> Figure | None:
     """Draws accuracy against each cost, and the best so far: one picture of a run."""
-    kinds = drawn_costs(record)
+    kinds = _drawn_costs(record)
     if not _has_scores(record):
         return None
     with panels(1 + len(kinds)) as (figure, (*costs, anytime)):
         for axes, kind in zip(costs, kinds, strict=True):
-            draw_cost(axes, record, kind)
-        draw_anytime(anytime, [record], "trials")
+            _draw_cost(axes, record, kind)
+        _draw_anytime(anytime, [record], "trials")
         legend(figure, 8)
     return figure
 
@@ -50,7 +77,7 @@ def cost_figure(record: RunRecord, kind: str) -> Figure | None:
     if not _has_scores(record):
         return None
     with panels() as (figure, (axes,)):
-        draw_cost(axes, record, kind)
+        _draw_cost(axes, record, kind)
         legend(figure)
     return figure
 
@@ -59,7 +86,7 @@ def _has_scores(record: RunRecord) -> bool:
     return record.dense is not None and any(trial.score for trial in record.trials)
 
 
-def draw_cost(axes: Axes, record: RunRecord, kind: str) -> None:
+def _draw_cost(axes: Axes, record: RunRecord, kind: str) -> None:
     """Draws every trial, the frontier, the limit, and the networks of the final table."""
     assert record.dense is not None  # the caller looked
     dense = record.dense.costs[kind]
@@ -70,7 +97,7 @@ def draw_cost(axes: Axes, record: RunRecord, kind: str) -> None:
     if kind in record.limits:
         axes.axvline(100 * record.limits[kind] / dense, color=LIGHT["limit"], linestyle=":", label="limit")
     _draw_networks(axes, record, kind, dense)
-    label(axes, f"{cost_name(kind, record.effective)} kept (%)", "validation accuracy (%)")
+    axes.set(xlabel=f"{cost_name(kind, record.effective)} kept (%)", ylabel="validation accuracy (%)")
 
 
 def _draw_frontier(axes: Axes, record: RunRecord, kind: str, dense: int) -> None:
@@ -127,7 +154,7 @@ def anytime_figure(records: Sequence[RunRecord], against: str) -> Figure | None:
     if not _with_scores(records, against):
         return None
     with panels() as (figure, (axes,)):
-        draw_anytime(axes, records, against)
+        _draw_anytime(axes, records, against)
         legend(figure, 6 if len(records) == 1 else 2)
     return figure
 
@@ -136,7 +163,7 @@ def _with_scores(records: Sequence[RunRecord], against: str) -> list[RunRecord]:
     return [record for record in records if record.best and (against == "trials" or record.evaluations is not None)]
 
 
-def draw_anytime(axes: Axes, records: Sequence[RunRecord], against: str) -> None:
+def _draw_anytime(axes: Axes, records: Sequence[RunRecord], against: str) -> None:
     """Draws the best objective so far of each run."""
     from matplotlib.ticker import MaxNLocator
 
@@ -148,7 +175,9 @@ def draw_anytime(axes: Axes, records: Sequence[RunRecord], against: str) -> None
         log_scale(axes)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    label(axes, against if against == "trials" else "evaluations (of the dense network)", _objective_label(drawn))
+    names = {_OBJECTIVES[record.objective] for record in drawn}
+    axes.set_xlabel(against if against == "trials" else "evaluations (of the dense network)")
+    axes.set_ylabel(names.pop() if len(names) == 1 else "objective")
 
 
 def _draw_best_so_far(axes: Axes, record: RunRecord, against: str, colour: str) -> float:
@@ -188,11 +217,6 @@ def _positions(record: RunRecord, against: str) -> list[float]:
     return [work / record.unit for work in accumulate((t.work for t in record.trials), initial=before)][1:]
 
 
-def _objective_label(records: Sequence[RunRecord]) -> str:
-    names = {_OBJECTIVES[record.objective] for record in records}
-    return names.pop() if len(names) == 1 else "objective"
-
-
 def widths_figure(record: RunRecord) -> Figure | None:
     """Draws the best one's kept width of each group beside the dense one, the first group on top."""
     if record.best is None or not record.groups:
@@ -221,27 +245,21 @@ def sensitivity_figure(curves: SensitivityCurves, *metrics: str) -> Figure:
     height = max(3.9, 0.9 + 0.17 * len(curves.levels))
     with panels(len(metrics), 5.2 * len(metrics) + 2.4, height) as (figure, every):
         for axes, name in zip(every, metrics, strict=True):
-            draw_sensitivity(axes, curves, name)
+            _draw_sensitivity(axes, curves, name)
         legend(figure, side=True)
     return figure
 
 
-def draw_sensitivity(axes: Axes, curves: SensitivityCurves, name: str) -> None:
-    """Draws loss or accuracy of every group against its kept share."""
+def _draw_sensitivity(axes: Axes, curves: SensitivityCurves, name: str) -> None:
     read: Callable[[Score], float] = (lambda s: s.loss) if name == "loss" else (lambda s: 100 * s.accuracy)
     for i, (group, levels) in enumerate(curves.levels.items()):
         points = sorted({**levels, curves.widths[group]: curves.dense}.items())
         kept = [100 * width / curves.widths[group] for width, _ in points]
-        style: _Style = {
-            "marker": ".",
-            "linewidth": 1.3,
-            "color": shade(i, len(curves.levels)),
-            "label": name_text(group),
-        }
-        axes.plot(kept, [read(score) for _, score in points], **style)
+        style: _Style = {"marker": ".", "linewidth": 1.3, "color": shade(i, len(curves.levels))}
+        axes.plot(kept, [read(score) for _, score in points], label=name_text(group), **style)
     if name == "loss" and all(score.loss > 0 for levels in curves.levels.values() for score in levels.values()):
         log_scale(axes)
-    label(axes, "kept of the group (%)", f"validation {name}" + ("" if name == "loss" else " (%)"))
+    axes.set(xlabel="kept of the group (%)", ylabel="validation loss" if name == "loss" else f"validation {name} (%)")
 
 
 def frontiers_figure(records: Sequence[RunRecord], kind: str) -> Figure | None:
@@ -254,14 +272,10 @@ def frontiers_figure(records: Sequence[RunRecord], kind: str) -> Figure | None:
             assert record.dense is not None
             assert record.best is not None
             dense, colour = record.dense.costs[kind], _colour(records, record)
-            kept, accuracy = _points(frontier_of(record), kind, dense)
-            width = 1 if _alone(record, kind) else 0
-            axes.plot(
-                kept, accuracy, marker="o", markersize=4, linewidth=width, color=colour, label=name_text(record.name)
-            )
-            kept, accuracy = _points([record.best], kind, dense)
-            axes.scatter(kept, accuracy, marker="*", s=150, color=colour, zorder=4)
-        label(axes, f"{cost_name(kind, drawn[0].effective)} kept (%)", "validation accuracy (%)")
+            line: _Style = {"color": colour, "marker": "o", "markersize": 4, "linewidth": int(_alone(record, kind))}
+            axes.plot(*_points(frontier_of(record), kind, dense), label=name_text(record.name), **line)
+            axes.scatter(*_points([record.best], kind, dense), marker="*", s=150, color=colour, zorder=4)
+        axes.set(xlabel=f"{cost_name(kind, drawn[0].effective)} kept (%)", ylabel="validation accuracy (%)")
         legend(figure, 2)
     return figure
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +9,7 @@ from numpy.typing import NDArray
 
 from autoprune.core.budget import EFFECTIVE_KINDS
 from autoprune.core.trial import Objective, Trial, ranked, value
+from autoprune.files import csv_text
 
 
 def non_dominated(points: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -29,6 +28,11 @@ def frontier(trials: Sequence[Trial], objective: Objective, costs: Sequence[str]
     """Returns the final trials that none beats in the objective and all of the named costs at once, the cheapest first.
 
     Of trials that are equal in all of these the earliest counts alone. The order is by the first cost, then the next.
+
+    Args:
+        trials: of which those that failed, were dropped early or are rounds on the way are left out.
+        objective: the less, the better.
+        costs: their kinds, such as `flops`.
     """
     scored = ranked(trials, objective)
     points = np.array(
@@ -42,16 +46,16 @@ def frontier_csv(frontier: Sequence[Trial], dense: Mapping[str, int], effective:
     """Returns one line a trial, in the order given; `autoprune apply RUN --trial N` makes its network.
 
     Args:
+        frontier: trials that have a score.
         dense: what the dense network costs; beside each cost stands the share of it that is kept.
         effective: whether the costs leave out weights that are set to zero.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     names = {kind: f"effective_{kind}" if effective and kind in EFFECTIVE_KINDS else kind for kind in dense}
-    headings = [heading for name in names.values() for heading in (name, f"{name}_kept")]
-    writer.writerow(["trial", "accuracy", "loss", "samples", *headings])
+    headings = ["trial", "accuracy", "loss", "samples"]
+    headings += [heading for name in names.values() for heading in (name, f"{name}_kept")]
+    rows = []
     for trial in frontier:
         assert trial.score is not None, "a trial of a frontier has a score"
         costs = [cell for kind in names for cell in (trial.costs[kind], round(trial.costs[kind] / dense[kind], 6))]
-        writer.writerow([trial.number, trial.score.accuracy, trial.score.loss, trial.score.samples, *costs])
-    return text.getvalue()
+        rows.append([trial.number, trial.score.accuracy, trial.score.loss, trial.score.samples, *costs])
+    return csv_text(headings, rows)

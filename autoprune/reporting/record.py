@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,32 +23,20 @@ def is_being_written(folder: Path, records: str = NAME) -> bool:
     """Returns whether a process holds the lock of a file of records in a folder; False where that cannot be told."""
     try:
         import fcntl
-    except ImportError:  # not a Unix
-        return False
-    try:
-        lock = os.open((folder / records).with_suffix(".lock"), os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+
+        with open((folder / records).with_suffix(".lock"), "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
-    else:
+    except (ImportError, OSError):  # not a Unix, or no lock
         return False
-    finally:
-        os.close(lock)
+    return False
 
 
 def sessions_seconds(records: Sequence[Mapping[str, Any]]) -> float:
     """Returns the seconds that a run took, the time between an interruption and the resumption left out."""
-    seconds = 0.0
-    for before, record in pairwise(records):
-        if record["event"] != "resumed":
-            seconds += max(0.0, record["time"] - before["time"])
-    return seconds
-
-
-_STARTS = ("started", "resumed")
+    steps = [(before["time"], record["time"]) for before, record in pairwise(records) if record["event"] != "resumed"]
+    return sum((max(0.0, after - before) for before, after in steps), 0.0)
 
 
 @dataclass(frozen=True)
@@ -58,22 +45,26 @@ class RunRecord:
 
     Attributes:
         started: the newest `started` or `resumed` record; empty if the run was killed before it.
-        settings: the experiment, nested as in its file; empty where nothing tells.
         trials: in the order told.
-        told_at: number of a trial to when it was told, in seconds since 1970.
         asked: how many candidates were asked and not told.
         seconds: while it ran, interruptions left out.
+        settings: the experiment, nested as in its file; empty where nothing tells.
+        identity: names and digests of task, model, checkpoint and data.
+        limits: the most that each limited cost may be: FLOPs, parameters or bytes.
+        groups: each group's dense width.
     """
 
     folder: Path
     history: History
-    started: Mapping[str, Any]
-    settings: Mapping[str, Any]
-    trials: tuple[Trial, ...]
-    told_at: Mapping[int, float]
-    asked: int
     state: State
+    started: Mapping[str, Any]
+    trials: tuple[Trial, ...]
+    asked: int
     seconds: float
+    settings: Mapping[str, Any]
+    identity: Mapping[str, str]
+    limits: Mapping[str, int]
+    groups: Mapping[str, int]
 
     @property
     def name(self) -> str:
@@ -87,36 +78,38 @@ class RunRecord:
         return default if value is None else value
 
     @property
+    def task(self) -> str | None:
+        """Name of the task; None where nothing tells."""
+        name: str | None = self.identity.get("task", self.setting("task.name"))
+        return name
+
+    @property
+    def model(self) -> str | None:
+        """Name of the network; None where nothing tells."""
+        name: str | None = self.identity.get("model", self.setting("task.model"))
+        return name
+
+    @property
     def objective(self) -> Objective:
         named: Objective = self.setting("evaluation.objective", "loss")
         return named
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """Names and digests of task, model, checkpoint and data."""
-        found: Mapping[str, Any] = self.started.get("identity", {})
-        return found
-
-    @property
-    def limits(self) -> Mapping[str, int]:
-        found: Mapping[str, int] = self.started.get("limits", {})
-        return found
-
-    @cached_property
-    def dense(self) -> Result | None:
-        """The dense network: as the final table has it, before that on the samples that candidates are evaluated on."""
-        for result in self.results:
-            if result.name == "dense":
-                return result
-        record = self.history.last("dense")
-        if record is None:
-            return None
-        return Result("dense", None, {}, Score.from_json(record["score"]), None, record["costs"], 0.0, self.effective)
 
     @cached_property
     def results(self) -> tuple[Result, ...]:
         """The final table; empty before the run's end."""
         return tuple(results_in(self.history))
+
+    def result(self, name: str) -> Result | None:
+        """Returns the row of the final table that is called `dense`, `uniform` or `best`; None where there is none."""
+        return next((result for result in self.results if result.name == name), None)
+
+    @cached_property
+    def dense(self) -> Result | None:
+        """The dense network: as the final table has it, before that on the samples that candidates are evaluated on."""
+        found, record = self.result("dense"), self.history.last("dense")
+        if found is not None or record is None:
+            return found
+        return Result("dense", None, {}, Score.from_json(record["score"]), None, record["costs"], 0.0, self.effective)
 
     @property
     def effective(self) -> bool:
@@ -133,26 +126,28 @@ class RunRecord:
         return next(iter(winners(self.trials, self.objective)), None)
 
     @property
-    def best_result(self) -> Result | None:
-        return next((result for result in self.results if result.name == "best"), None)
-
-    @property
     def best_validation(self) -> Score | None:
         """The best one's score: on all validation samples once the run has finished."""
-        if self.best_result is not None:
-            return self.best_result.validation
+        if (found := self.result("best")) is not None:
+            return found.validation
         return self.best.score if self.best else None
+
+    def test_accuracy(self, name: str) -> float | None:
+        """Returns what a network of the final table reaches on test samples; None where that is not known."""
+        found = self.result(name)
+        return found.test.accuracy if found and found.test else None
+
+    def kept(self, trial: Trial | None) -> dict[str, float]:
+        """Returns, by kind of cost, the share of the dense network's that a trial keeps; empty if unknown."""
+        if trial is None or self.dense is None:
+            return {}
+        dense = self.dense.costs
+        return {kind: cost / dense[kind] for kind, cost in trial.costs.items() if kind in dense}
 
     @cached_property
     def curves(self) -> SensitivityCurves | None:
         """The sweep's curves, or those of the file that the search used; None if it used none."""
         return _curves_of_levels(self.history, self.groups) or _curves_in(self.folder)
-
-    @property
-    def groups(self) -> Mapping[str, int]:
-        """Each group's dense width."""
-        found: Mapping[str, int] = self.started.get("groups", {})
-        return found
 
     @property
     def unit(self) -> int:
@@ -189,41 +184,33 @@ def read_record(folder: Path) -> RunRecord:
 
 
 def _record(folder: Path, history: History) -> RunRecord:
-    started: Mapping[str, Any] = next(
-        (r for r in reversed(history.records) if r["event"] in ("started", "resumed")), {}
-    )
-    trials = history.trials()
-    told = {record["number"]: float(record["time"]) for record in reversed(history.of("told"))}
-    state: State = "finished" if history.last("finished") else "going on" if is_being_written(folder) else "interrupted"
+    begun = (record for record in reversed(history.records) if record["event"] in ("started", "resumed"))
+    started: Mapping[str, Any] = next(begun, {})
     record = RunRecord(
         folder,
         history,
+        "finished" if history.last("finished") else "going on" if is_being_written(folder) else "interrupted",
         started,
-        started.get("settings", {}),
-        tuple(trials),
-        told,
+        tuple(history.trials()),
         len(history.open_candidates()),
-        state,
         sessions_seconds(history.records),
+        **{name: started.get(name, {}) for name in ("settings", "identity", "limits", "groups")},
     )
     _ = record.results, record.dense, record.curves  # what is damaged shows here
-    if state == "finished" and record.best is None:
+    if record.state == "finished" and record.best is None:
         raise RunFolderError(f"its ledger names {history.last('finished')!r} as the end, but holds no such trial")
     return record
 
 
 def _curves_of_levels(history: History, widths: Mapping[str, int]) -> SensitivityCurves | None:
-    scores = {
-        (record["group"], record["width"]): Score.from_json(record["score"])
-        for record in history.of("level")
-        if "score" in record
-    }
-    dense = scores.pop(("", 0), None)
-    groups = list(dict.fromkeys(group for group, _ in scores))
-    if dense is None or not groups or not set(groups) <= set(widths):
+    levels: dict[str, dict[int, Score]] = {}
+    for record in history.of("level"):
+        if "score" in record:
+            levels.setdefault(record["group"], {})[record["width"]] = Score.from_json(record["score"])
+    dense = levels.pop("", {}).get(0)
+    if dense is None or not levels or not levels.keys() <= widths.keys():
         return None
-    levels = {group: {width: score for (name, width), score in scores.items() if name == group} for group in groups}
-    return SensitivityCurves(dense, levels, {group: widths[group] for group in groups})
+    return SensitivityCurves(dense, levels, {group: widths[group] for group in levels})
 
 
 def _curves_in(folder: Path) -> SensitivityCurves | None:
@@ -244,5 +231,11 @@ def best_so_far(trials: Sequence[Trial], objective: Objective) -> list[Trial | N
 
 
 def best_of(best: Trial | None, trial: Trial, objective: Objective) -> Trial | None:
-    """Returns the better of the best final trial so far and a new one."""
+    """Returns the better of the best final trial so far and a new one.
+
+    Args:
+        best: the best so far; None before the first with a score.
+        trial: is passed over unless it is a final one with a score; of equal ones the lower number wins.
+        objective: by which they are compared.
+    """
     return next(iter(ranked([t for t in (best, trial) if t is not None], objective)), None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +12,8 @@ from autoprune.core.budget import EFFECTIVE_KINDS
 from autoprune.core.ledger import History
 from autoprune.core.settings import text_of
 from autoprune.core.trial import Score, Setting, Trial
-from autoprune.errors import printable
+from autoprune.files import csv_text
+from autoprune.reporting.terminal import text_table
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,13 @@ class Result:
     steps: int = 0
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the fields of its record in a ledger."""
         scores = {"validation": self.validation.to_json(), "test": self.test.to_json() if self.test else None}
         return {**{name: getattr(self, name) for name in self.__dataclass_fields__}, **scores}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Result:
+        """Returns the row that `to_json` wrote; further fields of the record are ignored."""
         fields = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
         fields["validation"] = Score.from_json(data["validation"])
         fields["test"] = Score.from_json(data["test"]) if data["test"] else None
@@ -63,65 +64,50 @@ def results_in(history: History) -> list[Result]:
 
 def results_csv(results: Sequence[Result]) -> str:
     """Returns the final table as CSV: plain numbers, one line a network."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    costs = list(results[0].costs)
     effective = any(result.effective for result in results)
-    headings = [f"effective_{kind}" if effective and kind in EFFECTIVE_KINDS else kind for kind in costs]
-    searched = list(results[-1].settings)
-    headings += ["latency_ms", "training_steps", *(f"settings.{name}" for name in searched)]
-    writer.writerow(["network", "trial", "accuracy", "loss", "test_accuracy", *headings])
+    kinds, searched = list(results[0].costs), list(results[-1].settings)
+    costs = [f"effective_{kind}" if effective and kind in EFFECTIVE_KINDS else kind for kind in kinds]
+    headings = ["network", "trial", "accuracy", "loss", "test_accuracy", *costs, "latency_ms", "training_steps"]
+    rows: list[list[object]] = []
     for result in results:
-        test = result.test.accuracy if result.test else ""
-        number = "" if result.number is None else result.number
-        scores = [result.validation.accuracy, result.validation.loss, test]
-        settings = [text_of(result.settings.get(name, "")) for name in searched]
-        values = [*scores, *(result.costs[kind] for kind in costs), result.latency_ms, result.steps, *settings]
-        writer.writerow([result.name, number, *values])
-    return text.getvalue()
+        test = result.test.accuracy if result.test else None
+        rows.append([result.name, result.number, result.validation.accuracy, result.validation.loss, test])
+        rows[-1] += [result.costs[kind] for kind in kinds]
+        rows[-1] += [result.latency_ms, result.steps]
+        rows[-1] += [text_of(result.settings.get(name, "")) for name in searched]
+    return csv_text([*headings, *(f"settings.{name}" for name in searched)], rows)
 
 
 def results_table(results: Sequence[Result]) -> Table:
-    """Returns the final table for the terminal."""
+    """Returns the final table for the terminal, the best network in bold."""
     headings, rows = results_cells(results)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("network", "settings") else "right", no_wrap=True)
-    for result, cells in zip(results, rows, strict=True):
-        table.add_row(*map(printable, cells), style="bold" if result.name == "best" else None)
-    return table
+    best = [i for i, result in enumerate(results) if result.name == "best"]
+    return text_table(headings, rows, ("network", "settings"), best)
 
 
 def results_cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Returns headings and rows of the final table, with what each network costs beside the dense one."""
+    """Returns headings and rows of the final table, with what each network costs beside the dense one.
+
+    Columns in which there would be nothing are left out.
+    """
     dense = next(result for result in results if result.name == "dense")
-    flops, params = (cost_name(kind, any(result.effective for result in results)) for kind in EFFECTIVE_KINDS)
-    headings = ["network", "accuracy", "loss", flops, "of dense", params, "of dense", "latency"]
-    rows = [_cells(result, dense) for result in results]
-    if any(result.test for result in results):
-        headings.append("test accuracy")
-        for result, cells in zip(results, rows, strict=True):
-            cells.append(f"{100 * result.test.accuracy:.2f} %" if result.test else "")
-    if any(result.steps for result in results):
-        headings.append("trained for")
-        for result, cells in zip(results, rows, strict=True):
-            cells.append(f"{result.steps:,} steps")
-    if any(result.settings for result in results):
-        headings.append("settings")
-        for result, cells in zip(results, rows, strict=True):
-            cells.append("\n".join(f"{name}={text_of(value)}" for name, value in result.settings.items()))
-    return headings, rows
-
-
-def _cells(result: Result, dense: Result) -> list[str]:
-    cells = [
-        result.name if result.number is None else f"{result.name} (trial {result.number})",
-        f"{100 * result.validation.accuracy:.2f} %",
-        f"{result.validation.loss:.4f}",
+    effective, trained = any(result.effective for result in results), any(result.steps for result in results)
+    columns = [
+        ("network", [f"{r.name} (trial {r.number})" if r.number is not None else r.name for r in results]),
+        ("accuracy", [percent(r.validation.accuracy) for r in results]),
+        ("loss", [f"{r.validation.loss:.4f}" for r in results]),
     ]
     for kind in EFFECTIVE_KINDS:
-        cells += [short(result.costs[kind]), f"{100 * result.costs[kind] / dense.costs[kind]:.2f} %"]
-    return [*cells, f"{result.latency_ms:.2f} ms"]
+        columns.append((cost_name(kind, effective), [short(r.costs[kind]) for r in results]))
+        columns.append(("of dense", [percent(r.costs[kind] / dense.costs[kind]) for r in results]))
+    columns += [
+        ("latency", [f"{r.latency_ms:.2f} ms" for r in results]),
+        ("test accuracy", [percent(r.test.accuracy if r.test else None) for r in results]),
+        ("trained for", [f"{r.steps:,} steps" if trained else "" for r in results]),
+        ("settings", ["\n".join(f"{name}={text_of(v)}" for name, v in r.settings.items()) for r in results]),
+    ]
+    shown = [(heading, cells) for heading, cells in columns if any(cells)]
+    return [heading for heading, _ in shown], [list(row) for row in zip(*(cells for _, cells in shown), strict=True)]
 
 
 _NAMES: Mapping[str, str] = {"flops": "FLOPs", "params": "parameters", "size": "bytes"}
@@ -130,6 +116,11 @@ _NAMES: Mapping[str, str] = {"flops": "FLOPs", "params": "parameters", "size": "
 def cost_name(kind: str, effective: bool) -> str:
     """Returns what a cost is called where people read it."""
     return f"effective {_NAMES[kind]}" if effective and kind in EFFECTIVE_KINDS else _NAMES[kind]
+
+
+def percent(share: float | None) -> str:
+    """Returns a share as per cent; nothing where it is not known."""
+    return "" if share is None else f"{100 * share:.2f} %"
 
 
 def short(number: float) -> str:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from autoprune.core.sparsity import SparsityRow, SparsityTable
-from autoprune.errors import printable
+from autoprune.files import csv_text
+from autoprune.reporting.terminal import text_table
 
 _Value: TypeAlias = str | int | float | list[int] | None
 _HEADINGS = {
@@ -31,25 +29,20 @@ def sparsity_json(table: SparsityTable) -> str:
 
 def sparsity_csv(table: SparsityTable) -> str:
     """Returns CSV: one line a tensor and a last one named `total`; fractions in [0, 1], empty where no value."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(_HEADINGS), restval="", lineterminator="\n")
-    writer.writeheader()
-    for row in table.rows:
-        writer.writerow({**_record(row), "shape": "x".join(map(str, row.shape))})
-    writer.writerow({"name": "total", **_total(table)})
-    return text.getvalue()
+    rows = [{**_record(row), "shape": "x".join(map(str, row.shape))} for row in table.rows]
+    total = {"name": "total", **_total(table)}
+    return csv_text(list(_HEADINGS), ([row.get(key) for key in _HEADINGS] for row in (*rows, total)))
 
 
 def sparsity_text(table: SparsityTable) -> str:
     """Returns the zoo's text: percentages, five decimals, `-` where there is no value; as wide as its names need."""
-    shown = Table(box=None, pad_edge=False)
-    for key, heading in _HEADINGS.items():
-        shown.add_column(heading, justify="left" if key in ("name", "shape") else "right", no_wrap=True)
-    for record in (*map(_record, table.rows), {"name": "Total sparsity:", **_total(table)}):
-        shown.add_row(*(Text(printable(_cell(key, record))) for key in _HEADINGS))
+    records = (*map(_record, table.rows), {"name": "Total sparsity:", **_total(table)})
+    rows = [[_cell(key, record) for key in _HEADINGS] for record in records]
     text = io.StringIO()
     widest = max((len(row.name) + len(str(row.shape)) for row in table.rows), default=0)
-    Console(file=text, width=500 + 2 * widest, color_system=None).print(shown)  # letters may be two cells wide
+    width = 500 + 2 * widest  # letters may be two cells wide
+    console = Console(file=text, width=width, color_system=None, markup=False, emoji=False)
+    console.print(text_table(list(_HEADINGS.values()), rows, ("Name", "Shape")))
     return text.getvalue()
 
 

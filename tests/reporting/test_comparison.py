@@ -6,9 +6,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from autoprune.reporting.comparison import comparison_json, nni_fields, nni_json
+from autoprune.reporting.comparison import comparison_json, nni_fields, nni_json, run_fields
 from autoprune.reporting.record import read_record
-from autoprune.reporting.tables import cells, mixture, shared, summarise, trials_csv
+from autoprune.reporting.tables import cells, compared, mixture, trials_csv
 from tests.reporting.ledgers import IDENTITY, OUTCOMES, TRAINED, write_run
 
 
@@ -60,8 +60,9 @@ def test_csv_has_a_line_for_every_trial_of_every_run(tmp_path: Path) -> None:
 def test_a_summary_says_how_far_a_run_has_come(tmp_path: Path) -> None:
     killed = read_record(write_run(tmp_path / "killed", OUTCOMES[:2], ended=False))
     assert cells(killed)["state"] == "interrupted, 2 of 5 trials"
-    line = summarise(killed)
-    assert (line.best, line.loss, line.test_accuracy) == (0, 0.5, None)
+    fields = run_fields(killed)
+    assert (fields["progress"], fields["best"], fields["loss"]) == ("2 of 5 trials", 0, 0.5)
+    assert "test_accuracy" not in fields
     nothing = read_record(write_run(tmp_path / "nothing", (), ended=False))
     assert cells(nothing)["state"] == "interrupted, 0 of 5 trials"
     assert cells(nothing)["accuracy"] == ""
@@ -74,4 +75,6 @@ def test_runs_of_different_tasks_are_compared_with_a_word_of_caution(tmp_path: P
     note = mixture([one, other])
     assert note is not None
     assert "different tasks" in note
-    assert set(shared([one, other])) == {"pruner", "budget"}
+    headings, rows, same = compared([one, other])
+    assert same == "pruner l1_filter, budget flops=0.5"
+    assert (headings[:4], len(rows)) == (["run", "state", "searcher", "task"], 2)
