@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from autoprune.config.sections import RunSection
 from autoprune.core.trial import Failure
-from autoprune.errors import AutopruneError
-from autoprune.running.execution.jobs import Job, Stage, Stages, WorkerContext, job_from_json, job_to_json
+from autoprune.running.execution.jobs import Job, JobList, Stage, Stages, WorkerContext
 
 T = TypeVar("T")
 
@@ -40,7 +37,7 @@ class Dispatch(Generic[T]):
 
     def __init__(self, stages: Stages[T], settings: RunSection) -> None:
         self._run_stages, self._settings = stages, settings
-        self._stage: Stage[Any, Any] | None = None
+        self._stage: Stage[Any, Any] = JobList[Any]((), lambda *_: None)  # nothing comes before the first
         self._assigned: dict[str, _AssignedJob] = {}
         self.fault: Exception | None = None
         self.value: T | None = None
@@ -51,8 +48,8 @@ class Dispatch(Generic[T]):
         """Whether there is nothing more to do, and nothing is being done."""
         return not self._assigned and (self._over or self.fault is not None)
 
-    def next(self, key: str) -> dict[str, Any] | None:
-        """Returns a job, as JSON; None while there is none to be had, or once all is over.
+    def next(self, key: str) -> Job[Any] | None:
+        """Returns a job; None while there is none to be had, or once all is over.
 
         Args:
             key: under which its results will come.
@@ -64,14 +61,13 @@ class Dispatch(Generic[T]):
         except Exception as fault:
             self.fault = fault
             return None
-        if job is None or self._stage is None:
-            return None
-        self._assigned[key] = _AssignedJob(job, self._stage)
-        return job_to_json(job)
+        if job is not None:
+            self._assigned[key] = _AssignedJob(job, self._stage)
+        return job
 
     def _next(self) -> Job[Any] | None:
         while not self._over:
-            job: Job[Any] | None = None if self._stage is None else self._stage.next()
+            job: Job[Any] | None = self._stage.next()
             if job is not None or self._assigned:
                 return job
             try:
@@ -80,15 +76,14 @@ class Dispatch(Generic[T]):
                 self.value, self._over = end.value, True
         return None
 
-    def take(self, key: str, data: Mapping[str, Any]) -> None:
-        """Takes one of a job's results, as `RunningJob.step` gives it."""
+    def take(self, key: str, result: object) -> None:
+        """Takes one of a job's results, as `RunningJob.step` gives it; an exception ends the run."""
         handed = self._assigned[key]
+        if isinstance(result, Exception):
+            self.fault = self.fault or result
+            return
         try:
-            if "broken" in data:
-                raise AutopruneError(data["broken"])
-            if "fault" in data:
-                raise OSError(*data["fault"])
-            handed.stage.take(handed.job, handed.job.result_from_json(json.loads(data["result"])))
+            handed.stage.take(handed.job, result)
         except Exception as fault:
             self.fault = self.fault or fault
 
@@ -116,14 +111,16 @@ def _why(seconds: float, settings: RunSection) -> Failure:
 class RunningJob:
     """A job that this worker does."""
 
-    def __init__(self, context: WorkerContext, data: Mapping[str, Any]) -> None:
-        self._job: Job[Any] = job_from_json(data)
-        self._results = self._job.results(context)
+    def __init__(self, context: WorkerContext, job: Job[Any]) -> None:
+        self._job, self._results = job, job.results(context)
 
-    def step(self) -> tuple[dict[str, Any], bool]:
-        """Returns the next result, for `Dispatch.take`, and whether it is the last."""
+    def step(self) -> tuple[object, bool]:
+        """Returns the next result, for `Dispatch.take`, and whether it is the last.
+
+        Data that cannot be read or weights that cannot be written are a result too, an `OSError`.
+        """
         try:
             result = next(self._results)
-        except OSError as fault:
-            return {"fault": [fault.errno, fault.strerror, fault.filename]}, True
-        return {"result": json.dumps(self._job.result_to_json(result))}, self._job.ends(result)
+        except OSError as fault:  # of whatever class, which might not be found where it is unpickled
+            return OSError(fault.errno, fault.strerror, fault.filename), True
+        return result, self._job.ends(result)

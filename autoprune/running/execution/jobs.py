@@ -6,10 +6,11 @@ takes their results, in any order; a worker knows neither of them nor of the led
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from autoprune.core.trial import Candidate, Failure, Score, Trial
 from autoprune.evaluation.evaluator import Evaluator
@@ -17,19 +18,21 @@ from autoprune.evaluation.outcomes import outcome_of, retry_out_of_memory
 from autoprune.evaluation.sensitivity.levels import EvaluationResult, Grid, GroupSweep, Levels, SweepSettings
 
 
+@dataclass
 class WorkerContext:
     """The objects that jobs work with: a network with its data, and what is kept from one job to the next.
 
-    Args:
+    Attributes:
         grid: the levels of the run's sweep.
         retries: how often a job is tried again where memory ran out: it may have been another process that took it.
         worker: what the records call this process.
     """
 
-    def __init__(
-        self, evaluator: Evaluator, grid: Grid, sweep: SweepSettings, retries: int = 0, worker: str = "inline"
-    ) -> None:
-        self.evaluator, self.grid, self.sweep, self.retries, self.worker = evaluator, grid, sweep, retries, worker
+    evaluator: Evaluator
+    grid: Grid
+    sweep: SweepSettings
+    retries: int = 0
+    worker: str = "inline"
 
     @cached_property
     def levels(self) -> Levels:
@@ -48,9 +51,7 @@ T = TypeVar("T")
 
 
 class Job(Protocol[R]):
-    """Something to do, with one result or several; it and its results travel as JSON."""
-
-    kind: ClassVar[str]
+    """Something to do, with one result or several; it and its results are pickled on their way to and from a worker."""
 
     def results(self, context: WorkerContext) -> Iterator[R]:
         """Yields the results, each as it is done.
@@ -61,12 +62,6 @@ class Job(Protocol[R]):
 
     def ends(self, result: R) -> bool:
         """Returns whether no result comes after this one."""
-
-    def to_json(self) -> dict[str, Any]: ...
-
-    def result_to_json(self, result: R) -> dict[str, Any]: ...
-
-    def result_from_json(self, data: Mapping[str, Any]) -> R: ...
 
 
 class Stage(Protocol[J, R_contra]):
@@ -79,7 +74,14 @@ class Stage(Protocol[J, R_contra]):
         """Takes a result."""
 
     def lost(self, job: J, failure: Failure, seconds: float, worker: str) -> None:
-        """Takes a job that failed: it had no (further) result after so many seconds."""
+        """Takes a job that failed.
+
+        Args:
+            job: as it was handed out.
+            failure: why it has no (further) result.
+            seconds: since it was handed out.
+            worker: who had it, as records name it.
+        """
 
 
 Stages = Generator[Stage[Any, Any], None, T]
@@ -87,44 +89,52 @@ Stages = Generator[Stage[Any, Any], None, T]
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """A candidate to be evaluated; the result is its trial."""
+class CandidateJob(ABC, Generic[R]):
+    """A job on a candidate, with one result."""
 
-    kind: ClassVar[str] = "evaluation"
     candidate: Candidate
 
+    @abstractmethod
+    def results(self, context: WorkerContext) -> Iterator[R]:
+        """Yields the result.
+
+        Raises:
+            OSError: data cannot be read, or weights not be written.
+        """
+
+    def ends(self, result: R) -> bool:
+        """Returns True: there is one result."""
+        return True
+
+    @abstractmethod
+    def failed(self, failure: Failure, seconds: float, worker: str) -> R:
+        """Returns the result of a job that was lost.
+
+        Args:
+            failure: why.
+            seconds: since it was handed out.
+            worker: who had it, as records name it.
+        """
+
+
+class Evaluation(CandidateJob[Trial]):
+    """A candidate to be evaluated; the result is its trial."""
+
     def results(self, context: WorkerContext) -> Iterator[Trial]:
+        """Yields the trial."""
         trial = retry_out_of_memory(lambda: context.evaluator.evaluate(self.candidate), context.retries)
         yield replace(trial, worker=context.worker)
 
-    def ends(self, result: Trial) -> bool:
-        return True
-
     def failed(self, failure: Failure, seconds: float, worker: str) -> Trial:
+        """Returns a trial without a score."""
         return Trial(self.candidate, failure, seconds=seconds, worker=worker)
 
-    def to_json(self) -> dict[str, Any]:
-        return self.candidate.to_json()
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
-        return cls(Candidate.from_json(data))
-
-    def result_to_json(self, result: Trial) -> dict[str, Any]:
-        return result.to_json()
-
-    def result_from_json(self, data: Mapping[str, Any]) -> Trial:
-        return Trial.from_json(data, self.candidate)
-
-
-@dataclass(frozen=True)
-class Reevaluation:
+class Reevaluation(CandidateJob[EvaluationResult]):
     """The network of a trial, evaluated once more on all validation samples."""
 
-    kind: ClassVar[str] = "reevaluation"
-    candidate: Candidate
-
     def results(self, context: WorkerContext) -> Iterator[EvaluationResult]:
+        """Yields the outcome with what it cost."""
         yield retry_out_of_memory(lambda: self._reevaluate(context.evaluator), context.retries)
 
     def _reevaluate(self, evaluator: Evaluator) -> EvaluationResult:
@@ -132,24 +142,9 @@ class Reevaluation:
         samples = outcome.samples if isinstance(outcome, Score) else 0
         return EvaluationResult(outcome, samples * evaluator.work.macs(self.candidate.allocation))
 
-    def ends(self, result: EvaluationResult) -> bool:
-        return True
-
     def failed(self, failure: Failure, seconds: float, worker: str) -> EvaluationResult:
+        """Returns the failure; it is not known what the job has cost."""
         return EvaluationResult(failure)
-
-    def to_json(self) -> dict[str, Any]:
-        return self.candidate.to_json()
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Reevaluation:
-        return cls(Candidate.from_json(data))
-
-    def result_to_json(self, result: EvaluationResult) -> dict[str, Any]:
-        return result.to_json()
-
-    def result_from_json(self, data: Mapping[str, Any]) -> EvaluationResult:
-        return EvaluationResult.from_json(data)
 
 
 Step = tuple[int, EvaluationResult]
@@ -160,57 +155,16 @@ Step = tuple[int, EvaluationResult]
 class SweepJob:
     """Levels of one group of the sweep, to be evaluated one after the other."""
 
-    kind: ClassVar[str] = "levels"
     group_sweep: GroupSweep
 
     def results(self, context: WorkerContext) -> Iterator[Step]:
+        """Yields each level that is evaluated, the widest first."""
         yield from context.levels.evaluate_group(self.group_sweep, context.retries)
 
     def ends(self, result: Step) -> bool:
+        """Returns whether the level is the narrowest, or so bad that narrower ones are left out."""
         width, level = result
         return self.group_sweep.ends(width, level.outcome)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "group": self.group_sweep.group,
-            "widths": list(self.group_sweep.widths),
-            "floor": self.group_sweep.floor,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> SweepJob:
-        return cls(GroupSweep(data["group"], tuple(data["widths"]), data["floor"]))
-
-    def result_to_json(self, result: Step) -> dict[str, Any]:
-        width, level = result
-        return {"width": width, **level.to_json()}
-
-    def result_from_json(self, data: Mapping[str, Any]) -> Step:
-        return data["width"], EvaluationResult.from_json(data)
-
-
-JOBS: Mapping[str, type[Evaluation] | type[Reevaluation] | type[SweepJob]] = {
-    kind.kind: kind for kind in (Evaluation, Reevaluation, SweepJob)
-}
-
-
-def job_from_json(data: Mapping[str, Any]) -> Job[Any]:
-    """Returns the job in what `job_to_json` makes."""
-    return JOBS[data["kind"]].from_json(data["job"])
-
-
-def job_to_json(job: Job[Any]) -> dict[str, Any]:
-    return {"kind": job.kind, "job": job.to_json()}
-
-
-class CandidateJob(Job[R], Protocol[R]):
-    """A job on a candidate, with one result."""
-
-    @property
-    def candidate(self) -> Candidate: ...
-
-    def failed(self, failure: Failure, seconds: float, worker: str) -> R:
-        """Returns the result of a job that was lost."""
 
 
 class JobList(Generic[R]):
@@ -224,10 +178,20 @@ class JobList(Generic[R]):
         self._jobs, self._take = iter(jobs), take
 
     def next(self) -> CandidateJob[R] | None:
+        """Returns the next job; None at the end."""
         return next(self._jobs, None)
 
     def take(self, job: CandidateJob[R], result: R) -> None:
+        """Passes a result on."""
         self._take(job.candidate, result)
 
     def lost(self, job: CandidateJob[R], failure: Failure, seconds: float, worker: str) -> None:
+        """Passes on what stands for the result of a job that was lost, as `Stage.lost` has it.
+
+        Args:
+            job: as it was handed out.
+            failure: why it has no result.
+            seconds: since it was handed out.
+            worker: who had it, as records name it.
+        """
         self._take(job.candidate, job.failed(failure, seconds, worker))

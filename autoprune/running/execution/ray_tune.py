@@ -5,6 +5,8 @@ read. Each of its "trials" is a job: the levels of a group of the sweep, a candi
 `Trainable` that keeps its network and data from job to job, and through all stages of the run.
 """
 
+# ruff: noqa: E402  # ray reads its environment when it is imported
+
 from __future__ import annotations
 
 import itertools
@@ -18,7 +20,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 from unittest import mock
 
 from autoprune.config.sections import RunSection
@@ -29,24 +31,29 @@ from autoprune.running.execution.worker import WorkerPayload, choose_hardware, e
 from autoprune.running.run_folder import SHARED, RunFolder
 from autoprune.running.setup import Setup
 
-if TYPE_CHECKING:
-    from ray.tune import Trainable
-
-T = TypeVar("T")
-
-# Before the first import: no usage statistics; interrupts reach us, not Tune; none of Tune's own logs and records.
+# No usage statistics; interrupts reach us, not Tune; none of Tune's own logs and records.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": str(10**6),
     "TUNE_WARN_THRESHOLD_S": "60",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+for _name, _setting in _ENVIRONMENT.items():
+    os.environ.setdefault(_name, _setting)
 
+import ray
+from ray import tune
+from ray._private import ray_constants, services
+from ray._raylet import Config  # type: ignore[attr-defined]  # made by Cython
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+T = TypeVar("T")
 
 # Of a Ray of our own: it listens on the loopback interface alone, as it does on other systems than Linux, and takes
 # nobody's word but ours: the token lives in the environment of its processes, not in a file.
@@ -59,10 +66,6 @@ _OWN = {
 
 def _start_own() -> None:
     """Starts a Ray on this machine alone."""
-    import ray
-    from ray._private import ray_constants, services
-    from ray._raylet import Config  # type: ignore[attr-defined]  # made by Cython
-
     os.environ.update(_OWN)
     Config.initialize("")  # reads the environment again, if it was imported before
     # Even without a dashboard Ray starts its server, which does nothing but ask clouds' metadata services who they are.
@@ -81,11 +84,7 @@ def connected(settings: RunSection) -> Iterator[None]:
         UserError: there is no cluster at the address, or it has not what the workers need.
         AutopruneError: a Ray of our own does not start.
     """
-    for name, setting in _ENVIRONMENT.items():
-        os.environ.setdefault(name, setting)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(settings.workers)
-    import ray
-
     if ray.is_initialized():  # somebody's program that calls `autoprune.search` has chosen its cluster
         _check_resources(settings)
         yield
@@ -127,13 +126,13 @@ def run_on_ray(stages: Stages[T], setup: Setup, context: WorkerContext) -> T:
         OSError: a worker could not write or read what belongs to the run.
         LedgerWriteError: a record could not be written; the run can be resumed.
     """
-    settings = setup.experiment.run
     weights = context.evaluator.config.weights
     assert weights is not None, "a run keeps its weights"
     folder = weights.resolve().parent
     with closing(stages):
         _check_shared(folder)
-        return _tune(Dispatch(stages, settings), WorkerPayload.of(setup, context), settings, RunFolder(folder).ray)
+        dispatch = Dispatch(stages, setup.experiment.run)
+        return _tune(dispatch, WorkerPayload.of(setup, context), RunFolder(folder).ray)
 
 
 @contextmanager
@@ -153,8 +152,6 @@ def _check_resources(settings: RunSection) -> None:
     Raises:
         UserError: the cluster has not what they need; Ray would wait for it for ever.
     """
-    import ray
-
     there = ray.cluster_resources()  # type: ignore[no-untyped-call]  # ray leaves it untyped
     for kind, share in (("CPU", settings.cpus_per_trial), ("GPU", settings.gpus_per_trial)):
         needed, found = settings.workers * share, there.get(kind, 0.0)
@@ -173,9 +170,6 @@ def _check_shared(folder: Path) -> None:
     Raises:
         UserError: one does not.
     """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     token = folder / f"{SHARED}{os.getpid()}"
     token.touch()
 
@@ -200,22 +194,17 @@ def _check_shared(folder: Path) -> None:
         )
 
 
-def _tune(dispatch: Dispatch[T], payload: WorkerPayload, settings: RunSection, storage: Path) -> T:
-    from ray import tune
-
+def _tune(dispatch: Dispatch[T], payload: WorkerPayload, storage: Path) -> T:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    resources = {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial}
-    trainable = tune.with_resources(tune.with_parameters(_worker(), payload=payload, settings=settings), resources)
-    count = itertools.count()
+    settings, count = payload.experiment.run, itertools.count()
+    worker = tune.with_parameters(_Worker, payload=payload)
     tuner = tune.Tuner(
-        trainable,
+        tune.with_resources(worker, {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial}),
         tune_config=tune.TuneConfig(
-            search_alg=_search_algorithm(dispatch),
-            scheduler=_scheduler(settings.workers),
+            search_alg=_JobAlgorithm(dispatch),
+            scheduler=_KeepingWorkers(settings.workers),
             num_samples=-1,
             reuse_actors=True,
-            metric="job",
-            mode="min",
             trial_name_creator=lambda trial: trial.trial_id,
             trial_dirname_creator=lambda trial: str(next(count)),
         ),
@@ -236,101 +225,89 @@ def _tune(dispatch: Dispatch[T], payload: WorkerPayload, settings: RunSection, s
     return cast(T, dispatch.value)
 
 
-def _search_algorithm(dispatch: Dispatch[T]) -> Any:
-    """Returns a run's jobs as a search algorithm of Tune."""
-    from ray.tune.search import Searcher
+class _JobAlgorithm(Searcher):
+    """A run's jobs as a search algorithm of Tune."""
 
-    class JobAlgorithm(Searcher):
-        def __init__(self) -> None:
-            super().__init__(metric="job", mode="min")
+    def __init__(self, dispatch: Dispatch[Any]) -> None:
+        super().__init__()
+        self._dispatch = dispatch
 
-        def suggest(self, trial_id: str) -> Any:
-            job = dispatch.next(trial_id)
-            return Searcher.FINISHED if job is None and dispatch.over else job
+    def suggest(self, trial_id: str) -> Any:
+        """Returns what `_Worker.setup` is given, None while there is no job, or that the run is over."""
+        job = self._dispatch.next(trial_id)
+        if job is None:
+            return Searcher.FINISHED if self._dispatch.over else None
+        return {"job": job}
 
-        def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
-            dispatch.take(trial_id, result)
+    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Takes a result that is not a job's last."""
+        self._dispatch.take(trial_id, result["result"])
 
-        def on_trial_complete(
-            self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
-        ) -> None:
-            lost = error or result is None
-            if result is not None and not lost:
-                dispatch.take(trial_id, result)
-            dispatch.end(trial_id, lost)
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        """Takes a job's last result, or that its workers have died."""
+        lost = error or result is None
+        if result is not None and not lost:
+            self._dispatch.take(trial_id, result["result"])
+        self._dispatch.end(trial_id, lost)
 
-        def save(self, checkpoint_path: str) -> None:
-            """Does nothing: the run's ledger is the truth."""
+    def save(self, checkpoint_path: str) -> None:
+        """Does nothing: the run's ledger is the truth."""
 
-        def restore(self, checkpoint_path: str) -> None:
-            """Does nothing: the run's ledger is the truth."""
+    def restore(self, checkpoint_path: str) -> None:
+        """Does nothing: the run's ledger is the truth."""
 
-        def __reduce__(self) -> Any:
-            """Leaves everything out of the copy that Tune stores, and which is never read."""
-            return dict, ()
-
-    return JobAlgorithm()
+    def __reduce__(self) -> Any:
+        """Leaves everything out of the copy that Tune stores, and which is never read."""
+        return dict, ()
 
 
-def _scheduler(workers: int) -> Any:
-    """Returns a Tune scheduler that lets idle workers live.
+class _KeepingWorkers(FIFOScheduler):
+    """A scheduler of Tune that lets idle workers live.
 
     Tune ends all but one worker that it has no trial for, so that a round that waits for its last trial, or the end of
     the sweep, would cost each of them a new start. It has no setting for that, only a number in its controller; a
     release that keeps it elsewhere merely starts workers anew.
     """
-    from ray.tune.schedulers import FIFOScheduler
 
-    class KeepingWorkers(FIFOScheduler):
-        _told = False
+    def __init__(self, workers: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # ray leaves it untyped
+        self._workers, self._told = workers, False
 
-        def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-            controller = getattr(tune_controller, "_tune_controller", tune_controller)
-            cache = getattr(controller, "_actor_cache", None)
-            if cache is not None and not self._told:
-                cache.increase_max(trial.placement_group_factory, workers)
-                self._told = True
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Tells Tune before the first trial how many workers live."""
+        controller = getattr(tune_controller, "_tune_controller", tune_controller)
+        cache = getattr(controller, "_actor_cache", None)
+        if cache is not None and not self._told:
+            cache.increase_max(trial.placement_group_factory, self._workers)
+            self._told = True
 
-    return KeepingWorkers()  # type: ignore[no-untyped-call]  # ray leaves it untyped
 
+class _Worker(tune.Trainable):
+    """Does one job a trial, a result of it each step."""
 
-def _worker() -> type[Trainable]:
-    """Returns the class of the workers; made here, so that ray is imported only when it is used."""
-    from ray import tune
+    def setup(self, config: dict[str, Any], payload: WorkerPayload | None = None) -> None:
+        """Builds what all of its jobs work with, and begins the first."""
+        assert payload is not None, "Tune passes what was put beside the class"
+        settings = payload.experiment.run
+        self._timeout, self._fault = settings.trial_timeout, ""
+        try:
+            device = choose_hardware(math.ceil(settings.cpus_per_trial), settings.gpus_per_trial)
+            self._context = payload.unpack(device)
+        except Exception as fault:  # of the user's code or data; Tune would try it again and say nothing
+            self._fault = f"{type(fault).__name__}: {fault}"
+        self.reset_config(config)
 
-    class Worker(tune.Trainable):
-        """Does one job a trial, a result of it each step."""
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begins another job, if this worker can do any."""
+        if not self._fault:
+            self._running = RunningJob(self._context, new_config["job"])
+        return True
 
-        def setup(
-            self, config: dict[str, Any], payload: WorkerPayload | None = None, settings: RunSection | None = None
-        ) -> None:
-            assert payload is not None, "Tune passes what was put beside the class"
-            assert settings is not None, "Tune passes what was put beside the class"
-            self._timeout, self._fault = settings.trial_timeout, ""
-            try:
-                self._context = payload.unpack(
-                    choose_hardware(math.ceil(settings.cpus_per_trial), settings.gpus_per_trial)
-                )
-                self._running = RunningJob(self._context, config)
-            except Exception as fault:  # of the user's code or data; Tune would try it again and say nothing
-                self._fault = f"{type(fault).__name__}: {fault}"
-
-        def reset_config(self, new_config: dict[str, Any]) -> bool:
-            if not self._fault:
-                self._running = RunningJob(self._context, new_config)
-            return True
-
-        def step(self) -> dict[str, Any]:
-            if self._fault:
-                return {"broken": f"worker {worker_name()} cannot begin ({self._fault})", "job": 0, "done": True}
-            with ending_after(self._timeout):
-                said, done = self._running.step()
-            return {**said, "job": 0, "done": done}
-
-        def save_checkpoint(self, checkpoint_dir: str) -> None:
-            return None
-
-        def load_checkpoint(self, checkpoint: object) -> None:
-            return None
-
-    return Worker
+    def step(self) -> dict[str, Any]:
+        """Returns the job's next result, or why this worker can do none."""
+        if self._fault:
+            fault = AutopruneError(f"worker {worker_name()} cannot begin ({self._fault})")
+            return {"result": fault, "done": True}
+        with ending_after(self._timeout):
+            result, done = self._running.step()
+        return {"result": result, "done": done}

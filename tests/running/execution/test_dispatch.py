@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,12 +14,12 @@ from autoprune.config.sections import RunSection
 from autoprune.core.recipe import Recipe
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Failure, Score
-from autoprune.errors import TaskError
+from autoprune.errors import AutopruneError, TaskError
 from autoprune.evaluation.sensitivity.levels import DENSE, EvaluationResult, GroupSweep, Level, SweepSettings
 from autoprune.evaluation.sensitivity.sweep import Sweep, sweep
 from autoprune.running.execution.dispatch import Dispatch, RunningJob
 from autoprune.running.execution.inline import run_inline
-from autoprune.running.execution.jobs import Stages, SweepJob, WorkerContext
+from autoprune.running.execution.jobs import Job, Stages, SweepJob, WorkerContext
 from autoprune.running.search.sensitivity import SweepStage
 from tests.evaluation.evaluators import evaluator_of
 from tests.evaluation.sensitivity.test_sweep import chain
@@ -53,15 +53,15 @@ class Worker:
     settings: SweepSettings
     context: WorkerContext = field(init=False)
     key: str = ""
-    job: dict[str, Any] | None = None
+    job: Job[Any] | None = None
     running: RunningJob | None = None
     deaths: int = 0
 
     def __post_init__(self) -> None:
         self.context = context(self.settings)
 
-    def begin(self, key: str, job: dict[str, Any]) -> None:
-        self.key, self.job, self.deaths = key, json.loads(json.dumps(job)), 0
+    def begin(self, key: str, job: Job[Any]) -> None:
+        self.key, self.job, self.deaths = key, pickle.loads(pickle.dumps(job)), 0
         self.running = RunningJob(self.context, self.job)
 
     def die(self) -> None:
@@ -85,7 +85,7 @@ def carry(dispatch: Dispatch[Any], workers: list[Worker], rng: np.random.Generat
             worker.die()
         else:
             result, last = worker.running.step()
-            dispatch.take(worker.key, result)
+            dispatch.take(worker.key, pickle.loads(pickle.dumps(result)))
             if last:
                 dispatch.end(worker.key, lost=False)
                 worker.running = None
@@ -132,10 +132,6 @@ def levels(*widths: int) -> tuple[Levels, Dispatch[None]]:
 SCORE = EvaluationResult(Score(1.0, 0.5, 20), 7)
 
 
-def brought(width: int) -> dict[str, Any]:
-    return {"result": json.dumps(SweepJob(GroupSweep("two.0", (width,))).result_to_json((width, SCORE)))}
-
-
 def test_a_level_at_which_workers_always_die_is_a_failure_and_the_next_is_evaluated() -> None:
     made, dispatch = levels(6, 4)
     assert dispatch.next("a") is not None
@@ -143,26 +139,26 @@ def test_a_level_at_which_workers_always_die_is_a_failure_and_the_next_is_evalua
     dispatch.end("a", lost=True)
     assert made.taken["two.0", 6].outcome == Failure("timeout", "the trial took longer than 1e-09 s 2 times")
     job = dispatch.next("b")
-    assert job is not None
-    assert job["job"]["widths"] == [4]
+    assert isinstance(job, SweepJob)
+    assert job.group_sweep.widths == (4,)
 
 
 def test_a_level_behind_one_that_came_back_is_tried_once_more_from_there() -> None:
     made, dispatch = levels(6, 4, 2)
     dispatch.next("a")
-    dispatch.take("a", brought(6))
+    dispatch.take("a", (6, SCORE))
     dispatch.end("a", lost=True)
     assert list(made.taken) == [DENSE, ("two.0", 6)]
     job = dispatch.next("b")
-    assert job is not None
-    assert job["job"]["widths"] == [4, 2]
+    assert isinstance(job, SweepJob)
+    assert job.group_sweep.widths == (4, 2)
 
 
 def test_a_result_that_comes_twice_counts_once() -> None:
     made, dispatch = levels(6, 4)
     dispatch.next("a")
-    dispatch.take("a", brought(6))
-    dispatch.take("a", {"result": brought(6)["result"].replace("0.5", "0.7")})
+    dispatch.take("a", (6, SCORE))
+    dispatch.take("a", (6, EvaluationResult(Score(1.0, 0.7, 20), 7)))
     assert made.taken["two.0", 6] == SCORE
     assert dispatch.fault is None
 
@@ -217,20 +213,18 @@ def iter_of(stage: Some) -> Stages[None]:
     yield stage
 
 
-@pytest.mark.parametrize(
-    ("brings", "kind"), [({"fault": [28, "full", "x"]}, OSError), ({"broken": "no data"}, Exception)]
-)
-def test_what_ends_the_run_waits_for_what_is_being_done_and_is_kept(brings: dict[str, Any], kind: type) -> None:
+@pytest.mark.parametrize("fault", [OSError(28, "full", "x"), AutopruneError("no data")])
+def test_what_ends_the_run_waits_for_what_is_being_done_and_is_kept(fault: Exception) -> None:
     stage = Some(9)
     dispatch = Dispatch(iter_of(stage), RunSection(workers=2))
     dispatch.next("a")
     dispatch.next("b")
-    dispatch.take("a", brings)
+    dispatch.take("a", fault)
     dispatch.end("a", lost=False)
-    assert isinstance(dispatch.fault, kind)
+    assert dispatch.fault is fault
     assert dispatch.next("c") is None
     assert not dispatch.over
-    dispatch.take("b", brought(6))
+    dispatch.take("b", (6, SCORE))
     dispatch.end("b", lost=False)
     assert dispatch.over
     assert stage.said == ["taken"]
