@@ -18,8 +18,8 @@ def run(arguments: argparse.Namespace) -> None:
     uri, experiment = store_of_run(folder, arguments.tracking_uri, arguments.experiment)
     if is_being_written(folder) or is_being_written(folder, TRAINING):
         raise RunFolderError(f"{folder} is being written by a process, which mirrors it itself; wait for its end")
-    sync = Sync(folder, uri, experiment)
     try:
+        sync = Sync(folder, uri, experiment)
         for _ in sync.update(over=True):
             pass
     except UserError:

@@ -29,15 +29,14 @@ _SECONDS_TO_END = 5.0
 
 def run(arguments: argparse.Namespace) -> None:
     """Starts MLflow's user interface on the store of a run and prints the addresses of its table and charts."""
-    from autoprune.running.tracking.mlflow_client import Store, answering, existing_store
+    from autoprune.running.tracking.mlflow_client import Store, answering
     from autoprune.running.tracking.sync import EXPERIMENT, store_of_run
 
     uri, experiment = arguments.tracking_uri, arguments.experiment or EXPERIMENT
     if arguments.folder is not None:
         uri, experiment = store_of_run(arguments.folder, uri, arguments.experiment)
     _check_port(arguments.host, arguments.port)
-    uri = existing_store(uri)
-    with answering(uri):
+    with answering(uri) as uri:
         store = Store(uri, experiment, make=False)
         views = _views(arguments.folder, store, uri)
         for view in views:
@@ -60,8 +59,7 @@ def _views(folder: Path | None, store: Store, uri: str) -> list[View]:
         return [View("loss", store.newest_groups())]
     from autoprune.core.ledger import NAME
     from autoprune.reporting.record import read_record
-    from autoprune.running.tracking.mlflow_runs import SEARCH_ROLE, run_key
-    from autoprune.running.tracking.sync import track_command
+    from autoprune.running.tracking.mlflow_runs import SEARCH_ROLE, run_key, track_command
 
     record, key = read_record(folder), run_key(folder / NAME)
     if store.find(key, SEARCH_ROLE) is None:

@@ -53,24 +53,13 @@ class Display:
         if not self._enabled:
             yield lambda _: None
         elif self._console.is_terminal:
-            with self._bar(name, total, done) as advance:
-                yield advance
+            before = SpinnerColumn(), TextColumn("{task.description}", markup=False)
+            after = TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False)
+            with Progress(*before, BarColumn(), MofNCompleteColumn(), *after, console=self._console) as progress:
+                task = progress.add_task(printable(name), total=total, completed=done, note="")
+                yield lambda note: progress.update(task, advance=1, note=printable(note))
         else:
             yield self._lines(name, total, done, unless_under)
-
-    @contextmanager
-    def _bar(self, name: str, total: int | None, done: int) -> Iterator[Advance]:
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-        )
-        with Progress(*columns, console=self._console) as progress:
-            task = progress.add_task(printable(name), total=total, completed=done, note="")
-            yield lambda note: progress.update(task, advance=1, note=printable(note))
 
     def _lines(self, name: str, total: int | None, done: int, unless_under: float) -> Advance:
         start = last = time.monotonic()

@@ -8,7 +8,6 @@ import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,49 +26,34 @@ _BEGINNING = ("started", "tracked", "dense")
 _NOT_HERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """Paths inside one run's folder."""
+    """Paths inside one run's folder.
 
-    path: Path
+    Attributes:
+        outputs: what a run is there for, beside weights; `experiment.yaml` and the ledger are not among them.
+        weights: folder of trials' networks.
+        ray: folder of what Ray Tune writes of its own, while it runs.
+    """
 
-    @property
-    def experiment(self) -> Path:
-        return self.path / EXPERIMENT
-
-    @property
-    def ledger(self) -> Path:
-        return self.path / NAME
-
-    @property
-    def best(self) -> Path:
-        return self.path / "best.yaml"
-
-    @property
-    def frontier(self) -> Path:
-        return self.path / "frontier.png"
-
-    @property
-    def frontier_table(self) -> Path:
-        return self.path / "frontier.csv"
-
-    @property
-    def results(self) -> Path:
-        return self.path / "results.csv"
-
-    @property
-    def weights(self) -> Path:
-        return self.path / "weights"
-
-    @property
-    def ray(self) -> Path:
-        """What Ray Tune writes of its own, while it runs."""
-        return self.path / "ray"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.experiment = path / EXPERIMENT
+        self.ledger = path / NAME
+        self.best = path / "best.yaml"
+        self.results = path / "results.csv"
+        self.frontier = path / "frontier.png"
+        self.frontier_table = path / "frontier.csv"
+        curves = map(self.sensitivity, ("png", "csv", "json"))
+        self.outputs = (self.best, self.results, self.frontier, self.frontier_table, *curves)
+        self.weights = path / "weights"
+        self.ray = path / "ray"
 
     def sensitivity(self, suffix: str) -> Path:
+        """Returns where the sensitivity curves lie as `json`, `csv` or `png`."""
         return self.path / f"sensitivity.{suffix}"
 
     def weights_of(self, number: int) -> Path:
+        """Returns where a trial's network lies, if it was kept."""
         return self.weights / f"{number}.pt"
 
     @contextmanager
@@ -146,9 +130,7 @@ class RunFolder:
     def tidy(self) -> None:
         """Removes what processes of the run that were killed left half written or in passing; none may write now."""
         shutil.rmtree(self.ray, ignore_errors=True)
-        curves = [self.sensitivity(suffix) for suffix in ("json", "csv", "png")]
-        whole = (self.best, self.frontier, self.frontier_table, self.results, *curves)
-        halves = [path.with_name(f"{path.name}.part") for path in whole]
+        halves = [path.with_name(f"{path.name}.part") for path in self.outputs]
         for left in (*halves, *self.weights.glob("[0-9]*.part"), *self.path.glob(f"{SHARED}[0-9]*")):
             left.unlink(missing_ok=True)
 

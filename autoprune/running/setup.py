@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -33,6 +32,9 @@ from autoprune.tasks.simple import build_task, model_name
 from autoprune.tasks.training.loop import count_steps
 from autoprune.tasks.weights import digest
 
+FROM_PYTHON = "python:"
+"""Begins the name of a task that was passed to `autoprune.search`."""
+
 
 def settle(space: SearchSpace, pruner: Pruner) -> SearchSpace:
     """Returns the space whose settings of the scoring know the pruner's own values.
@@ -50,10 +52,11 @@ def settle(space: SearchSpace, pruner: Pruner) -> SearchSpace:
     ]
     if faults:
         raise ConfigError(faults)
-    own: dict[str, Setting | None] = {name: dimension.own for name, dimension in space.settings.items()}
-    scoring = {"normalise": pruner.normalise, "combine": pruner.combine}
-    own |= {name: pruner.criterion.name for name in own if _is_criterion(name)}
-    own |= {name: value for name, value in scoring.items() if name in own}
+    scoring: Mapping[str, Setting] = {"normalise": pruner.normalise, "combine": pruner.combine}
+    own = {
+        name: pruner.criterion.name if _is_criterion(name) else scoring.get(name, dimension.own)
+        for name, dimension in space.settings.items()
+    }
     return replace(space, settings=with_own(space.settings, own))
 
 
@@ -66,20 +69,11 @@ def unsearched_settings(space: SearchSpace, searcher: str) -> str | None:
     chosen: type[Searcher] = registry.resolve("searcher", searcher)
     if not space.settings or chosen.handles_settings:
         return None
+    handling = [name for name in registry.SEARCHERS if registry.resolve("searcher", name).handles_settings]
     return (
         f"searcher {searcher!r} searches widths alone; the settings of {space.source} stay as they are: "
-        f"{written(defaults(space.settings))} (settings are searched by {', '.join(_handling())})"
+        f"{written(defaults(space.settings))} (settings are searched by {', '.join(handling)})"
     )
-
-
-def _handling() -> list[str]:
-    return [name for name in registry.SEARCHERS if registry.resolve("searcher", name).handles_settings]
-
-
-log = logging.getLogger(__name__)
-
-# Begins the name of a task that was passed to `autoprune.search`.
-FROM_PYTHON = "python:"
 
 
 @dataclass(frozen=True)
@@ -108,17 +102,13 @@ class Setup:
 
     def evaluation_config(self) -> EvaluationConfig:
         """Returns how candidates are evaluated, nothing of them kept."""
-        settings = self.experiment.evaluation
+        section, seed = self.experiment.evaluation, self.experiment.search.seed
         return EvaluationConfig(
-            settings.samples,
-            settings.batch_size,
-            self.experiment.search.seed,
-            settings.objective,
-            settings.rungs,
-            identity=self.identity,
+            section.samples, section.batch_size, seed, section.objective, section.rungs, identity=self.identity
         )
 
     def evaluator(self, config: EvaluationConfig) -> Evaluator:
+        """Returns an evaluator of the network; it has read no data yet."""
         return Evaluator(self.prunable, self.task, config)
 
 
@@ -158,13 +148,22 @@ def prepare(experiment: Experiment, display: Display) -> Setup:
 def assemble(experiment: Experiment, task: Task, network: nn.Module, display: Display | None = None) -> Setup:
     """Returns a setup of a network whose weights are loaded.
 
+    Args:
+        experiment: says which device, threads, pruner and space.
+        task: whose samples the network is run on.
+        network: is moved to the device.
+        display: as `prepare` has it.
+
     Raises:
         UserError: the device is not there, or the network, data or space are at fault.
     """
     device = choose_device(experiment)
     network = network.to(device)
     inputs = example_inputs(task, device)
-    experiment = _in_steps(settle_threads(experiment, network, inputs), task)
+    # Nothing is read where no length is in epochs.
+    experiment = settle_threads(experiment, network, inputs).in_steps(
+        lambda epochs, batch_size: max(1, count_steps(task, TrainingPlan(epochs=epochs, batch_size=batch_size)))
+    )
     prunable = _analyze(experiment, task, network, inputs, display)
     space = settle(prunable.space(experiment.space_rules()), prunable.pruner)
     return Setup(experiment, task, prunable, space, identity_of(experiment, task, network, inputs))
@@ -187,13 +186,6 @@ def identity_of(experiment: Experiment, task: Task, network: nn.Module, inputs: 
     }
 
 
-def _in_steps(experiment: Experiment, task: Task) -> Experiment:
-    """Returns the experiment with every length in epochs as a number of steps; nothing is read where none is."""
-    return experiment.in_steps(
-        lambda epochs, batch_size: max(1, count_steps(task, TrainingPlan(epochs=epochs, batch_size=batch_size)))
-    )
-
-
 def _analyze(
     experiment: Experiment, task: Task, network: nn.Module, inputs: Tensor, display: Display | None
 ) -> PrunableModel:
@@ -201,30 +193,35 @@ def _analyze(
     samples = scoring_samples(experiment, task, inputs)
     if display is None or not pruner.criterion.reads_data:
         return analyze(network, inputs, pruner, samples, seed)
-    with display.stage(
-        f"scoring by {pruner.criterion.name}", math.ceil(samples.samples / samples.batch_size)
-    ) as advance:
+    batches = math.ceil(samples.samples / samples.batch_size)
+    with display.stage(f"scoring by {pruner.criterion.name}", batches) as advance:
         prunable = analyze(network, inputs, pruner, replace(samples, seen=lambda: advance("")), seed)
     return replace(prunable, samples=samples)  # scores of another network later are not shown there
 
 
 def scoring_samples(experiment: Experiment, task: Task, inputs: Tensor) -> ScoringSamples:
-    """Returns the training samples that score structures, on the device of the inputs."""
+    """Returns the training samples that score structures.
+
+    Args:
+        experiment: says how many, how many at once, and the seed that draws them.
+        task: whose they are.
+        inputs: `[batch, …]` on the device where they are wanted.
+    """
     settings = experiment.scoring
     return ScoringSamples(task, inputs.device, settings.samples, settings.batch_size, experiment.search.seed)
 
 
 def chosen_pruner(experiment: Experiment) -> Pruner:
     """Returns the experiment's pruner, with what its scoring section says otherwise."""
+    scoring = experiment.scoring
+    chosen: dict[str, Any] = {
+        "criterion": scoring.criterion and registry.resolve("criterion", scoring.criterion),
+        "pattern": scoring.pattern and parse_pattern(scoring.pattern),
+        "combine": scoring.combine,
+        "normalise": scoring.normalise,
+    }
     pruner: Pruner = registry.resolve("pruner", experiment.pruner)
-    settings = experiment.scoring
-    if settings.criterion is not None:
-        pruner = replace(pruner, criterion=registry.resolve("criterion", settings.criterion))
-    if settings.pattern is not None:
-        pruner = replace(pruner, pattern=parse_pattern(settings.pattern))
-    if settings.combine is not None:
-        pruner = replace(pruner, combine=settings.combine)
-    return pruner if settings.normalise is None else replace(pruner, normalise=settings.normalise)
+    return replace(pruner, **{name: value for name, value in chosen.items() if value is not None})
 
 
 def choose_device(experiment: Experiment) -> torch.device:

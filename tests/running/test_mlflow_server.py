@@ -134,7 +134,7 @@ def test_a_server_stopped_during_a_search_costs_neither_a_trial_nor_a_line_of_th
 def test_a_server_that_hangs_does_not_slow_a_search(
     autoprune: Cli, workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracker.Tracker.__init__, "__defaults__", (None, 0.5, 30.0))
+    monkeypatch.setattr(tracker, "PATIENCE", 0.5)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()  # takes connections and never answers

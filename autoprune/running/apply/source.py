@@ -34,7 +34,7 @@ def find_source(text: str, trial: int | None, tracking_uri: str | None) -> Sourc
         AutopruneError: the store does not answer.
     """
     if text.startswith("mlflow:"):
-        from autoprune.running.tracking.mlflow_runs import find_run
+        from autoprune.running.tracking.sync import find_run
 
         folder, number = find_run(text.removeprefix("mlflow:"), tracking_uri)
         return Source(folder, number if trial is None else trial)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from autoprune.config.sections import RunSection
@@ -14,15 +13,6 @@ T = TypeVar("T")
 
 LOST_WORKER = "workers"
 """What records give as the worker of a job that was lost."""
-
-
-@dataclass
-class _AssignedJob:
-    """A job in the hands of a worker, since so many seconds of the monotonic clock."""
-
-    job: Job[Any]
-    stage: Stage[Any, Any]
-    since: float = field(default_factory=time.monotonic)
 
 
 class Dispatch(Generic[T]):
@@ -38,7 +28,7 @@ class Dispatch(Generic[T]):
     def __init__(self, stages: Stages[T], settings: RunSection) -> None:
         self._run_stages, self._settings = stages, settings
         self._stage: Stage[Any, Any] = JobList[Any]((), lambda *_: None)  # nothing comes before the first
-        self._assigned: dict[str, _AssignedJob] = {}
+        self._assigned: dict[str, tuple[Stage[Any, Any], Job[Any], float]] = {}  # with when it was handed out
         self.fault: Exception | None = None
         self.value: T | None = None
         self._over = False
@@ -62,7 +52,7 @@ class Dispatch(Generic[T]):
             self.fault = fault
             return None
         if job is not None:
-            self._assigned[key] = _AssignedJob(job, self._stage)
+            self._assigned[key] = (self._stage, job, time.monotonic())
         return job
 
     def _next(self) -> Job[Any] | None:
@@ -78,23 +68,23 @@ class Dispatch(Generic[T]):
 
     def take(self, key: str, result: object) -> None:
         """Takes one of a job's results, as `RunningJob.step` gives it; an exception ends the run."""
-        handed = self._assigned[key]
+        stage, job, _ = self._assigned[key]
         if isinstance(result, Exception):
             self.fault = self.fault or result
             return
         try:
-            handed.stage.take(handed.job, result)
+            stage.take(job, result)
         except Exception as fault:
             self.fault = self.fault or fault
 
     def end(self, key: str, lost: bool) -> None:
         """Ends a job: it was done, or lost, as its worker died each time."""
-        handed = self._assigned.pop(key)
+        stage, job, since = self._assigned.pop(key)
         if not lost or self.fault is not None:
             return
-        seconds = time.monotonic() - handed.since
+        seconds = time.monotonic() - since
         try:
-            handed.stage.lost(handed.job, _why(seconds, self._settings), seconds, LOST_WORKER)
+            stage.lost(job, _why(seconds, self._settings), seconds, LOST_WORKER)
         except Exception as fault:
             self.fault = fault
 

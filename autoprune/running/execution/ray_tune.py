@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import os
 import secrets
 import shutil
@@ -27,7 +26,7 @@ from autoprune.config.sections import RunSection
 from autoprune.errors import AutopruneError, UserError
 from autoprune.running.execution.dispatch import Dispatch, RunningJob
 from autoprune.running.execution.jobs import Stages, WorkerContext
-from autoprune.running.execution.worker import WorkerPayload, choose_hardware, ending_after, worker_name
+from autoprune.running.execution.worker import WorkerPayload, ending_after, worker_name
 from autoprune.running.run_folder import SHARED, RunFolder
 from autoprune.running.setup import Setup
 
@@ -253,9 +252,6 @@ class _JobAlgorithm(Searcher):
     def save(self, checkpoint_path: str) -> None:
         """Does nothing: the run's ledger is the truth."""
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Does nothing: the run's ledger is the truth."""
-
     def __reduce__(self) -> Any:
         """Leaves everything out of the copy that Tune stores, and which is never read."""
         return dict, ()
@@ -288,13 +284,12 @@ class _Worker(tune.Trainable):
     def setup(self, config: dict[str, Any], payload: WorkerPayload | None = None) -> None:
         """Builds what all of its jobs work with, and begins the first."""
         assert payload is not None, "Tune passes what was put beside the class"
-        settings = payload.experiment.run
-        self._timeout, self._fault = settings.trial_timeout, ""
+        self._timeout = payload.experiment.run.trial_timeout
+        self._fault: AutopruneError | None = None
         try:
-            device = choose_hardware(math.ceil(settings.cpus_per_trial), settings.gpus_per_trial)
-            self._context = payload.unpack(device)
+            self._context = payload.unpack()
         except Exception as fault:  # of the user's code or data; Tune would try it again and say nothing
-            self._fault = f"{type(fault).__name__}: {fault}"
+            self._fault = AutopruneError(f"worker {worker_name()} cannot begin ({type(fault).__name__}: {fault})")
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -306,8 +301,7 @@ class _Worker(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Returns the job's next result, or why this worker can do none."""
         if self._fault:
-            fault = AutopruneError(f"worker {worker_name()} cannot begin ({self._fault})")
-            return {"result": fault, "done": True}
+            return {"result": self._fault, "done": True}
         with ending_after(self._timeout):
             result, done = self._running.step()
         return {"result": result, "done": done}

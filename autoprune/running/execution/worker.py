@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -54,6 +55,7 @@ class WorkerPayload:
 
     @classmethod
     def of(cls, setup: Setup, context: WorkerContext) -> WorkerPayload:
+        """Returns what a run's workers need; the network is copied."""
         prunable, section, config = setup.prunable, setup.experiment.task, context.evaluator.config
         section = section.model_copy(update={"data": section.data and section.data.resolve()})
         return cls(
@@ -70,8 +72,11 @@ class WorkerPayload:
             context.sweep,
         )
 
-    def unpack(self, device: torch.device) -> WorkerContext:
-        """Returns a context of the worker's own."""
+    def unpack(self) -> WorkerContext:
+        """Returns a context of the worker's own, on its share of the hardware, and sets the threads of its process."""
+        run = self.experiment.run
+        torch.set_num_threads(math.ceil(run.cpus_per_trial))
+        device = torch.device("cuda" if run.gpus_per_trial and torch.cuda.is_available() else "cpu")
         network, inputs = copy_network(self.network).to(device).eval(), self.inputs.to(device)
         graph = find_groups(network, inputs)
         structures = self.pruner.find_structures(network, graph)
@@ -88,14 +93,8 @@ class WorkerPayload:
             samples=scoring_samples(self.experiment, task, inputs),
             seed=self.config.seed,
         )
-        retries = self.experiment.run.retries
-        return WorkerContext(Evaluator(prunable, task, self.config), self.grid, self.sweep, retries, worker_name())
-
-
-def choose_hardware(threads: int, gpus: float) -> torch.device:
-    """Sets the threads of this process, and returns the device that its share of the hardware holds."""
-    torch.set_num_threads(threads)
-    return torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
+        evaluator = Evaluator(prunable, task, self.config)
+        return WorkerContext(evaluator, self.grid, self.sweep, run.retries, worker_name())
 
 
 def worker_name() -> str:

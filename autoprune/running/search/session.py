@@ -44,8 +44,7 @@ from autoprune.running.search.sensitivity import (
     write_curves,
 )
 from autoprune.running.setup import Setup, unsearched_settings
-from autoprune.running.tracking.mlflow_client import active_run
-from autoprune.running.tracking.tracker import Tracking, mirroring
+from autoprune.running.tracking.tracker import Tracking, active_run, mirroring
 from autoprune.searchers.base.searcher import Searcher, SearchProblem
 
 _CAN_CHANGE = ("run.", "track.", "search.trials", "output", "task.data", "task.checkpoint")

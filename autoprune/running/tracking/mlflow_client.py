@@ -1,4 +1,6 @@
-"""The door to MLflow: the one file that imports it."""
+"""The door to MLflow: the one file that imports it, which takes seconds and is put off until it is used."""
+
+# MLflow reads its environment when it is imported
 
 from __future__ import annotations
 
@@ -7,39 +9,41 @@ import logging
 import os
 import shlex
 import sqlite3
-import sys
 import tempfile
 import textwrap
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import Any
 from urllib.parse import quote
 from urllib.request import url2pathname
 
+import torch
+from sqlalchemy.engine import make_url
+from torch import Tensor, nn
+
 from autoprune.config.credentials import redact
 from autoprune.errors import AutopruneError, UserError
+from autoprune.evaluation.checkpoints.export import suppress_export_output
+from autoprune.running.tracking.mlflow_runs import Point, RunContent
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Experiment, Run
-    from mlflow.models import Model
-    from torch import Tensor, nn
+# No telemetry, no job runner; a server that is down costs seconds, not minutes.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, infer_signature
 
 log = logging.getLogger(__name__)
 
-# Before the first import: no telemetry, no job runner; a server that is down costs seconds, not minutes.
-_ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-}
-# MLflow's limits on the length of a parameter, of a tag and of a dataset's digest, and on the parameters, tags and
-# metrics of one request.
+# MLflow's limits on the length of a parameter, of a tag and of a dataset's digest.
 _PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 6000, 5000, 36
-_MOST_PARAMS, _MOST_METRICS = 100, 1000
 _MOST_RUNS = 50_000
 _REASON_LENGTH = 200
 _SQLITE = "sqlite:///"
@@ -50,57 +54,8 @@ _MODEL = "pruned"
 _RUN, _ROLE, _NUMBER, _TRIAL = "autoprune.run", "autoprune.role", "autoprune.number", "autoprune.trial"
 _PARENT = "mlflow.parentRunId"
 
-
-@dataclass(frozen=True)
-class Point:
-    """Metrics at one step of a curve.
-
-    Attributes:
-        when: they were measured, in seconds since 1970.
-    """
-
-    step: int
-    when: float
-    metrics: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class RunContent:
-    """One run of MLflow.
-
-    Attributes:
-        key: of the folder that it shows, the same wherever the folder lies.
-        begin: in seconds since 1970, as `end` is.
-        inputs: by what it is for, the name and digest of what was read.
-        number: of the trial; None for a run that has none.
-        parent: id of a run of the user's that it belongs below, if the store has that.
-    """
-
-    key: str
-    role: str
-    name: str
-    begin: float
-    tags: Mapping[str, str] = field(default_factory=dict)
-    params: Mapping[str, Any] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    inputs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    number: int | None = None
-    parent: str | None = None
-    status: str = "FINISHED"
-    end: float = 0.0
-
-
-@dataclass(frozen=True)
-class BestModel:
-    """The best trial's network, in evaluation mode on the CPU.
-
-    Attributes:
-        inputs: `[2, …]` samples that it takes; with one alone the number of samples would be exported as fixed.
-    """
-
-    trial: int
-    network: nn.Module
-    inputs: Tensor
+Named = Mapping[str, Any]
+NONE: Named = MappingProxyType({})
 
 
 class Store:
@@ -124,8 +79,14 @@ class Store:
         found = self._client.get_experiment_by_name(experiment)
         if found is None and not make:
             raise UserError(f"the MLflow store has no experiment {experiment!r}; --experiment names it")
-        if found is not None:
-            _check_active(found, self._client.tracking_uri)
+        if found is not None and found.lifecycle_stage != "active":
+            uri, number = self._client.tracking_uri, str(found.experiment_id)
+            command = ["mlflow", "experiments", "restore", "--experiment-id", number]
+            raise UserError(
+                f"MLflow's experiment {experiment!r} was deleted: restore it with MLFLOW_TRACKING_URI="
+                f"{shlex.quote(redact(uri, uri))} {shlex.join(command)}, or name another one (--set "
+                "track.experiment=NAME of a search, --experiment NAME of track and ui)"
+            )
         self.id = str(found.experiment_id if found else self._make_experiment(experiment))
 
     def _make_experiment(self, name: str) -> str:
@@ -159,55 +120,50 @@ class Store:
         self._client.update_run(run_id, status="RUNNING")
         self.write(run_id, tags=tags)
 
-    def create(self, content: RunContent) -> str:
-        """Makes a run that is not closed, and returns its id."""
-        key = {_RUN: content.key, _ROLE: content.role}
-        if content.parent is not None and self._has(content.parent):
-            key[_PARENT] = content.parent
-        run_id = self._create(content, key)
-        if content.inputs:
-            self._write_inputs(run_id, content.inputs)
-        return run_id
-
-    def _create(self, content: RunContent, key: Mapping[str, str]) -> str:
-        tags = {**{name: value[:_TAG_LENGTH] for name, value in content.tags.items()}, **key}
+    def create(self, content: RunContent, parent: str | None = None) -> str:
+        """Makes a run that is not closed, below another one if that is named, and returns its id."""
+        if parent is None and content.parent is not None and self._has(content.parent):
+            parent = content.parent
+        links = {_RUN: content.key, _ROLE: content.role, _NUMBER: content.number, _PARENT: parent}
+        tags = {**content.tags, **{name: str(value) for name, value in links.items() if value is not None}}
+        tags = {name: value[:_TAG_LENGTH] for name, value in tags.items()}
         created = self._client.create_run(self.id, _milliseconds(content.begin), tags, content.name)
         run_id = str(created.info.run_id)
         self.write(run_id, [Point(0, content.end or content.begin, content.metrics)], content.params)
+        if content.inputs:
+            self._client.log_inputs(run_id, [_input(kind, *named) for kind, named in content.inputs.items()])
         return run_id
 
     def delete(self, run_id: str) -> None:
+        """Deletes a run."""
         self._client.delete_run(run_id)
 
-    def add(self, content: RunContent, parent: str) -> None:
-        """Makes the run of a trial below another run, and closes it."""
-        key = {_RUN: content.key, _ROLE: content.role, _NUMBER: str(content.number), _PARENT: parent}
-        self.close(self._create(content, key), content.status, content.end)
-
     def close(self, run_id: str, status: str, end: float) -> None:
-        """Ends a run at a time in seconds since 1970."""
+        """Ends a run.
+
+        Args:
+            run_id: as `create` returned it.
+            status: `FINISHED`, `FAILED` or `KILLED`.
+            end: in seconds since 1970.
+        """
         self._client.set_terminated(run_id, status, _milliseconds(end))
 
-    def write(
-        self,
-        run_id: str,
-        points: Sequence[Point] = (),
-        params: Mapping[str, Any] | None = None,
-        tags: Mapping[str, str] | None = None,
-    ) -> None:
-        """Adds to a run, in one transaction where it is not more than MLflow takes at once."""
-        from mlflow.entities import Metric, Param, RunTag
+    def write(self, run_id: str, points: Sequence[Point] = (), params: Named = NONE, tags: Named = NONE) -> None:
+        """Adds to a run, in one transaction if it is not more than MLflow takes at once.
 
+        Args:
+            run_id: as `create` returned it.
+            points: of its curves; what is there already stays once.
+            params: are written as text, cut off where MLflow takes no more.
+            tags: likewise; a tag that is there already is replaced.
+        """
         metrics = [
             Metric(name, float(value), _milliseconds(point.when), point.step)
             for point in points
             for name, value in point.metrics.items()
         ]
-        chosen = [Param(name, str(value)[:_PARAM_LENGTH]) for name, value in (params or {}).items()]
-        noted = [RunTag(name, value[:_TAG_LENGTH]) for name, value in (tags or {}).items()]
-        while len(chosen) > _MOST_PARAMS or len(metrics) > _MOST_METRICS:
-            self._client.log_batch(run_id, metrics[:_MOST_METRICS], chosen[:_MOST_PARAMS], [])
-            metrics, chosen = metrics[_MOST_METRICS:], chosen[_MOST_PARAMS:]
+        chosen = [Param(name, str(value)[:_PARAM_LENGTH]) for name, value in params.items()]
+        noted = [RunTag(name, value[:_TAG_LENGTH]) for name, value in tags.items()]
         self._client.log_batch(run_id, metrics, chosen, noted)
 
     def metrics_of(self, run_id: str) -> Mapping[str, float]:
@@ -231,12 +187,16 @@ class Store:
         return whole
 
     def write_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
-        """Stores a file with a run, in a folder of its artifacts."""
+        """Stores a file with a run.
+
+        Args:
+            run_id: as `create` returned it.
+            path: of the file.
+            folder: of the run's artifacts; None is their root.
+        """
         self._client.log_artifact(run_id, str(path), folder)
 
     def _has(self, run_id: str) -> bool:
-        from mlflow.exceptions import MlflowException
-
         try:
             return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
         except MlflowException as fault:
@@ -244,37 +204,28 @@ class Store:
                 return False
             raise
 
-    def _write_inputs(self, run_id: str, inputs: Mapping[str, tuple[str, str]]) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        datasets = [
-            DatasetInput(
-                Dataset(name, digest[:_DIGEST_LENGTH], "autoprune", f'{{"kind": "{kind}"}}'),
-                [InputTag("mlflow.data.context", kind)],
-            )
-            for kind, (name, digest) in inputs.items()
-        ]
-        self._client.log_inputs(run_id, datasets)
-
     def has_model(self, run_id: str, trial: int) -> bool:
         """Returns whether a run has a trial's network as a model."""
         outputs = self._client.get_run(run_id).outputs
         logged = [self._client.get_logged_model(each.model_id) for each in (outputs.model_outputs if outputs else ())]
         return any(model.tags.get(_TRIAL) == str(trial) for model in logged)
 
-    def write_model(self, run_id: str, model: BestModel) -> None:
+    def write_model(self, run_id: str, trial: int, network: nn.Module, inputs: Tensor) -> None:
         """Logs a network as a model of a run: exported, so that it runs without its own class, with its signature.
+
+        Args:
+            run_id: as `create` returned it.
+            trial: number of the trial whose network it is.
+            network: in evaluation mode on the CPU.
+            inputs: `[2, …]` samples that it takes; with one alone the number of samples would be exported as fixed.
 
         Raises:
             Exception: whatever export and store may raise; the run has the model whole then or not at all.
         """
-        from mlflow.entities import LoggedModelOutput
-        from mlflow.models import Model
-
         with tempfile.TemporaryDirectory() as folder:
             path, described = Path(folder) / "model", Model(run_id=run_id)
-            _save_model(model, path, described)
-            tags = {_TRIAL: str(model.trial)}
+            _save_model(network, inputs, path, described)
+            tags = {_TRIAL: str(trial)}
             logged = self._client.create_logged_model(self.id, _MODEL, source_run_id=run_id, tags=tags)
             try:
                 described.model_id = described.model_uuid = logged.model_id
@@ -289,35 +240,33 @@ class Store:
                 raise
 
 
-def _save_model(model: BestModel, path: Path, described: Model) -> None:
-    """Writes a model's files, and into `described` what they are."""
-    import torch
-
+def _save_model(network: nn.Module, inputs: Tensor, path: Path, described: Model) -> None:
+    """Writes a network's files, and into `described` what they are."""
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
     import mlflow.pytorch
 
     root.setLevel(level)  # its import sets up the log of the whole process, errors alone
     root.handlers[:] = handlers
-    from mlflow.models import infer_signature
-
-    from autoprune.evaluation.checkpoints.export import suppress_export_output
-
-    inputs = model.inputs.numpy()
     with torch.no_grad():
-        outputs = model.network(model.inputs)
-    signature = infer_signature(inputs, outputs.numpy() if isinstance(outputs, torch.Tensor) else None)
+        outputs = network(inputs)
+    signature = infer_signature(inputs.numpy(), outputs.numpy() if isinstance(outputs, torch.Tensor) else None)
     with suppress_export_output():
         mlflow.pytorch.save_model(
-            model.network,
+            network,
             path,
             mlflow_model=described,
             signature=signature,
-            input_example=inputs,
+            input_example=inputs.numpy(),
             # Named, as MLflow would find them out by loading the model in another process.
             pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
             serialization_format="pt2",
         )
+
+
+def _input(kind: str, name: str, digest: str) -> DatasetInput:
+    dataset = Dataset(name, digest[:_DIGEST_LENGTH], "autoprune", f'{{"kind": "{kind}"}}')
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", kind)])
 
 
 def _milliseconds(seconds: float) -> int:
@@ -332,8 +281,6 @@ def connect(uri: str | None) -> MlflowClient:
         Exception: the store cannot be opened.
     """
     store = resolve_uri(uri)
-    from mlflow import MlflowClient
-
     for name in ("mlflow", "alembic"):  # its import sets the levels anew
         logging.getLogger(name).setLevel(logging.WARNING)
     if store.startswith(_DATABASES):
@@ -347,15 +294,10 @@ def resolve_uri(uri: str | None) -> str:
     Args:
         uri: None is MLflow's own choice.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    import mlflow
-
     store = str(uri or mlflow.get_tracking_uri())
     if not uri and not mlflow.is_tracking_uri_set() and store.startswith(_SQLITE):  # type: ignore[no-untyped-call]
-        path: str | None = url2pathname(store.removeprefix(_SQLITE))  # MLflow quotes the path of its default
-    else:
-        path = _path_in(store)
+        return _sqlite_uri(url2pathname(store.removeprefix(_SQLITE)))  # MLflow quotes the path of its default
+    path = _path_in(store)
     return store if path is None else _sqlite_uri(path)
 
 
@@ -364,8 +306,6 @@ def _path_in(store: str) -> str | None:
 
     SQLAlchemy takes a path as it is up to release 2.0, and unquotes it from 2.1 on.
     """
-    from sqlalchemy.engine import make_url
-
     if not store.startswith(_SQLITE):
         return None
     url = make_url(store)
@@ -399,10 +339,8 @@ def _open_database(store: str) -> None:
             f"the database of {redact(store, store)} needs the Python package {fault.name}, which is not installed: "
             "install it, or name another store with --tracking-uri"
         ) from fault
-    try:
-        engine.connect().close()
-    finally:
-        engine.dispose()
+    engine.connect().close()
+    engine.dispose()
 
 
 def _make_database(path: Path) -> None:
@@ -421,33 +359,16 @@ def _make_database(path: Path) -> None:
             if not is_empty(database):
                 return
     engine = create_sqlalchemy_engine("sqlite://")  # type: ignore[no-untyped-call] # in memory
-    try:
-        _initialize_tables(engine)  # type: ignore[no-untyped-call]
-        with contextlib.closing(engine.raw_connection()) as made:
-            statements = list(made.driver_connection.iterdump())[1:-1]  # without its BEGIN and COMMIT
-    finally:
-        engine.dispose()
+    _initialize_tables(engine)  # type: ignore[no-untyped-call]
+    with contextlib.closing(engine.raw_connection()) as made:
+        statements = list(made.driver_connection.iterdump())[1:-1]  # without its BEGIN and COMMIT
+    engine.dispose()
     with contextlib.closing(sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None)) as database:
         database.execute("BEGIN EXCLUSIVE")
         if is_empty(database):  # else another process was faster
             for statement in statements:
                 database.execute(statement)
         database.execute("COMMIT")
-
-
-def _check_active(experiment: Experiment, uri: str) -> None:
-    """Checks that an experiment was not deleted.
-
-    Raises:
-        UserError: it was; the message says how to restore it.
-    """
-    if experiment.lifecycle_stage != "active":
-        command = ["mlflow", "experiments", "restore", "--experiment-id", str(experiment.experiment_id)]
-        raise UserError(
-            f"MLflow's experiment {experiment.name!r} was deleted: restore it with MLFLOW_TRACKING_URI="
-            f"{shlex.quote(redact(uri, uri))} {shlex.join(command)}, or name another one (--set track.experiment=NAME "
-            "of a search, --experiment NAME of track and ui)"
-        )
 
 
 def describe_fault(fault: BaseException, uri: str | None) -> str:
@@ -458,9 +379,7 @@ def describe_fault(fault: BaseException, uri: str | None) -> str:
     """
     if isinstance(fault, AutopruneError):
         return redact(str(fault), uri)
-    if uri is None and "mlflow" in sys.modules:
-        import mlflow
-
+    if uri is None:
         uri = mlflow.get_tracking_uri()
     while fault.__cause__ is not None:
         fault = fault.__cause__
@@ -468,42 +387,16 @@ def describe_fault(fault: BaseException, uri: str | None) -> str:
     return f"{type(fault).__name__}: {text}"
 
 
-def active_run() -> str | None:
-    """Returns the id of the MLflow run that is active in this thread, or None; MLflow is not imported for it."""
-    if "mlflow" not in sys.modules:
-        return None
-    import mlflow
-
-    run: Run | None = mlflow.active_run()
-    return str(run.info.run_id) if run else None
-
-
 @contextlib.contextmanager
-def answering(uri: str) -> Iterator[None]:
-    """Puts what a store raises in the body into one line.
+def answering(uri: str | None) -> Iterator[str]:
+    """Gives the URI of the store that a run with this setting writes to; what it raises in the body becomes one line.
 
     Args:
-        uri: as `existing_store` returns it.
+        uri: as the run has it; the one that is given has the full path of a local store.
 
     Raises:
+        UserError: it is a local store that does not exist.
         AutopruneError: the store does not answer.
-    """
-    try:
-        yield
-    except AutopruneError:
-        raise
-    except Exception as fault:  # MLflow lets through the exceptions of every store and transport
-        raise AutopruneError(
-            f"the MLflow store {redact(uri, uri)} does not answer ({describe_fault(fault, uri)}); start it, name "
-            "another with --tracking-uri, or give the run's folder"
-        ) from fault
-
-
-def existing_store(uri: str | None) -> str:
-    """Returns the URI of the store that a run with this setting writes to; a local one with its full path.
-
-    Raises:
-        UserError: it is a local one that does not exist.
     """
     store = resolve_uri(uri)
     path = _path_in(store)
@@ -512,7 +405,15 @@ def existing_store(uri: str | None) -> str:
             f"there is no MLflow store at {store}; run `autoprune search` here first, "
             "change to the folder it was run in, or name the store with --tracking-uri"
         )
-    return store
+    try:
+        yield store
+    except AutopruneError:
+        raise
+    except Exception as fault:  # MLflow lets through the exceptions of every store and transport
+        raise AutopruneError(
+            f"the MLflow store {redact(store, store)} does not answer ({describe_fault(fault, store)}); start it, name "
+            "another with --tracking-uri, or give the run's folder"
+        ) from fault
 
 
 def tags_of(run_id: str, uri: str | None) -> Mapping[str, str]:
@@ -522,10 +423,7 @@ def tags_of(run_id: str, uri: str | None) -> Mapping[str, str]:
         UserError: the store has none of that id.
         AutopruneError: the store does not answer.
     """
-    from mlflow.exceptions import MlflowException
-
-    store = existing_store(uri)
-    with answering(store):
+    with answering(uri) as store:
         try:
             found: Mapping[str, str] = connect(store).get_run(run_id).data.tags
         except MlflowException as fault:

@@ -1,4 +1,4 @@
-"""How a search and a training appear in MLflow, and which folder an MLflow run shows."""
+"""How a search and a training appear in MLflow, as plain values."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import hashlib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from autoprune.core.ledger import NAME, read_records
 from autoprune.core.settings import text_of, written
 from autoprune.core.trial import Candidate, Failure, Outcome, Score, Stopped, Trial
-from autoprune.errors import RunFolderError, UserError
+from autoprune.errors import RunFolderError
 from autoprune.reporting.record import best_of, read_record
 from autoprune.reporting.results import outcome_metrics
 from autoprune.running.run_folder import RunFolder
-from autoprune.running.tracking.mlflow_client import Point, RunContent, tags_of
 
 TRAINING = "training.jsonl"
 SEARCH_ROLE, TRAINING_ROLE = "search", "training"
@@ -26,6 +25,45 @@ _DIGESTED = {"data": "task", "checkpoint": "model"}
 """What of a run's identity is a digest, and whose."""
 # MLflow takes no other characters in names; a slash would open a section of its own.
 _NOT_IN_NAMES = re.compile(r"[^\w\-.: ]")
+
+
+@dataclass(frozen=True)
+class Point:
+    """Metrics at one step of a curve.
+
+    Attributes:
+        when: they were measured, in seconds since 1970.
+    """
+
+    step: int
+    when: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class RunContent:
+    """One run of MLflow.
+
+    Attributes:
+        key: of the folder that it shows, the same wherever the folder lies.
+        begin: in seconds since 1970, as `end` is.
+        inputs: by what it is for, the name and digest of what was read.
+        number: of the trial; None for a run that has none.
+        parent: id of a run of the user's that it belongs below, if the store has that.
+    """
+
+    key: str
+    role: str
+    name: str
+    begin: float
+    tags: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    inputs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    number: int | None = None
+    parent: str | None = None
+    status: str = "FINISHED"
+    end: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +102,7 @@ class SearchReader:
         self._dense = self._record.dense.costs
         self._params: Mapping[str, Any] = self._record.started["params"]
         self._budget = str(self._record.setting("budget", "none"))
+        self._tags = {"autoprune.budget": self._budget, "autoprune.costs": str(self._params["costs"])}
         self._key = run_key(self.path)
         self._candidates: dict[int, Candidate] = {}
         self._best: Trial | None = None
@@ -72,22 +111,21 @@ class SearchReader:
     def describe(self) -> RunContent:
         """Returns the run that stands for the folder, as it is made first."""
         record, first = self._record, self._record.history.records[0]
-        digests = {kind: whose for kind, whose in _DIGESTED.items() if kind in record.identity}
+        inputs = {kind: (record.identity[whose], record.identity[kind]) for kind, whose in _DIGESTED.items()}
         return RunContent(
             self._key,
             SEARCH_ROLE,
             record.name,
             first["time"],
             {
-                "autoprune.budget": self._budget,
-                "autoprune.costs": str(self._params["costs"]),
+                **self._tags,
                 "autoprune.command": shlex.join(record.started.get("command", ())),
-                **{f"autoprune.{kind}.digest": record.identity[kind] for kind in digests},
+                **{f"autoprune.{kind}.digest": digest for kind, (_, digest) in inputs.items()},
                 **{f"autoprune.environment.{name}": text for name, text in record.started["environment"].items()},
             },
             {"budget": self._budget, **self._params},
             {f"dense_{kind}": float(cost) for kind, cost in self._dense.items()},
-            {kind: (str(record.identity.get(whose, kind)), record.identity[kind]) for kind, whose in digests.items()},
+            inputs,
             parent=first.get("mlflow_run"),
         )
 
@@ -110,8 +148,7 @@ class SearchReader:
     def _trial(self, trial: Trial, when: float) -> RunContent:
         failure = trial.outcome if isinstance(trial.outcome, Failure) else None
         tags = {
-            "autoprune.budget": self._budget,
-            "autoprune.costs": str(self._params["costs"]),
+            **self._tags,
             "autoprune.state": _STATES[type(trial.outcome)],
             "autoprune.worker": trial.worker,
             **({"autoprune.failure": f"{failure.kind}: {failure.reason}"} if failure else {}),
@@ -136,15 +173,7 @@ class SearchReader:
         if finished is None or not record.results:
             return RunEnd("KILLED", end, {}, ())
         folder, best = RunFolder(record.folder), int(finished["best"])
-        paths = [
-            folder.best,
-            folder.results,
-            folder.frontier,
-            folder.frontier_table,
-            folder.experiment,
-            *map(folder.sensitivity, ("png", "csv", "json")),
-            folder.weights_of(best),
-        ]
+        paths = [*folder.outputs, folder.experiment, folder.weights_of(best)]
         files = [path for path in paths if path.is_file()]
         wants_model = bool(record.setting("track.model", False)) and folder.weights_of(best).is_file()
         return RunEnd("FINISHED", end, outcome_metrics(record.results, record.trials), files, best, wants_model)
@@ -212,20 +241,14 @@ def trial_metrics(trial: Trial, dense: Mapping[str, int]) -> dict[str, float]:
     Args:
         dense: the dense network's costs.
     """
-    metrics: dict[str, float] = {kind: float(cost) for kind, cost in trial.costs.items()}
-    for kind in ("flops", "params"):
-        if kind in trial.costs and kind in dense:
-            metrics[f"{kind}_kept"] = trial.costs[kind] / dense[kind]
-    if isinstance(trial.outcome, Score):
-        metrics |= _score_metrics(trial.outcome)
-    elif isinstance(trial.outcome, Stopped):  # on a part of the samples, so not under the names of whole evaluations
-        metrics |= {f"stopped_{name}": value for name, value in _score_metrics(trial.outcome.score).items()}
+    metrics = {kind: float(cost) for kind, cost in trial.costs.items()}
+    metrics |= {f"{kind}_kept": trial.costs[kind] / dense[kind] for kind in ("flops", "params") if kind in trial.costs}
+    stopped = isinstance(trial.outcome, Stopped)  # on a part of the samples, so not under the names of whole ones
+    score = trial.outcome.score if isinstance(trial.outcome, Stopped) else trial.score
+    if score is not None:
+        known = {"accuracy": score.accuracy, "loss": score.loss, "kl": score.kl, "samples": score.samples}
+        metrics |= {f"stopped_{n}" if stopped else n: float(value) for n, value in known.items() if value is not None}
     return {**metrics, "seconds": round(trial.seconds, 3)}
-
-
-def _score_metrics(score: Score) -> dict[str, float]:
-    known = {"accuracy": score.accuracy, "loss": score.loss, "kl": score.kl, "samples": score.samples}
-    return {name: float(value) for name, value in known.items() if value is not None}
 
 
 def trial_params(trial: Trial, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,26 +279,6 @@ def run_key(records: Path) -> str:
         return hashlib.sha256(file.readline()).hexdigest()[:16]
 
 
-def find_run(run_id: str, uri: str | None) -> tuple[Path, int | None]:
-    """Returns the folder of the search that an MLflow run shows, and the trial's number if it is a trial's run.
-
-    Raises:
-        UserError: there is no such run, it is not of a search by autoprune, or the search's folder is not here.
-        AutopruneError: the store does not answer.
-    """
-    own = tags_of(run_id, uri)
-    number = own.get("autoprune.number")
-    tags = own if number is None else tags_of(own["mlflow.parentRunId"], uri)
-    if "autoprune.folder" not in tags or tags.get("autoprune.role") != SEARCH_ROLE:
-        raise UserError(f"mlflow:{run_id} is no search of autoprune; give the id of a run that `autoprune ui` shows")
-    folder = Path(tags["autoprune.folder"])
-    try:
-        is_there = run_key(folder / NAME) == tags.get("autoprune.run")
-    except OSError:
-        is_there = False
-    if not is_there:
-        raise UserError(
-            f"mlflow:{run_id} mirrors a run in {folder}, which is not there (any more); give the folder itself where "
-            "it is now, or download best.yaml from the artifacts of the MLflow run and give that"
-        )
-    return folder, None if number is None else int(number)
+def track_command(folder: Path) -> str:
+    """Returns the command that brings a folder's mirror up to its records."""
+    return shlex.join(["autoprune", "track", str(folder)])

@@ -36,81 +36,76 @@ class View:
 
     @property
     def key(self) -> str:
+        """What the view is called in the experiment's tags and in addresses."""
         return f"autoprune-{self.run or 'all'}"
 
     def tag(self) -> tuple[str, str]:
-        """The experiment's tag that holds the view."""
+        """Returns the name and the content of the experiment's tag that holds the view."""
         state = json.dumps(self.state(), separators=(",", ":")).encode()
         now = int(time.time() * 1000)
         packed = "deflate;" + base64.b64encode(zlib.compress(state)).decode()
         return _TAG + self.key, json.dumps({"name": "autoprune", "createdAt": now, "updatedAt": now, "state": packed})
 
     def address(self, root: str, experiment: str, charts: bool) -> str:
-        """Where an interface at `root` shows it: as a table, or as charts."""
+        """Returns where an interface shows the view.
+
+        Args:
+            root: the interface's own address.
+            experiment: number of MLflow's experiment.
+            charts: whether it is shown as charts, and not as a table.
+        """
         mode = "CHART" if charts else "TABLE"
         # No filter and no order here: the interface leaves a shared view alone where its address names any.
         path = f"/#/experiments/{experiment}/runs?workflowType=machine_learning&compareRunsMode={mode}"
         return f"{root}{path}&viewStateShareKey={self.key}"
 
-    def _facets(self) -> dict[str, Any]:
-        """What is listed and in which order; with neither MLflow shows trials below their search."""
-        if self.run is None:
-            return {"orderByKey": "attributes.start_time", "orderByAsc": False}
-        name = "accuracy" if self.objective == "accuracy" else self.objective
-        return {
-            "searchFilter": f"tags.`autoprune.run` = '{self.run}'",
-            "orderByKey": f"metrics.`{name}`",
-            "orderByAsc": self.objective != "accuracy",
-        }
-
     def state(self) -> dict[str, Any]:
-        """The state of the interface."""
+        """Returns the state of the interface."""
         columns = ["tags.`autoprune.role`", "tags.`autoprune.state`"]
-        columns += ["params.`searcher`", "params.`budget`"] if self.run is None else []
-        columns += [f"metrics.`{name}`" for name in self._metrics()]
+        if self.run is None:  # without a filter, and in the order of time, MLflow shows trials below their search
+            columns += ["params.`searcher`", "params.`budget`"]
+            order: dict[str, Any] = {"orderByKey": "attributes.start_time", "orderByAsc": False}
+        else:
+            order = {"orderByKey": f"metrics.`{self.objective}`", "orderByAsc": self.objective != "accuracy"}
+            order["searchFilter"] = f"tags.`autoprune.run` = '{self.run}'"
+        metrics = ["loss", "accuracy", "flops_kept", "params_kept", "test_accuracy", "latency_ms", "seconds"]
+        columns += [f"metrics.`{name}`" for name in (["kl"] if self.objective == "kl" else []) + metrics]
         return {
-            **self._facets(),
+            **order,
             "selectedColumns": columns,
             "columnOrder": columns,
             "runsHiddenMode": "SHOW_ALL",
             "useGroupedValuesInCharts": True,
             "hideEmptyCharts": True,
-            "compareRunSections": [_section("Search"), _section("Widths", columns=1, cardHeight=460)],
+            "compareRunSections": [
+                _card("search", name="Search", display=True, isReordered=True),
+                _card("widths", name="Widths", display=True, isReordered=True, columns=1, cardHeight=460),
+            ],
             "compareRunCharts": self._charts(),
             "isAccordionReordered": False,
             "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
         }
 
-    def _metrics(self) -> list[str]:
-        named = ["loss", "accuracy", "flops_kept", "params_kept", "test_accuracy", "latency_ms", "seconds"]
-        return (["kl"] if self.objective == "kl" else []) + named
-
     def _charts(self) -> list[dict[str, Any]]:
-        best = "best_accuracy" if self.objective == "accuracy" else "best_loss"
         name = "accuracy" if self.objective == "accuracy" else "loss"
+        search, widths = {"metricSectionId": "autoprune-search"}, {"metricSectionId": "autoprune-widths"}
+        all_runs = {"runsCountToCompare": 1000}
+        lines = {"metricKey": f"best_{name}", "selectedMetricKeys": [f"best_{name}"], "lineSmoothness": 0}
+        axes = {"xAxisKey": "step", "scaleType": "linear", "xAxisScaleType": "linear"}
+        own = {"useGlobalXaxisKey": False, "useGlobalLineSmoothing": False}
+        groups = [f"keep.{group}" for group in self.groups]
+        chosen = {"selectedParams": groups, "selectedMetrics": [name], "showAllRuns": True}
         return [
-            _chart("accuracy-flops", "SCATTER", "Search", **_against("flops_kept"), runsCountToCompare=1000),
-            _chart("accuracy-params", "SCATTER", "Search", **_against("params_kept"), runsCountToCompare=1000),
-            _chart("best", "LINE", "Search", metricKey=best, selectedMetricKeys=[best], xAxisKey="step",
-                   lineSmoothness=0, scaleType="linear", xAxisScaleType="linear", useGlobalXaxisKey=False,
-                   useGlobalLineSmoothing=False),
-            _chart("widths", "PARALLEL", "Widths", selectedParams=[f"keep.{group}" for group in self.groups],
-                   selectedMetrics=[name], showAllRuns=True, runsCountToCompare=1000),
-        ]  # fmt: skip
+            _card("accuracy-flops", type="SCATTER", **search, **all_runs, **_against("flops_kept")),
+            _card("accuracy-params", type="SCATTER", **search, **all_runs, **_against("params_kept")),
+            _card("best", type="LINE", **search, **lines, **axes, **own),
+            _card("widths", type="PARALLEL", **widths, **all_runs, **chosen),
+        ]
 
 
-def _section(name: str, **settings: Any) -> dict[str, Any]:
-    return {"uuid": _identifier(name), "name": name, "display": True, "isReordered": True, "deleted": False,
-            "isGenerated": False, **settings}  # fmt: skip
-
-
-def _chart(name: str, kind: str, section: str, **settings: Any) -> dict[str, Any]:
-    return {"uuid": f"autoprune-{name}", "type": kind, "metricSectionId": _identifier(section), "deleted": False,
-            "isGenerated": False, **settings}  # fmt: skip
-
-
-def _identifier(section: str) -> str:
-    return f"autoprune-{section.lower()}"
+def _card(identifier: str, **settings: Any) -> dict[str, Any]:
+    """Returns a section or a chart, which the interface is not to take for one of its own."""
+    return {"uuid": f"autoprune-{identifier}", "deleted": False, "isGenerated": False, **settings}
 
 
 def _against(metric: str) -> dict[str, Any]:
@@ -118,7 +113,7 @@ def _against(metric: str) -> dict[str, Any]:
 
 
 def telling_groups(widths: Sequence[Mapping[str, int]]) -> list[str]:
-    """The groups whose widths differ most between allocations, as shares of the widest; in the network's order."""
+    """Returns the groups whose widths, as shares of the widest, differ most; in the network's order."""
     if not widths:
         return []
     spread = {

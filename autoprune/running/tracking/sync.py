@@ -1,10 +1,9 @@
-"""Brings MLflow up to the records of a run's folder; beside the run and afterwards it is the same."""
+"""Brings MLflow up to the records of a run, beside it and afterwards, and finds the folder of a run in MLflow."""
 
 from __future__ import annotations
 
 import json
 import logging
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,15 +11,23 @@ from typing import TYPE_CHECKING, Any
 from autoprune import registry
 from autoprune.config import load_experiment
 from autoprune.config.credentials import usable_uri
-from autoprune.core.ledger import read_records
+from autoprune.core.ledger import NAME, read_records
 from autoprune.errors import CheckpointError, UserError
 from autoprune.reporting.record import read_record
 from autoprune.running.run_folder import RunFolder
-from autoprune.running.tracking.mlflow_client import BestModel, Point, Store, describe_fault
-from autoprune.running.tracking.mlflow_runs import TRAINING, RunEnd, reader_of
+from autoprune.running.tracking.mlflow_client import Store, describe_fault, tags_of
+from autoprune.running.tracking.mlflow_runs import (
+    SEARCH_ROLE,
+    TRAINING,
+    Point,
+    RunEnd,
+    reader_of,
+    run_key,
+    track_command,
+)
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +35,8 @@ EXPERIMENT = "autoprune"
 _FOLDER = "autoprune.folder"
 _READ = "autoprune.read"
 """Tag of a run: how many bytes of the records its curves show."""
-_POINTS = 100
-"""Points of a curve that are written at once."""
+_POINTS = 20
+"""Points of curves that are written at once: few enough that MLflow does it in one transaction, with `_READ`."""
 
 
 class Sync:
@@ -51,16 +58,17 @@ class Sync:
 
     Raises:
         RunFolderError: the folder is no run, or its records are damaged.
+        UserError: the experiment was deleted, or a database driver is missing.
+        Exception: whatever stores and transports raise, as `update` does; begin anew with another `Sync`.
     """
 
     def __init__(self, folder: Path, uri: str | None, experiment: str, dense: nn.Module | None = None) -> None:
-        self._folder, self._uri, self._experiment, self._dense = folder, uri, experiment, dense
+        self._folder, self._uri, self._dense = folder, uri, dense
         self._reader = reader_of(folder)
-        self._store: Store | None = None
-        self._run = ""
+        self._store = Store(uri, experiment)
+        self._offset = self._shown = self.trials = self.added = 0
         self._there: set[int] = set()
-        self._offset = self._shown = 0
-        self.trials = self.added = 0
+        self._run = self._open_run()
         self.state = "going on"
 
     def update(self, over: bool = False) -> Iterator[None]:
@@ -70,84 +78,79 @@ class Sync:
             over: whether nothing will be added to the records; the run in the store is then closed.
 
         Raises:
-            UserError: the experiment was deleted, or a database driver is missing.
             Exception: whatever stores and transports raise; begin anew with another `Sync`.
         """
-        if self._store is None:
-            self._store = Store(self._uri, self._experiment)
-            self._open(self._store)
-            yield
         points: list[Point] = []
         for record in self._new_records():
             trial, point = self._reader.take(record)
             if trial is not None:
                 self.trials += 1
                 if trial.number not in self._there:
-                    self._store.add(trial, self._run)
+                    child = self._store.create(trial, self._run)
+                    self._store.close(child, trial.status, trial.end)
                     self.added += 1
                     yield
             if point is not None and self._offset > self._shown:
                 points.append(point)
             if len(points) == _POINTS:
-                self._write_points(self._store, points)
+                self._write_points(points)
                 yield
         if points or over:
-            self._write_points(self._store, points)
+            self._write_points(points)
         if over:
             yield
-            self._close(self._store, self._reader.conclude())
+            self._close(self._reader.conclude())
 
-    def _open(self, store: Store) -> None:
-        content = self._reader.describe()
+    def _open_run(self) -> str:
+        """Returns the id of the run that stands for the folder, found or made; and what of the records it shows."""
+        content, store = self._reader.describe(), self._store
         place = {_FOLDER: str(self._folder.resolve())}
-        self._run, tags = store.find(content.key, content.role) or ("", {})
-        if self._run and _FOLDER not in tags:  # half written at a crash
-            store.delete(self._run)
+        run, tags = store.find(content.key, content.role) or ("", {})
+        if run and _FOLDER not in tags:  # half written at a crash
+            store.delete(run)
         if _FOLDER not in tags:
-            self._run = store.create(content)
-            store.write(self._run, tags=place)  # last: a run with this tag is whole
-            return
+            run = store.create(content)
+            store.write(run, tags=place)  # last: a run with this tag is whole
+            return run
         self._shown = int(tags.get(_READ, 0))
-        store.reopen(self._run, place)
-        self._there = store.children(self._run)
+        store.reopen(run, place)
+        self._there = store.children(run)
+        return run
 
     def _new_records(self) -> Iterator[Mapping[str, Any]]:
         """Yields the whole records from the offset on, which moves to the end of each."""
         with open(self._reader.path, "rb") as file:
             file.seek(self._offset)
-            lines = file.read().split(b"\n")[:-1]
-        for line in lines:
-            self._offset += len(line) + 1
-            yield json.loads(line)
+            for line in file:
+                if line.endswith(b"\n"):  # else a process is writing it
+                    self._offset += len(line)
+                    yield json.loads(line)
 
-    def _write_points(self, store: Store, points: list[Point]) -> None:
-        store.write(self._run, points, tags={_READ: str(self._offset)})
+    def _write_points(self, points: list[Point]) -> None:
+        self._store.write(self._run, points, tags={_READ: str(self._offset)})
         points.clear()
 
-    def _close(self, store: Store, end: RunEnd) -> None:
+    def _close(self, end: RunEnd) -> None:
         if end.metrics:
-            known = store.metrics_of(self._run)  # of a run that had finished and was resumed
+            known = self._store.metrics_of(self._run)  # of a run that had finished and was resumed
             changed = {name: value for name, value in end.metrics.items() if known.get(name) != value}
             tags = {} if end.best is None else {"autoprune.best_trial": str(end.best)}
-            store.write(self._run, [Point(0, end.end, changed)], tags=tags)
+            self._store.write(self._run, [Point(0, end.end, changed)], tags=tags)
         for path in end.files:
-            store.write_file(self._run, path, "weights" if path.suffix == ".pt" else None)
-        store.close(self._run, end.status, end.end)
+            self._store.write_file(self._run, path, "weights" if path.suffix == ".pt" else None)
+        self._store.close(self._run, end.status, end.end)
         self.state = "finished" if end.status == "FINISHED" else "interrupted"
         if end.wants_model and end.best is not None:
-            self._write_model(store, end.best)
+            self._write_model(end.best)
 
-    def _write_model(self, store: Store, number: int) -> None:
+    def _write_model(self, number: int) -> None:
         """Logs the best network; last, as all else is whole without it, and exporting a large network takes time."""
-        if store.has_model(self._run, number):
+        if self._store.has_model(self._run, number):
             return
         try:
-            model = self._best_model(number)
+            self._store.write_model(self._run, number, *self._best_model(number))
         except UserError as fault:
             log.warning("the best network is not logged as a model of MLflow, as it cannot be built here: %s", fault)
-            return
-        try:
-            store.write_model(self._run, model)
         except Exception as fault:  # export refuses networks in many ways, and an older server knows no such models
             log.warning(
                 "the best network is not logged as a model of MLflow, all else is (%s); %s tries again, --set "
@@ -156,8 +159,8 @@ class Sync:
                 track_command(self._folder),
             )
 
-    def _best_model(self, number: int) -> BestModel:
-        """Returns the best trial's network, rebuilt from its file.
+    def _best_model(self, number: int) -> tuple[nn.Module, Tensor]:
+        """Returns the best trial's network, rebuilt from its file, and samples that it takes.
 
         Raises:
             UserError: it cannot be built here.
@@ -172,12 +175,7 @@ class Sync:
         dense: Any = self._dense
         if dense is None and stored.model not in registry.MODELS:
             dense = task_of(load_experiment(folder.experiment)).network
-        return BestModel(number, rebuild(stored, dense), stored.example_inputs())
-
-
-def track_command(folder: Path) -> str:
-    """Returns the command that brings a folder's mirror up to its records."""
-    return shlex.join(["autoprune", "track", str(folder)])
+        return rebuild(stored, dense), stored.example_inputs()
 
 
 def store_of_run(folder: Path, uri: str | None, experiment: str | None) -> tuple[str | None, str]:
@@ -197,3 +195,28 @@ def store_of_run(folder: Path, uri: str | None, experiment: str | None) -> tuple
         record = read_record(folder)
         settings = {key: record.setting(f"track.{key}") for key in ("uri", "experiment")}
     return uri or usable_uri(settings.get("uri")), experiment or settings.get("experiment") or EXPERIMENT
+
+
+def find_run(run_id: str, uri: str | None) -> tuple[Path, int | None]:
+    """Returns the folder of the search that an MLflow run shows, and the trial's number if it is a trial's run.
+
+    Raises:
+        UserError: there is no such run, it is not of a search by autoprune, or the search's folder is not here.
+        AutopruneError: the store does not answer.
+    """
+    own = tags_of(run_id, uri)
+    number = own.get("autoprune.number")
+    tags = own if number is None else tags_of(own["mlflow.parentRunId"], uri)
+    if "autoprune.folder" not in tags or tags.get("autoprune.role") != SEARCH_ROLE:
+        raise UserError(f"mlflow:{run_id} is no search of autoprune; give the id of a run that `autoprune ui` shows")
+    folder = Path(tags["autoprune.folder"])
+    try:
+        is_there = run_key(folder / NAME) == tags.get("autoprune.run")
+    except OSError:
+        is_there = False
+    if not is_there:
+        raise UserError(
+            f"mlflow:{run_id} mirrors a run in {folder}, which is not there (any more); give the folder itself where "
+            "it is now, or download best.yaml from the artifacts of the MLflow run and give that"
+        )
+    return folder, None if number is None else int(number)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,13 +17,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from autoprune.running.tracking.mlflow_client import describe_fault
-from autoprune.running.tracking.sync import Sync, track_command
+from autoprune.running.tracking.mlflow_runs import track_command
 
 if TYPE_CHECKING:
     from torch import nn
 
     from autoprune.config import Experiment
+    from autoprune.running.tracking.sync import Sync
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ MOST_PATIENCE = 900.0
 """Seconds that the end of a run waits at most."""
 INTERRUPT_PATIENCE = 3.0
 """Seconds that an interrupted run waits."""
+_GLANCE = 0.1
+"""Seconds between two looks at the mirror's progress."""
 _SILENCE = 10.0
 """Seconds after which it is said what the end of a run waits for."""
 
@@ -63,6 +66,13 @@ def tracking_of(experiment: Experiment) -> Tracking | None:
     return Tracking(experiment.tracking_uri(), track.experiment) if track.enabled else None
 
 
+def active_run() -> str | None:
+    """Returns the id of the MLflow run that is active in this thread, or None; MLflow is not imported for it."""
+    mlflow = sys.modules.get("mlflow")
+    run = mlflow.active_run() if mlflow else None
+    return str(run.info.run_id) if run else None
+
+
 @contextlib.contextmanager
 def mirroring(folder: Path, tracking: Tracking | None, dense: nn.Module | None = None) -> Iterator[None]:
     """Mirrors a run's folder while the body runs, and waits for a while until all is there.
@@ -74,7 +84,13 @@ def mirroring(folder: Path, tracking: Tracking | None, dense: nn.Module | None =
     if tracking is None:
         yield
         return
-    with Tracker(folder, lambda: Sync(folder, tracking.uri, tracking.experiment, dense), tracking.uri):
+
+    def open_sync() -> Sync:
+        from autoprune.running.tracking.sync import Sync  # and MLflow with it, in the thread
+
+        return Sync(folder, tracking.uri, tracking.experiment, dense)
+
+    with Tracker(folder, open_sync, tracking.uri):
         yield
 
 
@@ -84,24 +100,13 @@ class Tracker:
     Args:
         open_sync: called once at the beginning and anew after each failure.
         uri: the store, whose credentials are kept out of messages.
-        patience: seconds without progress that the end waits.
-        pause: seconds between two tries.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        open_sync: Callable[[], Sync],
-        uri: str | None = None,
-        patience: float = PATIENCE,
-        pause: float = PAUSE,
-    ) -> None:
+    def __init__(self, folder: Path, open_sync: Callable[[], Sync], uri: str | None = None) -> None:
         self._folder, self._open_sync, self._uri = folder, open_sync, uri
-        self._patience, self._pause = patience, pause
-        self._changed = threading.Condition()
-        self._steps = 0  # that the thread has done; the end of the run sees progress by it
-        self._ending = self._over = self._complete = False
-        self._warned = False
+        self._ending, self._over = threading.Event(), threading.Event()
+        self._advanced = time.monotonic()  # when the thread made its last step
+        self._complete = self._warned = False
 
     def __enter__(self) -> Tracker:
         threading.Thread(target=self._work, name="mirror", daemon=True).start()
@@ -110,10 +115,10 @@ class Tracker:
     def __exit__(self, kind: type[BaseException] | None, fault: object, trace: TracebackType | None) -> None:
         if kind is None:
             with contextlib.suppress(KeyboardInterrupt):  # the run is whole; its user does not want to wait
-                self._end(self._patience, MOST_PATIENCE)
+                self._end(PATIENCE, MOST_PATIENCE)
         else:
             self._end(INTERRUPT_PATIENCE, INTERRUPT_PATIENCE)
-        self._over = True
+        self._over.set()
         if not self._complete:
             command = track_command(self._folder)
             log.warning("MLflow's mirror of the run is not complete, the ledger is; this completes it: %s", command)
@@ -121,64 +126,49 @@ class Tracker:
     def _end(self, patience: float, most: float) -> None:
         """Has the thread write the end, and waits for it as long as it makes progress."""
         begun, said = time.monotonic(), False
-        with self._changed:
-            self._ending = True
-            self._changed.notify_all()
-            seen, since = self._steps, begun
-            while not self._over:
-                now = time.monotonic()
-                if self._steps != seen:
-                    seen, since = self._steps, now
-                if now - since >= patience or now - begun >= most:
-                    return
-                if now - begun >= _SILENCE and not said:
-                    said = True
-                    log.warning(
-                        "the run is whole, MLflow's mirror of it is still being written; Ctrl-C leaves the rest to: %s",
-                        track_command(self._folder),
-                    )
-                self._changed.wait(min(patience - (now - since), most - (now - begun), 1.0))
+        self._ending.set()
+        while not self._over.wait(_GLANCE):
+            now = time.monotonic()
+            if now - max(begun, self._advanced) >= patience or now - begun >= most:
+                return
+            if now - begun >= _SILENCE and not said:
+                said = True
+                log.warning(
+                    "the run is whole, MLflow's mirror of it is still being written; Ctrl-C leaves the rest to: %s",
+                    track_command(self._folder),
+                )
 
     def _work(self) -> None:
         """Follows the run to its end, and tries again after what goes wrong, once more at the end."""
-        while not self._over:
-            ending = self._ending
+        while not self._over.is_set():
+            ending = self._ending.is_set()
             try:
                 self._follow()
             except Exception as fault:  # MLflow lets through the exceptions of every store and transport
                 self._warn(fault)
-                self._wait_to_try_again(ending)
+                if ending:
+                    self._over.set()
+                else:
+                    self._ending.wait(PAUSE)
 
     def _follow(self) -> None:
         """Writes what the records grow by until the run has ended, or until nobody waits for it any more."""
         sync = self._open_sync()
-        while not self._over:
-            ending = self._ending  # before the records are read: what is read after the end is all there is
+        while not self._over.is_set():
+            ending = self._ending.is_set()  # before the records are read: what is read after the end is all there is
             for _ in sync.update(ending):
-                self._advance()
-                if self._over:
+                self._advanced = time.monotonic()
+                if self._over.is_set():
                     return
-            with self._changed:
-                if ending:
-                    self._complete = self._over = True
-                    self._changed.notify_all()
-                else:
-                    self._changed.wait_for(lambda: self._over or self._ending, POLL)
-
-    def _wait_to_try_again(self, tried_at_the_end: bool) -> None:
-        with self._changed:
-            if tried_at_the_end:
-                self._over = True
-                self._changed.notify_all()
+            if ending:
+                self._complete = True
+                self._over.set()
             else:
-                self._changed.wait_for(lambda: self._over or self._ending, self._pause)
-
-    def _advance(self) -> None:
-        with self._changed:
-            self._steps += 1
-            self._changed.notify_all()
+                self._ending.wait(POLL)
 
     def _warn(self, fault: Exception) -> None:
+        from autoprune.running.tracking.mlflow_client import describe_fault
+
         if not self._warned:
             self._warned = True
             reason = describe_fault(fault, self._uri)

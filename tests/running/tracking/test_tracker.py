@@ -48,16 +48,17 @@ def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the tracker says to the user."""
     said: list[str] = []
     monkeypatch.setattr(tracker.log, "warning", lambda text, *parts: said.append(text % parts))
-    monkeypatch.setattr(tracker, "POLL", 0.01)
+    for name, seconds in {"POLL": 0.01, "PAUSE": 0.01, "PATIENCE": 10.0}.items():
+        monkeypatch.setattr(tracker, name, seconds)
     return said
 
 
-def follow(folder: Path, shelf: Callable[[Path], Shelf], patience: float = 10.0) -> tuple[Shelf, float, float]:
+def follow(folder: Path, shelf: Callable[[Path], Shelf]) -> tuple[Shelf, float, float]:
     """Tells five trials beside a tracker; the store, and the seconds that the trials and the end took."""
     write_run(folder, (), ended=False)
     store = shelf(folder)
     start = time.monotonic()
-    with Tracker(folder, store.open, patience=patience, pause=0.01), Ledger(folder / "ledger.jsonl") as ledger:
+    with Tracker(folder, store.open), Ledger(folder / "ledger.jsonl") as ledger:
         for number, outcome in enumerate(OUTCOMES):
             told = trial(number, outcome)
             ledger.asked(told.candidate)
@@ -93,9 +94,10 @@ def test_a_store_that_stays_down_is_left_with_the_command_that_completes_it(
 
 
 def test_a_store_that_hangs_delays_no_trial_and_the_end_only_for_its_patience(
-    tmp_path: Path, warnings: list[str]
+    tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, telling, ending = follow(tmp_path / "run", lambda folder: Shelf(folder, seconds=2), patience=0.3)
+    monkeypatch.setattr(tracker, "PATIENCE", 0.3)
+    store, telling, ending = follow(tmp_path / "run", lambda folder: Shelf(folder, seconds=2))
     assert telling < 1
     assert 0.3 <= ending < 1.5
     assert "this completes it: autoprune track" in warnings[-1]
@@ -107,7 +109,8 @@ def test_the_end_waits_as_long_as_the_store_advances(
     tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracker, "_SILENCE", 0.2)
-    store, _, ending = follow(tmp_path / "run", lambda folder: Shelf(folder, seconds=0.3), patience=0.9)
+    monkeypatch.setattr(tracker, "PATIENCE", 0.9)
+    store, _, ending = follow(tmp_path / "run", lambda folder: Shelf(folder, seconds=0.3))
     assert ending > 0.9
     assert (store.numbers, store.closed) == (TOLD, True)
     [said] = warnings
@@ -116,7 +119,7 @@ def test_the_end_waits_as_long_as_the_store_advances(
 
 def test_the_end_does_not_wait_for_ever(tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracker, "MOST_PATIENCE", 0.5)
-    store, _, ending = follow(tmp_path / "run", lambda folder: Shelf(folder, seconds=0.3), patience=5)
+    store, _, ending = follow(tmp_path / "run", lambda folder: Shelf(folder, seconds=0.3))
     assert ending < 1.5
     assert not store.closed
 
