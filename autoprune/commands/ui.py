@@ -29,8 +29,8 @@ _SECONDS_TO_END = 5.0
 
 def run(arguments: argparse.Namespace) -> None:
     """Starts MLflow's user interface on the store of a run and prints the addresses of its table and charts."""
-    from autoprune.running.tracking.mlflow_client import Store, answering
-    from autoprune.running.tracking.sync import EXPERIMENT, store_of_run
+    from autoprune.running.tracking.mlflow_client import Store
+    from autoprune.running.tracking.sync import EXPERIMENT, answering, store_of_run
 
     uri, experiment = arguments.tracking_uri, arguments.experiment or EXPERIMENT
     if arguments.folder is not None:

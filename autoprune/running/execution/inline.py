@@ -23,8 +23,11 @@ class _TimedOut(KeyboardInterrupt):
 def run_inline(stages: Stages[T], context: WorkerContext, timeout: float | None = None) -> T:
     """Does every job of every stage, and returns what the stages return.
 
-    A job whose result takes longer than `timeout` seconds is lost; that it is not tried again here, and that what hangs
-    outside of Python is not ended, only workers do better.
+    Args:
+        stages: of the run.
+        context: what jobs work with.
+        timeout: seconds that a job may take for a result; one that takes longer is lost. It is not tried again, and
+            what hangs outside of Python is not ended, which only workers do. None is no limit.
     """
     with closing(stages):
         while True:

@@ -126,7 +126,13 @@ class Evaluation(CandidateJob[Trial]):
         yield replace(trial, worker=context.worker)
 
     def failed(self, failure: Failure, seconds: float, worker: str) -> Trial:
-        """Returns a trial without a score."""
+        """Returns a trial without a score.
+
+        Args:
+            failure: why.
+            seconds: since it was handed out.
+            worker: who had it, as records name it.
+        """
         return Trial(self.candidate, failure, seconds=seconds, worker=worker)
 
 
@@ -143,7 +149,13 @@ class Reevaluation(CandidateJob[EvaluationResult]):
         return EvaluationResult(outcome, samples * evaluator.work.macs(self.candidate.allocation))
 
     def failed(self, failure: Failure, seconds: float, worker: str) -> EvaluationResult:
-        """Returns the failure; it is not known what the job has cost."""
+        """Returns the failure; what the job has cost is not known.
+
+        Args:
+            failure: why.
+            seconds: since it was handed out; they are not recorded.
+            worker: who had it; that is not recorded.
+        """
         return EvaluationResult(failure)
 
 

@@ -12,7 +12,7 @@ import sqlite3
 import tempfile
 import textwrap
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -50,7 +50,6 @@ _SQLITE = "sqlite:///"
 _DATABASES = ("sqlite", "mysql", "postgresql", "mssql")
 _LOCK_SECONDS = 60
 _NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
-_MODEL = "pruned"
 _RUN, _ROLE, _NUMBER, _TRIAL = "autoprune.run", "autoprune.role", "autoprune.number", "autoprune.trial"
 _PARENT = "mlflow.parentRunId"
 
@@ -90,11 +89,10 @@ class Store:
         self.id = str(found.experiment_id if found else self._make_experiment(experiment))
 
     def _make_experiment(self, name: str) -> str:
-        location = None
         folder = Path("mlruns").absolute()
-        if self._client.tracking_uri.startswith(_DATABASES) and quote(str(folder)) != str(folder):
-            # MLflow takes its own default, a plain path, for a quoted one.
-            location = (folder / uuid.uuid4().hex).as_uri()
+        misread = self._client.tracking_uri.startswith(_DATABASES) and quote(str(folder)) != str(folder)
+        # MLflow would take its own default, a plain path, for a quoted one.
+        location = (folder / uuid.uuid4().hex).as_uri() if misread else None
         return str(self._client.create_experiment(name, artifact_location=location))
 
     def find(self, key: str, role: str) -> tuple[str, Mapping[str, str]] | None:
@@ -112,8 +110,8 @@ class Store:
         try:
             self._client.set_experiment_tag(self.id, tag, content)
         except Exception as fault:  # MLflow lets through the exceptions of every store and transport
-            uri = self._client.tracking_uri
-            log.warning("MLflow does not take the view of the runs (%s)", describe_fault(fault, uri))
+            reason = describe_fault(fault, self._client.tracking_uri)
+            log.warning("MLflow does not take the view of the runs (%s)", reason)
 
     def reopen(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Shows a run as one that goes on."""
@@ -168,8 +166,7 @@ class Store:
 
     def metrics_of(self, run_id: str) -> Mapping[str, float]:
         """Returns the newest value of each metric of a run."""
-        found: Mapping[str, float] = self._client.get_run(run_id).data.metrics
-        return found
+        return dict(self._client.get_run(run_id).data.metrics)
 
     def children(self, run_id: str) -> set[int]:
         """Returns the numbers of the trials below a run.
@@ -226,7 +223,7 @@ class Store:
             path, described = Path(folder) / "model", Model(run_id=run_id)
             _save_model(network, inputs, path, described)
             tags = {_TRIAL: str(trial)}
-            logged = self._client.create_logged_model(self.id, _MODEL, source_run_id=run_id, tags=tags)
+            logged = self._client.create_logged_model(self.id, "pruned", source_run_id=run_id, tags=tags)
             try:
                 described.model_id = described.model_uuid = logged.model_id
                 described.artifact_path = logged.artifact_location
@@ -297,11 +294,11 @@ def resolve_uri(uri: str | None) -> str:
     store = str(uri or mlflow.get_tracking_uri())
     if not uri and not mlflow.is_tracking_uri_set() and store.startswith(_SQLITE):  # type: ignore[no-untyped-call]
         return _sqlite_uri(url2pathname(store.removeprefix(_SQLITE)))  # MLflow quotes the path of its default
-    path = _path_in(store)
+    path = local_path(store)
     return store if path is None else _sqlite_uri(path)
 
 
-def _path_in(store: str) -> str | None:
+def local_path(store: str) -> str | None:
     """Returns the whole path of a local database; None for any other store, and for one that is opened with options.
 
     SQLAlchemy takes a path as it is up to release 2.0, and unquotes it from 2.1 on.
@@ -318,7 +315,7 @@ def _sqlite_uri(path: str) -> str:
     It is not quoted where that can be helped: MLflow makes the folder that it names, and does not unquote its name.
     """
     uris = [f"{_SQLITE}{text}" for text in (path, os.path.relpath(path), quote(path))]
-    return next((uri for uri in uris if _path_in(uri) == path), uris[0])
+    return next((uri for uri in uris if local_path(uri) == path), uris[0])
 
 
 def _open_database(store: str) -> None:
@@ -329,7 +326,7 @@ def _open_database(store: str) -> None:
     """
     from mlflow.store.db.utils import create_sqlalchemy_engine
 
-    path = _path_in(store)
+    path = local_path(store)
     if path is not None:
         _make_database(Path(path))
     try:
@@ -387,50 +384,19 @@ def describe_fault(fault: BaseException, uri: str | None) -> str:
     return f"{type(fault).__name__}: {text}"
 
 
-@contextlib.contextmanager
-def answering(uri: str | None) -> Iterator[str]:
-    """Gives the URI of the store that a run with this setting writes to; what it raises in the body becomes one line.
-
-    Args:
-        uri: as the run has it; the one that is given has the full path of a local store.
-
-    Raises:
-        UserError: it is a local store that does not exist.
-        AutopruneError: the store does not answer.
-    """
-    store = resolve_uri(uri)
-    path = _path_in(store)
-    if path is not None and not Path(path).is_file():
-        raise UserError(
-            f"there is no MLflow store at {store}; run `autoprune search` here first, "
-            "change to the folder it was run in, or name the store with --tracking-uri"
-        )
-    try:
-        yield store
-    except AutopruneError:
-        raise
-    except Exception as fault:  # MLflow lets through the exceptions of every store and transport
-        raise AutopruneError(
-            f"the MLflow store {redact(store, store)} does not answer ({describe_fault(fault, store)}); start it, name "
-            "another with --tracking-uri, or give the run's folder"
-        ) from fault
-
-
-def tags_of(run_id: str, uri: str | None) -> Mapping[str, str]:
+def tags_of(run_id: str, store: str) -> Mapping[str, str]:
     """Returns the tags of a run.
 
     Raises:
         UserError: the store has none of that id.
-        AutopruneError: the store does not answer.
+        Exception: whatever the store raises.
     """
-    with answering(uri) as store:
-        try:
-            found: Mapping[str, str] = connect(store).get_run(run_id).data.tags
-        except MlflowException as fault:
-            if fault.error_code not in _NOT_THERE:
-                raise
-            raise UserError(
-                f"mlflow:{run_id}: no such run in {redact(store, store)} ({describe_fault(fault, store)}); copy the id "
-                "from `autoprune ui`, or name another store with --tracking-uri"
-            ) from fault
-    return found
+    try:
+        return dict(connect(store).get_run(run_id).data.tags)
+    except MlflowException as fault:
+        if fault.error_code not in _NOT_THERE:
+            raise
+        raise UserError(
+            f"mlflow:{run_id}: no such run in {redact(store, store)} ({describe_fault(fault, store)}); copy the id "
+            "from `autoprune ui`, or name another store with --tracking-uri"
+        ) from fault

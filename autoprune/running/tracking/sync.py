@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -10,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune import registry
 from autoprune.config import load_experiment
-from autoprune.config.credentials import usable_uri
+from autoprune.config.credentials import redact, usable_uri
 from autoprune.core.ledger import NAME, read_records
-from autoprune.errors import CheckpointError, UserError
+from autoprune.errors import AutopruneError, CheckpointError, UserError
 from autoprune.reporting.record import read_record
 from autoprune.running.run_folder import RunFolder
-from autoprune.running.tracking.mlflow_client import Store, describe_fault, tags_of
+from autoprune.running.tracking.mlflow_client import Store, describe_fault, local_path, resolve_uri, tags_of
 from autoprune.running.tracking.mlflow_runs import (
     SEARCH_ROLE,
     TRAINING,
@@ -53,7 +54,7 @@ class Sync:
 
     Attributes:
         trials: how many the records tell so far.
-        added: how many of them the store did not have.
+        added: how many of them the store did not have, in the beginning.
         state: of the run, once it is closed in the store.
 
     Raises:
@@ -102,7 +103,7 @@ class Sync:
             self._close(self._reader.conclude())
 
     def _open_run(self) -> str:
-        """Returns the id of the run that stands for the folder, found or made; and what of the records it shows."""
+        """Finds the run that stands for the folder, and what it shows already, or makes it; returns its id."""
         content, store = self._reader.describe(), self._store
         place = {_FOLDER: str(self._folder.resolve())}
         run, tags = store.find(content.key, content.role) or ("", {})
@@ -122,9 +123,10 @@ class Sync:
         with open(self._reader.path, "rb") as file:
             file.seek(self._offset)
             for line in file:
-                if line.endswith(b"\n"):  # else a process is writing it
-                    self._offset += len(line)
-                    yield json.loads(line)
+                if not line.endswith(b"\n"):  # it is being written
+                    return
+                self._offset += len(line)
+                yield json.loads(line)
 
     def _write_points(self, points: list[Point]) -> None:
         self._store.write(self._run, points, tags={_READ: str(self._offset)})
@@ -197,6 +199,35 @@ def store_of_run(folder: Path, uri: str | None, experiment: str | None) -> tuple
     return uri or usable_uri(settings.get("uri")), experiment or settings.get("experiment") or EXPERIMENT
 
 
+@contextlib.contextmanager
+def answering(uri: str | None) -> Iterator[str]:
+    """Gives the URI of the store that a run with this setting writes to; what it raises in the body becomes one line.
+
+    Args:
+        uri: as the run has it; the one that is given has the full path of a local store.
+
+    Raises:
+        UserError: it is a local store that does not exist.
+        AutopruneError: the store does not answer.
+    """
+    store = resolve_uri(uri)
+    path = local_path(store)
+    if path is not None and not Path(path).is_file():
+        raise UserError(
+            f"there is no MLflow store at {store}; run `autoprune search` here first, "
+            "change to the folder it was run in, or name the store with --tracking-uri"
+        )
+    try:
+        yield store
+    except AutopruneError:
+        raise
+    except Exception as fault:  # MLflow lets through the exceptions of every store and transport
+        raise AutopruneError(
+            f"the MLflow store {redact(store, store)} does not answer ({describe_fault(fault, store)}); start it, name "
+            "another with --tracking-uri, or give the run's folder"
+        ) from fault
+
+
 def find_run(run_id: str, uri: str | None) -> tuple[Path, int | None]:
     """Returns the folder of the search that an MLflow run shows, and the trial's number if it is a trial's run.
 
@@ -204,9 +235,10 @@ def find_run(run_id: str, uri: str | None) -> tuple[Path, int | None]:
         UserError: there is no such run, it is not of a search by autoprune, or the search's folder is not here.
         AutopruneError: the store does not answer.
     """
-    own = tags_of(run_id, uri)
-    number = own.get("autoprune.number")
-    tags = own if number is None else tags_of(own["mlflow.parentRunId"], uri)
+    with answering(uri) as store:
+        own = tags_of(run_id, store)
+        number = own.get("autoprune.number")
+        tags = own if number is None else tags_of(own["mlflow.parentRunId"], store)
     if "autoprune.folder" not in tags or tags.get("autoprune.role") != SEARCH_ROLE:
         raise UserError(f"mlflow:{run_id} is no search of autoprune; give the id of a run that `autoprune ui` shows")
     folder = Path(tags["autoprune.folder"])

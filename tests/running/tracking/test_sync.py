@@ -20,8 +20,8 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.ledger import Ledger
 from autoprune.core.trial import Candidate, Score, Trial
 from autoprune.errors import RunFolderError, UserError
-from autoprune.running.tracking.mlflow_client import Store, answering, connect, resolve_uri
-from autoprune.running.tracking.sync import Sync
+from autoprune.running.tracking.mlflow_client import Store, connect, resolve_uri
+from autoprune.running.tracking.sync import Sync, answering
 from autoprune.running.tracking.tracker import active_run
 from tests.journeys import Cli, in_child, left_behind
 from tests.reporting.ledgers import OUTCOMES, trial, write_run
