@@ -19,24 +19,32 @@ if TYPE_CHECKING:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the smaller network of a run, a `best.yaml` or an MLflow run, and says what to expect of it."""
+    """Writes the smaller network of a run, a `best.yaml` or an MLflow run, and says what to expect of it.
+
+    Raises:
+        UserError: an option or the source is at fault, or a file cannot be written.
+    """
     finetune, seed = (None, 0) if arguments.finetune is None else read_finetune(arguments.finetune)
     _check_output(arguments)
     source = find_source(arguments.source, arguments.trial, arguments.settings.get("track.uri"))
+    from autoprune.evaluation.checkpoints.checkpoint import write_checkpoint
+    from autoprune.evaluation.checkpoints.export import export_network
     from autoprune.running.apply.apply import apply_source
     from autoprune.running.apply.pruned_model import ApplyOptions
 
     options = ApplyOptions(finetune, seed, arguments.force, arguments.reconstruct)
     pruned = apply_source(source, arguments.settings, arguments.set, options)
     try:
-        pruned.write(arguments.output)
+        write_checkpoint(arguments.output, pruned.checkpoint)
     except OSError as fault:
         if is_full(fault):
             raise
         raise UserError(f"{arguments.output} cannot be written ({fault.strerror}); choose another --output") from fault
     pruned.check_written(arguments.output)
+    exported, inputs = None, pruned.checkpoint.example_inputs()
     try:
-        exported = pruned.export(arguments.output, arguments.export) if arguments.export else None
+        if arguments.export:
+            exported = export_network(pruned.network, inputs, arguments.output, arguments.export)
     except UserError as fault:
         raise UserError(f"{arguments.output} is written, but {fault}") from fault
     _print(pruned, arguments.output, exported)

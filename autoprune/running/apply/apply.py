@@ -13,45 +13,42 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.ledger import History, read_history
 from autoprune.core.trial import Candidate, Failure, Trial, winners
 from autoprune.errors import CheckpointError, UserError
-from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild
+from autoprune.evaluation.checkpoints.checkpoint import read_checkpoint, rebuild
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.graph.costs import measure_costs
-from autoprune.running.apply.best_file import BestFile
-from autoprune.running.apply.pruned_model import (
-    ApplyOptions,
-    PrunedModel,
-    build,
-    describe_origin,
-    finalize,
-    train_further,
-)
-from autoprune.running.apply.recorded_result import RecordedResult
-from autoprune.running.apply.source import Source
+from autoprune.running.apply.pruned_model import ApplyOptions, PrunedModel, RecordedResult, finalize
+from autoprune.running.apply.source import BestFile, TrialSource
 from autoprune.running.progress import Display
 from autoprune.running.run_folder import RunFolder, existing_folder
 from autoprune.running.setup import Setup, prepare, task_of
 from autoprune.tasks.weights import digest, read_state_dict
 
+_SHOWN = 12
 _OF_THE_SEARCH = ("evaluation.recalibrate", "evaluation.reconstruct", "evaluation.finetune", "scoring", "pruner")
 
 
-def apply_source(source: Source, given: Mapping[str, Any], sets: Sequence[str], options: ApplyOptions) -> PrunedModel:
+def apply_source(
+    source: TrialSource | BestFile, given: Mapping[str, Any], sets: Sequence[str], options: ApplyOptions
+) -> PrunedModel:
     """Returns the smaller network of a run's trial or of a `best.yaml`.
 
     Args:
+        source: what was found.
         given: dotted keys of an experiment to values that win over the source's own.
         sets: texts `key=value`, which win over both.
+        options: what is to be otherwise than in the search.
 
     Raises:
         UserError: the source, network, data or settings are at fault, or were another's when it was searched.
     """
-    if source.path.is_dir():
-        return _apply_trial(source, given, sets, options)
-    best = BestFile.read(source.path)
-    return _prune_best(best, best.experiment(given, sets), options)
+    if isinstance(source, BestFile):
+        return _prune_best(source, source.experiment(given, sets), options)
+    return _apply_trial(source, given, sets, options)
 
 
-def _apply_trial(source: Source, given: Mapping[str, Any], sets: Sequence[str], options: ApplyOptions) -> PrunedModel:
+def _apply_trial(
+    source: TrialSource, given: Mapping[str, Any], sets: Sequence[str], options: ApplyOptions
+) -> PrunedModel:
     """Returns the network of a run's trial, just as it was scored where its weights are kept.
 
     It is pruned anew where they are not, where it is to be reconstructed, or where another checkpoint is forced on it
@@ -79,30 +76,16 @@ def _apply_trial(source: Source, given: Mapping[str, Any], sets: Sequence[str], 
         )
     origin = f"trial {trial.number} of {path}, as it was scored"
     if options.finetune is None:
-        return _as_scored(stored, experiment, trial, history, recorded, origin)
+        dense = task_of(experiment).network
+        network, dense_costs = rebuild(stored, dense), history.of("dense")[0]["costs"]
+        costs = recorded.costs if stored.masked else measure_costs(network, stored.example_inputs())
+        return PrunedModel(network, dense, stored, costs, dense_costs, origin, stored.masked, recorded, as_scored=True)
     setup = prepare(experiment, Display())
     if distills:
         _check_weights(recorded, setup, str(path), options)
     evaluator = _evaluator(setup)
-    trained = train_further(setup, evaluator, evaluator.restore_to_train(weights), options, origin)
+    trained = finalize(setup, evaluator, evaluator.restore_to_train(weights), options, origin)
     return replace(trained, recorded=recorded)
-
-
-def _as_scored(
-    stored: PrunedCheckpoint,
-    experiment: Experiment,
-    trial: Trial,
-    history: History,
-    recorded: RecordedResult,
-    origin: str,
-) -> PrunedModel:
-    dense_network = task_of(experiment).network
-    network, dense = rebuild(stored, dense_network), history.last("dense")
-    costs = trial.costs if stored.masked else measure_costs(network, stored.example_inputs())
-    dense_costs = dense["costs"] if dense else costs
-    return PrunedModel(
-        network, dense_network, stored, costs, dense_costs, origin, stored.masked, recorded, as_scored=True
-    )
 
 
 def _prune_trial(
@@ -171,8 +154,12 @@ def _prune_anew(
         weights: the folder where the weights of its parent lie.
     """
     evaluator = _evaluator(setup, weights)
-    built = build(evaluator, candidate, options)
-    pruned = finalize(setup, evaluator, built, options, f"{source}, {describe_origin(evaluator, options)}")
+    wanted, origin = options.of(candidate), f"{source}, pruned anew"
+    evaluator.warm_up(wanted.recipe)
+    if options.reconstruct:
+        samples = evaluator.data.cap_samples(wanted.recipe).reconstruct
+        origin += f", reconstructed on {samples} training samples"
+    pruned = finalize(setup, evaluator, evaluator.build(wanted), options, origin)
     if any(pruned.costs.get(kind) != cost for kind, cost in recorded.costs.items()):
         recorded = RecordedResult(
             remark=f"{source} has the accuracy and costs of another network: were its widths changed?"
@@ -215,12 +202,16 @@ def _check_weights(recorded: RecordedResult, setup: Setup, source: str, options:
         UserError: they are others, and that is not forced.
     """
     found, section = setup.identity["checkpoint"], setup.experiment.task
-    if recorded.holds_for(found):
+    if recorded.digest is None or recorded.digest == found:
         return ""
-    if not options.force:
-        whose = f"task {section.name}" if section.checkpoint is None else f"checkpoint {section.checkpoint}"
-        raise recorded.other_weights(found, whose, source)
-    return "with the weights that were searched on"
+    if options.force:
+        return "with the weights that were searched on"
+    whose = f"task {section.name}" if section.checkpoint is None else f"checkpoint {section.checkpoint}"
+    raise UserError(
+        f"{whose} has other weights than {source} was searched on (SHA-256 {found[:_SHOWN]}…, not "
+        f"{recorded.digest[:_SHOWN]}…), and what was measured does not hold for them; give the ones searched on with "
+        "--checkpoint, or have these pruned to the same widths with --force"
+    )
 
 
 def _holds_searched(recorded: RecordedResult, experiment: Experiment, path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""A smaller network on its way to a file, and the file compared with what the search counted."""
+"""A smaller network on its way to a file, compared with what the search recorded of it and counted."""
 
 from __future__ import annotations
 
@@ -7,22 +7,78 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from autoprune.core.recipe import Finetune, Recipe
-from autoprune.core.trial import Candidate, Score
+from autoprune.core.ledger import History
+from autoprune.core.recipe import Finetune
+from autoprune.core.trial import Candidate, Failure, Score, Stopped, Trial
 from autoprune.errors import AutopruneError
 from autoprune.evaluation.candidate_builder import PrunedNetwork
-from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild, write_checkpoint
-from autoprune.evaluation.checkpoints.export import export_network
+from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.graph.costs import measure_costs, measure_effective
 from autoprune.graph.groups import find_groups
-from autoprune.running.apply.recorded_result import RecordedResult
 from autoprune.running.progress import Display, training_progress
 from autoprune.running.setup import Setup
 from autoprune.tasks.training.distillation import distillation
+
+
+@dataclass(frozen=True)
+class RecordedResult:
+    """What a search recorded of a trial, for comparison; a `best.yaml` written by hand may hold none of it.
+
+    Attributes:
+        score: on the most validation samples that it was evaluated on; 0 samples where their number is not recorded.
+        costs: FLOPs, parameters and bytes, as they were counted then.
+        digest: of the dense network's weights.
+        dropped: whether its evaluation ended early.
+        remark: what else to know of it.
+    """
+
+    score: Score | None = None
+    costs: Mapping[str, int] = field(default_factory=dict)
+    digest: str | None = None
+    dropped: bool = False
+    remark: str = ""
+
+    @classmethod
+    def of_trial(cls, history: History, trial: Trial) -> RecordedResult:
+        """Returns what a run's ledger says of one of its trials."""
+        digest = history.of("started")[0]["identity"]["checkpoint"]
+        outcome, remark = trial.outcome, ""
+        assert not isinstance(outcome, Failure), "a failed trial has no result"
+        if trial.candidate.role == "intermediate":
+            remark = f"trial {trial.number} is a step of a round on the way: the run's budget was not its limit"
+        if isinstance(outcome, Stopped):
+            return cls(outcome.score, trial.costs, digest, True, remark)
+        return cls(_on_all_samples(history, trial.number) or outcome, trial.costs, digest, False, remark)
+
+    @classmethod
+    def of_best(cls, content: Mapping[str, Any]) -> RecordedResult:
+        """Returns what a `best.yaml` says."""
+        accuracy, loss, samples = (_number(content.get(name)) for name in ("accuracy", "loss", "samples"))
+        score = None if accuracy is None or loss is None else Score(loss, accuracy, int(samples or 0))
+        found = content.get("costs")
+        costs = {str(kind): cost for kind, cost in found.items()} if isinstance(found, dict) else {}
+        digest = content.get("checkpoint_sha256")
+        return cls(score, costs, None if digest is None else str(digest))
+
+    def holds_for(self, digest: str) -> bool:
+        """Returns whether the dense network's weights are those that were searched on, as far as that is recorded."""
+        return self.digest in (None, digest)
+
+
+def _on_all_samples(history: History, number: int) -> Score | None:
+    """Returns the score at the end of a run, if the trial was among its best."""
+    scores = {record["number"]: record["score"] for record in history.of("reevaluated")}
+    scores |= {record["number"]: record["validation"] for record in history.of("result")}
+    return Score.from_json(scores[number]) if number in scores else None
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 @dataclass(frozen=True)
@@ -54,14 +110,6 @@ class PrunedModel:
         found = self.checkpoint.metrics
         return Score(found["loss"], found["accuracy"], int(found["samples"]))
 
-    def write(self, path: Path) -> None:
-        """Writes the checkpoint.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        write_checkpoint(path, self.checkpoint)
-
     def check_written(self, path: Path) -> None:
         """Builds the network again from the file, and checks that it costs what the search counted.
 
@@ -83,14 +131,6 @@ class PrunedModel:
     def _agree(self, kind: str, found: int, wanted: int) -> bool:
         # Where weights were set to zero there may be more zeros than asked for: those of the dense network.
         return found <= wanted if self.effective and kind != "size" else found == wanted
-
-    def export(self, path: Path, form: str) -> Path:
-        """Writes the network beside `path` as `pt2` or `onnx`, and returns where it went.
-
-        Raises:
-            UserError: the network cannot be exported, or ONNX is not installed.
-        """
-        return export_network(self.network, self.checkpoint.example_inputs(), path, form)
 
 
 @contextlib.contextmanager
@@ -138,60 +178,30 @@ class ApplyOptions:
         return replace(candidate, recipe=replace(candidate.recipe, reconstruct=self.reconstruct), settings=settings)
 
 
-def build(evaluator: Evaluator, candidate: Candidate, options: ApplyOptions) -> PrunedNetwork:
-    """Builds the candidate's network, as it is wanted.
-
-    Raises:
-        UserError: the data are missing or damaged, or its pruner leaves nothing to reconstruct.
-    """
-    wanted = options.of(candidate)
-    evaluator.warm_up(wanted.recipe)
-    return evaluator.build(wanted)
-
-
-def describe_origin(evaluator: Evaluator, options: ApplyOptions) -> str:
-    """Returns in words how `build` came to the network."""
-    if not options.reconstruct:
-        return "pruned anew"
-    samples = evaluator.data.cap_samples(Recipe(reconstruct=options.reconstruct)).reconstruct
-    return f"pruned anew, reconstructed on {samples} training samples"
-
-
 def finalize(
     setup: Setup, evaluator: Evaluator, built: PrunedNetwork, options: ApplyOptions, origin: str
 ) -> PrunedModel:
-    """Trains a network further if that is wanted, and evaluates it.
+    """Trains a network further if that is wanted, what is pruned of it staying so, and evaluates it.
 
     Args:
-        origin: where it comes from, in words.
-    """
-    if options.finetune is not None:
-        return train_further(setup, evaluator, built, options, origin)
-    return _evaluated(setup, evaluator, built, origin)
-
-
-def train_further(
-    setup: Setup, evaluator: Evaluator, built: PrunedNetwork, options: ApplyOptions, origin: str
-) -> PrunedModel:
-    """Trains a network further, what is pruned of it staying so, and evaluates it.
-
-    Args:
+        setup: the dense network, which teaches where the training distils, and its task.
+        evaluator: evaluates on all validation samples.
+        built: the network; it is trained in place.
         options: with the training that is wanted.
-        origin: where it comes from, in words.
+        origin: where the network comes from, in words.
     """
-    finetune, hooks = options.finetune, [built.held_masks()]
-    assert finetune is not None
-    if finetune.distill:
-        hooks.insert(0, distillation(setup.prunable.network, finetune.temperature, finetune.distill))
-    with training_progress(Display(), "fine-tuning") as hook:
-        setup.task.train(built.network, finetune.plan(options.seed), [*hooks, hook])
-    trained = _evaluated(setup, evaluator, built, f"{origin}, fine-tuned ({finetune})")
-    return replace(trained, change="in the search, before the fine-tuning")
-
-
-def _evaluated(setup: Setup, evaluator: Evaluator, built: PrunedNetwork, origin: str) -> PrunedModel:
+    change, finetune = "", options.finetune
+    if finetune is not None:
+        hooks = [built.held_masks()]
+        if finetune.distill:
+            hooks.insert(0, distillation(setup.prunable.network, finetune.temperature, finetune.distill))
+        with training_progress(Display(), "fine-tuning") as hook:
+            setup.task.train(built.network, finetune.plan(options.seed), [*hooks, hook])
+        origin, change = f"{origin}, fine-tuned ({finetune})", "in the search, before the fine-tuning"
     score = evaluator.evaluate_network(built.network, None)
     metrics = {"accuracy": score.accuracy, "loss": score.loss, "samples": score.samples}
-    costs, table, dense = built.costs(), setup.prunable.costs, setup.prunable.network
     checkpoint = built.checkpoint(metrics, evaluator.config.identity)
-    return PrunedModel(built.network.cpu(), dense, checkpoint, costs, dict(**table.dense()), origin, table.effective)
+    costs, table, dense = built.costs(), setup.prunable.costs, setup.prunable.network
+    return PrunedModel(
+        built.network.cpu(), dense, checkpoint, costs, dict(**table.dense()), origin, table.effective, change=change
+    )

@@ -2,27 +2,131 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from autoprune import registry
+from autoprune.config import Experiment, load_experiment
+from autoprune.core.settings import criterion_pattern
 from autoprune.errors import UserError
 from autoprune.running.run_folder import EXPERIMENT
 
+_NEEDED = ("widths", "task", "model", "pruner")
+# Settings that may name the user's own code, with what kind of it.
+_OWN_CODE = {"task.name": "task", "pruner": "pruner", "scoring.criterion": "criterion", "scoring.pattern": "pattern"}
+
 
 @dataclass(frozen=True)
-class Source:
-    """A run's folder, or a `best.yaml`.
+class TrialSource:
+    """A trial of a run.
 
     Attributes:
-        trial: the number of the folder's trial; None is the best.
+        path: the run's folder.
+        trial: the trial's number; None is the best.
     """
 
     path: Path
     trial: int | None = None
 
 
-def find_source(text: str, trial: int | None, tracking_uri: str | None) -> Source:
-    """Returns what a text names.
+@dataclass(frozen=True)
+class BestFile:
+    """The content of a `best.yaml`; one written by hand may hold no more than what pruning needs."""
+
+    path: Path
+    content: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> BestFile:
+        """Reads a file.
+
+        Raises:
+            UserError: it is another file, lacks what pruning needs, or its widths were pruned from other weights than
+                the dense network's, which lie in the run's folder alone.
+        """
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as fault:
+            raise UserError(f"{path} cannot be read as YAML: {fault}") from fault
+        missing = [key for key in _NEEDED if not isinstance(content, dict) or key not in content]
+        if missing:
+            raise UserError(f"{path} is no best.yaml of autoprune: it lacks {', '.join(missing)}")
+        best = cls(path, content)
+        parent = content.get("parent")
+        if parent is not None or best._mapping("recipe").get("admm"):
+            why = "were trained before they were pruned" if parent is None else f"are those that trial {parent} left"
+            raise UserError(
+                f"{path} holds the widths, but not the weights that go with them, which {why}; "
+                "apply the run's folder: autoprune apply RUN"
+            )
+        return best
+
+    def experiment(self, given: Mapping[str, Any], sets: Sequence[str]) -> Experiment:
+        """Returns the experiment of the file's task, model, pruner and recipe, with what is given otherwise.
+
+        A file never names code to run: the user's own code is imported only if what is given names it.
+
+        Args:
+            given: dotted keys to values that win over the file.
+            sets: texts `key=value`, which win over both.
+
+        Raises:
+            UserError: the file alone names the user's own code, or something in it is no setting.
+        """
+        recipe, scoring = self._mapping("recipe"), self._mapping("scoring")
+        own = {
+            "task.name": self.content["task"],
+            "task.model": self.content["model"],
+            "pruner": self.content["pruner"],
+            "evaluation.recalibrate.samples": recipe.get("recalibrate"),
+            "evaluation.recalibrate.augment": recipe.get("augment"),
+            "evaluation.reconstruct": recipe.get("reconstruct"),
+            "evaluation.finetune": recipe.get("finetune"),
+            "search.seed": scoring.pop("seed", None),
+            **{f"scoring.{key}": value for key, value in scoring.items()},
+        }
+        named = {*given, *(text.partition("=")[0].strip() for text in sets)}
+        for key, kind in _OWN_CODE.items():
+            value = own.get(key)
+            if key not in named and isinstance(value, str) and _is_code(kind, value):
+                option = "--task" if kind == "task" else f"--set {key}="
+                raise UserError(f"{self.path} was made with {kind} {value!r}; name it with {option} to import it")
+        if _is_code("model", str(own["task.model"])):  # a model of the user's own belongs to the task
+            del own["task.model"]
+        return load_experiment(None, {**own, **given}, sets)
+
+    def criteria(self) -> dict[str, Any]:
+        """Returns the criteria of single groups; all other settings are in scoring and recipe, which options change.
+
+        Raises:
+            UserError: one is unknown, or the user's own code.
+        """
+        chosen = {name: value for name, value in self._mapping("settings").items() if criterion_pattern(str(name))}
+        for value in chosen.values():
+            if registry.is_own("criterion", registry.check("criterion", str(value))):
+                raise UserError(
+                    f"{self.path} names criterion {value!r}, and no code is imported because a file names it; apply "
+                    "the run's folder: autoprune apply RUN"
+                )
+        return chosen
+
+    def _mapping(self, key: str) -> dict[str, Any]:
+        found = self.content.get(key, {})
+        if not isinstance(found, dict):
+            raise UserError(f"{self.path}: {key} should be a mapping but is {found!r}")
+        return dict(found)
+
+
+def _is_code(kind: str, name: str) -> bool:
+    return registry.is_own(kind, name) or (kind in ("task", "model") and ":" in name)
+
+
+def find_source(text: str, trial: int | None, tracking_uri: str | None) -> TrialSource | BestFile:
+    """Returns what a text names; a file is read.
 
     Args:
         text: a path, or `mlflow:RUN_ID`.
@@ -30,19 +134,21 @@ def find_source(text: str, trial: int | None, tracking_uri: str | None) -> Sourc
         tracking_uri: MLflow's store; None is MLflow's own choice.
 
     Raises:
-        UserError: there is no such thing, or a trial is asked of a file.
+        UserError: there is no such thing, a trial is asked of a file, or the file is not what pruning needs.
         AutopruneError: the store does not answer.
     """
     if text.startswith("mlflow:"):
         from autoprune.running.tracking.sync import find_run
 
         folder, number = find_run(text.removeprefix("mlflow:"), tracking_uri)
-        return Source(folder, number if trial is None else trial)
+        return TrialSource(folder, number if trial is None else trial)
     path = Path(text)
     if path.is_dir() and not (path / EXPERIMENT).is_file():
         raise UserError(f"{path} is no run of autoprune: it has no {EXPERIMENT}; name a folder that a search wrote")
     if not path.exists():
         raise UserError(f"no such run or file: {path}; give a run's folder, a best.yaml or mlflow:RUN_ID")
-    if path.is_file() and trial is not None:
+    if path.is_dir():
+        return TrialSource(path, trial)
+    if trial is not None:
         raise UserError("--trial picks from a run's folder; a file of widths holds one allocation")
-    return Source(path, trial)
+    return BestFile.read(path)

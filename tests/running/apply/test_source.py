@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from autoprune.errors import UserError
-from autoprune.running.apply.best_file import BestFile
+from autoprune.running.apply.source import BestFile
 
 LEAST = {"widths": {"a": 4}, "task": "digits", "model": "digits_resnet", "pruner": "l2_filter"}
 
