@@ -45,8 +45,13 @@ class ComputeBudget:
         """Returns the compute budget of an experiment; without a limit nothing is counted, as that takes a pass over
         the samples.
 
+        Args:
+            setup: with the experiment, whose `search.evaluations` is the limit.
+            evaluator: knows the samples, and what evaluations cost.
+            limits: what candidates may cost at most.
+
         Raises:
-            UserError: it does not pay for a single candidate.
+            UserError: it does not pay for the dense reference, one candidate and the finalists.
         """
         evaluations = setup.experiment.search.evaluations
         if evaluations is None:
@@ -55,22 +60,14 @@ class ComputeBudget:
         unit = samples * evaluator.work.macs({})
         recipes = extreme_recipes(setup.experiment.recipe(), setup.space.settings)
         candidate = _most_work(setup, evaluator, limits, recipes, samples)
-        compute_budget = cls(unit, evaluations * unit, _finals(setup, evaluator, limits), candidate)
-        compute_budget.check()
-        return compute_budget
-
-    def check(self) -> None:
-        """Checks that the dense reference, one candidate and the finalists can be paid.
-
-        Raises:
-            UserError: they cannot.
-        """
-        least = self.unit + self.candidate + self.finals
-        if self.allowed is not None and self.allowed < least:
+        finals = _finals(setup, evaluator, limits)
+        least = unit + candidate + finals
+        if evaluations * unit < least:
             raise UserError(
-                f"--evaluations {self.allowed // self.unit} does not pay for the dense network, one candidate and the "
-                f"finalists; give at least {-(-least // self.unit)}, or fewer finalists (search.rerank.top)"
+                f"--evaluations {evaluations} does not pay for the dense network, one candidate and the finalists; "
+                f"give at least {-(-least // unit)}, or fewer finalists (search.rerank.top)"
             )
+        return cls(unit, evaluations * unit, finals, candidate)
 
     def left(self, spent: int) -> int | None:
         """Returns what is left for candidates after the dense reference and a sweep that cost `spent`."""

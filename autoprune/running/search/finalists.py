@@ -12,7 +12,7 @@ from autoprune.core.trial import value as value_of
 from autoprune.errors import AllTrialsFailed
 from autoprune.evaluation.sensitivity.levels import EvaluationResult
 from autoprune.running.execution.jobs import Evaluation, JobList, Reevaluation, Stages
-from autoprune.running.search.context import RunContext
+from autoprune.running.search.loop import RunContext
 from autoprune.searchers.base.searcher import SearchProblem
 
 
@@ -21,6 +21,11 @@ def choose_winner(run: RunContext, problem: SearchProblem, trials: list[Trial]) 
 
     What the ledger holds is not evaluated again. Where finalists have a recipe of their own each becomes a trial, which
     is added to `trials`.
+
+    Args:
+        run: the run in progress.
+        problem: of the search.
+        trials: all of them, the finalists of an interrupted run included.
 
     Raises:
         AllTrialsFailed: none of them could be evaluated on all samples.

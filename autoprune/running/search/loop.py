@@ -1,19 +1,52 @@
-"""A search in progress: what is evaluated next, and what becomes of each outcome."""
+"""A search in progress: the objects of its run, what is evaluated next, and what becomes of each outcome."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from autoprune import registry
 from autoprune.core.budget import COST_KINDS, Limits
 from autoprune.core.costs import within
-from autoprune.core.ledger import History
+from autoprune.core.ledger import History, Ledger
 from autoprune.core.trial import Candidate, Failure, Role, Trial, ranked, reasons
 from autoprune.errors import AllTrialsFailed, AutopruneError
+from autoprune.evaluation.evaluator import Evaluator
 from autoprune.running.execution.jobs import Evaluation, Stages
-from autoprune.running.search.context import RunContext
+from autoprune.running.progress import Display
+from autoprune.running.run_folder import RunFolder
+from autoprune.running.search.compute_budget import ComputeBudget
+from autoprune.running.setup import Setup
 from autoprune.running.threads import SingleThreaded
+from autoprune.running.tracking.tracker import Tracking
 from autoprune.searchers.base.searcher import Searcher, SearchProblem
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """The objects that every part of a run works with.
+
+    Attributes:
+        setup: the network and task, and what is searched.
+        folder: where all of it is kept.
+        ledger: of the run, open for writing.
+        history: what the ledger said when the run was started or resumed.
+        tracking: where it is mirrored; None where it is not.
+        display: shows progress.
+        evaluator: with its data, evaluates the dense network and candidates here.
+        limits: the budget as whole numbers.
+        compute_budget: what the run may cost, and what is left of that for candidates.
+    """
+
+    setup: Setup
+    folder: RunFolder
+    ledger: Ledger
+    history: History
+    tracking: Tracking | None
+    display: Display
+    evaluator: Evaluator
+    limits: Limits
+    compute_budget: ComputeBudget
 
 
 class ReplayError(AutopruneError):
@@ -75,7 +108,14 @@ class SearchLoop:
         self.advance(self._note())
 
     def lost(self, job: Evaluation, failure: Failure, seconds: float, worker: str) -> None:
-        """Takes a candidate without an outcome: its trial is a failure."""
+        """Takes a candidate without an outcome: its trial is a failure.
+
+        Args:
+            job: the candidate.
+            failure: what kept it from having an outcome.
+            seconds: that it took.
+            worker: the name of the process that had it.
+        """
         self.take(job, job.failed(failure, seconds, worker))
 
     def why_early(self) -> str | None:

@@ -20,7 +20,7 @@ from autoprune.reporting.frontier import frontier, frontier_csv
 from autoprune.reporting.record import read_record
 from autoprune.reporting.results import Result, results_csv, results_in
 from autoprune.running.run_folder import RunFolder
-from autoprune.running.search.context import RunContext
+from autoprune.running.search.loop import RunContext
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.controls import uniform_allocation
 
@@ -56,7 +56,13 @@ class SearchOutcome:
 
 
 def conclude(run: RunContext, dense: Score, found: SearchOutcome) -> Conclusion:
-    """Writes the final table, `best.yaml` and the frontier."""
+    """Writes the final table, `best.yaml` and the frontier.
+
+    Args:
+        run: the run in progress.
+        dense: the score of the dense network on the samples that candidates were evaluated on.
+        found: what the search came to.
+    """
     best, results = found.best, results_in(run.history)
     if not results or (results[-1].name, results[-1].number) != ("best", best.number):
         results = _measure(run, dense, found)
@@ -94,27 +100,20 @@ def _write_frontier(run: RunContext, trials: list[Trial]) -> None:
 
 def _measure(run: RunContext, dense: Score, found: SearchOutcome) -> list[Result]:
     """Returns the rows of the final table; test samples are read here for the first time, after the choice."""
-    best, uniform = found.best, _uniform(run, found.problem, found.trials)
-    chosen = [("uniform", uniform)] if uniform.score else []
-    networks = [run.setup.prunable.network, *(run.network(trial) for _, trial in [*chosen, ("best", best)])]
-    latencies = measure_latency(networks, run.setup.prunable.inputs[:1])
-    whole = run.evaluator.data.uses_all_samples()
-    first = (
-        dense
-        if whole
-        else run.evaluator.evaluate_network(networks[0], watch=partial(run.display.watch, "dense network, batches"))
-    )
-    effective, costs = run.setup.prunable.costs.effective, dict(**run.setup.prunable.costs.dense())
+    prunable, evaluate = run.setup.prunable, run.evaluator.evaluate_network
+    uniform, whole = _uniform(run, found.problem, found.trials), run.evaluator.data.uses_all_samples()
+    chosen = [("uniform", uniform), ("best", found.best)] if uniform.score else [("best", found.best)]
+    networks = [prunable.network, *(run.evaluator.restore_or_build(trial.candidate) for _, trial in chosen)]
+    latencies = measure_latency(networks, prunable.inputs[:1])
+    first = dense if whole else evaluate(networks[0], watch=partial(run.display.watch, "dense network, batches"))
+    effective, costs = prunable.costs.effective, dict(**prunable.costs.dense())
     rows = [Result("dense", None, {}, first, _test(run, "dense", networks[0]), costs, latencies[0], effective)]
-    for (name, trial), network, latency in zip([*chosen, ("best", best)], networks[1:], latencies[1:], strict=True):
-        if name == "best":
-            validation = found.score
-        else:
-            validation = uniform.score if whole and uniform.score else run.evaluator.evaluate_network(network, None)
+    for (name, trial), network, latency in zip(chosen, networks[1:], latencies[1:], strict=True):
+        known = found.score if name == "best" else uniform.score if whole else None
+        validation, test = known or evaluate(network), _test(run, name, network)
         number = trial.number if trial.number >= 0 else None
-        widths = trial.candidate.allocation.to_json()
-        test = _test(run, name, network)
-        settings, steps = dict(trial.candidate.settings), _steps(trial, found.trials)
+        widths, settings = trial.candidate.allocation.to_json(), dict(trial.candidate.settings)
+        steps = _steps(trial, found.trials)
         rows.append(Result(name, number, widths, validation, test, trial.costs, latency, effective, settings, steps))
     return rows
 
@@ -139,10 +138,9 @@ def _uniform(run: RunContext, problem: SearchProblem, trials: list[Trial]) -> Tr
 
 
 def _test(run: RunContext, name: str, network: nn.Module) -> Score | None:
+    watch = partial(run.display.watch, f"test batches, {name}")
     try:
-        return run.evaluator.evaluate_network(
-            network, None, "test", partial(run.display.watch, f"test batches, {name}")
-        )
+        return run.evaluator.evaluate_network(network, None, "test", watch)
     except TaskError:  # the task has no test samples
         return None
 

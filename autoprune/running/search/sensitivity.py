@@ -9,7 +9,6 @@ from pathlib import Path
 
 from autoprune.config import Experiment
 from autoprune.core.costs import CostTable
-from autoprune.core.ledger import History, Ledger
 from autoprune.core.sensitivity import (
     SensitivityCurves,
     beside,
@@ -58,6 +57,9 @@ def sweep_curves(
     The dense network, to which all levels are compared, is evaluated here.
 
     Args:
+        levels: evaluates the dense network, and says what levels cost.
+        display: shows progress.
+        done: results of levels that were evaluated before.
         record: called with each level as it is evaluated.
 
     Raises:
@@ -79,7 +81,17 @@ def sweep_curves(
 
 
 def measure_curves(setup: Setup, evaluator: Evaluator, display: Display, grid: Grid) -> SensitivityCurves:
-    """Returns the curves of a sweep over a grid (group to kept widths), by this process and for no run."""
+    """Returns the curves of a sweep, by this process and for no run.
+
+    Args:
+        setup: says how levels are evaluated.
+        evaluator: with the data.
+        display: shows progress.
+        grid: group to the kept widths that are evaluated.
+
+    Raises:
+        TaskError: the dense network fails after the recipe.
+    """
     context = WorkerContext(evaluator, grid, sweep_settings(setup.experiment))
     return run_inline(sweep_curves(context.levels, display, {}, lambda *_: None), context)
 
@@ -97,22 +109,13 @@ def work_line(curves: SensitivityCurves, costs: CostTable) -> str:
     return f"sweep: {spent:.1f} dense evaluations of {curves.dense.samples:,} samples instead of {naive:.1f}"
 
 
-def record_level(ledger: Ledger, group: str, width: int, result: EvaluationResult) -> None:
-    """Writes what became of a level, and what it cost, into a ledger.
-
-    Raises:
-        LedgerWriteError: it cannot be written.
-    """
-    ledger.write("level", group=group, width=width, **result.to_json())
-
-
-def recorded_levels(history: History) -> dict[Level, EvaluationResult]:
-    """Returns the levels that a ledger holds."""
-    return {(record["group"], record["width"]): EvaluationResult.from_json(record) for record in history.of("level")}
-
-
 def read_curves(setup: Setup, evaluator: Evaluator, path: Path) -> SensitivityCurves:
     """Returns the curves of a file that were measured on this network, task and pruner.
+
+    Args:
+        setup: the network and the experiment's way of sweeping.
+        evaluator: says on which task and data.
+        path: a `sensitivity.json`.
 
     Raises:
         UserError: none were, they lack a group of the space, or the file holds none.
@@ -140,7 +143,13 @@ def _curves_in(path: Path) -> tuple[SensitivityCurves, ...]:
 
 
 def write_curves(curves: SensitivityCurves, folder: RunFolder, others: Sequence[SensitivityCurves] = ()) -> None:
-    """Writes `sensitivity.json`, with other curves beside these, and `.csv` and `.png` of these alone."""
+    """Writes `sensitivity.json`, with other curves beside these, and `.csv` and `.png` of these alone.
+
+    Args:
+        curves: of one scoring.
+        folder: where the files go.
+        others: curves of the same network by other scorings.
+    """
     content = json.dumps(curves_to_json(beside(others, curves)), indent=1)
     write_whole(folder.sensitivity("json"), f"{content}\n".encode())
     write_whole(folder.sensitivity("csv"), curves.to_csv().encode())

@@ -24,29 +24,22 @@ from autoprune.core.settings import extreme_recipes
 from autoprune.core.trial import Score
 from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator, evaluate_dense
-from autoprune.evaluation.sensitivity.levels import Grid
+from autoprune.evaluation.sensitivity.levels import EvaluationResult, Grid
 from autoprune.reporting.results import results_in
 from autoprune.running.execution.inline import run_inline
 from autoprune.running.execution.jobs import Stages, WorkerContext
 from autoprune.running.progress import Display
 from autoprune.running.run_folder import RunFolder
 from autoprune.running.search.compute_budget import ComputeBudget
-from autoprune.running.search.context import RunContext
 from autoprune.running.search.finalists import choose_winner
-from autoprune.running.search.loop import search
+from autoprune.running.search.loop import RunContext, search
 from autoprune.running.search.results import Conclusion, SearchOutcome, conclude, conclude_again
-from autoprune.running.search.sensitivity import (
-    read_curves,
-    record_level,
-    recorded_levels,
-    sweep_curves,
-    sweep_settings,
-    write_curves,
-)
+from autoprune.running.search.sensitivity import read_curves, sweep_curves, sweep_settings, write_curves
 from autoprune.running.setup import Setup, unsearched_settings
 from autoprune.running.tracking.tracker import Tracking, active_run, mirroring
 from autoprune.searchers.base.searcher import Searcher, SearchProblem
 
+_LIBRARIES = ("autoprune", "torch", "numpy", "optuna", "ray", "mlflow")
 _CAN_CHANGE = ("run.", "track.", "search.trials", "output", "task.data", "task.checkpoint")
 """Settings that a resumed run may have otherwise; what lies under the paths of the task is compared itself."""
 _SHOWN = 5
@@ -58,6 +51,10 @@ def start_session(
     """Makes the run's folder and runs; a run that is refused before anything was evaluated leaves nothing behind.
 
     Args:
+        setup: the network and task, and what is searched.
+        folder: where the run is recorded; must not hold one yet.
+        tracking: where it is mirrored; None: nowhere.
+        display: shows progress.
         command: the arguments that were typed, for the records; none for a search begun in Python.
 
     Raises:
@@ -66,12 +63,9 @@ def start_session(
         AllTrialsFailed: no candidate could be scored.
         LedgerWriteError: the disk is full; the run can be resumed.
     """
-    limits, evaluator, compute_budget = _ready(setup, folder)
+    ready = _ready(setup, folder)
     with _workers(setup.experiment), folder.new_run(folder.ledger, dump_experiment(setup.experiment)) as ledger:
-        return _run(
-            RunContext(setup, folder, ledger, History([]), evaluator, limits, tracking, display, compute_budget),
-            command,
-        )
+        return _run(RunContext(setup, folder, ledger, History([]), tracking, display, *ready), command)
 
 
 def resume_session(
@@ -80,6 +74,10 @@ def resume_session(
     """Goes on with a run where its ledger ends.
 
     Args:
+        setup: as the run was started with.
+        folder: the run's.
+        tracking: where it is mirrored; None: nowhere.
+        display: shows progress.
         command: as `start_session` has it.
 
     Raises:
@@ -90,20 +88,18 @@ def resume_session(
     """
     with Ledger(folder.ledger) as ledger:
         history = read_history(folder.path)
-        _check_identity(history, setup, folder)
-        _check_settings(history, setup, folder)
+        _check_unchanged(history, setup, folder)
         if finished := is_finished(history, setup.experiment):  # nothing is evaluated: no data, no workers
-            limits, evaluator, compute_budget = setup.limits(), _evaluator(setup, folder), ComputeBudget(0, None, 0, 0)
+            ready = _evaluator(setup, folder), setup.limits(), ComputeBudget(0, None, 0, 0)
         else:
-            limits, evaluator, compute_budget = _ready(setup, folder)
+            ready = _ready(setup, folder)
         folder.tidy()
-        run = RunContext(setup, folder, ledger, history, evaluator, limits, tracking, display, compute_budget)
         with nullcontext() if finished else _workers(setup.experiment):
-            return _run(run, command)
+            return _run(RunContext(setup, folder, ledger, history, tracking, display, *ready), command)
 
 
-def _ready(setup: Setup, folder: RunFolder) -> tuple[Limits, Evaluator, ComputeBudget]:
-    """Returns the limits, checked, an evaluator whose data are read, and what the run may cost.
+def _ready(setup: Setup, folder: RunFolder) -> tuple[Evaluator, Limits, ComputeBudget]:
+    """Returns an evaluator whose data are read, the limits, checked, and what the run may cost.
 
     A file of curves that is given is read too.
     """
@@ -114,7 +110,7 @@ def _ready(setup: Setup, folder: RunFolder) -> tuple[Limits, Evaluator, ComputeB
         evaluator.warm_up(recipe)
     if setup.experiment.sensitivity.file is not None:
         read_curves(setup, evaluator, setup.experiment.sensitivity.file)
-    return limits, evaluator, ComputeBudget.open(setup, evaluator, limits)
+    return evaluator, limits, ComputeBudget.open(setup, evaluator, limits)
 
 
 def _evaluator(setup: Setup, folder: RunFolder) -> Evaluator:
@@ -141,27 +137,22 @@ def _workers(experiment: Experiment) -> AbstractContextManager[None]:
     return connected(experiment.run)
 
 
-def _check_identity(history: History, setup: Setup, folder: RunFolder) -> None:
-    started = history.last("started")
-    kept = started["identity"] if started else {}
-    changed = [key for key in kept if setup.identity.get(key) != kept[key]]
-    if changed:
-        raise UserError(
-            f"{folder.path} was started with another {' and '.join(changed)}; its trials do not hold for this one: "
-            "restore it, or start a new run"
-        )
-
-
-def _check_settings(history: History, setup: Setup, folder: RunFolder) -> None:
-    """Compares the settings with those that the run was started with.
+def _check_unchanged(history: History, setup: Setup, folder: RunFolder) -> None:
+    """Compares network, data and settings with those that a run was started with.
 
     Raises:
-        UserError: they differ in what the trials depend on.
+        UserError: they differ in what its trials depend on.
     """
     started = history.last("started")
-    if started is None:
+    if started is None:  # it was killed before
         return
-    before, now = (dict(_flat(each)) for each in (started.get("settings"), _settings(setup.experiment)))
+    others = [key for key, value in started["identity"].items() if setup.identity.get(key) != value]
+    if others:
+        raise UserError(
+            f"{folder.path} was started with another {' and '.join(others)}; its trials do not hold for this one: "
+            "restore it, or start a new run"
+        )
+    before, now = dict(_flat(started["settings"])), dict(_flat(_settings(setup.experiment)))
     changed = [
         f"{key}: {now.get(key)!r} instead of {before.get(key)!r}"
         for key in sorted({**before, **now})
@@ -190,13 +181,7 @@ def _settings(experiment: Experiment) -> Any:
 
 def _run(run: RunContext, command: Sequence[str]) -> Conclusion:
     """Does what is not done yet."""
-    run.ledger.begin(
-        autoprune=version("autoprune"),
-        identity=dict(run.setup.identity),
-        scoring=dict(run.setup.prunable.scoring),
-        limits=dict(**run.limits),
-        **recorded(run.setup, command),
-    )
+    run.ledger.begin(**_beginning(run, command))
     if line := unsearched_settings(run.setup.space, run.setup.experiment.search.searcher):
         run.display.say(line)
     dense = None if is_finished(run.history, run.setup.experiment) else _dense(run)
@@ -206,6 +191,23 @@ def _run(run: RunContext, command: Sequence[str]) -> Conclusion:
         found = _execute(run, dense)
         run.folder.tidy()
         return conclude(run, dense, found)
+
+
+def _beginning(run: RunContext, command: Sequence[str]) -> dict[str, Any]:
+    """Returns what a `started` or `resumed` record holds; credentials are taken out."""
+    setup, outer = run.setup, active_run()
+    return {
+        "autoprune": version("autoprune"),
+        "identity": dict(setup.identity),
+        "scoring": dict(setup.prunable.scoring),
+        "limits": dict(**run.limits),
+        "settings": _settings(setup.experiment),
+        "params": _parameters(setup),
+        "groups": {group.name: group.width for group in setup.space.groups},
+        "command": ["autoprune", *map(mask, command)] if command else [],
+        "environment": _environment(setup),
+        **({"mlflow_run": outer} if outer else {}),
+    }
 
 
 def _dense(run: RunContext) -> Score:
@@ -237,19 +239,18 @@ def is_finished(history: History, experiment: Experiment) -> bool:
         return False
     end = len(events) - 1 - events[::-1].index("finished")
     begun = [record for record in history.records[:end] if record["event"] in ("started", "resumed")]
-    asked_for = [record["settings"]["search"]["trials"] for record in begun if "settings" in record]
     results = results_in(history)
     return (
         bool(results)
         and results[-1].number == history.records[end]["best"]
-        and asked_for[-1:] == [experiment.search.trials]
+        and begun[-1]["settings"]["search"]["trials"] == experiment.search.trials
         and "asked" not in events[end:]
     )
 
 
 def _run_stages(run: RunContext, dense: Score, context: WorkerContext) -> Stages[SearchOutcome]:
     curves = yield from _curves(run, context)
-    problem = _problem(run, dense, curves)
+    problem = _problem(run, dense, curves, swept=bool(context.grid))
     trials = yield from search(run, problem)
     best, score = yield from choose_winner(run, problem, trials)
     return SearchOutcome(problem, trials, best, score)
@@ -258,35 +259,35 @@ def _run_stages(run: RunContext, dense: Score, context: WorkerContext) -> Stages
 def _grid(run: RunContext) -> Grid:
     """Returns the levels of the sweep; none where curves are given, are of no use or cost too much."""
     experiment = run.setup.experiment
-    if experiment.sensitivity.file is not None or not _uses_curves(experiment):
+    searcher: type[Searcher] = registry.resolve("searcher", experiment.search.searcher)
+    if experiment.sensitivity.file is not None or not searcher.uses_curves:
         return {}
     return run.compute_budget.grid(run.setup, run.evaluator)
 
 
-def _curves(run: RunContext, context: WorkerContext) -> Stages[tuple[SensitivityCurves | None, int]]:
-    """Returns sensitivity curves and what they cost: from a file, else by a sweep if the searcher uses any."""
-    file, spent = run.setup.experiment.sensitivity.file, 0
+def _curves(run: RunContext, context: WorkerContext) -> Stages[SensitivityCurves | None]:
+    """Returns sensitivity curves: from a file, else by a sweep if the searcher uses any."""
+    file = run.setup.experiment.sensitivity.file
     if file is not None:
         curves = read_curves(run.setup, run.evaluator, file)
     elif context.grid:
-        curves = yield from sweep_curves(
-            context.levels, run.display, recorded_levels(run.history), partial(record_level, run.ledger)
-        )
-        spent = curves.work or 0
+        levels = run.history.of("level")
+        done = {(level["group"], level["width"]): EvaluationResult.from_json(level) for level in levels}
+
+        def record(group: str, width: int, result: EvaluationResult) -> None:
+            run.ledger.write("level", group=group, width=width, **result.to_json())
+
+        curves = yield from sweep_curves(context.levels, run.display, done, record)
     else:
-        return None, 0
+        return None
     write_curves(curves, run.folder)
-    return curves, spent
+    return curves
 
 
-def _uses_curves(experiment: Experiment) -> bool:
-    searcher: type[Searcher] = registry.resolve("searcher", experiment.search.searcher)
-    return searcher.uses_curves
-
-
-def _problem(run: RunContext, dense: Score, sweep_curves: tuple[SensitivityCurves | None, int]) -> SearchProblem:
+def _problem(run: RunContext, dense: Score, curves: SensitivityCurves | None, swept: bool) -> SearchProblem:
+    """Returns what the searcher has to solve; curves that this run has swept are paid from its compute budget."""
     experiment, prunable = run.setup.experiment, run.setup.prunable
-    curves, spent = sweep_curves
+    spent = curves.work or 0 if curves and swept else 0
     return SearchProblem(
         space=run.setup.space,
         costs=prunable.costs,
@@ -305,26 +306,7 @@ def _problem(run: RunContext, dense: Score, sweep_curves: tuple[SensitivityCurve
     )
 
 
-LIBRARIES = ("autoprune", "torch", "numpy", "optuna", "ray", "mlflow")
-
-
-def recorded(setup: Setup, command: Sequence[str] = ()) -> dict[str, Any]:
-    """Returns what `started` and `resumed` records hold beside digests and limits; credentials are taken out.
-
-    Args:
-        command: the arguments that were typed, the program's name left out; empty for a search begun in Python.
-    """
-    return {
-        "settings": _settings(setup.experiment),
-        "params": parameters(setup),
-        "groups": {group.name: group.width for group in setup.space.groups},
-        "command": ["autoprune", *map(mask, command)] if command else [],
-        "environment": environment(setup),
-        **({"mlflow_run": outer} if (outer := active_run()) else {}),
-    }
-
-
-def parameters(setup: Setup) -> dict[str, Any]:
+def _parameters(setup: Setup) -> dict[str, Any]:
     """Returns what was chosen, by the names under which it is tracked."""
     experiment, identity = setup.experiment, setup.identity
     return {
@@ -344,12 +326,12 @@ def parameters(setup: Setup) -> dict[str, Any]:
     }
 
 
-def environment(setup: Setup) -> Mapping[str, str]:
+def _environment(setup: Setup) -> dict[str, str]:
     """Returns versions and machine, as far as results may depend on them."""
     device = setup.prunable.inputs.device
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in LIBRARIES},
+        **{name: version(name) for name in _LIBRARIES},
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({platform.machine()})",
         "threads": str(torch.get_num_threads()),
