@@ -19,7 +19,7 @@ from autoprune.core.trial import Trial
 from autoprune.errors import UserError
 from autoprune.evaluation.data import EvaluationConfig, ScoringSamples
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.prunable_model import PrunableModel, analyze, example_inputs
+from autoprune.evaluation.prunable_model import analyze, example_inputs
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.reporting.results import Result
@@ -91,17 +91,10 @@ def search(
     folder = new_folder(experiment.output, task.name)
     display = Display(progress)
     setup = assemble(experiment, task, copy_network(model), display)
-    conclusion = start_session(setup, folder, tracking_of(experiment), display)
-    evaluator = Evaluator(setup.prunable, task, EvaluationConfig())
-    network = evaluator.restore(folder.weights_of(conclusion.best.number))
-    return SearchResult(
-        network,
-        conclusion.best.number,
-        conclusion.best.candidate.allocation,
-        conclusion.results,
-        conclusion.trials,
-        folder.path,
-    )
+    found = start_session(setup, folder, tracking_of(experiment), display)
+    best = found.best
+    network = Evaluator(setup.prunable, task, EvaluationConfig()).restore(folder.weights_of(best.number))
+    return SearchResult(network, best.number, best.candidate.allocation, found.results, found.trials, folder.path)
 
 
 def apply(
@@ -128,19 +121,15 @@ def apply(
         UserError: neither task nor inputs are given, or the pruner needs the task, or the widths do not fit the
             network.
     """
-    if task is None and inputs is None:
-        raise UserError("autoprune.apply needs a task, whose samples re-estimate the batch norm, or inputs")
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    if inputs is None and task is not None:
+    if inputs is None:
+        if task is None:
+            raise UserError("autoprune.apply needs a task, whose samples re-estimate the batch norm, or inputs")
         inputs = example_inputs(task, device)
-    assert inputs is not None  # one of both is given
     samples = None if task is None else ScoringSamples(task, device)
     by = registry.resolve("pruner", pruner) if isinstance(pruner, str) else pruner
     prunable = analyze(copy_network(model), inputs.to(device), by, samples)
     if task is not None:
-        return Evaluator(prunable, task, EvaluationConfig()).prune(Allocation(allocation), recipe or Recipe())
-    return _realised(prunable, Allocation(allocation))
-
-
-def _realised(prunable: PrunableModel, allocation: Allocation) -> nn.Module:
-    return prunable.structures.prune(prunable.network, prunable.importance, allocation, prunable.inputs).eval()
+        return Evaluator(prunable, task, EvaluationConfig()).prune(allocation, recipe or Recipe())
+    structures, importance = prunable.structures, prunable.importance
+    return structures.prune(prunable.network, importance, Allocation(allocation), prunable.inputs).eval()

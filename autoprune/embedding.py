@@ -20,6 +20,7 @@ from autoprune.config import load_experiment
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Budget
 from autoprune.core.costs import CostTable
+from autoprune.core.projection import project
 from autoprune.core.space import SearchSpace, build_space
 from autoprune.errors import UserError
 from autoprune.graph.groups import find_groups
@@ -36,9 +37,17 @@ Limited = str | Budget | Mapping[str, float | str]
 class Suggests(Protocol):
     """What is asked of an Optuna trial."""
 
-    def suggest_float(self, name: str, low: float, high: float) -> float: ...
+    def suggest_float(self, name: str, low: float, high: float) -> float:
+        """Returns a number from `low` to `high`.
 
-    def set_user_attr(self, key: str, value: Any) -> None: ...
+        Args:
+            name: of the trial's parameter.
+            low: the least that is allowed.
+            high: the greatest.
+        """
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """Keeps a plain value with the trial."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +68,12 @@ class NetworkSpace:
 
         A group that has but one width is left out.
         """
-        bounds = {f"{PREFIX}{group.name}": (self.groups.bounds[group.name], group) for group in self.groups.groups}
-        ends = {name: (each.lowest / group.width, each.ceiling / group.width) for name, (each, group) in bounds.items()}
-        return {name: (low, high) for name, (low, high) in ends.items() if low < high}
+        found = {}
+        for group in self.groups.groups:
+            bounds = self.groups.bounds[group.name]
+            if bounds.lowest < bounds.ceiling:
+                found[f"{PREFIX}{group.name}"] = bounds.lowest / group.width, bounds.ceiling / group.width
+        return found
 
     def allocation(self, shares: Mapping[str, Any], budget: Limited) -> Allocation:
         """Returns the allocation at a value of each dimension, moved onto the budget; other entries are passed over.
@@ -76,13 +88,9 @@ class NetworkSpace:
             )
         widths = dict(self.groups.narrowest())
         for group in self.groups.groups:
-            if f"{PREFIX}{group.name}" in shares:
-                widths[group.name] = max(round(float(shares[f"{PREFIX}{group.name}"]) * group.width), 0)
-        return self._projected(widths, budget)
-
-    def _projected(self, widths: Mapping[str, int], budget: Limited) -> Allocation:
-        from autoprune.core.projection import project
-
+            name = f"{PREFIX}{group.name}"
+            if name in shares:
+                widths[group.name] = max(round(float(shares[name]) * group.width), 0)
         limits = Budget.of(budget).resolve(self.costs.dense(), self.costs.effective)
         return project(widths, self.groups, self.costs, limits)
 
@@ -131,6 +139,8 @@ def suggest_allocation(trial: Suggests, space: NetworkSpace, budget: Limited) ->
 
     Args:
         trial: an Optuna trial, beside whose other parameters these stand.
+        space: the network's.
+        budget: what the allocation may cost.
 
     Raises:
         UserError: the budget cannot be met.
@@ -144,7 +154,10 @@ def suggest_allocation(trial: Suggests, space: NetworkSpace, budget: Limited) ->
 def allocation_from(config: Mapping[str, Any], space: NetworkSpace, budget: Limited) -> Allocation:
     """Returns the allocation in a configuration of Ray Tune, or of any search over `space.dimensions()`.
 
-    It is always within the budget.
+    Args:
+        config: name of a dimension (`keep.<group>`) to the share that is kept; other entries are passed over.
+        space: the network's.
+        budget: what the allocation may cost; it is always within that.
 
     Raises:
         UserError: a dimension has no value, or the budget cannot be met.
