@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,8 +51,6 @@ def _different(folders: Sequence[Path]) -> list[Path]:
 
 
 def _table(records: Sequence[RunRecord]) -> str:
-    import io
-
     from autoprune.reporting.tables import LEFT, compared, mixture
     from autoprune.reporting.terminal import plain_console, text_table
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from autoprune.commands.interruption import interruptible, typed
@@ -53,24 +54,26 @@ def _report(result: TrainingResult, experiment: Experiment) -> None:
     from rich.table import Table
 
     from autoprune.reporting.results import short
+    from autoprune.reporting.results import percent
     from autoprune.reporting.terminal import plain_console
 
     table = Table(box=None, pad_edge=False)
     for head in ("network", "accuracy", "top-5", "loss", "FLOPs", "parameters", "test accuracy"):
         table.add_column(head, justify="left" if head == "network" else "right")
+
+    def cells(costs: Mapping[str, int]) -> list[str]:
+        return [short(costs["flops"]), short(costs["params"])]
+
     dense, final = result.dense, result.final
-    costs = [short(result.dense_costs[kind]) for kind in ("flops", "params")]
-    table.add_row("before", f"{100 * dense.accuracy:.2f} %", "", f"{dense.loss:.4f}", *costs, "")
-    top_5 = "" if result.top_5 is None else f"{100 * result.top_5:.2f} %"
-    test = "" if result.test is None else f"{100 * result.test.accuracy:.2f} %"
-    costs = [short(result.costs[kind]) for kind in ("flops", "params")]
-    table.add_row("trained", f"{100 * final.accuracy:.2f} %", top_5, f"{final.loss:.4f}", *costs, test)
+    test = percent(result.test.accuracy if result.test else None)
+    table.add_row("before", percent(dense.accuracy), "", f"{dense.loss:.4f}", *cells(result.dense_costs), "")
+    shares = percent(final.accuracy), percent(result.top_5)
+    table.add_row("trained", *shares, f"{final.loss:.4f}", *cells(result.costs), test)
     if result.effective:
-        costs = [short(result.effective[kind]) for kind in ("flops", "params")]
-        table.add_row("effective, without zeros", "", "", "", *costs, "")
+        table.add_row("effective, without zeros", "", "", "", *cells(result.effective), "")
     plain_console().print(table)
     for name, share in result.sparsity.items():
-        print(f"{name}: {100 * share:.2f} % of its structures pruned")
+        print(f"{name}: {percent(share)} of its structures pruned")
     final_file = str(result.file)
     print(f"run folder: {result.file.parent}\n\nnext:")
     print(f"  {typed('evaluate', final_file, '--sparsity-table')}")
