@@ -58,6 +58,9 @@ def interrupts(message: Callable[[], str]) -> Iterator[None]:
 
     Args:
         message: what is said at the second interrupt.
+
+    Raises:
+        KeyboardInterrupt: there was a first one, whatever code that it met has made of it.
     """
     interrupted = False
 

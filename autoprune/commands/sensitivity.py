@@ -13,6 +13,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Sweeps every group of the space and writes `sensitivity.json`, `.csv` and `.png`.
 
     Curves of the same network by other scorings stay in the `.json`, beside the new ones.
+
+    Raises:
+        UserError: an option, network or the data are at fault, or a file stands where the folder is to be.
     """
     experiment = experiment_of(arguments)
     folder = Path(arguments.output or ".")

@@ -8,7 +8,13 @@ from autoprune.errors import AutopruneError, RunFolderError, UserError
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Brings MLflow's mirror of a run up to its records, or makes it in another store, and says what it added."""
+    """Brings MLflow's mirror of a run up to its records, or makes it in another store, and says what it added.
+
+    Raises:
+        RunFolderError: the folder is no run, or a process writes to it.
+        UserError: the store is not one, or its experiment was deleted.
+        AutopruneError: the store cannot be written.
+    """
     from autoprune.reporting.record import is_being_written
     from autoprune.running.tracking.mlflow_client import describe_fault
     from autoprune.running.tracking.mlflow_runs import TRAINING

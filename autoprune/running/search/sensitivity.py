@@ -39,13 +39,23 @@ class SweepStage:
     sweep: Sweep
 
     def next(self) -> SweepJob | None:
+        """Returns the levels of the next group that has any to evaluate; None if all are handed out."""
         group_sweep = self.sweep.next()
         return None if group_sweep is None else SweepJob(group_sweep)
 
     def take(self, job: SweepJob, result: Step) -> None:
+        """Takes the result of a level, which is recorded unless it is known."""
         self.sweep.take(job.group_sweep, *result)
 
     def lost(self, job: SweepJob, failure: Failure, seconds: float, worker: str) -> None:
+        """Records a failure of the job's first level unless that is known, and hands the others out again.
+
+        Args:
+            job: the levels of a group.
+            failure: what ended it.
+            seconds: that the failed level took.
+            worker: the name of the process that had it.
+        """
         self.sweep.lost(job.group_sweep, failure)
 
 
