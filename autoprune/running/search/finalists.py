@@ -45,22 +45,18 @@ def choose_winner(run: RunContext, problem: SearchProblem, trials: list[Trial]) 
 
 def _trials(run: RunContext, chosen: list[Trial], recipe: Recipe, trials: list[Trial]) -> Stages[list[Trial]]:
     """Returns the trials of the chosen allocations under another recipe that are not in `trials`, numbered on."""
-    asked = [c for c in run.history.steps() if isinstance(c, Candidate) and c.role == "finalist"]
+    asked = {c.key: c for c in run.history.steps() if isinstance(c, Candidate) and c.role == "finalist"}
     told = {trial.number for trial in trials}
-    number = 1 + max([*told, *(candidate.number for candidate in asked)])
     found: list[Trial] = []
     with run.display.stage("finalists", len(chosen)) as advance:
 
         def jobs() -> Iterator[Evaluation]:
-            nonlocal number
             for trial in chosen:
                 settings = run.setup.experiment.final_settings(trial.candidate.settings)
+                number = 1 + max(told | {candidate.number for candidate in asked.values()})
                 wanted = _finalist(number, trial, recipe, settings)
-                candidate = next((known for known in asked if known.key == wanted.key), None)
-                if candidate is None:
-                    candidate = wanted
-                    asked.append(wanted)
-                    number += 1
+                candidate = asked.setdefault(wanted.key, wanted)
+                if candidate is wanted:
                     run.ledger.asked(candidate)
                 if candidate.number in told:
                     advance("")

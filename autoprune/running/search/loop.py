@@ -87,7 +87,8 @@ class SearchLoop:
 
     def _ask(self) -> Candidate | None:
         for candidate in self._search_algorithm.ask():
-            limits = self._run.limits if candidate.role == "final" else _limits_of(candidate)
+            own: Limits = {kind: candidate.limits[kind] for kind in COST_KINDS if kind in candidate.limits}
+            limits = self._run.limits if candidate.role == "final" else own  # a round may have limits of its own
             if not within(candidate.allocation, self._run.setup.prunable.costs, limits):
                 raise AutopruneError(f"the searcher proposed {candidate.allocation}, which is above the budget")
             self._run.ledger.asked(candidate)
@@ -150,11 +151,6 @@ class SearchLoop:
                 of = "" if role == "final" else " of the rounds so far"
                 return f"best {objective}{of} {getattr(best[0].score, objective):.4f} (trial {best[0].number})"
         return "no score yet"
-
-
-def _limits_of(candidate: Candidate) -> Limits:
-    """Returns what a candidate may cost in its round."""
-    return {kind: candidate.limits[kind] for kind in COST_KINDS if kind in candidate.limits}
 
 
 def replay(history: History, searcher: Searcher) -> list[Trial]:
