@@ -51,27 +51,22 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _report(result: TrainingResult, experiment: Experiment) -> None:
     """Prints accuracy and costs before and after, and the next commands."""
-    from rich.table import Table
-
-    from autoprune.reporting.results import short
-    from autoprune.reporting.results import percent
-    from autoprune.reporting.terminal import plain_console
-
-    table = Table(box=None, pad_edge=False)
-    for head in ("network", "accuracy", "top-5", "loss", "FLOPs", "parameters", "test accuracy"):
-        table.add_column(head, justify="left" if head == "network" else "right")
+    from autoprune.reporting.results import percent, short
+    from autoprune.reporting.terminal import plain_console, text_table
 
     def cells(costs: Mapping[str, int]) -> list[str]:
         return [short(costs["flops"]), short(costs["params"])]
 
     dense, final = result.dense, result.final
-    test = percent(result.test.accuracy if result.test else None)
-    table.add_row("before", percent(dense.accuracy), "", f"{dense.loss:.4f}", *cells(result.dense_costs), "")
-    shares = percent(final.accuracy), percent(result.top_5)
-    table.add_row("trained", *shares, f"{final.loss:.4f}", *cells(result.costs), test)
+    top_5, test = percent(result.top_5), percent(result.test.accuracy if result.test else None)
+    rows = [
+        ["before", percent(dense.accuracy), "", f"{dense.loss:.4f}", *cells(result.dense_costs), ""],
+        ["trained", percent(final.accuracy), top_5, f"{final.loss:.4f}", *cells(result.costs), test],
+    ]
     if result.effective:
-        table.add_row("effective, without zeros", "", "", "", *cells(result.effective), "")
-    plain_console().print(table)
+        rows.append(["effective, without zeros", "", "", "", *cells(result.effective), ""])
+    headings = ["network", "accuracy", "top-5", "loss", "FLOPs", "parameters", "test accuracy"]
+    plain_console().print(text_table(headings, rows, ["network"]))
     for name, share in result.sparsity.items():
         print(f"{name}: {percent(share)} of its structures pruned")
     final_file = str(result.file)
