@@ -74,13 +74,24 @@ class Task(Protocol):
         Each iteration begins anew. `train` are the training samples shuffled and augmented as in training, the same for
         the same seed; `plain` the training samples as they are; `validation` may choose between candidates; `test` is
         only ever reported.
+
+        Args:
+            split: which samples.
+            batch_size: samples in a batch.
+            seed: of the order and the augmentation of `train`.
         """
 
     def loss(self, outputs: Tensor, targets: Tensor, /) -> Tensor:
-        """Returns the mean loss of a batch, a scalar."""
+        """Returns the mean loss of a batch, a scalar `[]`, of `[batch, …]` outputs and targets."""
 
     def metric(self, outputs: Tensor, targets: Tensor, /) -> Tensor:
         """Returns `[batch]` values in [0, 1], higher is better; their mean is the accuracy."""
 
     def train(self, network: nn.Module, plan: TrainingPlan, hooks: Sequence[Hook] = ()) -> None:
-        """Trains the network in place on `train` batches, calling the hooks; it is left in evaluation mode."""
+        """Trains the network in place on `train` batches, calling the hooks; it is left in evaluation mode.
+
+        Args:
+            network: on any device.
+            plan: how long, by which optimizer, at which rate and on batches of which size.
+            hooks: called in their order at every event; see `Hook`.
+        """

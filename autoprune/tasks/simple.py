@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -22,7 +23,7 @@ from autoprune.tasks.models.named import NamedModel, named_model, qualified_name
 from autoprune.tasks.training.loop import train
 from autoprune.tasks.weights import load_weights
 
-__all__ = ["SimpleTask", "TaskWithModel", "build_task", "model_name"]
+__all__ = ["SimpleTask", "build_task", "model_name", "with_model"]
 
 Data = Dataset[Any] | Iterable[Batch]
 _MEMBERS = ("name", "network", "load", "batches", "loss", "metric", "train")
@@ -61,13 +62,24 @@ class SimpleTask:
             )
         for field in fields(self):
             if field.name.endswith("_data"):
-                _check_data(f"{field.name}", getattr(self, field.name))
+                _check_data(field.name, getattr(self, field.name))
 
     def load(self, network: nn.Module, checkpoint: Path | None) -> None:
+        """Loads a checkpoint; without one the network keeps the weights that it was built with."""
         if checkpoint is not None:
             load_weights(network, checkpoint)
 
     def batches(self, split: Split, batch_size: int, seed: int = 0) -> Iterable[Batch]:
+        """Returns the batches of one of the data; see `Task.batches`.
+
+        Args:
+            split: `train` reads `train_data`, and so on.
+            batch_size: samples in a batch of a Dataset; other data keep their own.
+            seed: of order and random transforms.
+
+        Raises:
+            TaskError: those data were not given.
+        """
         field = f"{split}_data"
         data: Data | None = getattr(self, field)
         if data is None:
@@ -77,6 +89,13 @@ class SimpleTask:
         return UserBatches(data, field, batch_size, seed, shuffle=split == "train")
 
     def train(self, network: nn.Module, plan: TrainingPlan, hooks: Sequence[Hook] = ()) -> None:
+        """Trains the network in place; see `autoprune.tasks.training.loop.train`.
+
+        Args:
+            network: on any device.
+            plan: how long, at which rate and on batches of which size.
+            hooks: called in their order at every event.
+        """
         train(network, self, plan, hooks)
 
 
@@ -142,38 +161,10 @@ def _checked(batch: Any, field: str) -> Batch:
     raise TaskError(f"{field} should give batches (inputs, targets) of two tensors but gave ({kinds})")
 
 
-@dataclass(frozen=True)
-class TaskWithModel:
-    """A task with another network; the rest is the task's."""
-
-    task: Task
-    model: NamedModel
-
-    @property
-    def name(self) -> str:
-        return self.task.name
-
-    @property
-    def model_name(self) -> str:
-        return self.model.name
-
-    def network(self) -> nn.Module:
-        return self.model.build()
-
-    def load(self, network: nn.Module, checkpoint: Path | None) -> None:
-        self.task.load(network, checkpoint)
-
-    def batches(self, split: Split, batch_size: int, seed: int = 0) -> Iterable[Batch]:
-        return self.task.batches(split, batch_size, seed)
-
-    def loss(self, outputs: Tensor, targets: Tensor, /) -> Tensor:
-        return self.task.loss(outputs, targets)
-
-    def metric(self, outputs: Tensor, targets: Tensor, /) -> Tensor:
-        return self.task.metric(outputs, targets)
-
-    def train(self, network: nn.Module, plan: TrainingPlan, hooks: Sequence[Hook] = ()) -> None:
-        self.task.train(network, plan, hooks)
+def with_model(task: Task, model: NamedModel) -> Task:
+    """Returns a task with another network; the rest is the task's."""
+    members = {member: getattr(task, member) for member in _MEMBERS}
+    return cast(Task, SimpleNamespace(**members | {"network": model.build, "model_name": model.name}))
 
 
 def build_task(name: str, model: str | None = None, data: Path | None = None, progress: Hook | None = None) -> Task:
@@ -195,7 +186,7 @@ def build_task(name: str, model: str | None = None, data: Path | None = None, pr
     if data is not None:
         raise TaskError(f"task {name!r} brings its own data; --data is for {', '.join(TASKS)} only, leave it out")
     task = _as_task(resolve("task", name), name)
-    return task if model is None else TaskWithModel(task, named_model(model))
+    return task if model is None else with_model(task, named_model(model))
 
 
 def _as_task(found: Any, text: str) -> Task:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import pickle
 import re
 import struct
@@ -16,22 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import CheckpointError
+from autoprune.files import write_whole
 
 _NESTED = ("state_dict", "model_state_dict", "model")
 _PREFIX = "module."
 _SHOWN = 5
 _CONVERT = "load it where it was made and save its weights alone: torch.save(model.state_dict(), 'weights.pt')"
-_UNREADABLE = (
-    RuntimeError,
-    EOFError,
-    KeyError,
-    IndexError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    struct.error,
-)
+UNREADABLE = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError, struct.error)
+"""Besides `pickle.UnpicklingError`, the errors that unpickling a damaged file raises."""
 
 
 def read_checkpoint(path: Path) -> Any:
@@ -52,8 +45,20 @@ def read_checkpoint(path: Path) -> Any:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, str(error))) from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise CheckpointError(_damage(path, str(error))) from error
+
+
+def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes tensors and plain values for `read_checkpoint`, whole or not at all, and makes the folder.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    written = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError
+    torch.save(content, written)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, written.getbuffer())
 
 
 def _refusal(path: Path, reason: str) -> str:
@@ -78,7 +83,7 @@ def _damage(path: Path, reason: str) -> str:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Returns parameter and buffer names to tensors on the CPU.
+    """Returns the parameters and buffers in a file, on the CPU: name to a tensor `[…]` of any shape.
 
     A state dict nested under `state_dict`, `model_state_dict` or `model` is taken out, and the prefix `module.` that
     `torch.nn.DataParallel` puts before every name is removed.
@@ -87,41 +92,29 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         CheckpointError: as `read_checkpoint`, or the file holds no state dict.
     """
     content = read_checkpoint(path)
-    state = next((found for found in _candidates(content) if _is_state_dict(found)), None)
+    nested = [content[key] for key in _NESTED if key in content] if isinstance(content, Mapping) else []
+    state = next((found for found in (content, *nested) if maps_to(found, Tensor) and found), None)
     if state is None:
         raise CheckpointError(
-            f"checkpoint {path} holds {_describe(content)}; expected names mapped to tensors, {_where()}"
+            f"checkpoint {path} holds {_describe(content)}; expected names mapped to tensors, at the top or under "
+            f"{', '.join(_NESTED)}"
         )
     if all(name.startswith(_PREFIX) for name in state):
         return {name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}
     return dict(state)
 
 
-def _candidates(content: Any) -> list[Any]:
-    nested = [content[key] for key in _NESTED if key in content] if isinstance(content, Mapping) else []
-    return [content, *nested]
-
-
-def _is_state_dict(content: Any) -> bool:
-    return (
-        isinstance(content, Mapping)
-        and len(content) > 0
-        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items())
+def maps_to(content: object, kind: type | tuple[type, ...]) -> bool:
+    """Returns whether a part of a file is a dictionary of names to values of a kind."""
+    return isinstance(content, Mapping) and all(
+        isinstance(name, str) and isinstance(value, kind) for name, value in content.items()
     )
 
 
 def _describe(content: Any) -> str:
-    if isinstance(content, Mapping):
-        return (
-            f"a dictionary with the entries {_list([str(key) for key in content])}"
-            if content
-            else "an empty dictionary"
-        )
-    return f"a {type(content).__name__}"
-
-
-def _where() -> str:
-    return f"at the top or under {', '.join(_NESTED)}"
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    return f"a dictionary with the entries {_list([str(key) for key in content])}" if content else "an empty dictionary"
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -136,6 +129,11 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Copies a state dict into the network; where it does not fit the network is left as it was.
+
+    Args:
+        network: its parameters and buffers are written to.
+        state: name to a tensor `[…]` of the shape of the network's own.
+        source: where the weights come from, for the message.
 
     Raises:
         CheckpointError: the message begins with `source` and lists what does not fit.
@@ -170,7 +168,11 @@ def _list(names: Sequence[str]) -> str:
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
-    """Returns SHA-256 over names, types, shapes and bytes, in hexadecimal; the order of the names does not matter."""
+    """Returns SHA-256 over names, types, shapes and bytes, in hexadecimal; the order of the names does not matter.
+
+    Args:
+        state: name to a tensor `[…]` of any shape.
+    """
     total = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()

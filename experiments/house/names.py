@@ -87,10 +87,10 @@ EXEMPT = {
     "autoprune/searchers/base/optuna_studies.py": ("study",),  # Optuna's own word
     "autoprune/searchers/optuna_samplers.py": ("study",),
     "examples/optuna_study.py": ("study",),
-    "autoprune/tasks/batches.py": ("images", "mirrored*"),  # pictures, flipped and cropped
     "autoprune/tasks/datasets/cifar10.py": ("images", "*_images"),  # pictures, decoded
     "autoprune/tasks/datasets/digits.py": ("images", "*_images"),  # scikit-learn's pictures
-    "tests/tasks/test_batches.py": ("images",),
+    "autoprune/tasks/datasets/images.py": ("images", "mirrored*"),  # pictures, flipped and cropped
+    "tests/tasks/datasets/test_images.py": ("images",),
 }
 """File to the old names that are other things there."""
 

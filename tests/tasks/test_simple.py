@@ -15,7 +15,7 @@ from autoprune.errors import TaskError, UnknownName, UserError
 from autoprune.tasks.base import Split, Task
 from autoprune.tasks.datasets.digits import DigitsTask
 from autoprune.tasks.models.named import named_model
-from autoprune.tasks.simple import SimpleTask, TaskWithModel, build_task, model_name
+from autoprune.tasks.simple import SimpleTask, build_task, model_name, with_model
 
 X = torch.arange(20.0).view(10, 2)
 Y = torch.arange(10) % 2
@@ -157,7 +157,7 @@ def test_model_replaces_the_network_and_names_it() -> None:
 
 
 def test_task_with_another_network_leaves_the_rest_to_the_task() -> None:
-    task: Task = TaskWithModel(SIMPLE, named_model(network))
+    task = with_model(SIMPLE, named_model(network))
     built = task.network()
     task.load(built, None)
     task.train(built, TrainingPlan(steps=1))

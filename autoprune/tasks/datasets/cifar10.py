@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pickle
-import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,18 +11,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from autoprune.core.recipe import TrainingPlan
 from autoprune.errors import CheckpointError, DataError
-from autoprune.tasks.base import Batch, Hook, Split
-from autoprune.tasks.batches import Augmentation, ImageBatches, Images, Normalisation
-from autoprune.tasks.metrics import top_1
-from autoprune.tasks.models.named import ModelChoice, named_model
-from autoprune.tasks.training.loop import train
-from autoprune.tasks.weights import load_weights
+from autoprune.tasks.base import Hook, Split
+from autoprune.tasks.datasets.images import Augmentation, Images, ImageTask, Normalisation
+from autoprune.tasks.models.named import ModelChoice
+from autoprune.tasks.weights import UNREADABLE, load_weights
 
 RECORDS = 10_000
 _PIXELS = 3 * 32 * 32
@@ -35,17 +30,26 @@ _SOURCE = (
 
 @dataclass(frozen=True)
 class CifarFolder:
-    """The files of one folder: the test batch, and those of the five training batches that are there."""
+    """The files of one folder: the test batch, and those of the five training batches that are there.
+
+    Attributes:
+        read: reads one of the files.
+        records: how many each of them holds.
+    """
 
     test: Path
     training: tuple[Path, ...]
     read: Callable[[Path], Images]
     records: int = RECORDS
 
+    @cached_property
     def test_images(self) -> Images:
+        """Those of the test batch."""
         return self._read(self.test)
 
+    @cached_property
     def training_images(self) -> Images:
+        """Those of all training batches that are there."""
         parts = [self._read(path) for path in self.training]
         return Images(torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts]))
 
@@ -61,6 +65,10 @@ class CifarFolder:
 def find_cifar10(folder: Path, records: int = RECORDS) -> CifarFolder:
     """Returns the files in `folder`, or in the canonical folder inside it; only their sizes are looked at.
 
+    Args:
+        folder: what the user named.
+        records: how many every file should hold.
+
     Raises:
         DataError: the folder or a file that is needed is missing, or a binary file has not the size of its records.
     """
@@ -69,15 +77,11 @@ def find_cifar10(folder: Path, records: int = RECORDS) -> CifarFolder:
     inside = [folder, folder / "cifar-10-batches-bin", folder / "cifar-10-batches-py"]
     for parent in inside:
         for ending, read in ((".bin", read_binary), ("", read_python)):
-            training = tuple(path for path in _training(parent, ending) if path.is_file())
+            training = tuple(filter(Path.is_file, (parent / f"data_batch_{n}{ending}" for n in range(1, 6))))
             test = parent / f"test_batch{ending}"
             if training or test.is_file():
                 return _checked(CifarFolder(test, training, read, records))
     raise DataError(f"{folder} holds no CIFAR-10 (neither test_batch.bin nor test_batch); {_SOURCE}")
-
-
-def _training(folder: Path, ending: str) -> list[Path]:
-    return [folder / f"data_batch_{number}{ending}" for number in range(1, 6)]
 
 
 def _checked(found: CifarFolder) -> CifarFolder:
@@ -117,7 +121,7 @@ def read_python(path: Path) -> Images:
     with path.open("rb") as file:
         try:
             content = _CifarUnpickler(file, encoding="bytes").load()
-        except _BROKEN as error:
+        except (pickle.UnpicklingError, OverflowError, MemoryError, *UNREADABLE) as error:
             raise DataError(f"{path} is truncated or not in the layout of cifar-10-python.tar.gz ({error})") from error
     entries = {_text(key): value for key, value in content.items()} if isinstance(content, dict) else {}
     data, labels = entries.get("data"), entries.get("labels")
@@ -138,20 +142,6 @@ def _images(path: Path, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) ->
 
 def _text(key: object) -> object:
     return key.decode("latin1") if isinstance(key, bytes) else key
-
-
-_BROKEN = (
-    pickle.UnpicklingError,
-    EOFError,
-    KeyError,
-    IndexError,
-    TypeError,
-    ValueError,  # UnicodeDecodeError too
-    AttributeError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-)
 
 
 class _CifarUnpickler(pickle.Unpickler):
@@ -199,18 +189,13 @@ _ALLOWED: dict[tuple[str, str], object] = {
 }
 
 
-FITTING = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
-_NORMALISE = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_AUGMENTATION = Augmentation(padding=4, flip=True)
-
-
-class Cifar10Task:
+class Cifar10Task(ImageTask):
     """Validates on the first half of the test batch and reports on the second.
 
     Published checkpoints know all 50,000 training images by heart, so no candidate may be evaluated on them.
 
     Args:
-        model: one of `FITTING`, `package.module:callable`, or a function without arguments; resnet20 if None.
+        model: one of `fitting`, `package.module:callable`, or a function without arguments; resnet20 if None.
         data: the folder of the binary or the Python version, or the folder that holds that.
         progress: as for every built-in task; nothing is trained on first use here.
 
@@ -219,11 +204,14 @@ class Cifar10Task:
     """
 
     name = "cifar10"
+    fitting = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
+    normalise = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    augmentation = Augmentation(padding=4, flip=True)
 
     def __init__(
         self, model: ModelChoice | None = None, data: Path | None = None, progress: Hook | None = None
     ) -> None:
-        self._model = named_model(model or "resnet20", FITTING, self.name)
+        super().__init__(model)
         if data is None:
             raise DataError("task 'cifar10' needs --data: the folder cifar-10-batches-bin or cifar-10-batches-py")
         self._files = find_cifar10(Path(data))
@@ -233,47 +221,27 @@ class Cifar10Task:
         return f"cifar10 with {images} ({batches} of 5 batches) in {self._files.test.parent}"
 
     @property
-    def model_name(self) -> str:
-        return self._model.name
-
-    @property
     def training_images(self) -> int:
         """How many training images there are: 50,000, or fewer where a training batch is absent."""
         return len(self._files.training) * self._files.records
 
-    def network(self) -> nn.Module:
-        return self._model.build()
-
     def load(self, network: nn.Module, checkpoint: Path | None) -> None:
+        """Loads a checkpoint.
+
+        Raises:
+            CheckpointError: it does not fit, or none was given.
+        """
         if checkpoint is None:
             raise CheckpointError("task 'cifar10' needs --checkpoint: it has no trained weights of its own")
         load_weights(network, checkpoint)
 
-    def batches(self, split: Split, batch_size: int, seed: int = 0) -> Iterable[Batch]:
-        if split == "train":
-            return ImageBatches(self._train, _NORMALISE, batch_size, _AUGMENTATION, seed)
-        images = {
-            "plain": lambda: self._train,
-            "validation": lambda: self._held_out[0],
-            "test": lambda: self._held_out[1],
-        }
-        return ImageBatches(images[split](), _NORMALISE, batch_size)
+    def images(self, split: Split) -> Images:
+        """Returns the `[n, 3, 32, 32]` images of a split and their labels; they are read when first asked for.
 
-    @cached_property
-    def _train(self) -> Images:
-        return self._files.training_images()
-
-    @cached_property
-    def _held_out(self) -> tuple[Images, Images]:
-        """Validation and test."""
-        images, half = self._files.test_images(), self._files.records // 2
-        return images.part(0, half), images.part(half, len(images))
-
-    def loss(self, outputs: Tensor, targets: Tensor, /) -> Tensor:
-        return F.cross_entropy(outputs, targets)
-
-    def metric(self, outputs: Tensor, targets: Tensor, /) -> Tensor:
-        return top_1(outputs, targets)
-
-    def train(self, network: nn.Module, plan: TrainingPlan, hooks: Sequence[Hook] = ()) -> None:
-        train(network, self, plan, hooks)
+        Raises:
+            DataError: a file is damaged.
+        """
+        if split in ("train", "plain"):
+            return self._files.training_images
+        images, half = self._files.test_images, self._files.records // 2
+        return images.part(0, half) if split == "validation" else images.part(half, len(images))

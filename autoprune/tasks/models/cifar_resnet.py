@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch.nn.functional as F
@@ -9,28 +10,37 @@ from torch import Tensor, nn
 
 
 class PaddingShortcut(nn.Module):
-    """Every second row and column, with `padding` zero channels on both sides: option A, without parameters."""
+    """Every second row and column, with zero channels on both sides: option A, without parameters, of stride 2."""
 
-    def __init__(self, padding: int) -> None:
+    def __init__(self, channels_in: int, channels: int) -> None:
         super().__init__()
-        self.padding = padding
+        self.padding = (channels - channels_in) // 2
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns `[n, channels, rows / 2, columns / 2]` of `[n, channels_in, rows, columns]`."""
         return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.padding, self.padding))
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; a stride of 2 comes with a padding shortcut."""
+    """Two 3x3 convolutions beside a shortcut.
 
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+    Args:
+        shortcut: makes the shortcut where the shape changes, out of the channels before and after; elsewhere it is the
+            identity.
+    """
+
+    def __init__(
+        self, channels_in: int, channels: int, stride: int, shortcut: Callable[[int, int], nn.Module] = PaddingShortcut
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.shortcut = nn.Identity() if stride == 1 else PaddingShortcut((channels - channels_in) // 2)
+        self.shortcut = nn.Identity() if stride == 1 else shortcut(channels_in, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns `[n, channels, rows / stride, columns / stride]` of `[n, channels_in, rows, columns]`."""
         out = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
 
@@ -49,6 +59,7 @@ class CifarResNet(nn.Module):
         self.apply(_initialise)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns the `[n, 10]` logits of `[n, 3, 32, 32]` images."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.layer3(self.layer2(self.layer1(out)))
         out = F.adaptive_avg_pool2d(out, 1).flatten(1)

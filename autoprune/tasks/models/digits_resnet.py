@@ -7,24 +7,12 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoprune.tasks.models.cifar_resnet import BasicBlock
 
-class DigitsBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, a 1x1 convolution where the shape changes (option B)."""
 
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or channels_in != channels:
-            project = nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False)
-            self.shortcut = nn.Sequential(project, nn.BatchNorm2d(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+def _projection(channels_in: int, channels: int) -> nn.Module:
+    """Returns the shortcut of option B: a 1x1 convolution of stride 2 with a batch norm."""
+    return nn.Sequential(nn.Conv2d(channels_in, channels, 1, stride=2, bias=False), nn.BatchNorm2d(channels))
 
 
 class DigitsResNet(nn.Module):
@@ -34,12 +22,13 @@ class DigitsResNet(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(1, 16, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(16)
-        self.stage1 = DigitsBlock(16, 16, stride=1)
-        self.stage2 = DigitsBlock(16, 32, stride=2)
-        self.stage3 = DigitsBlock(32, 64, stride=2)
+        self.stage1 = BasicBlock(16, 16, stride=1)
+        self.stage2 = BasicBlock(16, 32, stride=2, shortcut=_projection)
+        self.stage3 = BasicBlock(32, 64, stride=2, shortcut=_projection)
         self.linear = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns the `[n, 10]` logits of `[n, 1, 8, 8]` images."""
         out = F.relu(self.bn(self.conv(x)))
         out = self.stage3(self.stage2(self.stage1(out)))
         out = F.adaptive_avg_pool2d(out, 1).flatten(1)

@@ -46,7 +46,13 @@ def distillation(teacher: nn.Module, temperature: float, weight: float) -> Hook:
 
 
 def soft_loss(outputs: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Returns T² · KL(teacher ‖ student) of `[batch, classes]` logits at temperature T, the mean over the batch."""
+    """Returns T² · KL(teacher ‖ student), the mean over the batch, a scalar `[]`.
+
+    Args:
+        outputs: `[batch, classes]` logits of the student.
+        teacher_logits: `[batch, classes]` logits of the teacher.
+        temperature: T, above 0.
+    """
     student = F.log_softmax(outputs / temperature, dim=1)
     expected = F.log_softmax(teacher_logits / temperature, dim=1)
     return temperature**2 * F.kl_div(student, expected, reduction="batchmean", log_target=True)
@@ -65,7 +71,9 @@ def logits(outputs: object, what: str, whose: str = "network") -> Tensor:
     """Returns the outputs, if they are `[batch, classes]` logits.
 
     Args:
+        outputs: whatever a network gives.
         what: needs them, for the message.
+        whose: whether they are the network's or the teacher's, for the message.
 
     Raises:
         TaskError: they are not.

@@ -18,7 +18,7 @@ from autoprune.tasks.training.optimizers import build_optimizer, rate_at, set_ra
 
 @contextlib.contextmanager
 def arranged(network: nn.Module, channels_last: bool) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Lays four-dimensional parameters channels last, if asked, and yields a function that lays a batch likewise.
+    """Lays `[out, in, rows, columns]` parameters channels last, if asked, and yields what lays a batch likewise.
 
     Afterwards the parameters lie as before; their values, and which objects they are, never change.
     """
@@ -49,6 +49,12 @@ def train(network: nn.Module, task: Task, plan: TrainingPlan, hooks: Sequence[Ho
     The same plan trains the same weights to the same result on the same machine, and torch's global random state is as
     before. A plan that begins later sees the very batches that an unbroken run would have seen from there, where they
     follow from the seed given to `task.batches` alone.
+
+    Args:
+        network: on any device; batches are moved there.
+        task: its training batches and its loss are used.
+        plan: how long, by which optimizer, at which rate and on batches of which size.
+        hooks: called in their order at every event.
 
     Raises:
         TaskError: the plan cannot be followed.
@@ -137,19 +143,14 @@ def _step(
     for hook in hooks:
         term = hook.loss_term(network, inputs, outputs)
         loss = loss if term is None else loss + term
-    value = _finite(loss, step)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise Diverged(f"the training loss is {value} at step {step}; lower the rate, or check the training data")
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     for hook in hooks:
         hook.after_backward(network, step)
     optimizer.step()
-    return value
-
-
-def _finite(loss: Tensor, step: int) -> float:
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise Diverged(f"the training loss is {value} at step {step}; lower the rate, or check the training data")
     return value
 
 

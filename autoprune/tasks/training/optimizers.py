@@ -48,7 +48,7 @@ _ROUNDING = 1e-9  # a part of the run that is a whole number of steps on paper m
 
 
 def rate_at(plan: TrainingPlan, step: int, steps: int) -> float:
-    """Returns the rate of step `step` (from 1 up to `steps`).
+    """Returns the rate of a step.
 
     With W = ⌊warmup · S⌋ steps of warm-up, the rate of step s ≤ W is `rate · s / (W + 1)`, so that step W + 1 is the
     first at the full rate. From there, with t = s − W − 1 steps done of T = S − W:
@@ -60,6 +60,11 @@ def rate_at(plan: TrainingPlan, step: int, steps: int) -> float:
     Sources: the cosine is equation 5 of Loshchilov and Hutter 2017, arXiv:1608.03983, without restarts and with a least
     rate of 0. The warm-up is the gradual one of Goyal et al. 2017, arXiv:1706.02677, section 2.2, which begins at the
     rate of a single worker where this one begins at rate / (W + 1).
+
+    Args:
+        plan: gives rate, warm-up and schedule.
+        step: s, from 1 up to `steps`.
+        steps: S, of the whole run.
     """
     warmup = math.floor(plan.warmup * steps + _ROUNDING)
     if step <= warmup:

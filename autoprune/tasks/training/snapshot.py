@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,13 +12,11 @@ from torch import Tensor, nn
 
 from autoprune.core.recipe import TrainingPlan
 from autoprune.errors import CheckpointError, TaskError
-from autoprune.files import write_whole
 from autoprune.tasks.base import Hook
 from autoprune.tasks.training.loop import device_of
-from autoprune.tasks.weights import read_checkpoint
+from autoprune.tasks.weights import maps_to, read_checkpoint, write_tensors
 
 FORMAT = 1
-_FIELDS = ("step", "state_dict", "optimizer", "random", "extra")
 
 
 @dataclass(frozen=True)
@@ -50,24 +47,20 @@ def take_snapshot(
 ) -> Snapshot:
     """Returns a copy of training after its first `step` steps; training on does not change it.
 
+    Args:
+        network: what is trained.
+        optimizer: of its parameters.
+        step: how many steps are done.
+        extra: what other hooks have to remember.
+
     Raises:
         TypeError: `extra` holds something else than tensors, numbers, text, None, and lists, tuples and dictionaries.
     """
-    state, kept = dict(network.state_dict()), optimizer.state_dict()
-    return Snapshot(
-        step,
-        copied(state, "state_dict"),
-        copied(kept, "optimizer"),
-        _random_states(device_of(network)),
-        copied(dict(extra or {}), "extra"),
-    )
-
-
-def _random_states(device: torch.device) -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
+    device, random = device_of(network), {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
+        random["cuda"] = torch.cuda.get_rng_state(device)
+    state, kept = copied(network.state_dict(), "state_dict"), copied(optimizer.state_dict(), "optimizer")
+    return Snapshot(step, state, kept, random, copied(extra or {}, "extra"))
 
 
 def copied(value: Any, path: str) -> Any:
@@ -109,10 +102,7 @@ def write_snapshot(path: Path, snapshot: Snapshot) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    content = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError
-    torch.save({"snapshot": FORMAT, **{name: getattr(snapshot, name) for name in _FIELDS}}, content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content.getbuffer())
+    write_tensors(path, {"snapshot": FORMAT, **vars(snapshot)})
 
 
 def read_snapshot(path: Path) -> Snapshot:
@@ -130,10 +120,11 @@ def read_snapshot(path: Path) -> Snapshot:
             f"{path} is a snapshot of format {version}; this release of autoprune reads {FORMAT}: "
             "resume with the release that wrote it"
         )
-    odd = [name for name in _FIELDS if not _fits(name, content.get(name))]
+    found: dict[str, Any] = {field.name: content.get(field.name) for field in fields(Snapshot)}
+    odd = [name for name, value in found.items() if not _fits(name, value)]
     if odd:
         raise CheckpointError(f"{path} is damaged: {' and '.join(odd)} is not what autoprune writes")
-    return Snapshot(**{name: content[name] for name in _FIELDS})
+    return Snapshot(**found)
 
 
 def _fits(name: str, value: Any) -> bool:
@@ -143,9 +134,7 @@ def _fits(name: str, value: Any) -> bool:
         return False
     if name == "optimizer":
         return isinstance(value.get("state"), dict) and isinstance(value.get("param_groups"), list)
-    if name == "random" and "cpu" not in value:
-        return False
-    return name != "random" or all(isinstance(item, Tensor) for item in value.values())
+    return name != "random" or ("cpu" in value and maps_to(value, Tensor))
 
 
 def checkpointing(
@@ -156,6 +145,7 @@ def checkpointing(
     """Returns a hook that hands over a snapshot after every so many steps, every whole pass and the last step.
 
     Args:
+        save: takes each snapshot.
         every_steps: None: only after passes and at the end.
         extra: asked for what other hooks have to remember, each time.
 
@@ -164,40 +154,38 @@ def checkpointing(
     """
     if every_steps is not None and every_steps < 1:
         raise TaskError(f"snapshots should be taken every 1 or more steps, not every {every_steps}")
-    return _Checkpointing(save, every_steps, extra).hook()
+    run = _Checkpointing(save, every_steps, extra)
+    return Hook(on_start=run.start, after_step=run.require_start, after_epoch=run.end_epoch, at_rest=run.rest)
 
 
+@dataclass
 class _Checkpointing:
-    def __init__(
-        self, save: Callable[[Snapshot], None], every_steps: int | None, extra: Callable[[], Mapping[str, Any]]
-    ) -> None:
-        self._save, self._every_steps, self._extra = save, every_steps, extra
-        self._optimizer: torch.optim.Optimizer | None = None
-        self._epoch_ended = False
+    """What `checkpointing` remembers of the training that it follows."""
 
-    def hook(self) -> Hook:
-        return Hook(
-            on_start=self._start, after_step=self._require_start, after_epoch=self._end_epoch, at_rest=self._rest
-        )
+    save: Callable[[Snapshot], None]
+    every_steps: int | None
+    extra: Callable[[], Mapping[str, Any]]
+    optimizer: torch.optim.Optimizer | None = None
+    epoch_ended: bool = False
 
-    def _start(self, network: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
-        self._optimizer, self._epoch_ended = optimizer, False
+    def start(self, network: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+        self.optimizer, self.epoch_ended = optimizer, False
 
-    def _require_start(self, network: nn.Module, step: int, steps: int, loss: float) -> None:
-        if self._optimizer is None:
+    def require_start(self, network: nn.Module, step: int, steps: int, loss: float) -> None:
+        if self.optimizer is None:
             raise TaskError(
                 "snapshots need the optimizer, but the task's own training loop does not call the hooks' on_start; "
                 "call on_start(network, optimizer, steps) first and at_rest(network, step, steps) last of each step"
             )
 
-    def _end_epoch(self, network: nn.Module, epoch: int) -> None:
-        self._epoch_ended = True
+    def end_epoch(self, network: nn.Module, epoch: int) -> None:
+        self.epoch_ended = True
 
-    def _rest(self, network: nn.Module, step: int, steps: int) -> None:
-        due = self._every_steps is not None and step % self._every_steps == 0
-        if self._optimizer is not None and (due or self._epoch_ended or step == steps):
-            self._epoch_ended = False
-            self._save(take_snapshot(network, self._optimizer, step, self._extra()))
+    def rest(self, network: nn.Module, step: int, steps: int) -> None:
+        due = self.every_steps is not None and step % self.every_steps == 0
+        if self.optimizer is not None and (due or self.epoch_ended or step == steps):
+            self.epoch_ended = False
+            self.save(take_snapshot(network, self.optimizer, step, self.extra()))
 
 
 def resume(snapshot: Snapshot) -> Hook:
@@ -212,18 +200,17 @@ def resume(snapshot: Snapshot) -> Hook:
     """
 
     def on_start(network: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
-        _fill(network, snapshot.state_dict)
+        try:
+            network.load_state_dict(snapshot.state_dict)
+        except RuntimeError as fault:
+            raise CheckpointError(f"the snapshot does not fit {type(network).__name__}: {fault}") from fault
         _load_optimizer(optimizer, snapshot.optimizer)
-        _set_random_states(device_of(network), snapshot.random)
+        device = device_of(network)
+        torch.set_rng_state(snapshot.random["cpu"])
+        if device.type == "cuda" and "cuda" in snapshot.random:
+            torch.cuda.set_rng_state(snapshot.random["cuda"], device)
 
     return Hook(on_start=on_start, after_backward=_first_step(snapshot.step + 1))
-
-
-def _fill(network: nn.Module, state: Mapping[str, Any]) -> None:
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as fault:
-        raise CheckpointError(f"the snapshot does not fit {type(network).__name__}: {fault}") from fault
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
@@ -252,12 +239,6 @@ def _changed(given: Mapping[str, Any], group: Mapping[str, Any]) -> set[str]:
     """Returns the settings, besides the rate, that two parameter groups do not share."""
     names = (given.keys() | group.keys()) - {"params", "lr"}
     return {name for name in names if name not in given or name not in group or given[name] != group[name]}
-
-
-def _set_random_states(device: torch.device, states: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 def _first_step(expected: int) -> Callable[[nn.Module, int], None]:

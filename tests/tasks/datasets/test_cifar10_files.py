@@ -61,7 +61,7 @@ def _as_python_2(content: NDArray[np.uint8], labels: list[int]) -> bytes:
 @pytest.mark.parametrize("write", [_write_binary, _write_python])
 def test_both_layouts_give_the_records_as_written(write: Any, tmp_path: Path) -> None:
     found = find_cifar10(write(tmp_path), RECORDS)
-    test, training = found.test_images(), found.training_images()
+    test, training = found.test_images, found.training_images
     assert test.pixels.shape == (RECORDS, 3, 32, 32)
     np.testing.assert_array_equal(test.pixels.numpy().reshape(RECORDS, -1), _records(0)[:, 1:])
     expected = np.concatenate([_records(1), _records(2)])
@@ -160,7 +160,7 @@ def test_python_file_with_fewer_records_is_refused_when_it_is_read(tmp_path: Pat
     folder = _write_python(tmp_path)
     (folder / "test_batch").write_bytes(pickle.dumps(_python_content(0, 4), protocol=2))
     with pytest.raises(DataError, match="expected 6 records, found 4"):
-        find_cifar10(folder, RECORDS).test_images()
+        _ = find_cifar10(folder, RECORDS).test_images
 
 
 def test_missing_folder_empty_folder_and_missing_batches_are_told_apart(tmp_path: Path) -> None:

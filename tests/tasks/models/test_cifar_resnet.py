@@ -34,7 +34,7 @@ def test_macs_are_the_published_ones() -> None:
 
 def test_shortcut_takes_every_second_pixel_between_zero_channels() -> None:
     x = torch.arange(32.0).view(1, 2, 4, 4) + 1
-    out = PaddingShortcut(1)(x)
+    out = PaddingShortcut(2, 4)(x)
     assert out.shape == (1, 4, 2, 2)
     assert torch.equal(out[:, 1:3], x[:, :, ::2, ::2])
     assert not out[:, 0].any()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autoprune.tasks.batches import Augmentation, Draws, ImageBatches, Images, Normalisation, crop
+from autoprune.tasks.datasets.images import Augmentation, ImageBatches, Images, Normalisation
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES = Images(torch.randint(1, 256, (10, 3, 6, 5), generator=GENERATOR, dtype=torch.uint8), torch.arange(10))
@@ -19,7 +19,7 @@ def test_crop_equals_padding_cutting_and_mirroring_one_by_one() -> None:
     top = torch.tensor([0, 4, 2, 1, 3, 0, 4, 2, 1, 0])
     left = torch.tensor([4, 0, 2, 3, 1, 0, 4, 2, 0, 1])
     mirrored = torch.arange(10) % 2 == 1
-    out = crop(IMAGES.pixels, 2, Draws(top, left, mirrored))
+    out = Augmentation(padding=2).apply(IMAGES.pixels, torch.stack((top, left, mirrored)))
     for i in range(10):
         framed = torch.zeros(3, 10, 9, dtype=torch.uint8)
         framed[:, 2:8, 2:7] = IMAGES.pixels[i]
