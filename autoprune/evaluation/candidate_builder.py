@@ -14,7 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from autoprune.core.recipe import AdmmTraining, Finetune, Recipe
 from autoprune.core.trial import Candidate
 from autoprune.errors import CheckpointError, Diverged, TaskError
-from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint
+from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, describe_inputs
+from autoprune.evaluation.checkpoints.reshape import kept_by_layer
 from autoprune.evaluation.data import EvaluationData
 from autoprune.evaluation.prunable_model import PrunableModel
 from autoprune.evaluation.training_snapshots import InterruptedTraining, TrainingSnapshots
@@ -25,7 +26,7 @@ from autoprune.pruning.training.masking import Masking
 from autoprune.tasks.base import Batch, Hook, Task
 from autoprune.tasks.training.distillation import distillation
 from autoprune.tasks.training.loop import derive_seed
-from autoprune.tasks.training.snapshot import resume
+from autoprune.tasks.training.snapshot import copied, resume
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +60,24 @@ class PrunedNetwork:
         return Hook(after_step=lambda *_: masking.hold())
 
     def checkpoint(self, metrics: Mapping[str, Any], identity: Mapping[str, Any]) -> PrunedCheckpoint:
-        """Returns what is written of it."""
-        return PrunedCheckpoint.of(self.network, self.prunable, self.allocation, metrics, identity)
+        """Returns what is written of it.
+
+        Args:
+            metrics: what was measured of it.
+            identity: the names of model and task.
+        """
+        prunable, structures = self.prunable, self.prunable.structures
+        return PrunedCheckpoint(
+            copied(self.network.state_dict(), "state_dict"),
+            dict(self.allocation),
+            kept_by_layer(prunable.graph, structures.kept_channels(prunable.importance, self.allocation)),
+            str(identity.get("model", "")),
+            describe_inputs(prunable.inputs),
+            dict(metrics),
+            str(identity.get("task", "")),
+            prunable.pruner.pattern.name,
+            structures.removed_branches(self.allocation),
+        )
 
 
 class CandidateBuilder:

@@ -37,11 +37,6 @@ Watch = Callable[[Iterable[Batch]], Iterable[Batch]]
 """Passes batches on, and may show how far they are used."""
 
 
-def unwatched(batches: Iterable[Batch]) -> Iterable[Batch]:
-    """Returns the batches; nothing is shown."""
-    return batches
-
-
 class CostMismatch(AutopruneError):
     """A thinned network does not cost what was predicted: a fault of autoprune."""
 
@@ -110,7 +105,7 @@ class Evaluator:
         network: nn.Module,
         samples: int | None = None,
         split: Split = "validation",
-        watch: Watch = unwatched,
+        watch: Watch | None = None,
     ) -> Score:
         """Returns loss and accuracy of a network, and its divergence from the dense one if that is the objective.
 
@@ -120,7 +115,7 @@ class Evaluator:
         """
         batches = self.data.batches(split, samples)
         teacher_logits = self.data.teacher_logits(self.prunable.network, split, samples)
-        return evaluate(network, self.task, watch(batches), teacher_logits=teacher_logits)
+        return evaluate(network, self.task, watch(batches) if watch else batches, teacher_logits=teacher_logits)
 
     def build(self, candidate: Candidate, snapshots: TrainingSnapshots | None = None) -> PrunedNetwork:
         """Returns the candidate's network after its recipe.
@@ -225,7 +220,7 @@ def _read(path: Path) -> PrunedCheckpoint:
     return checkpoint
 
 
-def evaluate_dense(evaluator: Evaluator, watch: Watch = unwatched) -> Score:
+def evaluate_dense(evaluator: Evaluator, watch: Watch | None = None) -> Score:
     """Returns the score of the dense network as it is, on the samples that candidates are evaluated on.
 
     Raises:

@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import torch
 
-from autoprune.core.trial import Failure, Outcome, Score, Stopped
+from autoprune.core.trial import Failure, Outcome, Score, Stopped, outcome_to_json
 from autoprune.errors import Diverged, describe, foreign_code
 
 S = TypeVar("S", bound=Score | Stopped)
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """The outcome of evaluating a network, with what it cost.
+
+    Attributes:
+        work: in multiply-adds.
+    """
+
+    outcome: Score | Failure
+    work: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {**outcome_to_json(self.outcome), "work": self.work}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> EvaluationResult:
+        scored = "score" in data
+        outcome = Score.from_json(data["score"]) if scored else Failure.from_json(data["failure"])
+        return cls(outcome, data["work"])
 
 
 class HasOutcome(Protocol):

@@ -69,12 +69,8 @@ class Parents:
 
 
 def _check_widths(candidate: Candidate, prunable: PrunableModel) -> None:
-    dense = {group.name: group.width for group in prunable.structures.groups}
-    wider = [
-        f"{name} ({candidate.allocation.get(name, dense[name])} of {left})"
-        for name, left in prunable.left().items()
-        if candidate.allocation.get(name, dense[name]) > left
-    ]
+    keep = {group.name: group.width for group in prunable.structures.groups} | dict(candidate.allocation)
+    wider = [f"{name} ({keep[name]} of {left})" for name, left in prunable.left().items() if keep[name] > left]
     if wider:
         raise WiderThanParent(
             f"candidate {candidate.number} keeps more than its parent, trial {candidate.parent}, has left of group "

@@ -73,7 +73,9 @@ class PrunableModel:
         calibration = self.samples.calibration_data() if self.samples else None
         asked = replace(pruner, criterion=among_nonzero(pruner.criterion)) if self.lost else pruner
         scores = asked.estimate_importance(self.network, self.graph, calibration, self.seed)
-        scoring = _describe(pruner, self.samples, self.seed)
+        read = self.samples.describe() if self.samples and pruner.criterion.reads_data else {"samples": 0}
+        drawn = {"seed": self.seed} if pruner.criterion.drawn else {}
+        scoring = {**pruner.describe(), **read, **drawn}
         return replace(self, pruner=pruner, importance=self.without_lost(scores), scoring=scoring)
 
     def without_lost(self, importance: Importance) -> Importance:
@@ -101,6 +103,7 @@ def analyze(
     Args:
         network: on the device where it will be evaluated.
         inputs: `[batch, …]` samples; the first two are used.
+        pruner: gives the pattern of the groups and the scores.
         samples: what a criterion that reads data is given; any other leaves them unread.
         seed: of a criterion's random draws.
 
@@ -117,12 +120,6 @@ def analyze(
     return prunable.scored_by(pruner)
 
 
-def _describe(pruner: Pruner, samples: ScoringSamples | None, seed: int) -> dict[str, Any]:
-    read = samples.describe() if samples and pruner.criterion.reads_data else {"samples": 0}
-    drawn = {"seed": seed} if pruner.criterion.drawn else {}
-    return {**pruner.describe(), **read, **drawn}
-
-
 def example_inputs(task: Task, device: torch.device) -> Tensor:
     """Returns `[2, …]`, two of the task's validation samples.
 
@@ -135,12 +132,11 @@ def example_inputs(task: Task, device: torch.device) -> Tensor:
     raise DataError(f"task {task.name} has no validation samples")
 
 
-@dataclass
 class ScoredModels:
     """A network under any of the scorings that settings choose; each is computed when first asked for, and kept."""
 
-    base: PrunableModel
-    _scored: dict[Pruner, PrunableModel] = field(default_factory=dict)
+    def __init__(self, base: PrunableModel) -> None:
+        self.base, self._scored = base, {base.pruner: base}
 
     def under(self, settings: Mapping[str, Setting]) -> PrunableModel:
         """Returns the base under the scoring that settings choose; itself where they choose none, or its own.
@@ -171,8 +167,6 @@ class ScoredModels:
         return replace(whole, importance=importance, scoring={**whole.scoring, "criteria": chosen})
 
     def _scored_by(self, pruner: Pruner) -> PrunableModel:
-        if pruner == self.base.pruner:
-            return self.base
         if pruner not in self._scored:
             self._scored[pruner] = self.base.scored_by(pruner)
         return self._scored[pruner]

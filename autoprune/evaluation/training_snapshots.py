@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,12 @@ from autoprune.errors import CheckpointError
 from autoprune.pruning.surgery.masks import Importance
 from autoprune.tasks.base import Hook
 from autoprune.tasks.training.snapshot import Snapshot, read_snapshot, take_snapshot, write_snapshot
+from autoprune.tasks.weights import maps_to
 
 Phase = Literal["admm", "finetune"]
+
+_ADMM = ("projected", "dual")
+"""What ADMM's state holds by name of a weight."""
 
 SNAPSHOT_SECONDS = 30.0
 """Time between two snapshots. One takes a few milliseconds for a small network and up to a second for a large one, and
@@ -31,26 +35,15 @@ class InterruptedTraining:
 
     Attributes:
         snapshot: of the network that was in training: whole in phase `admm`, pruned in phase `finetune`.
+        admm: ADMM's state; None where no group lost anything.
+        importance: the scores by which the network in phase `finetune` was pruned; None where nothing was trained
+            before.
     """
 
     snapshot: Snapshot
-
-    @property
-    def phase(self) -> Phase:
-        found: Phase = self.snapshot.extra["phase"]
-        return found
-
-    @property
-    def admm(self) -> Mapping[str, Any] | None:
-        """The state of ADMM; None where no group lost anything."""
-        found: Mapping[str, Any] | None = self.snapshot.extra["admm"]
-        return found
-
-    @property
-    def importance(self) -> Importance | None:
-        """The scores by which the network in phase `finetune` was pruned; None where nothing was trained before."""
-        found = self.snapshot.extra["importance"]
-        return {name: scores.numpy() for name, scores in found.items()} if found else None
+    phase: Phase
+    admm: Mapping[str, Any] | None
+    importance: Importance | None
 
 
 class TrainingSnapshots:
@@ -74,9 +67,11 @@ class TrainingSnapshots:
         if self._path is None or not self._path.is_file():
             return None
         snapshot = read_snapshot(self._path)
-        if snapshot.extra.get("candidate") != self._key or not _is_whole(snapshot.extra):
+        extra = snapshot.extra
+        if extra.get("candidate") != self._key or not _is_whole(extra):
             raise CheckpointError(f"{self._path} is a snapshot of another candidate's training")
-        return InterruptedTraining(snapshot)
+        importance = {name: scores.numpy() for name, scores in (extra["importance"] or {}).items()} or None
+        return InterruptedTraining(snapshot, extra["phase"], extra["admm"], importance)
 
     def remove(self) -> None:
         """Removes the file if there is one."""
@@ -122,17 +117,10 @@ def _is_whole(extra: Mapping[str, Any]) -> bool:
     """Returns whether a snapshot holds beside the training what `TrainingSnapshots.hook` puts there."""
     scores, admm = extra.get("importance"), extra.get("admm")
     return (
-        extra.get("phase") in ("admm", "finetune")
-        and (scores is None or _maps_to_tensors(scores))
-        and (
-            admm is None
-            or (isinstance(admm, dict) and all(_maps_to_tensors(admm.get(kind)) for kind in ("projected", "dual")))
-        )
+        extra.get("phase") in get_args(Phase)
+        and (scores is None or maps_to(scores, Tensor))
+        and (admm is None or (maps_to(admm, object) and all(maps_to(admm.get(each), Tensor) for each in _ADMM)))
     )
-
-
-def _maps_to_tensors(found: object) -> bool:
-    return isinstance(found, dict) and all(isinstance(tensor, Tensor) for tensor in found.values())
 
 
 def training_key(candidate: Candidate, seed: int) -> str:

@@ -18,7 +18,7 @@ from autoprune.config.schedule import ScheduleFile, load_schedule
 from autoprune.core.ledger import Ledger
 from autoprune.core.trial import Score
 from autoprune.errors import RunFolderError, UserError
-from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, write_checkpoint
+from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, describe_inputs, write_checkpoint
 from autoprune.evaluation.data import Batches
 from autoprune.evaluation.metrics import evaluate
 from autoprune.evaluation.prunable_model import example_inputs
@@ -33,7 +33,7 @@ from autoprune.running.threads import settle_threads
 from autoprune.running.tracking.mlflow_runs import TRAINING
 from autoprune.running.tracking.tracker import Tracking, mirroring
 from autoprune.tasks.base import Batch, Hook, Split, Task
-from autoprune.tasks.training.snapshot import Snapshot, read_snapshot, write_snapshot
+from autoprune.tasks.training.snapshot import Snapshot, copied, read_snapshot, write_snapshot
 from autoprune.tasks.weights import load_weights
 
 _SCHEDULE, _INITIAL, _SNAPSHOT, _FINAL = "schedule.yaml", "initial.pt", "snapshot.pt", "final.pt"
@@ -258,7 +258,7 @@ def _result(run: TrainingRun, recorder: _Recorder, start: _Start, dense: Score, 
     except UserError:  # the task has no test samples
         test = None
     graph = find_groups(run.network, start.inputs)
-    effective = measure_effective(run.network, graph, start.inputs) if run.masking.masks else {}
+    effective = measure_effective(run.network, graph, start.inputs) if run.active.masking.masks else {}
     return TrainingResult(
         recorder.folder / _FINAL,
         dense,
@@ -273,16 +273,14 @@ def _result(run: TrainingRun, recorder: _Recorder, start: _Start, dense: Score, 
 
 
 def _checkpoint(run: TrainingRun, start: _Start, final: Score) -> PrunedCheckpoint:
-    state = {name: tensor.detach().cpu().clone() for name, tensor in run.network.state_dict().items()}
-    inputs = {"shape": list(start.inputs.shape[1:]), "dtype": str(start.inputs.dtype).removeprefix("torch.")}
     return PrunedCheckpoint(
-        state,
+        copied(run.network.state_dict(), "state_dict"),
         {},
         {name: list(stays) for name, stays in run.shape.kept.items()},
         str(start.identity["model"]),
-        inputs,
+        describe_inputs(start.inputs),
         {"accuracy": final.accuracy, "loss": final.loss, "samples": final.samples},
         str(start.identity["task"]),
-        "masked" if run.masking.masks else FILTER.name,
+        "masked" if run.active.masking.masks else FILTER.name,
         run.shape.removed,
     )

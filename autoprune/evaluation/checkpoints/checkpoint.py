@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,12 @@ from torch import Tensor, nn
 
 from autoprune import registry
 from autoprune.errors import CheckpointError
-from autoprune.evaluation.checkpoints.reshape import PrunedShape, kept_by_layer, reshape
-from autoprune.evaluation.prunable_model import PrunableModel
-from autoprune.files import write_whole
+from autoprune.evaluation.checkpoints.reshape import PrunedShape, reshape
 from autoprune.graph.groups import ChannelGraph, find_groups
 from autoprune.pruning.patterns import FILTER, LAYER
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.tasks import weights
+from autoprune.tasks.weights import maps_to, write_tensors
 
 FORMAT = 1
 
@@ -58,38 +56,10 @@ class PrunedCheckpoint:
         """Returns `[2, …]` zeros of the shape and type that the network takes."""
         return torch.zeros(2, *self.inputs["shape"], dtype=getattr(torch, self.inputs["dtype"]))
 
-    @classmethod
-    def of(
-        cls,
-        network: nn.Module,
-        prunable: PrunableModel,
-        allocation: Mapping[str, int],
-        metrics: Mapping[str, Any],
-        identity: Mapping[str, Any],
-    ) -> PrunedCheckpoint:
-        """Returns the checkpoint of a network pruned from `prunable`.
 
-        Args:
-            allocation: group to kept width.
-            metrics: what was measured of the network.
-            identity: the names of model and task.
-        """
-        state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
-        inputs = {
-            "shape": list(prunable.inputs.shape[1:]),
-            "dtype": str(prunable.inputs.dtype).removeprefix("torch."),
-        }
-        return cls(
-            state,
-            dict(allocation),
-            kept_by_layer(prunable.graph, prunable.structures.kept_channels(prunable.importance, allocation)),
-            str(identity.get("model", "")),
-            inputs,
-            dict(metrics),
-            str(identity.get("task", "")),
-            prunable.pruner.pattern.name,
-            prunable.structures.removed_branches(allocation),
-        )
+def describe_inputs(inputs: Tensor) -> dict[str, Any]:
+    """Returns the shape and type of one of the `[batch, …]` samples, for `PrunedCheckpoint.inputs`."""
+    return {"shape": list(inputs.shape[1:]), "dtype": str(inputs.dtype).removeprefix("torch.")}
 
 
 def write_checkpoint(path: Path, checkpoint: PrunedCheckpoint) -> None:
@@ -98,10 +68,7 @@ def write_checkpoint(path: Path, checkpoint: PrunedCheckpoint) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    content = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError
-    torch.save({"autoprune": FORMAT, **vars(checkpoint), "removed": list(checkpoint.removed)}, content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content.getbuffer())
+    write_tensors(path, {"autoprune": FORMAT, **vars(checkpoint), "removed": list(checkpoint.removed)})
 
 
 def read_checkpoint(path: Path) -> PrunedCheckpoint | None:
@@ -125,36 +92,28 @@ def read_checkpoint(path: Path) -> PrunedCheckpoint | None:
         checkpoint = PrunedCheckpoint(**content)
     except TypeError as fault:
         raise CheckpointError(f"{path} is damaged: {fault}") from fault
-    odd = _odd_fields(checkpoint)
-    if odd:
+    if odd := _odd_fields(checkpoint):
         raise CheckpointError(f"{path} is damaged: {' and '.join(odd)} is not what `autoprune apply` writes")
     return checkpoint
 
 
 def _odd_fields(checkpoint: PrunedCheckpoint) -> list[str]:
-    """Returns the fields that hold something else than `PrunedCheckpoint.of` puts there."""
-    inputs = checkpoint.inputs
+    """Returns the fields that hold something else than belongs there."""
+    inputs, removed = checkpoint.inputs, checkpoint.removed
     right = {
-        "state_dict": _maps_to(checkpoint.state_dict, Tensor),
-        "widths": _maps_to(checkpoint.widths, int),
-        "kept": _maps_to(checkpoint.kept, list) and all(_are_counts(kept) for kept in checkpoint.kept.values()),
+        "state_dict": maps_to(checkpoint.state_dict, Tensor),
+        "widths": maps_to(checkpoint.widths, int),
+        "kept": maps_to(checkpoint.kept, list) and all(_are_counts(kept) for kept in checkpoint.kept.values()),
         "model": isinstance(checkpoint.model, str),
         "inputs": isinstance(inputs, dict)
         and _are_counts(inputs.get("shape"))
         and isinstance(getattr(torch, str(inputs.get("dtype")), None), torch.dtype),
-        "metrics": _maps_to(checkpoint.metrics, (int, float)),
+        "metrics": maps_to(checkpoint.metrics, (int, float)),
         "task": isinstance(checkpoint.task, str),
         "pattern": isinstance(checkpoint.pattern, str),
-        "removed": isinstance(checkpoint.removed, (list, tuple))
-        and all(isinstance(n, str) for n in checkpoint.removed),
+        "removed": isinstance(removed, (list, tuple)) and all(isinstance(name, str) for name in removed),
     }
     return [name for name, good in right.items() if not good]
-
-
-def _maps_to(content: object, kind: type | tuple[type, ...]) -> bool:
-    return isinstance(content, dict) and all(
-        isinstance(name, str) and isinstance(value, kind) for name, value in content.items()
-    )
 
 
 def _are_counts(content: object) -> bool:

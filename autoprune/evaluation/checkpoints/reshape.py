@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -29,24 +29,6 @@ class PrunedShape:
     removed: tuple[str, ...] = ()
     kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
-    def without(self, branches: Sequence[str], layers: Sequence[str]) -> PrunedShape:
-        """Returns the shape after branches, with all their layers, were removed."""
-        left = {name: stays for name, stays in self.kept.items() if name not in layers}
-        return PrunedShape((*self.removed, *branches), left)
-
-    def thinned(self, graph: ChannelGraph, kept: Kept) -> PrunedShape:
-        """Returns the shape after a network of this shape was thinned.
-
-        Args:
-            graph: of the network before.
-            kept: group to the channels that stay.
-        """
-        found = dict(self.kept)
-        for layer, stays in kept_by_layer(graph, kept).items():
-            before = self.kept.get(layer)
-            found[layer] = stays if before is None else [before[i] for i in stays]
-        return PrunedShape(self.removed, found)
-
 
 @dataclass(frozen=True)
 class ReshapedNetwork:
@@ -66,14 +48,18 @@ class ReshapedNetwork:
         """Returns the network without residual branches, by the names that `find_branches` gives them in it."""
         graph = find_groups(self.network, self.inputs)
         gone = choose_branches(find_branches(self.network, graph), branches)
-        layers = [layer for branch in gone for layer in branch.layers]
-        shape = self.shape.without(branches, layers)
+        layers = {layer for branch in gone for layer in branch.layers}
+        kept = {name: stays for name, stays in self.shape.kept.items() if name not in layers}
+        shape = PrunedShape((*self.shape.removed, *branches), kept)
         return self._become(lambda network, check_on: remove_branches(network, graph, branches, check_on), shape)
 
     def thinned(self, kept: Kept) -> ReshapedNetwork:
-        """Returns the network with only some channels of its groups."""
+        """Returns the network with only some channels of its groups; `kept` numbers those that it has by now."""
         graph = find_groups(self.network, self.inputs)
-        shape = self.shape.thinned(graph, kept)
+        by_layer = dict(self.shape.kept)
+        for layer, stays in kept_by_layer(graph, kept).items():
+            by_layer[layer] = [by_layer[layer][i] for i in stays] if layer in by_layer else stays
+        shape = replace(self.shape, kept=by_layer)
         return self._become(lambda network, check_on: thin(network, graph, kept, check_on), shape)
 
     def _become(self, change: Callable[[nn.Module, Tensor | None], nn.Module], shape: PrunedShape) -> ReshapedNetwork:
@@ -83,6 +69,11 @@ class ReshapedNetwork:
 
 def reshape(dense: nn.Module, graph: ChannelGraph, shape: PrunedShape) -> nn.Module:
     """Returns a copy of a dense network in a shape, with its own weights where they stay.
+
+    Args:
+        dense: not changed.
+        graph: its channels.
+        shape: what the copy is without.
 
     Raises:
         CheckpointError: the shape is not one of this network.

@@ -1,21 +1,29 @@
-"""The prunings and penalties of a schedule, active on one network together."""
+"""The prunings and penalties of a schedule, built from what its file says, and active on one network together."""
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
-from autoprune.config.schedule import ScheduleFile
+from autoprune import registry
+from autoprune.config.schedule import PenaltySection, PrunerSection, ScheduleFile
+from autoprune.core.allocation import Allocation
+from autoprune.errors import UserError
 from autoprune.evaluation.data import ScoringSamples
-from autoprune.evaluation.schedules.builders import build_penalty, build_pruning, timing_of
-from autoprune.pruning.schedules import Unit
+from autoprune.graph.groups import find_groups
+from autoprune.pruning.patterns import parse_pattern
+from autoprune.pruning.pruner import Pruner
+from autoprune.pruning.schedules import Timing, Unit
 from autoprune.pruning.surgery.masks import Masks
 from autoprune.pruning.training.gradual import Pruning
+from autoprune.pruning.training.group_lasso import Thresholding
 from autoprune.pruning.training.masking import Masking
 from autoprune.pruning.training.penalties import Penalty
 
@@ -26,28 +34,18 @@ Passed = Mapping[Unit, int]
 """Steps and epochs that have passed."""
 
 
-@dataclass(frozen=True)
-class _Period:
-    """The time in which a penalty acts, in steps or epochs that have passed."""
+@dataclass
+class _ActivePenalty:
+    """A penalty and the steps or epochs in which it acts; what it led to zero is masked once, when they are over."""
 
+    penalty: Penalty
     start: int
     end: int
     unit: Unit
-
-    def covers(self, passed: Passed) -> bool:
-        return self.start <= passed[self.unit] < self.end
-
-    def over(self, passed: Passed) -> bool:
-        return passed[self.unit] >= self.end
-
-
-@dataclass
-class _ActivePenalty:
-    """A penalty and when it acts; what it led to zero is masked once, when its time is over."""
-
-    penalty: Penalty
-    period: _Period
     ended: bool = False
+
+    def acts(self, passed: Passed) -> bool:
+        return self.start <= passed[self.unit] < self.end
 
     def finish(self) -> None:
         if not self.ended:
@@ -84,19 +82,19 @@ class ActivePruners:
             self.masking.set(_CARRIED, carried)
         self.prunings: dict[str, Pruning] = {}
         for name in schedule.pruners:
-            timing = timing_of(name, schedule)
+            timing = _timing_of(name, schedule)
             if passed is None or (timing is not None and passed[timing.unit] < timing.end):
-                self.prunings[name] = build_pruning(name, schedule, network, inputs, samples, self.masking, passed)
+                self.prunings[name] = _build_pruning(name, schedule, network, inputs, samples, self.masking, passed)
         self._penalties: dict[str, _ActivePenalty] = {}
         for name, section in schedule.penalties.items():
-            period = _period_of(name, schedule)
-            if passed is None or not period.over(passed):
-                penalty = build_penalty(name, section, network, inputs, self.masking)
-                self._penalties[name] = _ActivePenalty(penalty, period)
+            start, end, unit = _period_of(name, schedule)
+            if passed is None or passed[unit] < end:
+                penalty = _build_penalty(name, section, network, inputs, self.masking)
+                self._penalties[name] = _ActivePenalty(penalty, start, end, unit)
 
     def term(self, passed: Passed) -> Tensor | None:
-        """Returns the scalar that the penalties active now add to the loss; None where there are none."""
-        terms = [active.penalty.term() for active in self._penalties.values() if active.period.covers(passed)]
+        """Returns the scalar, `[]`, that the penalties active now add to the loss; None where there are none."""
+        terms = [active.penalty.term() for active in self._penalties.values() if active.acts(passed)]
         found = [term for term in terms if term is not None]
         return torch.stack(found).sum() if found else None
 
@@ -109,7 +107,7 @@ class ActivePruners:
             rate: the effective rate, see `Penalty.step`.
         """
         for active in self._penalties.values():
-            if active.period.covers(before):
+            if active.acts(before):
                 active.penalty.step(rate)
         for pruning in self.prunings.values():
             pruning.step()
@@ -131,7 +129,7 @@ class ActivePruners:
     def finish_penalties(self, now: Passed, *names: str) -> None:
         """Masks, once, what penalties led to zero: those whose time is over, and those named."""
         for name, active in self._penalties.items():
-            if name in names or active.period.over(now):
+            if name in names or now[active.unit] >= active.end:
                 active.finish()
 
     def measured(self) -> dict[str, float]:
@@ -167,15 +165,124 @@ def carried_masks(state: Mapping[str, Any]) -> Masks:
     return found
 
 
-def _period_of(penalty: str, schedule: ScheduleFile) -> _Period:
+def _period_of(penalty: str, schedule: ScheduleFile) -> tuple[int, int, Unit]:
     """Returns when a penalty acts: as its policy says, else, and without an end, to the end of the training."""
     for policy in schedule.policies:
         if policy.penalty == penalty:
             start, end, _, unit = policy.timing()
-            return _Period(start, sys.maxsize if end is None else end, unit)
-    return _Period(0, sys.maxsize, "step")
+            return start, sys.maxsize if end is None else end, unit
+    return 0, sys.maxsize, "step"
 
 
 def _sparsity(pruning: Pruning) -> float:
     dense = sum(group.width for group in pruning.groups)
     return 1 - sum(pruning.allocation.values()) / dense if dense else 0.0
+
+
+def _timing_of(pruner: str, schedule: ScheduleFile) -> Timing | None:
+    """Returns when a pruner updates its masks; None where it does so between rounds."""
+    if schedule.rounds is not None:
+        return None
+    policy = next(policy for policy in schedule.policies if policy.pruner == pruner)
+    start, end, frequency, unit = policy.timing()
+    return Timing(start, start if end is None else end, frequency, unit)
+
+
+def _build_pruning(
+    name: str,
+    schedule: ScheduleFile,
+    network: nn.Module,
+    inputs: Tensor,
+    samples: ScoringSamples,
+    masking: Masking,
+    passed: Mapping[Unit, int] | None = None,
+) -> Pruning:
+    """Puts a pruner of the schedule on a network; for its arguments see `ActivePruners`.
+
+    Raises:
+        UserError: a layer, number or width does not fit; the message begins with the pruner's name.
+    """
+    section = schedule.pruners[name]
+    try:
+        pruner = _build_pruner(section)
+        amount = section.sparsity if section.threshold is None else section.threshold
+        if section.widths is None and (section.threshold is None) != pruner.allocator.sparsity:
+            wanted = "sparsity" if pruner.allocator.sparsity else "threshold"
+            raise UserError(f"allocator {pruner.allocator.name!r} goes by a {wanted}; give `{wanted}:`")
+        return Pruning(
+            network,
+            pruner,
+            amount,
+            inputs=inputs,
+            widths=None if section.widths is None else _read_widths(section),
+            layers=section.layers,
+            initial=section.initial,
+            timing=_timing_of(name, schedule),
+            statistics_batches=samples,
+            loss=samples.task.loss,
+            seed=samples.seed,
+            masking=masking,
+            passed=passed,
+        )
+    except UserError as fault:
+        raise UserError(f"pruner {name!r}: {fault}") from fault
+
+
+def _build_pruner(section: PrunerSection) -> Pruner:
+    """Returns the named pruner with what the schedule says otherwise."""
+    parts: dict[str, Any] = {
+        kind: registry.resolve(kind, name)
+        for kind in ("criterion", "schedule", "allocator")
+        if (name := getattr(section, kind)) is not None
+    }
+    if section.pattern is not None:
+        parts["pattern"] = parse_pattern(section.pattern)
+    settings = {"combine": section.combine, "normalise": section.normalise}
+    parts.update({name: value for name, value in settings.items() if value is not None})
+    pruner: Pruner = replace(registry.resolve("pruner", section.pruner), **parts)
+    return pruner
+
+
+def _read_widths(section: PrunerSection) -> Mapping[str, int]:
+    assert section.widths is not None
+    try:
+        content = yaml.safe_load(section.widths.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as fault:
+        raise UserError(f"{section.widths} cannot be read: {fault}") from fault
+    return Allocation.from_json(content.get("widths", content) if isinstance(content, dict) else content)
+
+
+def _build_penalty(name: str, section: PenaltySection, network: nn.Module, inputs: Tensor, masking: Masking) -> Penalty:
+    """Puts a penalty of the schedule on a network.
+
+    Raises:
+        UserError: it does not have a setting, lacks one, or matches no layer; the message begins with its name.
+    """
+    make = registry.resolve("penalty", section.penalty)
+    settings = _penalty_settings(section)
+    known = set(inspect.signature(make).parameters)
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise UserError(f"penalty {name!r}: {section.penalty} does not take {', '.join(unknown)}")
+    if "masking" in known:
+        settings["masking"] = masking
+    try:
+        penalty: Penalty = make(network, find_groups(network, inputs), **settings)
+    except TypeError as fault:
+        missing = str(fault).partition("missing ")[2] or str(fault)
+        raise UserError(f"penalty {name!r}: {section.penalty} needs {missing.partition(': ')[2] or missing}") from fault
+    except UserError as fault:
+        raise UserError(f"penalty {name!r}: {fault}") from fault
+    return penalty
+
+
+def _penalty_settings(section: PenaltySection) -> dict[str, Any]:
+    """Returns what the schedule gives, under the names of the penalties' arguments."""
+    given = section.model_dump(exclude={"penalty"}, exclude_none=True)
+    fields = {"threshold": "at", "threshold_by": "by", "threshold_every": "every"}
+    thresholds = {fields[key]: given.pop(key) for key in fields.keys() & given.keys()}
+    if thresholds:
+        given["thresholding"] = Thresholding(**thresholds)
+    if "sparsity" in given:
+        given["amount"] = given.pop("sparsity")
+    return given

@@ -21,7 +21,6 @@ from autoprune.pruning.schedules import Unit
 from autoprune.pruning.surgery.branch_removal import dead_branches
 from autoprune.pruning.surgery.masks import Masks
 from autoprune.pruning.training.gradual import Pruning
-from autoprune.pruning.training.masking import Masking
 from autoprune.tasks.base import Hook, Task
 from autoprune.tasks.training.distillation import distillation
 from autoprune.tasks.training.loop import count_steps
@@ -123,11 +122,6 @@ class TrainingRun:
         samples = ScoringSamples(self._task, self._inputs.device, scoring.samples, scoring.batch_size, self._seed)
         return ActivePruners(self.network, self._inputs, self._schedule, samples, self._passed_at_change, carried)
 
-    @property
-    def masking(self) -> Masking:
-        """The masking that holds the network's masked weights at zero."""
-        return self.active.masking
-
     def resume(self, snapshot: Snapshot) -> None:
         """Makes `run` go on from a snapshot of a run with the same schedule, network and data.
 
@@ -140,9 +134,7 @@ class TrainingRun:
             self.network = reshape(self._dense, find_groups(self._dense, self._inputs), self.shape)
             self.network.load_state_dict(snapshot.state_dict)
             self._changes_made, self._losses = state["changes_made"], list(state["losses"])
-            self._passed = dict(state["passed"])
-            at_change = state["passed_at_change"]
-            self._passed_at_change = None if at_change is None else dict(at_change)
+            self._passed, self._passed_at_change = state["passed"], state["passed_at_change"]
             self.active = self._activate(carried_masks(state["active"]))
             self.network.load_state_dict(snapshot.state_dict)  # a fresh pruning may have masked already
             self.active.load_state_dict(state["active"])
@@ -183,22 +175,19 @@ class TrainingRun:
         if (distill := self._schedule.distill) is not None:
             hooks.append(distillation(self._dense, distill.temperature, distill.weight))
         own = Hook(
-            loss_term=self._term,
+            loss_term=lambda *_: self.active.term(self._passed),
             on_start=self._start,
             after_step=self._after_step,
             after_epoch=self._after_epoch,
-            at_rest=self._at_rest,
+            at_rest=self._keep_early_where_due,
         )
         saving = checkpointing(self._callbacks.save, self._callbacks.save_every, self._state)
         return [*hooks, own, *self._callbacks.hooks, saving, Hook(at_rest=self._stop_where_due)]
 
     def _start(self, network: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
         self._optimizer = optimizer
-        self.masking.hold()
+        self.active.masking.hold()
         self._keep_early_where_due()
-
-    def _term(self, network: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor | None:
-        return self.active.term(self._passed)
 
     def _after_step(self, network: nn.Module, step: int, steps: int, loss: float) -> None:
         assert self._optimizer is not None  # training has started
@@ -213,10 +202,7 @@ class TrainingRun:
         self._losses = []
         network.train()
 
-    def _at_rest(self, network: nn.Module, step: int, steps: int) -> None:
-        self._keep_early_where_due()
-
-    def _keep_early_where_due(self) -> None:
+    def _keep_early_where_due(self, *_: object) -> None:
         if self._round == 0 and self._passed["step"] == self._rewind_step():
             (pruning,) = self.active.prunings.values()
             pruning.keep_early(_TrainingState(self))
@@ -226,14 +212,13 @@ class TrainingRun:
             raise _ShapeChangeDue
 
     def _state(self) -> dict[str, Any]:
-        at_change = self._passed_at_change
         return {
-            "removed": list(self.shape.removed),
-            "kept": {name: list(stays) for name, stays in self.shape.kept.items()},
+            "removed": self.shape.removed,
+            "kept": self.shape.kept,
             "changes_made": self._changes_made,
-            "passed": dict(self._passed),
-            "passed_at_change": None if at_change is None else dict(at_change),
-            "losses": list(self._losses),
+            "passed": self._passed,
+            "passed_at_change": self._passed_at_change,
+            "losses": self._losses,
             "active": self.active.state_dict(),
         }
 
@@ -241,8 +226,9 @@ class TrainingRun:
         """Goes on with what a change of shape leaves of the network."""
         if policy.remove_layers is not None:
             self.active.finish_penalties(self._passed, policy.remove_layers)
-        self.masking.hold()
-        before = ReshapedNetwork(self.network, self._inputs, self.shape, self.masking.masks)
+        masking = self.active.masking
+        masking.hold()
+        before = ReshapedNetwork(self.network, self._inputs, self.shape, masking.masks)
         if policy.remove_layers is not None:
             graph = find_groups(self.network, self._inputs)
             after = self._without_branches(before, dead_branches(self.network, graph, 0.0, statistic="max"))
@@ -250,7 +236,7 @@ class TrainingRun:
             after = self._thinned(before, self.active.prunings.values())
         self.network, self.shape = after.network, after.shape
         self._changes_made += 1
-        self._passed_at_change = dict(self._passed)
+        self._passed_at_change = self._passed
         self.active = self._activate(after.masks)
         self._start_from = None  # a snapshot is of the shape that was
 
@@ -283,7 +269,7 @@ class TrainingRun:
 
     def _measure(self, event: str) -> Score:
         """Evaluates the network on the validation samples, and records that with what else can be measured."""
-        self.masking.hold()
+        self.active.masking.hold()
         score, top_5 = evaluate_with_top_5(self.network, self._task, self._validation)
         measured: dict[str, float | None] = {
             "accuracy": score.accuracy,
@@ -312,11 +298,11 @@ class _TrainingState:
         run = self._run
         assert run._optimizer is not None  # rounds keep their early state while they train
         snapshot = take_snapshot(run.network, run._optimizer, run._passed["step"])
-        return {"passed": dict(run._passed), "optimizer": snapshot.optimizer, "random": snapshot.random}
+        return {"passed": run._passed, "optimizer": snapshot.optimizer, "random": snapshot.random}
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         run = self._run
-        run._passed, run._losses = dict(state["passed"]), []
+        run._passed, run._losses = state["passed"], []
         weights = run.network.state_dict()  # `Pruning.rounds` has put them back
         run._start_from = Snapshot(run._passed["step"], weights, state["optimizer"], state["random"])
 

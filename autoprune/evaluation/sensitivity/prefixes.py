@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from autoprune.core.allocation import Allocation
 from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Score
 from autoprune.evaluation.candidate_builder import estimating_norms, recalibrate
@@ -50,7 +49,7 @@ class Stream:
         self.position = position
 
     def values(self, inputs: Tensor) -> Values:
-        """Returns a copy of the values of one batch, in which views of one another are so still."""
+        """Returns a copy of the values of one of the batches, `[batch, …]`; views of one another are so still."""
         return copy.deepcopy(self._values[id(inputs)])
 
 
@@ -63,6 +62,7 @@ class ContinuedNetwork(nn.Module):
         self._parts, self._stream = PartialRunner(traced), stream
 
     def forward(self, inputs: Tensor) -> Any:
+        """Returns the outputs for one of the stream's batches, `[batch, …]`."""
         return self._parts.finish(self._stream.values(inputs), self._stream.position)
 
 
@@ -153,18 +153,13 @@ class Prefixes:
         cuts: dict[str, Cut] = {}
         reached = parts.first
         for group, widths in self._grid.items():
-            position = self._differs(Allocation({group: min(widths)})) if widths else 0
+            position = self._differs({group: min(widths)}) if widths else 0
             size = samples * sum(costs.size_bytes[i] for i in parts.alive(position))
             worth = position >= reached and costs.macs_before[position] > 0
             if worth and size <= MOST_BYTES and not crosses_state(dense, position):
                 cuts[group] = Cut(position, costs.macs_before[position])
                 reached = position
         return cuts
-
-    @cached_property
-    def macs(self) -> dict[str, int]:
-        """Group to the multiply-adds of one sample before its cut, in the order of the cuts."""
-        return {group: cut.macs for group, cut in self.cuts.items()}
 
     @cached_property
     def dense(self) -> nn.Module:
@@ -180,7 +175,7 @@ class Prefixes:
         if cut is None or self._broken:
             return None
         recipe = _NOTHING_ELSE if self._estimates else self._recipe
-        traced = _traced(self._evaluator.prune(Allocation({group: width}), recipe))
+        traced = _traced(self._evaluator.prune({group: width}, recipe))
         if shared_prefix(self._traced_dense, traced) < cut.position or not self._reach(cut.position):
             return None
         evaluated, *estimated = self._streams
@@ -210,22 +205,20 @@ class Prefixes:
         return [Stream(network, batches) for network, batches in zip(networks, self._batches, strict=False)]
 
     def _possible(self) -> bool:
-        recipe, prunable = self._recipe, self._evaluator.prunable
-        if recipe.trains:
+        if self._recipe.trains or not all(isinstance(batches, Sequence) for batches in self._batches):
             return False
-        if not all(isinstance(batches, Sequence) for batches in self._batches):
-            return False
+        prunable = self._evaluator.prunable
         network = estimating_copy(prunable.network) if self._estimates else copy_network(prunable.network)
         return runs_in_parts(network, prunable.inputs)
 
-    def _differs(self, allocation: Allocation) -> int:
+    def _differs(self, allocation: Mapping[str, int]) -> int:
         """Returns the operation at which the network of an allocation begins to differ from the dense one, or 0."""
         prunable = self._evaluator.prunable
         try:
             network = prunable.structures.prune(prunable.network, prunable.importance, allocation)
             return min(shared_prefix(self._traced_dense, _traced(network)), len(self._traced_dense.graph.nodes) - 1)
         except Exception as fault:  # what is wrong with it is said when it is evaluated by itself
-            log.info("sensitivity: %s cannot be compared with the dense network: %s", dict(allocation), fault)
+            log.info("sensitivity: %s cannot be compared with the dense network: %s", allocation, fault)
             return 0
 
     def _reach(self, position: int) -> bool:

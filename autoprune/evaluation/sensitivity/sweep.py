@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from autoprune.core.recipe import Recipe
@@ -11,23 +13,158 @@ from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Failure, Score
 from autoprune.errors import TaskError
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.sensitivity.levels import (
-    DENSE,
-    EvaluationResult,
-    Grid,
-    GroupSweep,
-    Level,
-    Levels,
-    SweepSettings,
-)
+from autoprune.evaluation.outcomes import EvaluationResult, outcome_of, retry_out_of_memory
+from autoprune.evaluation.sensitivity.prefixes import Prefixes
 
 log = logging.getLogger(__name__)
+
+Grid = Mapping[str, Sequence[int]]
+"""Group to the kept widths to evaluate."""
+
+Level = tuple[str, int]
+"""A group and a kept width; the dense network is level `("", 0)`."""
+
+DENSE: Level = ("", 0)
+
 
 Record = Callable[[str, int, EvaluationResult], None]
 """Takes group and width of a level, and its result."""
 
 Skip = Callable[[str, int], None]
 """Takes group and width of a level that is not evaluated because a wider one was hopeless."""
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """Settings by which the levels of a sweep are evaluated.
+
+    Attributes:
+        recipe: the candidates' own, so that curves say what these will lose, except for reconstruction: of each level
+            only the layers that use its group are refitted. That takes about as long as re-estimating the batch norm;
+            all layers behind the group would take as many passes as there are layers.
+        samples: validation samples to evaluate on.
+        stop: a group's levels, widest first, end with the first whose accuracy is below this share of the dense
+            network's after the recipe. A narrower one keeps a part of what that one keeps, so no allocation of use
+            would go there, and the curve goes on with its last slope. None evaluates all.
+        reuse: whether what comes before a group is computed once for all of its levels; the scores are the same.
+    """
+
+    recipe: Recipe
+    samples: int
+    stop: float | None = 0.5
+    reuse: bool = True
+
+
+@dataclass(frozen=True)
+class GroupSweep:
+    """Levels of one group, evaluated widest first until one is hopeless.
+
+    Attributes:
+        widths: the greatest first; at least one.
+        floor: the accuracy below which a level is hopeless; None if none is.
+    """
+
+    group: str
+    widths: tuple[int, ...]
+    floor: float | None = None
+
+    def hopeless(self, outcome: Score | Failure) -> bool:
+        """Returns whether narrower levels than this one need no evaluation; see `SweepSettings.stop`."""
+        return isinstance(outcome, Score) and self.floor is not None and outcome.accuracy < self.floor
+
+    def ends(self, width: int, outcome: Score | Failure) -> bool:
+        """Returns whether no level is evaluated after this one."""
+        return width == self.widths[-1] or self.hopeless(outcome)
+
+
+class Levels:
+    """Evaluates levels of one sweep.
+
+    Scores do not depend on the order, nor does what a level is said to cost, which follows from the grid: as much as if
+    one process evaluated all levels in its order. That is the quickest order: what groups have in common with the dense
+    network is computed once then, and again from the front where a group is followed by an earlier one.
+    """
+
+    def __init__(self, evaluator: Evaluator, grid: Grid, settings: SweepSettings) -> None:
+        self.evaluator, self.grid, self.settings = evaluator, grid, settings
+        self.prefixes = Prefixes(evaluator, grid, settings.recipe, settings.samples)
+        self._recipe = evaluator.data.cap_samples(settings.recipe)
+        self._samples = evaluator.data.count("validation", settings.samples)
+
+    def evaluate(self, group: str, width: int) -> EvaluationResult:
+        """Returns the outcome of a level.
+
+        Raises:
+            OSError: data cannot be read.
+        """
+        shared = False
+
+        def score() -> Score:
+            nonlocal shared
+            found = self.prefixes.evaluate(group, width) if self.settings.reuse and group else None
+            shared = found is not None
+            return self._score_alone(group, width) if found is None else found
+
+        outcome = outcome_of(score)
+        work = self._work_from_prefix(group, width, self.grid) if shared else self.work_alone(group, width)
+        return EvaluationResult(outcome, work)
+
+    def evaluate_group(self, group_sweep: GroupSweep, retries: int = 0) -> Iterator[tuple[int, EvaluationResult]]:
+        """Yields each width that is evaluated, with its result; where memory runs out it is tried again.
+
+        Raises:
+            OSError: data cannot be read.
+        """
+        for width in group_sweep.widths:
+            result = retry_out_of_memory(partial(self.evaluate, group_sweep.group, width), retries)
+            yield width, result
+            if group_sweep.ends(width, result.outcome):
+                return
+
+    def work(self, grid: Grid) -> int:
+        """Returns the work of the dense network and all levels of a grid."""
+        prefixes = self.prefixes.cuts if self.settings.reuse else {}
+        return sum(
+            self._work_from_prefix(group, width, grid) if group in prefixes else self.work_alone(group, width)
+            for group, width in _levels(grid)
+        )
+
+    def naive_work(self) -> int:
+        """Returns the work of the dense network and all levels if they share nothing."""
+        return sum(self.work_alone(*level) for level in _levels(self.grid))
+
+    def work_alone(self, group: str, width: int) -> int:
+        """Returns the work of a level that shares nothing with others."""
+        return self.evaluator.work.evaluation(_widths(group, width), self._recipe, self._samples)
+
+    def _work_from_prefix(self, group: str, width: int, grid: Grid) -> int:
+        """Returns the work of a level where what comes before its group has been computed for all of its levels.
+
+        The widest level of a group also pays for bringing all samples from the prefix of the group before to its own.
+        """
+        macs = {name: cut.macs for name, cut in self.prefixes.cuts.items()}
+        streamed = self._samples + (0 if self._recipe.reconstruct else self._recipe.recalibrate)
+        own = self.work_alone(group, width) - streamed * macs[group]
+        if width < max(grid[group]):
+            return own
+        before = dict(zip(macs, (0, *macs.values()), strict=False))
+        return own + streamed * (macs[group] - before[group])
+
+    def _score_alone(self, group: str, width: int) -> Score:
+        if (group, width) == DENSE:
+            network = self.prefixes.dense
+        else:
+            network = self.evaluator.prune(_widths(group, width), self.settings.recipe)
+        return self.evaluator.evaluate_network(network, self.settings.samples)
+
+
+def _widths(group: str, width: int) -> dict[str, int]:
+    return {group: width} if group else {}
+
+
+def _levels(grid: Grid) -> list[Level]:
+    """Returns all levels of a grid, the dense network first."""
+    return [DENSE, *((group, width) for group, widths in grid.items() for width in widths)]
 
 
 class Sweep:
@@ -94,7 +231,7 @@ class Sweep:
             {group: dense_widths[group] for group in grid},
             sweep_fingerprint(evaluator, settings.recipe, settings.samples),
             work=sum(result.work for result in self._found.values()),
-            naive_work=self._levels.work.all_alone(grid),
+            naive_work=self._levels.naive_work(),
         )
 
     def _note(self, level: Level, result: EvaluationResult) -> None:
@@ -160,7 +297,7 @@ def affordable(evaluator: Evaluator, grids: Sequence[Grid], settings: SweepSetti
         most: in multiply-adds.
     """
     levels = Levels(evaluator, grids[0], settings)
-    return next((grid for grid in grids if levels.work_of(grid) <= most), {})
+    return next((grid for grid in grids if levels.work(grid) <= most), {})
 
 
 def sweep_fingerprint(evaluator: Evaluator, recipe: Recipe, samples: int) -> dict[str, Any]:

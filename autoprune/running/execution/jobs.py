@@ -14,8 +14,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from autoprune.core.trial import Candidate, Failure, Score, Trial
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.outcomes import outcome_of, retry_out_of_memory
-from autoprune.evaluation.sensitivity.levels import EvaluationResult, Grid, GroupSweep, Levels, SweepSettings
+from autoprune.evaluation.outcomes import EvaluationResult, outcome_of, retry_out_of_memory
+from autoprune.evaluation.sensitivity.sweep import Grid, GroupSweep, Levels, SweepSettings
 
 
 @dataclass

@@ -19,7 +19,7 @@ from autoprune.core.costs import CostTable
 from autoprune.evaluation.data import EvaluationConfig
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import PrunableModel
-from autoprune.evaluation.sensitivity.levels import Grid, SweepSettings
+from autoprune.evaluation.sensitivity.sweep import Grid, SweepSettings
 from autoprune.graph.groups import find_groups
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.surgery.copying import copy_network

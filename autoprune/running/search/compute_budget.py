@@ -15,8 +15,7 @@ from autoprune.core.sensitivity import sweep_grid
 from autoprune.core.settings import extreme_recipes
 from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.sensitivity.levels import Grid
-from autoprune.evaluation.sensitivity.sweep import affordable
+from autoprune.evaluation.sensitivity.sweep import Grid, affordable
 from autoprune.running.search.sensitivity import sweep_settings
 from autoprune.running.setup import Setup
 

@@ -10,7 +10,7 @@ from autoprune.core.settings import resolved
 from autoprune.core.trial import Candidate, Failure, Score, Setting, Trial, ranked, winners
 from autoprune.core.trial import value as value_of
 from autoprune.errors import AllTrialsFailed
-from autoprune.evaluation.sensitivity.levels import EvaluationResult
+from autoprune.evaluation.outcomes import EvaluationResult
 from autoprune.running.execution.jobs import Evaluation, JobList, Reevaluation, Stages
 from autoprune.running.search.loop import RunContext
 from autoprune.searchers.base.searcher import SearchProblem

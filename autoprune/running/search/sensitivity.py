@@ -20,8 +20,8 @@ from autoprune.core.sensitivity import (
 from autoprune.core.trial import Failure
 from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.evaluation.sensitivity.levels import EvaluationResult, Grid, Level, Levels, SweepSettings
-from autoprune.evaluation.sensitivity.sweep import Record, Sweep, sweep_fingerprint
+from autoprune.evaluation.outcomes import EvaluationResult
+from autoprune.evaluation.sensitivity.sweep import Grid, Level, Levels, Record, Sweep, SweepSettings, sweep_fingerprint
 from autoprune.files import parse_json, read_whole, write_whole
 from autoprune.reporting.drawing import png
 from autoprune.reporting.figures import sensitivity_figure

@@ -24,7 +24,8 @@ from autoprune.core.settings import extreme_recipes
 from autoprune.core.trial import Score
 from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator, evaluate_dense
-from autoprune.evaluation.sensitivity.levels import EvaluationResult, Grid
+from autoprune.evaluation.outcomes import EvaluationResult
+from autoprune.evaluation.sensitivity.sweep import Grid
 from autoprune.reporting.results import results_in
 from autoprune.running.execution.inline import run_inline
 from autoprune.running.execution.jobs import Stages, WorkerContext

@@ -121,7 +121,7 @@ def test_masks_hold_after_every_step(tmp_path: Path, dense: nn.Module) -> None:
     def check(network: nn.Module, step: int, steps: int, loss: float) -> None:
         nonlocal seen
         parameters = dict(network.named_parameters())
-        for name, mask in watched.run.masking.masks.items():
+        for name, mask in watched.run.active.masking.masks.items():
             assert not bool(parameters[name].detach()[~mask].any())
             seen += 1
 
@@ -137,7 +137,7 @@ def test_thinning_carries_the_masks_of_weights_over(tmp_path: Path, dense: nn.Mo
     assert network.get_submodule("stage1.conv1").out_channels == 8
     [thinned] = watched.of("thinned")
     assert thinned["widths"]["stage1.conv1"] == 8
-    masks = watched.run.masking.masks
+    masks = watched.run.active.masking.masks
     assert int((~masks["linear.weight"]).sum()) == 320
     assert int((~masks["stage3.conv2.weight"]).sum()) == int(64 * 64 * 9 * 0.6 + 1e-9)
     assert watched.run.shape.kept["stage1.conv1"] == sorted(watched.run.shape.kept["stage1.conv1"])
@@ -149,7 +149,7 @@ def test_a_ticket_starts_each_round_from_the_early_weights_times_its_mask(tmp_pa
 
     def note(network: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
         weights = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-        starts.append((weights, watched.run.masking.masks, bool(optimizer.state)))
+        starts.append((weights, watched.run.active.masking.masks, bool(optimizer.state)))
 
     watched = _Watched(tmp_path, dense, TICKET, hooks=[Hook(on_start=note)])
     watched.run.run()

@@ -19,10 +19,10 @@ from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Failure, Score
 from autoprune.evaluation import candidate_builder as building
 from autoprune.evaluation.evaluator import Evaluator
+from autoprune.evaluation.outcomes import EvaluationResult
 from autoprune.evaluation.sensitivity import prefixes
-from autoprune.evaluation.sensitivity.levels import DENSE, EvaluationResult, GroupSweep, Level, Levels, SweepSettings
 from autoprune.evaluation.sensitivity.prefixes import Prefixes, Stream
-from autoprune.evaluation.sensitivity.sweep import sweep
+from autoprune.evaluation.sensitivity.sweep import DENSE, GroupSweep, Level, Levels, SweepSettings, sweep
 from autoprune.pruning.patterns import ELEMENT, FILTER, LAYER, Pattern
 from autoprune.tasks.models.cifar_resnet import CifarResNet
 from tests.evaluation.evaluators import evaluator_of

@@ -15,8 +15,8 @@ from autoprune.core.recipe import Recipe
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Failure, Score
 from autoprune.errors import AutopruneError, TaskError
-from autoprune.evaluation.sensitivity.levels import DENSE, EvaluationResult, GroupSweep, Level, SweepSettings
-from autoprune.evaluation.sensitivity.sweep import Sweep, sweep
+from autoprune.evaluation.outcomes import EvaluationResult
+from autoprune.evaluation.sensitivity.sweep import DENSE, GroupSweep, Level, Sweep, SweepSettings, sweep
 from autoprune.running.execution.dispatch import Dispatch, RunningJob
 from autoprune.running.execution.inline import run_inline
 from autoprune.running.execution.jobs import Job, Stages, SweepJob, WorkerContext
