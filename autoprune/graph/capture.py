@@ -22,6 +22,7 @@ class TrainingMode(nn.Module):
     """Answers whether the network is in training mode, in a traced graph where `self.training` was an argument."""
 
     def forward(self) -> bool:
+        """Returns whether it is in training mode."""
         return self.training
 
 

@@ -42,19 +42,19 @@ class ChannelIds:
         return one
 
     def tie(self, left: Tensor, right: Tensor) -> None:
-        """Ties ids pairwise; both have the same shape."""
+        """Ties the ids at the same positions of two arrays, both `[…]` of any one shape."""
         for a, b in {(a, b) for a, b in zip(left.flatten().tolist(), right.flatten().tolist(), strict=True) if a != b}:
             low, high = sorted((self.root(a), self.root(b)))
             self._parent[high] = low
 
     def to_roots(self, ids: Tensor) -> Tensor:
-        """Replaces each id by the root of its class, so that tied ids are equal; shape unchanged."""
+        """Returns `[…]` ids, each replaced by the root of its class, so that tied ids are equal; shape unchanged."""
         small = compress(ids)
         roots = [self.root(one) for one in small.flatten().tolist()]
         return torch.tensor(roots, dtype=torch.long).view(small.shape).expand(ids.shape)
 
     def along(self, ids: Tensor, dim: int) -> Tensor | None:
-        """Returns the `[size]` ids along one axis, or None where ids that are not tied vary along another axis."""
+        """Returns the `[size]` ids along one axis of `[…]`, or None where ids that are not tied vary along another."""
         dim %= ids.dim()
         if any(other != dim for other in varying(ids)) and varying(self.to_roots(ids)) not in ([], [dim]):
             return None
@@ -64,7 +64,7 @@ class ChannelIds:
         return ids.flatten()
 
     def freeze(self, ids: Tensor, reason: str) -> None:
-        """Marks classes as never to be removed; the first reason given for an id is kept."""
+        """Marks the classes of `[…]` ids as never to be removed; the first reason given for an id is kept."""
         for one in sorted(set(ids.flatten().tolist())):
             self._reasons.setdefault(one, reason)
 
@@ -81,7 +81,7 @@ class ChannelIds:
 
 
 def compress(ids: Tensor) -> Tensor:
-    """Narrows every axis along which ids do not vary to length 1."""
+    """Narrows every axis of `[…]` ids along which they do not vary to length 1; the number of axes stays."""
     for dim in range(ids.dim()):
         if ids.size(dim) == 1:
             continue
@@ -92,7 +92,7 @@ def compress(ids: Tensor) -> Tensor:
 
 
 def varying(ids: Tensor) -> list[int]:
-    """Returns the axes along which ids vary."""
+    """Returns the axes along which `[…]` ids vary, ascending."""
     return [dim for dim, size in enumerate(compress(ids).shape) if size > 1]
 
 
@@ -100,7 +100,7 @@ def lay_along(ids: Tensor, shape: torch.Size, dim: int) -> Tensor:
     """Lays `[size]` ids along one axis of an activation of that shape, without memory for the other axes.
 
     Args:
-        ids: one for each entry of the axis.
+        ids: `[size]`, one for each entry of the axis.
         shape: of the activation and of the result.
         dim: the axis; negative ones count from the last.
     """
@@ -113,7 +113,7 @@ def thin_ids(ids: Tensor, keep: Tensor) -> Tensor | None:
     """Drops the ids that go from each axis; None where those that stay do not form an array.
 
     Args:
-        ids: of any shape.
+        ids: `[…]` of any shape.
         keep: `[ids]` for every id there is, whether it stays.
     """
     small = compress(ids)

@@ -7,8 +7,8 @@ other; an operation that is not understood freezes the ids that reach it, which 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,22 +20,8 @@ from autoprune.errors import TaskError, describe, foreign_code
 from autoprune.graph import layers, rules
 from autoprune.graph.capture import mode
 from autoprune.graph.channel_ids import ChannelIds, compress, lay_along
-from autoprune.graph.layers import CONVOLUTIONS, TRANSPOSED, Layer
-from autoprune.graph.rules import (
-    CONCATENATIONS,
-    ELEMENTWISE,
-    PER_CHANNEL,
-    QUERIES,
-    REDUCTIONS,
-    SPATIAL,
-    STRUCTURAL,
-    ZEROS,
-    Operation,
-    name_of,
-    tensors_in,
-)
-
-log = logging.getLogger(__name__)
+from autoprune.graph.layers import Layer
+from autoprune.graph.rules import QUERIES, RULES, STRUCTURAL, ZEROS, Operation, name_of, tensors_in
 
 
 @dataclass(frozen=True)
@@ -83,7 +69,7 @@ def follow_channels(network: nn.Module, traced: fx.GraphModule, inputs: Tensor) 
         follower = _ChannelFollower(network, traced)
         follower.run(inputs)
         follower.freeze_shared_layers()
-        positions = _count_positions(traced, list(follower.layers), inputs[:1])
+        positions = _count_positions(traced, follower.layers.values(), inputs[:1])
     found = tuple(replace(layer, positions=positions[name]) for name, layer in follower.layers.items())
     return ChannelFlow(
         traced, follower.ids, follower.values, found, follower.channels, frozenset(follower.opaque), inputs[:2]
@@ -259,21 +245,8 @@ def _call_ids(op: Operation) -> Any:
     name = name_of(op.node)
     if name in STRUCTURAL:
         return rules.structural(op, partial(rules.run_operation, op.node.op, op.node.target))
-    if not isinstance(op.value, Tensor):
-        return None
-    if name in ELEMENTWISE:
-        return rules.elementwise(op)
-    if name in SPATIAL:
-        return rules.spatial(op, SPATIAL[name])
-    if name in CONCATENATIONS:
-        return rules.cat(op)
-    if name in REDUCTIONS:
-        return rules.reduction(op)
-    if name in PER_CHANNEL:
-        return rules.per_channel(op)
-    if name == "pixel_shuffle":
-        return rules.pixel_shuffle(op)
-    return rules.pad(op) if name == "pad" else None
+    rule = RULES.get(name)
+    return rule(op) if rule is not None and isinstance(op.value, Tensor) else None
 
 
 def _has_batch_axis(module: nn.Module, kind: layers.LayerKind, source: Tensor) -> bool:
@@ -290,13 +263,13 @@ def _has_batch_axis(module: nn.Module, kind: layers.LayerKind, source: Tensor) -
 
 def _shared_tensors(network: nn.Module) -> set[int]:
     """Returns the identities of tensors that several modules hold (weight tying)."""
-    seen: set[int] = set()
-    shared: set[int] = set()
-    for module in network.modules():
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None:
-                (shared if id(tensor) in seen else seen).add(id(tensor))
-    return shared
+    held = Counter(
+        id(tensor)
+        for module in network.modules()
+        for tensor in (*module._parameters.values(), *module._buffers.values())
+        if tensor is not None
+    )
+    return {tensor for tensor, times in held.items() if times > 1}
 
 
 def _shape_of(value: Any) -> Any:
@@ -308,28 +281,22 @@ def _shape_of(value: Any) -> Any:
     return value
 
 
-def _count_positions(network: nn.Module, names: Sequence[str], sample: Tensor) -> dict[str, int]:
+def _count_positions(traced: fx.GraphModule, found: Iterable[Layer], sample: Tensor) -> Counter[str]:
     """Maps layers to how often each of their weights is used for one `[1, …]` sample; 0 for layers per channel."""
-    counts = dict.fromkeys(names, 0)
-    modules = dict(network.named_modules())
-    hooks = [
-        modules[name].register_forward_hook(partial(_add_positions, counts, name))
-        for name in names
-        if isinstance(modules.get(name), (*CONVOLUTIONS, *TRANSPOSED, nn.Linear))
-    ]
+    counts: Counter[str] = Counter()
+
+    def count(layer: Layer, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        # A weight is used once at each position of the output; of a transposed convolution, of the input.
+        assert layer.incoming is not None  # hooked below
+        there, channels = (inputs[0], layer.incoming) if layer.kind == "transposed" else (output, layer.outgoing)
+        counts[layer.name] += there.numel() // len(channels)
+
+    modules = dict(traced.named_modules())  # under their first names; a layer with another one is frozen
+    weighted = [layer for layer in found if layer.incoming is not None and layer.name in modules]
+    hooks = [modules[layer.name].register_forward_hook(partial(count, layer)) for layer in weighted]
     try:
-        network(sample)
+        traced(sample)
     finally:
         for hook in hooks:
             hook.remove()
     return counts
-
-
-def _add_positions(counts: dict[str, int], name: str, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    # A weight is used once at each position of the output; of a transposed convolution, of the input.
-    if isinstance(module, TRANSPOSED):
-        counts[name] += inputs[0].numel() // module.in_channels
-    elif isinstance(module, nn.Linear):
-        counts[name] += output.numel() // module.out_features
-    else:
-        counts[name] += output.numel() // module.out_channels

@@ -45,7 +45,7 @@ def count_bytes(network: nn.Module) -> int:
 
 
 def measure_costs(network: nn.Module, inputs: Tensor) -> dict[str, int]:
-    """Counts FLOPs, parameters and bytes on the network itself; `inputs` are `[batch, …]`."""
+    """Counts FLOPs of one sample, parameters and bytes on the network itself; `inputs` are `[batch, …]`."""
     return {"flops": count_flops(network, inputs), "params": count_params(network), "size": count_bytes(network)}
 
 
@@ -53,6 +53,7 @@ def measure_effective(network: nn.Module, graph: ChannelGraph, inputs: Tensor) -
     """Counts costs as `measure_costs`, without weights that are zero and their multiply-adds; bytes stay.
 
     Args:
+        network: whose weights are counted.
         graph: of this network; weights of layers that it does not follow count as they are.
         inputs: `[batch, …]`.
     """
@@ -73,6 +74,7 @@ def build_cost_table(network: nn.Module, graph: ChannelGraph, inputs: Tensor) ->
     channels stay.
 
     Args:
+        network: the dense one.
         graph: of this network.
         inputs: `[batch, …]`; only the first sample is used.
     """
@@ -99,6 +101,7 @@ def tensor_terms(name: str, tensor: Tensor, entries: int, *kept: Count) -> list[
 
     Args:
         name: qualified name of the tensor.
+        tensor: `[…]`, a parameter or a buffer.
         entries: how many of its entries belong to one combination of kept channels.
         kept: how many channels stay along each axis that holds any.
     """
@@ -189,6 +192,7 @@ def measure_latency(networks: Sequence[nn.Module], inputs: Tensor, seconds: floa
     The networks take turns, so that a machine that slows down slows all of them. They are left in evaluation mode.
 
     Args:
+        networks: on one device.
         inputs: `[batch, …]` on the networks' device.
         seconds: how long to measure in all, after a warm-up; every network runs at least five times.
     """

@@ -9,91 +9,41 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+
+def _classes(names: str) -> tuple[type[nn.Module], ...]:
+    return tuple(getattr(nn, name) for name in names.split())
+
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # Per-channel layers whose statistics and parameters never mix channels.
-PER_CHANNEL = (
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,
-    nn.BatchNorm3d,
-    nn.SyncBatchNorm,
-    nn.InstanceNorm1d,
-    nn.InstanceNorm2d,
-    nn.InstanceNorm3d,
-    nn.PReLU,
+PER_CHANNEL = _classes(
+    "BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm InstanceNorm1d InstanceNorm2d InstanceNorm3d PReLU"
 )
 FOLLOWED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, *PER_CHANNEL)
 
 # What makes a network nonlinear.
-ACTIVATIONS = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.ELU,
-    nn.CELU,
-    nn.SELU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Mish,
-    nn.Sigmoid,
-    nn.LogSigmoid,
-    nn.Tanh,
-    nn.Hardtanh,
-    nn.Hardsigmoid,
-    nn.Hardshrink,
-    nn.Hardswish,
-    nn.Softplus,
-    nn.Softshrink,
-    nn.Softsign,
-    nn.Tanhshrink,
-    nn.Threshold,
-    nn.RReLU,
-    nn.PReLU,
+ACTIVATIONS = _classes(
+    """
+    ReLU ReLU6 LeakyReLU ELU CELU SELU GELU SiLU Mish Sigmoid LogSigmoid Tanh Hardtanh Hardsigmoid Hardshrink Hardswish
+    Softplus Softshrink Softsign Tanhshrink Threshold RReLU PReLU
+    """
 )
 ELEMENTWISE = (
-    nn.Identity,
     *(kind for kind in ACTIVATIONS if kind is not nn.PReLU),
-    nn.Dropout,
-    nn.Dropout1d,
-    nn.Dropout2d,
-    nn.Dropout3d,
-    nn.AlphaDropout,
-    nn.FeatureAlphaDropout,
+    *_classes("Identity Dropout Dropout1d Dropout2d Dropout3d AlphaDropout FeatureAlphaDropout"),
 )
+_PADDINGS = ("Zero", "Constant", "Reflection", "Replication", "Circular")
+_POOLS = ("Max", "Avg", "AdaptiveAvg", "AdaptiveMax")
 # Layers that work on the positions of one channel, with how many axes of positions there are (None: any number).
 SPATIAL: Mapping[type[nn.Module], int | None] = {
-    nn.MaxPool1d: 1,
-    nn.MaxPool2d: 2,
-    nn.MaxPool3d: 3,
-    nn.AvgPool1d: 1,
-    nn.AvgPool2d: 2,
-    nn.AvgPool3d: 3,
+    **{getattr(nn, f"{name}Pad{axes}d"): axes for name in _PADDINGS for axes in (1, 2, 3)},
+    **{getattr(nn, f"{name}Pool{axes}d"): axes for name in _POOLS for axes in (1, 2, 3)},
     nn.LPPool1d: 1,
     nn.LPPool2d: 2,
-    nn.AdaptiveAvgPool1d: 1,
-    nn.AdaptiveAvgPool2d: 2,
-    nn.AdaptiveAvgPool3d: 3,
-    nn.AdaptiveMaxPool1d: 1,
-    nn.AdaptiveMaxPool2d: 2,
-    nn.AdaptiveMaxPool3d: 3,
     nn.Upsample: None,
     nn.UpsamplingNearest2d: 2,
     nn.UpsamplingBilinear2d: 2,
-    nn.ZeroPad1d: 1,
-    nn.ZeroPad2d: 2,
-    nn.ZeroPad3d: 3,
-    nn.ConstantPad1d: 1,
-    nn.ConstantPad2d: 2,
-    nn.ConstantPad3d: 3,
-    nn.ReflectionPad1d: 1,
-    nn.ReflectionPad2d: 2,
-    nn.ReflectionPad3d: 3,
-    nn.ReplicationPad1d: 1,
-    nn.ReplicationPad2d: 2,
-    nn.ReplicationPad3d: 3,
-    nn.CircularPad1d: 1,
-    nn.CircularPad2d: 2,
-    nn.CircularPad3d: 3,
 }
 STRUCTURAL = (nn.Flatten, nn.Unflatten)
 
@@ -202,7 +152,11 @@ def _one_slope(module: nn.Module) -> bool:
 def channel_axes(layer: Layer, tensors: Mapping[str, Tensor]) -> list[ChannelAxis]:
     """Lists the axes along which a layer's tensors hold its channels.
 
+    Of weights `[out, in / groups, …]` (of a transposed convolution `[in, out / groups, …]`) these are the first two, of
+    biases, norms and statistics `[out]` the only one.
+
     Args:
+        layer: of the network.
         tensors: by qualified name, those of the network that are asked for, such as all its parameters.
     """
     if layer.kind == "parameter":
@@ -225,7 +179,7 @@ def qualified_name(path: str, name: str) -> str:
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Returns the parameters and buffers of a module by qualified name, each under its first name only."""
+    """Returns the parameters and buffers, `[…]`, of a module by qualified name, each under its first name only."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 

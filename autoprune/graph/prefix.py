@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -90,27 +91,20 @@ def _same_state(node: fx.Node, one: fx.GraphModule, other: fx.GraphModule) -> bo
         mine, theirs = (traced.get_submodule(str(node.target)) for traced in (one, other))
         return mine is theirs or (type(mine) is type(theirs) and _equal(named_tensors(mine), named_tensors(theirs)))
     if node.op == "get_attr":
-        return _equal({"": _attribute(one, node)}, {"": _attribute(other, node)})
+        held = attrgetter(str(node.target))
+        return _equal({"": held(one)}, {"": held(other)})
     return True
-
-
-def _attribute(traced: fx.GraphModule, node: fx.Node) -> object:
-    path, _, name = str(node.target).rpartition(".")
-    return getattr(traced.get_submodule(path), name)
 
 
 def _equal(mine: Mapping[str, object], theirs: Mapping[str, object]) -> bool:
     """Tells whether the same names stand for equal tensors; what is no tensor has to be the same object."""
-    return mine.keys() == theirs.keys() and all(
-        one is other
-        or (
-            isinstance(one, Tensor)
-            and isinstance(other, Tensor)
-            and one.dtype == other.dtype
-            and torch.equal(one, other)
-        )
-        for one, other in ((mine[name], theirs[name]) for name in mine)
-    )
+    return mine.keys() == theirs.keys() and all(_same(mine[name], theirs[name]) for name in mine)
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor) and one is not other:
+        return one.dtype == other.dtype and torch.equal(one, other)
+    return one is other
 
 
 def crosses_state(traced: fx.GraphModule, at: int) -> bool:

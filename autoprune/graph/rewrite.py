@@ -85,9 +85,10 @@ def _recompute(node: fx.Node, env: Mapping[fx.Node, Any], flow: ChannelFlow) -> 
 def _check(node: fx.Node, env: dict[fx.Node, Any], flow: ChannelFlow, keep: Tensor, result: Simulation) -> str | None:
     """Returns why a node does not fit the channels that stay, or None; records its call if it changes."""
     expected, name = env[node], name_of(node)
-    if node not in flow.opaque and _is_structural_module(node, flow):
+    if node.op == "call_module" and node not in flow.opaque:
         module = flow.traced.get_submodule(str(node.target))
-        return _compare(lambda: module(*with_values(node.args, env)), expected)
+        if layers.is_one_of(module, layers.STRUCTURAL):
+            return _compare(lambda: module(*with_values(node.args, env)), expected)
     calls = node.op in ("call_function", "call_method") and node not in flow.opaque
     if calls and name in (STRUCTURAL | CONCATENATIONS):
         return _check_structural(node, env, flow, keep, result)
@@ -143,12 +144,6 @@ def _check_zeros(node: fx.Node, env: Mapping[fx.Node, Any], result: Simulation) 
         if list(with_values(sizes, env)) == wanted:
             return None
     return f"{node.name} makes another number of channels"
-
-
-def _is_structural_module(node: fx.Node, flow: ChannelFlow) -> bool:
-    if node.op != "call_module":
-        return False
-    return layers.is_one_of(flow.traced.get_submodule(str(node.target)), layers.STRUCTURAL)
 
 
 def _check_shapes(node: fx.Node, env: Mapping[fx.Node, Any], expected: Tensor) -> str | None:

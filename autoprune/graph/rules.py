@@ -1,13 +1,15 @@
 """Rules: how each kind of operation passes channel ids on.
 
 A rule takes one operation and returns the ids of its result, or None where it does not understand what the operation
-does; the ids that reach it are frozen then. First the tables, by the plain names of functions and methods.
+does; the ids that reach it are frozen then. First the kinds of functions and methods, by their plain names; last which
+rule each name has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeGuard
 
 import torch
@@ -15,18 +17,7 @@ from torch import Tensor, fx
 
 from autoprune.graph.channel_ids import ChannelIds, compress, lay_along, varying
 
-# Work on each value alone, or on values at the same position in several tensors.
-ELEMENTWISE = frozenset(
-    """
-    abs add add_ celu celu_ clamp clamp_ clamp_max clamp_min clip clip_ clone contiguous cos detach div div_ dropout
-    dropout1d dropout2d dropout3d dropout_ elu elu_ empty_like exp float floordiv full_like gelu half hardshrink
-    hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_ iadd imul isub itruediv leaky_relu leaky_relu_ log
-    log1p logsigmoid maximum minimum mish mish_ mul mul_ multiply neg ones_like pow rand_like randn_like relu relu6
-    relu6_ relu_ requires_grad_ rsqrt selu selu_ sigmoid sigmoid_ silu silu_ sin softplus softshrink softsign sqrt
-    square stochastic_depth sub sub_ subtract tanh tanh_ tanhshrink to truediv type type_as zeros_like
-    """.split()
-)
-# The nonlinear ones.
+# Nonlinear functions of each value alone (of `prelu` with one slope per channel).
 ACTIVATION_FUNCTIONS = frozenset(
     """
     celu celu_ elu elu_ gelu hardshrink hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_ leaky_relu
@@ -34,16 +25,17 @@ ACTIVATION_FUNCTIONS = frozenset(
     softshrink softsign tanh tanh_ tanhshrink
     """.split()
 )
+# Work on each value alone, or on values at the same position in several tensors.
+ELEMENTWISE = (ACTIVATION_FUNCTIONS - {"prelu"}) | frozenset(
+    """
+    abs add add_ clamp clamp_ clamp_max clamp_min clip clip_ clone contiguous cos detach div div_ dropout dropout1d
+    dropout2d dropout3d dropout_ empty_like exp float floordiv full_like half iadd imul isub itruediv log log1p maximum
+    minimum mul mul_ multiply neg ones_like pow rand_like randn_like requires_grad_ rsqrt sin sqrt square
+    stochastic_depth sub sub_ subtract to truediv type type_as zeros_like
+    """.split()
+)
 # Elementwise ones of which only the first argument passes its channels on.
 FIRST_ARGUMENT_ONLY = frozenset("to type type_as".split())
-# Work on the positions of one channel, with how many axes of positions there are (None: any number).
-SPATIAL: Mapping[str, int | None] = {
-    **{f"{name}_pool{n}d": n for name in ("adaptive_avg", "adaptive_max", "avg", "lp", "max") for n in (1, 2, 3)},
-    "interpolate": None,
-    "upsample": None,
-}
-# Reduce whole axes to one value.
-REDUCTIONS = frozenset("amax amin mean sum std var".split())
 # Move values without changing them; these are run on the ids themselves.
 STRUCTURAL = frozenset(
     """
@@ -55,8 +47,6 @@ ADDITIONS = frozenset("add add_ iadd".split())
 CONCATENATIONS = frozenset("cat concat concatenate".split())
 # Make zeros of a given shape.
 ZEROS = frozenset("new_zeros zeros".split())
-# Take an activation and vectors of one value per channel.
-PER_CHANNEL = frozenset("batch_norm instance_norm prelu".split())
 # Ask for the shape or the type; the answer is no activation.
 QUERIES = frozenset("dim getattr is_complex is_floating_point ndimension numel size".split())
 # Packages whose functions are known by their names; a user's own `pad` may do anything.
@@ -80,7 +70,7 @@ def arguments(node: fx.Node, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def with_values(value: Any, values: Mapping[fx.Node, Any]) -> Any:
-    """Replaces every node in an argument by its value."""
+    """Returns an argument in which every node is replaced by its value."""
     return fx.node.map_arg(value, lambda node: values[node])
 
 
@@ -101,7 +91,7 @@ class Operation:
     env: Mapping[fx.Node, Any]
 
     def source(self, *names: str) -> Tensor | None:
-        """Returns the ids of the operation's first argument, or None if that is not one activation.
+        """Returns the ids of the operation's first argument, `[…]` as its shape is; None if it is not one activation.
 
         Args:
             names: of the positional arguments; the first is called `input`.
@@ -111,12 +101,16 @@ class Operation:
         return ids if isinstance(ids, Tensor) else None
 
     def operands(self) -> list[Tensor]:
-        """Returns the ids of every activation among the arguments."""
+        """Returns the ids of every activation among the arguments, each `[…]` as its shape is."""
         return [found for source in self.node.all_input_nodes for found in tensors_in(self.ids.get(source))]
 
 
 def elementwise(op: Operation) -> Tensor | None:
-    """Ties the ids that meet at one position; freezes those of a tensor that is repeated along others' channels."""
+    """Ties the ids that meet at one position; freezes those of a tensor that is repeated along others' channels.
+
+    Returns:
+        `[…]` ids in the result's shape, to which the operands are broadcast.
+    """
     shape = op.value.shape
     first = op.source()
     operands = [first] if name_of(op.node) in FIRST_ARGUMENT_ONLY and first is not None else op.operands()
@@ -144,10 +138,14 @@ def _tied(channels: ChannelIds, same: Sequence[Tensor]) -> Tensor:
     return result
 
 
-def spatial(op: Operation, axes: int | None) -> Tensor | None:
-    """Passes channels on unchanged; `axes` is the number of axes of positions, counted from the last.
+def spatial(op: Operation, axes: int | None = None) -> Tensor | None:
+    """Passes channels on unchanged, those of an activation `[batch, channels, …]`.
 
     A sample without a batch axis would have its channels where this expects the batch, so it is not followed.
+
+    Args:
+        op: works on the positions of each channel alone.
+        axes: how many axes of positions it works on, the last ones; None is any number.
     """
     source, value = op.source(), op.value
     if source is None or value.dim() != source.dim() or value.dim() < 3 or axes not in (None, value.dim() - 2):
@@ -157,7 +155,7 @@ def spatial(op: Operation, axes: int | None) -> Tensor | None:
 
 
 def reduction(op: Operation) -> Tensor | None:
-    """Passes channels on where whole axes without channels are reduced to one value."""
+    """Passes channels on where whole axes without channels are reduced to one value: `[batch, channels]` of a mean."""
     source, value = op.source(), op.value
     given = arguments(op.node, ("input", "dim", "keepdim"))
     dims = given.get("dim")
@@ -173,7 +171,11 @@ def reduction(op: Operation) -> Tensor | None:
 
 
 def pad(op: Operation) -> Tensor | None:
-    """Gives padded channels ids of their own, which an addition may tie; padded borders belong to their channel."""
+    """Gives padded channels ids of their own, which an addition may tie; padded borders belong to their channel.
+
+    Returns:
+        `[…]` ids in the padded shape, or None for padded channels of another value than zero.
+    """
     given = arguments(op.node, ("input", "pad", "mode", "value"))
     source, pads = op.source(), given.get("pad")
     if source is None or not _integers(pads):
@@ -192,7 +194,7 @@ def pad(op: Operation) -> Tensor | None:
 
 
 def zeros(op: Operation) -> Tensor | None:
-    """Gives channels of zeros, along the second axis, ids of their own, as padded ones have."""
+    """Gives channels of zeros `[batch, channels, …]` ids of their own, as padded ones have."""
     shape = op.value.shape
     if len(shape) < 2 or shape[1] == 0:
         return None
@@ -200,7 +202,11 @@ def zeros(op: Operation) -> Tensor | None:
 
 
 def cat(op: Operation) -> Tensor | None:
-    """Concatenates channels; where positions are concatenated instead, ties the channels of all parts."""
+    """Concatenates channels; where positions are concatenated instead, ties the channels of all parts.
+
+    Returns:
+        `[…]` ids in the result's shape; None where the ids of a part are not known.
+    """
     given = arguments(op.node, ("tensors", "dim"))
     parts, dim = _parts(op, given.get("tensors")), given.get("dim", given.get("axis", 0))
     if not parts or not isinstance(dim, int) or {ids.dim() for ids in parts} != {op.value.dim()}:
@@ -216,14 +222,9 @@ def cat(op: Operation) -> Tensor | None:
 
 def _parts(op: Operation, given: Any) -> list[Tensor]:
     """Returns the ids of each tensor in a list, or nothing if those of one are unknown."""
-    parts: Any = op.ids.get(given) if isinstance(given, fx.Node) else with_values(given, _Known(op.ids))
+    parts: Any = fx.node.map_arg(given, op.ids.get)
     whole = isinstance(parts, (tuple, list)) and all(isinstance(part, Tensor) for part in parts)
     return list(parts) if whole else []
-
-
-class _Known(dict[fx.Node, Any]):
-    def __missing__(self, key: fx.Node) -> None:
-        return None
 
 
 def structural(op: Operation, run: Callable[[Any, Any], Any]) -> Any:
@@ -252,7 +253,7 @@ def structural(op: Operation, run: Callable[[Any, Any], Any]) -> Any:
 
 
 def pixel_shuffle(op: Operation) -> Tensor | None:
-    """Ties the r² neighbouring channels that each result channel is laid out from."""
+    """Ties the r² neighbouring channels of `[batch, r² · channels, …]` that each result channel is laid out from."""
     source, value = op.source(), op.value
     channels = op.channels.along(source, 1) if source is not None and source.dim() == value.dim() == 4 else None
     if channels is None or len(channels) % value.size(1):
@@ -263,7 +264,7 @@ def pixel_shuffle(op: Operation) -> Tensor | None:
 
 
 def per_channel(op: Operation) -> Tensor | None:
-    """Ties vectors of one value per channel to the channels they meet."""
+    """Ties vectors `[channels]` of one value per channel to the channels of `[batch, channels, …]` that they meet."""
     source = op.source()
     channels = op.channels.along(source, 1) if source is not None and source.dim() >= 2 else None
     if channels is None:
@@ -278,7 +279,7 @@ def per_channel(op: Operation) -> Tensor | None:
 
 
 def tie_outer_axes(channels: ChannelIds, ids: Tensor) -> Tensor:
-    """Ties ids that vary along several axes, so that removing some leaves an array; shape unchanged.
+    """Ties `[…]` ids that vary along several axes, so that removing some leaves an array; shape unchanged.
 
     Where channels were split over several axes (groups × channels of a group) those at one position of the last are
     tied, so that whatever goes is removed from every group.
@@ -317,7 +318,7 @@ def run_operation(kind: str, target: Any, args: tuple[Any, ...], kwargs: Mapping
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """Lists every tensor in nested tuples and lists."""
+    """Lists every tensor, `[…]`, in nested tuples and lists."""
     if isinstance(value, Tensor):
         return [value]
     return [found for item in value for found in tensors_in(item)] if isinstance(value, (tuple, list)) else []
@@ -325,3 +326,17 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 def _integers(value: Any) -> TypeGuard[Sequence[int]]:
     return isinstance(value, (tuple, list)) and all(isinstance(item, int) for item in value)
+
+
+_POOLS = ("adaptive_avg", "adaptive_max", "avg", "lp", "max")
+RULES: Mapping[str, Callable[[Operation], Tensor | None]] = {
+    **dict.fromkeys(ELEMENTWISE, elementwise),
+    **dict.fromkeys(CONCATENATIONS, cat),
+    **dict.fromkeys(("amax", "amin", "mean", "sum", "std", "var"), reduction),
+    **dict.fromkeys(("batch_norm", "instance_norm", "prelu"), per_channel),
+    **{f"{name}_pool{axes}d": partial(spatial, axes=axes) for name in _POOLS for axes in (1, 2, 3)},
+    **dict.fromkeys(("interpolate", "upsample"), spatial),
+    "pad": pad,
+    "pixel_shuffle": pixel_shuffle,
+}
+"""The rules of functions and methods with one result, by name; structural ones and zeros have none here."""
