@@ -64,6 +64,7 @@ def find_branches(network: nn.Module, graph: ChannelGraph) -> tuple[Branch, ...]
 
     Args:
         network: what `graph` was found in, or a copy of it; it is not changed.
+        graph: with the traced twin whose additions are looked at.
     """
     traced = graph.flow.traced
     modules = dict(network.named_modules(remove_duplicate=False))
@@ -251,6 +252,7 @@ def build_branch_costs(network: nn.Module, graph: ChannelGraph, branches: Sequen
     FLOPs, parameters and bytes of what is in none of them are constants.
 
     Args:
+        network: with all branches.
         graph: what `find_groups` found in this network.
         branches: of the network, as `find_branches` found them.
     """

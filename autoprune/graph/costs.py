@@ -24,9 +24,8 @@ from autoprune.graph.layers import ChannelAxis, Layer, channel_axes, named_tenso
 def count_flops(network: nn.Module, inputs: Tensor) -> int:
     """Counts floating-point operations of one sample's forward pass, as `torch.utils.flop_counter` does.
 
-    The network is left in the mode it was in.
-
     Args:
+        network: runs in evaluation mode, and is left in the mode it was in.
         inputs: `[batch, …]`; only the first sample is used.
     """
     with mode(network, training=False), torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -162,6 +161,7 @@ def measure_operations(traced: fx.GraphModule, inputs: Tensor) -> OperationCosts
     """Measures each operation of a traced network by running it in evaluation mode.
 
     Args:
+        traced: is left in the mode it was in.
         inputs: `[batch, …]`; only the first sample is used.
     """
     meter = _OperationMeter(traced)

@@ -88,7 +88,7 @@ class ChannelGraph:
         return self.flow.layers
 
     def dense(self) -> Allocation:
-        """Returns the allocation that keeps everything."""
+        """Returns the allocation that keeps every structure of every group."""
         return Allocation({group.name: group.group.width for group in self.groups})
 
     def keep_mask(self, kept: Kept) -> Tensor:
@@ -123,6 +123,7 @@ def find_groups(network: nn.Module, inputs: Tensor) -> ChannelGraph:
     do without them are frozen as well.
 
     Args:
+        network: is not changed.
         inputs: `[batch, …]`; two samples are enough.
 
     Raises:

@@ -51,6 +51,7 @@ def simulate(flow: ChannelFlow, keep: Tensor) -> Simulation:
     """Follows the channels that stay through the network.
 
     Args:
+        flow: the channels of the dense network.
         keep: `[ids]` whether each id stays; the same for tied ids.
     """
     result = Simulation()

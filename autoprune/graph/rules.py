@@ -231,6 +231,7 @@ def structural(op: Operation, run: Callable[[Any, Any], Any]) -> Any:
     """Runs the operation on ids in place of activations; only its first argument may hold any.
 
     Args:
+        op: moves values without changing them.
         run: takes the positional and the keyword arguments, with ids in them.
     """
     node = op.node

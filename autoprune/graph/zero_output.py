@@ -41,6 +41,7 @@ def inspect_additions(
     """Runs the network in evaluation mode and records what its additions do.
 
     Args:
+        flow: of the network; it runs on the samples that the flow was found with.
         shortcuts: addition to the operand that would stay in its place.
         feeding: the operations whose results branches take in.
     """

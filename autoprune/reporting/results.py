@@ -136,6 +136,7 @@ def outcome_metrics(results: Sequence[Result], trials: Sequence[Trial]) -> dict[
 
     Args:
         results: the final table, the dense network first and the best last.
+        trials: all of the run; their seconds are added up.
     """
     dense, winner = results[0], results[-1]
     metrics: dict[str, float] = {
