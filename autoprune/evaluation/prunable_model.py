@@ -22,7 +22,7 @@ from autoprune.evaluation.data import ScoringSamples
 from autoprune.graph.groups import ChannelGraph, find_groups
 from autoprune.pruning.criteria.base import among_nonzero
 from autoprune.pruning.pruner import Pruner
-from autoprune.pruning.structures.base import Structures
+from autoprune.pruning.structures import Structures
 from autoprune.pruning.surgery.masks import Importance, Masks
 from autoprune.tasks.base import Task
 

@@ -13,7 +13,7 @@ from autoprune.graph.layers import Layer, qualified_name
 from autoprune.pruning.criteria.base import Criterion, Gradients, LayerStatistics
 from autoprune.pruning.patterns import Pattern
 from autoprune.pruning.statistics.collection import CalibrationData, NetworkStatistics, collect_statistics
-from autoprune.pruning.structures.base import Structures
+from autoprune.pruning.structures import Structures
 
 
 @dataclass(frozen=True)

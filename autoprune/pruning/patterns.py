@@ -41,6 +41,11 @@ class Pattern:
     least: int = 1
     grain: int = 1
 
+    @property
+    def thins(self) -> bool:
+        """Whether what goes is removed from the network; otherwise weights are set to zero and all shapes stay."""
+        return self.coupled or self.whole
+
 
 def filters(layer: Layer, weight: Tensor) -> Tensor:
     """Returns a layer's weight with one row for each output channel, `[out, in of a group, …]`."""
@@ -158,7 +163,7 @@ def parse_pattern(text: str) -> Pattern:
     if numbers := registry.n_and_m(text):
         return n_of_m(*numbers)
     pattern: Pattern = registry.resolve("pattern", text)
-    if registry.is_own("pattern", text) and (pattern.coupled or pattern.whole):
+    if registry.is_own("pattern", text) and pattern.thins:
         raise PluginError(
             f"pattern {text!r} is of whole channels or branches, of which there is one each; choose 'filter' or 'layer'"
         )

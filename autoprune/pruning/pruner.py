@@ -22,7 +22,7 @@ from autoprune.pruning.importance import make_estimator
 from autoprune.pruning.patterns import BLOCK_1X1X8, ELEMENT, FILTER, TWO_FOUR, Pattern
 from autoprune.pruning.schedules import AGP, GROWING, LOTTERY_TICKET, ONE_SHOT, Schedule
 from autoprune.pruning.statistics.collection import CalibrationData
-from autoprune.pruning.structures.base import Structures, find_structures
+from autoprune.pruning.structures import Structures, find_structures
 from autoprune.pruning.surgery.masks import Importance
 
 log = logging.getLogger(__name__)

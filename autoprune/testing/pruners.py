@@ -21,7 +21,7 @@ from autoprune.pruning.criteria.base import Criterion
 from autoprune.pruning.patterns import FILTER, Pattern
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.statistics.collection import CalibrationData
-from autoprune.pruning.structures.base import Structures
+from autoprune.pruning.structures import Structures
 from autoprune.pruning.surgery.masks import Importance, build_masks, choose_kept, top_k_mask
 from autoprune.pruning.surgery.thinning import thin
 

@@ -137,7 +137,7 @@ def test_the_same_candidate_gets_the_same_score_and_another_seed_other_samples()
 
 def test_costs_that_differ_from_the_prediction_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     evaluator = make_evaluator()
-    monkeypatch.setattr("autoprune.pruning.structures.channels.measure_costs", lambda *_: {"flops": 1})
+    monkeypatch.setattr("autoprune.pruning.structures.measure_costs", lambda *_: {"flops": 1})
     outcome = evaluator.evaluate(Candidate(0, HALF, RECIPE)).outcome
     assert isinstance(outcome, Failure)
     assert "was predicted" in outcome.reason

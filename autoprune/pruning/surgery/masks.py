@@ -18,6 +18,9 @@ SIDES: tuple[Side, ...] = ("out", "in", "passthrough")
 Importance = Mapping[str, NDArray[np.float64]]
 """Group name to `[width]` scores of its structures, or `[choices, width]`; higher is kept."""
 
+Widths = Mapping[str, int]
+"""Group name to how many of its structures stay."""
+
 Masks = Mapping[str, Tensor]
 """Parameter name to a boolean mask of its shape, true where it stays; only parameters of which something goes."""
 
@@ -56,16 +59,16 @@ def top_k(scores: NDArray[np.float64], keep: int) -> tuple[int, ...]:
     return tuple(top_k_mask(scores, keep).nonzero()[0].tolist())
 
 
-def choose_kept(importance: Importance, allocation: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """Chooses the structures that stay in each group of an allocation: those with the highest scores.
+def choose_kept(importance: Importance, widths: Widths) -> dict[str, tuple[int, ...]]:
+    """Chooses the structures that stay in each group: those with the highest scores.
 
     Raises:
         UserError: there are no scores for a group, or a width does not fit them.
     """
-    missing = set(allocation) - set(importance)
+    missing = set(widths) - set(importance)
     if missing:
         raise UserError(f"no scores for group {', '.join(sorted(missing))}; there are {', '.join(importance)}")
-    return {group: top_k(importance[group], keep) for group, keep in allocation.items()}
+    return {group: top_k(importance[group], keep) for group, keep in widths.items()}
 
 
 def build_masks(

@@ -17,7 +17,7 @@ from autoprune.graph.layers import Layer, qualified_name
 from autoprune.pruning.allocators import UNIFORM
 from autoprune.pruning.criteria.base import Criterion, LayerStatistics
 from autoprune.pruning.patterns import Pattern, parse_pattern
-from autoprune.pruning.structures.base import find_structures
+from autoprune.pruning.structures import find_structures
 from autoprune.pruning.surgery.masks import Importance, Masks, build_masks, choose_kept
 from autoprune.pruning.training.masking import Masking
 from autoprune.pruning.training.targets import amounts_by_group, check_widths, matching_groups

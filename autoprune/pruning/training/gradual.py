@@ -226,7 +226,7 @@ class Pruning:
 
     def _thinned(self) -> nn.Module:
         pattern = self.pruner.pattern
-        if not (pattern.coupled or pattern.whole):
+        if not pattern.thins:
             raise UserError(
                 f"pattern {pattern.name!r} sets weights to zero and leaves all layers' shapes; only whole "
                 "channels and layers can be thinned away: prune by pattern 'filter' or 'layer'"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from autoprune.errors import UserError
 from autoprune.graph.groups import ChannelGraph
 from autoprune.pruning.patterns import ELEMENT, Pattern, parse_pattern
-from autoprune.pruning.structures.weights import WeightGroup, WeightStructures, find_weight_structures
+from autoprune.pruning.structures import WeightGroup, WeightStructures, find_weight_structures
 from autoprune.pruning.surgery.masks import Masks
 from autoprune.pruning.training.masking import Masking
 from autoprune.pruning.training.penalties import check_strength
@@ -100,7 +100,7 @@ class GroupLasso:
         self._network, self._strength = network, check_strength(strength)
         self._structures = _weight_structures(network, graph, pattern)
         chosen = {group.name for group in matching_groups(self._structures.groups, layers)}
-        self._found = tuple(found for found in self._structures.found if found.group.name in chosen)
+        self._found = tuple(found for found in self._structures.weights if found.group.name in chosen)
         self._scale_by_size, self._proximal = scale_by_size, proximal
         self._thresholding = thresholding or Thresholding()
         self._masks: Masks = {}
@@ -216,7 +216,7 @@ def _weight_structures(network: nn.Module, graph: ChannelGraph, pattern: str | P
     if isinstance(pattern, str):
         pattern = parse_pattern(pattern)
     structures = find_weight_structures(network, graph, pattern)
-    if any(found.choices > 1 for found in structures.found):
+    if any(found.choices > 1 for found in structures.weights):
         raise UserError(
             f"pattern {pattern.name!r} keeps a number of every few weights, which no penalty leads to; use 'element', "
             "or penalty 'admm'"

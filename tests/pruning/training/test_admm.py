@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import UserError
 from autoprune.graph.groups import ChannelGraph, find_groups
-from autoprune.pruning.structures.channels import ChannelStructures
-from autoprune.pruning.surgery.masks import masked_copy
+from autoprune.pruning.surgery.masks import choose_kept, masked_copy
 from autoprune.pruning.surgery.thinning import thin
 from autoprune.pruning.training.admm import Admm
 from tests.graph.contract import randomise
@@ -36,8 +35,8 @@ def _distance(weights: Mapping[str, Tensor], admm: Admm) -> float:
     return math.sqrt(sum(float((weights[name].detach() - tensor).square().sum()) for name, tensor in projected.items()))
 
 
-def _kept(admm: Admm, graph: ChannelGraph) -> Mapping[str, Sequence[int]]:
-    return ChannelStructures(graph).kept_channels(admm.importance(), admm.widths)
+def _kept(admm: Admm) -> Mapping[str, Sequence[int]]:
+    return choose_kept(admm.importance(), admm.widths)
 
 
 def _step_down(weight: nn.Parameter, admm: Admm) -> float:
@@ -128,7 +127,7 @@ def test_a_channel_goes_from_all_layers_that_make_it_or_from_none() -> None:
         expected = torch.zeros_like(weight)
         expected[highest] = weight[highest]
         assert torch.equal(projected[f"{name}.weight"], expected)
-    assert list(_kept(admm, graph)[group.name]) == highest
+    assert list(_kept(admm)[group.name]) == highest
 
 
 def test_channels_that_a_layer_uses_are_left_to_the_end() -> None:
@@ -149,8 +148,8 @@ def test_finished_is_thinned() -> None:
     widths = {group.name: 1 + i for i, group in enumerate(graph.groups)}
     admm = Admm(network, graph, "filter", widths=widths)
     masks = admm.finish()
-    assert {name: len(stays) for name, stays in _kept(admm, graph).items()} == widths
-    thinned = thin(network, graph, _kept(admm, graph), check_on=INPUTS)
+    assert {name: len(stays) for name, stays in _kept(admm).items()} == widths
+    thinned = thin(network, graph, _kept(admm), check_on=INPUTS)
     torch.testing.assert_close(thinned.eval()(INPUTS), network.eval()(INPUTS), rtol=1e-4, atol=1e-5)
     expected = masked_copy(before, masks).state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in network.state_dict().items())

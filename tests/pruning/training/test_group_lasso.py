@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autoprune.errors import UserError
 from autoprune.graph.groups import ChannelGraph, find_groups
 from autoprune.pruning.patterns import LAYER
-from autoprune.pruning.structures.weights import find_weight_structures
+from autoprune.pruning.structures import find_weight_structures
 from autoprune.pruning.surgery.masks import Masks
 from autoprune.pruning.training.gradual import Pruning
 from autoprune.pruning.training.group_lasso import GroupLasso, Thresholding, l1

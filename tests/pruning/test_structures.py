@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from autoprune.errors import UserError
 from autoprune.graph.costs import measure_costs, measure_effective
 from autoprune.graph.groups import find_groups
-from autoprune.pruning.patterns import Pattern, parse_pattern
+from autoprune.pruning.patterns import LAYER, Pattern, parse_pattern
 from autoprune.pruning.pruner import LEVEL, RANDOM_FILTER, Pruner
-from autoprune.pruning.structures.weights import STEPS, WeightStructures, find_weight_structures
+from autoprune.pruning.structures import STEPS, WeightStructures, find_structures, find_weight_structures
 from autoprune.pruning.surgery.masks import Importance
+from tests.graph.unusual_networks import UNUSUAL
 
 
 class Small(nn.Module):
@@ -173,3 +174,20 @@ def test_an_unknown_group_is_refused() -> None:
     network = _small()
     with pytest.raises(UserError, match=r"pattern 'element' has no group 'nine'; it has twice, strided, up, fc"):
         _found(network).prune(network, {}, {"nine": 3})
+
+
+def test_whole_layers_that_go_cost_what_was_predicted_and_those_that_cannot_be_scored_stay() -> None:
+    network, inputs = UNUSUAL["vit_module"].build(), torch.randn(2, *UNUSUAL["vit_module"].shape)
+    graph = find_groups(network, inputs)
+    found = find_structures(network, graph, LAYER)
+    names = ["blocks.0.mlp.0", "blocks.1.mlp.0"]  # the attention's inside is not followed
+    assert [(group.name, group.width, group.least) for group in found.groups] == [(name, 1, 0) for name in names]
+    scores = Pruner("x", LEVEL.criterion, LAYER).estimate_importance(network, graph)
+    for widths in ({}, {names[0]: 0}, {names[0]: 1, names[1]: 0}, dict.fromkeys(names, 0)):
+        pruned = found.prune(network, scores, widths, check_on=inputs)
+        assert found.measure(pruned, inputs, scores, widths) == found.cost_table(network, inputs).costs(widths)
+        gone = [name for name in names if widths.get(name) == 0]
+        assert list(found.removed_branches(widths)) == gone
+        masks = found.masks(network, scores, widths)
+        assert {f"{name}.weight" for name in gone} <= set(masks)
+        assert not set(masks) & set(dict(pruned.named_parameters()))

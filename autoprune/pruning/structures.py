@@ -1,0 +1,308 @@
+"""Structures: what a pattern finds in a network to remove, and how an allocation of it is pruned and costed.
+
+Output channels of coupled layers are thinned away, residual branches go whole, parts of single weights become zero.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.core.costs import CostTable, CostTerm, Count
+from autoprune.core.space import Group
+from autoprune.errors import UserError
+from autoprune.graph.branches import Branch, build_branch_costs, find_branches
+from autoprune.graph.costs import build_cost_table, measure_costs
+from autoprune.graph.groups import ChannelGraph, Kept
+from autoprune.graph.layers import Layer
+from autoprune.pruning.criteria.base import Criterion, StatisticsFn
+from autoprune.pruning.patterns import Pattern
+from autoprune.pruning.surgery.branch_removal import branch_masks, remove_branches
+from autoprune.pruning.surgery.masks import Importance, Masks, Widths, build_masks, choose_kept, masked_copy, top_k_mask
+from autoprune.pruning.surgery.thinning import thin
+
+# Widths of one weight that a search distinguishes at most: finer steps change nothing measurable.
+STEPS = 256
+
+
+@dataclass(frozen=True)
+class Structures(ABC):
+    """A network's groups under one pattern.
+
+    Attributes:
+        pattern: the shape of what is removed.
+        graph: what `find_groups` found in the network.
+        groups: in forward order.
+    """
+
+    pattern: Pattern
+    graph: ChannelGraph
+    groups: tuple[Group, ...]
+
+    @property
+    def scored_layers(self) -> Sequence[Layer]:
+        """The layers by whose weights the groups can be scored, in forward order."""
+        producers = {name for group in self.groups for name in group.producers}
+        return [layer for layer in self.graph.layers if layer.name in producers]
+
+    def layer_scores(self, group: str, criterion: Criterion, statistics_of: StatisticsFn) -> list[Tensor]:
+        """Scores a group's structures by each of its layers that the criterion can score.
+
+        Args:
+            group: its name.
+            criterion: scores one layer.
+            statistics_of: returns what the criterion needs to know of a layer.
+
+        Returns:
+            `[width]` scores in double precision, or `[choices, width]` where there are several choices, by layer.
+        """
+        producers = next(found.producers for found in self.groups if found.name == group)
+        layers = [layer for layer in self.graph.layers if layer.name in producers]
+        scores = [(layer, criterion.score(statistics_of(layer))) for layer in layers]
+        return [self._by_structure(group, layer, found.double()) for layer, found in scores if found is not None]
+
+    @abstractmethod
+    def _by_structure(self, group: str, layer: Layer, scores: Tensor) -> Tensor:
+        """Returns the scores of a group's structures from those of a layer's rows, in the shape of `layer_scores`."""
+
+    def kept_channels(self, importance: Importance, widths: Widths) -> Kept:
+        """Returns the channels that stay when the network is thinned; empty where only weights or branches go."""
+        return choose_kept(importance, widths) if self.pattern.coupled else {}
+
+    def removed_branches(self, widths: Widths) -> tuple[str, ...]:
+        """Returns the names of the residual branches that go whole: the groups of which nothing is kept."""
+        return tuple(group.name for group in self.groups if widths.get(group.name) == 0)
+
+    @abstractmethod
+    def masks(self, network: nn.Module, importance: Importance, widths: Widths) -> Masks:
+        """Builds the masks of an allocation, exactly counted.
+
+        Args:
+            network: of the architecture that was scored.
+            importance: scores of the structures.
+            widths: how many stay of each group.
+        """
+
+    @abstractmethod
+    def prune(
+        self, network: nn.Module, importance: Importance, widths: Widths, check_on: Tensor | None = None
+    ) -> nn.Module:
+        """Builds a pruned copy of the network: thinned, without branches, or masked where only weights go.
+
+        Args:
+            network: of the architecture that was scored.
+            importance: scores of the structures.
+            widths: how many stay of each group.
+            check_on: `[batch, …]` inputs on which a smaller network is compared with the masked one.
+
+        Raises:
+            UserError: the widths do not fit the groups, or the network cannot be copied.
+            ThinningError: an output of the smaller network differs from the masked one's.
+        """
+
+    @abstractmethod
+    def cost_table(self, network: nn.Module, inputs: Tensor) -> CostTable:
+        """Builds the costs of every allocation; *effective* ones where weights are set to zero.
+
+        Effective costs leave out zeroed parameters and their multiply-adds; their bytes count, as zeros are stored.
+
+        Args:
+            network: of this architecture.
+            inputs: `[batch, …]`.
+        """
+
+    def measure(self, pruned: nn.Module, inputs: Tensor, importance: Importance, widths: Widths) -> dict[str, int]:
+        """Counts on a pruned network what `cost_table` predicts.
+
+        Where weights are set to zero, those that were pruned and are zero do not count; zeros by chance do.
+
+        Args:
+            pruned: from `prune` with the same scores and widths, perhaps trained further.
+            inputs: `[batch, …]`.
+            importance: scores of the structures.
+            widths: how many stay of each group.
+        """
+        costs = measure_costs(pruned, inputs)
+        masks = {} if self.pattern.thins else self.masks(pruned, importance, widths)
+        for layer in self.scored_layers:
+            if layer.weight_name in masks:
+                zero = pruned.get_parameter(layer.weight_name).detach() == 0
+                gone = int((~masks[layer.weight_name] & zero).sum())
+                costs["params"] -= gone
+                costs["flops"] -= 2 * layer.positions * gone
+        return costs
+
+
+@dataclass(frozen=True)
+class ChannelStructures(Structures):
+    """Output channels of coupled layers, to be thinned away."""
+
+    def _by_structure(self, group: str, layer: Layer, scores: Tensor) -> Tensor:
+        """Sums over the several channels of a layer (across a convolution's groups) that a structure may hold."""
+        members = self.graph[group].members
+        rows = next(member.rows for member in members if (member.layer, member.side) == (layer.name, "out"))
+        return scores[rows.to(scores.device)].sum(1)
+
+    def masks(self, network: nn.Module, importance: Importance, widths: Widths) -> Masks:
+        return build_masks(network, self.graph, choose_kept(importance, widths))
+
+    def prune(
+        self, network: nn.Module, importance: Importance, widths: Widths, check_on: Tensor | None = None
+    ) -> nn.Module:
+        return thin(network, self.graph, choose_kept(importance, widths), check_on)
+
+    def cost_table(self, network: nn.Module, inputs: Tensor) -> CostTable:
+        return build_cost_table(network, self.graph, inputs)
+
+
+@dataclass(frozen=True)
+class BranchStructures(Structures):
+    """Residual branches, each a group of width 1, to be removed whole."""
+
+    branches: tuple[Branch, ...]
+
+    def _by_structure(self, group: str, layer: Layer, scores: Tensor) -> Tensor:
+        return scores
+
+    def masks(self, network: nn.Module, importance: Importance, widths: Widths) -> Masks:
+        gone = self.removed_branches(widths)
+        return branch_masks(network, [branch for branch in self.branches if branch.name in gone])
+
+    def prune(
+        self, network: nn.Module, importance: Importance, widths: Widths, check_on: Tensor | None = None
+    ) -> nn.Module:
+        return remove_branches(network, self.graph, self.removed_branches(widths), check_on)
+
+    def cost_table(self, network: nn.Module, inputs: Tensor) -> CostTable:
+        return build_branch_costs(network, self.graph, self.branches)
+
+
+@dataclass(frozen=True)
+class WeightGroup:
+    """One layer's weight and how it falls into `choices` rows of `group.width` structures of `entries` weights."""
+
+    group: Group
+    layer: Layer
+    choices: int
+    entries: int
+
+    @property
+    def parameter(self) -> str:
+        return self.layer.weight_name
+
+
+@dataclass(frozen=True)
+class WeightStructures(Structures):
+    """Parts of single layers' weights, to be set to zero."""
+
+    weights: tuple[WeightGroup, ...]
+
+    def __getitem__(self, name: str) -> WeightGroup:
+        for found in self.weights:
+            if found.group.name == name:
+                return found
+        names = ", ".join(group.name for group in self.groups) or "none"
+        raise UserError(f"pattern {self.pattern.name!r} has no group {name!r}; it has {names}")
+
+    def _by_structure(self, group: str, layer: Layer, scores: Tensor) -> Tensor:
+        found = self[group]
+        return scores if found.choices == 1 else scores.view(found.choices, found.group.width)
+
+    def masks(self, network: nn.Module, importance: Importance, widths: Widths) -> Masks:
+        masks = {}
+        for name, keep in widths.items():
+            found = self[name]
+            if keep < found.group.width:
+                stays = torch.from_numpy(top_k_mask(importance[name], keep, found.group.least))
+                masks[found.parameter] = self.spread(found, stays, network.get_parameter(found.parameter), True)
+        return masks
+
+    def spread(self, found: WeightGroup, values: Tensor, weight: Tensor, rest: float) -> Tensor:
+        """Spreads one value for each structure over the entries of a weight.
+
+        Args:
+            found: the weight's group.
+            values: `[choices, width]`.
+            weight: gives the shape of the result.
+            rest: the value of entries that no structure holds.
+        """
+        numbered = torch.arange(weight.numel(), device=weight.device).view(weight.shape)
+        entries = self.pattern.arrange(found.layer, numbered)
+        whole = torch.full((weight.numel(),), rest, dtype=values.dtype, device=weight.device)
+        whole[entries.flatten()] = values.to(weight.device).reshape(-1, 1).expand(-1, entries.shape[-1]).flatten()
+        return whole.view(weight.shape)
+
+    def prune(
+        self, network: nn.Module, importance: Importance, widths: Widths, check_on: Tensor | None = None
+    ) -> nn.Module:
+        return masked_copy(network, self.masks(network, importance, widths))
+
+    def cost_table(self, network: nn.Module, inputs: Tensor) -> CostTable:
+        dense = measure_costs(network, inputs)
+        terms = []
+        for found in self.weights:
+            weights, width = found.choices * found.entries, Count(0, {found.group.name: 1})
+            for kind, factor in (("params", weights), ("flops", 2 * found.layer.positions * weights)):
+                terms.append(CostTerm(kind, found.layer.name, factor, width))  # type: ignore[arg-type]
+                dense[kind] -= factor * found.group.width
+        rest = [CostTerm(kind, "(everything else)", cost) for kind, cost in dense.items()]  # type: ignore[arg-type]
+        return CostTable([*terms, *rest], {group.name: group.width for group in self.groups}, effective=True)
+
+
+def find_structures(network: nn.Module, graph: ChannelGraph, pattern: Pattern) -> Structures:
+    """Finds the groups of a network under a pattern.
+
+    Args:
+        network: its weights' shapes, and where branches go whole its modules, are looked at.
+        graph: what `find_groups` found in the network.
+        pattern: the shape of what is removed.
+    """
+    if pattern.coupled:
+        return ChannelStructures(pattern, graph, tuple(group.group for group in graph.groups))
+    return _find_branches(network, graph, pattern) if pattern.whole else find_weight_structures(network, graph, pattern)
+
+
+def _find_branches(network: nn.Module, graph: ChannelGraph, pattern: Pattern) -> BranchStructures:
+    """Finds the branches that can go; those of which no layer is followed cannot be scored, and stay."""
+    types = {layer.name: layer.type for layer in graph.layers}
+    branches = tuple(branch for branch in find_branches(network, graph) if types.keys() & set(branch.weights))
+    groups = (
+        Group(branch.name, 1, branch.weights, tuple(types.get(name, "") for name in branch.weights), least=0)
+        for branch in branches
+    )
+    return BranchStructures(pattern, graph, tuple(groups), branches)
+
+
+def find_weight_structures(network: nn.Module, graph: ChannelGraph, pattern: Pattern) -> WeightStructures:
+    """Finds a pattern's structures in each layer by itself; weights that several layers share are not followed.
+
+    A layer whose weight holds no structure that could go is left out.
+
+    Args:
+        network: the shapes of its weights are looked at.
+        graph: what `find_groups` found in the network.
+        pattern: the shape of what is removed.
+    """
+    layers = [layer for layer in graph.layers if layer.incoming is not None]
+    found = []
+    for layer in layers:
+        weight = network.get_parameter(layer.weight_name).detach().to("meta")
+        choices, width, entries = pattern.arrange(layer, weight).shape
+        if choices == 0 or entries == 0 or width <= pattern.least:
+            continue
+        group = Group(
+            layer.name,
+            width,
+            (layer.name,),
+            (layer.type,),
+            first=layer is layers[0],
+            last=layer is layers[-1],
+            least=pattern.least,
+            grain=max(pattern.grain, -(-width // STEPS)),
+        )
+        found.append(WeightGroup(group, layer, choices, entries))
+    return WeightStructures(pattern, graph, tuple(weight.group for weight in found), tuple(found))
