@@ -59,16 +59,16 @@ def find_batch_norm(graph: ChannelGraph, layer: Layer) -> tuple[str, ChannelMap]
     """Finds the first batch norm that all of a layer's output channels pass before another layer uses them.
 
     Returns:
-        The norm's name and which of its channels are the layer's, or None where there is none.
+        The norm's name and which of its channels are the layer's, or None where there is none, or it has no scales.
     """
     norms = {found.name: found for found in graph.layers if found.kind == "per_channel"}
     for node in _operations_behind(graph, layer)[0]:
         norm = norms.get(str(node.target)) if node.op == "call_module" else None
-        if norm is None or not isinstance(graph.flow.traced.get_submodule(norm.name), _BatchNorm):
+        if norm is None or not isinstance(module := graph.flow.traced.get_submodule(norm.name), _BatchNorm):
             continue
         channel_map = _map_channels(layer.outgoing, norm.outgoing, graph.roots)
         if channel_map is not None:
-            return norm.name, channel_map
+            return (norm.name, channel_map) if module.affine else None
     return None
 
 

@@ -8,10 +8,8 @@ from torch import Tensor, nn
 
 from autoprune.errors import UserError
 from autoprune.graph.channel_locations import find_batch_norm
-from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import Layer, qualified_name
 from autoprune.pruning.criteria.base import Criterion, Gradients, LayerStatistics
-from autoprune.pruning.patterns import Pattern
 from autoprune.pruning.statistics.collection import CalibrationData, NetworkStatistics, collect_statistics
 from autoprune.pruning.structures import Structures
 
@@ -21,15 +19,12 @@ class ImportanceEstimator:
     """Scores structures layer by layer, from the weights and from what was collected from data.
 
     Attributes:
-        pattern: the shape of a structure.
-        structures: the network's groups under the pattern.
+        structures: the network's groups under a pattern.
         statistics: what was collected; empty for criteria that go by weights alone.
         seed: of random draws.
     """
 
     network: nn.Module
-    graph: ChannelGraph
-    pattern: Pattern
     structures: Structures
     statistics: NetworkStatistics
     seed: int
@@ -39,20 +34,16 @@ class ImportanceEstimator:
 
         A criterion that needs consumers scores by each layer that uses the structures instead.
         """
-        if "consumers" in criterion.needs:
-            return self._by_consumers(group, criterion)
-        return self.structures.layer_scores(group, criterion, lambda layer: self._layer_statistics(layer, criterion))
-
-    def _by_consumers(self, group: str, criterion: Criterion) -> list[Tensor]:
+        if "consumers" not in criterion.needs:
+            return self.structures.layer_scores(group, criterion, lambda layer: self._of_layer(layer, criterion))
         scores = (
             criterion.score(LayerStatistics(layer, consumer.weight, contributions=consumer.gram, seed=self.seed))
             for layer, consumer in self.statistics.consumers.get(group, {}).items()
         )
         return [found.double() for found in scores if found is not None]
 
-    def _layer_statistics(self, layer: Layer, criterion: Criterion) -> LayerStatistics:
-        weight: Tensor = self.network.get_submodule(layer.name).weight  # type: ignore[assignment]
-        weight = weight.detach().double()
+    def _of_layer(self, layer: Layer, criterion: Criterion) -> LayerStatistics:
+        weight = self.network.get_parameter(layer.weight_name).detach().double()
         gradients = self.statistics.gradients.get(layer.name)
         return LayerStatistics(
             layer.name,
@@ -68,50 +59,44 @@ class ImportanceEstimator:
 
     def _arrange(self, layer: Layer, weight: Tensor) -> Tensor:
         """Returns the weight as `[structures, entries]`, those of one choice after those of another."""
-        return self.pattern.arrange(layer, weight).flatten(0, 1)
+        return self.structures.pattern.arrange(layer, weight).flatten(0, 1)
 
     def _batch_norm_scale(self, layer: Layer) -> Tensor | None:
-        parameters = dict(self.network.named_parameters())
-        found = find_batch_norm(self.graph, layer)
-        if found is None or (name := qualified_name(found[0], "weight")) not in parameters:
+        found = find_batch_norm(self.structures.graph, layer)
+        if found is None:
             return None
-        return found[1].mean_per_channel(parameters[name].detach().double().abs())
+        scale = self.network.get_parameter(qualified_name(found[0], "weight")).detach().double().abs()
+        return found[1].mean_per_channel(scale)
 
 
 def make_estimator(
-    network: nn.Module,
-    graph: ChannelGraph,
-    criterion: Criterion,
-    pattern: Pattern,
-    structures: Structures,
-    calibration: CalibrationData | None,
-    seed: int,
+    network: nn.Module, structures: Structures, criterion: Criterion, calibration: CalibrationData | None, seed: int
 ) -> ImportanceEstimator:
     """Returns an estimator that has collected what the criterion needs.
 
     Args:
         network: left as it is.
-        graph: the network's.
+        structures: the network's groups under a pattern.
         criterion: says what it needs.
-        pattern: the shape of a structure.
-        structures: the network's groups under the pattern.
         calibration: samples and loss; not read where the criterion goes by the weights alone.
         seed: of random draws.
 
     Raises:
         UserError: samples are needed and there are none, or the criterion cannot score such structures.
     """
-    if criterion.per_channel and not pattern.coupled:
+    if criterion.per_channel and not structures.pattern.coupled:
         raise UserError(
-            f"criterion {criterion.name!r} scores whole output channels, which pattern {pattern.name!r} is not made "
-            "of; choose pattern 'filter', or a criterion that goes by weights or gradients, such as 'magnitude'"
+            f"criterion {criterion.name!r} scores whole output channels, which pattern {structures.pattern.name!r} is "
+            "not made of; choose pattern 'filter', or a criterion that goes by weights or gradients, such as "
+            "'magnitude'"
         )
-    if not criterion.reads_data:
-        return ImportanceEstimator(network, graph, pattern, structures, NetworkStatistics(), seed)
-    if calibration is None:
-        raise UserError(
-            f"criterion {criterion.name!r} needs training samples and a loss to score by; give a task, or choose one "
-            "that goes by the weights, such as 'l1'"
-        )
-    statistics = collect_statistics(network, graph, structures.scored_layers, criterion.needs, calibration)
-    return ImportanceEstimator(network, graph, pattern, structures, statistics, seed)
+    statistics = NetworkStatistics()
+    if criterion.reads_data:
+        if calibration is None:
+            raise UserError(
+                f"criterion {criterion.name!r} needs training samples and a loss to score by; give a task, or choose "
+                "one that goes by the weights, such as 'l1'"
+            )
+        layers = structures.scored_layers
+        statistics = collect_statistics(network, structures.graph, layers, criterion.needs, calibration)
+    return ImportanceEstimator(network, structures, statistics, seed)

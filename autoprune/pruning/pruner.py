@@ -28,11 +28,7 @@ from autoprune.pruning.surgery.masks import Importance
 log = logging.getLogger(__name__)
 
 Combine = Literal["mean", "sum", "max"]
-_COMBINED: Mapping[Combine, Callable[[Tensor], Tensor]] = {
-    "mean": lambda layers: layers.mean(0),
-    "sum": lambda layers: layers.sum(0),
-    "max": lambda layers: layers.amax(0),
-}
+_COMBINED: Mapping[Combine, Callable[..., Tensor]] = {"mean": torch.mean, "sum": torch.sum, "max": torch.amax}
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ class Pruner:
                 not finite.
         """
         structures = self.find_structures(network, graph)
-        estimator = make_estimator(network, graph, self.criterion, self.pattern, structures, calibration, seed)
+        estimator = make_estimator(network, structures, self.criterion, calibration, seed)
         names = [group.name for group in structures.groups]
         by_layer = {name: estimator.layer_scores(name, self.criterion) for name in names}
         unscored = [name for name in names if not by_layer[name]]
@@ -105,21 +101,13 @@ class Pruner:
         if self.normalise and stacked.shape[-1] > 1:  # of a group of one structure every score would become 1
             means = stacked.flatten(1).mean(1).view(-1, *[1] * (stacked.dim() - 1))
             stacked = stacked / means.clamp_min(torch.finfo(stacked.dtype).tiny)
-        scores: NDArray[np.float64] = _COMBINED[self.combine](stacked).cpu().numpy()
+        scores: NDArray[np.float64] = _COMBINED[self.combine](stacked, dim=0).cpu().numpy()
         return scores
 
     def describe(self) -> dict[str, Any]:
-        """Returns the names of what was composed, for records."""
-        return {
-            "pruner": self.name,
-            "criterion": self.criterion.name,
-            "pattern": self.pattern.name,
-            "schedule": self.schedule.name,
-            "allocator": self.allocator.name,
-            "penalty": self.penalty,
-            "combine": self.combine,
-            "normalise": self.normalise,
-        }
+        """Returns the names of what was composed, and the settings, for records."""
+        parts = {field: getattr(value, "name", value) for field, value in vars(self).items()}
+        return {"pruner": parts.pop("name"), **parts}
 
 
 def _named(name: str, criterion: str, pattern: Pattern = FILTER, **parts: Any) -> Pruner:

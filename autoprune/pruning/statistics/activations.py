@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,22 +24,21 @@ class ActivationCollector:
 
     def __init__(self, network: nn.Module, graph: ChannelGraph, layers: Sequence[Layer]) -> None:
         self._network, self._traced = network, graph.flow.traced
-        found = {layer.name: find_activation(graph, layer) for layer in layers}
-        self._locations = {name: location for name, location in found.items() if location is not None}
-        self._totals: dict[fx.Node, dict[int | None, _Totals]] = {}  # several layers may meet at one location
-        for location in self._locations.values():
-            self._totals.setdefault(location.node, {})[location.dim] = _Totals(location)
+        locations = {layer.name: find_activation(graph, layer) for layer in layers}
+        self._locations = {name: found for name, found in locations.items() if found is not None}
+        # By location, as several layers may meet at one.
+        self._totals = {(found.node, found.dim): _Totals(found) for found in self._locations.values()}
 
     def update(self, inputs: Tensor, targets: Tensor) -> None:
-        """Runs one batch through the network in evaluation mode."""
-        with mode(self._network, training=False), mode(self._traced, training=False), torch.no_grad():
-            _Runner(self._network, self._traced, self._totals).run(inputs)
+        """Runs one batch through the network; `inputs` are `[batch, …]`."""
+        with mode(self._traced, training=False):
+            _Runner(self._network, self._traced, self._totals.values()).run(inputs)
 
     def compute(self) -> dict[str, Activations]:
         """Returns by layer the means over all samples and positions, each `[out]`."""
         means = {}
         for name, location in self._locations.items():
-            totals, average = self._totals[location.node][location.dim], location.channel_map.mean_per_channel
+            totals, average = self._totals[location.node, location.dim], location.channel_map.mean_per_channel
             means[name] = Activations(average(totals.nonzero / totals.count), average(totals.magnitude / totals.count))
         return means
 
@@ -63,9 +62,7 @@ class _Totals:
 class _Runner(fx.Interpreter):
     """Runs the traced operations on the network's own modules; values are dropped as soon as they are used."""
 
-    def __init__(
-        self, network: nn.Module, traced: fx.GraphModule, totals: Mapping[fx.Node, Mapping[int | None, _Totals]]
-    ) -> None:
+    def __init__(self, network: nn.Module, traced: fx.GraphModule, totals: Collection[_Totals]) -> None:
         super().__init__(network, graph=traced.graph)
         self._traced, self._totals = traced, totals
 
@@ -77,6 +74,7 @@ class _Runner(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        for totals in self._totals.get(n, {}).values():
-            totals.add(value)
+        for totals in self._totals:
+            if totals.location.node is n:
+                totals.add(value)
         return value

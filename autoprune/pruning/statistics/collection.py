@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from autoprune.errors import DataError
+from autoprune.graph.capture import mode
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import Layer
 from autoprune.pruning.criteria.base import Activations, Gradients, Need
@@ -47,7 +49,11 @@ class NetworkStatistics:
 
 
 class _Collector(Protocol):
+    """Sums over batches, which it is given with the network in evaluation mode."""
+
     def update(self, inputs: Tensor, targets: Tensor) -> None: ...
+
+    def compute(self) -> Any: ...
 
 
 def collect_statistics(
@@ -67,21 +73,19 @@ def collect_statistics(
         DataError: there is no batch.
         UserError: gradients are needed and the loss cannot be differentiated.
     """
-    activations = ActivationCollector(network, graph, layers if "activations" in needs else ())
-    gradients = GradientCollector(network, layers if "gradients" in needs else (), calibration.loss)
-    gates = GateCollector(network, graph, layers if "gates" in needs else (), calibration.loss)
-    consumers = ConsumerCollector(network, graph, graph.groups if "consumers" in needs else ())
-    collectors: Mapping[Need, _Collector] = {
-        "activations": activations,
-        "gradients": gradients,
-        "gates": gates,
-        "consumers": consumers,
+    make: Mapping[Need, Callable[[], _Collector]] = {
+        "activations": lambda: ActivationCollector(network, graph, layers),
+        "gradients": lambda: GradientCollector(network, layers, calibration.loss),
+        "gates": lambda: GateCollector(network, graph, layers, calibration.loss),
+        "consumers": lambda: ConsumerCollector(network, graph),
     }
+    collectors = {need: make[need]() for need in sorted(needs & make.keys())}
     seen = 0
     for inputs, targets in calibration.batches:
         seen += len(inputs)
-        for need in sorted(needs & collectors.keys()):
-            collectors[need].update(inputs, targets)
+        with mode(network, training=False), torch.no_grad():
+            for collector in collectors.values():
+                collector.update(inputs, targets)
     if not seen:
         raise DataError("there are no samples to gather statistics from; which samples score the structures?")
-    return NetworkStatistics(activations.compute(), gradients.compute(), gates.compute(), consumers.compute())
+    return NetworkStatistics(**{need: collector.compute() for need, collector in collectors.items()})

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from autoprune.graph.capture import mode
-from autoprune.graph.groups import ChannelGraph, ChannelGroup
+from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import Layer
 from autoprune.pruning.statistics.layer_inputs import inputs_at, observe_layers, sample_positions, weighted_layer
 
@@ -36,12 +34,10 @@ class _ConsumerInput:
     """The entries of a consumer's input axis that hold a group's structures.
 
     Attributes:
-        groups: of the consumer if it is a convolution, else 1.
-        rows: `[groups, structures, times]` entries of the weight's inner axis.
+        rows: `[groups, structures, times]` entries of the weight's inner axis, by the consumer's own groups.
     """
 
     group: str
-    groups: int
     rows: Tensor
 
     @classmethod
@@ -52,17 +48,16 @@ class _ConsumerInput:
         split = rows.view(len(rows), layer.groups, -1).movedim(1, 0)  # tied across groups: as many in each
         local = split - per_group * torch.arange(layer.groups).view(-1, 1, 1)
         assert bool(((local >= 0) & (local < per_group)).all())
-        return cls(group, layer.groups, local)
+        return cls(group, local)
 
     def weights(self, weight: Tensor) -> Tensor:
         """Selects from `[out, in of a group, *kernel]`: `[groups, out of a group, structures, times · kernel]`."""
-        split = weight.detach().double().flatten(2) if weight.dim() > 2 else weight.detach().double().unsqueeze(2)
-        split = split.view(self.groups, -1, *split.shape[1:])
+        split = weight.detach().double().reshape(len(self.rows), len(weight) // len(self.rows), weight.size(1), -1)
         return torch.stack([part[:, rows].flatten(2) for part, rows in zip(split, self.rows, strict=True)])
 
     def inputs(self, windows: Tensor) -> Tensor:
         """Selects from `[rows, in, kernel]`: `[groups, rows, structures, times · kernel]`."""
-        split = windows.reshape(len(windows), self.groups, -1, windows.size(2)).movedim(1, 0)
+        split = windows.reshape(len(windows), len(self.rows), -1, windows.size(2)).movedim(1, 0)
         return torch.stack([part[:, rows].flatten(2) for part, rows in zip(split, self.rows, strict=True)])
 
 
@@ -72,25 +67,21 @@ class ConsumerCollector:
     These are convolutions and linear layers; transposed convolutions and layers that pass channels on are left out.
     """
 
-    def __init__(self, network: nn.Module, graph: ChannelGraph, groups: Sequence[ChannelGroup]) -> None:
+    def __init__(self, network: nn.Module, graph: ChannelGraph) -> None:
         self._network = network
         self._batches = 0
         self._uses: dict[str, list[_ConsumerInput]] = {}
         self._grams: dict[tuple[str, str], Tensor] = {}
         layers = {layer.name: layer for layer in graph.layers}
-        for group in groups:
+        for group in graph.groups:
             for member in group.members:
                 layer = layers[member.layer]
                 if member.side == "in" and layer.kind in ("convolution", "linear") and layer.produces:
                     self._uses.setdefault(layer.name, []).append(_ConsumerInput.of(group.name, layer, member.rows))
 
     def update(self, inputs: Tensor, targets: Tensor) -> None:
-        """Runs one batch through the network in evaluation mode."""
-        with (
-            mode(self._network, training=False),
-            torch.no_grad(),
-            observe_layers(self._network, self._uses, self._add),
-        ):
+        """Runs one batch through the network; `inputs` are `[batch, …]`."""
+        with observe_layers(self._network, self._uses, self._add):
             self._network(inputs)
         self._batches += 1
 
@@ -101,8 +92,7 @@ class ConsumerCollector:
         for use in self._uses[name]:
             pairs = zip(use.inputs(windows), use.weights(module.weight), strict=True)
             gram = torch.stack([_contributions_gram(*pair) for pair in pairs]).sum(0)
-            key = (use.group, name)
-            self._grams[key] = self._grams[key] + gram if key in self._grams else gram
+            self._grams[use.group, name] = self._grams.get((use.group, name), 0) + gram
 
     def compute(self) -> dict[str, dict[str, ConsumerStatistics]]:
         """Returns the statistics by group and by layer that uses it; groups without such a layer are absent."""

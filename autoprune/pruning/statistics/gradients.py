@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from autoprune.errors import UserError
-from autoprune.graph.capture import mode
 from autoprune.graph.channel_locations import ChannelMap, find_batch_norm
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import Layer, qualified_name
@@ -26,27 +25,26 @@ class GradientCollector:
 
     def __init__(self, network: nn.Module, layers: Sequence[Layer], loss: Loss) -> None:
         self._network, self._loss = network, loss
-        self._names = {layer.name: layer.weight_name for layer in layers}
-        self._totals: dict[str, tuple[Tensor, Tensor]] = {}
+        self._layers = {layer.weight_name: layer.name for layer in layers}
+        self._sums: dict[str, Gradients] = {}
         self._batches = 0
 
     def update(self, inputs: Tensor, targets: Tensor) -> None:
-        """Runs one batch forward and backward in evaluation mode."""
-        gradients = _differentiate(self._network, list(self._names.values()), self._loss, inputs, targets)
+        """Runs one batch forward and backward; `inputs` are `[batch, …]`."""
+        gradients = _differentiate(self._network, list(self._layers), self._loss, inputs, targets)
         self._batches += 1
         for name, gradient in gradients.items():
             # In half precision small gradients would be lost in the sum.
             gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-            if name not in self._totals:
-                self._totals[name] = (torch.zeros_like(gradient), torch.zeros_like(gradient))
-            magnitude, square = self._totals[name]
-            magnitude.add_(gradient.abs())
-            square.addcmul_(gradient, gradient)
+            zeros = torch.zeros_like(gradient)
+            sums = self._sums.setdefault(self._layers[name], Gradients(zeros, zeros.clone()))
+            sums.magnitude.add_(gradient.abs())
+            sums.square.addcmul_(gradient, gradient)
 
     def compute(self) -> dict[str, Gradients]:
         """Returns the means over the batches by layer."""
-        sums = {layer: self._totals[name] for layer, name in self._names.items()}
-        return {layer: Gradients(*(total / self._batches for total in found)) for layer, found in sums.items()}
+        count = self._batches
+        return {name: Gradients(sums.magnitude / count, sums.square / count) for name, sums in self._sums.items()}
 
 
 @dataclass(frozen=True)
@@ -54,24 +52,13 @@ class _Gate:
     """A factor of 1 on each output channel of a layer, behind its batch norm if one follows, else behind itself.
 
     Attributes:
-        norm: name of the batch norm, and which of its channels are the layer's.
+        norm: which of the batch norm's channels are the layer's; None where none follows.
+        parameters: names of the weight, and the bias if there is one, that the gate scales.
     """
 
     layer: Layer
-    norm: tuple[str, ChannelMap] | None
-
-    @property
-    def parameters(self) -> tuple[str, str]:
-        owner = self.norm[0] if self.norm else self.layer.name
-        return qualified_name(owner, "weight"), qualified_name(owner, "bias")
-
-    def derivatives(self, products: list[Tensor]) -> Tensor:
-        """Sums parameters times their gradients by channel: `[channels of the norm, or of the layer]`.
-
-        A gate scales weight and bias alike, so that the loss's derivative by it is the sum of both products.
-        """
-        rows = products if self.norm else [filters(self.layer, products[0]).flatten(1).sum(1), *products[1:]]
-        return torch.stack(rows).sum(0)
+    norm: ChannelMap | None
+    parameters: tuple[str, ...]
 
 
 class GateCollector:
@@ -80,38 +67,41 @@ class GateCollector:
     def __init__(self, network: nn.Module, graph: ChannelGraph, layers: Sequence[Layer], loss: Loss) -> None:
         self._network, self._loss = network, loss
         self._parameters = dict(network.named_parameters())
-        self._gates = {layer.name: _Gate(layer, self._norm(graph, layer)) for layer in layers}
+        self._gates = [self._gate(layer, find_batch_norm(graph, layer)) for layer in layers]
         self._totals: dict[str, Tensor] = {}
         self._batches = 0
 
-    def _norm(self, graph: ChannelGraph, layer: Layer) -> tuple[str, ChannelMap] | None:
-        found = find_batch_norm(graph, layer)
-        return found if found and qualified_name(found[0], "weight") in self._parameters else None
+    def _gate(self, layer: Layer, norm: tuple[str, ChannelMap] | None) -> _Gate:
+        owner, channel_map = norm or (layer.name, None)
+        names = (qualified_name(owner, key) for key in ("weight", "bias"))
+        return _Gate(layer, channel_map, tuple(name for name in names if name in self._parameters))
 
     def update(self, inputs: Tensor, targets: Tensor) -> None:
-        """Runs one batch forward and backward in evaluation mode."""
-        wanted = {name for gate in self._gates.values() for name in gate.parameters if name in self._parameters}
-        gradients = _differentiate(self._network, sorted(wanted), self._loss, inputs, targets)
+        """Runs one batch forward and backward; `inputs` are `[batch, …]`."""
+        wanted = sorted({name for gate in self._gates for name in gate.parameters})
+        gradients = _differentiate(self._network, wanted, self._loss, inputs, targets)
         self._batches += 1
-        for layer, gate in self._gates.items():
-            names = [name for name in gate.parameters if name in gradients]
-            products = [(self._parameters[name].detach() * gradients[name]).double() for name in names]
-            square = gate.derivatives(products).square()
-            self._totals[layer] = self._totals[layer] + square if layer in self._totals else square
+        for gate in self._gates:
+            products = [(self._parameters[name].detach() * gradients[name]).double() for name in gate.parameters]
+            if gate.norm is None:
+                products[0] = filters(gate.layer, products[0]).flatten(1).sum(1)
+            # A gate scales weight and bias alike, so that the loss's derivative by it is the sum of both products.
+            square = torch.stack(products).sum(0).square()
+            self._totals[gate.layer.name] = self._totals.get(gate.layer.name, 0) + square
 
     def compute(self) -> dict[str, Tensor]:
         """Returns the means over the batches by layer, each `[out]`."""
         means = {}
-        for layer, gate in self._gates.items():
-            mean = self._totals[layer] / self._batches
-            means[layer] = gate.norm[1].mean_per_channel(mean) if gate.norm else mean
+        for gate in self._gates:
+            mean = self._totals[gate.layer.name] / self._batches
+            means[gate.layer.name] = gate.norm.mean_per_channel(mean) if gate.norm else mean
         return means
 
 
 def _differentiate(
     network: nn.Module, names: Sequence[str], loss: Loss, inputs: Tensor, targets: Tensor
 ) -> dict[str, Tensor]:
-    """Returns the gradient of a batch's loss by each named parameter, in evaluation mode; the network is not touched.
+    """Returns the gradient of a batch's loss by each named parameter; the network is not touched.
 
     Raises:
         UserError: the loss cannot be differentiated.
@@ -119,7 +109,7 @@ def _differentiate(
     if not names:
         return {}
     parameters = dict(network.named_parameters())
-    with mode(network, training=False), torch.enable_grad():
+    with torch.enable_grad():
         leaves = {name: parameters[name].detach().requires_grad_() for name in names}
         found = loss(functional_call(network, leaves, (inputs,)), targets)
         if not found.requires_grad:
@@ -127,6 +117,5 @@ def _differentiate(
                 "the task's loss cannot be differentiated by the network's weights, which this pruner needs; "
                 "compute it from the outputs by torch's operations, or choose a pruner without gradients"
             )
-        gradients = torch.autograd.grad(found, list(leaves.values()), allow_unused=True)
-    pairs = zip(leaves.items(), gradients, strict=True)
-    return {name: torch.zeros_like(leaf) if found is None else found for (name, leaf), found in pairs}
+        gradients = torch.autograd.grad(found, list(leaves.values()), materialize_grads=True)
+    return dict(zip(names, gradients, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -35,14 +35,11 @@ def observe_layers(network: nn.Module, layers: Collection[str], observer: LayerO
         calls[name] += 1
         observer(name, calls[name] - 1, args[0] if args else kwargs["input"], output)
 
-    hooks = [
-        network.get_submodule(name).register_forward_hook(partial(show, name), with_kwargs=True) for name in layers
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name in layers:
+            module = network.get_submodule(name)
+            hooks.enter_context(module.register_forward_hook(partial(show, name), with_kwargs=True))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def weighted_layer(network: nn.Module, name: str) -> WeightedLayer:
