@@ -18,7 +18,7 @@ from autoprune.pruning.allocators import UNIFORM
 from autoprune.pruning.criteria.base import Criterion, LayerStatistics
 from autoprune.pruning.patterns import Pattern, parse_pattern
 from autoprune.pruning.structures import find_structures
-from autoprune.pruning.surgery.masks import Importance, Masks, build_masks, choose_kept
+from autoprune.pruning.surgery.masks import Importance, Masks, Widths, build_masks, choose_kept
 from autoprune.pruning.training.masking import Masking
 from autoprune.pruning.training.targets import amounts_by_group, check_widths, matching_groups
 
@@ -74,7 +74,7 @@ class Admm:
         pattern: str | Pattern,
         amount: float | Mapping[str, float] | None = None,
         *,
-        widths: Mapping[str, int] | None = None,
+        widths: Widths | None = None,
         layers: Sequence[str] = ("*",),
         rho: float = 0.01,
         frequency: int = 100,
@@ -89,8 +89,8 @@ class Admm:
         self._structures = find_structures(network, graph, self._pattern)
         groups = matching_groups(self._structures.groups, layers)
         self.widths = _target_widths(groups, amount, widths)
-        names = {layer for group in groups if group.name in self.widths for layer in group.producers}
-        self._layers = {name: _weight_name(network, name) for name in names}
+        producers = dict.fromkeys(name for group in groups if group.name in self.widths for name in group.producers)
+        self._names = [qualified_name(name, "weight") for name in producers]
         self._passed = 0
         weights = self._weights()
         self._projected = self._project(weights)
@@ -140,7 +140,7 @@ class Admm:
         )
 
     def _weights(self) -> Weights:
-        return {name: self._network.get_parameter(name).detach() for name in dict.fromkeys(self._layers.values())}
+        return {name: self._network.get_parameter(name).detach() for name in self._names}
 
     def _project(self, weights: Weights) -> dict[str, Tensor]:
         importance = self._importance(weights)
@@ -154,7 +154,7 @@ class Admm:
         """Returns group name to the Euclidean norms of its structures, over all layers that make them."""
 
         def statistics_of(layer: Layer) -> LayerStatistics:
-            arranged = self._pattern.arrange(layer, weights[self._layers[layer.name]].double())
+            arranged = self._pattern.arrange(layer, weights[layer.weight_name].double())
             return LayerStatistics(layer.name, arranged.flatten(0, 1))
 
         squares = {name: self._structures.layer_scores(name, _SQUARED, statistics_of) for name in self.widths}
@@ -162,7 +162,7 @@ class Admm:
 
 
 def _target_widths(
-    groups: Sequence[Group], amount: float | Mapping[str, float] | None, widths: Mapping[str, int] | None
+    groups: Sequence[Group], amount: float | Mapping[str, float] | None, widths: Widths | None
 ) -> Allocation:
     """Returns the kept width of each group that is pruned."""
     if (amount is None) == (widths is None):
@@ -174,10 +174,3 @@ def _target_widths(
     amounts = amounts_by_group(groups, amount if isinstance(amount, Mapping) else {"*": amount})
     pruned = [group for group in groups if group.name in amounts]
     return Allocation({group.name: UNIFORM.widths([group], {}, amounts[group.name])[group.name] for group in pruned})
-
-
-def _weight_name(network: nn.Module, layer: str) -> str:
-    """Returns the name of a layer's weight; where layers share one, the first layer's."""
-    weight = network.get_submodule(layer).weight
-    shared = (name for name, parameter in network.named_parameters() if parameter is weight)
-    return next(shared, qualified_name(layer, "weight"))

@@ -19,7 +19,7 @@ from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.schedules import Timing, Unit, default_timing
 from autoprune.pruning.statistics.collection import CalibrationData
 from autoprune.pruning.statistics.gradients import Loss
-from autoprune.pruning.surgery.masks import Importance, Masks, top_k_mask
+from autoprune.pruning.surgery.masks import Importance, Masks, Widths, top_k_mask
 from autoprune.pruning.training.masking import Masking
 from autoprune.pruning.training.targets import matching_groups, resolve_target
 
@@ -74,7 +74,7 @@ class Pruning:
         amount: float | Mapping[str, float] | None = None,
         *,
         inputs: Tensor,
-        widths: Mapping[str, int] | None = None,
+        widths: Widths | None = None,
         layers: Sequence[str] = ("*",),
         initial: float = 0.0,
         timing: Timing | None = None,
@@ -99,8 +99,7 @@ class Pruning:
         self.allocation = Allocation({group.name: group.width for group in self.groups})
         self._gone: dict[str, NDArray[np.bool_]] = {}
         self._importance: Importance = {}
-        self._passed: dict[str, int] = {"step": 0, "epoch": 0, "round": 0}
-        self._passed.update({str(unit): count for unit, count in (passed or {}).items()})
+        self._passed: dict[str, int] = {"step": 0, "epoch": 0, "round": 0, **(passed or {})}
         self._early = _EarlyState(network) if self.pruner.schedule.rewinds else None
         if passed is None:
             self._update_if_due()
@@ -133,7 +132,7 @@ class Pruning:
     def _update(self, progress: float) -> None:
         """Scores the network as it is and masks what goes at this progress, in [0, 1], of the schedule."""
         importance = self._score()
-        self.allocation = self._target.widths(self.groups, importance, self.pruner.schedule.curve, progress)
+        self.allocation = self._target.widths(importance, progress)
         self._importance = importance
         self._mask()
 

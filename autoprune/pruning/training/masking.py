@@ -24,7 +24,7 @@ class Masking:
         self._masks: dict[Hashable, Masks] = {}
         self._held: dict[str, Tensor] = {}
         self._remembered: dict[str, Tensor] = {}
-        self._handles: dict[str, RemovableHandle] = {}
+        self._handles: list[RemovableHandle] = []
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -47,34 +47,46 @@ class Masking:
         Raises:
             UserError: a mask does not fit the network.
         """
-        parameters = self._parameters()
-        unknown = [name for name, mask in masks.items() if _shape(parameters.get(name)) != mask.shape]
-        if unknown:
-            raise UserError(f"a mask does not fit the network's parameter {unknown[0]!r}")
+        parameters = dict(self.network.named_parameters())
+        for name, mask in masks.items():
+            if name not in parameters or parameters[name].shape != mask.shape:
+                raise UserError(f"a mask does not fit the network's parameter {name!r}")
         if recover:
             self.restore()
         self._masks[owner] = dict(masks)
-        self._hold_product(parameters)
+        self._hold_product()
 
-    def _hold_product(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        self._held = self._product(parameters)
-        self._remembered = {name: parameters[name].detach().clone() for name in self._held}
-        self._watch_gradients(parameters)
+    def _hold_product(self) -> None:
+        """Holds what any owner masks, and remembers what these weights are now."""
+        self._held = {}
+        for name, mask in (item for masks in self._masks.values() for item in masks.items()):
+            mask = mask.to(self.network.get_parameter(name).device)
+            self._held[name] = self._held[name] & mask if name in self._held else mask
+        self._remembered = {name: self.network.get_parameter(name).detach().clone() for name in self._held}
+        self._watch_gradients()
         self.hold()
+
+    def _watch_gradients(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = [
+            self.network.get_parameter(name).register_hook(lambda gradient, gone=~mask: gradient.masked_fill(gone, 0))  # type: ignore[no-untyped-call]
+            for name, mask in self._held.items()
+            if self.network.get_parameter(name).requires_grad
+        ]
 
     def hold(self) -> None:
         """Zeroes masked weights: call it after every step of an optimizer."""
-        parameters = self._parameters()
         with torch.no_grad():
             for name, mask in self._held.items():
-                parameters[name].masked_fill_(~mask, 0)
+                self.network.get_parameter(name).masked_fill_(~mask, 0)
 
     def restore(self) -> None:
         """Gives masked weights the values they had when they were masked, until `hold` is called."""
-        parameters = self._parameters()
         with torch.no_grad():
             for name, mask in self._held.items():
-                parameters[name].copy_(torch.where(mask, parameters[name], self._remembered[name]))
+                parameter = self.network.get_parameter(name)
+                parameter.copy_(torch.where(mask, parameter, self._remembered[name]))
 
     def remember(self, weights: Mapping[str, Tensor]) -> None:
         """Replaces the values that masked weights recover (by those of an early state, say).
@@ -90,34 +102,10 @@ class Masking:
         self.hold()
         masks = self._masks.pop(owner, {})
         remembered = self._remembered
-        self._hold_product(self._parameters())
+        self._hold_product()
         self.remember({name: remembered[name] for name in self._held})
         return masks
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns the remembered values, each `[…]` of its parameter's shape; who set the masks keeps those."""
         return dict(self._remembered)
-
-    def _parameters(self) -> dict[str, nn.Parameter]:
-        return dict(self.network.named_parameters())
-
-    def _product(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        held: dict[str, Tensor] = {}
-        for masks in self._masks.values():
-            for name, mask in masks.items():
-                mask = mask.to(parameters[name].device)
-                held[name] = held[name] & mask if name in held else mask
-        return held
-
-    def _watch_gradients(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        for handle in self._handles.values():
-            handle.remove()
-        self._handles = {
-            name: parameters[name].register_hook(lambda gradient, gone=~mask: gradient.masked_fill(gone, 0))  # type: ignore[no-untyped-call]
-            for name, mask in self._held.items()
-            if parameters[name].requires_grad
-        }
-
-
-def _shape(tensor: Tensor | None) -> torch.Size | None:
-    return None if tensor is None else tensor.shape

@@ -4,72 +4,61 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Protocol
 
 from autoprune.core.allocation import Allocation, width_from_sparsity
-from autoprune.core.space import Group
+from autoprune.core.space import Group, matching
 from autoprune.errors import UserError, did_you_mean
-from autoprune.pruning.allocators import UNIFORM, Allocator
+from autoprune.pruning.allocators import UNIFORM
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.schedules import Growth
-from autoprune.pruning.surgery.masks import Importance
-
-
-class Target(Protocol):
-    """The widths that a pruning goes to, and those on the way there."""
-
-    def widths(self, groups: Sequence[Group], importance: Importance, curve: Growth, progress: float) -> Allocation:
-        """Returns the kept width of each group.
-
-        Args:
-            groups: those that are pruned.
-            importance: scores of their structures.
-            curve: how the amount grows.
-            progress: of the updates, in [0, 1].
-        """
+from autoprune.pruning.surgery.masks import Importance, Widths
 
 
 @dataclass(frozen=True)
-class SingleAmount:
-    """One amount for all groups, which the allocator turns into widths."""
+class _Amount:
+    """What the allocator takes for some groups together: at progress 0 of the schedule, and at progress 1."""
 
-    allocator: Allocator
+    groups: tuple[Group, ...]
     first: float
     last: float
 
-    def widths(self, groups: Sequence[Group], importance: Importance, curve: Growth, progress: float) -> Allocation:
-        return self.allocator.widths(groups, importance, curve(progress, self.first, self.last))
-
 
 @dataclass(frozen=True)
-class AmountByGroup:
-    """An amount for each group."""
+class AmountTarget:
+    """Amounts, which the pruner's allocator turns into widths."""
 
-    allocator: Allocator
-    first: float
-    last: Mapping[str, float]
+    pruner: Pruner
+    amounts: tuple[_Amount, ...]
 
-    def widths(self, groups: Sequence[Group], importance: Importance, curve: Growth, progress: float) -> Allocation:
+    def widths(self, importance: Importance, progress: float) -> Allocation:
+        """Returns the kept width of each group at a progress of the updates, in [0, 1]."""
         widths: dict[str, int] = {}
-        for group in groups:
-            amount = curve(progress, min(self.first, self.last[group.name]), self.last[group.name])
-            widths.update(self.allocator.widths([group], importance, amount))
+        for amount in self.amounts:
+            now = self.pruner.schedule.curve(progress, amount.first, amount.last)
+            widths.update(self.pruner.allocator.widths(amount.groups, importance, now))
         return Allocation(widths)
 
 
 @dataclass(frozen=True)
-class GivenWidths:
+class WidthsTarget:
     """Given widths; on the way to them every group's sparsity follows the curve."""
 
-    last: Mapping[str, int]
+    groups: tuple[Group, ...]
+    last: Widths
+    curve: Growth
 
-    def widths(self, groups: Sequence[Group], importance: Importance, curve: Growth, progress: float) -> Allocation:
+    def widths(self, importance: Importance, progress: float) -> Allocation:
+        """Returns the kept width of each group at a progress of the updates, in [0, 1]; scores are not used."""
+
         def now(group: Group) -> int:
             keep = self.last[group.name]
-            return max(keep, width_from_sparsity(group.width, curve(progress, 0.0, 1 - keep / group.width)))
+            return max(keep, width_from_sparsity(group.width, self.curve(progress, 0.0, 1 - keep / group.width)))
 
-        return Allocation({group.name: now(group) if progress < 1 else self.last[group.name] for group in groups})
+        return Allocation({group.name: now(group) if progress < 1 else self.last[group.name] for group in self.groups})
+
+
+Target = AmountTarget | WidthsTarget
+"""The widths that a pruning goes to, and those on the way there."""
 
 
 def matching_groups(groups: Sequence[Group], patterns: Sequence[str]) -> tuple[Group, ...]:
@@ -78,9 +67,8 @@ def matching_groups(groups: Sequence[Group], patterns: Sequence[str]) -> tuple[G
     Raises:
         UserError: a pattern matches nothing.
     """
-    for pattern in patterns:
-        _refuse_unmatched(groups, pattern)
-    return tuple(group for group in groups if any(_matches(group, pattern) for pattern in patterns))
+    names = {name for pattern in patterns for name in _matching(pattern, groups)}
+    return tuple(group for group in groups if group.name in names)
 
 
 def amounts_by_group(groups: Sequence[Group], amounts: Mapping[str, float]) -> dict[str, float]:
@@ -91,8 +79,23 @@ def amounts_by_group(groups: Sequence[Group], amounts: Mapping[str, float]) -> d
     """
     found: dict[str, float] = {}
     for pattern, amount in amounts.items():
-        _refuse_unmatched(groups, pattern)
-        found.update({group.name: amount for group in groups if _matches(group, pattern)})
+        found.update(dict.fromkeys(_matching(pattern, groups), amount))
+    return found
+
+
+def _matching(pattern: str, groups: Sequence[Group]) -> list[str]:
+    """Returns the names of the groups that a shell pattern matches.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = matching(pattern, groups)
+    if not found:
+        names = sorted({name for group in groups for name in (group.name, *group.producers)})
+        raise UserError(
+            f"{pattern!r} matches no group that can be pruned{did_you_mean(pattern, names)}; there are "
+            f"{', '.join(names) or 'none'}"
+        )
     return found
 
 
@@ -100,7 +103,7 @@ def resolve_target(
     groups: Sequence[Group],
     pruner: Pruner,
     amount: float | Mapping[str, float] | None,
-    widths: Mapping[str, int] | None,
+    widths: Widths | None,
     initial: float,
 ) -> tuple[tuple[Group, ...], Target]:
     """Returns which of some groups are pruned, and to what.
@@ -119,43 +122,43 @@ def resolve_target(
         raise UserError("a pruning needs an amount (0.5, say) or the widths to prune to: one of both")
     if widths is not None:
         check_widths(groups, widths)
-        return tuple(group for group in groups if group.name in widths), GivenWidths(dict(widths))
+        pruned = tuple(group for group in groups if group.name in widths)
+        return pruned, WidthsTarget(pruned, dict(widths), pruner.schedule.curve)
     if isinstance(amount, Mapping):
-        amounts = amounts_by_group(groups, amount)
-        for last in amounts.values():
-            _check_amounts(pruner, min(initial, last), last)
-        pruned = tuple(group for group in groups if group.name in amounts)
-        for group in pruned:
-            _check_removes(group, pruner, amounts[group.name])
-        return pruned, AmountByGroup(pruner.allocator, initial, amounts)
-    assert amount is not None  # one of both is given
-    _check_amounts(pruner, initial, amount)
-    for group in groups:
-        _check_removes(group, pruner, amount)
-    return tuple(groups), SingleAmount(pruner.allocator, initial, amount)
+        last = amounts_by_group(groups, amount)
+        pruned = tuple(group for group in groups if group.name in last)
+        amounts = [_Amount((group,), min(initial, last[group.name]), last[group.name]) for group in pruned]
+    else:
+        assert amount is not None  # one of both is given
+        pruned = tuple(groups)
+        amounts = [_Amount(pruned, initial, amount)]
+    for found in amounts:
+        _check(found, pruner)
+    return pruned, AmountTarget(pruner, tuple(amounts))
 
 
-def _check_removes(group: Group, pruner: Pruner, amount: float) -> None:
-    """Refuses a sparsity that is too small to remove any of every m weights, of which the pattern keeps n."""
-    n_of_m = 1 < pruner.pattern.least == pruner.pattern.grain
-    if not (n_of_m and pruner.allocator is UNIFORM and amount > 0):
-        return
-    if UNIFORM.widths([group], {}, amount)[group.name] == group.width:
-        raise UserError(
-            f"pattern {pruner.pattern.name!r} removes {1 - pruner.pattern.least / group.width:g} of a weight or "
-            f"nothing; a sparsity of {amount:g} leaves all of {group.name!r}"
-        )
+def _check(amount: _Amount, pruner: Pruner) -> None:
+    """Checks, before hours of training and not after, that the allocator takes all numbers from the first to the last.
 
-
-def _check_amounts(pruner: Pruner, first: float, last: float) -> None:
-    """Checks that the allocator takes all amounts from the first to the last: before hours of training, not after."""
-    for amount in (first, last, *(pruner.schedule.curve(progress, first, last) for progress in (0.0, 1.0))):
-        pruner.allocator.check(amount)
+    Raises:
+        UserError: it does not, the first is above the last, or the last is a sparsity too small to remove any of every
+            m weights, of which the pattern keeps n.
+    """
+    first, last, curve = amount.first, amount.last, pruner.schedule.curve
+    for number in (first, last, curve(0.0, first, last), curve(1.0, first, last)):
+        pruner.allocator.check(number)
     if first > last:
         raise UserError(f"a pruning starts with less than it ends with, not at {first} and then {last}")
+    n_of_m = 1 < pruner.pattern.least == pruner.pattern.grain
+    for group in amount.groups if n_of_m and pruner.allocator is UNIFORM and last > 0 else ():
+        if UNIFORM.widths([group], {}, last)[group.name] == group.width:
+            raise UserError(
+                f"pattern {pruner.pattern.name!r} removes {1 - pruner.pattern.least / group.width:g} of a weight or "
+                f"nothing; a sparsity of {last:g} leaves all of {group.name!r}"
+            )
 
 
-def check_widths(groups: Iterable[Group], widths: Mapping[str, int]) -> None:
+def check_widths(groups: Iterable[Group], widths: Widths) -> None:
     """Checks that all widths are those of groups that exist.
 
     Raises:
@@ -167,16 +170,3 @@ def check_widths(groups: Iterable[Group], widths: Mapping[str, int]) -> None:
             raise UserError(f"there is no group {name!r} to prune{did_you_mean(name, dense)}")
         if not dense[name].least <= width <= dense[name].width:
             raise UserError(f"group {name!r} keeps {dense[name].least} to {dense[name].width} structures, not {width}")
-
-
-def _matches(group: Group, pattern: str) -> bool:
-    return any(fnmatchcase(name, pattern) for name in (group.name, *group.producers))
-
-
-def _refuse_unmatched(groups: Sequence[Group], pattern: str) -> None:
-    if not any(_matches(group, pattern) for group in groups):
-        names = sorted({name for group in groups for name in (group.name, *group.producers)})
-        raise UserError(
-            f"{pattern!r} matches no group that can be pruned{did_you_mean(pattern, names)}; there are "
-            f"{', '.join(names) or 'none'}"
-        )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,17 +9,9 @@ import pytest
 from autoprune import registry
 from autoprune.core.space import Group
 from autoprune.errors import UserError
-from autoprune.pruning.allocators import UNIFORM
 from autoprune.pruning.pruner import FIXED_THRESHOLD, GRADUAL, LEVEL
-from autoprune.pruning.schedules import cubic, linear
-from autoprune.pruning.training.targets import (
-    AmountByGroup,
-    GivenWidths,
-    SingleAmount,
-    amounts_by_group,
-    matching_groups,
-    resolve_target,
-)
+from autoprune.pruning.schedules import Growth, cubic, linear
+from autoprune.pruning.training.targets import Target, amounts_by_group, matching_groups, resolve_target
 
 GROUPS = (
     Group("stem", 10, ("stem",), ("Conv2d",)),
@@ -44,23 +37,33 @@ def test_a_pattern_that_matches_nothing_is_refused_with_the_nearest_name(find: C
         find("layer3.conv")
 
 
+def _target(
+    curve: Growth,
+    amount: float | dict[str, float] | None,
+    widths: dict[str, int] | None = None,
+    initial: float = 0.0,
+) -> Target:
+    pruner = replace(LEVEL, schedule=replace(LEVEL.schedule, curve=curve))
+    return resolve_target(GROUPS, pruner, amount, widths, initial)[1]
+
+
 def test_one_number_follows_the_curve() -> None:
-    target = SingleAmount(UNIFORM, 0.0, 0.8)
-    found = [target.widths(GROUPS, SCORES, linear, progress) for progress in (0, 0.5, 1)]
+    target = _target(linear, 0.8)
+    found = [target.widths(SCORES, progress) for progress in (0, 0.5, 1)]
     assert [tuple(widths.values()) for widths in found] == [(10, 20, 40), (6, 12, 24), (2, 4, 8)]
 
 
 def test_amounts_by_group_start_no_higher_than_they_end() -> None:
-    target = AmountByGroup(UNIFORM, 0.5, {"stem": 0.2, "layer1.conv": 0.5, "layer2.conv": 0.9})
-    assert tuple(target.widths(GROUPS, SCORES, linear, 0).values()) == (8, 10, 20)
-    assert tuple(target.widths(GROUPS, SCORES, linear, 1).values()) == (8, 10, 4)
+    target = _target(linear, {"stem": 0.2, "layer1.conv": 0.5, "layer2.conv": 0.9}, initial=0.5)
+    assert tuple(target.widths(SCORES, 0).values()) == (8, 10, 20)
+    assert tuple(target.widths(SCORES, 1).values()) == (8, 10, 4)
 
 
 def test_given_widths_are_reached_exactly_on_the_curve() -> None:
-    target = GivenWidths({"stem": 3, "layer1.conv": 20, "layer2.conv": 7})
-    assert tuple(target.widths(GROUPS, SCORES, cubic, 0).values()) == (10, 20, 40)
-    assert tuple(target.widths(GROUPS, SCORES, cubic, 0.5).values()) == (10 - 6, 20, 40 - 28)  # 7/8 of 7 and of 33
-    assert target.widths(GROUPS, SCORES, cubic, 1) == {"stem": 3, "layer1.conv": 20, "layer2.conv": 7}
+    target = _target(cubic, None, {"stem": 3, "layer1.conv": 20, "layer2.conv": 7})
+    assert tuple(target.widths(SCORES, 0).values()) == (10, 20, 40)
+    assert tuple(target.widths(SCORES, 0.5).values()) == (10 - 6, 20, 40 - 28)  # 7/8 of 7 and of 33
+    assert target.widths(SCORES, 1) == {"stem": 3, "layer1.conv": 20, "layer2.conv": 7}
 
 
 @pytest.mark.parametrize(
