@@ -231,7 +231,7 @@ class TrainingRun:
         before = ReshapedNetwork(self.network, self._inputs, self.shape, masking.masks)
         if policy.remove_layers is not None:
             graph = find_groups(self.network, self._inputs)
-            after = self._without_branches(before, dead_branches(self.network, graph, 0.0, statistic="max"))
+            after = self._without_branches(before, dead_branches(self.network, graph))
         else:
             after = self._thinned(before, self.active.prunings.values())
         self.network, self.shape = after.network, after.shape

@@ -6,22 +6,17 @@ whole layers leaves some at zero and the shortcut carries on. There the network 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, fx, nn
 
-from autoprune.errors import UserError
 from autoprune.graph.branches import Branch, choose_branches, find_branches
 from autoprune.graph.groups import ChannelGraph
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.fx_rewrite import rewrite
 from autoprune.pruning.surgery.masks import Masks, masked_copy
 from autoprune.pruning.surgery.thinning import check_same_outputs
-
-Statistic = Literal["mean", "max"]
 
 
 def remove_branches(
@@ -59,35 +54,22 @@ def branch_masks(network: nn.Module, branches: Iterable[Branch]) -> Masks:
     return {name: torch.zeros_like(parameters[name], dtype=torch.bool, requires_grad=False) for name in held}
 
 
-def dead_branches(
-    network: nn.Module, graph: ChannelGraph, threshold: float, statistic: Statistic = "mean"
-) -> tuple[str, ...]:
-    """Names the branches that pass nothing on: a layer on all their paths has weights of at most `threshold`.
+def dead_branches(network: nn.Module, graph: ChannelGraph) -> tuple[str, ...]:
+    """Names the branches that pass nothing on: of a layer on all their paths every weight is zero.
 
-    Distiller removes a layer where the mean magnitude of its weights is at most the strength of its regularisation.
-    A bias or β behind the dead layer may still add a constant, which is lost with the branch.
+    A bias or β behind the dead layer may still add a constant, which is lost with the branch. (Distiller removes a
+    layer where the mean magnitude of its weights is at most the strength of its regularisation; here the penalty's
+    threshold has masked such a layer before.)
 
     Args:
-        graph: what `find_groups` found in this network.
-        threshold: the largest magnitude that counts as zero.
-        statistic: whether a layer's magnitude is the mean or the greatest of its weights' magnitudes.
-
-    Raises:
-        UserError: the threshold is not a number of at least 0.
+        network: the one in which the graph was found.
+        graph: what `find_groups` found in it.
     """
-    if math.isnan(threshold) or threshold < 0:
-        raise UserError(f"the threshold for dead layers should be a number of at least 0 but is {threshold}")
-    return tuple(
-        branch.name
-        for branch in find_branches(network, graph)
-        if any(_magnitude(network, layer, statistic) <= threshold for layer in branch.necessary)
-    )
 
+    def is_dead(layer: str) -> bool:
+        return not bool(network.get_submodule(layer).weight.any())  # type: ignore[operator]
 
-def _magnitude(network: nn.Module, layer: str, statistic: Statistic) -> float:
-    weight: Tensor = network.get_submodule(layer).weight  # type: ignore[assignment]
-    magnitudes = weight.detach().double().abs()
-    return float(magnitudes.mean() if statistic == "mean" else magnitudes.max())
+    return tuple(branch.name for branch in find_branches(network, graph) if any(map(is_dead, branch.necessary)))
 
 
 def _bypass(branches: Sequence[Branch], twins: Mapping[fx.Node, fx.Node]) -> None:
@@ -104,14 +86,9 @@ def _bypass(branches: Sequence[Branch], twins: Mapping[fx.Node, fx.Node]) -> Non
         feeding = {source for node in branch.nodes for source in node.all_input_nodes} - set(branch.nodes)
         for node in reversed(branch.nodes):
             addition.graph.erase_node(twins[node])
-        for source in feeding:  # the module that answers for the mode may serve nothing any more
-            _erase_idle(twins[source])
-
-
-def _erase_idle(node: fx.Node) -> None:
-    """Erases the call of a module without arguments whose result nothing uses."""
-    if node.op == "call_module" and not node.args and not node.users:
-        node.graph.erase_node(node)
+        for source in (twins[node] for node in feeding):
+            if source.op == "call_module" and not source.args and not source.users:
+                addition.graph.erase_node(source)  # the module that answers for the mode serves nothing any more
 
 
 def _delete(network: nn.Module, traced: fx.GraphModule, branches: Sequence[Branch]) -> None:

@@ -81,10 +81,8 @@ def _select_entries(network: nn.Module, name: str, dim: int, stays: Tensor) -> N
     owner = network.get_submodule(path)
     old: Tensor = getattr(owner, attribute)
     new = old.detach().index_select(dim, stays.nonzero().flatten().to(old.device)).contiguous()
-    if isinstance(old, nn.Parameter):
-        setattr(owner, attribute, nn.Parameter(new, requires_grad=old.requires_grad))
-    else:
-        setattr(owner, attribute, new)
+    is_parameter = isinstance(old, nn.Parameter)
+    setattr(owner, attribute, nn.Parameter(new, requires_grad=old.requires_grad) if is_parameter else new)
 
 
 def _set_counts(module: nn.Module, layer: Layer, keep: Tensor) -> None:

@@ -99,7 +99,8 @@ class Pruning:
         self.allocation = Allocation({group.name: group.width for group in self.groups})
         self._gone: dict[str, NDArray[np.bool_]] = {}
         self._importance: Importance = {}
-        self._passed: dict[str, int] = {"step": 0, "epoch": 0, "round": 0, **(passed or {})}
+        self._passed: dict[str, int] = {"step": 0, "epoch": 0, "round": 0}
+        self._passed.update({str(unit): count for unit, count in (passed or {}).items()})
         self._early = _EarlyState(network) if self.pruner.schedule.rewinds else None
         if passed is None:
             self._update_if_due()

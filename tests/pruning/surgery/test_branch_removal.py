@@ -257,24 +257,15 @@ def test_a_branch_is_dead_if_a_layer_that_all_must_pass_is() -> None:
     network, _, graph = prepared("mobilenet_v3")
     with torch.no_grad():
         network.get_submodule("0.1.gate.fc1").weight.zero_()
-    assert dead_branches(network, graph, 1e-4) == ()
-    with torch.no_grad():
-        network.get_submodule("0.1.depthwise.0").weight.fill_(-1e-4)
-        network.get_submodule("0.1.depthwise.0").weight[0, 0, 0, 0] = 1e-2
+    assert dead_branches(network, graph) == ()
     weight = network.get_submodule("0.1.depthwise.0").weight
-    mean = sum(abs(w) for w in weight.flatten().tolist()) / weight.numel()
-    assert dead_branches(network, graph, mean * 1.0001) == ("0.1.expand.0",)
-    assert dead_branches(network, graph, mean * 0.9999) == ()
-    assert dead_branches(network, graph, mean * 1.0001, statistic="max") == ()
-    assert dead_branches(network, graph, 1e-2, statistic="max") == ("0.1.expand.0",)
-    assert dead_branches(network, graph, 1e9) == EXPECTED["mobilenet_v3"]
-
-
-@pytest.mark.parametrize("threshold", [-1e-9, float("nan")])
-def test_a_threshold_that_means_nothing_is_refused(threshold: float) -> None:
-    network, _, graph = prepared("pre_activation")
-    with pytest.raises(UserError, match="a number of at least 0"):
-        dead_branches(network, graph, threshold)
+    with torch.no_grad():
+        weight.zero_()
+        weight[0, 0, 0, 0] = 1e-30
+    assert dead_branches(network, graph) == ()
+    with torch.no_grad():
+        weight.zero_()
+    assert dead_branches(network, graph) == ("0.1.expand.0",)
 
 
 def test_the_masks_of_branches_cover_biases_and_norms_and_nothing_else() -> None:
