@@ -158,7 +158,7 @@ def _follow_mode(graph: fx.Graph, network: nn.Module, root: nn.Module, opaque: f
     if len(graph.nodes) != len(other.nodes) or any(a.op != b.op or a.target != b.target for a, b in pairs):
         log.info("in training mode the network does other operations than in evaluation mode")
         return
-    switched = [(a, b) for a, b in pairs if _differs_by_mode(a.args, b.args) or _differs_by_mode(a.kwargs, b.kwargs)]
+    switched = [(node, twin) for node, twin in pairs if _differs_by_mode(node, twin)]
     if not switched:
         return
     name = "training_mode"
@@ -169,16 +169,16 @@ def _follow_mode(graph: fx.Graph, network: nn.Module, root: nn.Module, opaque: f
         training = graph.call_module(name)
     for node, twin in switched:
         node.args = tuple(_switch(a, b, training) for a, b in zip(node.args, twin.args, strict=True))
-        node.kwargs = {key: _switch(a, twin.kwargs[key], training) for key, a in node.kwargs.items()}
+        node.kwargs = {key: _switch(a, twin.kwargs.get(key), training) for key, a in node.kwargs.items()}
 
 
-def _differs_by_mode(evaluating: Any, training: Any) -> bool:
+def _differs_by_mode(node: fx.Node, twin: fx.Node) -> bool:
     """Tells whether any argument is False in evaluation mode and True in training mode."""
-    if isinstance(evaluating, dict):
-        return any(value is False and training.get(key) is True for key, value in evaluating.items())
-    return len(evaluating) == len(training) and any(
-        a is False and b is True for a, b in zip(evaluating, training, strict=True)
-    )
+    if len(node.args) != len(twin.args):
+        return False
+    named = ((value, twin.kwargs.get(key)) for key, value in node.kwargs.items())
+    pairs = (*zip(node.args, twin.args, strict=True), *named)
+    return any(evaluating is False and training is True for evaluating, training in pairs)
 
 
 def _switch(evaluating: Any, training: Any, answer: fx.Node) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -58,10 +59,7 @@ class ChannelIds:
         dim %= ids.dim()
         if any(other != dim for other in varying(ids)) and varying(self.to_roots(ids)) not in ([], [dim]):
             return None
-        for other in range(ids.dim()):
-            if other != dim:
-                ids = ids.narrow(other, 0, 1)
-        return ids.flatten()
+        return first_along(ids, set(range(ids.dim())) - {dim}).flatten()
 
     def freeze(self, ids: Tensor, reason: str) -> None:
         """Marks the classes of `[…]` ids as never to be removed; the first reason given for an id is kept."""
@@ -80,12 +78,19 @@ class ChannelIds:
         return reasons
 
 
+def first_along(ids: Tensor, dims: Iterable[int]) -> Tensor:
+    """Returns the first of `[…]` ids along each of some axes, which get length 1."""
+    for dim in dims:
+        ids = ids.narrow(dim, 0, 1)
+    return ids
+
+
 def compress(ids: Tensor) -> Tensor:
     """Narrows every axis of `[…]` ids along which they do not vary to length 1; the number of axes stays."""
     for dim in range(ids.dim()):
         if ids.size(dim) == 1:
             continue
-        first = ids.narrow(dim, 0, 1)
+        first = first_along(ids, [dim])
         if ids.stride(dim) == 0 or bool((ids == first).all()):
             ids = first
     return ids

@@ -107,12 +107,8 @@ class _ChannelFollower(fx.Interpreter):
         for tensor, found in users.items():
             if tensor in self._used_elsewhere or len(found) > 1:
                 for layer in found:
-                    self._freeze_layer(layer, f"{layer.name} is used in several ways")
-
-    def _freeze_layer(self, layer: Layer, reason: str) -> None:
-        self.channels.freeze(layer.outgoing, reason)
-        if layer.incoming is not None:
-            self.channels.freeze(layer.incoming, reason)
+                    own = layer.outgoing if layer.incoming is None else torch.cat([layer.outgoing, layer.incoming])
+                    self.channels.freeze(own, f"{layer.name} is used in several ways")
 
     def _ids_of(self, node: fx.Node, value: Any) -> Any:
         """Returns the ids of a node's value, in tuples or lists where it has several results; None for no tensor."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -78,17 +78,17 @@ def build_cost_table(network: nn.Module, graph: ChannelGraph, inputs: Tensor) ->
         inputs: `[batch, …]`; only the first sample is used.
     """
     tensors = named_tensors(network)
-    counter = _KeptCounter(graph)
+    count = _kept_counter(graph)
     terms: list[CostTerm] = []
     axes: dict[str, dict[int, ChannelAxis]] = {}  # by tensor and axis: used in several ways, an axis counts once
     for layer in graph.layers:
         if layer.incoming is not None:
-            terms.append(_flop_term(layer, tensors[layer.weight_name], counter))
+            terms.append(_flop_term(layer, tensors[layer.weight_name], count))
         for axis in channel_axes(layer, tensors):
             axes.setdefault(axis.tensor, {})[axis.dim] = axis
     for name, tensor in tensors.items():
         found = axes.get(name, {}).values()
-        terms += tensor_terms(name, tensor, _entries(tensor.shape, found), *(counter.count(axis.ids) for axis in found))
+        terms += tensor_terms(name, tensor, _entries(tensor.shape, found), *(count(axis.ids) for axis in found))
     rest = count_flops(network, inputs) - CostTable(terms, graph.dense()).dense()["flops"]
     if rest:
         terms.append(CostTerm("flops", "(other operations)", rest))
@@ -111,26 +111,24 @@ def tensor_terms(name: str, tensor: Tensor, entries: int, *kept: Count) -> list[
     return terms
 
 
-class _KeptCounter:
-    """Counts how many of some channel ids stay, as a function of the widths."""
+def _kept_counter(graph: ChannelGraph) -> Callable[[Tensor], Count]:
+    """Returns a function that counts how many of some `[size]` ids stay, as a function of the widths."""
+    owner = {root: group.name for group in graph.groups for root in group.roots.tolist()}
+    widths = graph.dense()
 
-    def __init__(self, graph: ChannelGraph) -> None:
-        self._roots = graph.roots
-        self._owner = {root: group.name for group in graph.groups for root in group.roots.tolist()}
-        self._widths = {group.name: group.group.width for group in graph.groups}
-
-    def count(self, ids: Tensor) -> Count:
-        """Counts `[size]` ids: a constant for those of no group, and for each group its channels per structure."""
-        owners = Counter(self._owner.get(root) for root in self._roots[ids].tolist())
+    def count(ids: Tensor) -> Count:
+        owners = Counter(owner.get(root) for root in graph.roots[ids].tolist())
         fixed = owners.pop(None, 0)
-        return Count(fixed, {name: total // self._widths[name] for name, total in owners.items() if name is not None})
+        return Count(fixed, {name: total // widths[name] for name, total in owners.items() if name is not None})
+
+    return count
 
 
-def _flop_term(layer: Layer, weight: Tensor, counter: _KeptCounter) -> CostTerm:
+def _flop_term(layer: Layer, weight: Tensor, count: Callable[[Tensor], Count]) -> CostTerm:
     # Two FLOPs for every weight at every position: 2 · positions · kernel · inputs of a group · outputs.
     axes = channel_axes(layer, {layer.weight_name: weight})
     factor = 2 * layer.positions * int(weight.shape[2:].numel()) * _entries(weight.shape[:2], axes)
-    return CostTerm("flops", layer.name, factor, *(counter.count(axis.ids) for axis in axes))
+    return CostTerm("flops", layer.name, factor, *(count(axis.ids) for axis in axes))
 
 
 def _entries(shape: torch.Size, axes: Collection[ChannelAxis]) -> int:

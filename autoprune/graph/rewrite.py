@@ -200,9 +200,7 @@ def _rewrite_call(node: fx.Node, name: str, env: Mapping[fx.Node, Any], flow: Ch
         given = arguments(node, ("input", "sizes", "dim"))
         dim = given.get("dim", 0)
         return (torch.split, (given["input"], [part.size(dim) for part in env[node]], dim), {})
-    if name == "getitem":
-        return _rewrite_slices(node, flow, keep)
-    return None
+    return _rewrite_slices(node, flow, keep) if name == "getitem" else None
 
 
 def _rewrite_sizes(node: fx.Node, expected: Tensor) -> Call | None:

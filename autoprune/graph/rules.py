@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, fx
 
-from autoprune.graph.channel_ids import ChannelIds, compress, lay_along, varying
+from autoprune.graph.channel_ids import ChannelIds, compress, first_along, lay_along, varying
 
 # Nonlinear functions of each value alone (of `prelu` with one slope per channel).
 ACTIVATION_FUNCTIONS = frozenset(
@@ -165,9 +165,7 @@ def reduction(op: Operation) -> Tensor | None:
     reduced = {dim % source.dim() for dim in dims}
     if not reduced or reduced & set(varying(op.channels.to_roots(source))):
         return None
-    for dim in reduced:
-        source = source.narrow(dim, 0, 1)
-    return source.reshape(value.shape)
+    return first_along(source, reduced).reshape(value.shape)
 
 
 def pad(op: Operation) -> Tensor | None:
@@ -214,9 +212,9 @@ def cat(op: Operation) -> Tensor | None:
     dim %= op.value.dim()
     axes = {axis for ids in parts for axis in varying(ids)}
     if dim not in axes and axes:
-        wide = [ids.narrow(dim, 0, 1) for ids in parts]
+        wide = [first_along(ids, [dim]) for ids in parts]
         return _tied(op.channels, wide).expand(op.value.shape)
-    narrow = [_narrow_all_but(ids, {dim} | axes) for ids in parts]
+    narrow = [first_along(ids, set(range(ids.dim())) - {dim} - axes) for ids in parts]
     return tie_outer_axes(op.channels, torch.cat(narrow, dim).expand(op.value.shape))
 
 
@@ -289,18 +287,8 @@ def tie_outer_axes(channels: ChannelIds, ids: Tensor) -> Tensor:
     axes = varying(small)
     rooted = channels.to_roots(small) if len(axes) > 1 else small
     if len(varying(rooted)) > 1:
-        first = small
-        for axis in axes[:-1]:
-            first = first.narrow(axis, 0, 1)
-        channels.tie(small.contiguous(), first.expand(small.shape).contiguous())
+        channels.tie(small, first_along(small, axes[:-1]).expand(small.shape))
     return small.expand(ids.shape)
-
-
-def _narrow_all_but(ids: Tensor, keep: set[int]) -> Tensor:
-    for dim in range(ids.dim()):
-        if dim not in keep:
-            ids = ids.narrow(dim, 0, 1)
-    return ids
 
 
 def run_operation(kind: str, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
