@@ -184,6 +184,14 @@ class EvaluationData:
     def teacher_logits(self, dense: nn.Module, split: Split, samples: int | None) -> Sequence[Tensor] | None:
         """Returns the dense network's outputs of each batch, or None unless divergence from them is the objective.
 
+        Args:
+            dense: left in evaluation mode.
+            split: whose batches.
+            samples: the first so many of the split; None is all.
+
+        Returns:
+            `[batch, classes]` logits for each of `batches(split, samples)`.
+
         Raises:
             TaskError: they are not logits.
         """

@@ -35,10 +35,14 @@ def evaluate_with_early_stopping(
     where samples lie sorted by class; whatever the order, the score on all samples is that of `evaluate`.
 
     Args:
+        network: left in evaluation mode.
+        task: gives loss and metric.
+        batches: pairs of `[batch, …]` inputs and targets on the network's device.
         rungs: ascending numbers of samples; each is taken at the end of the batch in which it is reached.
         stop_thresholds: for each rung, the objective's value above which the evaluation stops; None or a missing one
             never stops.
-        teacher_logits: see `evaluate`; in the order of `batches`.
+        objective: what the thresholds are of.
+        teacher_logits: `[batch, classes]` of each batch in the order of `batches`; see `evaluate`.
     """
     network.eval()
     metrics, passed = MetricAccumulator(task, teacher_logits), list[Score]()

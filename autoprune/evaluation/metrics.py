@@ -79,9 +79,12 @@ def evaluate(
     """Returns mean loss and accuracy over the batches, in evaluation mode; not a number if the network gives none.
 
     Args:
+        network: left in evaluation mode.
+        task: gives loss and metric.
+        batches: pairs of `[batch, …]` inputs and targets on the network's device.
         on_batch: called after each batch.
-        teacher_logits: the dense network's outputs of each batch, from which the divergence is measured; None measures
-            none.
+        teacher_logits: the dense network's `[batch, classes]` outputs of each batch, from which the divergence is
+            measured; None measures none.
     """
     network.eval()
     metrics = MetricAccumulator(task, teacher_logits)
@@ -94,7 +97,13 @@ def evaluate(
 
 
 def evaluate_with_top_5(network: nn.Module, task: Task, batches: Iterable[Batch]) -> tuple[Score, float | None]:
-    """Returns the score, and the top-5 accuracy; None where there are too few classes."""
+    """Returns the score, and the top-5 accuracy, in [0, 1]; None where there are too few classes.
+
+    Args:
+        network: left in evaluation mode.
+        task: gives loss and metric.
+        batches: pairs of `[batch, …]` inputs and targets on the network's device.
+    """
     hits: list[Tensor] = []
 
     def count_hits(outputs: Tensor, targets: Tensor) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
-from autoprune.core.trial import Failure, Outcome, Score, Stopped, outcome_to_json
+from autoprune.core.trial import Failure, Score, Stopped, Trial, outcome_to_json
 from autoprune.errors import Diverged, describe, foreign_code
 
 S = TypeVar("S", bound=Score | Stopped)
@@ -36,14 +36,7 @@ class EvaluationResult:
         return cls(outcome, data["work"])
 
 
-class HasOutcome(Protocol):
-    """A trial, or another result of an evaluation."""
-
-    @property
-    def outcome(self) -> Outcome: ...
-
-
-H = TypeVar("H", bound=HasOutcome)
+R = TypeVar("R", Trial, EvaluationResult)
 
 
 def outcome_of(evaluate: Callable[[], S]) -> S | Failure:
@@ -72,7 +65,7 @@ def is_finite(score: Score) -> bool:
     return all(math.isfinite(number) for number in (score.loss, score.accuracy, score.kl or 0.0))
 
 
-def retry_out_of_memory(run: Callable[[], H], retries: int) -> H:
+def retry_out_of_memory(run: Callable[[], R], retries: int) -> R:
     """Returns the result of `run`, repeated while memory runs out: another process may have taken it."""
     result = run()
     for _ in range(retries):

@@ -23,7 +23,13 @@ class WorkModel:
         return self._prunable.costs.macs(allocation)
 
     def evaluation(self, allocation: Mapping[str, int], recipe: Recipe, samples: int) -> int:
-        """Returns the work of applying a recipe to an allocation and evaluating it on so many samples."""
+        """Returns the work of a candidate, in multiply-adds.
+
+        Args:
+            allocation: group to kept width; groups that are not named are whole.
+            recipe: what is done to it before.
+            samples: how many it is evaluated on.
+        """
         return self.recipe(allocation, recipe) + samples * self.macs(allocation)
 
     def recipe(self, allocation: Mapping[str, int], recipe: Recipe) -> int:

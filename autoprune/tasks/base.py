@@ -16,10 +16,6 @@ Split = Literal["train", "plain", "validation", "test"]
 Batch = tuple[Tensor, Tensor]
 
 
-def _no_loss_term(network: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor | None:
-    return None
-
-
 def _nothing(*_: object) -> None:
     return None
 
@@ -43,7 +39,7 @@ class Hook:
             what is stored now can be resumed from.
     """
 
-    loss_term: Callable[[nn.Module, Tensor, Tensor], Tensor | None] = _no_loss_term
+    loss_term: Callable[[nn.Module, Tensor, Tensor], Tensor | None] = _nothing
     after_backward: Callable[[nn.Module, int], None] = _nothing
     after_step: Callable[[nn.Module, int, int, float], None] = _nothing
     after_epoch: Callable[[nn.Module, int], None] = _nothing

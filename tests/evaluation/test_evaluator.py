@@ -16,12 +16,13 @@ from autoprune.evaluation.data import EvaluationConfig, EvaluationData
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.metrics import evaluate
 from autoprune.evaluation.prunable_model import analyze, example_inputs
-from autoprune.evaluation.sensitivity.sweep import SweepSettings, sweep
+from autoprune.evaluation.sensitivity.sweep import SweepSettings
 from autoprune.graph.costs import measure_costs
 from autoprune.pruning.pruner import L1_FILTER, LEVEL, Pruner
 from autoprune.pruning.surgery.masks import choose_kept
 from autoprune.pruning.surgery.reconstruction import refit
 from autoprune.pruning.surgery.thinning import thin
+from tests.evaluation.evaluators import sweep
 from tests.user_tasks import Tiny, task, tiny
 
 RECIPE = Recipe(recalibrate=48)

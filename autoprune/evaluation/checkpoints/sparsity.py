@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,6 +44,12 @@ def weights_in(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     norm over several dimensions, looks like a layer and counts as one; a tensor under two names counts twice. Where
     `torch.nn.utils.prune` keeps a weight beside its mask (`weight_orig`, `weight_mask`), their product is the weight.
     What another parametrisation makes of its originals, a file does not say; those are left out.
+
+    Args:
+        state: name to a tensor `[…]` of any shape.
+
+    Returns:
+        name to a weight `[out, in, …]`.
     """
     found = {}
     for name, tensor in state.items():
@@ -65,7 +70,7 @@ def sparsity_table(weights: Mapping[str, Tensor]) -> SparsityTable:
     """Returns one row for every tensor; `SparsityRow` defines the columns.
 
     Args:
-        weights: name to a tensor of two or more dimensions; two are those of a linear layer, more of a convolution.
+        weights: name to `[out, in]`, of a linear layer, or `[out, in / groups, …]`, of a convolution.
     """
     return SparsityTable([_row(name, _strided(weight.detach())) for name, weight in weights.items()])
 
@@ -80,20 +85,21 @@ def _row(name: str, weight: Tensor) -> SparsityRow:
     alive = weight != 0
     kernels = alive if linear else alive.flatten(2).any(2)
     rows, columns = _zeros(kernels.any(1)), _zeros(kernels.any(0))
-    moments = _moments(weight)
+    not_finite = sum(int((~chunk.isfinite()).sum()) for chunk in _chunks(weight))
+    std, mean, magnitude = (None, None, None) if not_finite else _moments(weight)
     return SparsityRow(
         name,
         tuple(weight.shape),
         nonzero=int(alive.count_nonzero()),
-        not_finite=moments.not_finite,
+        not_finite=not_finite,
         zero_columns=columns if linear else 0.0,
         zero_rows=rows if linear else 0.0,
         zero_channels=0.0 if linear else columns,
         zero_kernels=rows if linear else _zeros(kernels),
         zero_filters=0.0 if linear else rows,
-        std=moments.std,
-        mean=moments.mean,
-        mean_magnitude=moments.mean_magnitude,
+        std=std,
+        mean=mean,
+        mean_magnitude=magnitude,
     )
 
 
@@ -101,24 +107,16 @@ def _zeros(alive: Tensor) -> float:
     return fraction_of_zeros(alive.numel(), int(alive.count_nonzero()))
 
 
-class _Moments(NamedTuple):
-    not_finite: int
-    std: float | None
-    mean: float | None
-    mean_magnitude: float | None
-
-
-def _moments(weight: Tensor) -> _Moments:
-    """Returns the moments of all entries, in double precision whatever the type of the weights."""
+def _moments(weight: Tensor) -> tuple[float | None, ...]:
+    """Returns deviation, mean and mean magnitude, in double precision whatever the type; None where not finite."""
     count = weight.numel()
-    not_finite = sum(int((~chunk.isfinite()).sum()) for chunk in _chunks(weight))
-    if count == 0 or not_finite:
-        return _Moments(not_finite, None, None, None)
+    if not count:
+        return None, None, None
     mean = sum(float(chunk.sum()) for chunk in _chunks(weight)) / count
     magnitude = sum(float(chunk.abs().sum()) for chunk in _chunks(weight)) / count
     squares = sum(float((chunk - mean).square().sum()) for chunk in _chunks(weight))
     std = math.sqrt(squares / (count - 1)) if count > 1 else math.nan
-    return _Moments(0, *(value if math.isfinite(value) else None for value in (std, mean, magnitude)))
+    return tuple(value if math.isfinite(value) else None for value in (std, mean, magnitude))
 
 
 def _chunks(weight: Tensor) -> Iterator[Tensor]:

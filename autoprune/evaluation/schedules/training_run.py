@@ -142,6 +142,18 @@ class TrainingRun:
             raise CheckpointError(f"the snapshot is not of this schedule and network: {fault!r}") from fault
         self._start_from = snapshot
 
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what the rounds of a lottery ticket reset with the network: optimizer, random states and counts."""
+        assert self._optimizer is not None  # rounds keep their early state while they train
+        snapshot = take_snapshot(self.network, self._optimizer, self._passed["step"])
+        return {"passed": self._passed, "optimizer": snapshot.optimizer, "random": snapshot.random}
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Makes the next round begin where `state_dict` was taken, on the network with the weights of that time."""
+        self._passed, self._losses = state["passed"], []
+        weights = self.network.state_dict()  # `Pruning.rounds` has put them back
+        self._start_from = Snapshot(self._passed["step"], weights, state["optimizer"], state["random"])
+
     def run(self) -> Score:
         """Trains to the end, and returns the final score on the validation samples."""
         rounds = self._schedule.rounds
@@ -149,7 +161,7 @@ class TrainingRun:
             self._train()
         else:
             (pruning,) = self.active.prunings.values()
-            for number in pruning.rounds(rounds.count, _TrainingState(self), early=True):
+            for number in pruning.rounds(rounds.count, self, early=True):
                 self._round = number
                 self._train()
                 if number < rounds.count:
@@ -205,7 +217,7 @@ class TrainingRun:
     def _keep_early_where_due(self, *_: object) -> None:
         if self._round == 0 and self._passed["step"] == self._rewind_step():
             (pruning,) = self.active.prunings.values()
-            pruning.keep_early(_TrainingState(self))
+            pruning.keep_early(self)
 
     def _stop_where_due(self, network: nn.Module, step: int, steps: int) -> None:
         if any(due == step for due, _ in self._changes[self._changes_made :]):
@@ -286,25 +298,6 @@ class TrainingRun:
         counts = {"round": self._round, "step": step, "epoch": epoch, "epochs": epochs}
         self._callbacks.record({"event": event, **counts, **known})
         return score
-
-
-class _TrainingState:
-    """The optimizer, random states and counts of a run, which the rounds of a lottery ticket reset with the network."""
-
-    def __init__(self, run: TrainingRun) -> None:
-        self._run = run
-
-    def state_dict(self) -> dict[str, Any]:
-        run = self._run
-        assert run._optimizer is not None  # rounds keep their early state while they train
-        snapshot = take_snapshot(run.network, run._optimizer, run._passed["step"])
-        return {"passed": run._passed, "optimizer": snapshot.optimizer, "random": snapshot.random}
-
-    def load_state_dict(self, state: dict[str, Any], /) -> None:
-        run = self._run
-        run._passed, run._losses = state["passed"], []
-        weights = run.network.state_dict()  # `Pruning.rounds` has put them back
-        run._start_from = Snapshot(run._passed["step"], weights, state["optimizer"], state["random"])
 
 
 def _shape_changes(schedule: ScheduleFile, steps_per_epoch: int) -> list[tuple[int, PolicySection]]:

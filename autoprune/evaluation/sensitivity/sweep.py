@@ -207,7 +207,13 @@ class Sweep:
         return None
 
     def take(self, group_sweep: GroupSweep, width: int, result: EvaluationResult) -> None:
-        """Takes the result of a level; one that is known already (a worker began anew) is not recorded again."""
+        """Takes the result of a level; one that is known already (a worker began anew) is not recorded again.
+
+        Args:
+            group_sweep: the levels of which it is one.
+            width: of the level.
+            result: its score or failure, and its work.
+        """
         if (group_sweep.group, width) not in self._found:
             self._note((group_sweep.group, width), result)
         if group_sweep.hopeless(result.outcome):
@@ -263,32 +269,6 @@ class Sweep:
         return scores
 
 
-def sweep(
-    evaluator: Evaluator,
-    grid: Grid,
-    settings: SweepSettings,
-    done: Mapping[Level, EvaluationResult],
-    record: Record,
-    skip: Skip = lambda *_: None,
-) -> SensitivityCurves:
-    """Evaluates every level of a grid that is not done yet, in this process, and returns the curves.
-
-    Args:
-        done: levels evaluated before.
-        record: called with each level as it is evaluated.
-        skip: called with each level that need not be evaluated.
-
-    Raises:
-        TaskError: the dense network fails after the recipe.
-    """
-    levels = Levels(evaluator, grid, settings)
-    in_progress = Sweep(levels, done, record, skip)
-    while (group_sweep := in_progress.next()) is not None:
-        for width, result in levels.evaluate_group(group_sweep):
-            in_progress.take(group_sweep, width, result)
-    return in_progress.curves()
-
-
 def affordable(evaluator: Evaluator, grids: Sequence[Grid], settings: SweepSettings, most: float) -> Grid:
     """Returns the first of several grids whose sweep costs no more than `most`, no level being hopeless; else none.
 
@@ -301,7 +281,13 @@ def affordable(evaluator: Evaluator, grids: Sequence[Grid], settings: SweepSetti
 
 
 def sweep_fingerprint(evaluator: Evaluator, recipe: Recipe, samples: int) -> dict[str, Any]:
-    """Returns what curves depend on; those of another fingerprint do not hold for this network or task."""
+    """Returns what curves depend on; those of another fingerprint do not hold for this network or task.
+
+    Args:
+        evaluator: knows network, pruner, task and seed.
+        recipe: that of the levels.
+        samples: validation samples that levels are evaluated on.
+    """
     divergence = {"objective": "kl"} if evaluator.config.objective == "kl" else {}  # only then levels have it
     return {
         **evaluator.config.identity,

@@ -22,10 +22,10 @@ from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.outcomes import EvaluationResult
 from autoprune.evaluation.sensitivity import prefixes
 from autoprune.evaluation.sensitivity.prefixes import Prefixes, Stream
-from autoprune.evaluation.sensitivity.sweep import DENSE, GroupSweep, Level, Levels, SweepSettings, sweep
+from autoprune.evaluation.sensitivity.sweep import DENSE, GroupSweep, Level, Levels, SweepSettings
 from autoprune.pruning.patterns import ELEMENT, FILTER, LAYER, Pattern
 from autoprune.tasks.models.cifar_resnet import CifarResNet
-from tests.evaluation.evaluators import evaluator_of
+from tests.evaluation.evaluators import evaluator_of, sweep
 from tests.graph.networks import WELL_KNOWN, Case, conv_bn
 
 RECIPE = Recipe(recalibrate=24)

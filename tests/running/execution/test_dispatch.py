@@ -16,12 +16,12 @@ from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Failure, Score
 from autoprune.errors import AutopruneError, TaskError
 from autoprune.evaluation.outcomes import EvaluationResult
-from autoprune.evaluation.sensitivity.sweep import DENSE, GroupSweep, Level, Sweep, SweepSettings, sweep
+from autoprune.evaluation.sensitivity.sweep import DENSE, GroupSweep, Level, Sweep, SweepSettings
 from autoprune.running.execution.dispatch import Dispatch, RunningJob
 from autoprune.running.execution.inline import run_inline
 from autoprune.running.execution.jobs import Job, Stages, SweepJob, WorkerContext
 from autoprune.running.search.sensitivity import SweepStage
-from tests.evaluation.evaluators import evaluator_of
+from tests.evaluation.evaluators import evaluator_of, sweep
 from tests.evaluation.sensitivity.test_sweep import chain
 
 GRID = {"one.0": [1, 4, 6], "two.0": [1, 3, 7], "three.0": [1, 4]}
