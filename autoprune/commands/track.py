@@ -16,14 +16,15 @@ def run(arguments: argparse.Namespace) -> None:
         AutopruneError: the store cannot be written.
     """
     from autoprune.reporting.record import is_being_written
-    from autoprune.running.tracking.mlflow_client import describe_fault
-    from autoprune.running.tracking.mlflow_runs import TRAINING
-    from autoprune.running.tracking.sync import Sync, store_of_run
+    from autoprune.running.tracking.mlflow_runs import TRAINING, store_of_run
 
     folder = arguments.folder
     uri, experiment = store_of_run(folder, arguments.tracking_uri, arguments.experiment)
     if is_being_written(folder) or is_being_written(folder, TRAINING):
         raise RunFolderError(f"{folder} is being written by a process, which mirrors it itself; wait for its end")
+    from autoprune.running.tracking.mlflow_client import describe_fault  # and MLflow with it, which takes seconds
+    from autoprune.running.tracking.sync import Sync
+
     try:
         sync = Sync(folder, uri, experiment)
         for _ in sync.update(over=True):

@@ -29,13 +29,15 @@ _SECONDS_TO_END = 5.0
 
 def run(arguments: argparse.Namespace) -> None:
     """Starts MLflow's user interface on the store of a run and prints the addresses of its table and charts."""
-    from autoprune.running.tracking.mlflow_client import Store
-    from autoprune.running.tracking.sync import EXPERIMENT, answering, store_of_run
+    from autoprune.running.tracking.mlflow_runs import EXPERIMENT, store_of_run
 
     uri, experiment = arguments.tracking_uri, arguments.experiment or EXPERIMENT
     if arguments.folder is not None:
         uri, experiment = store_of_run(arguments.folder, uri, arguments.experiment)
     _check_port(arguments.host, arguments.port)
+    from autoprune.running.tracking.mlflow_client import Store  # and MLflow with it, which takes seconds
+    from autoprune.running.tracking.sync import answering
+
     with answering(uri) as uri:
         store = Store(uri, experiment, make=False)
         views = _views(arguments.folder, store, uri)

@@ -15,17 +15,14 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from urllib.request import url2pathname
 
-import torch
 from sqlalchemy.engine import make_url
-from torch import Tensor, nn
 
 from autoprune.config.credentials import redact
 from autoprune.errors import AutopruneError, UserError
-from autoprune.evaluation.checkpoints.export import suppress_export_output
 from autoprune.running.tracking.mlflow_runs import Point, RunContent
 
 # No telemetry, no job runner; a server that is down costs seconds, not minutes.
@@ -39,6 +36,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, infer_signature
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 
@@ -245,6 +245,10 @@ def _save_model(network: nn.Module, inputs: Tensor, path: Path, described: Model
 
     root.setLevel(level)  # its import sets up the log of the whole process, errors alone
     root.handlers[:] = handlers
+    import torch
+
+    from autoprune.evaluation.checkpoints.export import suppress_export_output
+
     with torch.no_grad():
         outputs = network(inputs)
     signature = infer_signature(inputs.numpy(), outputs.numpy() if isinstance(outputs, torch.Tensor) else None)
@@ -286,11 +290,7 @@ def connect(uri: str | None) -> MlflowClient:
 
 
 def resolve_uri(uri: str | None) -> str:
-    """Returns the URI under which MLflow opens a store; that of a local database has its full path.
-
-    Args:
-        uri: None is MLflow's own choice.
-    """
+    """Returns the URI under which MLflow opens a store (None is its own choice); a local one's has its full path."""
     store = str(uri or mlflow.get_tracking_uri())
     if not uri and not mlflow.is_tracking_uri_set() and store.startswith(_SQLITE):  # type: ignore[no-untyped-call]
         return _sqlite_uri(url2pathname(store.removeprefix(_SQLITE)))  # MLflow quotes the path of its default

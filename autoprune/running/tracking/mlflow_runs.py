@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autoprune.config.credentials import usable_uri
 from autoprune.core.ledger import NAME, read_records
 from autoprune.core.settings import text_of, written
 from autoprune.core.trial import Candidate, Failure, Outcome, Score, Stopped, Trial
@@ -18,6 +19,8 @@ from autoprune.reporting.record import best_of, read_record
 from autoprune.reporting.results import outcome_metrics
 from autoprune.running.run_folder import RunFolder
 
+EXPERIMENT = "autoprune"
+"""MLflow's experiment, where none is named."""
 TRAINING = "training.jsonl"
 SEARCH_ROLE, TRAINING_ROLE = "search", "training"
 _STATES: Mapping[type[Outcome], str] = {Score: "scored", Stopped: "stopped", Failure: "failed"}
@@ -282,3 +285,22 @@ def run_key(records: Path) -> str:
 def track_command(folder: Path) -> str:
     """Returns the command that brings a folder's mirror up to its records."""
     return shlex.join(["autoprune", "track", str(folder)])
+
+
+def store_of_run(folder: Path, uri: str | None, experiment: str | None) -> tuple[str | None, str]:
+    """Returns the store (None: MLflow's default) and the experiment of a run.
+
+    Args:
+        uri: where given, it is used instead of the run's own.
+        experiment: likewise.
+
+    Raises:
+        RunFolderError: the folder is no run.
+        UserError: the store was named with credentials, which are not kept.
+    """
+    if (folder / TRAINING).is_file():
+        settings: Mapping[str, Any] = read_records(folder / TRAINING)[0].get("settings", {}).get("track", {})
+    else:
+        record = read_record(folder)
+        settings = {key: record.setting(f"track.{key}") for key in ("uri", "experiment")}
+    return uri or usable_uri(settings.get("uri")), experiment or settings.get("experiment") or EXPERIMENT

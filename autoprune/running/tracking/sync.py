@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune import registry
 from autoprune.config import load_experiment
-from autoprune.config.credentials import redact, usable_uri
-from autoprune.core.ledger import NAME, read_records
+from autoprune.config.credentials import redact
+from autoprune.core.ledger import NAME
 from autoprune.errors import AutopruneError, CheckpointError, UserError
-from autoprune.reporting.record import read_record
 from autoprune.running.run_folder import RunFolder
 from autoprune.running.tracking.mlflow_client import Store, describe_fault, local_path, resolve_uri, tags_of
 from autoprune.running.tracking.mlflow_runs import (
     SEARCH_ROLE,
-    TRAINING,
     Point,
     RunEnd,
     reader_of,
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EXPERIMENT = "autoprune"
 _FOLDER = "autoprune.folder"
 _READ = "autoprune.read"
 """Tag of a run: how many bytes of the records its curves show."""
@@ -178,25 +175,6 @@ class Sync:
         if dense is None and stored.model not in registry.MODELS:
             dense = task_of(load_experiment(folder.experiment)).network
         return rebuild(stored, dense), stored.example_inputs()
-
-
-def store_of_run(folder: Path, uri: str | None, experiment: str | None) -> tuple[str | None, str]:
-    """Returns the store (None: MLflow's default) and the experiment of a run.
-
-    Args:
-        uri: where given, it is used instead of the run's own.
-        experiment: likewise.
-
-    Raises:
-        RunFolderError: the folder is no run.
-        UserError: the store was named with credentials, which are not kept.
-    """
-    if (folder / TRAINING).is_file():
-        settings: Mapping[str, Any] = read_records(folder / TRAINING)[0].get("settings", {}).get("track", {})
-    else:
-        record = read_record(folder)
-        settings = {key: record.setting(f"track.{key}") for key in ("uri", "experiment")}
-    return uri or usable_uri(settings.get("uri")), experiment or settings.get("experiment") or EXPERIMENT
 
 
 @contextlib.contextmanager

@@ -343,7 +343,7 @@ def test_no_command_says_the_credentials_of_a_store(
 
 
 def test_an_address_that_is_taken_for_a_stored_one_asks_for_its_credentials(workdir: Path) -> None:
-    from autoprune.running.tracking.sync import store_of_run
+    from autoprune.running.tracking.mlflow_runs import store_of_run
 
     folder = write_run(workdir / "run", track={"uri": "https://***@host", "experiment": "mine"})
     with pytest.raises(UserError, match="credentials"):
