@@ -22,7 +22,7 @@ from torch import nn
 from autoprune import SimpleTask
 from autoprune.pruning.criteria.base import Criterion
 from autoprune.searchers.base.sequential import SequentialSearcher
-from autoprune.searchers.base.draws import draw_new
+from autoprune.searchers.base.moves import draw_new
 
 
 class Drawing(SequentialSearcher):

@@ -23,11 +23,10 @@ import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.trial import Trial
-from autoprune.searchers.base.coordinates import Proposal, StopThresholds
-from autoprune.searchers.base.moves import trade
+from autoprune.searchers.base.coordinates import StopThresholds
+from autoprune.searchers.base.moves import trades
 from autoprune.searchers.base.searcher import SearchProblem
-from autoprune.searchers.base.sequential import SequentialSearcher
-from autoprune.searchers.base.warm_start import WarmStart
+from autoprune.searchers.base.sequential import WarmStartedSearcher
 from autoprune.searchers.knapsack import standard_starts
 
 FINAL_TEMPERATURE = 1e-4
@@ -40,55 +39,47 @@ _LEAST = 4
 _DRAWS = 50
 
 
-class Annealing(SequentialSearcher):
+class Annealing(WarmStartedSearcher):
     """Proposes the starts, then neighbours of where the walk stands; never the same twice.
 
     Args:
         starts: allocations to begin with, which are projected; None takes the standard ones.
     """
 
-    uses_curves = True
     handles_settings = False
 
     def __init__(self, problem: SearchProblem, starts: Sequence[Allocation] | None = None) -> None:
-        super().__init__(problem)
         chosen = standard_starts(problem) if starts is None else tuple(dict.fromkeys(map(problem.project, starts)))
-        self._start = WarmStart(self._history, chosen)
+        super().__init__(problem, chosen)
         self._current: Trial | None = None
         self._rises: list[float] = []
         self._usual_rise = math.nan
 
-    def _next(self) -> Proposal | None:
-        for trial in self._history.unread():
-            if trial.score is not None:
-                self._walk(trial)
-        return self._start.next(self._neighbour, self._stop_thresholds)
-
-    def _walk(self, trial: Trial) -> None:
-        """Moves the walk to a trial by Metropolis' rule."""
-        rise = math.inf if self._current is None else self._value(trial) - self._value(self._current)
-        if self._current is None or rise <= 0 or rise < self._accepted_rise(trial.number):
-            self._current = trial
-        if 0 < rise < math.inf and self._is_warming(trial.number):
-            self._rises.append(rise)
-            self._usual_rise = float(np.median(self._rises))
-
-    def _value(self, trial: Trial) -> float:
-        assert trial.score is not None
-        return self._history.value(trial.score)
+    def _learn(self, told: Sequence[Trial]) -> None:
+        """Moves the walk to the trials by Metropolis' rule."""
+        value = self._history.value_of
+        for trial in told:
+            if trial.score is None:
+                continue
+            rise = math.inf if self._current is None else value(trial) - value(self._current)
+            if self._current is None or rise <= 0 or rise < self._accepted_rise(trial.number):
+                self._current = trial
+            if 0 < rise < math.inf and self._is_warming(trial.number):
+                self._rises.append(rise)
+                self._usual_rise = float(np.median(self._rises))
 
     def _progress(self, number: int) -> float:
         """Returns how much of the walk was over when a candidate, or the next one, was asked for; in [0, 1]."""
-        begun = self._history.progress_of(min(self._start.length, self._history.number))
+        begun = self._history.progress_of(min(len(self._starts), self._history.number))
         return min(max((self._history.progress_of(number) - begun) / max(1.0 - begun, 1e-9), 0.0), 1.0)
 
     def _is_warming(self, number: int) -> bool:
         """Whether the rise to a neighbour counts for the first temperature."""
-        return number >= self._start.length and (len(self._rises) < _LEAST or self._progress(number) < _WARMING)
+        return number >= len(self._starts) and (len(self._rises) < _LEAST or self._progress(number) < _WARMING)
 
     def _accepted_rise(self, number: int) -> float:
         """Returns the rise up to which a candidate is accepted by its draw: 0 before the first temperature is known."""
-        if number < self._start.length or self._is_warming(number):
+        if number < len(self._starts) or self._is_warming(number):
             return 0.0
         temperature = self._usual_rise / math.log(2) * FINAL_TEMPERATURE ** self._progress(number)
         draw = np.random.default_rng([self._history.problem.seed, number, 1]).random()
@@ -101,12 +92,12 @@ class Annealing(SequentialSearcher):
             return ()
         return self._history.stop_thresholds(self._current, self._accepted_rise(number))
 
-    def _neighbour(self, best: Trial, rng: np.random.Generator) -> Allocation | None:
+    def _go_on(self, best: Trial, rng: np.random.Generator) -> Allocation | None:
         """Returns a new allocation one or two trades away, or None if `_DRAWS` in a row were known."""
         assert self._current is not None, "the walk stands at the first trial that has a score, if at no better one"
         problem, at = self._history.problem, self._current.candidate.allocation
         cooled = FINAL_TEMPERATURE ** self._progress(self._history.number)
         reach = REACH[0] + (REACH[1] - REACH[0]) * math.sqrt(cooled)
         return self._history.first_new(
-            trade(problem, at, rng, reach, pairs=1 + int(rng.random() < math.sqrt(cooled))) for _ in range(_DRAWS)
+            trades(problem, at, rng, reach, [1 + int(rng.random() < math.sqrt(cooled))])[0] for _ in range(_DRAWS)
         )

@@ -19,15 +19,16 @@ stay on the budget, and as `evolution` does in dropping what is clearly worse th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from autoprune.core.trial import Setting, Trial
 from autoprune.searchers.base.coordinates import Point, Proposal, Settings, StopThresholds
-from autoprune.searchers.base.draws import draws
+from autoprune.searchers.base.moves import draws
 from autoprune.searchers.base.searcher import SearchProblem
-from autoprune.searchers.base.sequential import SequentialSearcher
+from autoprune.searchers.base.sequential import WarmStartedSearcher
 from autoprune.searchers.base.surrogate import DEVIATIONS, Surrogate, climb
-from autoprune.searchers.base.warm_start import WarmStart
 from autoprune.searchers.evolution import changes_setting, with_other_setting
 from autoprune.searchers.knapsack import standard_starts
 
@@ -39,37 +40,32 @@ _OTHER_SETTINGS = 20
 Key = frozenset[tuple[str, Setting]]
 
 
-class Auto(SequentialSearcher):
+class Auto(WarmStartedSearcher):
     """Proposes the starts, then what the model expects most of; never the same twice."""
 
-    uses_curves = True
     handles_settings = True
 
     def __init__(self, problem: SearchProblem) -> None:
-        super().__init__(problem)
-        self._start = WarmStart(self._history, standard_starts(problem), draws_settings=True)
+        super().__init__(problem, standard_starts(problem))
         self._surrogate = Surrogate(self._history, factor=lambda settings: self._factors.get(_key(settings), 1.0))
         self._parents: dict[int, Trial] = {}
         self._factors: dict[Key, float] = {}
 
-    def _next(self) -> Proposal | None:
-        for trial in self._history.unread():
-            self._compare_settings(trial)
-        return self._start.next(self._promising, self._stop_thresholds)
-
-    def _stop_thresholds(self) -> StopThresholds:
-        return self._history.stop_thresholds(self._history.best())
-
-    def _compare_settings(self, trial: Trial) -> None:
+    def _learn(self, told: Sequence[Trial]) -> None:
         """Records by what factor a trial's other setting changed the loss of its parent."""
-        parent, value = self._parents.get(trial.number), self._history.value
-        if parent is not None and parent.score is not None and trial.score is not None:
-            before, after = value(parent.score), value(trial.score)
+        for trial in told:
+            parent = self._parents.get(trial.number)
+            if parent is None or trial.score is None:
+                continue
+            before, after = self._history.value_of(parent), self._history.value_of(trial)
             if min(before, after) > 0:
                 factor = self._factors.get(_key(parent.candidate.settings), 1.0) * after / before
                 self._factors.setdefault(_key(trial.candidate.settings), factor)
 
-    def _promising(self, best: Trial, rng: np.random.Generator) -> Proposal | None:
+    def _stop_thresholds(self) -> StopThresholds:
+        return self._history.stop_thresholds(self._history.best())
+
+    def _go_on(self, best: Trial, rng: np.random.Generator) -> Proposal | None:
         history, problem = self._history, self._history.problem
         if changes_setting(problem, rng):
             found = history.first_new(with_other_setting(problem, best.candidate, rng) for _ in range(_OTHER_SETTINGS))

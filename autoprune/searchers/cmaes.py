@@ -21,12 +21,11 @@ import numpy as np
 from autoprune.core.allocation import Allocation
 from autoprune.core.settings import Choice, Range
 from autoprune.core.trial import Setting, Trial
-from autoprune.searchers.base.coordinates import Point, Proposal, Settings, move_settings
+from autoprune.searchers.base.coordinates import Point, Settings, StopThresholds, move_settings
 from autoprune.searchers.base.moves import new_neighbour
 from autoprune.searchers.base.optuna_studies import CovarianceStudy
 from autoprune.searchers.base.searcher import SearchProblem
-from autoprune.searchers.base.sequential import SequentialSearcher
-from autoprune.searchers.base.warm_start import WarmStart
+from autoprune.searchers.base.sequential import WarmStartedSearcher
 from autoprune.searchers.knapsack import standard_starts
 
 POPULATION = 6
@@ -34,7 +33,6 @@ FACTOR = 1.5
 """By how much at most a width of the best start is multiplied or divided."""
 OTHER_CHOICE = 0.2
 """The share of proposals that have another choice than the best trial."""
-_NEIGHBOURS = 50
 
 
 class Multipliers:
@@ -51,15 +49,13 @@ class Multipliers:
         return {n: round(max(self._centre[n], 0.5) * FACTOR ** (2.0 * point[n] - 1.0)) for n in self._names}
 
 
-class CmaEs(SequentialSearcher):
+class CmaEs(WarmStartedSearcher):
     """Proposes the starts, then multiples of the best of them as CMA-ES draws them; never the same twice."""
 
-    uses_curves = True
     handles_settings = True
 
     def __init__(self, problem: SearchProblem) -> None:
-        super().__init__(problem)
-        self._start = WarmStart(self._history, standard_starts(problem), draws_settings=True)
+        super().__init__(problem, standard_starts(problem))
         settings = problem.space.settings
         self._ranges = {name: each for name, each in settings.items() if isinstance(each, Range)}
         self._choices = {name: each for name, each in settings.items() if isinstance(each, Choice)}
@@ -67,14 +63,16 @@ class CmaEs(SequentialSearcher):
         self._multipliers: Multipliers | None = None
         self._centre: Settings = problem.default_settings
 
-    def _next(self) -> Proposal | None:
-        for trial in self._history.unread():
+    def _learn(self, told: Sequence[Trial]) -> None:
+        for trial in told:
             if self._strategy is not None:
                 loss = None if trial.score is None else self._history.value(trial.score)
                 self._strategy.finish(trial.number, loss)
-        return self._start.next(self._multiple)
 
-    def _multiple(self, best: Trial, rng: np.random.Generator) -> Proposal | None:
+    def _stop_thresholds(self) -> StopThresholds:
+        return ()
+
+    def _go_on(self, best: Trial, rng: np.random.Generator) -> Point | None:
         """Returns a draw of the strategy, or a neighbour if that was proposed before; None if those were, too."""
         history, names = self._history, self._history.problem.space.names
         if self._strategy is None or self._multipliers is None:
@@ -88,7 +86,7 @@ class CmaEs(SequentialSearcher):
             history.problem.project(self._multipliers.widths(point)),
             {**self._chosen(best.candidate.settings, rng), **self._ranged(point)},
         )
-        return found if found not in history else new_neighbour(history, found, rng, _NEIGHBOURS)
+        return found if found not in history else new_neighbour(history, found, rng)
 
     def _ranged(self, point: Mapping[str, float]) -> dict[str, Setting]:
         """Returns the values of the ranges at a point: 0.5 is the centre, 0 and 1 reach the further of both ends."""

@@ -9,30 +9,24 @@ from __future__ import annotations
 
 from autoprune.core.allocation import Allocation, width_from_sparsity
 from autoprune.core.costs import within
-from autoprune.core.projection import check_feasible
 from autoprune.core.space import SearchSpace
 from autoprune.searchers.base.coordinates import Proposal
-from autoprune.searchers.base.draws import draw_new
+from autoprune.searchers.base.moves import draw_new
 from autoprune.searchers.base.searcher import SearchProblem
-from autoprune.searchers.base.sequential import SequentialSearcher
+from autoprune.searchers.base.sequential import FixedListSearcher, SequentialSearcher
 
 _HALVINGS = 40
 
 
 def at_sparsity(space: SearchSpace, sparsity: float) -> Allocation:
-    """Every group at one sparsity, moved to the nearest narrower width that its bounds allow."""
+    """Returns every group at one sparsity, moved to the nearest narrower width that its bounds allow."""
     return Allocation(
         {g.name: space.bounds[g.name].below(width_from_sparsity(g.width, sparsity)) for g in space.groups}
     )
 
 
 def least_sparsity(problem: SearchProblem) -> float:
-    """The least sparsity which, the same in every group, keeps every limit.
-
-    Raises:
-        BudgetInfeasible: none does.
-    """
-    check_feasible(problem.space, problem.costs, problem.limits)
+    """Returns the least sparsity which, the same in every group, keeps every limit; 1 if none does."""
 
     def fits(sparsity: float) -> bool:
         return within(at_sparsity(problem.space, sparsity), problem.costs, problem.limits)
@@ -47,7 +41,7 @@ def least_sparsity(problem: SearchProblem) -> float:
 
 
 def uniform_allocation(problem: SearchProblem) -> Allocation:
-    """The least uniform sparsity that keeps every limit, with what is left of the budget filled.
+    """Returns the least uniform sparsity that keeps every limit, with what is left of the budget filled.
 
     Raises:
         BudgetInfeasible: even the narrowest allocation is above a limit.
@@ -55,19 +49,13 @@ def uniform_allocation(problem: SearchProblem) -> Allocation:
     return problem.project(at_sparsity(problem.space, least_sparsity(problem)))
 
 
-class Uniform(SequentialSearcher):
+class Uniform(FixedListSearcher):
     """Proposes the uniform allocation, once."""
 
     uses_curves = False
-    handles_settings = False
-    is_random = False
 
-    def __init__(self, problem: SearchProblem) -> None:
-        super().__init__(problem)
-        self._allocation = uniform_allocation(problem)
-
-    def _next(self) -> Allocation | None:
-        return self._history.first_new([self._allocation])
+    def _list(self, problem: SearchProblem) -> list[Allocation]:
+        return [uniform_allocation(problem)]
 
 
 class Random(SequentialSearcher):

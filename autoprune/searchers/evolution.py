@@ -8,26 +8,26 @@ levels between units so that the budget is kept, mostly few of them (the lesser 
   near it steps.
 - There are no generations: each result counts when it comes, in any order, so every slot stays busy.
 - It begins with the standard starts, each evaluated, not with draws.
-- No allocation is judged twice under the same settings.
+- No allocation is evaluated twice under the same settings.
 - Where settings are searched along, `SETTING_SHARE` of the offspring keep their parent's widths and have another value
   for one setting, so that what is better is known to be so by the one or by the other.
-- EvoPress judges a generation on growing subsets of the data and keeps the better part each time, so that losers cost
-  little. Here every offspring is compared with its parent after some of the samples, and dropped if it is clearly
+- EvoPress evaluates a generation on growing subsets of the data and keeps the better part each time, so that losers
+  cost little. Here every offspring is compared with its parent after some of the samples, and dropped if it is clearly
   worse.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from autoprune.core.trial import Candidate, Trial
-from autoprune.searchers.base.coordinates import Point, Proposal, StopThresholds, move_settings
+from autoprune.searchers.base.coordinates import Point, StopThresholds, move_settings
 from autoprune.searchers.base.moves import REACH, mutants
 from autoprune.searchers.base.searcher import SearchProblem
-from autoprune.searchers.base.sequential import SequentialSearcher
-from autoprune.searchers.base.warm_start import WarmStart
+from autoprune.searchers.base.sequential import WarmStartedSearcher
 from autoprune.searchers.knapsack import standard_starts
 
 SETTING_SHARE = 0.5
@@ -46,40 +46,41 @@ def changes_setting(problem: SearchProblem, rng: np.random.Generator) -> bool:
 
 
 def with_other_setting(problem: SearchProblem, parent: Candidate, rng: np.random.Generator) -> Point:
-    """Returns the parent's widths with another value for one setting."""
+    """Returns the parent's widths with another value for one setting.
+
+    Args:
+        problem: whose settings are searched.
+        parent: has a value for each of them.
+        rng: of the choice of a setting and of its value.
+    """
     return Point(parent.allocation, move_settings(problem.space.settings, parent.settings, rng))
 
 
-class Evolution(SequentialSearcher):
+class Evolution(WarmStartedSearcher):
     """Proposes the starts, then mutants of the best; never the same twice."""
 
-    uses_curves = True
     handles_settings = True
 
     def __init__(self, problem: SearchProblem) -> None:
-        super().__init__(problem)
-        self._start = WarmStart(self._history, standard_starts(problem), draws_settings=True)
+        super().__init__(problem, standard_starts(problem))
         self._reach = REACH[1]
         self._best = (math.inf, -1)  # value and number: of equal values the earlier number is better
         self._with_other_setting: set[int] = set()
 
-    def _next(self) -> Proposal | None:
-        for trial in self._history.unread():
-            self._adapt(trial)
-        return self._start.next(self._offspring, self._stop_thresholds)
-
-    def _adapt(self, trial: Trial) -> None:
+    def _learn(self, told: Sequence[Trial]) -> None:
         """Adapts the reach to whether a trial is better than all that were told before it."""
-        best = self._best
-        if trial.score is not None:
-            self._best = min(best, (self._history.value(trial.score), trial.number))
-        if trial.number >= self._start.length and trial.number not in self._with_other_setting:
-            self._reach = float(np.clip(self._reach * (_GROW if self._best < best else _SHRINK), REACH[0], REACH[2]))
+        for trial in told:
+            best = self._best
+            if trial.score is not None:
+                self._best = min(best, (self._history.value_of(trial), trial.number))
+            if trial.number >= len(self._starts) and trial.number not in self._with_other_setting:
+                changed = self._reach * (_GROW if self._best < best else _SHRINK)
+                self._reach = float(np.clip(changed, REACH[0], REACH[2]))
 
     def _stop_thresholds(self) -> StopThresholds:
         return self._history.stop_thresholds(self._history.best())
 
-    def _offspring(self, best: Trial, rng: np.random.Generator) -> Point | None:
+    def _go_on(self, best: Trial, rng: np.random.Generator) -> Point | None:
         history, parent = self._history, best.candidate
         if changes_setting(history.problem, rng):
             found = history.first_new(with_other_setting(history.problem, parent, rng) for _ in range(_DRAWS))

@@ -17,7 +17,7 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.projection import check_feasible
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.searchers.base.searcher import SearchProblem, measured_curves
-from autoprune.searchers.base.sequential import SequentialSearcher
+from autoprune.searchers.base.sequential import FixedListSearcher
 from autoprune.searchers.controls import uniform_allocation
 from autoprune.searchers.threshold import level_losses, threshold_allocation
 
@@ -207,21 +207,15 @@ def _short_narrowings(model: AdditiveModel, choice: Choice) -> list[tuple[int, i
     return sorted(moves, key=lambda move: model.losses[move] - model.losses[move[0], choice[move[0]]])
 
 
-class Knapsack(SequentialSearcher):
+class Knapsack(FixedListSearcher):
     """Proposes the knapsack of each criterion's curves under each exponent, those that differ."""
 
     uses_curves = True
     needs_curves = True
-    handles_settings = False
-    is_random = False
 
-    def __init__(self, problem: SearchProblem) -> None:
-        super().__init__(problem)
+    def _list(self, problem: SearchProblem) -> list[Allocation]:
         curves = measured_curves(problem, "knapsack")
-        self._allocations = [knapsack_allocation(problem, each, power) for each in curves for power in EXPONENTS]
-
-    def _next(self) -> Allocation | None:
-        return self._history.first_new(self._allocations)
+        return [knapsack_allocation(problem, each, power) for each in curves for power in EXPONENTS]
 
 
 def standard_starts(problem: SearchProblem) -> tuple[Allocation, ...]:

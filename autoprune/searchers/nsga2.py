@@ -39,8 +39,8 @@ from autoprune.core.budget import Limits
 from autoprune.core.trial import Trial
 from autoprune.searchers.auto import DRAWS, ELSEWHERE
 from autoprune.searchers.base.coordinates import Coordinates, Point, StopThresholds
-from autoprune.searchers.base.draws import drawn_widths, draws
 from autoprune.searchers.base.gaussian_process import Floats
+from autoprune.searchers.base.moves import drawn_widths, draws
 from autoprune.searchers.base.optuna_studies import breed
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.base.sequential import SequentialSearcher
@@ -111,7 +111,7 @@ class Nsga2(SequentialSearcher):
             return ()
         own = self._scale.shares(allocation)
         shares = np.array([self._shares(trial) for trial in scored])
-        values = np.array([self._value(trial) for trial in scored])
+        values = np.array([self._history.value_of(trial) for trial in scored])
         cheaper = np.flatnonzero((shares <= own).all(axis=1))
         if not len(cheaper):
             return ()
@@ -147,7 +147,7 @@ class Nsga2(SequentialSearcher):
         parents = sorted(scored, key=lambda trial: distance(trial.candidate.allocation))[:_PARENTS]
         child = tight.project(self._bred(parents, rng))
         as_cheap = [trial for trial in scored if self._shares(trial).max() <= budget]
-        reference = min(as_cheap or scored, key=lambda trial: (self._value(trial), trial.number))
+        reference = min(as_cheap or scored, key=lambda trial: (self._history.value_of(trial), trial.number))
         bound = self._surrogate.fitted(reference, lambda estimate: distance(estimate.allocation))
         if bound is not None:
             if history.number % ELSEWHERE == 0:
@@ -165,7 +165,7 @@ class Nsga2(SequentialSearcher):
     def _bred(self, parents: Sequence[Trial], rng: np.random.Generator) -> Mapping[str, int]:
         """Returns the widths of an offspring of the best of some trials."""
         points = np.array([self._coordinates.of(trial.candidate.allocation) for trial in parents])
-        values = np.array([self._value(trial) for trial in parents])
+        values = np.array([self._history.value_of(trial) for trial in parents])
         if values.min() > 0:  # a few hopeless losses would make all others look crowded
             values = np.log(values)
         shares = np.array([self._shares(trial) for trial in parents])
@@ -190,10 +190,6 @@ class Nsga2(SequentialSearcher):
 
     def _scored(self) -> list[Trial]:
         return [trial for trial in self._history.told.values() if trial.score]
-
-    def _value(self, trial: Trial) -> float:
-        assert trial.score is not None
-        return self._history.value(trial.score)
 
     def _shares(self, trial: Trial) -> Floats:
         return self._scale.shares(trial.candidate.allocation)

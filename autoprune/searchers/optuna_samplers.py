@@ -22,19 +22,17 @@ still run count as bad (constant liar, Ginsbourger et al. 2010). Optuna's estima
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
 from autoprune.core.trial import Candidate, Trial
-from autoprune.searchers.base.coordinates import Coordinates, Floats, Point, Proposal, draw_settings
-from autoprune.searchers.base.history import History
+from autoprune.searchers.base.coordinates import Coordinates, Floats, Point, StopThresholds, draw_settings
 from autoprune.searchers.base.moves import new_neighbour
 from autoprune.searchers.base.optuna_studies import Study, gp_sampler, tpe_sampler
 from autoprune.searchers.base.searcher import SearchProblem
-from autoprune.searchers.base.sequential import SequentialSearcher
-from autoprune.searchers.base.warm_start import WarmStart
+from autoprune.searchers.base.sequential import WarmStartedSearcher
 from autoprune.searchers.knapsack import standard_starts
 
 FIRST = 6
@@ -48,38 +46,49 @@ All starts have the same settings, so nothing is known of others yet. On two syn
 (six seeds of 50 trials, logarithms of the best loss over the least) these four took 0.25 and 0.37 to 0.05 and 0.26.
 """
 _ATTEMPTS = 4
-_NEIGHBOURS = 50
 
 
-class _Sampling:
-    """The proposals of a study: the starts, a few random draws, then what its sampler expects to be good.
+class _SamplingSearcher(WarmStartedSearcher):
+    """Proposes the starts, a few random draws, then what a study's sampler expects to be good; never the same twice.
 
     A proposal takes each group and each setting from the sampler with probability `SHARE` and from the best candidate
     so far otherwise. Where settings are searched, `PROBES` of them under the widths of the best start come before.
+
+    Attributes:
+        make_sampler: from a seed to the sampler of one proposal.
+        logarithmic: whether it is told the logarithms of the values.
     """
 
-    def __init__(self, history: History, make_sampler: Callable[[int], Any], logarithmic: bool = False) -> None:
-        self._history, self._coordinates = history, Coordinates(history.problem)
-        self._study = Study(self._coordinates.names, make_sampler, self._coordinates.choices, logarithmic)
-        self._start = WarmStart(history, standard_starts(history.problem), draws_settings=True)
+    handles_settings = True
+    make_sampler: ClassVar[Callable[[int], Any]]
+    logarithmic: ClassVar[bool]
+
+    def __init__(self, problem: SearchProblem) -> None:
+        super().__init__(problem, standard_starts(problem))
+        self._coordinates = Coordinates(problem)
+        self._study = Study(
+            self._coordinates.names, type(self).make_sampler, self._coordinates.choices, self.logarithmic
+        )
         self._added = 0
 
-    def next(self) -> Proposal | None:
+    def _learn(self, told: Sequence[Trial]) -> None:
         for candidate in self._history.asked[self._added :]:
             self._study.add(candidate.number, self._coordinates.of(candidate.allocation, candidate.settings))
         self._added = self._history.number
-        for trial in self._history.unread():
+        for trial in told:
             self._study.finish(trial.number, None if trial.score is None else self._history.value(trial.score))
-        return self._start.next(self._sample_point)
 
-    def _sample_point(self, best: Trial, rng: np.random.Generator) -> Proposal | None:
+    def _stop_thresholds(self) -> StopThresholds:
+        return ()
+
+    def _go_on(self, best: Trial, rng: np.random.Generator) -> Point | None:
         history, at = self._history, best.candidate
         settings = history.problem.space.settings
-        if settings and history.number < self._start.length + PROBES:
+        if settings and history.number < len(self._starts) + PROBES:
             return history.first_new(Point(at.allocation, draw_settings(settings, rng)) for _ in range(_ATTEMPTS))
         if sum(trial.score is not None for trial in history.told.values()) < FIRST:
             return None
-        return self._crossed(at) or new_neighbour(history, Point(at.allocation, at.settings), rng, _NEIGHBOURS)
+        return self._crossed(at) or new_neighbour(history, Point(at.allocation, at.settings), rng)
 
     def _crossed(self, best: Candidate) -> Point | None:
         """Returns the first new one among a few crossings of the best candidate with the sampler's proposals."""
@@ -99,29 +108,15 @@ def _cross(best: Floats, proposed: Floats, rng: np.random.Generator) -> Floats:
     return np.where(taken, proposed, best)
 
 
-class Tpe(SequentialSearcher):
-    """Proposes the starts, a few random draws, then what the estimator expects to be good; never the same twice."""
+class Tpe(_SamplingSearcher):
+    """Samples with the tree-structured Parzen estimator."""
 
-    uses_curves = True
-    handles_settings = True
-
-    def __init__(self, problem: SearchProblem) -> None:
-        super().__init__(problem)
-        self._sampling = _Sampling(self._history, tpe_sampler)
-
-    def _next(self) -> Proposal | None:
-        return self._sampling.next()
+    make_sampler = tpe_sampler
+    logarithmic = False
 
 
-class Gp(SequentialSearcher):
-    """Proposes the starts, a few random draws, then what the process expects most of; never the same twice."""
+class Gp(_SamplingSearcher):
+    """Samples with the Gaussian process, which is told logarithms."""
 
-    uses_curves = True
-    handles_settings = True
-
-    def __init__(self, problem: SearchProblem) -> None:
-        super().__init__(problem)
-        self._sampling = _Sampling(self._history, gp_sampler, logarithmic=True)
-
-    def _next(self) -> Proposal | None:
-        return self._sampling.next()
+    make_sampler = gp_sampler
+    logarithmic = True

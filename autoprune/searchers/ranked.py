@@ -8,21 +8,22 @@ the dense network, as a share of each limit. The ranking is cut where the limits
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.costs import within
-from autoprune.core.projection import check_feasible
 from autoprune.errors import UserError
 from autoprune.searchers.base.searcher import SearchProblem
-from autoprune.searchers.base.sequential import SequentialSearcher
+from autoprune.searchers.base.sequential import FixedListSearcher
 
 _LEAST = 1e-12
 
 
 def score_rates(problem: SearchProblem) -> dict[str, NDArray[np.float64]]:
-    """Per group, its structures' normalised scores per share of the limits that one of them costs, descending.
+    """Returns `[width]` normalised scores by group, per share of the limits that one structure costs, descending.
 
     Raises:
         UserError: a group has no scores, or not one for each structure.
@@ -44,13 +45,12 @@ def score_rates(problem: SearchProblem) -> dict[str, NDArray[np.float64]]:
 
 
 def ranked_allocation(problem: SearchProblem) -> Allocation:
-    """As many of the highest ranked structures as the limits allow, with what is left filled.
+    """Returns as many of the highest ranked structures as the limits allow, with what is left filled.
 
     Raises:
         BudgetInfeasible: even the narrowest allocation is above a limit.
         UserError: a group has no scores, or not one for each structure.
     """
-    check_feasible(problem.space, problem.costs, problem.limits)
     rates = score_rates(problem)
     cuts = np.unique(np.concatenate(list(rates.values())))
 
@@ -58,24 +58,15 @@ def ranked_allocation(problem: SearchProblem) -> Allocation:
         kept = {name: int(np.count_nonzero(rate > cuts[cut])) for name, rate in rates.items()}
         return Allocation({name: problem.space.bounds[name].below(width) for name, width in kept.items()})
 
-    outside, inside = -1, len(cuts) - 1  # above the last cut nothing is left but the narrowest
-    while inside - outside > 1:
-        middle = (outside + inside) // 2
-        fits = within(above(middle), problem.costs, problem.limits)
-        outside, inside = (outside, middle) if fits else (middle, inside)
-    return problem.project(above(inside))
+    # Above the last cut nothing is left but the narrowest.
+    first = bisect_left(range(len(cuts) - 1), True, key=lambda cut: within(above(cut), problem.costs, problem.limits))
+    return problem.project(above(first))
 
 
-class Ranked(SequentialSearcher):
+class Ranked(FixedListSearcher):
     """Proposes the ranked allocation, once."""
 
     uses_curves = False
-    handles_settings = False
-    is_random = False
 
-    def __init__(self, problem: SearchProblem) -> None:
-        super().__init__(problem)
-        self._allocation = ranked_allocation(problem)
-
-    def _next(self) -> Allocation | None:
-        return self._history.first_new([self._allocation])
+    def _list(self, problem: SearchProblem) -> list[Allocation]:
+        return [ranked_allocation(problem)]

@@ -19,8 +19,7 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.costs import within
 from autoprune.registry import resolve
 from autoprune.searchers.auto import Auto
-from autoprune.searchers.base.draws import draw
-from autoprune.searchers.base.moves import neighbour
+from autoprune.searchers.base.moves import draws, neighbour
 from autoprune.searchers.base.searcher import Searcher, SearchProblem
 from autoprune.searchers.controls import Random
 from autoprune.searchers.evolution import Evolution
@@ -63,7 +62,7 @@ def test_nothing_that_keeps_the_limits_is_better_than_the_optimum(landscape: Lan
     problem, rng = landscape.problem, np.random.default_rng(0)
     assert within(landscape.optimum, problem.costs, problem.limits)
     near = [neighbour(problem, landscape.optimum, rng) for _ in range(100)]
-    assert all(landscape.regret(each) >= -1e-12 for each in [*near, *(draw(problem, rng) for _ in range(50))])
+    assert all(landscape.regret(each) >= -1e-12 for each in [*near, *draws(problem, rng, 50)])
 
 
 @pairs
@@ -74,7 +73,7 @@ def test_it_beats_random_with_its_seeds(name: str, landscape: Landscape) -> None
 
 
 def six_draws(problem: SearchProblem) -> tuple[Allocation, ...]:
-    return tuple(draw(problem, problem.generator(number)) for number in range(6))
+    return tuple(draws(problem, problem.generator(number), 1)[0] for number in range(6))
 
 
 @pairs

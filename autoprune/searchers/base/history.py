@@ -169,6 +169,11 @@ class History:
         """Returns the value that the search minimises, of a score."""
         return value(score, self.problem.objective)
 
+    def value_of(self, trial: Trial) -> float:
+        """Returns the value of a trial that has a score."""
+        assert trial.score is not None
+        return self.value(trial.score)
+
     def estimates(self, most: int | None = None) -> list[Estimate]:
         """Returns an estimate from each trial that has not failed, in the order told.
 

@@ -1,4 +1,4 @@
-"""Small changes of an allocation that stay on the limits."""
+"""Random allocations on the limits, and small changes of one that stay there."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.projection import Slack
-from autoprune.searchers.base.coordinates import Point, Proposal
+from autoprune.searchers.base.coordinates import Point, draw_settings
 from autoprune.searchers.base.history import History
 from autoprune.searchers.base.searcher import SearchProblem
 
+DRAWS = 200
+"""How many draws in a row must all have been proposed before until the space counts as exhausted."""
+NEIGHBOURS = 50
+"""How many neighbours in a row must all have been proposed before until there counts as none."""
 _REACH = 0.25
 """The furthest a single move goes, as a share of a group's levels."""
 PAIRS = 3
@@ -21,8 +25,52 @@ REACH = (0.05, 0.3, 0.5)
 """The least, the first and the greatest share of a group's levels that a trade may cross."""
 
 
+def draws(problem: SearchProblem, rng: np.random.Generator, count: int) -> list[Allocation]:
+    """Draws allocations with every width uniform among those allowed, projected.
+
+    Args:
+        problem: whose space they lie in, and whose limits they keep.
+        rng: of the draws.
+        count: how many; drawn together they take less time than one by one.
+    """
+    onto = problem.projection
+    return onto.projected(np.array([onto.vector(drawn_widths(problem, rng)) for _ in range(count)]))
+
+
+def drawn_widths(problem: SearchProblem, rng: np.random.Generator) -> dict[str, int]:
+    """Draws every width by itself, uniform among those allowed; not within the limits."""
+    names = problem.space.names
+    levels = [problem.space.bounds[name].levels() for name in names]
+    chosen = rng.integers([len(each) for each in levels]).tolist()
+    return {name: each[i] for name, each, i in zip(names, levels, chosen, strict=True)}
+
+
+def draw_new(history: History, rng: np.random.Generator, settings: bool = False) -> Point | None:
+    """Returns a draw that was not proposed before, or None if `DRAWS` in a row were.
+
+    Args:
+        history: of the search.
+        rng: of the draws.
+        settings: whether the settings are drawn, too; else they keep their defaults.
+    """
+    problem = history.problem
+    return history.first_new(
+        Point(
+            draws(problem, rng, 1)[0],
+            draw_settings(problem.space.settings, rng) if settings else problem.default_settings,
+        )
+        for _ in range(DRAWS)
+    )
+
+
 def neighbour(problem: SearchProblem, allocation: Allocation, rng: np.random.Generator) -> Allocation:
-    """Returns the allocation with one or two groups moved by a few levels, in opposite directions if two, projected."""
+    """Returns the allocation with one or two groups moved by a few levels, in opposite directions if two, projected.
+
+    Args:
+        problem: whose limits hold.
+        allocation: each of its widths is one of the space's levels.
+        rng: of the move.
+    """
     names = problem.space.names
     chosen = rng.choice(len(names), size=min(int(rng.integers(1, 3)), len(names)), replace=False)
     direction = int(rng.choice([-1, 1]))
@@ -36,51 +84,59 @@ def neighbour(problem: SearchProblem, allocation: Allocation, rng: np.random.Gen
     return problem.project(widths)
 
 
-def new_neighbour(history: History, at: Proposal, rng: np.random.Generator, draws: int) -> Proposal | None:
-    """Returns a neighbour, under the same settings, that was not proposed before, or None if `draws` in a row were."""
-    if isinstance(at, Point):
-        return history.first_new(
-            Point(neighbour(history.problem, at.allocation, rng), at.settings) for _ in range(draws)
-        )
-    return history.first_new(neighbour(history.problem, at, rng) for _ in range(draws))
+def new_neighbour(history: History, at: Point, rng: np.random.Generator) -> Point | None:
+    """Returns a neighbour that was not proposed before, or None if `NEIGHBOURS` in a row were.
 
-
-def trade(
-    problem: SearchProblem, allocation: Allocation, rng: np.random.Generator, reach: float, pairs: int = 1
-) -> Allocation:
-    """Returns the allocation after `pairs` trades of width, projected so that nothing of the budget is left.
-
-    In a trade one group is narrowed by at most `reach` of its levels and another widened by as many as the limits
-    then allow, so the other groups keep their widths, apart from what the projection fills.
+    Args:
+        history: of the search.
+        at: what it is a neighbour of; it has the same settings.
+        rng: of the draws.
     """
-    return trades(problem, allocation, rng, reach, [pairs])[0]
+    return history.first_new(
+        Point(neighbour(history.problem, at.allocation, rng), at.settings) for _ in range(NEIGHBOURS)
+    )
 
 
 def trades(
     problem: SearchProblem, allocation: Allocation, rng: np.random.Generator, reach: float, pairs: Iterable[int]
 ) -> list[Allocation]:
-    """Returns the allocation after so many trades, for each of `pairs`; faster than one by one."""
+    """Returns the allocation after some trades of width, projected so that nothing of the budget is left.
+
+    In a trade one group is narrowed and another widened by as many levels as the limits then allow, so the other groups
+    keep their widths, apart from what the projection fills.
+
+    Args:
+        problem: whose limits hold.
+        allocation: within them.
+        rng: of the trades.
+        reach: the greatest share of its levels, in (0, 1], by which a group is narrowed.
+        pairs: how many trades are made, for each allocation to be returned.
+    """
     onto = problem.projection
-    widths = onto.vector(allocation)
-    slack = onto.slack(onto.costs_at(widths))
-    return onto.projected(np.array([_traded(problem, widths.tolist(), slack.copy(), rng, reach, n) for n in pairs]))
+    begin = onto.vector(allocation)
+    slack_there, found = onto.slack(onto.costs_at(begin)), []
+    for count in pairs:
+        widths, slack = begin.tolist(), slack_there.copy()
+        for _ in range(count):
+            _trade_once(problem, widths, slack, rng, reach)
+        found.append(widths)
+    return onto.projected(np.array(found))
 
 
 def mutants(
     problem: SearchProblem, parent: Allocation, rng: np.random.Generator, reach: float, count: int
 ) -> list[Allocation]:
-    """Returns `count` allocations, each the parent after one to `PAIRS` trades, few more often than many."""
+    """Returns allocations of which each is the parent after one to `PAIRS` trades, few more often than many.
+
+    Args:
+        problem: whose limits hold.
+        parent: within them.
+        rng: of the trades.
+        reach: the greatest share of its levels, in (0, 1], by which a group is narrowed.
+        count: how many are returned; some may be equal.
+    """
     pairs = (int(rng.integers(1, PAIRS + 1, size=2).min()) for _ in range(count))
     return trades(problem, parent, rng, reach, pairs)
-
-
-def _traded(
-    problem: SearchProblem, widths: list[int], slack: Slack, rng: np.random.Generator, reach: float, pairs: int
-) -> list[int]:
-    """Returns `[group]` widths after some trades; the arguments are changed."""
-    for _ in range(pairs):
-        _trade_once(problem, widths, slack, rng, reach)
-    return widths
 
 
 def _trade_once(

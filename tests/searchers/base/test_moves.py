@@ -6,7 +6,7 @@ import numpy as np
 
 from autoprune.core.costs import within
 from autoprune.searchers.base.history import History
-from autoprune.searchers.base.moves import neighbour, new_neighbour, trade
+from autoprune.searchers.base.moves import neighbour, new_neighbour, trades
 from autoprune.searchers.controls import uniform_allocation
 from tests.searchers.landscapes import make_problem
 
@@ -27,13 +27,13 @@ def test_a_space_without_neighbours_has_no_new_one() -> None:
     problem = make_problem(keep=1.0)
     history, dense = History(problem), problem.space.dense()
     history.propose(dense)
-    assert new_neighbour(history, dense, np.random.default_rng(0), 20) is None
+    assert new_neighbour(history, history.point(dense), np.random.default_rng(0)) is None
 
 
 def test_a_trade_narrows_one_group_and_widens_another_on_the_limits() -> None:
     problem, rng = make_problem(), np.random.default_rng(0)
     start = uniform_allocation(problem)
-    found = [trade(problem, start, rng, reach=0.2) for _ in range(40)]
+    found = trades(problem, start, rng, 0.2, [1] * 40)
     assert len(set(found)) > 25
     changed = [[name for name in start if each[name] != start[name]] for each in found]
     assert np.mean([len(names) for names in changed]) < 4  # the two, and what the projection fills
@@ -47,7 +47,7 @@ def test_a_trade_goes_no_further_than_its_reach() -> None:
     problem, rng = make_problem(), np.random.default_rng(0)
     start = uniform_allocation(problem)
     for reach in (0.05, 0.5):
-        found = [trade(problem, start, rng, reach) for _ in range(60)]
+        found = trades(problem, start, rng, reach, [1] * 60)
         deepest = max((start[n] - each[n]) / len(problem.space.bounds[n].levels()) for each in found for n in start)
         assert reach / 2 < deepest <= reach + 0.05
 
@@ -56,4 +56,4 @@ def test_where_nothing_can_be_narrowed_a_trade_changes_nothing() -> None:
     problem = make_problem()
     narrowest = problem.space.narrowest()
     tight = replace(problem, limits={"flops": problem.costs.cost(narrowest, "flops")})
-    assert trade(tight, narrowest, np.random.default_rng(0), 0.5) == narrowest
+    assert trades(tight, narrowest, np.random.default_rng(0), 0.5, [1]) == [narrowest]

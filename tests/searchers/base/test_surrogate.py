@@ -10,9 +10,9 @@ import pytest
 from autoprune.core.allocation import Allocation
 from autoprune.core.costs import within
 from autoprune.core.trial import Score, Stopped, Trial
-from autoprune.searchers.base.draws import draw, draw_new
 from autoprune.searchers.base.gaussian_process import CorrelationCache, Floats, Kernel, Points, Posterior, fit, matern52
 from autoprune.searchers.base.history import History
+from autoprune.searchers.base.moves import draw_new, draws
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.base.surrogate import MOST, MUTANTS, ROUNDS, Surrogate, climb, degradations, removed_over_kept
 from autoprune.searchers.controls import uniform_allocation
@@ -120,9 +120,9 @@ def history_of(landscape_trials: int, curves: bool = True) -> History:
     problem = landscape.problem if curves else replace(landscape.problem, curves={})
     history, rng = History(problem), np.random.default_rng(1)
     while history.number < landscape_trials:
-        allocation = draw_new(history, rng)
-        assert allocation is not None
-        history.tell(Trial(history.propose(allocation), Score(landscape.told(allocation), 0.5, 10)))
+        drawn = draw_new(history, rng)
+        assert drawn is not None
+        history.tell(Trial(history.propose(drawn), Score(landscape.told(drawn.allocation), 0.5, 10)))
     return history
 
 
@@ -136,7 +136,7 @@ def test_it_knows_far_better_than_chance_which_allocation_is_best(curves: bool) 
     bound, ranks = Surrogate(history).fitted(), []
     assert bound is not None
     for _ in range(20):
-        offspring = [draw(landscape.problem, rng) for _ in range(12)]
+        offspring = draws(landscape.problem, rng, 12)
         chosen = offspring[int(np.argmin(bound(offspring, 0.0)))]
         ranks.append(sum(landscape.true(each) < landscape.true(chosen) for each in offspring))
     assert np.mean(ranks) < 2.0  # by chance 5.5
@@ -164,7 +164,7 @@ def test_of_too_many_trials_those_first_in_order_are_modelled(worst: bool) -> No
     order = (lambda estimate: -estimate.value) if worst else None
     bounds = Surrogate(history).fitted(reference, order), Surrogate(alone).fitted(alone.told[3])
     rng = np.random.default_rng(3)
-    wanted = [draw(history.problem, rng) for _ in range(10)]
+    wanted = draws(history.problem, rng, 10)
     ours, theirs = (bound(wanted, 1.0) for bound in bounds if bound is not None)
     assert ours == pytest.approx(theirs, abs=1e-6)
 
@@ -200,8 +200,9 @@ def test_what_runs_is_taken_to_come_out_as_expected() -> None:
     after = surrogate.fitted()
     assert before is not None
     assert after is not None
-    assert after([running], 0.0) == pytest.approx(before([running], 0.0))
-    assert after([running], 1.0)[0] > before([running], 1.0)[0]
+    there = [running.allocation]
+    assert after(there, 0.0) == pytest.approx(before(there, 0.0))
+    assert after(there, 1.0)[0] > before(there, 1.0)[0]
 
 
 def test_trials_that_were_dropped_early_count() -> None:
@@ -210,10 +211,10 @@ def test_trials_that_were_dropped_early_count() -> None:
     dropped: list[Allocation] = []
     surrogate = Surrogate(history)
     for _ in range(10):
-        allocation = draw_new(history, rng)
-        assert allocation is not None
-        dropped.append(allocation)
-        history.tell(Trial(history.propose(allocation), Stopped(Score(50.0, 0.1, 1))))
+        drawn = draw_new(history, rng)
+        assert drawn is not None
+        dropped.append(drawn.allocation)
+        history.tell(Trial(history.propose(drawn), Stopped(Score(50.0, 0.1, 1))))
     before, after = Surrogate(history_of(30)).fitted(), surrogate.fitted()
     assert before is not None
     assert after is not None
