@@ -14,6 +14,8 @@ from autoprune.core.budget import COST_KINDS, CostKind, Limits
 from autoprune.errors import UserError
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 _EXACT = 2.0**52
 """Sums of whole numbers below it are exact in floating point, in whatever order."""
@@ -107,7 +109,7 @@ class CostTable:
         return fixed, linear, products + products.transpose(0, 2, 1)
 
     @cached_property
-    def _curvature_rows(self) -> NDArray[np.float64] | Ints:
+    def _curvature_rows(self) -> Floats | Ints:
         """`[cost · group, group]` second derivatives; as floats, which are ten times faster, where these are exact."""
         fixed, linear, curvature = self._quadratic
         dense = np.array(self._dense, dtype=np.float64)
@@ -160,28 +162,15 @@ class CostTable:
 
 
 def within(allocation: Mapping[str, int], costs: CostTable, limits: Limits) -> bool:
-    """Returns whether an allocation keeps every limit."""
+    """Returns whether an allocation keeps every limit.
+
+    Args:
+        allocation: group to width; groups that it does not name are dense.
+        costs: of the network.
+        limits: the most that is allowed of some costs.
+    """
     spent = costs.costs(allocation)
     return all(spent[kind] <= limit for kind, limit in limits.items())
-
-
-class CostsAround:
-    """Costs of allocations that differ from one in a single group; quicker than counting each anew.
-
-    Attributes:
-        costs: those of the allocation itself.
-    """
-
-    def __init__(self, table: CostTable, allocation: Mapping[str, int]) -> None:
-        self._vector = dict(zip(table.widths, table.vector(allocation).tolist(), strict=True))
-        self._columns = {group: column for column, group in enumerate(table.widths)}
-        self._at = table.at(table.vector(allocation))
-        self.costs = dict(zip(COST_KINDS, self._at.spent.tolist(), strict=True))
-
-    def at(self, group: str, width: int) -> dict[str, int]:
-        """Returns every cost with the group at another width."""
-        rise = self._at.rise(self._columns[group], width - self._vector[group])
-        return dict(zip(COST_KINDS, (self._at.spent + rise).tolist(), strict=True))
 
 
 @dataclass
@@ -197,10 +186,6 @@ class CostsAt:
     spent: Ints
     slopes: Ints
     curvature: Ints
-
-    def rise(self, group: int, by: int) -> Ints:
-        """Returns `[cost]` added if the group at this index were `by` wider."""
-        return by * self.slopes[:, group] + by * by * self.curvature[:, group, group] // 2
 
     def __getitem__(self, index: int) -> CostsAt:
         """Returns the costs at one of several widths."""

@@ -9,15 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import COST_KINDS, Limits
-from autoprune.core.costs import CostsAt, CostTable, Ints
+from autoprune.core.costs import Bools, CostsAt, CostTable, Floats, Ints
 from autoprune.core.space import Bounds, SearchSpace
 from autoprune.errors import BudgetInfeasible
-
-Bools = NDArray[np.bool_]
 
 
 def check_feasible(space: SearchSpace, costs: CostTable, limits: Limits) -> None:
@@ -148,7 +145,7 @@ class Projection:
         """Returns the nearest widths between the narrowest and the ceilings; not yet in steps."""
         return np.asarray(np.minimum(np.maximum(widths, self.lowest), self.ceiling))
 
-    def below(self, widths: NDArray[np.float64] | Ints) -> Ints:
+    def below(self, widths: Floats | Ints) -> Ints:
         """Returns the widest allowed widths at or below these, as `Bounds.below`."""
         whole = widths if widths.dtype == np.int64 else np.floor(widths + 1e-9).astype(np.int64)
         snapped = np.maximum(whole if self._single else whole // self.step * self.step, self.lowest)

@@ -7,15 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from autoprune.core.costs import Floats, Ints
 from autoprune.core.space import Bounds, SearchSpace
 from autoprune.core.trial import Objective, Score, value
 from autoprune.errors import UserError
 from autoprune.files import csv_text
-
-Widths = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Curve:
         worse: `[level]` degradations ≥ 0, never rising with the width.
     """
 
-    widths: Widths
+    widths: Ints
     worse: Floats
 
     def at(self, widths: ArrayLike) -> Floats:

@@ -36,6 +36,14 @@ class Choice:
     def __contains__(self, value: object) -> bool:
         return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in self.values)
 
+    def position(self, value: Setting) -> float:
+        """Returns the index of a value; the inverse of `at`."""
+        return self.values.index(value)
+
+    def at(self, position: float) -> Setting:
+        """Returns the value at an index."""
+        return self.values[int(position)]
+
     def extremes(self) -> tuple[Setting, ...]:
         """Returns the values among which the dearest is."""
         return self.values

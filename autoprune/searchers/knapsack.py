@@ -11,10 +11,10 @@ bends the curves: above 1 it spares the groups that would lose much, below 1 it 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.projection import check_feasible
+from autoprune.core.budget import COST_KINDS
+from autoprune.core.costs import Bools, CostsAt, Floats, Ints
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.searchers.base.searcher import SearchProblem, measured_curves
 from autoprune.searchers.base.sequential import FixedListSearcher
@@ -27,7 +27,7 @@ _BISECTIONS = 14
 _REWEIGHTINGS = 12
 EXCHANGES = 300
 
-Choice = NDArray[np.int64]
+Choice = Ints
 """`[group]` indices of levels."""
 
 
@@ -39,9 +39,9 @@ class AdditiveModel:
     """
 
     def __init__(self, problem: SearchProblem, curves: SensitivityCurves, exponent: float = 1.0) -> None:
-        self.problem, self.names = problem, problem.space.names
-        self.kinds = tuple(problem.limits)
-        self.limits = np.array([problem.limits[kind] for kind in self.kinds], dtype=np.float64)
+        self.names, self._onto = problem.space.names, problem.projection
+        self.kinds = [COST_KINDS.index(kind) for kind in problem.limits]
+        self.limits = self._onto.limits[self.kinds].astype(np.float64)
         tables = level_losses(problem, curves)
         self.count = np.array([len(tables[name][0]) for name in self.names])
         shape = (len(self.names), int(self.count.max()))
@@ -59,32 +59,31 @@ class AdditiveModel:
     def loss(self, choice: Choice) -> float:
         return float(self.losses[self._rows, choice].sum())
 
-    def spent(self, choice: Choice) -> NDArray[np.float64]:
+    def spent(self, choice: Choice) -> Floats:
         """`[limit]` exact costs as shares of their limits; above 1 is too much."""
-        costs = self.problem.costs.costs(self.allocation(choice))
-        return np.array([costs[kind] for kind in self.kinds], dtype=np.float64) / self.limits
+        return np.asarray(self._costs(choice).spent[self.kinds] / self.limits)
 
     def fits(self, choice: Choice) -> bool:
         return bool((self.spent(choice) <= 1.0).all())
 
-    def slopes(self, choice: Choice) -> NDArray[np.float64]:
+    def slopes(self, choice: Choice) -> Floats:
         """`[limit, group]` what one more structure costs at these widths, as shares of the limits."""
-        allocation = self.allocation(choice)
-        slopes = [self.problem.costs.slopes(allocation, kind) for kind in self.kinds]
-        return (
-            np.array([[each[name] for name in self.names] for each in slopes], dtype=np.float64) / self.limits[:, None]
-        )
+        slopes = self._costs(choice).slopes[self.kinds]
+        return np.asarray(slopes[:, self._onto.columns] / self.limits[:, None])
 
-    def cheapest(self, prices: NDArray[np.float64]) -> Choice:
+    def _costs(self, choice: Choice) -> CostsAt:
+        return self._onto.costs_at(self.widths[self._rows, choice])
+
+    def cheapest(self, prices: Floats) -> Choice:
         """Per group the level of least loss plus price times width; ties go to the narrower."""
         return np.asarray(np.argmin(self.losses + prices[:, None] * self.widths, axis=1))
 
-    def narrowings(self, choice: Choice, weights: NDArray[np.float64]) -> list[tuple[int, int]]:
+    def narrowings(self, choice: Choice, weights: Floats) -> list[tuple[int, int]]:
         """(group, narrower level), for each group that of least loss added per cost saved, the best group first."""
         rate = self._rates(choice, weights @ self.slopes(choice), np.arange(self.losses.shape[1]) < choice[:, None])
         return self._in_order(np.where(np.isnan(rate), np.inf, rate))
 
-    def widenings(self, choice: Choice, weights: NDArray[np.float64]) -> list[tuple[int, int]]:
+    def widenings(self, choice: Choice, weights: Floats) -> list[tuple[int, int]]:
         """(group, wider level), for each group that of most loss saved per cost, the best group first.
 
         Only those that save loss and whose linearised costs fit: costs are sums of products of widths, so what
@@ -98,13 +97,13 @@ class AdditiveModel:
         rate = self._rates(choice, weights @ slopes, open_)
         return self._in_order(np.where(rate > 0, -rate, np.inf))
 
-    def _rates(self, choice: Choice, prices: NDArray[np.float64], open_: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def _rates(self, choice: Choice, prices: Floats, open_: Bools) -> Floats:
         """`[group, level]` loss saved per cost of going to a level, NaN where it is not open."""
         saved = self.losses[self._rows, choice][:, None] - np.where(open_, self.losses, 0.0)
         cost = np.maximum(prices, 1e-15)[:, None] * (self.widths - self.widths[self._rows, choice][:, None])
         return np.asarray(np.divide(saved, cost, out=np.full(cost.shape, np.nan), where=open_))
 
-    def _in_order(self, score: NDArray[np.float64]) -> list[tuple[int, int]]:
+    def _in_order(self, score: Floats) -> list[tuple[int, int]]:
         """(group, its level of least score), by score; ties: the earlier group. Infinite ones are left out."""
         levels = score.argmin(axis=1)
         least = score[self._rows, levels]
@@ -123,7 +122,6 @@ def knapsack_allocation(
     Raises:
         BudgetInfeasible: even the narrowest allocation is above a limit.
     """
-    check_feasible(problem.space, problem.costs, problem.limits)
     model = AdditiveModel(problem, curves, exponent)
     weights = np.full(len(model.kinds), 1.0 / len(model.kinds))
     best, best_weights = _settle(model, weights), weights
@@ -136,7 +134,7 @@ def knapsack_allocation(
     return problem.project(model.allocation(_exchange(model, best, best_weights, exchanges)))
 
 
-def _settle(model: AdditiveModel, weights: NDArray[np.float64]) -> Choice:
+def _settle(model: AdditiveModel, weights: Floats) -> Choice:
     """The best choice that fits among those of a few rounds, each with costs linearised at the one before."""
     current = model.count - 1
     found: list[Choice] = []
@@ -149,7 +147,7 @@ def _settle(model: AdditiveModel, weights: NDArray[np.float64]) -> Choice:
     return min(found, key=model.loss)
 
 
-def _least_multiplier(model: AdditiveModel, slopes: NDArray[np.float64]) -> Choice:
+def _least_multiplier(model: AdditiveModel, slopes: Floats) -> Choice:
     """The choice under the least multiplier whose exact costs fit, or of the greatest tried."""
     low, high = -12.0, 12.0
     for _ in range(_BISECTIONS):
@@ -158,7 +156,7 @@ def _least_multiplier(model: AdditiveModel, slopes: NDArray[np.float64]) -> Choi
     return model.cheapest(10.0**high * slopes)
 
 
-def _repair(model: AdditiveModel, choice: Choice, weights: NDArray[np.float64]) -> Choice:
+def _repair(model: AdditiveModel, choice: Choice, weights: Floats) -> Choice:
     """`choice` narrowed where that adds the least loss per cost saved, until it fits."""
     choice = choice.copy()
     while not model.fits(choice):
@@ -167,14 +165,14 @@ def _repair(model: AdditiveModel, choice: Choice, weights: NDArray[np.float64]) 
     return choice
 
 
-def _fill(model: AdditiveModel, choice: Choice, weights: NDArray[np.float64], barred: int = -1) -> Choice:
+def _fill(model: AdditiveModel, choice: Choice, weights: Floats, barred: int = -1) -> Choice:
     """`choice` with all but the barred group widened, most loss saved per cost first, until nothing that helps fits."""
     while (wider := _widened(model, choice, weights, barred)) is not None:
         choice = wider
     return choice
 
 
-def _widened(model: AdditiveModel, choice: Choice, weights: NDArray[np.float64], barred: int) -> Choice | None:
+def _widened(model: AdditiveModel, choice: Choice, weights: Floats, barred: int) -> Choice | None:
     for group, level in model.widenings(choice, weights):
         wider = choice.copy()
         wider[group] = level
@@ -183,7 +181,7 @@ def _widened(model: AdditiveModel, choice: Choice, weights: NDArray[np.float64],
     return None
 
 
-def _exchange(model: AdditiveModel, choice: Choice, weights: NDArray[np.float64], most: int) -> Choice:
+def _exchange(model: AdditiveModel, choice: Choice, weights: Floats, most: int) -> Choice:
     """`choice` after narrowing one group and filling with others, repeated as long as the loss falls."""
     tries, improved = 0, True
     while improved and tries < most:

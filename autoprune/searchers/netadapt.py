@@ -29,9 +29,9 @@ import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Limits
-from autoprune.core.costs import CostsAround
+from autoprune.core.costs import within
 from autoprune.core.recipe import Recipe
-from autoprune.core.trial import Candidate, Score, Trial, value
+from autoprune.core.trial import Candidate, Trial, value
 from autoprune.searchers.base.iterative import IterativeSearcher, Round, RoundSpec
 from autoprune.searchers.base.searcher import SearchProblem
 
@@ -41,6 +41,11 @@ def expected_degradation(problem: SearchProblem, before: Mapping[str, int], afte
 
     By the mean over the sensitivity curves of each criterion, as if the groups did not matter to each other; without
     curves by the share of each group's importance that goes, and without that by the share of its width.
+
+    Args:
+        problem: with curves, scores, or neither.
+        before: group to width.
+        after: group to width; those that are no narrower count nothing.
     """
     changed = [name for name in problem.space.names if after[name] < before[name]]
     if not problem.curves:
@@ -116,7 +121,8 @@ class _NarrowingRound(Round):
     def rank(self, trial: Trial) -> float:
         """Returns the objective, or its rise from the parent's per saved cost; a fall counts more if more is saved."""
         assert trial.score is not None
-        problem, before = self.spec.problem, self._score_before()
+        problem, parent = self.spec.problem, self.spec.parent
+        before = problem.dense if parent is None else parent.score
         found = value(trial.score, problem.objective)
         if not self._by_ratio or before is None:
             return found
@@ -124,9 +130,6 @@ class _NarrowingRound(Round):
         costs = problem.costs.costs
         saved = saved_share(costs(self.spec.start), costs(trial.candidate.allocation), problem.limits)
         return rise / saved if rise > 0 else rise * saved
-
-    def _score_before(self) -> Score | None:
-        return self.spec.problem.dense if self.spec.parent is None else self.spec.parent.score
 
 
 def _first(allocations: Iterator[Allocation], count: int) -> list[Allocation]:
@@ -148,8 +151,8 @@ def narrowings(spec: RoundSpec) -> Iterator[Allocation]:
     if spec.is_reached:
         yield spec.start
         return
-    problem, around = spec.problem, CostsAround(spec.problem.costs, spec.start)
-    cuts = [_cut(problem, spec.start, name, around) for name in _shrinkable(problem)]
+    problem = spec.problem
+    cuts = [_cut(problem, spec.start, name) for name in _shrinkable(problem)]
     for cut in sorted(cuts, key=lambda cut: (not cut.alone, cut.rate)):
         if cut.alone:
             yield cut.after
@@ -176,28 +179,28 @@ def _shrinkable(problem: SearchProblem) -> list[str]:
     return [name for name in problem.space.names if bounds[name].lowest < bounds[name].ceiling]
 
 
-def _cut(problem: SearchProblem, before: Allocation, name: str, around: CostsAround) -> _Cut:
+def _cut(problem: SearchProblem, before: Allocation, name: str) -> _Cut:
     """Narrows a group to the widest width that keeps the limits, or the least that it may have for now."""
-    bounds = problem.space.bounds[name]
+    bounds, costs, limits = problem.space.bounds[name], problem.costs, problem.limits
     least = bounds.below((1 - MAX_LOSS) * before[name])
     levels = [level for level in bounds.levels() if level >= least]
     # Costs never fall as widths grow: the first that is above a limit ends those that are not.
-    fitting = bisect(levels, False, key=lambda level: not _keeps(around.at(name, level), problem.limits))
-    width = levels[max(fitting - 1, 0)]
-    after = Allocation({**before, name: width})
+    fitting = bisect(levels, False, key=lambda level: not within({**before, name: level}, costs, limits))
+    after = Allocation({**before, name: levels[max(fitting - 1, 0)]})
     rise = expected_degradation(problem, before, after)
-    saved = saved_share(around.costs, around.at(name, width), problem.limits)
+    saved = saved_share(costs.costs(before), costs.costs(after), limits)
     return _Cut(after, fitting > 0, round(rise / saved, 12))
-
-
-def _keeps(costs: Mapping[str, int], limits: Limits) -> bool:
-    return all(costs[kind] <= limit for kind, limit in limits.items())
 
 
 def saved_share(before: Mapping[str, int], after: Mapping[str, int], limits: Limits) -> float:
     """Returns by how much costs fell, as a share of what the limits ask for; above 0.
 
     The mean over the limits that are not kept before; 1 is just enough of each.
+
+    Args:
+        before: what each cost was.
+        after: what it is now.
+        limits: the most that is allowed of some of them.
     """
     shares = [
         (before[kind] - after[kind]) / (before[kind] - most) for kind, most in limits.items() if before[kind] > most

@@ -36,10 +36,10 @@ import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Limits
+from autoprune.core.costs import Floats
 from autoprune.core.trial import Trial
 from autoprune.searchers.auto import DRAWS, ELSEWHERE
 from autoprune.searchers.base.coordinates import Coordinates, Point, StopThresholds
-from autoprune.searchers.base.gaussian_process import Floats
 from autoprune.searchers.base.moves import drawn_widths, draws
 from autoprune.searchers.base.optuna_studies import breed
 from autoprune.searchers.base.searcher import SearchProblem

@@ -27,8 +27,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from autoprune.core.costs import Floats
 from autoprune.core.trial import Candidate, Trial
-from autoprune.searchers.base.coordinates import Coordinates, Floats, Point, StopThresholds, draw_settings
+from autoprune.searchers.base.coordinates import Coordinates, Point, StopThresholds, draw_settings
 from autoprune.searchers.base.moves import new_neighbour
 from autoprune.searchers.base.optuna_studies import Study, gp_sampler, tpe_sampler
 from autoprune.searchers.base.searcher import SearchProblem
@@ -95,7 +96,7 @@ class _SamplingSearcher(WarmStartedSearcher):
         problem, at = self._history.problem, self._coordinates.of(best.allocation, best.settings)
         for attempt in range(_ATTEMPTS):
             rng = np.random.default_rng([problem.seed, self._history.number, attempt])
-            found = self._coordinates.realised(problem, _cross(at, self._study.sample(rng), rng))
+            found = self._coordinates.realised(_cross(at, self._study.sample(rng), rng))
             if found not in self._history:
                 return found
         return None

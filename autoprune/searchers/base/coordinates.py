@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.settings import Choice, Dimension, Range
+from autoprune.core.costs import Floats
+from autoprune.core.settings import Choice, Dimension
 from autoprune.core.trial import Setting
 from autoprune.searchers.base.searcher import SearchProblem
 
@@ -41,7 +41,7 @@ Proposal = Allocation | Point
 
 
 def draw_settings(dimensions: Mapping[str, Dimension], rng: np.random.Generator) -> dict[str, Setting]:
-    """Every setting by itself, uniform among its values or on its scale."""
+    """Draws every setting by itself, uniform among its values or on its scale."""
     return {name: _drawn(dimension, rng) for name, dimension in dimensions.items()}
 
 
@@ -54,30 +54,29 @@ def _drawn(dimension: Dimension, rng: np.random.Generator) -> Setting:
 def move_settings(
     dimensions: Mapping[str, Dimension], settings: Settings, rng: np.random.Generator
 ) -> dict[str, Setting]:
-    """The settings with one of them, drawn at random, at another value: any other choice, a near one of a range."""
+    """Returns the settings with a random one of them at another value: any other choice, a near one of a range.
+
+    Args:
+        dimensions: one at least; each has more than one value.
+        settings: a value for each of them.
+        rng: of the draws.
+    """
     names = list(dimensions)
     name = names[int(rng.integers(len(names)))]
     return {**settings, name: _moved(dimensions[name], settings[name], rng)}
 
 
 def _moved(dimension: Dimension, value: Setting, rng: np.random.Generator) -> Setting:
-    if isinstance(dimension, Range):
-        return _strode(dimension, value, rng)
-    others = [each for each in dimension.values if each != value]
-    return others[int(rng.integers(len(others)))]
-
-
-def _strode(dimension: Range, value: Setting, rng: np.random.Generator) -> Setting:
-    """A near value of a range, mirrored at its ends; the old one if that came `_DRAWS` times."""
+    """Returns another choice, or a near value of a range (mirrored at its ends), the old one if that came too often."""
+    if isinstance(dimension, Choice):
+        others = [each for each in dimension.values if each != value]
+        return others[int(rng.integers(len(others)))]
     for _ in range(_DRAWS):
         position = abs(dimension.position(value) + STRIDE * rng.normal()) % 2.0
         found = dimension.at(2.0 - position if position > 1.0 else position)
         if found != value:
             return found
     return value
-
-
-Floats = NDArray[np.float64]
 
 
 class Coordinates:
@@ -91,39 +90,29 @@ class Coordinates:
     """
 
     def __init__(self, problem: SearchProblem) -> None:
-        self._groups, self._settings = problem.space.names, problem.space.settings
+        self._problem, self._groups, self._settings = problem, problem.space.names, problem.space.settings
         self.names = (*self._groups, *(f"settings/{name}" for name in self._settings))
         self.choices = {f"settings/{n}": len(d.values) for n, d in self._settings.items() if isinstance(d, Choice)}
-        narrowest, widest = problem.space.narrowest(), problem.space.widest()
-        self._low = np.array([narrowest[name] for name in self._groups], dtype=np.float64)
-        self._range = np.array([widest[name] for name in self._groups], dtype=np.float64) - self._low
+        self._low = problem.projection.lowest
+        self._range = problem.projection.ceiling - self._low
 
     def of(self, allocation: Allocation, settings: Settings | None = None) -> Floats:
-        """`[coordinate]`; without settings those of the groups alone."""
-        widths = np.array([allocation[name] for name in self._groups], dtype=np.float64)
-        positions = (widths - self._low) / np.maximum(self._range, 1.0)
+        """Returns the `[coordinate]` point; without settings the coordinates of the groups alone."""
+        positions = (self._problem.projection.vector(allocation) - self._low) / np.maximum(self._range, 1)
         if settings is None:
-            return positions
-        return np.append(positions, [self._position(n, settings[n]) for n in self._settings])
-
-    def _position(self, name: str, value: Setting) -> float:
-        dimension = self._settings[name]
-        return dimension.values.index(value) if isinstance(dimension, Choice) else dimension.position(value)
+            return np.asarray(positions)
+        return np.append(positions, [each.position(settings[name]) for name, each in self._settings.items()])
 
     def widths(self, point: Floats) -> dict[str, int]:
-        """The nearest whole widths; not yet in steps, nor within the limits."""
+        """Returns the nearest whole widths to a `[coordinate]` point; not yet in steps, nor within the limits."""
         positions = point[: len(self._groups)]
         return dict(zip(self._groups, np.rint(self._low + positions * self._range).astype(int).tolist(), strict=True))
 
     def settings(self, point: Floats) -> Mapping[str, Setting]:
-        """The settings at the coordinates behind those of the groups."""
+        """Returns the settings at a `[coordinate]` point, by the coordinates behind those of the groups."""
         positions = point[len(self._groups) :].tolist()
-        return {n: self._at(n, position) for n, position in zip(self._settings, positions, strict=True)}
+        return {name: self._settings[name].at(at) for name, at in zip(self._settings, positions, strict=True)}
 
-    def _at(self, name: str, position: float) -> Setting:
-        dimension = self._settings[name]
-        return dimension.values[int(position)] if isinstance(dimension, Choice) else dimension.at(position)
-
-    def realised(self, problem: SearchProblem, point: Floats) -> Point:
-        """What lies at a point, its widths moved inside the space and onto the limits."""
-        return Point(problem.project(self.widths(point)), self.settings(point))
+    def realised(self, point: Floats) -> Point:
+        """Returns what lies at a `[coordinate]` point, its widths moved inside the space and onto the limits."""
+        return Point(self._problem.project(self.widths(point)), self.settings(point))

@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.linalg.lapack import dpotrf, dtrtrs
 
-Floats = NDArray[np.float64]
+from autoprune.core.costs import Floats
+
 SPREADS = (0.3, 1.0)
 """Standard deviations of a slope around the common one, as shares of it."""
 ROUGHNESS = ((0.0, 1.0), *product((0.3, 1.0), (0.1, 0.3, 1.0)))
@@ -95,6 +96,11 @@ def matern52(ones: Points, others: Points, length: float) -> Floats:
     """Returns `[n, m]` Matérn 5/2 correlations of each group's width, their mean over the groups.
 
     A group has few different widths, so what two of them have to do with each other is computed once.
+
+    Args:
+        ones: `n` allocations.
+        others: `m` allocations.
+        length: the scale, in logarithms of width, over which values are alike.
     """
     total: Floats = np.zeros((len(ones.widths), len(others.widths)))
     for (rows, row_of), (columns, column_of) in zip(ones.unique, others.unique, strict=True):
@@ -170,37 +176,38 @@ class Posterior:
         noise: Floats,
         matern: Floats | None = None,
     ) -> Posterior:
-        """Conditions on trials with `[trial]` values and variances of noise, and perhaps known correlations."""
+        """Conditions on trials.
+
+        Args:
+            kernel: covariance of any two allocations.
+            common: `[group]` slopes before any trial.
+            points: the trials.
+            values: `[trial]` differences to the reference.
+            noise: `[trial]` variances.
+            matern: `[trial, trial]` correlations under the kernel's length scale, where they are known.
+        """
         root = _root(kernel.between(points, points, matern) + np.diag(noise))
         weights = cho_solve((root, True), values - points.slopes @ common)
         return cls(kernel, common, points, weights, root, noise)
 
-    def mean(self, points: Points) -> Floats:
-        """Returns `[n]` means."""
-        return self._mean(points, self.kernel.between(points, self.points))
-
-    def deviation(self, points: Points) -> Floats:
-        """Returns `[n]` standard deviations."""
-        return self._deviation(points, self.kernel.between(points, self.points))
+    def moments(self, points: Points) -> tuple[Floats, Floats]:
+        """Returns `[n]` means and `[n]` standard deviations."""
+        cross = self.kernel.between(points, self.points)
+        whitened = solve_triangular(self.root, cross.T, lower=True, check_finite=False)
+        deviations = np.sqrt(np.maximum(self.kernel.variance(points) - (whitened**2).sum(axis=0), 0.0))
+        return np.asarray(points.slopes @ self.common + cross @ self.weights), np.asarray(deviations)
 
     def lower_bound(self, points: Points, deviations: float) -> Floats:
         """Returns `[n]` values so many standard deviations below the means."""
-        cross = self.kernel.between(points, self.points)
-        return self._mean(points, cross) - deviations * self._deviation(points, cross)
-
-    def _mean(self, points: Points, cross: Floats) -> Floats:
-        return np.asarray(points.slopes @ self.common + cross @ self.weights)
-
-    def _deviation(self, points: Points, cross: Floats) -> Floats:
-        whitened = solve_triangular(self.root, cross.T, lower=True, check_finite=False)
-        return np.asarray(np.sqrt(np.maximum(self.kernel.variance(points) - (whitened**2).sum(axis=0), 0.0)))
+        mean, deviation = self.moments(points)
+        return mean - deviations * deviation
 
     def believing(self, points: Points) -> Posterior:
         """Conditions on trials at these points that came out at their means, which lowers the deviations around them.
 
         Source: the kriging believer of Ginsbourger, Le Riche and Carraro 2010.
         """
-        values = np.append(self.mean(self.points), self.mean(points))
+        values = np.append(self.moments(self.points)[0], self.moments(points)[0])
         # What it expects at its own points is smoothed; the values that were told are restored from the weights.
         values[: len(self.weights)] += self.noise * self.weights
         noise = np.append(self.noise, np.full(len(points.widths), self.noise.min()))

@@ -9,8 +9,9 @@ from typing import TypeVar
 import numpy as np
 
 from autoprune.core.allocation import Allocation
+from autoprune.core.costs import Floats
 from autoprune.core.trial import Candidate, Score, Stopped, Trial, value
-from autoprune.searchers.base.coordinates import Floats, Point, Proposal, Settings, StopThresholds
+from autoprune.searchers.base.coordinates import Point, Proposal, Settings, StopThresholds
 from autoprune.searchers.base.searcher import SearchProblem
 
 DOUBT = 1.0

@@ -71,12 +71,8 @@ class RoundBudget:
     def _trained(self, limits: Limits) -> int:
         """Returns the multiply-adds that a trained candidate within the limits takes at most."""
         costs = self.history.problem.costs
-        macs, dense = costs.max_macs(limits), costs.max_macs({})
-        # Towards being pruned a network is trained in its dense shape.
-        admm, finetune = self.recipe.admm, self.recipe.finetune
-        drawn = 0 if admm is None else admm.work(dense, dense)
-        tuned = 0 if finetune is None else finetune.work(macs, dense)
-        return self._evaluation_work(limits) + drawn + tuned
+        training = replace(self.recipe, recalibrate=0, reconstruct=0)
+        return self._evaluation_work(limits) + training.work(costs.max_macs(limits), costs.max_macs({}))
 
     def _evaluation_work(self, limits: Limits) -> int:
         """Multiply-adds that a candidate within the limits takes at most under the problem's recipe."""
@@ -214,6 +210,8 @@ class IterativeSearcher(ABC):
     works_in_rounds: ClassVar[bool] = True
     fills_budget: ClassVar[bool] = True
     is_random: ClassVar[bool]
+    remarks: tuple[str, ...] = ()
+    failure: str | None = None
     count: ClassVar[int]
     probed: ClassVar[bool]
 
@@ -223,8 +221,7 @@ class IterativeSearcher(ABC):
         self._recipe = self._training_recipe(problem.recipe)
         self._compute_budget = RoundBudget(self._history, self._recipe, self.probed)
         self._plan = self._affordable_plan()
-        self._remarks = self._fewer_rounds() + self._fewer_candidates(self._compute_budget.share(self._plan))
-        self._failure: str | None = None
+        self.remarks = self._fewer_rounds() + self._fewer_candidates(self._compute_budget.share(self._plan))
         self._parent: Trial | None = None
         self._begun = 0
         self._round: Round | None = self._begin()
@@ -254,14 +251,6 @@ class IterativeSearcher(ABC):
         if self._round is None:
             return frozenset()
         return frozenset(trial.number for trial in (self._parent, self._round.best) if trial is not None)
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        return self._remarks
-
-    @property
-    def failure(self) -> str | None:
-        return self._failure
 
     @abstractmethod
     def _training_recipe(self, recipe: Recipe) -> Recipe:
@@ -327,7 +316,7 @@ class IterativeSearcher(ABC):
     def _after(self, done: Round) -> Round | None:
         """Begins the round after this one; returns None if that was the last, or leaves nothing to go on from."""
         if done.best is None:
-            self._failure = done.why_failed()
+            self.failure = done.why_failed()
             return None
         self._parent = done.best
         return self._begin() if self._begun < len(self._plan) else None

@@ -15,9 +15,9 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from autoprune.core.costs import Floats
+
 KEPT = 60
 """So many trials with values a study goes on with, the best and the newest, as a sampler's time grows with them."""
 _BEST = 25

@@ -28,9 +28,15 @@ class SequentialSearcher(ABC):
     is_random: ClassVar[bool] = True
     works_in_rounds: ClassVar[bool] = False
     fills_budget: ClassVar[bool] = True
+    parents: frozenset[int] = frozenset()
+    remarks: tuple[str, ...] = ()
+    failure: str | None = None
 
     def __init__(self, problem: SearchProblem) -> None:
         self._history = History(problem)
+        if problem.rounds is not None:
+            unused = "search.rounds is not used: this searcher does not work in rounds, as netadapt and autocompress do"
+            self.remarks = (unused,)
 
     @abstractmethod
     def _next(self) -> Proposal | None:
@@ -44,20 +50,6 @@ class SequentialSearcher(ABC):
 
     def tell(self, trial: Trial) -> None:
         self._history.tell(trial)
-
-    @property
-    def parents(self) -> frozenset[int]:
-        return frozenset()
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        if self._history.problem.rounds is None:
-            return ()
-        return ("search.rounds is not used: this searcher does not work in rounds, as netadapt and autocompress do",)
-
-    @property
-    def failure(self) -> str | None:
-        return None
 
 
 class FixedListSearcher(SequentialSearcher):

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.costs import Ints
+from autoprune.core.costs import Floats, Ints
 from autoprune.core.trial import Trial
 from autoprune.searchers.base.coordinates import Settings
-from autoprune.searchers.base.gaussian_process import CorrelationCache, Floats, Points, fit
+from autoprune.searchers.base.gaussian_process import CorrelationCache, Points, fit
 from autoprune.searchers.base.history import Estimate, History
 from autoprune.searchers.base.moves import REACH, mutants
 from autoprune.searchers.base.searcher import SearchProblem
