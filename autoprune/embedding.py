@@ -20,7 +20,7 @@ from autoprune.config import load_experiment
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Budget
 from autoprune.core.costs import CostTable
-from autoprune.core.projection import project
+from autoprune.core.projection import Projection
 from autoprune.core.space import SearchSpace, build_space
 from autoprune.errors import UserError
 from autoprune.graph.groups import find_groups
@@ -92,7 +92,7 @@ class NetworkSpace:
             if name in shares:
                 widths[group.name] = max(round(float(shares[name]) * group.width), 0)
         limits = Budget.of(budget).resolve(self.costs.dense(), self.costs.effective)
-        return project(widths, self.groups, self.costs, limits)
+        return Projection.onto(self.groups, self.costs, limits).project(widths)
 
     def apply(self, model: nn.Module, allocation: Mapping[str, int]) -> nn.Module:
         """Returns a smaller network: `model`, which is not changed, with each group at its kept width.

@@ -132,7 +132,7 @@ class Experiment(Section):
             UserError: there is none.
         """
         self.require_budget()
-        return Budget.parse(self.budget or "")
+        return Budget.of(self.budget or "")
 
     def tracking_uri(self) -> str | None:
         """Returns where to track, or None to leave it to MLflow (`MLFLOW_TRACKING_URI`, else its default).

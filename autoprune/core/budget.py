@@ -48,32 +48,27 @@ class Budget:
     limits: tuple[Limit, ...]
 
     @classmethod
-    def parse(cls, text: str) -> Budget:
-        """Returns the budget written as `flops=0.5`, `flops=20M` or `flops=0.5,params=0.6`.
+    def of(cls, value: str | Budget | Mapping[str, float | str]) -> Budget:
+        """Returns the budget written as `flops=0.5`, `flops=20M` or `flops=0.5,params=0.6`, or as `{"flops": 0.5}`.
+
+        A budget is returned as it is.
 
         Raises:
             BudgetError: what is written is no budget; the message says which part and what was expected.
         """
-        parts = [part.strip() for part in text.split(",") if part.strip()]
+        if isinstance(value, Budget):
+            return value
+        if isinstance(value, str):
+            parts = [part.strip() for part in value.split(",") if part.strip()]
+        else:
+            parts = [f"{kind}={limit}" for kind, limit in value.items()]
         if not parts:
             raise BudgetError(f"the budget is empty; expected {_EXAMPLE}")
         limits = [_parse_limit(part) for part in parts]
         kinds = [limit.kind for limit in limits]
         twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
         if twice:
-            raise BudgetError(f"budget {text!r} limits {', '.join(twice)} twice; give each cost once")
-        return cls(tuple(limits))
-
-    @classmethod
-    def of(cls, value: str | Budget | Mapping[str, float | str]) -> Budget:
-        """Returns a budget from text or from `{"flops": 0.5}`; a budget as it is."""
-        if isinstance(value, Budget):
-            return value
-        if isinstance(value, str):
-            return cls.parse(value)
-        if not value:
-            raise BudgetError(f"the budget is empty; expected {_EXAMPLE}")
-        limits = [_parse_limit(f"{kind}={limit}") for kind, limit in value.items()]
+            raise BudgetError(f"budget {value!r} limits {', '.join(twice)} twice; give each cost once")
         return cls(tuple(limits))
 
     def __str__(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import operator
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
@@ -26,7 +27,12 @@ Fault = tuple[tuple[str | int, ...], str]
 """The keys to a value, and what is wrong with it."""
 
 BOUNDS: Mapping[str, str] = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-"""Attribute of a bound in `annotated_types` (and in pydantic's errors) to how it is said."""
+"""Name of a bound in `annotated_types`, in pydantic's errors and in `operator` to how it is said."""
+
+
+def set_fields(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the fields of a dataclass that are neither None nor empty; for `asdict`."""
+    return {name: value for name, value in items if value not in (None, ())}
 
 
 class FieldError(UserError):
@@ -87,9 +93,9 @@ def fault(declared: Any, value: object) -> str:
     wanted, expected = _NUMBERS_AND_TRUTHS.get(kind, (object, ""))
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind in (int, float)):
         return f"should be {expected} but is {value!r}"
-    if all(_holds(bound, value) for bound in bounds):
+    if all(getattr(operator, name)(value, limit) for name, limit in bounds):
         return ""
-    return f"should be {' and '.join(map(_said_of, bounds))} but is {value!r}"
+    return f"should be {' and '.join(bound_in_words(*bound) for bound in bounds)} but is {value!r}"
 
 
 _NUMBERS_AND_TRUTHS: Mapping[Any, tuple[type, str]] = {
@@ -110,30 +116,12 @@ def is_whole(declared: Any) -> bool:
     return _plain(declared)[0] is int
 
 
-def _plain(declared: Any) -> tuple[Any, list[Any]]:
-    """Returns a declared type without its bounds, and these."""
-    kind, *bounds = get_args(declared) if get_origin(declared) is Annotated else (declared,)
-    return kind, [bound for bound in bounds if isinstance(bound, Ge | Gt | Le | Lt)]
-
-
-def _said_of(bound: Any) -> str:
-    """Returns a bound in words: "at least 1", "below 1", "finite"."""
-    name = next(name for name in BOUNDS if hasattr(bound, name))
-    return bound_in_words(name, getattr(bound, name))
+def _plain(declared: Any) -> tuple[Any, list[tuple[str, Any]]]:
+    """Returns a declared type without its bounds, and the name ("ge") and number of each of these."""
+    kind, *marks = get_args(declared) if get_origin(declared) is Annotated else (declared,)
+    return kind, [(name, getattr(mark, name)) for mark in marks for name in BOUNDS if hasattr(mark, name)]
 
 
 def bound_in_words(name: str, value: Any) -> str:
-    """Returns a bound that pydantic or `annotated_types` calls "ge", "gt", "le" or "lt" in words."""
+    """Returns "at least 1", "below 1" or "finite" for a bound called "ge", "gt", "le" or "lt"."""
     return "finite" if value == math.inf else f"{BOUNDS[name]} {int(value) if value == int(value) else value}"
-
-
-def _holds(bound: Any, value: Any) -> bool:
-    match bound:
-        case Ge():
-            return bool(value >= bound.ge)
-        case Gt():
-            return bool(value > bound.gt)
-        case Le():
-            return bool(value <= bound.le)
-        case _:
-            return bool(value < bound.lt)

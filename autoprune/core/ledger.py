@@ -22,7 +22,7 @@ VERSION = 1
 NAME = "ledger.jsonl"
 
 
-class Ledger:
+class Ledger(contextlib.AbstractContextManager["Ledger"]):
     """A file of JSON objects, one a line, each with `event` and `time`; written by one process at a time.
 
     A record counts once it is flushed and synced to disk. A last line torn by a crash is dropped when the file is
@@ -97,9 +97,6 @@ class Ledger:
     def close(self) -> None:
         self._file.close()
         self._lock.release()
-
-    def __enter__(self) -> Ledger:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

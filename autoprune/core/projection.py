@@ -20,6 +20,11 @@ from autoprune.errors import BudgetInfeasible
 def check_feasible(space: SearchSpace, costs: CostTable, limits: Limits) -> None:
     """Checks that the narrowest allocation of the space keeps every limit.
 
+    Args:
+        space: names all groups that may be pruned.
+        costs: of the network.
+        limits: the most that is allowed of some costs.
+
     Raises:
         BudgetInfeasible: it does not; the message holds the least reachable values.
     """
@@ -32,24 +37,6 @@ def check_feasible(space: SearchSpace, costs: CostTable, limits: Limits) -> None
     ]
     if missed:
         raise BudgetInfeasible("; ".join(missed) + f"; raise the budget or allow narrower groups in {space.source}")
-
-
-def project(allocation: Mapping[str, int], space: SearchSpace, costs: CostTable, limits: Limits) -> Allocation:
-    """Returns the allocation moved inside the space and onto the limits; see `Projection.project`.
-
-    Raises:
-        BudgetInfeasible: even the narrowest allocation is above a limit.
-    """
-    return Projection.onto(space, costs, limits).project(allocation)
-
-
-def repair(allocation: Mapping[str, int], space: SearchSpace, costs: CostTable, limits: Limits) -> Allocation:
-    """Returns the allocation moved inside the space and under the limits; see `Projection.repair`.
-
-    Raises:
-        BudgetInfeasible: even the narrowest allocation is above a limit.
-    """
-    return Projection.onto(space, costs, limits).repair(allocation)
 
 
 @dataclass(frozen=True)
@@ -75,6 +62,11 @@ class Projection:
     @classmethod
     def onto(cls, space: SearchSpace, costs: CostTable, limits: Limits) -> Projection:
         """Returns the projection onto these limits.
+
+        Args:
+            space: names all groups that may be pruned.
+            costs: of the network.
+            limits: the most that is allowed of some costs.
 
         Raises:
             BudgetInfeasible: even the narrowest allocation is above a limit.
@@ -146,7 +138,7 @@ class Projection:
         return np.asarray(np.minimum(np.maximum(widths, self.lowest), self.ceiling))
 
     def below(self, widths: Floats | Ints) -> Ints:
-        """Returns the widest allowed widths at or below these, as `Bounds.below`."""
+        """Returns the widest allowed widths at or below `[…, group]` ones, as `Bounds.below`."""
         whole = widths if widths.dtype == np.int64 else np.floor(widths + 1e-9).astype(np.int64)
         snapped = np.maximum(whole if self._single else whole // self.step * self.step, self.lowest)
         return np.where(whole >= self.ceiling, self.ceiling, snapped)
@@ -243,7 +235,7 @@ def _fill_steps(start: Ints, wanted: Ints, free: Bools, costs: CostsAt, grid: Pr
     slack = grid.slack(costs)
     while waiting:
         _, key, i = heapq.heappop(waiting)
-        by = _step_up(widths[i], step[i], ceiling[i]) - widths[i]
+        by = min((widths[i] // step[i] + 1) * step[i], ceiling[i]) - widths[i]
         if by and slack.holds(i, by):
             widths[i] += by
             slack.widen(i, by)
@@ -254,10 +246,6 @@ def _fill_steps(start: Ints, wanted: Ints, free: Bools, costs: CostsAt, grid: Pr
 def _fullness(width: int, target: int) -> float:
     """Returns how far a group is on the way to what was proposed; one that was to go whole is there already."""
     return width / target if target else 1.0 + width
-
-
-def _step_up(width: int, step: int, ceiling: int) -> int:
-    return min((width // step + 1) * step, ceiling)
 
 
 @dataclass(frozen=True)
@@ -309,7 +297,14 @@ class Slack:
 
     @classmethod
     def beside(cls, costs: CostsAt, curvature: CostCurvature, limits: Ints, columns: Ints) -> Slack:
-        """Returns what `[cost]` limits leave beside these costs, for the groups at these columns of it."""
+        """Returns what limits leave beside the costs of one allocation.
+
+        Args:
+            costs: at its widths.
+            curvature: of the same groups.
+            limits: `[cost]`.
+            columns: `[group]` indices of the groups in the cost table.
+        """
         left = [int(limits[kind] - costs.spent[kind]) for kind in curvature.kinds]
         return cls(curvature, left, [costs.slopes[kind, columns].tolist() for kind in curvature.kinds])
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self
 
-from autoprune.core.fields import Above0, AtLeast0, BelowOne, Checked, Fault, Positive, UpToOne, Whole
+from autoprune.core.fields import Above0, AtLeast0, BelowOne, Checked, Fault, Positive, UpToOne, Whole, set_fields
 
 FORWARDS_PER_STEP = 3
 """Forward passes that one sample in a training step is worth."""
@@ -82,7 +82,7 @@ class Training(Checked):
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields that are set."""
-        return {name: value for name, value in asdict(self).items() if value not in (None, ())}
+        return asdict(self, dict_factory=set_fields)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

@@ -79,10 +79,6 @@ class SensitivityCurves:
         worse = np.maximum(worse, 0.0)
         return Curve(widths, np.maximum.accumulate(worse[::-1])[::-1])
 
-    def at(self, group: str, width: int, objective: Objective = "loss") -> float:
-        """Returns the degradation at any width; see `Curve.at`."""
-        return float(self.curve(group, objective).at(width))
-
     def to_json(self) -> dict[str, Any]:
         work = {"work": self.work, "naive_work": self.naive_work}
         return {
@@ -171,7 +167,10 @@ def choose_curves(
     Of several those on the most samples; of equals the last.
 
     Args:
+        found: the curves in a file.
+        wanted: the fingerprint of what would be measured; samples and seed may be others.
         groups: what they have to have curves of.
+        source: the file, for messages.
 
     Raises:
         UserError: none were, or they lack a group.
@@ -199,11 +198,11 @@ def differing(found: Fingerprint, wanted: Fingerprint) -> list[str]:
     return [key for key in wanted if key not in _FREE and found.get(key) != wanted[key]]
 
 
-def of_network(found: Sequence[SensitivityCurves], wanted: Fingerprint) -> tuple[SensitivityCurves, ...]:
+def curves_of_network(found: Sequence[SensitivityCurves], wanted: Fingerprint) -> tuple[SensitivityCurves, ...]:
     """Returns the curves that were measured on the same network and data."""
     return tuple(curves for curves in found if all(curves.fingerprint.get(key) == wanted.get(key) for key in NETWORK))
 
 
-def beside(found: Sequence[SensitivityCurves], new: SensitivityCurves) -> tuple[SensitivityCurves, ...]:
+def add_curves(found: Sequence[SensitivityCurves], new: SensitivityCurves) -> tuple[SensitivityCurves, ...]:
     """Returns the curves with new ones at the end, which take the place of any measured in the same way."""
     return (*(curves for curves in found if curves.fingerprint != new.fingerprint), new)

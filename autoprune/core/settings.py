@@ -206,11 +206,11 @@ def with_own(dimensions: Mapping[str, Dimension], own: Mapping[str, Setting | No
     return {name: replace(dimension, own=own.get(name)) for name, dimension in dimensions.items()}
 
 
-def written(settings: Mapping[str, Setting]) -> str:
+def format_settings(settings: Mapping[str, Setting]) -> str:
     """Returns settings as text: `criterion=l2 finetune.rate=0.03`."""
-    return " ".join(f"{name}={text_of(value)}" for name, value in settings.items())
+    return " ".join(f"{name}={format_setting(value)}" for name, value in settings.items())
 
 
-def text_of(value: Setting) -> str:
+def format_setting(value: Setting) -> str:
     """Returns a value as it is written in an experiment."""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -7,16 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.fields import Checked, Fault, Positive, UpToOne
 from autoprune.core.settings import Dimension, criterion_pattern
 from autoprune.errors import ConfigError, UserError, did_you_mean
-
-if TYPE_CHECKING:  # rules are read without numpy, so that a fault in them answers at once
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -83,10 +79,6 @@ class Bounds:
         if width >= self.ceiling:
             return self.ceiling
         return max(math.floor(width + 1e-9) // self.step * self.step, self.lowest)
-
-    def after(self, width: int) -> int:
-        """Returns the next wider width allowed, or the ceiling."""
-        return min((width // self.step + 1) * self.step, self.ceiling)
 
 
 @dataclass(frozen=True)
@@ -178,18 +170,10 @@ class SearchSpace:
             for name, width in allocation.items()
         )
 
-    def round_down(self, widths: NDArray[np.float64]) -> Allocation:
-        """Returns the allowed widths at or below `[group]` real-valued ones."""
-        return Allocation({name: self.bounds[name].below(float(w)) for name, w in zip(self.names, widths, strict=True)})
-
     def narrowed(self, ceilings: Mapping[str, int]) -> SearchSpace:
         """Returns the same space with no group wider than its ceiling, a width that the space allows."""
         bounds = {name: replace(self.bounds[name], ceiling=ceilings[name]) for name in self.names}
         return replace(self, bounds=bounds)
-
-    def size(self) -> int:
-        """Returns how many allocations there are, budget apart."""
-        return math.prod(len(self.bounds[name].levels()) for name in self.names)
 
 
 def build_space(rules: SpaceRules, groups: Sequence[Group]) -> SearchSpace:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from autoprune.core.allocation import Allocation
+from autoprune.core.fields import set_fields
 from autoprune.core.recipe import Recipe
 
 Role = Literal["final", "intermediate", "finalist"]
@@ -91,10 +92,7 @@ class Score:
 
     def to_json(self) -> dict[str, Any]:
         """Returns what was measured."""
-        data: dict[str, Any] = {"loss": self.loss, "accuracy": self.accuracy, "samples": self.samples}
-        if self.kl is not None:
-            data["kl"] = self.kl
-        return {**data, "rungs": [rung.to_json() for rung in self.rungs]} if self.rungs else data
+        return asdict(self, dict_factory=set_fields)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Score:
@@ -112,13 +110,6 @@ class Stopped:
 
     score: Score
 
-    def to_json(self) -> dict[str, Any]:
-        return self.score.to_json()
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Stopped:
-        return cls(Score.from_json(data))
-
 
 @dataclass(frozen=True)
 class Failure:
@@ -127,26 +118,15 @@ class Failure:
     kind: FailureKind
     reason: str
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Failure:
-        return cls(**data)
-
 
 Outcome = Score | Stopped | Failure
-_OUTCOMES: Mapping[str, type[Score] | type[Stopped] | type[Failure]] = {
-    "score": Score,
-    "stopped": Stopped,
-    "failure": Failure,
-}
 
 
 def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
     """Returns the outcome under the name of its kind: `{"score": {…}}`."""
-    name = next(name for name, kind in _OUTCOMES.items() if isinstance(outcome, kind))
-    return {name: outcome.to_json()}
+    if isinstance(outcome, Failure):
+        return {"failure": asdict(outcome)}
+    return {"score": outcome.to_json()} if isinstance(outcome, Score) else {"stopped": outcome.score.to_json()}
 
 
 def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
@@ -155,10 +135,13 @@ def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
     Raises:
         KeyError: there is none.
     """
-    for name, kind in _OUTCOMES.items():
-        if name in data:
-            return kind.from_json(data[name])
-    raise KeyError(f"one of {', '.join(_OUTCOMES)}")
+    if "score" in data:
+        return Score.from_json(data["score"])
+    if "stopped" in data:
+        return Stopped(Score.from_json(data["stopped"]))
+    if "failure" in data:
+        return Failure(**data["failure"])
+    raise KeyError("one of score, stopped, failure")
 
 
 @dataclass(frozen=True)
@@ -233,7 +216,13 @@ def value(score: Score, objective: Objective) -> float:
 
 
 def ranked(trials: Sequence[Trial], objective: Objective, role: Role = "final") -> list[Trial]:
-    """Returns the trials of one role that have a score, best first; of equal ones the earlier."""
+    """Returns the trials of one role that have a score, best first; of equal ones the earlier.
+
+    Args:
+        trials: in any order.
+        objective: by which they are ranked.
+        role: of the candidates.
+    """
     scored = [(value(t.score, objective), t.number, t) for t in trials if t.score and t.candidate.role == role]
     return [trial for _, _, trial in sorted(scored, key=lambda item: item[:2])]
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from autoprune.core.budget import EFFECTIVE_KINDS
 from autoprune.core.ledger import History
-from autoprune.core.settings import text_of
+from autoprune.core.settings import format_setting
 from autoprune.core.trial import Score, Setting, Trial
 from autoprune.files import csv_text
 from autoprune.reporting.terminal import text_table
@@ -74,7 +74,7 @@ def results_csv(results: Sequence[Result]) -> str:
         rows.append([result.name, result.number, result.validation.accuracy, result.validation.loss, test])
         rows[-1] += [result.costs[kind] for kind in kinds]
         rows[-1] += [result.latency_ms, result.steps]
-        rows[-1] += [text_of(result.settings.get(name, "")) for name in searched]
+        rows[-1] += [format_setting(result.settings.get(name, "")) for name in searched]
     return csv_text([*headings, *(f"settings.{name}" for name in searched)], rows)
 
 
@@ -104,7 +104,7 @@ def results_cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]
         ("latency", [f"{r.latency_ms:.2f} ms" for r in results]),
         ("test accuracy", [percent(r.test.accuracy if r.test else None) for r in results]),
         ("trained for", [f"{r.steps:,} steps" if trained else "" for r in results]),
-        ("settings", ["\n".join(f"{name}={text_of(v)}" for name, v in r.settings.items()) for r in results]),
+        ("settings", ["\n".join(f"{name}={format_setting(v)}" for name, v in r.settings.items()) for r in results]),
     ]
     shown = [(heading, cells) for heading, cells in columns if any(cells)]
     return [heading for heading, _ in shown], [list(row) for row in zip(*(cells for _, cells in shown), strict=True)]

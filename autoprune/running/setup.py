@@ -15,7 +15,7 @@ from autoprune.config import Experiment
 from autoprune.core.budget import Limits
 from autoprune.core.projection import check_feasible
 from autoprune.core.recipe import TrainingPlan
-from autoprune.core.settings import CRITERION, Choice, criterion_pattern, defaults, with_own, written
+from autoprune.core.settings import CRITERION, Choice, criterion_pattern, defaults, format_settings, with_own
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Setting
 from autoprune.errors import ConfigError, TaskError, UserError
@@ -72,7 +72,7 @@ def unsearched_settings(space: SearchSpace, searcher: str) -> str | None:
     handling = [name for name in registry.SEARCHERS if registry.resolve("searcher", name).handles_settings]
     return (
         f"searcher {searcher!r} searches widths alone; the settings of {space.source} stay as they are: "
-        f"{written(defaults(space.settings))} (settings are searched by {', '.join(handling)})"
+        f"{format_settings(defaults(space.settings))} (settings are searched by {', '.join(handling)})"
     )
 
 

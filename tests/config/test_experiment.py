@@ -43,7 +43,7 @@ def test_rules_recipe_and_budget_are_values_of_the_core():
         source="the space of the experiment",
     )
     assert experiment.recipe() == Recipe(7, False)
-    assert experiment.budget_value() == Budget.parse("flops=0.5,params=200k")
+    assert experiment.budget_value() == Budget.of("flops=0.5,params=200k")
 
 
 @pytest.mark.parametrize(("text", "samples"), [("false", 0), ("true", 512), ("0", 0), ("1000", 1000)])
@@ -60,7 +60,7 @@ def test_another_reconstruction_is_refused(text):
 
 
 def test_a_budget_may_be_given_as_a_budget():
-    assert load_experiment(overrides={"budget": Budget.parse("flops=0.5")}).budget == "flops=0.5"
+    assert load_experiment(overrides={"budget": Budget.of("flops=0.5")}).budget == "flops=0.5"
 
 
 def test_a_command_that_needs_a_budget_says_how_to_give_it():

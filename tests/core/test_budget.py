@@ -28,9 +28,9 @@ DENSE = {"flops": 10_000, "params": 1000, "size": 4000}
 def test_budgets_are_read_into_whole_numbers(text, limits):
     if limits is None:
         with pytest.raises(BudgetError, match="add a unit"):
-            Budget.parse(text)
+            Budget.of(text)
     else:
-        assert Budget.parse(text).resolve(DENSE) == limits
+        assert Budget.of(text).resolve(DENSE) == limits
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_budgets_are_read_into_whole_numbers(text, limits):
 )
 def test_what_is_no_budget_is_explained(text, message):
     with pytest.raises(BudgetError, match=message):
-        Budget.parse(text)
+        Budget.of(text)
 
 
 def test_a_budget_may_be_a_mapping_or_a_budget():
@@ -80,10 +80,10 @@ def test_a_mapping_that_is_no_budget_is_refused(value):
 
 def test_a_budget_written_as_text_reads_back():
     for text in ("flops=0.5", "flops=20M,params=0.6", "size=3.5 MB"):
-        assert Budget.parse(str(Budget.parse(text))) == Budget.parse(text)
+        assert Budget.of(str(Budget.of(text))) == Budget.of(text)
 
 
 def test_a_size_is_refused_where_weights_are_only_set_to_zero():
-    assert Budget.parse("flops=0.5,params=0.5").resolve(DENSE, effective=True) == {"flops": 5000, "params": 500}
+    assert Budget.of("flops=0.5,params=0.5").resolve(DENSE, effective=True) == {"flops": 5000, "params": 500}
     with pytest.raises(BudgetError, match=r"size=1kB cannot be met by setting weights to zero.*limit flops or params"):
-        Budget.parse("flops=0.5,size=1kB").resolve(DENSE, effective=True)
+        Budget.of("flops=0.5,size=1kB").resolve(DENSE, effective=True)

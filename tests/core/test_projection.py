@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import COST_KINDS
 from autoprune.core.costs import CostTable, CostTerm, Count, within
-from autoprune.core.projection import CostCurvature, Projection, Slack, check_feasible, project, repair
+from autoprune.core.projection import CostCurvature, Projection, Slack, check_feasible
 from autoprune.core.space import Bounds
 from autoprune.errors import BudgetInfeasible
 from tests.core.networks import drawn_widths, networks, slow_costs, space_of, tables
@@ -20,6 +20,10 @@ from tests.core.networks import drawn_widths, networks, slow_costs, space_of, ta
 
 def feasible(network):
     return within(network.space.narrowest(), network.costs, network.limits)
+
+
+def project(allocation, space, costs, limits):
+    return Projection.onto(space, costs, limits).project(allocation)
 
 
 def projected(network, proposal=None):
@@ -53,7 +57,7 @@ def test_no_single_step_of_a_projection_still_fits(network):
 
 
 def repaired(network, proposal=None):
-    return repair(proposal or network.proposal, network.space, network.costs, network.limits)
+    return Projection.onto(network.space, network.costs, network.limits).repair(proposal or network.proposal)
 
 
 @given(networks())

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from autoprune.core.sensitivity import (
     Curve,
     SensitivityCurves,
-    beside,
+    add_curves,
     choose_curves,
     curves_from_json,
+    curves_of_network,
     curves_to_json,
-    of_network,
     sweep_grid,
 )
 from autoprune.core.space import Bounds
@@ -48,7 +48,7 @@ def test_degradation_of_the_accuracy_worked_by_hand():
 
 
 def test_degradation_is_linear_between_levels() -> None:
-    values = [curves().at("a", width) for width in (2, 5, 9, 10)]
+    values = [curves().curve("a").at(width) for width in (2, 5, 9, 10)]
     np.testing.assert_allclose(values, [0.7, 0.4, 0.05, 0.0])
 
 
@@ -60,7 +60,7 @@ def test_below_the_narrowest_level_a_curve_goes_on_with_its_last_slope() -> None
 
 
 def test_noise_that_flattens_the_last_segment_makes_nothing_below_it_free() -> None:
-    assert curves().at("a", 1) == pytest.approx(0.7 + 0.7 / 8)
+    assert curves().curve("a").at(1) == pytest.approx(0.7 + 0.7 / 8)
 
 
 @given(
@@ -70,14 +70,14 @@ def test_noise_that_flattens_the_last_segment_makes_nothing_below_it_free() -> N
 def test_a_narrower_width_is_never_better(points: list[tuple[int, float]], width: int) -> None:
     levels = {kept: Score(loss, 0.5, 10) for kept, loss in points}
     swept = SensitivityCurves(Score(1.0, 0.8, 10), {"a": levels}, {"a": 65})
-    assert swept.at("a", width) >= swept.at("a", width + 1) >= 0.0
-    if swept.at("a", 64) > 0:
-        assert swept.at("a", 0) > swept.at("a", min(levels))
+    assert swept.curve("a").at(width) >= swept.curve("a").at(width + 1) >= 0.0
+    if swept.curve("a").at(64) > 0:
+        assert swept.curve("a").at(0) > swept.curve("a").at(min(levels))
 
 
 def test_a_group_that_was_not_swept_does_not_degrade():
     bare = SensitivityCurves(Score(1.0, 0.8, 10), {}, {"a": 10})
-    assert bare.at("a", 1) == 0.0
+    assert bare.curve("a").at(1) == 0.0
 
 
 @pytest.mark.parametrize("work", [{}, {"work": 7, "naive_work": 9}])
@@ -179,10 +179,10 @@ def test_what_does_not_fit_is_named_by_the_nearest_curves() -> None:
 
 def test_new_curves_take_the_place_of_those_measured_in_the_same_way_only() -> None:
     new = replace(measured(), work=5)
-    assert beside([measured(), FPGM], new) == (FPGM, new)
+    assert add_curves([measured(), FPGM], new) == (FPGM, new)
     more = measured(samples=500, **{"seed": 1})
-    assert beside([measured(), FPGM], more) == (measured(), FPGM, more)
+    assert add_curves([measured(), FPGM], more) == (measured(), FPGM, more)
 
 
 def test_curves_of_another_network_or_data_do_not_stay() -> None:
-    assert of_network([measured(), FPGM, ELSEWHERE, measured(data="e")], WANTED) == (measured(), FPGM)
+    assert curves_of_network([measured(), FPGM, ELSEWHERE, measured(data="e")], WANTED) == (measured(), FPGM)

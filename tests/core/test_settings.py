@@ -11,11 +11,11 @@ from autoprune.core.settings import (
     criterion_pattern,
     defaults,
     extreme_recipes,
+    format_settings,
     of_scoring,
     own_value,
     resolved,
     with_own,
-    written,
 )
 from autoprune.errors import UserError
 
@@ -126,4 +126,4 @@ def test_settings_of_the_scoring_are_told_from_those_of_the_recipe() -> None:
     settings = {"criterion": "l1", "criterion.layer1.*": "l2", "normalise": True, "finetune.rate": 0.1}
     assert of_scoring(settings) == {"criterion": "l1", "criterion.layer1.*": "l2", "normalise": True}
     assert [criterion_pattern(name) for name in settings] == [None, "layer1.*", None, None]
-    assert written(settings) == "criterion=l1 criterion.layer1.*=l2 normalise=true finetune.rate=0.1"
+    assert format_settings(settings) == "criterion=l1 criterion.layer1.*=l2 normalise=true finetune.rate=0.1"

@@ -41,7 +41,7 @@ def brute_force(problem: SearchProblem, curves: SensitivityCurves, power: float)
     for widths in itertools.product(*tables):
         allocation = dict(zip(problem.space.names, widths, strict=True))
         if within(allocation, problem.costs, problem.limits):
-            worse = [curves.at(name, width) for name, width in allocation.items()]
+            worse = [curves.curve(name).at(width) for name, width in allocation.items()]
             least, lowest_peak = min(least, sum(w**power for w in worse)), min(lowest_peak, max(worse))
     return least, lowest_peak
 
@@ -53,7 +53,7 @@ def test_the_knapsack_is_nearly_always_the_optimum_found_by_brute_force(power: f
     for seed, two_limits in itertools.product(range(10), (False, True)):
         problem, curves = small(seed, two_limits)
         found = knapsack_allocation(problem, curves, power)
-        total = sum(curves.at(name, width) ** power for name, width in found.items())
+        total = sum(curves.curve(name).at(width) ** power for name, width in found.items())
         gaps.append(total / brute_force(problem, curves, power)[0] - 1)
     assert min(gaps) > -1e-9
     assert sum(gap < 1e-9 for gap in gaps) >= 19
@@ -64,7 +64,7 @@ def test_the_threshold_has_the_least_greatest_degradation() -> None:
     for seed in range(6):
         problem, curves = small(seed, two_limits=bool(seed // 2 % 2))
         found = threshold_allocation(problem, curves)
-        peak = max(curves.at(name, width) for name, width in found.items())
+        peak = max(curves.curve(name).at(width) for name, width in found.items())
         assert peak == pytest.approx(brute_force(problem, curves, 1.0)[1])
 
 

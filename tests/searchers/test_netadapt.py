@@ -45,8 +45,8 @@ def test_a_narrowed_group_is_as_wide_as_the_limits_of_the_round_allow() -> None:
         (name,) = narrowed(each, problem.space.widest())
         limits = {"flops": each.limits["flops"]}
         assert within(each.allocation, problem.costs, limits)
-        wider = {**each.allocation, name: problem.space.bounds[name].after(each.allocation[name])}
-        assert not within(wider, problem.costs, limits)
+        wider = next(level for level in problem.space.bounds[name].levels() if level > each.allocation[name])
+        assert not within({**each.allocation, name: wider}, problem.costs, limits)
 
 
 def test_no_group_loses_more_than_half_where_the_others_can_help() -> None:
@@ -245,7 +245,7 @@ def test_with_curves_the_rises_of_all_narrowed_groups_add_up() -> None:
     widest = problem.space.widest()
     after = Allocation({**widest, "s0": 8, "s1.0": 20})
     curves = problem.curves["l1"]
-    rise = curves.at("s0", 8) + curves.at("s1.0", 20)
+    rise = curves.curve("s0").at(8) + curves.curve("s1.0").at(20)
     assert expected_degradation(problem, widest, after) == pytest.approx(rise)
     twice = replace(problem, curves={"l1": curves, "l2": curves})
     assert expected_degradation(twice, widest, after) == pytest.approx(rise)

@@ -11,11 +11,11 @@ from autoprune.config import Experiment
 from autoprune.core.costs import CostTable
 from autoprune.core.sensitivity import (
     SensitivityCurves,
-    beside,
+    add_curves,
     choose_curves,
     curves_from_json,
+    curves_of_network,
     curves_to_json,
-    of_network,
 )
 from autoprune.core.trial import Failure
 from autoprune.errors import UserError
@@ -141,7 +141,7 @@ def curves_beside(setup: Setup, folder: RunFolder) -> tuple[SensitivityCurves, .
         UserError: what stands there is no file of curves.
     """
     path = folder.sensitivity("json")
-    return of_network(_curves_in(path), setup.identity) if path.exists() else ()
+    return curves_of_network(_curves_in(path), setup.identity) if path.exists() else ()
 
 
 def _curves_in(path: Path) -> tuple[SensitivityCurves, ...]:
@@ -160,7 +160,7 @@ def write_curves(curves: SensitivityCurves, folder: RunFolder, others: Sequence[
         folder: where the files go.
         others: curves of the same network by other scorings.
     """
-    content = json.dumps(curves_to_json(beside(others, curves)), indent=1)
+    content = json.dumps(curves_to_json(add_curves(others, curves)), indent=1)
     write_whole(folder.sensitivity("json"), f"{content}\n".encode())
     write_whole(folder.sensitivity("csv"), curves.to_csv().encode())
     png(sensitivity_figure(curves, "loss", "accuracy"), folder.sensitivity("png"))

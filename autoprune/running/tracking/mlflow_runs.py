@@ -12,7 +12,7 @@ from typing import Any
 
 from autoprune.config.credentials import usable_uri
 from autoprune.core.ledger import NAME, read_records
-from autoprune.core.settings import text_of, written
+from autoprune.core.settings import format_setting, format_settings
 from autoprune.core.trial import Candidate, Failure, Outcome, Score, Stopped, Trial
 from autoprune.errors import RunFolderError
 from autoprune.reporting.record import best_of, read_record
@@ -266,8 +266,8 @@ def trial_params(trial: Trial, params: Mapping[str, Any]) -> dict[str, Any]:
         "pruner": params["pruner"],
         "costs": params["costs"],
         "recipe": " ".join(f"{name}={setting}" for name, setting in recipe.to_json().items()),
-        "settings": written(dict(sorted(settings.items()))) or "none",
-        **{f"settings.{_allowed(name)}": text_of(value) for name, value in settings.items()},
+        "settings": format_settings(dict(sorted(settings.items()))) or "none",
+        **{f"settings.{_allowed(name)}": format_setting(value) for name, value in settings.items()},
         **{f"keep.{group}": width for group, width in trial.candidate.allocation.items()},
     }
 

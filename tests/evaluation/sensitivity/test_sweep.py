@@ -315,7 +315,7 @@ def test_widest_levels_come_first_and_a_hopeless_one_is_the_last_of_its_group(
     assert recorded == [DENSE, ("two.0", 6), ("two.0", 4)]
     assert skipped == [("two.0", 2)]
     assert list(curves.levels["two.0"]) == [6, 4]
-    assert curves.at("two.0", 4) < curves.at("two.0", 3) < curves.at("two.0", 2)
+    assert curves.curve("two.0").at(4) < curves.curve("two.0").at(3) < curves.curve("two.0").at(2)
     assert (curves.work or 0) < (curves.naive_work or 0)
 
 
