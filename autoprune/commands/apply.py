@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprune.commands.interruption import is_full
-from autoprune.config.trainings import read_finetune
+from autoprune.config.sections import read_finetune
 from autoprune.errors import UserError
 from autoprune.running.apply.source import find_source
 

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import yaml
 
-from autoprune.errors import ConfigError
 from autoprune.files import read_whole
 
 Kind = Literal["file", "file or folder"]
@@ -23,7 +22,7 @@ _MOST_NODES = 100_000
 """Values of a document, with each alias counted as often as it stands there; no experiment has as many."""
 
 
-def typed(value: Any) -> Any:
+def parse_path(value: Any) -> Any:
     """Returns a path from text, with `~` expanded; anything else as it is, for pydantic to refuse.
 
     Raises:
@@ -76,16 +75,12 @@ FLOAT = re.compile(
 
 # What the scanner says, and what it means to a reader who does not know YAML's grammar.
 _PLAIN_WORDS = (
-    (
-        "mapping values are not allowed",
-        "a ':' that cannot stand here: wrong indentation, or a text needs quotes",
-    ),
+    ("mapping values are not allowed", "a ':' that cannot stand here: wrong indentation, or a text needs quotes"),
     ("found character '\\t'", "a tab; indent with spaces"),
     ("expected <block end>", "wrong indentation: keys of one mapping begin in the same column"),
     ("could not find expected ':'", "a key without ':' (is it indented wrongly, or does a text need quotes?)"),
     ("unindent does not match", "wrong indentation"),
     ("found unexpected end of stream", "a quote that is never closed"),
-    ("expected the node content", "a value that is missing, or a '{' or '[' that is never closed"),
     ("expected the node content", "a value that is missing, or a '{' or '[' that is never closed"),
     ("expected ',' or", "a '{' or '[' that is never closed, or a ',' that is missing"),
     ("found undefined alias", "a text that begins with '*' needs quotes"),
@@ -125,12 +120,10 @@ class Document:
     values: Mapping[Keys, str] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
 
-
-def listed_as_tuples(value: Any) -> Any:
-    """Returns plain values with tuples in place of lists, as frozen settings have them."""
-    if isinstance(value, dict):
-        return {key: listed_as_tuples(inner) for key, inner in value.items()}
-    return tuple(listed_as_tuples(inner) for inner in value) if isinstance(value, list) else value
+    def place(self, keys: Keys, in_key: bool = False) -> str:
+        """Returns where a value (or its key) stands, or what is around it."""
+        places = self.keys if in_key else self.values
+        return next(places[keys[:n]] for n in range(len(keys), -1, -1) if keys[:n] in places)
 
 
 def read_document(path: Path) -> Document:
@@ -144,18 +137,6 @@ def read_document(path: Path) -> Document:
     except ValueError as fault:
         return Document(faults=(str(fault),))
     return parse_document(text, in_file(path))
-
-
-def read_value(path: Path) -> Any:
-    """Reads the plain value that a YAML file holds.
-
-    Raises:
-        ConfigError: it cannot be read, or is no YAML.
-    """
-    document = read_document(path)
-    if document.faults:
-        raise ConfigError(document.faults)
-    return document.value
 
 
 def in_file(path: Path) -> Where:
@@ -187,7 +168,7 @@ def parse_document(text: str, where: Where) -> Document:
         return Document(faults=(f"{where(None)}: {fault}",))
     keys: dict[Keys, str] = {}
     values: dict[Keys, str] = {}
-    for path, key, inner in _walk(node):
+    for path, key, inner in _walk((), node, node):
         keys[path], values[path] = where(key.start_mark), where(inner.start_mark)
     return Document(value, keys, values, twice)
 
@@ -241,14 +222,12 @@ def _inner(node: yaml.Node) -> list[yaml.Node]:
     return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
-def _walk(node: yaml.Node, path: Keys = ()) -> Iterator[tuple[Keys, yaml.Node, yaml.Node]]:
-    """Yields path, key and value of everything below a node that was constructed, so that merge keys are resolved."""
-    yield from [(path, node, node)] if not path else []
+def _walk(path: Keys, key: yaml.Node, node: yaml.Node) -> Iterator[tuple[Keys, yaml.Node, yaml.Node]]:
+    """Yields path, key and value of a node and all below it; it was constructed, so that merge keys are resolved."""
+    yield path, key, node
     if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield (*path, key.value), key, value
-            yield from _walk(value, (*path, key.value))
+        for inner_key, value in node.value:
+            yield from _walk((*path, inner_key.value), inner_key, value)
     elif isinstance(node, yaml.SequenceNode):
         for place, value in enumerate(node.value):
-            yield (*path, place), value, value
-            yield from _walk(value, (*path, place))
+            yield from _walk((*path, place), value, value)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
-from pathlib import Path
-from typing import Annotated, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 from pydantic import model_validator
 
@@ -13,6 +12,7 @@ from autoprune.config.credentials import usable_uri
 from autoprune.config.sections import (
     BudgetText,
     EvaluationSection,
+    PathText,
     PrunerName,
     RunSection,
     ScoringSection,
@@ -22,10 +22,10 @@ from autoprune.config.sections import (
     SpaceSection,
     TaskSection,
     TrackSection,
-    Typed,
 )
 from autoprune.config.settings import error_at
 from autoprune.core.budget import Budget
+from autoprune.core.fields import only_fields
 from autoprune.core.recipe import Recipe
 from autoprune.core.settings import FINETUNE, needs_finetune, own_value, with_own
 from autoprune.core.space import SpaceRules
@@ -50,7 +50,7 @@ class Experiment(Section):
     sensitivity: SensitivitySection = SensitivitySection()
     run: RunSection = RunSection()
     track: TrackSection = TrackSection()
-    output: Annotated[Path, Typed] | None = None
+    output: PathText | None = None
 
     @model_validator(mode="after")
     def _trains_what_is_searched(self) -> Experiment:
@@ -62,9 +62,8 @@ class Experiment(Section):
 
     def space_rules(self) -> SpaceRules:
         """Returns the search space before it meets a network."""
-        rules = {each.name: getattr(self.space, each.name) for each in fields(SpaceRules)}
         own = {name: own_value(name, self.recipe()) for name in self.space.settings}
-        return SpaceRules(**{**rules, "settings": with_own(self.space.settings, own)})
+        return replace(only_fields(SpaceRules, self.space), settings=with_own(self.space.settings, own))
 
     def in_steps(self, count: Callable[[float, int], int]) -> Experiment:
         """Returns the same with steps wherever a length in epochs is given.

@@ -9,25 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from autoprune.config.credentials import mask
-from autoprune.config.documents import (
-    FLOAT,
-    Document,
-    Keys,
-    existing,
-    listed_as_tuples,
-    parse_document,
-    read_document,
-    typed,
-)
+from autoprune.config.documents import FLOAT, Document, Keys, existing, parse_document, parse_path, read_document
 from autoprune.config.experiment import Experiment
-from autoprune.config.messages import faults_of, fields_of, section_in, shown
+from autoprune.config.messages import fields_of, section_in, shown, validated
 from autoprune.config.sections import SpaceSection
 from autoprune.config.settings import RANGE_KEYS
 from autoprune.core.settings import CRITERION
-from autoprune.errors import ConfigError, did_you_mean
+from autoprune.errors import did_you_mean
 
 DEFAULT = "filters"
 
@@ -45,7 +35,7 @@ def read_space(name: str) -> tuple[Document, str]:
     Raises:
         ValueError: it is neither.
     """
-    path = typed(name)
+    path = parse_path(name)
     if path.is_file():
         return read_document(path), str(path)
     stem = Path(name).stem if Path(name).parent in (Path(), Path("search_spaces")) else ""
@@ -97,19 +87,19 @@ def load_experiment(
     """
     draft = _Draft()
     if file is not None:
-        draft.take(read_document(file), (), 0, str(file))
+        draft.put_document(read_document(file), (), 0, str(file))
     for key, value in (overrides or {}).items():
         if value is not None:
-            draft.put(_split(key), value, _OPTIONS.get(key, key))
+            draft.put_value(_split(key), value, _OPTIONS.get(key, key))
     pairs = [pair for text in sets if (pair := draft.parse_set(text))]
     for keys, value in pairs:
         if keys[0] != "space" or keys == ("space",):
-            draft.put(keys, value, f"--set {'.'.join(map(str, keys))}")
+            draft.put_value(keys, value, f"--set {'.'.join(map(str, keys))}")
     draft.read_space()
     for keys, value in pairs:
         if keys[0] == "space" and keys != ("space",):
-            draft.put(keys, value, f"--set {'.'.join(map(str, keys))}")
-    return draft.experiment()
+            draft.put_value(keys, value, f"--set {'.'.join(map(str, keys))}")
+    return validated(Experiment, _without_empty_sections(draft.tree, Experiment), draft.place, draft.faults)
 
 
 @dataclass(frozen=True)
@@ -129,8 +119,15 @@ class _Draft:
     origins: dict[Keys, _Origin] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
-    def take(self, document: Document, below: Keys, said: int, source: str) -> None:
-        """Puts a document's mapping at a place of the tree."""
+    def put_document(self, document: Document, below: Keys, said: int, source: str) -> None:
+        """Puts a document's mapping at a place of the tree.
+
+        Args:
+            document: what is wrong with it is noted.
+            below: the keys of the place.
+            said: how many keys the places in the document say.
+            source: what to call the document where it says no place.
+        """
         self.faults += document.faults
         value = {} if document.value is None else document.value
         if not isinstance(value, dict):
@@ -147,7 +144,7 @@ class _Draft:
             if path:
                 self.origins[(*below, *path)] = _Origin(place, document.values[path], said)
 
-    def put(self, keys: Keys, value: Any, label: str) -> None:
+    def put_value(self, keys: Keys, value: Any, label: str) -> None:
         """Sets one value, whatever was there before."""
         node = self.tree
         for depth, key in enumerate(keys[:-1], start=1):
@@ -182,25 +179,22 @@ class _Draft:
         name = DEFAULT if self.tree.get("space") is None else self.tree["space"]
         if isinstance(name, dict):
             return
-        if not isinstance(name, (str, Path)):
-            self.fault(("space",), f"should be a file, a shipped name or a mapping but is {shown(name)}")
-            self.tree["space"] = {}
-            return
         try:
+            if not isinstance(name, (str, Path)):
+                raise ValueError(f"should be a file, a shipped name or a mapping but is {shown(name)}")
             document, source = read_space(str(name))
         except ValueError as fault:
-            self.fault(("space",), str(fault))
+            self.faults.append(f"{self.place(('space',))}: {fault}")
             self.tree["space"] = {}
             return
-        self.take(document, ("space",), 1, source)
+        self.put_document(document, ("space",), 1, source)
         self.tree["space"].setdefault("source", source)
 
-    def fault(self, keys: Keys, message: str, in_key: bool = False) -> None:
-        """Notes a fault with its place."""
+    def place(self, keys: Keys, in_key: bool = False) -> str:
+        """Returns what stands before a fault: where its value (or key) comes from, and the keys that this says not."""
         origin = self._origin(keys)
-        label = origin.key if in_key else origin.value
-        rest = ".".join(map(str, keys[origin.said :]))
-        self.faults.append(f"{label}: {rest}: {message}" if rest else f"{label}: {message}")
+        label, rest = origin.key if in_key else origin.value, ".".join(map(str, keys[origin.said :]))
+        return f"{label}: {rest}" if rest else label
 
     def _origin(self, keys: Keys) -> _Origin:
         """Returns where a value comes from: it, else (a section made by options) something in it, else around it."""
@@ -208,23 +202,6 @@ class _Draft:
         around = [keys[:n] for n in range(len(keys) - 1, -1, -1) if keys[:n] in self.origins]
         nearest = [keys] if keys in self.origins else inside + around
         return self.origins[nearest[0]] if nearest else _Origin("experiment", "experiment", 0)
-
-    def experiment(self) -> Experiment:
-        """Returns the experiment.
-
-        Raises:
-            ConfigError: a fault was noted, or is found now.
-        """
-        try:
-            tree = listed_as_tuples(_without_empty_sections(self.tree, Experiment))
-            experiment = Experiment.model_validate(tree)
-        except ValidationError as invalid:
-            for keys, said, in_key in faults_of(invalid, Experiment):
-                self.fault(keys, said, in_key)
-            raise ConfigError(self.faults) from None
-        if self.faults:
-            raise ConfigError(self.faults)
-        return experiment
 
 
 def _split(key: str) -> Keys:

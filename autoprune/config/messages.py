@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from autoprune.core.fields import BOUNDS, FieldError, bound_in_words, declarations
-from autoprune.errors import did_you_mean
+from autoprune.errors import ConfigError, did_you_mean
 
 Keys = tuple[str | int, ...]
+T = TypeVar("T")
 
 _EXPECTED = {
     "int_type": "a whole number",
@@ -28,6 +29,36 @@ _EXPECTED = {
     "string_too_short": "text, not empty",
 }
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+
+
+def validated(model: type[T], given: Any, place: Callable[[Keys, bool], str], faults: Sequence[str] = ()) -> T:
+    """Returns plain values as a section or a whole file.
+
+    Args:
+        model: a model of pydantic's or a dataclass.
+        given: mappings, lists and plain values.
+        place: from the keys to a fault, and whether the last of them is at fault itself, to what stands before it in
+            the message.
+        faults: what was found wrong before.
+
+    Raises:
+        ConfigError: there were faults before, or there are some; all are listed.
+    """
+    found = list(faults)
+    try:
+        value = TypeAdapter(model).validate_python(listed_as_tuples(given))
+    except ValidationError as invalid:
+        found += [f"{place(keys, in_key)}: {said}" for keys, said, in_key in faults_of(invalid, model)]
+    if found:
+        raise ConfigError(found)
+    return value
+
+
+def listed_as_tuples(value: Any) -> Any:
+    """Returns plain values with tuples in place of lists, as frozen settings have them."""
+    if isinstance(value, dict):
+        return {key: listed_as_tuples(inner) for key, inner in value.items()}
+    return tuple(listed_as_tuples(inner) for inner in value) if isinstance(value, list) else value
 
 
 def faults_of(invalid: ValidationError, model: type) -> Iterator[tuple[Keys, str, bool]]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from autoprune.config.documents import Document, Keys, listed_as_tuples, read_document
-from autoprune.config.messages import faults_of, shown
-from autoprune.config.sections import PatternName, PrunerName, Section, Typed, existing_file, named
+from autoprune.config.documents import Keys, read_document
+from autoprune.config.messages import shown, validated
+from autoprune.config.sections import CriterionName, ExistingFile, PatternName, PrunerName, Section, named
 from autoprune.core.fields import Above0, AtLeast0, Positive, Whole
 from autoprune.core.recipe import Training
 from autoprune.core.settings import Combination
@@ -40,9 +40,9 @@ class PrunerSection(Section):
     layers: tuple[str, ...] = ("*",)
     sparsity: Sparsity | dict[str, Sparsity] | None = None
     threshold: Above0 | dict[str, Above0] | None = None
-    widths: Annotated[Path, Typed, AfterValidator(existing_file)] | None = None
+    widths: ExistingFile | None = None
     initial: AtLeast0 = 0.0
-    criterion: Annotated[str, named("criterion")] | None = None
+    criterion: CriterionName | None = None
     pattern: PatternName | None = None
     schedule: Annotated[str, named("schedule")] | None = None
     allocator: Annotated[str, named("allocator")] | None = None
@@ -93,7 +93,7 @@ class PolicySection(Section):
 
     @model_validator(mode="after")
     def _one_subject_and_one_time(self) -> PolicySection:
-        if sum(prunable is not None for prunable in (self.pruner, self.penalty, self.remove_layers, self.thin)) != 1:
+        if sum(subject is not None for subject in (self.pruner, self.penalty, self.remove_layers, self.thin)) != 1:
             raise ValueError("needs pruner, penalty, remove_layers or thin: one of them")
         listed = [times for times in (self.epochs, self.steps) if times is not None]
         span = any(value is not None for value in (self.start, self.end, self.frequency))
@@ -154,34 +154,22 @@ def load_schedule(path: Path) -> ScheduleFile:
         ConfigError: something is wrong; every fault is listed with its place.
     """
     document = read_document(path)
-    faults = list(document.faults)
-    if not faults and not isinstance(document.value, dict):
+    if document.faults:
+        raise ConfigError(document.faults)
+    if not isinstance(document.value, dict):
         known = ", ".join(ScheduleFile.model_fields)
-        faults.append(f"{path}: should be a mapping (key: value) but is {shown(document.value)}; keys: {known}")
-    if faults:
-        raise ConfigError(faults)
-    try:
-        schedule = ScheduleFile.model_validate(listed_as_tuples(document.value))
-    except ValidationError as invalid:
-        faults = [
-            f"{_position(document, keys, path, in_key)}: {'.'.join(map(str, keys))}: {said}"
-            for keys, said, in_key in faults_of(invalid, ScheduleFile)
-        ]
-        raise ConfigError(faults) from None
-    faults = [f"{_position(document, keys, path)}: {message}" for keys, message in _contradictions(schedule)]
+        raise ConfigError([f"{path}: should be a mapping (key: value) but is {shown(document.value)}; keys: {known}"])
+    schedule = validated(
+        ScheduleFile, document.value, lambda keys, in_key: f"{document.place(keys, in_key)}: {'.'.join(map(str, keys))}"
+    )
+    faults = [f"{document.place(keys)}: {message}" for keys, message in _contradictions(schedule)]
     if faults:
         raise ConfigError(faults)
     return schedule
 
 
-def _position(document: Document, keys: Keys, path: Path, in_key: bool = False) -> str:
-    """Returns where a value, or what is around it, stands."""
-    places = document.keys if in_key else document.values
-    return next((places[keys[:n]] for n in range(len(keys), -1, -1) if keys[:n] in places), str(path))
-
-
 def _contradictions(schedule: ScheduleFile) -> Iterator[tuple[Keys, str]]:
-    yield from _unknown_subjects(schedule)
+    yield from _unknown_names(schedule)
     used = [policy.pruner for policy in schedule.policies]
     for name in schedule.pruners:
         policies = used.count(name)
@@ -197,17 +185,12 @@ def _contradictions(schedule: ScheduleFile) -> Iterator[tuple[Keys, str]]:
             yield ("policies", index), f"reaches to {unit} {max(start, end or 0)}, but training ends after {limit:g}"
 
 
-def _unknown_subjects(schedule: ScheduleFile) -> Iterator[tuple[Keys, str]]:
-    known: Mapping[str, Mapping[str, Any]] = {
-        "pruner": schedule.pruners,
-        "penalty": schedule.penalties,
-        "remove_layers": schedule.penalties,
-    }
+def _unknown_names(schedule: ScheduleFile) -> Iterator[tuple[Keys, str]]:
+    """Yields what policies name and the schedule has not."""
     for index, policy in enumerate(schedule.policies):
-        for field, names in known.items():
-            name = getattr(policy, field)
+        for field, where in (("pruner", "pruners"), ("penalty", "penalties"), ("remove_layers", "penalties")):
+            name, names = getattr(policy, field), getattr(schedule, where)
             if name is not None and name not in names:
-                where = "pruners" if field == "pruner" else "penalties"
                 listed = ", ".join(names) or "none"
                 message = f"{name!r} is not among the {where} ({listed}){did_you_mean(name, names)}"
                 yield ("policies", index, field), message

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
 
 from autoprune import registry
-from autoprune.config.documents import existing, typed
+from autoprune.config.documents import existing, parse_document, parse_path
+from autoprune.config.messages import validated
 from autoprune.config.settings import read_settings, write_settings
-from autoprune.config.trainings import RerankSection, RoundsSection, Samples
 from autoprune.core.budget import Budget
-from autoprune.core.fields import Above0, AtLeast0, Between, Positive, UpToOne, Whole
-from autoprune.core.recipe import Finetune
+from autoprune.core.fields import Above0, AtLeast0, Between, FieldError, Positive, UpToOne, Whole, only_fields
+from autoprune.core.recipe import Finetune, Rounds
 from autoprune.core.settings import Combination
 from autoprune.core.space import SpaceRules
 from autoprune.core.trial import Objective
+from autoprune.errors import ConfigError
 
 
 def named(kind: str) -> AfterValidator:
@@ -30,22 +32,17 @@ def _task_name(name: str) -> str:
     return name if ":" in name else registry.check("task", name)  # a task passed in from Python has any name
 
 
-def existing_file(path: Path) -> Path:
-    return existing(path, "file")
-
-
-def _file_or_folder(path: Path) -> Path:
-    return existing(path, "file or folder")
-
-
 def _budget_text(value: Any) -> Any:
     if not isinstance(value, (str, Mapping, Budget)):
         raise ValueError(f"should be a text such as flops=0.5 or a mapping such as {{flops: 0.5}} but is {value!r}")
     return str(Budget.of(value))
 
 
-Typed = BeforeValidator(typed)
+PathText = Annotated[Path, BeforeValidator(parse_path)]
+ExistingFile = Annotated[PathText, AfterValidator(partial(existing, kind="file"))]
+ExistingPath = Annotated[PathText, AfterValidator(partial(existing, kind="file or folder"))]
 Dimensions = Annotated[dict[str, Any], BeforeValidator(read_settings), PlainSerializer(write_settings)]
+CriterionName = Annotated[str, named("criterion")]
 PrunerName = Annotated[str, named("pruner")]
 PatternName = Annotated[str, named("pattern")]
 BudgetText = Annotated[str, BeforeValidator(_budget_text)]
@@ -61,9 +58,9 @@ class TaskSection(Section):
     """Network, weights and data; None leaves the choice to the task."""
 
     name: Annotated[str, AfterValidator(_task_name)] = "digits"
-    data: Annotated[Path, Typed, AfterValidator(_file_or_folder)] | None = None
+    data: ExistingPath | None = None
     model: Annotated[str, named("model")] | None = None
-    checkpoint: Annotated[Path, Typed, AfterValidator(existing_file)] | None = None
+    checkpoint: ExistingFile | None = None
 
 
 @dataclass(frozen=True)
@@ -77,12 +74,70 @@ class SpaceSection(SpaceRules):
 class ScoringSection(Section):
     """How structures are scored; None leaves it to the pruner. Images are read only by criteria that need data."""
 
-    criterion: Annotated[str, named("criterion")] | None = None
+    criterion: CriterionName | None = None
     pattern: PatternName | None = None
     combine: Combination | None = None
     normalise: bool | None = None
     samples: Positive = 1024
     batch_size: Positive = 64
+
+
+# What `reconstruct: true` stands for.
+RECONSTRUCTION_SAMPLES = 512
+
+
+def _count_of_samples(value: Any) -> Any:
+    return {True: RECONSTRUCTION_SAMPLES, False: 0}[value] if isinstance(value, bool) else value
+
+
+Samples = Annotated[int, BeforeValidator(_count_of_samples), Field(ge=0)]
+"""A number of training samples, 0 or false for none, true for 512."""
+
+
+@dataclass(frozen=True)
+class RerankSection(Finetune):
+    """The best few of a search, evaluated once more on all validation samples, and before that refitted or trained.
+
+    What is not said of either is done to them as to every candidate.
+    """
+
+    top: Positive = 5
+    reconstruct: Samples = 0
+
+    needs_length: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        said = [each.name for each in fields(Finetune) if getattr(self, each.name) != each.default]
+        if said and not self.trains:
+            raise FieldError([((), f"{', '.join(said)} given, but nothing trains: give steps or epochs too")])
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is said of how they are trained."""
+        return self.steps is not None or self.epochs is not None
+
+    def finetune(self) -> Finetune | None:
+        """Returns how they are trained; None if nothing is said of it."""
+        return only_fields(Finetune, self) if self.trains else None
+
+
+def _with_default_trainings(given: Any) -> Any:
+    """Fills in what a round's trainings have for defaults where a part of them is given."""
+    if not isinstance(given, Mapping):
+        return given
+    defaults = Rounds()
+    filled = dict(given)
+    for name, training in (("finetune", defaults.finetune), ("admm", defaults.admm)):
+        if isinstance(given.get(name), Mapping) and training is not None:
+            own = given[name]
+            length = {} if own.get("epochs") is not None else {"steps": training.steps}
+            filled[name] = {**length, "rate": training.rate, **own}
+    return filled
+
+
+RoundsSection = Annotated[Rounds, BeforeValidator(_with_default_trainings)]
+"""Rounds of which a file need not say everything."""
 
 
 class SearchSection(Section):
@@ -137,7 +192,7 @@ class SensitivitySection(Section):
     With `reuse` what comes before a group is computed once for all of its levels.
     """
 
-    file: Annotated[Path, Typed, AfterValidator(existing_file)] | None = None
+    file: ExistingFile | None = None
     samples: Positive = 1000
     levels: Positive = 8
     stop: UpToOne | None = 0.5
@@ -171,3 +226,36 @@ class TrackSection(Section):
     experiment: Annotated[str, Field(min_length=1)] = "autoprune"
     enabled: bool = True
     model: bool = True
+
+
+@dataclass(frozen=True)
+class _SeededFinetune(Finetune):
+    seed: Whole = 0
+
+
+def read_finetune(text: str) -> tuple[Finetune, int]:
+    """Reads `epochs=1,rate=0.02,seed=3`; without a length it is one pass over the training samples.
+
+    Raises:
+        ConfigError: something is wrong; every fault is listed.
+    """
+    given: dict[str, Any] = {}
+    faults: list[str] = []
+    for part in text.split(","):
+        key, _, value = part.strip().partition("=")
+        document = parse_document(value, lambda _, key=key: f"--finetune {key}")  # type: ignore[misc]
+        faults += document.faults
+        given[key] = tuple(map(_number, value.split("+"))) if key == "milestones" else document.value
+    if not {"steps", "epochs"} & given.keys():
+        given["epochs"] = 1.0
+    read = validated(_SeededFinetune, given, lambda keys, _: f"--finetune {'.'.join(map(str, keys)) or text}", faults)
+    if "temperature" in given and not read.distill:
+        raise ConfigError(["--finetune temperature: belongs to distill, which is not given"])
+    return only_fields(Finetune, read), read.seed
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text

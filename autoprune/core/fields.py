@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from functools import cache, partial
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -22,6 +22,8 @@ Above0 = Annotated[float, Gt(0), Lt(math.inf)]
 Between = Annotated[float, Gt(0), Lt(1)]
 BelowOne = Annotated[float, Ge(0), Lt(1)]
 UpToOne = Annotated[float, Gt(0), Le(1)]
+
+T = TypeVar("T")
 
 Fault = tuple[tuple[str | int, ...], str]
 """The keys to a value, and what is wrong with it."""
@@ -76,6 +78,11 @@ _hints: Callable[[Any], Mapping[str, Any]] = cache(partial(get_type_hints, inclu
 def declarations(kind: Any) -> Mapping[str, Any]:
     """Returns the declared type of each field of a dataclass, with its bounds."""
     return {each.name: _hints(kind)[each.name] for each in fields(kind)}
+
+
+def only_fields(kind: type[T], value: Any) -> T:
+    """Returns a value's fields as one of a class above its own."""
+    return kind(**{each.name: getattr(value, each.name) for each in fields(kind)})  # type: ignore[arg-type]
 
 
 def fault(declared: Any, value: object) -> str:

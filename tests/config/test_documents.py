@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.config.documents import in_file, parse_document, read_document, typed
+from autoprune.config.documents import in_file, parse_document, parse_path, read_document
 
 
 def parse(text):
@@ -113,7 +113,7 @@ def test_what_is_made_to_exhaust_is_refused_in_a_second(text, said):
 @pytest.mark.parametrize("name", ["nul\0.yaml", "x" * 300 + ".yaml", "a/" + "é" * 130])
 def test_a_name_that_no_file_can_have_is_refused(name):
     with pytest.raises(ValueError, match="no file can have this name"):
-        typed(name)
+        parse_path(name)
 
 
 def test_a_file_that_could_block_is_refused(tmp_path):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from autoprune.config.trainings import read_finetune
+from autoprune.config.sections import read_finetune
 from autoprune.core.recipe import Finetune
 from autoprune.errors import ConfigError
 
