@@ -23,9 +23,8 @@ from autoprune.config.sections import (
     TaskSection,
     TrackSection,
 )
-from autoprune.config.settings import error_at
 from autoprune.core.budget import Budget
-from autoprune.core.fields import only_fields
+from autoprune.core.fields import FieldError, only_fields
 from autoprune.core.recipe import Recipe
 from autoprune.core.settings import FINETUNE, needs_finetune, own_value, with_own
 from autoprune.core.space import SpaceRules
@@ -57,7 +56,7 @@ class Experiment(Section):
         """Checks that candidates are fine-tuned where a setting of the fine-tuning is searched."""
         searched = [name for name in self.space.settings if name.startswith(FINETUNE)]
         if searched and self.evaluation.finetune is None and f"{FINETUNE}steps" not in searched:
-            raise error_at(("space", "settings", searched[0]), needs_finetune(searched[0]))
+            raise FieldError([(("space", "settings", searched[0]), needs_finetune(searched[0]))])
         return self
 
     def space_rules(self) -> SpaceRules:

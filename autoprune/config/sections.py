@@ -126,11 +126,10 @@ def _with_default_trainings(given: Any) -> Any:
     """Fills in what a round's trainings have for defaults where a part of them is given."""
     if not isinstance(given, Mapping):
         return given
-    defaults = Rounds()
     filled = dict(given)
-    for name, training in (("finetune", defaults.finetune), ("admm", defaults.admm)):
-        if isinstance(given.get(name), Mapping) and training is not None:
-            own = given[name]
+    for name in ("finetune", "admm"):
+        own, training = given.get(name), getattr(Rounds(), name)
+        if isinstance(own, Mapping):
             length = {} if own.get("epochs") is not None else {"steps": training.steps}
             filled[name] = {**length, "rate": training.rate, **own}
     return filled

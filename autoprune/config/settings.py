@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from pydantic_core import InitErrorDetails, ValidationError
-
 from autoprune import registry
-from autoprune.core.fields import Above0, Positive, declarations, fault, is_whole, required
+from autoprune.core.fields import Above0, Fault, FieldError, Positive, declarations, fault, is_whole, required
 from autoprune.core.recipe import Finetune, Recipe
 from autoprune.core.settings import CRITERION, FINETUNE, Choice, Combination, Dimension, Range, criterion_pattern
 from autoprune.core.trial import Setting
@@ -18,9 +16,6 @@ from autoprune.errors import UnknownName, did_you_mean
 MOST_COUNTS = 16
 """So many values at most has a dimension that counts samples: those of each value stay in memory."""
 RANGE_KEYS = ("low", "high", "log", "step")
-
-Fault = tuple[tuple[str, ...], str, Any]
-"""The keys below `settings`, what is wrong there, and what was given."""
 
 _TRAINING = ("rate", "steps", "distill", "temperature", "weight_decay", "momentum")
 _COUNTS = ("recalibrate", "reconstruct")
@@ -49,81 +44,55 @@ def read_settings(given: Any) -> dict[str, Dimension]:
 
     Raises:
         ValueError: it is no mapping.
-        ValidationError: with every fault of every dimension.
+        FieldError: with every fault of every dimension.
     """
     if not isinstance(given, Mapping):
         raise ValueError("should be a mapping of names to lists or to {low, high}, such as {criterion: [l1, l2]}")
-    dimensions: dict[str, Dimension] = {}
-    faults: list[Fault] = []
-    for name, value in given.items():
-        if isinstance(value, (Choice, Range)):
-            dimensions[name] = value
-            continue
-        wrong = [((name, *keys), said, what) for keys, said, what in _faults(name, value)]
-        faults += wrong
-        if not wrong:
-            dimensions[name] = _dimension(name, value)
+    faults = [((name, *keys), said) for name, value in given.items() for keys, said in _faults(name, value)]
     if faults:
-        raise ValidationError.from_exception_data("settings", [_error(each) for each in faults])
-    return dimensions
-
-
-def _error(found: Fault) -> InitErrorDetails:
-    keys, said, given = found
-    return InitErrorDetails(type="value_error", loc=keys, input=given, ctx={"error": ValueError(said)})
-
-
-def error_at(keys: tuple[str, ...], said: str) -> ValidationError:
-    """Returns one fault at a place that pydantic would not find by itself."""
-    return ValidationError.from_exception_data("experiment", [_error((keys, said, None))])
+        raise FieldError(faults)
+    return {name: _dimension(name, value) for name, value in given.items()}
 
 
 def _faults(name: str, value: Any) -> Iterator[Fault]:
     numbers, scored = NUMBERS.get(name), name == CRITERION or criterion_pattern(name) is not None
+    if isinstance(value, (Choice, Range)):
+        return
     if name not in _KNOWN and not scored:
         known = ", ".join((CRITERION, *_CHOICES, "criterion.GROUP_PATTERN", *NUMBERS))
-        yield (), f"unknown setting{did_you_mean(name, _KNOWN) or f'; known: {known}'}", value
+        yield (), f"unknown setting{did_you_mean(name, _KNOWN) or f'; known: {known}'}"
     elif isinstance(value, Mapping) and numbers is not None:
         yield from _range_faults(name, value)
     elif isinstance(value, (list, tuple)):
         declared = _CHOICES.get(name, numbers)
         yield from _choice_faults(_criterion_fault if scored else partial(fault, declared), value)
         if name in _COUNTS and len(value) > MOST_COUNTS:
-            yield (), _too_many(len(value)), value
+            yield (), _too_many(len(value))
     else:
         ways = "a list of values, or {low: …, high: …}" if numbers else "a list of values"
-        yield (), f"should be {ways}; a single value is no search: give it in the experiment instead", value
+        yield (), f"should be {ways}; a single value is no search: give it in the experiment instead"
 
 
 def _choice_faults(fault_of: Callable[[Any], str], values: Sequence[Any]) -> Iterator[Fault]:
     for value in values:
         if said := fault_of(value):
-            yield (), said, value
+            yield (), said
     if len(values) < 2:
-        yield (), f"has {len(values)} value: give two or more, or set it in the experiment instead", values
+        yield (), f"has {len(values)} value: give two or more, or set it in the experiment instead"
     twice = [value for place, value in enumerate(values) if value in values[:place]]
     if twice:
-        yield (), f"has {twice[0]!r} twice", values
+        yield (), f"has {twice[0]!r} twice"
 
 
 def _range_faults(name: str, given: Mapping[str, Any]) -> Iterator[Fault]:
-    for key in given:
-        if key not in RANGE_KEYS:
-            yield (key,), f"unknown key{did_you_mean(str(key), RANGE_KEYS)}", given[key]
-    wrong = False
-    for key in ("low", "high"):
-        said = "is needed but not given" if key not in given else fault(NUMBERS[name], given[key])
-        if said:
-            wrong = True
-            yield (key,), said, given.get(key)
-    if said := fault(bool, given.get("log", False)):
-        yield ("log",), said, given["log"]
-    if given.get("step") is not None:
-        wrong_step = fault(Positive if is_whole(NUMBERS[name]) else Above0, given["step"])
-        if wrong_step:
-            wrong = True
-            yield ("step",), wrong_step, given["step"]
-    if not wrong:
+    number = NUMBERS[name]
+    kinds = {"low": number, "high": number, "log": bool, "step": Positive if is_whole(number) else Above0}
+    yield from (((key,), f"unknown key{did_you_mean(str(key), RANGE_KEYS)}") for key in given if key not in kinds)
+    stated = {key: value for key, value in given.items() if key in kinds and (key, value) != ("step", None)}
+    faults = {key: fault(kinds[key], value) for key, value in stated.items()}
+    faults |= {key: "is needed but not given" for key in ("low", "high") if key not in given}
+    yield from (((key,), said) for key, said in faults.items() if said)
+    if not any(faults.get(key) for key in ("low", "high", "step")):
         yield from _order_faults(name, given)
 
 
@@ -131,17 +100,17 @@ def _order_faults(name: str, given: Mapping[str, Any]) -> Iterator[Fault]:
     """Yields what is wrong with a range whose parts are right, each by itself."""
     low, high, log, step = given["low"], given["high"], given.get("log"), given.get("step")
     if low >= high:
-        yield (), f"low {low} should be below high {high}", given
+        yield (), f"low {low} should be below high {high}"
         return
     if log and low <= 0:
-        yield ("low",), f"should be above 0 on a logarithmic scale but is {low}", low
+        yield ("low",), f"should be above 0 on a logarithmic scale but is {low}"
     if log and step is not None:
-        yield ("step",), "a logarithmic scale has no steps: leave out step or log", step
+        yield ("step",), "a logarithmic scale has no steps: leave out step or log"
     if step is not None and step > high - low:
-        yield ("step",), f"should be at most {high - low:g}, so that there are two values, but is {step}", step
+        yield ("step",), f"should be at most {high - low:g}, so that there are two values, but is {step}"
     count = Range(low, high, step=step, integer=is_whole(NUMBERS[name])).count
     if name in _COUNTS and count is not None and count > MOST_COUNTS:
-        yield (), _too_many(count), given
+        yield (), _too_many(count)
 
 
 def _too_many(count: int) -> str:
@@ -152,6 +121,8 @@ def _too_many(count: int) -> str:
 
 
 def _dimension(name: str, value: Any) -> Dimension:
+    if isinstance(value, (Choice, Range)):
+        return value
     if not isinstance(value, Mapping):
         return Choice(tuple(value))
     return Range(value["low"], value["high"], bool(value.get("log")), value.get("step"), is_whole(NUMBERS[name]))

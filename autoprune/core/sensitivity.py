@@ -148,15 +148,14 @@ def curves_from_json(data: Mapping[str, Any], source: str) -> tuple[SensitivityC
         UserError: `data` is not what this release writes.
     """
     try:
-        if data["format"] != FORMAT:
-            raise UserError(f"{source} has sensitivity format {data['format']}; this release reads {FORMAT}")
-        return tuple(map(SensitivityCurves.from_json, data["curves"]))
-    except UserError:
-        raise
+        number = data["format"]
+        if number == FORMAT:
+            return tuple(map(SensitivityCurves.from_json, data["curves"]))
     except (KeyError, TypeError, AttributeError, ValueError) as fault:
         raise UserError(
             f"{source} holds no sensitivity curves ({fault!r}); make it with `autoprune sensitivity`"
         ) from fault
+    raise UserError(f"{source} has sensitivity format {number}; this release reads {FORMAT}")
 
 
 def choose_curves(

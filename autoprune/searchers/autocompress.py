@@ -78,9 +78,8 @@ class _AnnealingRound(Round):
         if self._tried and (not spare or len(self._tried) == TRIES):
             return None
         allocation = next((each for each in self._by_value() if each not in self._tried), None)
-        return None if allocation is None else self._train(number, allocation)
-
-    def _train(self, number: int, allocation: Allocation) -> Candidate:
+        if allocation is None:
+            return None
         self._tried.append(allocation)
         return replace(self.spec.problem, recipe=self.spec.recipe).candidate(number, allocation)
 

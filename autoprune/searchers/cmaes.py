@@ -20,7 +20,7 @@ import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.settings import Choice, Range
-from autoprune.core.trial import Setting, Trial
+from autoprune.core.trial import Candidate, Setting, Trial
 from autoprune.searchers.base.coordinates import Point, Settings, StopThresholds, move_settings
 from autoprune.searchers.base.moves import new_neighbour
 from autoprune.searchers.base.optuna_studies import CovarianceStudy
@@ -35,18 +35,16 @@ OTHER_CHOICE = 0.2
 """The share of proposals that have another choice than the best trial."""
 
 
-class Multipliers:
-    """Every group's width as a number in [0, 1]: the logarithm of its ratio to a centre, which is 0.5 everywhere."""
+def multiplied(centre: Allocation, point: Mapping[str, float]) -> dict[str, int]:
+    """Returns the nearest whole multiples of widths; not yet inside the space, nor within the limits.
 
-    def __init__(self, names: Sequence[str], centre: Allocation) -> None:
-        self._names, self._centre = names, centre
+    Where all of a group is gone at the centre, half a structure is multiplied, so that it may come back.
 
-    def widths(self, point: Mapping[str, float]) -> dict[str, int]:
-        """Returns the nearest whole widths; not yet inside the space, nor within the limits.
-
-        Where all of a group is gone at the centre, half a structure is multiplied, so that it may come back.
-        """
-        return {n: round(max(self._centre[n], 0.5) * FACTOR ** (2.0 * point[n] - 1.0)) for n in self._names}
+    Args:
+        centre: the widths that are multiplied.
+        point: each group's place, in [0, 1], on a logarithmic scale of factors; 0.5 leaves it as it is.
+    """
+    return {name: round(max(width, 0.5) * FACTOR ** (2.0 * point[name] - 1.0)) for name, width in centre.items()}
 
 
 class CmaEs(WarmStartedSearcher):
@@ -60,8 +58,7 @@ class CmaEs(WarmStartedSearcher):
         self._ranges = {name: each for name, each in settings.items() if isinstance(each, Range)}
         self._choices = {name: each for name, each in settings.items() if isinstance(each, Choice)}
         self._strategy: CovarianceStudy | None = None
-        self._multipliers: Multipliers | None = None
-        self._centre: Settings = problem.default_settings
+        self._centre: Candidate | None = None
 
     def _learn(self, told: Sequence[Trial]) -> None:
         for trial in told:
@@ -75,24 +72,22 @@ class CmaEs(WarmStartedSearcher):
     def _go_on(self, best: Trial, rng: np.random.Generator) -> Point | None:
         """Returns a draw of the strategy, or a neighbour if that was proposed before; None if those were, too."""
         history, names = self._history, self._history.problem.space.names
-        if self._strategy is None or self._multipliers is None:
-            assert best.score is not None
-            self._multipliers = Multipliers(names, best.candidate.allocation)
-            self._centre = best.candidate.settings
+        if self._strategy is None or self._centre is None:
+            self._centre = best.candidate
             coordinates = [*names, *map(_coordinate, self._ranges)]
-            self._strategy = CovarianceStudy(coordinates, history.value(best.score), POPULATION)
+            self._strategy = CovarianceStudy(coordinates, history.value_of(best), POPULATION)
         point = self._strategy.sample(history.number, rng)
         found = Point(
-            history.problem.project(self._multipliers.widths(point)),
-            {**self._chosen(best.candidate.settings, rng), **self._ranged(point)},
+            history.problem.project(multiplied(self._centre.allocation, point)),
+            {**self._chosen(best.candidate.settings, rng), **self._ranged(self._centre.settings, point)},
         )
         return found if found not in history else new_neighbour(history, found, rng)
 
-    def _ranged(self, point: Mapping[str, float]) -> dict[str, Setting]:
+    def _ranged(self, settings: Settings, point: Mapping[str, float]) -> dict[str, Setting]:
         """Returns the values of the ranges at a point: 0.5 is the centre, 0 and 1 reach the further of both ends."""
         found = {}
         for name, dimension in self._ranges.items():
-            centre = dimension.position(self._centre[name])
+            centre = dimension.position(settings[name])
             position = centre + (2.0 * point[_coordinate(name)] - 1.0) * max(centre, 1.0 - centre)
             found[name] = dimension.at(min(max(position, 0.0), 1.0))
         return found

@@ -228,6 +228,12 @@ def draw(problem: SearchProblem, rng: np.random.Generator) -> Allocation:
 
 
 def neighbour(problem: SearchProblem, allocation: Allocation, rng: np.random.Generator) -> Allocation:
-    """Returns the allocation with one group at another level, repaired."""
+    """Returns the allocation with one group at another level, repaired.
+
+    Args:
+        problem: whose limits hold.
+        allocation: within them.
+        rng: of the group and its level.
+    """
     name = problem.space.names[int(rng.integers(len(problem.space.names)))]
     return problem.repair({**allocation, name: int(rng.choice(problem.space.bounds[name].levels()))})

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from autoprune.searchers.cmaes import FACTOR, CmaEs, Multipliers
+from autoprune.searchers.cmaes import FACTOR, CmaEs, multiplied
 from autoprune.searchers.knapsack import standard_starts
 from tests.searchers.landscapes import make_problem, with_curves
 
@@ -8,10 +8,9 @@ from tests.searchers.landscapes import make_problem, with_curves
 def test_multipliers_stay_within_their_factor_of_the_centre() -> None:
     problem = make_problem()
     centre = standard_starts(problem)[0]
-    multipliers = Multipliers(problem.space.names, centre)
-    assert multipliers.widths(dict.fromkeys(centre, 0.5)) == dict(centre)
-    assert multipliers.widths(dict.fromkeys(centre, 1.0)) == {n: round(w * FACTOR) for n, w in centre.items()}
-    assert multipliers.widths(dict.fromkeys(centre, 0.0)) == {n: round(w / FACTOR) for n, w in centre.items()}
+    assert multiplied(centre, dict.fromkeys(centre, 0.5)) == dict(centre)
+    assert multiplied(centre, dict.fromkeys(centre, 1.0)) == {n: round(w * FACTOR) for n, w in centre.items()}
+    assert multiplied(centre, dict.fromkeys(centre, 0.0)) == {n: round(w / FACTOR) for n, w in centre.items()}
 
 
 def test_the_starts_come_first() -> None:

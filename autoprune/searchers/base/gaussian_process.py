@@ -54,7 +54,7 @@ class Points:
     @cached_property
     def unique(self) -> Sequence[tuple[Floats, NDArray[np.intp]]]:
         """Of each group: its unique widths, and the index of each allocation's."""
-        return [_unique(column) for column in self.widths.T]
+        return [np.unique(column, return_inverse=True) for column in self.widths.T]
 
     def __add__(self, other: Points) -> Points:
         return Points(np.vstack((self.slopes, other.slopes)), np.vstack((self.widths, other.widths)))
@@ -138,13 +138,6 @@ class CorrelationCache:
             found[length] = between
         self._known, self._between = {key: place for place, key in enumerate(keys)}, found
         return found
-
-
-def _unique(values: Floats) -> tuple[Floats, NDArray[np.intp]]:
-    """Returns the unique values, in the order met, and the index of each value among them."""
-    places: dict[float, int] = {}
-    where = [places.setdefault(value, len(places)) for value in values.tolist()]
-    return np.array(list(places)), np.array(where)
 
 
 @dataclass(frozen=True)

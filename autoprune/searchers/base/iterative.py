@@ -89,6 +89,11 @@ def plan(widest: Mapping[str, int], limits: Limits, count: int) -> list[Limits]:
     of ten rounds to a fifth of the FLOPs would have to take a quarter of what it begins with.)
 
     A limit that the widest allocation keeps is the same in all rounds.
+
+    Args:
+        widest: every cost of the widest allocation.
+        limits: of the last round.
+        count: how many rounds there are, 1 at least.
     """
     between = [
         {kind: _left(widest[kind], limit, number / count) for kind, limit in limits.items()}
@@ -229,7 +234,8 @@ class IterativeSearcher(ABC):
     def ask(self, limit: int) -> Sequence[Candidate]:
         asked: list[Candidate] = []
         while len(asked) < limit and self._round is not None:
-            candidate = self._round.next(self._history.number, self._spare())
+            spare = self._compute_budget.spares_one(self._plan[self._begun - 1], self._plan[self._begun :])
+            candidate = self._round.next(self._history.number, spare)
             if candidate is not None:
                 asked.append(self._history.record(candidate))
             elif len(self._history.told) < self._history.number:
@@ -320,9 +326,6 @@ class IterativeSearcher(ABC):
             return None
         self._parent = done.best
         return self._begin() if self._begun < len(self._plan) else None
-
-    def _spare(self) -> bool:
-        return self._compute_budget.spares_one(self._plan[self._begun - 1], self._plan[self._begun :])
 
 
 def _without_finetune(problem: SearchProblem) -> SearchProblem:

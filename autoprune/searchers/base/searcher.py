@@ -29,13 +29,13 @@ class SearchProblem:
     Attributes:
         curves: sensitivity curves by criterion; empty if no sweep was made.
         importance: per group, `[width]` scores of its structures, higher is kept.
-        trials: how many candidates the search may judge; None is as many as `work` allows.
-        work: multiply-adds that judging candidates may take; None is as many as `trials` take.
-        price: multiply-adds that judging one candidate takes at most.
-        rungs: ascending numbers of samples after which a judgement can end.
+        trials: how many candidates the search may evaluate; None is as many as `work` allows.
+        work: multiply-adds that evaluating candidates may take; None is as many as `trials` take.
+        price: multiply-adds that evaluating one candidate takes at most.
+        rungs: ascending numbers of samples after which an evaluation can end.
         limits: what every candidate may cost, as whole numbers.
         rounds: how a search in rounds goes on; None if nothing was said of it.
-        dense: the dense network as it is, on the samples that judge candidates; None if it was not judged.
+        dense: the score of the dense network as it is, on the samples of candidates; None if it was not evaluated.
         parent, role: those of every candidate; the whole run's start from the dense network and are final.
 
     Raises:
@@ -64,16 +64,16 @@ class SearchProblem:
             raise ValueError("a search needs an end: a number of trials, or the work that they may take")
 
     def project(self, widths: Mapping[str, int]) -> Allocation:
-        """The allocation moved inside the space and onto every limit."""
+        """Returns the allocation moved inside the space and onto every limit."""
         return self.projection.project(widths)
 
     def repair(self, widths: Mapping[str, int]) -> Allocation:
-        """The allocation moved inside the space and under every limit; what they leave is not filled."""
+        """Returns the allocation moved inside the space and under every limit; what they leave is not filled."""
         return self.projection.repair(widths)
 
     @cached_property
     def projection(self) -> Projection:
-        """That inside the space and onto every limit."""
+        """The projection inside the space and onto every limit."""
         return Projection.onto(self.space, self.costs, self.limits)
 
     def candidate(
@@ -83,7 +83,14 @@ class SearchProblem:
         stop_thresholds: tuple[float | None, ...] = (),
         settings: Mapping[str, Setting] | None = None,
     ) -> Candidate:
-        """A candidate of this problem's parent and role, under its recipe and limits; default settings where None."""
+        """Returns a candidate of this problem's parent and role, under its recipe and limits.
+
+        Args:
+            number: counts from 0 within a search.
+            allocation: within the limits.
+            stop_thresholds: see `Candidate`.
+            settings: a value for each setting of the space, perhaps others too; None takes the default ones.
+        """
         limits = {str(kind): limit for kind, limit in self.limits.items()}
         values = self.default_settings if settings is None else settings
         chosen = {name: values[name] for name in self.space.settings}
@@ -95,7 +102,7 @@ class SearchProblem:
         return defaults(self.space.settings)
 
     def generator(self, number: int) -> np.random.Generator:
-        """The random draws of one candidate: a function of the seed and its number alone."""
+        """Returns the generator of one candidate's draws: a function of the seed and its number alone."""
         return np.random.default_rng([self.seed, number])
 
 
@@ -137,7 +144,7 @@ class Searcher(Protocol):
         """Why it ended before it could propose final candidates, if it did."""
 
     def ask(self, limit: int) -> Sequence[Candidate]:
-        """At most `limit` new candidates.
+        """Returns at most `limit` new candidates.
 
         An empty answer means that it waits for what runs, or has finished if nothing runs; then its state is as before.
         """
@@ -147,7 +154,7 @@ class Searcher(Protocol):
 
 
 def measured_curves(problem: SearchProblem, searcher: str) -> tuple[SensitivityCurves, ...]:
-    """The problem's sensitivity curves, in the order given.
+    """Returns the problem's sensitivity curves, in the order given.
 
     Raises:
         UserError: there are none.
