@@ -92,7 +92,7 @@ class NetworkSpace:
             if name in shares:
                 widths[group.name] = max(round(float(shares[name]) * group.width), 0)
         limits = Budget.of(budget).resolve(self.costs.dense(), self.costs.effective)
-        return Projection.onto(self.groups, self.costs, limits).project(widths)
+        return Projection(self.groups, self.costs, limits).project(widths)
 
     def apply(self, model: nn.Module, allocation: Mapping[str, int]) -> nn.Module:
         """Returns a smaller network: `model`, which is not changed, with each group at its kept width.

@@ -120,7 +120,7 @@ class Document:
     values: Mapping[Keys, str] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
 
-    def place(self, keys: Keys, in_key: bool = False) -> str:
+    def position(self, keys: Keys, in_key: bool = False) -> str:
         """Returns where a value (or its key) stands, or what is around it."""
         places = self.keys if in_key else self.values
         return next(places[keys[:n]] for n in range(len(keys), -1, -1) if keys[:n] in places)

@@ -92,14 +92,13 @@ def load_experiment(
         if value is not None:
             draft.put_value(_split(key), value, _OPTIONS.get(key, key))
     pairs = [pair for text in sets if (pair := draft.parse_set(text))]
-    for keys, value in pairs:
-        if keys[0] != "space" or keys == ("space",):
-            draft.put_value(keys, value, f"--set {'.'.join(map(str, keys))}")
-    draft.read_space()
-    for keys, value in pairs:
-        if keys[0] == "space" and keys != ("space",):
-            draft.put_value(keys, value, f"--set {'.'.join(map(str, keys))}")
-    return validated(Experiment, _without_empty_sections(draft.tree, Experiment), draft.place, draft.faults)
+    for into_space in (False, True):  # a search space is read before single keys of it are set
+        if into_space:
+            draft.read_space()
+        for keys, value in pairs:
+            if (keys[0] == "space" and len(keys) > 1) is into_space:
+                draft.put_value(keys, value, f"--set {'.'.join(map(str, keys))}")
+    return validated(Experiment, _without_empty_sections(draft.tree, Experiment), draft.position, draft.faults)
 
 
 @dataclass(frozen=True)
@@ -184,13 +183,13 @@ class _Draft:
                 raise ValueError(f"should be a file, a shipped name or a mapping but is {shown(name)}")
             document, source = read_space(str(name))
         except ValueError as fault:
-            self.faults.append(f"{self.place(('space',))}: {fault}")
+            self.faults.append(f"{self.position(('space',))}: {fault}")
             self.tree["space"] = {}
             return
         self.put_document(document, ("space",), 1, source)
         self.tree["space"].setdefault("source", source)
 
-    def place(self, keys: Keys, in_key: bool = False) -> str:
+    def position(self, keys: Keys, in_key: bool = False) -> str:
         """Returns what stands before a fault: where its value (or key) comes from, and the keys that this says not."""
         origin = self._origin(keys)
         label, rest = origin.key if in_key else origin.value, ".".join(map(str, keys[origin.said :]))

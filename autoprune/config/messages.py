@@ -31,13 +31,13 @@ _EXPECTED = {
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
-def validated(model: type[T], given: Any, place: Callable[[Keys, bool], str], faults: Sequence[str] = ()) -> T:
+def validated(model: type[T], given: Any, position: Callable[[Keys, bool], str], faults: Sequence[str] = ()) -> T:
     """Returns plain values as a section or a whole file.
 
     Args:
         model: a model of pydantic's or a dataclass.
         given: mappings, lists and plain values.
-        place: from the keys to a fault, and whether the last of them is at fault itself, to what stands before it in
+        position: from the keys to a fault, and whether the last of them is at fault itself, to what stands before it in
             the message.
         faults: what was found wrong before.
 
@@ -48,7 +48,7 @@ def validated(model: type[T], given: Any, place: Callable[[Keys, bool], str], fa
     try:
         value = TypeAdapter(model).validate_python(listed_as_tuples(given))
     except ValidationError as invalid:
-        found += [f"{place(keys, in_key)}: {said}" for keys, said, in_key in faults_of(invalid, model)]
+        found += [f"{position(keys, in_key)}: {said}" for keys, said, in_key in faults_of(invalid, model)]
     if found:
         raise ConfigError(found)
     return value
@@ -82,7 +82,8 @@ def explain(error: ErrorDetails, model: type) -> str:
     """Returns what is wrong, what was expected and, for a name, the nearest one that is known."""
     kind, given, context = error["type"], error["input"], error.get("ctx", {})
     if kind in _UNKNOWN:
-        return _unknown_key(str(error["loc"][-1]), _keys_at(error["loc"][:-1], model))
+        known = _keys_at(error["loc"][:-1], model)
+        return "unknown key" + (did_you_mean(str(error["loc"][-1]), known) or f"; known: {', '.join(known)}")
     if kind == "missing":
         return "is needed but not given"
     if kind == "value_error":
@@ -108,11 +109,6 @@ def shown(value: Any) -> str:
         return "a mapping"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def _unknown_key(name: str, known: list[str]) -> str:
-    near = did_you_mean(name, known)
-    return f"unknown key{near}" if near else f"unknown key; known: {', '.join(known)}"
 
 
 def _keys_at(path: Keys, section: type) -> list[str]:

@@ -159,10 +159,12 @@ def load_schedule(path: Path) -> ScheduleFile:
     if not isinstance(document.value, dict):
         known = ", ".join(ScheduleFile.model_fields)
         raise ConfigError([f"{path}: should be a mapping (key: value) but is {shown(document.value)}; keys: {known}"])
-    schedule = validated(
-        ScheduleFile, document.value, lambda keys, in_key: f"{document.place(keys, in_key)}: {'.'.join(map(str, keys))}"
-    )
-    faults = [f"{document.place(keys)}: {message}" for keys, message in _contradictions(schedule)]
+
+    def label(keys: Keys, in_key: bool) -> str:
+        return f"{document.position(keys, in_key)}: {'.'.join(map(str, keys))}"
+
+    schedule = validated(ScheduleFile, document.value, label)
+    faults = [f"{document.position(keys)}: {message}" for keys, message in _contradictions(schedule)]
     if faults:
         raise ConfigError(faults)
     return schedule

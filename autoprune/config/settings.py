@@ -7,7 +7,17 @@ from functools import partial
 from typing import Any
 
 from autoprune import registry
-from autoprune.core.fields import Above0, Fault, FieldError, Positive, declarations, fault, is_whole, required
+from autoprune.core.fields import (
+    Above0,
+    Fault,
+    FieldError,
+    Positive,
+    declarations,
+    fault,
+    is_whole,
+    required,
+    set_fields,
+)
 from autoprune.core.recipe import Finetune, Recipe
 from autoprune.core.settings import CRITERION, FINETUNE, Choice, Combination, Dimension, Range, criterion_pattern
 from autoprune.core.trial import Setting
@@ -136,7 +146,5 @@ def write_settings(dimensions: Mapping[str, Dimension]) -> dict[str, Any]:
 def _plain(dimension: Dimension) -> list[Setting] | dict[str, Any]:
     if isinstance(dimension, Choice):
         return list(dimension.values)
-    plain: dict[str, Any] = {"low": dimension.low, "high": dimension.high}
-    if dimension.log:
-        plain["log"] = True
-    return plain if dimension.step is None else {**plain, "step": dimension.step}
+    stated = {"low": dimension.low, "high": dimension.high, "log": dimension.log or None, "step": dimension.step}
+    return set_fields(stated.items())

@@ -105,13 +105,7 @@ def _parse_limit(part: str) -> Limit:
     match = _NUMBER.fullmatch(value)
     if match is None:
         raise BudgetError(f"budget {part!r}: {value!r} is not a number; expected {_EXAMPLE}")
-    number, unit = float(match[1]), match[2]
-    return Limit(kind, _checked(number, unit, kind, part), absolute=bool(unit), text=f"{kind}={value}")
-
-
-def _checked(number: float, unit: str, kind: CostKind, part: str) -> float:
-    """Returns the limit's value: a fraction without a unit, the absolute number with one."""
-    units = _UNITS[kind]
+    number, unit, units = float(match[1]), match[2], _UNITS[kind]
     if unit and unit not in units:
         raise BudgetError(f"budget {part!r}: unknown unit {unit!r}; {kind} takes {', '.join(units)}")
     if unit and not 0 < number * units[unit] < math.inf:
@@ -121,4 +115,4 @@ def _checked(number: float, unit: str, kind: CostKind, part: str) -> float:
             f"budget {part!r}: without a unit a limit is a fraction of the dense network, above 0 and at most 1; "
             f"for an absolute limit add a unit ({', '.join(units)})"
         )
-    return number * units[unit] if unit else number
+    return Limit(kind, number * units.get(unit, 1.0), absolute=bool(unit), text=f"{kind}={value}")

@@ -159,8 +159,7 @@ class History:
 
     def last(self, event: str) -> dict[str, Any] | None:
         """Returns the newest record of one kind, or None."""
-        found = self.of(event)
-        return found[-1] if found else None
+        return next((record for record in reversed(self.records) if record["event"] == event), None)
 
     def steps(self) -> Iterator[Candidate | Trial]:
         """Yields every candidate asked and every trial told, in the order in which it happened.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -13,8 +12,10 @@ import numpy as np
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import COST_KINDS, Limits
 from autoprune.core.costs import Bools, CostsAt, CostTable, Floats, Ints
-from autoprune.core.space import Bounds, SearchSpace
+from autoprune.core.space import SearchSpace
 from autoprune.errors import BudgetInfeasible
+
+UNLIMITED = np.iinfo(np.int64).max
 
 
 def check_feasible(space: SearchSpace, costs: CostTable, limits: Limits) -> None:
@@ -39,7 +40,6 @@ def check_feasible(space: SearchSpace, costs: CostTable, limits: Limits) -> None
         raise BudgetInfeasible("; ".join(missed) + f"; raise the budget or allow narrower groups in {space.source}")
 
 
-@dataclass(frozen=True)
 class Projection:
     """A search space as `[group]` arrays, with the cost table and limits that hold on it.
 
@@ -47,45 +47,22 @@ class Projection:
         columns: where each group stands in the cost table's vectors.
         dense: `[group of the table]` widths, of which those at `columns` change.
         limits: `[cost]`; the largest integer where a cost is not limited.
+
+    Raises:
+        BudgetInfeasible: even the narrowest allocation is above a limit.
     """
 
-    names: tuple[str, ...]
-    bounds: tuple[Bounds, ...]
-    lowest: Ints
-    ceiling: Ints
-    step: Ints
-    columns: Ints
-    dense: Ints
-    limits: Ints
-    costs: CostTable
-
-    @classmethod
-    def onto(cls, space: SearchSpace, costs: CostTable, limits: Limits) -> Projection:
-        """Returns the projection onto these limits.
-
-        Args:
-            space: names all groups that may be pruned.
-            costs: of the network.
-            limits: the most that is allowed of some costs.
-
-        Raises:
-            BudgetInfeasible: even the narrowest allocation is above a limit.
-        """
+    def __init__(self, space: SearchSpace, costs: CostTable, limits: Limits) -> None:
         check_feasible(space, costs, limits)
-        bounds = tuple(space.bounds[name] for name in space.names)
-        place = {group: column for column, group in enumerate(costs.widths)}
-        unlimited = np.iinfo(np.int64).max
-        return cls(
-            names=space.names,
-            bounds=bounds,
-            lowest=np.array([b.lowest for b in bounds], dtype=np.int64),
-            ceiling=np.array([b.ceiling for b in bounds], dtype=np.int64),
-            step=np.array([b.step for b in bounds], dtype=np.int64),
-            columns=np.array([place[name] for name in space.names], dtype=np.int64),
-            dense=costs.vector({}),
-            limits=np.array([limits.get(kind, unlimited) for kind in COST_KINDS], dtype=np.int64),
-            costs=costs,
-        )
+        self.names, self.costs = space.names, costs
+        self.bounds = [space.bounds[name] for name in space.names]
+        self.lowest = np.array([bounds.lowest for bounds in self.bounds], dtype=np.int64)
+        self.ceiling = np.array([bounds.ceiling for bounds in self.bounds], dtype=np.int64)
+        self.step = np.array([bounds.step for bounds in self.bounds], dtype=np.int64)
+        columns = {group: column for column, group in enumerate(costs.widths)}
+        self.columns = np.array([columns[name] for name in space.names], dtype=np.int64)
+        self.dense = costs.vector({})
+        self.limits = np.array([limits.get(kind, UNLIMITED) for kind in COST_KINDS], dtype=np.int64)
 
     def project(self, allocation: Mapping[str, int]) -> Allocation:
         """Returns the allocation moved inside the space and onto the limits.
@@ -177,7 +154,7 @@ class Projection:
 
     @cached_property
     def _curvature(self) -> CostCurvature:
-        return CostCurvature.of(self.costs, self.limits, self.columns)
+        return CostCurvature(self.costs, self.limits, self.columns)
 
     def _is_stuck(self, wanted: Ints, below: Ints, costs: CostsAt) -> Bools:
         """Returns `[n]`: whether no step from `wanted` towards the ceilings fits, so that no halving is needed.
@@ -248,9 +225,11 @@ def _fullness(width: int, target: int) -> float:
     return width / target if target else 1.0 + width
 
 
-@dataclass(frozen=True)
 class CostCurvature:
-    """How the limited costs grow with the widths of groups, beyond their slopes.
+    """How the limited costs grow with the widths of the groups at some columns of a cost table, beyond their slopes.
+
+    Args:
+        limits: `[cost]`, the largest integer where a cost is not limited.
 
     Attributes:
         kinds: indices of the costs that are limited.
@@ -258,23 +237,12 @@ class CostCurvature:
         mixed: `[kind][group]` the groups whose slope changes with this one's width, and by how much for each structure.
     """
 
-    kinds: Sequence[int]
-    halves: Sequence[Sequence[int]]
-    mixed: Sequence[Sequence[Sequence[tuple[int, int]]]]
-
-    @classmethod
-    def of(cls, costs: CostTable, limits: Ints, columns: Ints) -> CostCurvature:
-        """Returns the curvature for the groups at these columns of a cost table.
-
-        Args:
-            limits: `[cost]`, the largest integer where a cost is not limited.
-        """
+    def __init__(self, costs: CostTable, limits: Ints, columns: Ints) -> None:
         curvature = costs.at(costs.vector({})).curvature
-        kinds = np.flatnonzero(limits < np.iinfo(np.int64).max).tolist()
-        between = [curvature[kind][np.ix_(columns, columns)] for kind in kinds]
-        halves = [(each.diagonal() // 2).tolist() for each in between]
-        mixed = [[_nonzero(row) for row in each] for each in between]
-        return cls(kinds, halves, mixed)
+        self.kinds: list[int] = np.flatnonzero(limits < UNLIMITED).tolist()
+        between = [curvature[kind][np.ix_(columns, columns)] for kind in self.kinds]
+        self.halves: list[list[int]] = [(each.diagonal() // 2).tolist() for each in between]
+        self.mixed = [[_nonzero(row) for row in each] for each in between]
 
 
 def _nonzero(values: Ints) -> list[tuple[int, int]]:

@@ -29,8 +29,9 @@ Without its seeds it need not beat random draws under random budgets on rippled,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -98,7 +99,7 @@ class Nsga2(SequentialSearcher):
         self._starts = spread_allocations(problem)
         self._coordinates = Coordinates(problem)
         self._surrogate = Surrogate(self._history)
-        self._scale = _CostScale(problem)
+        self._shares_of = _cost_scale(problem)
 
     def _next(self) -> Point | None:
         found = self._find()
@@ -109,7 +110,7 @@ class Nsga2(SequentialSearcher):
         history, scored = self._history, self._scored()
         if not scored or history.number < max(len(self._starts), POPULATION):
             return ()
-        own = self._scale.shares(allocation)
+        own = self._shares_of(allocation)
         shares = np.array([self._shares(trial) for trial in scored])
         values = np.array([self._history.value_of(trial) for trial in scored])
         cheaper = np.flatnonzero((shares <= own).all(axis=1))
@@ -141,7 +142,7 @@ class Nsga2(SequentialSearcher):
         budget = self._budget(scored, rng)
 
         def distance(allocation: Allocation) -> float:
-            return abs(float(self._scale.shares(allocation).max()) - budget)
+            return abs(float(self._shares_of(allocation).max()) - budget)
 
         tight = tightened(problem, budget)
         parents = sorted(scored, key=lambda trial: distance(trial.candidate.allocation))[:_PARENTS]
@@ -180,7 +181,8 @@ class Nsga2(SequentialSearcher):
         if kind < _AT_LIMITS:
             return 1.0
         points: list[tuple[float, float]] = []
-        for share, accuracy in sorted((float(self._shares(trial).max()), _accuracy(trial)) for trial in scored):
+        costs = [(float(self._shares(trial).max()), trial.score.accuracy) for trial in scored if trial.score]
+        for share, accuracy in sorted(costs):
             if not points or accuracy > points[-1][1]:
                 points.append((share, accuracy))
         shares, accuracies = np.array(points).T
@@ -192,33 +194,23 @@ class Nsga2(SequentialSearcher):
         return [trial for trial in self._history.told.values() if trial.score]
 
     def _shares(self, trial: Trial) -> Floats:
-        return self._scale.shares(trial.candidate.allocation)
+        return self._shares_of(trial.candidate.allocation)
 
 
-class _CostScale:
-    """Where the limited costs of allocations lie between the least reachable (0) and the limits (1)."""
+def _cost_scale(problem: SearchProblem) -> Callable[[Allocation], Floats]:
+    """Returns where an allocation's `[cost]` limited costs lie between the least reachable (0) and the limits (1)."""
 
-    def __init__(self, problem: SearchProblem) -> None:
-        self._costs, self._kinds = problem.costs, tuple(problem.limits)
-        self._known: dict[Allocation, Floats] = {}
-        limits = tightened(problem, 1.0).limits
-        self._least = self._vector(problem.costs.costs(problem.space.narrowest()))
-        self._span = np.array([limits[kind] for kind in self._kinds]) - self._least
+    def vector(costs: Limits) -> Floats:
+        return np.array([costs[kind] for kind in problem.limits], dtype=np.float64)
 
-    def shares(self, allocation: Allocation) -> Floats:
-        """Returns `[cost]` positions."""
-        if allocation not in self._known:
-            above = self._vector(self._costs.costs(allocation)) - self._least
-            self._known[allocation] = above / np.maximum(self._span, 1.0)
-        return self._known[allocation]
+    least = vector(problem.costs.costs(problem.space.narrowest()))
+    span = np.maximum(vector(tightened(problem, 1.0).limits) - least, 1.0)
 
-    def _vector(self, costs: Limits) -> Floats:
-        return np.array([costs[kind] for kind in self._kinds], dtype=np.float64)
+    @cache
+    def shares(allocation: Allocation) -> Floats:
+        return np.asarray((vector(problem.costs.costs(allocation)) - least) / span)
 
-
-def _accuracy(trial: Trial) -> float:
-    assert trial.score is not None
-    return trial.score.accuracy
+    return shares
 
 
 def draw(problem: SearchProblem, rng: np.random.Generator) -> Allocation:

@@ -11,24 +11,20 @@ from bisect import bisect_left
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.costs import within
+from autoprune.core.costs import Floats, Ints, within
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.searchers.base.searcher import SearchProblem, measured_curves
 from autoprune.searchers.base.sequential import FixedListSearcher
 
-Levels = Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
+Levels = Mapping[str, tuple[Ints, Floats]]
 
 
 def level_losses(problem: SearchProblem, curves: SensitivityCurves) -> Levels:
     """Returns each group's `[level]` allowed widths, ascending, and the `[level]` degradations, never rising."""
-    tables = {}
-    for name in problem.space.names:
-        levels = np.array(problem.space.bounds[name].levels(), dtype=np.int64)
-        tables[name] = (levels, curves.curve(name, problem.objective).at(levels))
-    return tables
+    levels = {name: np.array(problem.space.bounds[name].levels(), dtype=np.int64) for name in problem.space.names}
+    return {name: (widths, curves.curve(name, problem.objective).at(widths)) for name, widths in levels.items()}
 
 
 def threshold_allocation(problem: SearchProblem, curves: SensitivityCurves) -> Allocation:

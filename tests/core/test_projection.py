@@ -23,7 +23,7 @@ def feasible(network):
 
 
 def project(allocation, space, costs, limits):
-    return Projection.onto(space, costs, limits).project(allocation)
+    return Projection(space, costs, limits).project(allocation)
 
 
 def projected(network, proposal=None):
@@ -57,7 +57,7 @@ def test_no_single_step_of_a_projection_still_fits(network):
 
 
 def repaired(network, proposal=None):
-    return Projection.onto(network.space, network.costs, network.limits).repair(proposal or network.proposal)
+    return Projection(network.space, network.costs, network.limits).repair(proposal or network.proposal)
 
 
 @given(networks())
@@ -111,7 +111,7 @@ def test_a_budget_is_infeasible_exactly_if_the_narrowest_allocation_is_above_it(
 @settings(max_examples=100, deadline=None)
 def test_several_are_projected_as_each_by_itself(network, data):
     assume(feasible(network))
-    onto = Projection.onto(network.space, network.costs, network.limits)
+    onto = Projection(network.space, network.costs, network.limits)
     ceilings = onto.ceiling.tolist()
     widths = [[data.draw(st.integers(0, ceiling + 3)) for ceiling in ceilings] for _ in range(4)]
     together = onto.projected(np.array(widths))
@@ -249,7 +249,7 @@ def test_slack_is_what_the_limits_leave_after_any_steps(table, data):
     limits = {kind: wider[kind] + data.draw(st.integers(-1, 1)) for kind in limited}  # a slip by one is seen
     given_limits = np.array([limits.get(kind, UNLIMITED) for kind in COST_KINDS])
 
-    curvature = CostCurvature.of(table, given_limits, columns)
+    curvature = CostCurvature(table, given_limits, columns)
     slack = Slack.beside(table.at(table.vector(begin)), curvature, given_limits, columns)
     copied = slack.copy()
     holding = [slack.holds(i, 1) for i in range(len(names))]
@@ -267,7 +267,7 @@ def test_what_a_group_costs_changes_with_the_widths_of_those_that_it_reads():
     terms = [CostTerm("flops", "conv", 2, Count(0, {"a": 1}), Count(0, {"b": 1}))]
     table, columns = CostTable(terms, {"a": 8, "b": 8}), np.array([0, 1])
     limits = np.array([60 if kind == "flops" else UNLIMITED for kind in COST_KINDS])
-    curvature = CostCurvature.of(table, limits, columns)
+    curvature = CostCurvature(table, limits, columns)
     slack = Slack.beside(table.at(table.vector({"a": 4, "b": 5})), curvature, limits, columns)
     assert [slack.holds(1, 2), slack.holds(1, 3)] == [True, False]  # 4 · 7 · 2 = 56
     slack.widen(0, -1)

@@ -42,13 +42,10 @@ Proposal = Allocation | Point
 
 def draw_settings(dimensions: Mapping[str, Dimension], rng: np.random.Generator) -> dict[str, Setting]:
     """Draws every setting by itself, uniform among its values or on its scale."""
-    return {name: _drawn(dimension, rng) for name, dimension in dimensions.items()}
-
-
-def _drawn(dimension: Dimension, rng: np.random.Generator) -> Setting:
-    if isinstance(dimension, Choice):
-        return dimension.values[int(rng.integers(len(dimension.values)))]
-    return dimension.at(rng.random())
+    return {
+        name: each.at(int(rng.integers(len(each.values))) if isinstance(each, Choice) else rng.random())
+        for name, each in dimensions.items()
+    }
 
 
 def move_settings(

@@ -140,48 +140,34 @@ class CorrelationCache:
         return found
 
 
-@dataclass(frozen=True)
 class Posterior:
     """The distribution of any allocation's value after some trials, as a difference to the reference.
 
-    Attributes:
+    Args:
+        kernel: covariance of any two allocations.
         common: `[group]` slopes before any trial.
         points: the trials.
-        weights: `[trial]`.
-        root: `[trial, trial]` lower Cholesky factor of the covariance of the trials.
+        values: `[trial]` differences to the reference.
         noise: `[trial]` variances.
+        matern: `[trial, trial]` correlations under the kernel's length scale, where they are known.
+
+    Attributes:
+        root: `[trial, trial]` lower Cholesky factor of the covariance of the trials.
+        weights: `[trial]`.
     """
 
-    kernel: Kernel
-    common: Floats
-    points: Points
-    weights: Floats
-    root: Floats
-    noise: Floats
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         kernel: Kernel,
         common: Floats,
         points: Points,
         values: Floats,
         noise: Floats,
         matern: Floats | None = None,
-    ) -> Posterior:
-        """Conditions on trials.
-
-        Args:
-            kernel: covariance of any two allocations.
-            common: `[group]` slopes before any trial.
-            points: the trials.
-            values: `[trial]` differences to the reference.
-            noise: `[trial]` variances.
-            matern: `[trial, trial]` correlations under the kernel's length scale, where they are known.
-        """
-        root = _root(kernel.between(points, points, matern) + np.diag(noise))
-        weights = cho_solve((root, True), values - points.slopes @ common)
-        return cls(kernel, common, points, weights, root, noise)
+    ) -> None:
+        self.kernel, self.common, self.points, self.noise = kernel, common, points, noise
+        self.root = _root(kernel.between(points, points, matern) + np.diag(noise))
+        self.weights: Floats = cho_solve((self.root, True), values - points.slopes @ common)
 
     def moments(self, points: Points) -> tuple[Floats, Floats]:
         """Returns `[n]` means and `[n]` standard deviations."""
@@ -204,7 +190,7 @@ class Posterior:
         # What it expects at its own points is smoothed; the values that were told are restored from the weights.
         values[: len(self.weights)] += self.noise * self.weights
         noise = np.append(self.noise, np.full(len(points.widths), self.noise.min()))
-        return Posterior.of(self.kernel, self.common, self.points + points, values, noise)
+        return Posterior(self.kernel, self.common, self.points + points, values, noise)
 
 
 def _root(covariance: Floats) -> Floats:
@@ -249,7 +235,7 @@ def fit(
     best = int(np.argmin(losses))
     spread, (share, length), _ = settings[best]
     kernel = Kernel((spread * slope) ** 2, share * variance, length)
-    return Posterior.of(kernel, common, points, rises, noises[best], matern[length])
+    return Posterior(kernel, common, points, rises, noises[best], matern[length])
 
 
 def _negative_log_likelihood(covariance: Floats, values: Floats) -> float:

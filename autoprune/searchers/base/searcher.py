@@ -74,7 +74,7 @@ class SearchProblem:
     @cached_property
     def projection(self) -> Projection:
         """The projection inside the space and onto every limit."""
-        return Projection.onto(self.space, self.costs, self.limits)
+        return Projection(self.space, self.costs, self.limits)
 
     def candidate(
         self,
@@ -91,7 +91,7 @@ class SearchProblem:
             stop_thresholds: see `Candidate`.
             settings: a value for each setting of the space, perhaps others too; None takes the default ones.
         """
-        limits = {str(kind): limit for kind, limit in self.limits.items()}
+        limits = dict(self.limits)
         values = self.default_settings if settings is None else settings
         chosen = {name: values[name] for name in self.space.settings}
         return Candidate(number, allocation, self.recipe, chosen, self.parent, self.role, limits, stop_thresholds)

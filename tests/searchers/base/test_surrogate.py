@@ -43,7 +43,7 @@ def rows(some: Points) -> list[tuple[Floats, Floats]]:
 def test_the_posterior_is_the_conditional_of_the_joint_normal_distribution() -> None:
     known, tries = points(9), points(5, seed=1)
     common, values, noise = np.array([1.0, 0.5, 2.0, 1.0]), RNG.normal(size=9), RNG.uniform(0.01, 0.2, size=9)
-    found = Posterior.of(KERNEL, common, known, values, noise)
+    found = Posterior(KERNEL, common, known, values, noise)
     everything = rows(known) + rows(tries)
     joint = np.array([[covariance(KERNEL, one, other) for other in everything] for one in everything])
     joint[:9, :9] += np.diag(noise)
@@ -55,7 +55,7 @@ def test_the_posterior_is_the_conditional_of_the_joint_normal_distribution() -> 
 
 def test_a_believed_point_changes_no_expectation_and_makes_it_surer_there() -> None:
     known, running, tries = points(9), points(1, seed=2), points(30, seed=3)
-    before = Posterior.of(KERNEL, np.ones(4), known, RNG.normal(size=9), np.full(9, 0.01))
+    before = Posterior(KERNEL, np.ones(4), known, RNG.normal(size=9), np.full(9, 0.01))
     after = before.believing(running)
     assert np.allclose(after.moments(tries)[0], before.moments(tries)[0])
     assert (after.moments(tries)[1] <= before.moments(tries)[1] + 1e-9).all()
@@ -76,7 +76,7 @@ def test_trials_that_all_say_the_same_are_modelled() -> None:
     model = fit(some, np.zeros(6), np.zeros(6), np.ones(4))
     assert np.allclose(model.moments(some)[0], 0.0, atol=1e-6)
     assert np.isfinite(model.moments(points(5, seed=1))[1]).all()
-    far = Posterior.of(Kernel(1e8, 1e8, 1.0), np.ones(4), some, np.zeros(6), np.full(6, 1e-12))
+    far = Posterior(Kernel(1e8, 1e8, 1.0), np.ones(4), some, np.zeros(6), np.full(6, 1e-12))
     assert np.isfinite(far.moments(points(5, seed=1))[1]).all()
 
 
