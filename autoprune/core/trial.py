@@ -110,6 +110,10 @@ class Stopped:
 
     score: Score
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns what was measured."""
+        return self.score.to_json()
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -126,7 +130,7 @@ def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
     """Returns the outcome under the name of its kind: `{"score": {…}}`."""
     if isinstance(outcome, Failure):
         return {"failure": asdict(outcome)}
-    return {"score": outcome.to_json()} if isinstance(outcome, Score) else {"stopped": outcome.score.to_json()}
+    return {"score" if isinstance(outcome, Score) else "stopped": outcome.to_json()}
 
 
 def outcome_from_json(data: Mapping[str, Any]) -> Outcome:

@@ -32,7 +32,7 @@ class EvaluationResult:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> EvaluationResult:
         scored = "score" in data
-        outcome = Score.from_json(data["score"]) if scored else Failure.from_json(data["failure"])
+        outcome = Score.from_json(data["score"]) if scored else Failure(**data["failure"])
         return cls(outcome, data["work"])
 
 
