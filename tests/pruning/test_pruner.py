@@ -9,8 +9,7 @@ from torch import nn
 
 from autoprune.errors import UserError
 from autoprune.graph.groups import find_groups
-from autoprune.pruning.criteria.gates import BN_SCALE
-from autoprune.pruning.criteria.magnitudes import L1
+from autoprune.pruning.criteria.magnitudes import BN_SCALE, L1
 from autoprune.pruning.pruner import L1_FILTER, Pruner
 from tests.graph.networks import resnet_b
 

@@ -1,4 +1,4 @@
-"""Criteria by the gradient of the loss with respect to a structure's weights."""
+"""Criteria by the gradient of the loss with respect to a structure's weights, or to a gate on its channel."""
 
 from __future__ import annotations
 
@@ -46,6 +46,22 @@ def saliency(statistics: LayerStatistics) -> Tensor | None:
     return (statistics.weight.abs() * statistics.gradients.magnitude).flatten(1).sum(1)
 
 
+def gate_taylor(statistics: LayerStatistics) -> Tensor | None:
+    """Squared first-order change of the loss if a channel's gate is closed, mean over batches.
+
+    The gate is a factor of 1 behind the batch norm that follows, so that its derivative is that of the scale times the
+    scale plus that of the shift times the shift; where no batch norm follows it lies behind the layer itself.
+
+    Source: Molchanov et al. 2019, arXiv:1906.10771, section 3; there one gate for a whole residual stream, here one
+    behind each of its layers.
+
+    Returns:
+        `[structures]` scores, or None without gates.
+    """
+    return statistics.gate
+
+
 TAYLOR = Criterion("taylor", taylor, frozenset({"gradients"}))
 GRADIENT = Criterion("gradient", gradient_magnitude, frozenset({"gradients"}))
 SALIENCY = Criterion("saliency", saliency, frozenset({"gradients"}))
+TAYLOR_GATE = Criterion("taylor_gate", gate_taylor, frozenset({"gates"}))

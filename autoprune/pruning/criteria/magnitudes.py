@@ -1,4 +1,4 @@
-"""Criteria by the size of a structure's weights: norms, and magnitudes that can be compared between layers."""
+"""Criteria by the size of weights: a structure's norm or magnitude, or the scale of the batch norm behind it."""
 
 from __future__ import annotations
 
@@ -63,8 +63,21 @@ def deviations(statistics: LayerStatistics) -> Tensor:
     return scores / statistics.deviation if statistics.deviation > 0 else scores
 
 
+def batch_norm_scale(statistics: LayerStatistics) -> Tensor | None:
+    """Absolute scale in the batch norm that follows; None where none does.
+
+    Source: Liu et al. 2017 (network slimming), arXiv:1708.06519, section 3; there scales are ranked over all layers of
+    a network trained with an L1 penalty on them, here they rank the channels of one group.
+
+    Returns:
+        `[structures]` scores, or None where no batch norm with scales follows.
+    """
+    return statistics.scale
+
+
 L1 = Criterion("l1", l1_norm)
 L2 = Criterion("l2", l2_norm)
 MAGNITUDE = Criterion("magnitude", mean_magnitude)
 THRESHOLD = Criterion("threshold", largest_magnitude)
 STD_THRESHOLD = Criterion("std_threshold", deviations)
+BN_SCALE = Criterion("bn_scale", batch_norm_scale, frozenset({"norm"}))

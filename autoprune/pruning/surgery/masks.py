@@ -50,17 +50,15 @@ def top_k_mask(scores: NDArray[np.float64], keep: int, least: int = 1) -> NDArra
     return stays
 
 
-def top_k(scores: NDArray[np.float64], keep: int) -> tuple[int, ...]:
-    """Returns the ascending indices of the `keep` highest `[width]` scores; of equal ones the lower index goes first.
-
-    Raises:
-        UserError: as `top_k_mask`.
-    """
-    return tuple(top_k_mask(scores, keep).nonzero()[0].tolist())
-
-
 def choose_kept(importance: Importance, widths: Widths) -> dict[str, tuple[int, ...]]:
     """Chooses the structures that stay in each group: those with the highest scores.
+
+    Args:
+        importance: group name to `[width]` scores.
+        widths: how many stay of each group; groups that are not named are not looked at.
+
+    Returns:
+        Group name to the ascending indices of its structures that stay; of equal scores the lower index goes first.
 
     Raises:
         UserError: there are no scores for a group, or a width does not fit them.
@@ -68,18 +66,20 @@ def choose_kept(importance: Importance, widths: Widths) -> dict[str, tuple[int, 
     missing = set(widths) - set(importance)
     if missing:
         raise UserError(f"no scores for group {', '.join(sorted(missing))}; there are {', '.join(importance)}")
-    return {group: top_k(importance[group], keep) for group, keep in widths.items()}
+    stays = {group: top_k_mask(importance[group], keep) for group, keep in widths.items()}
+    return {group: tuple(mask.nonzero()[0].tolist()) for group, mask in stays.items()}
 
 
 def build_masks(
     network: nn.Module, graph: ChannelGraph, kept: Kept, sides: Sequence[Side] = SIDES
 ) -> dict[str, Tensor]:
-    """Builds the masks of the channels that `kept` leaves out.
+    """Builds the masks of the channels that `kept` leaves out, each `[…]` of its parameter's shape.
 
     Both what makes a channel and what uses it is masked, so that a channel is gone even where an activation function
     or a bias would turn zeros into something else.
 
     Args:
+        network: its parameters' shapes and devices are those of the masks.
         graph: what `find_groups` found in this network, or in one of the same architecture.
         kept: by group, the channels that stay.
         sides: which axes are masked; "in" alone leaves what makes a channel as it is, and only its consumers ignore it.
@@ -112,6 +112,7 @@ def mask_network(network: nn.Module, graph: ChannelGraph, kept: Kept, sides: Seq
     """Copies the network with the channels that `kept` leaves out set to zero; see `build_masks`.
 
     Args:
+        network: left as it is.
         graph: what `find_groups` found in this network, or in one of the same architecture.
         kept: by group, the channels that stay.
         sides: which axes are masked.

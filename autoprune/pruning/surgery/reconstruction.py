@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -176,14 +177,14 @@ def _refit_layer(thinned: nn.Module, layer: Layer, wanted: Sequence[_DenseOutput
         log.warning("%s is not reconstructed: it has %d inputs, more than %d", layer.name, columns, MOST_INPUTS)
         return
     equations = _NormalEquations.of(module, layer.groups)
-    passes = 0
-    for inputs, _ in batches:
-        if passes == len(wanted):
+    for index, (batch, outputs) in enumerate(zip_longest(batches, wanted)):
+        if outputs is None:
             raise DataError("the batches to reconstruct outputs from are not the same at every pass")
-        _add_batch(thinned, layer.name, inputs, equations, wanted[passes], passes)
-        passes += 1
-    if passes < len(wanted):
-        raise DataError("the batches to reconstruct outputs from can be gone through only once; give a list of them")
+        if batch is None:
+            raise DataError(
+                "the batches to reconstruct outputs from can be gone through only once; give a list of them"
+            )
+        _add_batch(thinned, layer.name, batch[0], equations, outputs, index)
     equations.solve(layer.name)
 
 
@@ -275,12 +276,10 @@ class _NormalEquations:
 
         A group whose inputs were always zero gets 1, so that the equations can be solved.
         """
-        diagonal = self.gram.diagonal(dim1=1, dim2=2)
-        inputs = diagonal if self.module.bias is None else diagonal[:, :-1]
-        strength = RIDGE * inputs.mean(1, keepdim=True)
+        diagonal, inputs = self.gram.diagonal(dim1=1, dim2=2), self.module.weight[0].numel()
+        strength = RIDGE * diagonal[:, :inputs].mean(1, keepdim=True)
         ridge = torch.where(strength > 0, strength, 1.0).expand_as(diagonal).clone()
-        if self.module.bias is not None:
-            ridge[:, -1] = 0
+        ridge[:, inputs:] = 0
         return torch.diag_embed(ridge)
 
 
@@ -313,15 +312,14 @@ def observe_additions(network: nn.Module, layers: Collection[str], observer: Add
         observer: called before each addition.
     """
     recorder = _AdditionRecorder(observer)
-    hooks = [network.get_submodule(name).register_forward_hook(partial(recorder.begin, name)) for name in layers]
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    hooks += [module.register_forward_hook(recorder.pass_batch_norm) for module in norms]
-    try:
+    with ExitStack() as hooks:
+        for name in layers:
+            hooks.enter_context(network.get_submodule(name).register_forward_hook(partial(recorder.begin, name)))
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                hooks.enter_context(module.register_forward_hook(recorder.pass_batch_norm))
         with recorder:
             yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 class _AdditionRecorder(TorchFunctionMode):

@@ -133,11 +133,9 @@ class Admm:
         return {"passed": self._passed, "projected": dict(self._projected), "dual": dict(self._dual)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._passed = state["passed"]
-        self._projected, self._dual = (
-            {name: state[kind][name].to(weight) for name, weight in self._weights().items()}
-            for kind in ("projected", "dual")
-        )
+        self._passed, weights = state["passed"], self._weights()
+        self._projected = {name: state["projected"][name].to(weight) for name, weight in weights.items()}
+        self._dual = {name: state["dual"][name].to(weight) for name, weight in weights.items()}
 
     def _weights(self) -> Weights:
         return {name: self._network.get_parameter(name).detach() for name in self._names}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from autoprune.errors import UserError
 from autoprune.graph.groups import ChannelGraph
 from autoprune.pruning.patterns import ELEMENT, Pattern, parse_pattern
-from autoprune.pruning.structures import WeightGroup, WeightStructures, find_weight_structures
+from autoprune.pruning.structures import WeightGroup, find_weight_structures
 from autoprune.pruning.surgery.masks import Masks
 from autoprune.pruning.training.masking import Masking
 from autoprune.pruning.training.penalties import check_strength
@@ -98,9 +98,14 @@ class GroupLasso:
     ) -> None:
         self.masking = masking or Masking(network)
         self._network, self._strength = network, check_strength(strength)
-        self._structures = _weight_structures(network, graph, pattern)
-        chosen = {group.name for group in matching_groups(self._structures.groups, layers)}
-        self._found = tuple(found for found in self._structures.weights if found.group.name in chosen)
+        pattern = parse_pattern(pattern) if isinstance(pattern, str) else pattern
+        self._structures = find_weight_structures(network, graph, pattern)
+        if any(found.choices > 1 for found in self._structures.weights):
+            raise UserError(
+                f"pattern {pattern.name!r} keeps a number of every few weights, which no penalty leads to; use "
+                "'element', or penalty 'admm'"
+            )
+        self._found = [self._structures[group.name] for group in matching_groups(self._structures.groups, layers)]
         self._scale_by_size, self._proximal = scale_by_size, proximal
         self._thresholding = thresholding or Thresholding()
         self._masks: Masks = {}
@@ -205,20 +210,3 @@ def _norms(arranged: Tensor) -> Tensor:
     """Returns `[choices, width]`; torch gives the norm of zeros the gradient zero, the root alone would give NaN."""
     norms: Tensor = torch.linalg.vector_norm(arranged, dim=-1)
     return norms
-
-
-def _weight_structures(network: nn.Module, graph: ChannelGraph, pattern: str | Pattern) -> WeightStructures:
-    """Returns the structures of a pattern in each layer by itself.
-
-    Raises:
-        UserError: there is no such pattern, or it keeps as many of every few weights.
-    """
-    if isinstance(pattern, str):
-        pattern = parse_pattern(pattern)
-    structures = find_weight_structures(network, graph, pattern)
-    if any(found.choices > 1 for found in structures.weights):
-        raise UserError(
-            f"pattern {pattern.name!r} keeps a number of every few weights, which no penalty leads to; use 'element', "
-            "or penalty 'admm'"
-        )
-    return structures
