@@ -148,14 +148,30 @@ class ChannelStructures(Structures):
         return scores[rows.to(scores.device)].sum(1)
 
     def masks(self, network: nn.Module, importance: Importance, widths: Widths) -> Masks:
+        """Builds masks of the channels that go, in all that makes or uses them.
+
+        Args:
+            network: of the architecture that was scored; its tensors give the masks' shapes.
+            importance: group name to `[width]` scores.
+            widths: how many channels stay of each group.
+        """
         return build_masks(network, self.graph, choose_kept(importance, widths))
 
     def prune(
         self, network: nn.Module, importance: Importance, widths: Widths, check_on: Tensor | None = None
     ) -> nn.Module:
+        """Builds a copy of the network without the channels that go.
+
+        Args:
+            network: of the architecture that was scored.
+            importance: group name to `[width]` scores.
+            widths: how many channels stay of each group.
+            check_on: `[batch, …]` inputs on which the copy is compared with the masked network; None: it is not.
+        """
         return thin(network, self.graph, choose_kept(importance, widths), check_on)
 
     def cost_table(self, network: nn.Module, inputs: Tensor) -> CostTable:
+        """Builds the exact costs of the network thinned to any widths; `inputs` are `[batch, …]`."""
         return build_cost_table(network, self.graph, inputs)
 
 
@@ -169,15 +185,31 @@ class BranchStructures(Structures):
         return scores
 
     def masks(self, network: nn.Module, importance: Importance, widths: Widths) -> Masks:
+        """Builds masks of everything in the branches that go, with which they add zero to their shortcuts.
+
+        Args:
+            network: of the architecture that was scored; its tensors give the masks' shapes.
+            importance: not used: a branch is a single structure.
+            widths: 0 for each branch that goes.
+        """
         gone = self.removed_branches(widths)
         return branch_masks(network, [branch for branch in self.branches if branch.name in gone])
 
     def prune(
         self, network: nn.Module, importance: Importance, widths: Widths, check_on: Tensor | None = None
     ) -> nn.Module:
+        """Builds a copy of the network in which the branches that go are replaced by their shortcuts.
+
+        Args:
+            network: of the architecture that was scored.
+            importance: not used: a branch is a single structure.
+            widths: 0 for each branch that goes.
+            check_on: `[batch, …]` inputs on which the copy is compared with the masked network; None: it is not.
+        """
         return remove_branches(network, self.graph, self.removed_branches(widths), check_on)
 
     def cost_table(self, network: nn.Module, inputs: Tensor) -> CostTable:
+        """Builds the exact costs of the network without any of its branches; `inputs`, `[batch, …]`, are not read."""
         return build_branch_costs(network, self.graph, self.branches)
 
 
@@ -213,6 +245,13 @@ class WeightStructures(Structures):
         return scores if found.choices == 1 else scores.view(found.choices, found.group.width)
 
     def masks(self, network: nn.Module, importance: Importance, widths: Widths) -> Masks:
+        """Builds masks of the weights that hold structures that go, exactly counted.
+
+        Args:
+            network: of the architecture that was scored; its weights give the masks' shapes.
+            importance: group name to `[width]` or `[choices, width]` scores.
+            widths: how many structures stay of each group, or of each of its choices.
+        """
         masks = {}
         for name, keep in widths.items():
             found = self[name]
@@ -239,9 +278,23 @@ class WeightStructures(Structures):
     def prune(
         self, network: nn.Module, importance: Importance, widths: Widths, check_on: Tensor | None = None
     ) -> nn.Module:
+        """Builds a copy of the network in which the structures that go are zero; all shapes stay.
+
+        Args:
+            network: of the architecture that was scored.
+            importance: group name to `[width]` or `[choices, width]` scores.
+            widths: how many structures stay of each group, or of each of its choices.
+            check_on: `[batch, …]` inputs; not used, as the copy is the masked network itself.
+        """
         return masked_copy(network, self.masks(network, importance, widths))
 
     def cost_table(self, network: nn.Module, inputs: Tensor) -> CostTable:
+        """Builds the effective costs: a zeroed weight counts neither as a parameter nor at its layer's positions.
+
+        Args:
+            network: of this architecture.
+            inputs: `[batch, …]`; only the first sample is used.
+        """
         dense = measure_costs(network, inputs)
         terms = []
         for found in self.weights:

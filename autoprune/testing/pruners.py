@@ -59,14 +59,26 @@ def residual_network(seed: int = 0) -> nn.Module:
 
 
 def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Returns a scalar loss of outputs of any shape, in which every class has another weight."""
+    """Returns a scalar loss, `[]`, of all outputs, in which every class has another weight.
+
+    Args:
+        outputs: `[batch, …]`, or nested tuples and dictionaries of such.
+        targets: `[batch]` class numbers.
+    """
     return torch.stack(
         [(leaf - targets.view(-1, *[1] * (leaf.dim() - 1))).square().mean() for leaf in tree_leaves(outputs)]
     ).sum()
 
 
 def importance(pruner: Pruner, network: nn.Module, graph: ChannelGraph, seed: int = 0) -> Importance:
-    """Scores a network's structures, with calibration data for criteria that read any."""
+    """Scores a network's structures, with calibration data for criteria that read any.
+
+    Args:
+        pruner: whose criterion, pattern and combination of layers are used.
+        network: takes `[batch, 3, 8, 8]` inputs.
+        graph: what `find_groups` found in it.
+        seed: of random draws.
+    """
     return pruner.estimate_importance(network, graph, CalibrationData(BATCHES, loss), seed)
 
 

@@ -64,6 +64,7 @@ def collect_statistics(
     Weights, buffers, gradients, modes and `requires_grad` of the network stay as they are.
 
     Args:
+        network: runs the batches.
         graph: what `find_groups` found in the network, or in one of the same architecture.
         layers: those whose statistics are wanted; consumers are those of all groups.
         needs: which statistics.

@@ -26,7 +26,8 @@ def observe_layers(network: nn.Module, layers: Collection[str], observer: LayerO
     """Shows an observer the inputs and outputs of some layers during one forward pass.
 
     Args:
-        layers: their names.
+        network: calls the layers.
+        layers: their names; of the calls of one layer all are shown.
         observer: called after each call of one of them.
     """
     calls = dict.fromkeys(layers, 0)
@@ -53,6 +54,7 @@ def sample_positions(module: WeightedLayer, output: Tensor, most: int, *use: int
     """Draws positions of a layer's output for each sample: `[batch, positions]` indices into the flattened ones.
 
     Args:
+        module: the layer, of which the order of the output's axes depends.
         output: `[batch, out, *positions]`, of a linear layer `[batch, *positions, out]`.
         most: how many are drawn, with replacement; where there are no more than that, all are taken.
         use: what the draw is for; the same use gives the same positions, whatever the run's seed.
@@ -69,6 +71,7 @@ def outputs_at(module: WeightedLayer, output: Tensor, chosen: Tensor) -> Tensor:
     """Selects a layer's outputs at the chosen positions: `[batch · positions, out]`.
 
     Args:
+        module: the layer.
         output: `[batch, out, *positions]`, of a linear layer `[batch, *positions, out]`.
         chosen: `[batch, positions]`.
     """
@@ -83,6 +86,7 @@ def inputs_at(module: WeightedLayer, inputs: Tensor, chosen: Tensor) -> Tensor:
     Padding is included.
 
     Args:
+        module: the layer; a convolution's kernel, stride, dilation and padding are followed.
         inputs: `[batch, in, *positions]`, of a linear layer `[batch, *positions, in]`.
         chosen: `[batch, positions]` indices into the flattened positions of the output.
     """

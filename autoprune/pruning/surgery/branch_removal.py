@@ -29,6 +29,7 @@ def remove_branches(
     group whose first layer went has another name in it; what served several branches stays, even where all of them go.
 
     Args:
+        network: left as it is.
         graph: what `find_groups` found in this network, or in the one that it is a copy of.
         names: of branches that `find_branches` finds in it.
         check_on: `[batch, …]` inputs on which it is compared with the masked network.

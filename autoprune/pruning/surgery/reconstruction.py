@@ -71,7 +71,8 @@ def refit(
     `MOST_INPUTS` inputs of a group is left, as its equations need too much memory, and named in the log.
 
     Args:
-        thinned: `thin(dense, graph, kept)`, with the weights it got there.
+        thinned: `thin(dense, graph, kept)`, with the weights it got there; refitted in place.
+        dense: the network before, whose outputs are the targets; left as it is.
         graph: of the dense network.
         kept: by group, the channels that stayed.
         batches: read once for each layer and once more; the same at every pass.
@@ -308,6 +309,7 @@ def observe_additions(network: nn.Module, layers: Collection[str], observer: Add
     uses of an output, the later calls of a layer, and sums with tensors of another shape.
 
     Args:
+        network: calls the layers, and adds their outputs.
         layers: their names.
         observer: called before each addition.
     """

@@ -39,6 +39,7 @@ def thin(network: nn.Module, graph: ChannelGraph, kept: Kept, check_on: Tensor |
     mode where training and evaluation do the same operations.
 
     Args:
+        network: left as it is.
         graph: what `find_groups` found in this network, or in one of the same architecture.
         kept: by group, the channels that stay.
         check_on: `[batch, …]` inputs on which it is compared with the masked network.

@@ -97,6 +97,7 @@ class Admm:
         self._dual = {name: torch.zeros_like(weight) for name, weight in weights.items()}
 
     def term(self) -> Tensor:
+        """Returns rho/2 · ‖W − Z + U‖², a scalar `[]` to add to the loss of a batch."""
         squares = [
             (self._network.get_parameter(name) - self._projected[name] + self._dual[name]).square().sum()
             for name in self._dual
@@ -104,6 +105,7 @@ class Admm:
         return self._rho / 2 * torch.stack(squares).sum()
 
     def step(self, rate: float) -> None:
+        """Follows a step of the optimizer, whatever its rate: makes a dual step every `frequency` of them."""
         self._passed += 1
         if self._passed % self._frequency == 0:
             self.update()
@@ -125,14 +127,17 @@ class Admm:
         return self._structures.masks(self._network, self.importance(), self.widths)
 
     def finish(self) -> Masks:
+        """Masks, in place, what the projection of the present weights leaves out; returns the masks."""
         masks = self.masks()
         self.masking.set(self, masks)
         return masks
 
     def state_dict(self) -> dict[str, Any]:
+        """Returns the number of steps, and Z and U by parameter name."""
         return {"passed": self._passed, "projected": dict(self._projected), "dual": dict(self._dual)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state_dict` gave."""
         self._passed, weights = state["passed"], self._weights()
         self._projected = {name: state["projected"][name].to(weight) for name, weight in weights.items()}
         self._dual = {name: state["dual"][name].to(weight) for name, weight in weights.items()}

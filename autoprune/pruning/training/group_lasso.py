@@ -112,12 +112,18 @@ class GroupLasso:
         self._passed = 0
 
     def term(self) -> Tensor | None:
+        """Returns strength · Σ ‖w_g‖₂, a scalar `[]` to add to the loss of a batch; None where steps are proximal."""
         if self._proximal:
             return None
         sums = [self._factor(found) * _norms(self._arranged(found)).sum() for found in self._found]
         return torch.stack(sums).sum()
 
     def step(self, rate: float) -> None:
+        """Follows a step of the optimizer: shrinks, where steps are proximal, and thresholds where it is time.
+
+        Args:
+            rate: the effective one, see `Penalty.step`.
+        """
         self._passed += 1
         if self._proximal:
             self._shrink(rate)
@@ -143,12 +149,15 @@ class GroupLasso:
         return masks
 
     def finish(self) -> Masks:
+        """Thresholds a last time; returns the masks of this penalty alone."""
         return self.threshold()
 
     def state_dict(self) -> dict[str, Any]:
+        """Returns the number of steps, and the masks by parameter name."""
         return {"passed": self._passed, "masks": dict(self._masks)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state_dict` gave: masks the weights again."""
         self._passed = state["passed"]
         self._hold(state["masks"])
 

@@ -77,21 +77,24 @@ class ScaleL1:
         self._names = [qualified_name(group.name, "weight") for group in matching_groups(groups, layers)]
 
     def term(self) -> Tensor:
+        """Returns strength · Σ |γ| over all scales γ, a scalar `[]` to add to the loss of a batch."""
         sums = [self._network.get_parameter(name).abs().sum() for name in self._names]
         total: Tensor = torch.stack(sums).sum()
         return self._strength * total
 
     def step(self, rate: float) -> None:
-        return None
+        """Does nothing: the term alone shrinks the scales."""
 
     def finish(self) -> Masks:
+        """Returns no masks: which channels go is left to a pruner."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
+        """Returns nothing: all of its state is in the network's weights."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        return None
+        """Does nothing, as there is no state."""
 
 
 def check_strength(strength: float) -> float:
