@@ -27,8 +27,8 @@ from autoprune.pruning.training.group_lasso import Thresholding
 from autoprune.pruning.training.masking import Masking
 from autoprune.pruning.training.penalties import Penalty
 
-# Owner of masks that were held before the network was thinned.
-_CARRIED = "carried"
+CARRIED = "carried"
+"""Owner of the masks that were held before the network was thinned, also in `ActivePruners.state_dict`."""
 
 Passed = Mapping[Unit, int]
 """Steps and epochs that have passed."""
@@ -79,7 +79,7 @@ class ActivePruners:
     ) -> None:
         self.masking = Masking(network)
         if carried:
-            self.masking.set(_CARRIED, carried)
+            self.masking.set(CARRIED, carried)
         self.prunings: dict[str, Pruning] = {}
         for name in schedule.pruners:
             timing = _timing_of(name, schedule)
@@ -142,7 +142,7 @@ class ActivePruners:
     def state_dict(self) -> dict[str, Any]:
         """Returns what a snapshot must hold: tensors and plain values."""
         return {
-            _CARRIED: dict(self.masking.of(_CARRIED)),
+            CARRIED: dict(self.masking.of(CARRIED)),
             "prunings": {name: pruning.state_dict() for name, pruning in self.prunings.items()},
             "penalties": {
                 name: {"state": active.penalty.state_dict(), "ended": active.ended}
@@ -157,12 +157,6 @@ class ActivePruners:
         for name, active in self._penalties.items():
             active.penalty.load_state_dict(state["penalties"][name]["state"])
             active.ended = state["penalties"][name]["ended"]
-
-
-def carried_masks(state: Mapping[str, Any]) -> Masks:
-    """Returns the masks from before a thinning that a `state_dict` holds."""
-    found: Masks = state[_CARRIED]
-    return found
 
 
 def _period_of(penalty: str, schedule: ScheduleFile) -> tuple[int, int, Unit]:

@@ -15,7 +15,7 @@ from autoprune.errors import CheckpointError, UserError
 from autoprune.evaluation.checkpoints.reshape import PrunedShape, ReshapedNetwork, reshape
 from autoprune.evaluation.data import Batches, ScoringSamples
 from autoprune.evaluation.metrics import evaluate_with_top_5, zeros_in
-from autoprune.evaluation.schedules.active_pruners import ActivePruners, Passed, carried_masks
+from autoprune.evaluation.schedules.active_pruners import CARRIED, ActivePruners, Passed
 from autoprune.graph.groups import find_groups
 from autoprune.pruning.schedules import Unit
 from autoprune.pruning.surgery.branch_removal import dead_branches
@@ -135,7 +135,7 @@ class TrainingRun:
             self.network.load_state_dict(snapshot.state_dict)
             self._changes_made, self._losses = state["changes_made"], list(state["losses"])
             self._passed, self._passed_at_change = state["passed"], state["passed_at_change"]
-            self.active = self._activate(carried_masks(state["active"]))
+            self.active = self._activate(state["active"][CARRIED])
             self.network.load_state_dict(snapshot.state_dict)  # a fresh pruning may have masked already
             self.active.load_state_dict(state["active"])
         except (KeyError, TypeError, RuntimeError) as fault:

@@ -26,7 +26,6 @@ Level = tuple[str, int]
 
 DENSE: Level = ("", 0)
 
-
 Record = Callable[[str, int, EvaluationResult], None]
 """Takes group and width of a level, and its result."""
 
