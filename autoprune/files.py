@@ -1,4 +1,4 @@
-"""Reads regular files; writes files whole or not at all; what a file of tables holds."""
+"""Reads regular files; writes files whole or not at all; tables as CSV."""
 
 from __future__ import annotations
 

@@ -29,12 +29,6 @@ class ChannelIds:
         self._parent.extend(range(first, first + count))
         return torch.arange(first, first + count)
 
-    def new_frozen(self, reason: str) -> Tensor:
-        """Returns one new frozen id, `[1]`: it stands for any number of channels that cannot be told apart."""
-        new = self.new(1)
-        self.freeze(new, reason)
-        return new
-
     def root(self, one: int) -> int:
         """Returns the root of an id's class."""
         while self._parent[one] != one:

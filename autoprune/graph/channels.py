@@ -21,7 +21,7 @@ from autoprune.graph import layers, rules
 from autoprune.graph.capture import mode
 from autoprune.graph.channel_ids import ChannelIds, compress, lay_along
 from autoprune.graph.layers import Layer
-from autoprune.graph.rules import QUERIES, RULES, STRUCTURAL, ZEROS, Operation, name_of, tensors_in
+from autoprune.graph.rules import QUERIES, RULES, STRUCTURAL, ZEROS, Operation, map_tensors, name_of, tensors_in
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class _ChannelFollower(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        self.values[n] = _shape_of(value)
+        self.values[n] = map_tensors(value, lambda tensor: tensor.shape)
         ids = self._ids_of(n, value)
         if ids is not None:
             self.ids[n] = ids
@@ -147,7 +147,9 @@ class _ChannelFollower(fx.Interpreter):
     def _frozen_ids(self, value: Any, reason: str) -> Any:
         """Returns one frozen id for all channels of each tensor in a value; None where there is no tensor."""
         if isinstance(value, Tensor):
-            return self.channels.new_frozen(reason).view([1] * value.dim()).expand(value.shape)
+            new = self.channels.new(1)  # stands for any number of channels that cannot be told apart
+            self.channels.freeze(new, reason)
+            return new.view([1] * value.dim()).expand(value.shape)
         if isinstance(value, (tuple, list)) and tensors_in(value):
             return [self._frozen_ids(item, reason) if tensors_in(item) else () for item in value]
         return None
@@ -266,15 +268,6 @@ def _shared_tensors(network: nn.Module) -> set[int]:
         if tensor is not None
     )
     return {tensor for tensor, times in held.items() if times > 1}
-
-
-def _shape_of(value: Any) -> Any:
-    """Replaces the tensors in a value by their shapes."""
-    if isinstance(value, Tensor):
-        return value.shape
-    if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
-        return [_shape_of(item) for item in value]
-    return value
 
 
 def _count_positions(traced: fx.GraphModule, found: Iterable[Layer], sample: Tensor) -> Counter[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
 
 from autoprune.graph import layers
 from autoprune.graph.channel_ids import compress, thin_ids
@@ -25,6 +26,7 @@ from autoprune.graph.rules import (
     STRUCTURAL,
     ZEROS,
     arguments,
+    map_tensors,
     name_of,
     run_operation,
     with_values,
@@ -62,8 +64,8 @@ def simulate(flow: ChannelFlow, keep: Tensor) -> Simulation:
             if node.op == "output" and (changed := _changed_numbers(node, env, flow)):
                 result.faults[node] = f"the network returns {changed.name}, a channel count"
             continue
-        env[node] = _map(flow.ids[node], lambda ids: thin_ids(ids, keep))
-        if any(ids is None for ids in _leaves(env[node])):
+        env[node] = map_tensors(flow.ids[node], lambda ids: thin_ids(ids, keep))
+        if any(ids is None for ids in tree_leaves(env[node])):
             result.faults[node] = f"what stays of {node.name} is no array"
         elif (fault := _check(node, env, flow, keep, result)) is not None:
             result.faults[node] = fault
@@ -158,7 +160,7 @@ def _check_shapes(node: fx.Node, env: Mapping[fx.Node, Any], expected: Tensor) -
 
 def _compare(run: Callable[[], Any], expected: Any, same: Callable[[Tensor], Tensor] | None = None) -> str | None:
     try:
-        found, wanted = _leaves(run()), _leaves(expected)
+        found, wanted = tree_leaves(run()), tree_leaves(expected)
     except (RuntimeError, TypeError, IndexError, AttributeError, ValueError) as fault:
         return str(fault)
     equal = len(found) == len(wanted) and all(
@@ -239,16 +241,3 @@ def _rewrite_slices(node: fx.Node, flow: ChannelFlow, keep: Tensor) -> Call | No
         start, stop, _ = item.indices(ids.size(dim))
         new.append(slice(int(stays[:start].sum()), int(stays[:stop].sum())))
     return (node.target, (source, tuple(new)), {})
-
-
-def _map(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    if isinstance(value, Tensor):
-        return change(value)
-    return [_map(item, change) for item in value]
-
-
-def _leaves(value: Any) -> list[Any]:
-    """Lists what nested lists and tuples hold."""
-    if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
-        return [leaf for item in value for leaf in _leaves(item)]
-    return [value]

@@ -313,6 +313,15 @@ def tensors_in(value: Any) -> list[Tensor]:
     return [found for item in value for found in tensors_in(item)] if isinstance(value, (tuple, list)) else []
 
 
+def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """Returns a value in which every tensor, `[…]`, in nested tuples and lists is changed; these become lists."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
+        return [map_tensors(item, change) for item in value]
+    return value
+
+
 def _integers(value: Any) -> TypeGuard[Sequence[int]]:
     return isinstance(value, (tuple, list)) and all(isinstance(item, int) for item in value)
 
