@@ -26,7 +26,7 @@ class GradientCollector:
     def __init__(self, network: nn.Module, layers: Sequence[Layer], loss: Loss) -> None:
         self._network, self._loss = network, loss
         self._layers = {layer.weight_name: layer.name for layer in layers}
-        self._sums: dict[str, Gradients] = {}
+        self._totals: dict[str, Gradients] = {}
         self._batches = 0
 
     def update(self, inputs: Tensor, targets: Tensor) -> None:
@@ -37,14 +37,14 @@ class GradientCollector:
             # In half precision small gradients would be lost in the sum.
             gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
             zeros = torch.zeros_like(gradient)
-            sums = self._sums.setdefault(self._layers[name], Gradients(zeros, zeros.clone()))
-            sums.magnitude.add_(gradient.abs())
-            sums.square.addcmul_(gradient, gradient)
+            totals = self._totals.setdefault(self._layers[name], Gradients(zeros, zeros.clone()))
+            totals.magnitude.add_(gradient.abs())
+            totals.square.addcmul_(gradient, gradient)
 
     def compute(self) -> dict[str, Gradients]:
         """Returns the means over the batches by layer."""
         count = self._batches
-        return {name: Gradients(sums.magnitude / count, sums.square / count) for name, sums in self._sums.items()}
+        return {name: Gradients(each.magnitude / count, each.square / count) for name, each in self._totals.items()}
 
 
 @dataclass(frozen=True)
