@@ -81,7 +81,7 @@ class _AnnealingRound(Round):
         if allocation is None:
             return None
         self._tried.append(allocation)
-        return replace(self.spec.problem, recipe=self.spec.recipe).candidate(number, allocation)
+        return self.spec.candidate(number, allocation)
 
     def _tell_annealing(self) -> None:
         for trial in self.told[self._passed_on :]:

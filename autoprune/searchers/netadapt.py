@@ -101,14 +101,11 @@ class _NarrowingRound(Round):
         super().__init__(spec)
         self._by_ratio = by_ratio
         self._found = _first(narrowings(spec), spec.share)
-        self._asked = 0
+        self._waiting = iter(self._found)
 
     def next(self, number: int, spare: bool) -> Candidate | None:
-        if self._asked == len(self._found):
-            return None
-        self._asked += 1
-        problem = replace(self.spec.problem, recipe=self.spec.recipe)
-        return problem.candidate(number, self._found[self._asked - 1])
+        allocation = next(self._waiting, None)
+        return None if allocation is None else self.spec.candidate(number, allocation)
 
     @property
     def contenders(self) -> Sequence[Trial]:

@@ -44,7 +44,16 @@ def resnet_costs(blocks: int, streams: bool) -> tuple[CostTable, list[Group]]:
 def make_problem(
     blocks: int = 3, streams: bool = True, step: int = 1, keep: float = 0.5, trials: int = 50, seed: int = 0
 ) -> SearchProblem:
-    """Returns a ResNet's space under a limit on its FLOPs, with scores of its structures, without curves."""
+    """Returns a ResNet's space under a limit on its FLOPs, with scores of its structures, without curves.
+
+    Args:
+        blocks: of each of the three stages.
+        streams: whether the residual streams are groups, beside the inner channels.
+        step: kept widths are multiples of it.
+        keep: the limit, as a share of the dense network's FLOPs.
+        trials: how many candidates a search may evaluate.
+        seed: of the search.
+    """
     costs, groups = resnet_costs(blocks, streams)
     bounds = {group.name: Bounds(max(1, group.width // 8), group.width, step) for group in groups}
     limits: dict[str, int] = {"flops": int(keep * costs.dense()["flops"])}
@@ -53,7 +62,7 @@ def make_problem(
 
 
 def scores_of_structures(groups: Sequence[Group]) -> dict[str, NDArray[np.float64]]:
-    """Draws norms as of random filters; those of later groups spread further."""
+    """Draws `[width]` norms by group, as of random filters; those of later groups spread further."""
     rng = np.random.default_rng(0)
     return {g.name: np.exp(rng.normal(0.0, 0.3 + 0.5 * i / len(groups), g.width)) for i, g in enumerate(groups)}
 
@@ -179,7 +188,14 @@ def outcome(candidate: Candidate, failing: bool = False) -> Trial:
 
 
 def events(searcher: Searcher, slots: int = 1, seed: int = 0, failures: float = 0.0) -> Iterator[Candidate | Trial]:
-    """Yields candidates as they are asked and trials as they are told in a random order, at most `slots` running."""
+    """Yields candidates as they are asked and trials as they are told in a random order.
+
+    Args:
+        searcher: that has not been asked yet.
+        slots: how many candidates run at once at most.
+        seed: draws the order, and which candidates fail.
+        failures: the share of candidates that fail, in [0, 1].
+    """
     rng = np.random.default_rng(seed)
     running: list[Candidate] = []
     while True:
@@ -195,5 +211,12 @@ def events(searcher: Searcher, slots: int = 1, seed: int = 0, failures: float = 
 
 
 def candidates(searcher: Searcher, slots: int = 1, seed: int = 0, failures: float = 0.0) -> list[Candidate]:
-    """Returns the candidates of a whole run."""
+    """Returns the candidates of a whole run.
+
+    Args:
+        searcher: that has not been asked yet.
+        slots: how many candidates run at once at most.
+        seed: draws the order of the results, and which candidates fail.
+        failures: the share of candidates that fail, in [0, 1].
+    """
     return [event for event in events(searcher, slots, seed, failures) if isinstance(event, Candidate)]

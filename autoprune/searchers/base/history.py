@@ -65,7 +65,7 @@ class History:
         self._ended: list[int] = []
         self._rises: Floats | None = None
         self._row: dict[int, int] = {}
-        self._known_misses: tuple[tuple[int, int], list[float]] = ((-1, -1), [])
+        self._known_misses: dict[int, list[float]] = {}
 
     def __contains__(self, proposal: Proposal) -> bool:
         """Whether it was proposed before, under the same settings."""
@@ -149,6 +149,7 @@ class History:
             if trial.score.rungs:
                 rises = np.array([[self._rise(trial, rung) for rung in range(len(trial.score.rungs))]])
                 self._row[trial.number] = len(self._row)
+                self._known_misses.clear()  # dropped trials and failures add nothing
                 self._rises = rises if self._rises is None else np.concatenate((self._rises, rises))
 
     def _compare(self, trial: Trial, score: Score, ended: int) -> None:
@@ -224,15 +225,12 @@ class History:
         own = self._row.get(reference.number)
         if self._rises is None or reference.score is None or own is None or len(self._rises) <= _LEAST:
             return []
-        key = (own, len(self._rises))
-        if self._known_misses[0] == key:  # dropped trials and failures add nothing
-            return self._known_misses[1]
-        others = np.delete(self._rises, own, axis=0)
-        apart, half = np.sort(np.abs(others - self._rises[own]), axis=0), len(others) // 2
-        # The median, without what numpy's does for other shapes.
-        misses = _NORMAL * ((apart[half] + apart[~half]) / 2)
-        self._known_misses = (key, [float(each) for each in misses])
-        return self._known_misses[1]
+        if own not in self._known_misses:
+            others = np.delete(self._rises, own, axis=0)
+            apart, half = np.sort(np.abs(others - self._rises[own]), axis=0), len(others) // 2
+            # The median, without what numpy's does for other shapes.
+            self._known_misses[own] = (_NORMAL * ((apart[half] + apart[~half]) / 2)).tolist()
+        return self._known_misses[own]
 
     def _rise(self, trial: Trial, rung: int) -> float:
         """Returns by how much a trial's value rose from a rung to the end."""

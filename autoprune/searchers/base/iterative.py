@@ -142,6 +142,10 @@ class RoundSpec:
         assert self.problem.trials is not None
         return self.problem.trials
 
+    def candidate(self, number: int, allocation: Allocation) -> Candidate:
+        """Returns a candidate of the round that is trained."""
+        return replace(self.problem, recipe=self.recipe).candidate(number, allocation)
+
     def __str__(self) -> str:
         limits = ", ".join(f"{kind} at most {limit:,}" for kind, limit in self.problem.limits.items())
         return f"round {self.number} of {self.count} ({limits})"
