@@ -14,7 +14,7 @@ from autoprune.errors import ForeignExit, PluginError, describe, did_you_mean, f
 
 
 def is_reference(text: str) -> bool:
-    """Whether a text has the form `package.module:attribute`."""
+    """Returns whether a text has the form `package.module:attribute`."""
     module_name, _, attribute = text.partition(":")
     parts = [*module_name.replace("-", "_").split("."), *attribute.split(".")]  # a file's name may have dashes
     return all(part.isidentifier() for part in parts)
@@ -73,7 +73,7 @@ def _import(name: str) -> ModuleType:
 
 
 def _is_part(missing: str | None, name: str) -> bool:
-    """Whether the module not found is the one asked for or a package around it, not one it imports itself."""
+    """Returns whether the module not found is the one asked for or a package around it, not one it imports itself."""
     return missing is not None and (name == missing or name.startswith(f"{missing}."))
 
 

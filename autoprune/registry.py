@@ -188,7 +188,7 @@ def singular(table: str) -> str:
 
 
 def is_own(kind: str, name: str) -> bool:
-    """Whether a name stands for the user's own code: `package.module:attribute`, and in no table."""
+    """Returns whether a name stands for the user's own code: `package.module:attribute`, and in no table."""
     return name not in table(kind) and plugins.is_reference(name)
 
 

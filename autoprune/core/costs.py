@@ -29,6 +29,7 @@ class Count:
     per_width: Mapping[str, int] = field(default_factory=dict)
 
     def at(self, widths: Mapping[str, int]) -> int:
+        """Returns the number of channels at these widths."""
         return self.fixed + sum(times * widths[group] for group, times in self.per_width.items())
 
 

@@ -89,12 +89,15 @@ class Ledger(contextlib.AbstractContextManager["Ledger"]):
         self.write(event, version=VERSION, process=process, **fields)
 
     def asked(self, candidate: Candidate) -> None:
+        """Writes that a candidate is to be evaluated."""
         self.write("asked", **candidate.to_json())
 
     def told(self, trial: Trial) -> None:
+        """Writes the outcome of a candidate."""
         self.write("told", **trial.to_json())
 
     def close(self) -> None:
+        """Closes the file and gives up its lock."""
         self._file.close()
         self._lock.release()
 

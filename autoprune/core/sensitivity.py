@@ -80,6 +80,7 @@ class SensitivityCurves:
         return Curve(widths, np.maximum.accumulate(worse[::-1])[::-1])
 
     def to_json(self) -> dict[str, Any]:
+        """Returns plain values, for JSON."""
         work = {"work": self.work, "naive_work": self.naive_work}
         return {
             "fingerprint": dict(self.fingerprint),
@@ -138,6 +139,7 @@ Fingerprint = Mapping[str, Any]
 
 
 def curves_to_json(curves: Sequence[SensitivityCurves]) -> dict[str, Any]:
+    """Returns the plain content of a file of curves, with its format."""
     return {"format": FORMAT, "curves": [each.to_json() for each in curves]}
 
 

@@ -156,9 +156,11 @@ class SearchSpace:
         return Allocation({group.name: group.width for group in self.groups})
 
     def widest(self) -> Allocation:
+        """Returns every group at its ceiling."""
         return Allocation({name: self.bounds[name].ceiling for name in self.names})
 
     def narrowest(self) -> Allocation:
+        """Returns every group at the narrowest width allowed."""
         return Allocation({name: self.bounds[name].lowest for name in self.names})
 
     def __contains__(self, allocation: object) -> bool:

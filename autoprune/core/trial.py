@@ -47,6 +47,7 @@ class Candidate:
         return (self.allocation, frozenset(self.settings.items()), self.recipe, self.parent)
 
     def to_json(self) -> dict[str, Any]:
+        """Returns plain values, for JSON; the allocation is called `widths`."""
         return {
             "number": self.number,
             "widths": self.allocation.to_json(),
@@ -60,6 +61,7 @@ class Candidate:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Candidate:
+        """Returns the candidate that `to_json` wrote."""
         return cls(
             number=data["number"],
             allocation=Allocation.from_json(data["widths"]),
@@ -96,6 +98,7 @@ class Score:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Score:
+        """Returns the score that `to_json` wrote."""
         rungs = tuple(cls.from_json(rung) for rung in data.get("rungs", ()))
         return cls(**{**data, "rungs": rungs})
 
@@ -193,6 +196,7 @@ class Trial:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], candidate: Candidate) -> Trial:
+        """Returns the trial of a candidate whose outcome `to_json` wrote."""
         outcome = outcome_from_json(data)
         return cls(candidate, outcome, data["costs"], data["seconds"], data["worker"], data["work"])
 

@@ -74,7 +74,7 @@ class Annealing(WarmStartedSearcher):
         return min(max((self._history.progress_of(number) - begun) / max(1.0 - begun, 1e-9), 0.0), 1.0)
 
     def _is_warming(self, number: int) -> bool:
-        """Whether the rise to a neighbour counts for the first temperature."""
+        """Returns whether the rise to a neighbour counts for the first temperature."""
         return number >= len(self._starts) and (len(self._rises) < _LEAST or self._progress(number) < _WARMING)
 
     def _accepted_rise(self, number: int) -> float:

@@ -54,20 +54,23 @@ class AdditiveModel:
         self._rows = np.arange(len(self.names))
 
     def allocation(self, choice: Choice) -> Allocation:
+        """Returns the widths at `[group]` levels."""
         return Allocation(dict(zip(self.names, self.widths[self._rows, choice].tolist(), strict=True)))
 
     def loss(self, choice: Choice) -> float:
+        """Returns the sum of the losses at `[group]` levels."""
         return float(self.losses[self._rows, choice].sum())
 
     def spent(self, choice: Choice) -> Floats:
-        """`[limit]` exact costs as shares of their limits; above 1 is too much."""
+        """Returns `[limit]` exact costs as shares of their limits; above 1 is too much."""
         return np.asarray(self._costs(choice).spent[self.kinds] / self.limits)
 
     def fits(self, choice: Choice) -> bool:
+        """Returns whether the exact costs keep every limit."""
         return bool((self.spent(choice) <= 1.0).all())
 
     def slopes(self, choice: Choice) -> Floats:
-        """`[limit, group]` what one more structure costs at these widths, as shares of the limits."""
+        """Returns `[limit, group]`: what one more structure costs at these widths, as shares of the limits."""
         slopes = self._costs(choice).slopes[self.kinds]
         return np.asarray(slopes[:, self._onto.columns] / self.limits[:, None])
 
@@ -75,19 +78,28 @@ class AdditiveModel:
         return self._onto.costs_at(self.widths[self._rows, choice])
 
     def cheapest(self, prices: Floats) -> Choice:
-        """Per group the level of least loss plus price times width; ties go to the narrower."""
+        """Returns the level of least loss plus price times width for `[group]` prices; ties go to the narrower."""
         return np.asarray(np.argmin(self.losses + prices[:, None] * self.widths, axis=1))
 
     def narrowings(self, choice: Choice, weights: Floats) -> list[tuple[int, int]]:
-        """(group, narrower level), for each group that of least loss added per cost saved, the best group first."""
+        """Returns (group, narrower level), each that of least loss added per cost saved, the best group first.
+
+        Args:
+            choice: the levels now.
+            weights: `[limit]` of the costs.
+        """
         rate = self._rates(choice, weights @ self.slopes(choice), np.arange(self.losses.shape[1]) < choice[:, None])
         return self._in_order(np.where(np.isnan(rate), np.inf, rate))
 
     def widenings(self, choice: Choice, weights: Floats) -> list[tuple[int, int]]:
-        """(group, wider level), for each group that of most loss saved per cost, the best group first.
+        """Returns (group, wider level), each that of most loss saved per cost, the best group first.
 
         Only those that save loss and whose linearised costs fit: costs are sums of products of widths, so what
         widening really costs is never less.
+
+        Args:
+            choice: the levels now.
+            weights: `[limit]` of the costs.
         """
         slopes, left = self.slopes(choice), 1.0 - self.spent(choice) + 1e-12
         more = self.widths - self.widths[self._rows, choice][:, None]
@@ -98,13 +110,13 @@ class AdditiveModel:
         return self._in_order(np.where(rate > 0, -rate, np.inf))
 
     def _rates(self, choice: Choice, prices: Floats, open_: Bools) -> Floats:
-        """`[group, level]` loss saved per cost of going to a level, NaN where it is not open."""
+        """Returns `[group, level]` loss saved per cost of going to a level, NaN where it is not open."""
         saved = self.losses[self._rows, choice][:, None] - np.where(open_, self.losses, 0.0)
         cost = np.maximum(prices, 1e-15)[:, None] * (self.widths - self.widths[self._rows, choice][:, None])
         return np.asarray(np.divide(saved, cost, out=np.full(cost.shape, np.nan), where=open_))
 
     def _in_order(self, score: Floats) -> list[tuple[int, int]]:
-        """(group, its level of least score), by score; ties: the earlier group. Infinite ones are left out."""
+        """Returns (group, its level of least score) by score, ties by group; infinite scores are left out."""
         levels = score.argmin(axis=1)
         least = score[self._rows, levels]
         order = np.argsort(least, kind="stable")[: int(np.isfinite(least).sum())]
@@ -114,9 +126,12 @@ class AdditiveModel:
 def knapsack_allocation(
     problem: SearchProblem, curves: SensitivityCurves, exponent: float = 1.0, exchanges: int = EXCHANGES
 ) -> Allocation:
-    """The least sum of degradations to the power of `exponent` within the limits, with what is left filled.
+    """Returns the least sum of degradations to a power within the limits, with what is left filled.
 
     Args:
+        problem: whose limits hold.
+        curves: of one criterion, with every group of the space.
+        exponent: the power, above 0.
         exchanges: at most how many exchanges are tried; they take most of the time.
 
     Raises:
@@ -135,7 +150,7 @@ def knapsack_allocation(
 
 
 def _settle(model: AdditiveModel, weights: Floats) -> Choice:
-    """The best choice that fits among those of a few rounds, each with costs linearised at the one before."""
+    """Returns the best choice that fits among those of a few rounds, each with costs linearised at the one before."""
     current = model.count - 1
     found: list[Choice] = []
     for _ in range(_LINEARISATIONS):
@@ -148,7 +163,7 @@ def _settle(model: AdditiveModel, weights: Floats) -> Choice:
 
 
 def _least_multiplier(model: AdditiveModel, slopes: Floats) -> Choice:
-    """The choice under the least multiplier whose exact costs fit, or of the greatest tried."""
+    """Returns the choice under the least multiplier whose exact costs fit, or of the greatest tried."""
     low, high = -12.0, 12.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
@@ -157,7 +172,7 @@ def _least_multiplier(model: AdditiveModel, slopes: Floats) -> Choice:
 
 
 def _repair(model: AdditiveModel, choice: Choice, weights: Floats) -> Choice:
-    """`choice` narrowed where that adds the least loss per cost saved, until it fits."""
+    """Returns `choice` narrowed where that adds the least loss per cost saved, until it fits."""
     choice = choice.copy()
     while not model.fits(choice):
         group, level = model.narrowings(choice, weights)[0]
@@ -166,7 +181,10 @@ def _repair(model: AdditiveModel, choice: Choice, weights: Floats) -> Choice:
 
 
 def _fill(model: AdditiveModel, choice: Choice, weights: Floats, barred: int = -1) -> Choice:
-    """`choice` with all but the barred group widened, most loss saved per cost first, until nothing that helps fits."""
+    """Returns `choice` with all but the barred group widened as long as that helps and fits.
+
+    What saves most loss per cost comes first.
+    """
     while (wider := _widened(model, choice, weights, barred)) is not None:
         choice = wider
     return choice
@@ -182,7 +200,7 @@ def _widened(model: AdditiveModel, choice: Choice, weights: Floats, barred: int)
 
 
 def _exchange(model: AdditiveModel, choice: Choice, weights: Floats, most: int) -> Choice:
-    """`choice` after narrowing one group and filling with others, repeated as long as the loss falls."""
+    """Returns `choice` after narrowing one group and filling with others, repeated as long as the loss falls."""
     tries, improved = 0, True
     while improved and tries < most:
         improved = False
@@ -200,7 +218,7 @@ def _exchange(model: AdditiveModel, choice: Choice, weights: Floats, most: int) 
 
 
 def _short_narrowings(model: AdditiveModel, choice: Choice) -> list[tuple[int, int]]:
-    """(group, level) of one to three levels narrower, those that lose least first."""
+    """Returns (group, level) of one to three levels narrower, those that lose least first."""
     moves = [(g, int(choice[g]) - by) for g in range(len(choice)) for by in (1, 2, 3) if choice[g] >= by]
     return sorted(moves, key=lambda move: model.losses[move] - model.losses[move[0], choice[move[0]]])
 

@@ -68,7 +68,7 @@ class History:
         self._known_misses: dict[int, list[float]] = {}
 
     def __contains__(self, proposal: Proposal) -> bool:
-        """Whether it was proposed before, under the same settings."""
+        """Returns whether an allocation was proposed before under the same settings."""
         return self.point(proposal) in self._proposed
 
     def first_new(self, proposals: Iterable[Found]) -> Found | None:

@@ -40,7 +40,12 @@ class RoundBudget:
         return min(found)
 
     def spares_one(self, now: Limits, later: Sequence[Limits]) -> bool:
-        """Whether another trained candidate within the limits of now leaves every later round one of each sort."""
+        """Returns whether one more trained candidate of this round leaves every later round one candidate of each sort.
+
+        Args:
+            now: the limits of this round.
+            later: those of the rounds to come.
+        """
         problem, left = self.history.problem, len(later) * (1 + self.probed)
         if problem.trials is not None and problem.trials - self.history.number - 1 < left:
             return False
@@ -75,7 +80,7 @@ class RoundBudget:
         return self._evaluation_work(limits) + training.work(costs.max_macs(limits), costs.max_macs({}))
 
     def _evaluation_work(self, limits: Limits) -> int:
-        """Multiply-adds that a candidate within the limits takes at most under the problem's recipe."""
+        """Returns the multiply-adds that a candidate within the limits takes at most under the problem's recipe."""
         problem = self.history.problem
         own, macs = problem.costs.max_macs(problem.limits), problem.costs.max_macs(limits)
         return -(-problem.price * macs // max(own, 1))
