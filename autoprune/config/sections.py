@@ -72,7 +72,7 @@ class SpaceSection(SpaceRules):
 
 
 class ScoringSection(Section):
-    """How structures are scored; None leaves it to the pruner. Images are read only by criteria that need data."""
+    """How structures are scored; None leaves it to the pruner. Samples are read only by criteria that need data."""
 
     criterion: CriterionName | None = None
     pattern: PatternName | None = None
