@@ -41,7 +41,7 @@ class RewrittenNetwork(fx.GraphModule):
 
     def __init__(self, root: nn.Module, graph: fx.Graph, class_name: str = "GraphModule") -> None:
         super().__init__(root, graph, class_name)
-        _adopt(self, root)
+        _adopt(self, root.__dict__)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RewrittenNetwork:
         twin: RewrittenNetwork = super().__deepcopy__(memo)  # type: ignore[assignment]
@@ -56,9 +56,8 @@ class RewrittenNetwork(fx.GraphModule):
 _KEPT = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set", "training")
 
 
-def _adopt(network: nn.Module, source: nn.Module | dict[str, Any]) -> None:
-    """Gives a network all modules and tensors of another; those that only the network has stay, at the end."""
-    held = source.__dict__ if isinstance(source, nn.Module) else source
+def _adopt(network: nn.Module, held: Mapping[str, Any]) -> None:
+    """Gives a network all modules and tensors that another's `__dict__` holds; further ones of its own come last."""
     for key in ("_modules", "_parameters", "_buffers"):
         own = network.__dict__[key]
         network.__dict__[key] = {**held[key], **{name: v for name, v in own.items() if name not in held[key]}}

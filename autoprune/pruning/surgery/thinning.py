@@ -55,7 +55,10 @@ def thin(network: nn.Module, graph: ChannelGraph, kept: Kept, check_on: Tensor |
     thinned = copy_network(network)
     tensors = named_tensors(thinned)
     for layer in graph.layers:
-        _thin_layer(thinned, layer, keep, tensors)
+        for axis in channel_axes(layer, tensors):
+            _select_entries(thinned, axis.tensor, axis.dim, keep[axis.ids])
+        if layer.kind != "parameter":
+            _set_counts(thinned.get_submodule(layer.name), layer, keep)
     if simulation.calls:
         thinned = _rewrite_calls(thinned, graph, simulation.calls)
     if check_on is not None:
@@ -64,20 +67,10 @@ def thin(network: nn.Module, graph: ChannelGraph, kept: Kept, check_on: Tensor |
     return thinned
 
 
-def _thin_layer(network: nn.Module, layer: Layer, keep: Tensor, tensors: Mapping[str, Tensor]) -> None:
-    axes = [layer.outgoing] if layer.incoming is None else [layer.incoming, layer.outgoing]
-    if all(bool(keep[ids].all()) for ids in axes):
-        return
-    for axis in channel_axes(layer, tensors):
-        stays = keep[axis.ids]
-        if not bool(stays.all()):
-            _select_entries(network, axis.tensor, axis.dim, stays)
-    if layer.kind != "parameter":
-        _set_counts(network.get_submodule(layer.name), layer, keep)
-
-
 def _select_entries(network: nn.Module, name: str, dim: int, stays: Tensor) -> None:
-    """Replaces a tensor by its entries along one axis that stay."""
+    """Replaces a tensor by its entries along one axis that stay, unless all of them do."""
+    if bool(stays.all()):
+        return
     path, _, attribute = name.rpartition(".")
     owner = network.get_submodule(path)
     old: Tensor = getattr(owner, attribute)

@@ -150,7 +150,9 @@ def _check(amount: _Amount, pruner: Pruner) -> None:
     if first > last:
         raise UserError(f"a pruning starts with less than it ends with, not at {first} and then {last}")
     n_of_m = 1 < pruner.pattern.least == pruner.pattern.grain
-    for group in amount.groups if n_of_m and pruner.allocator is UNIFORM and last > 0 else ():
+    if not (n_of_m and pruner.allocator is UNIFORM and last > 0):
+        return
+    for group in amount.groups:
         if UNIFORM.widths([group], {}, last)[group.name] == group.width:
             raise UserError(
                 f"pattern {pruner.pattern.name!r} removes {1 - pruner.pattern.least / group.width:g} of a weight or "
