@@ -21,7 +21,7 @@ EXPERIMENT = "experiment.yaml"
 SHARED = "shared-"
 """Begins the name of a file that shows whether other machines see the folder."""
 # What a ledger tells before anything is evaluated.
-_BEGINNING = ("started", "tracked", "dense")
+_BEGINNING = ("started", "dense")
 # Errors that another folder mends.
 _NOT_HERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 

@@ -37,7 +37,7 @@ class WorkerPayload:
 
     Attributes:
         experiment: names the task, which each worker builds; one that was passed in from Python travels as `task`.
-        evaluation: with full paths.
+        config: of evaluations, with full paths.
         grid, sweep: the levels of the run's sweep, and how they are evaluated.
     """
 

@@ -1,6 +1,6 @@
 """The door to MLflow: the one file that imports it, which takes seconds and is put off until it is used."""
 
-# MLflow reads its environment when it is imported
+# ruff: noqa: E402  # MLflow reads some of its environment when it is imported
 
 from __future__ import annotations
 
@@ -25,14 +25,18 @@ from autoprune.config.credentials import redact
 from autoprune.errors import AutopruneError, UserError
 from autoprune.running.tracking.mlflow_runs import Point, RunContent
 
-# No telemetry, no job runner; a server that is down costs seconds, not minutes.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+def _calm_mlflow() -> None:
+    """Has MLflow send no telemetry and run no jobs; a server that is down costs seconds, not minutes."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+
+_calm_mlflow()
 
 import mlflow
-from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, infer_signature
@@ -274,7 +278,7 @@ def _milliseconds(seconds: float) -> int:
     return int(seconds * 1000)
 
 
-def connect(uri: str | None) -> MlflowClient:
+def connect(uri: str | None) -> mlflow.MlflowClient:
     """Returns a client of a store; a local one is made where it is not there, MLflow is kept quiet and at home.
 
     Raises:
@@ -286,11 +290,12 @@ def connect(uri: str | None) -> MlflowClient:
         logging.getLogger(name).setLevel(logging.WARNING)
     if store.startswith(_DATABASES):
         _open_database(store)
-    return MlflowClient(tracking_uri=store)
+    return mlflow.MlflowClient(tracking_uri=store)
 
 
 def resolve_uri(uri: str | None) -> str:
     """Returns the URI under which MLflow opens a store (None is its own choice); a local one's has its full path."""
+    _calm_mlflow()  # once more, as whoever calls from Python may have another environment by now
     store = str(uri or mlflow.get_tracking_uri())
     if not uri and not mlflow.is_tracking_uri_set() and store.startswith(_SQLITE):  # type: ignore[no-untyped-call]
         return _sqlite_uri(url2pathname(store.removeprefix(_SQLITE)))  # MLflow quotes the path of its default
