@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import zlib
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from autoprune.files import write_whole
+from autoprune.graph.costs import measure_latency
+from autoprune.reporting.drawing import png
+from autoprune.running.search import results, sensitivity
 from autoprune.tasks.datasets.digits import DigitsTask
 from tests.journeys import Cli, DigitsRun, make_digits_run
 
@@ -36,6 +42,19 @@ _REPOSITORY = Path(__file__).resolve().parents[1]
 def one_torch_thread() -> None:
     """Small networks on few cores are fastest with one."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def brief_ends() -> Iterator[None]:
+    """Ends of searches that take no seconds: latencies are measured briefly, and files of figures are empty.
+
+    `digits_run` has them as users do; figures have tests of their own.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "measure_latency", partial(measure_latency, seconds=0.0))
+        for module in (results, sensitivity):
+            patch.setattr(module, "png", lambda _, path: write_whole(path, b""))
+        yield
 
 
 @pytest.fixture
@@ -106,4 +125,8 @@ def autoprune(workdir: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pyt
 @pytest.fixture(scope="session")
 def digits_run(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> DigitsRun:
     """A finished search on digits, mirrored in MLflow; not to be changed (`copy` it first)."""
-    return make_digits_run(tmp_path_factory.mktemp("digits"), trained_home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "measure_latency", measure_latency)
+        for module in (results, sensitivity):
+            patch.setattr(module, "png", png)
+        return make_digits_run(tmp_path_factory.mktemp("digits"), trained_home)

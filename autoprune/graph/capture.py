@@ -94,7 +94,7 @@ def _trace(network: nn.Module) -> tuple[fx.Graph, frozenset[str]]:
     while True:
         tracer = _Tracer(opaque)
         try:
-            with foreign_code(), _traced_factories(tracer):
+            with foreign_code(), _traced_functions(tracer):
                 return tracer.trace(network, concrete_args=_defaults(network)), opaque
         except Exception as fault:  # whatever the user's forward raises when it meets a proxy
             if not tracer.inside or tracer.inside[-1] in opaque:
@@ -108,11 +108,13 @@ def _trace(network: nn.Module) -> tuple[fx.Graph, frozenset[str]]:
 
 # Make tensors of sizes that may be computed from an activation's shape; torch.fx does not record their calls by itself.
 _FACTORIES = ("arange", "empty", "full", "linspace", "ones", "rand", "randn", "zeros")
+# Take a list that may be one proxy, such as what `chunk` returns, which torch 2.8's torch.fx does not record.
+_OF_LISTS = ("cat", "concat", "stack")
 
 
 @contextmanager
-def _traced_factories(tracer: fx.Tracer) -> Iterator[None]:
-    """Lets functions like `torch.zeros` be traced where an argument is computed from the network's input."""
+def _traced_functions(tracer: fx.Tracer) -> Iterator[None]:
+    """Lets `torch.zeros`, `torch.cat` and others be traced whichever argument is computed from the network's input."""
 
     def traced(plain: Any) -> Any:
         def make(*args: Any, **kwargs: Any) -> Any:
@@ -121,7 +123,7 @@ def _traced_factories(tracer: fx.Tracer) -> Iterator[None]:
 
         return make
 
-    plain = {name: getattr(torch, name) for name in _FACTORIES}
+    plain = {name: getattr(torch, name) for name in (*_FACTORIES, *_OF_LISTS)}
     try:
         for name, function in plain.items():
             setattr(torch, name, traced(function))
@@ -150,7 +152,7 @@ def _follow_mode(graph: fx.Graph, network: nn.Module, root: nn.Module, opaque: f
     """
     try:
         tracer = _Tracer(opaque)
-        with foreign_code(), mode(network, training=True), _traced_factories(tracer):
+        with foreign_code(), mode(network, training=True), _traced_functions(tracer):
             other = tracer.trace(network, concrete_args=_defaults(network))
     except Exception:  # an auxiliary head, say, that needs what only training gives
         return
