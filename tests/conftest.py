@@ -6,6 +6,7 @@ import os
 import signal
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -46,14 +47,30 @@ def one_torch_thread() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def brief_ends() -> Iterator[None]:
-    """Ends of searches that take no seconds: latencies are measured briefly, and files of figures are empty.
+    """Ends of searches that take no seconds: latencies are measured briefly, and figures are not drawn.
 
-    `digits_run` has them as users do; figures have tests of their own.
+    Those of `digits_run` and of tests that ask for `drawn` are as users have them.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "measure_latency", partial(measure_latency, seconds=0.0))
         for module in (results, sensitivity):
-            patch.setattr(module, "png", lambda _, path: write_whole(path, b""))
+            patch.setattr(module, "png", lambda _, path: write_whole(path, bytes(30_000)))
+        yield
+
+
+@contextmanager
+def _full_ends() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "measure_latency", measure_latency)
+        for module in (results, sensitivity):
+            patch.setattr(module, "png", png)
+        yield
+
+
+@pytest.fixture
+def drawn() -> Iterator[None]:
+    """Draws the figures at the end of a search, and measures latencies for a second."""
+    with _full_ends():
         yield
 
 
@@ -125,8 +142,5 @@ def autoprune(workdir: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pyt
 @pytest.fixture(scope="session")
 def digits_run(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> DigitsRun:
     """A finished search on digits, mirrored in MLflow; not to be changed (`copy` it first)."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "measure_latency", measure_latency)
-        for module in (results, sensitivity):
-            patch.setattr(module, "png", png)
+    with _full_ends():
         return make_digits_run(tmp_path_factory.mktemp("digits"), trained_home)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -195,8 +196,13 @@ def _replaced(name: Name) -> str | None:
     text = name.text.strip("_")
     if text == "batch" and name.counts:  # a tensor of samples is a batch, their number is not
         return "batch"
+    return _entry(text, name.kind == "key")
+
+
+@cache
+def _entry(text: str, is_key: bool) -> str | None:
     for old in REPLACED:
-        if name.kind == "key" and old in NOT_AS_KEYS:
+        if is_key and old in NOT_AS_KEYS:
             continue
         spelled = {old} if old in CLASSES_ONLY else {old, _lower(old)}
         if any(fnmatchcase(text, spelling) for spelling in spelled):

@@ -15,6 +15,7 @@ from autoprune.core.trial import Trial
 from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, load, read_checkpoint
 from autoprune.tasks.datasets.digits import DigitsTask
 from tests.journeys import OWN, SEARCH, Cli, DigitsRun, history_of, left_behind
+from tests.tiers import rest_slow
 
 IMAGES = torch.rand(4, 1, 8, 8)
 
@@ -44,7 +45,7 @@ def test_the_best_trial_comes_out_as_it_was_scored(autoprune: Cli, workdir: Path
     )
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", rest_slow(range(4)))
 def test_any_trial_can_be_applied(autoprune: Cli, workdir: Path, digits_run: DigitsRun, number: int) -> None:
     autoprune.succeed("apply", digits_run.folder, "--trial", number, "--output", "p.pt")
     assert read("p.pt").widths == trials_of(digits_run.folder)[number].candidate.allocation
@@ -227,7 +228,7 @@ def test_fine_tuning_makes_it_better_and_is_measured_afterwards(
     assert read("after.pt").widths == read("before.pt").widths
 
 
-@pytest.mark.parametrize("source", ["run", "best.yaml"])
+@pytest.mark.parametrize("source", rest_slow(["best.yaml", "run"]))
 def test_fine_tuning_can_be_distilled_by_the_dense_network(
     autoprune: Cli, workdir: Path, digits_run: DigitsRun, source: str
 ) -> None:
@@ -252,7 +253,7 @@ def test_fine_tuning_can_be_distilled_by_the_dense_network(
     assert divergence("distilled.pt") < 0.7 * divergence("alone.pt")
 
 
-@pytest.mark.parametrize("source", ["run", "best.yaml"])
+@pytest.mark.parametrize("source", rest_slow(["best.yaml", "run"]))
 def test_reconstruction_makes_it_better_without_training(
     autoprune: Cli, workdir: Path, digits_run: DigitsRun, source: str
 ) -> None:

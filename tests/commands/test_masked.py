@@ -16,6 +16,7 @@ from autoprune.core.trial import Trial
 from autoprune.evaluation.checkpoints.checkpoint import read_checkpoint
 from autoprune.tasks.datasets.digits import DigitsTask
 from tests.journeys import TINY, UNTRACKED, Cli, history_of
+from tests.tiers import rest_slow
 
 IMAGES = torch.rand(4, 1, 8, 8)
 SEARCH = ("search", "--budget", "flops=0.6", *TINY, "--output", "run", "--pruner")
@@ -31,7 +32,7 @@ def _nonzero(path: str) -> int:
     return sum(int((parameter != 0).sum()) for parameter in package.load(path).parameters())
 
 
-@pytest.mark.parametrize("pruner", ["level", "block_1x1x8", "two_four"])
+@pytest.mark.parametrize("pruner", rest_slow(["level", "block_1x1x8", "two_four"]))
 def test_what_a_search_masks_comes_out_as_it_was_scored(autoprune: Cli, workdir: Path, pruner: str) -> None:
     out = autoprune.succeed(*SEARCH, pruner, *UNTRACKED).out
     assert "effective FLOPs" in out

@@ -21,6 +21,7 @@ def curves_in(folder: Path) -> tuple[SensitivityCurves, ...]:
     return curves_from_json(json.loads((folder / FILE).read_text()), FILE)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_sensitivity_writes_three_files_and_names_them(autoprune: Cli, workdir: Path) -> None:
     levels = ("--set", "sensitivity.levels=2", "--set", "sensitivity.samples=100")
     out = autoprune.succeed("sensitivity", "--output", "curves", *levels).out

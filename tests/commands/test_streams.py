@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiers import rest_slow
+
 LIST = [sys.executable, "-m", "autoprune", "list", "patterns"]
 TASK = """
 import os, signal, sys
 from autoprune import SimpleTask
+from tests.tiers import rest_slow
 {code}
 """
 
@@ -42,11 +45,13 @@ def test_a_full_disk_behind_the_output_is_said() -> None:
 
 @pytest.mark.parametrize(
     ("code", "said"),
-    [
-        ("sys.exit(0)", "SystemExit: 0"),
-        ("raise GeneratorExit", "GeneratorExit"),
-        ("class Odd(BaseException): ...\nraise Odd('x')", "Odd: x"),
-    ],
+    rest_slow(
+        [
+            ("sys.exit(0)", "SystemExit: 0"),
+            ("raise GeneratorExit", "GeneratorExit"),
+            ("class Odd(BaseException): ...\nraise Odd('x')", "Odd: x"),
+        ]
+    ),
 )
 def test_a_module_that_ends_the_process_is_an_error(tmp_path: Path, code: str, said: str) -> None:
     (tmp_path / "mine.py").write_text(TASK.format(code=code))
@@ -58,7 +63,7 @@ def test_a_module_that_ends_the_process_is_an_error(tmp_path: Path, code: str, s
     assert list(tmp_path.glob("runs/*")) == []
 
 
-@pytest.mark.parametrize("stop", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("stop", rest_slow(["SIGTERM", "SIGINT"]))
 def test_an_interrupt_inside_somebody_elses_import_is_an_interrupt(tmp_path: Path, stop: str) -> None:
     (tmp_path / "mine.py").write_text(
         f"import os, signal\ntry:\n    os.kill(os.getpid(), signal.{stop})\n    import time; time.sleep(5)\n"

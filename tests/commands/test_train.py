@@ -18,6 +18,7 @@ from autoprune.tasks.training import snapshot as snapshots
 from tests.journeys import UNTRACKED, Cli, in_child, left_behind
 from tests.repository import REPOSITORY
 from tests.running.test_resuming import dying
+from tests.tiers import rest_slow
 
 EXAMPLES = REPOSITORY / "experiments" / "schedules"
 GRADUAL = """
@@ -107,7 +108,7 @@ def _killed_at_snapshot(count: int) -> Callable[[], None]:
     return patch
 
 
-@pytest.mark.parametrize("text", [GRADUAL, TICKET], ids=["gradual", "ticket"])
+@pytest.mark.parametrize("text", rest_slow([GRADUAL, TICKET]), ids=["gradual", "ticket"])
 def test_killed_anywhere_it_goes_on_to_the_same_weights(autoprune: Cli, workdir: Path, text: str) -> None:
     command = ["train", "--schedule", _schedule(text), *UNTRACKED]
     autoprune.succeed(*command, "--output", "whole")

@@ -11,9 +11,15 @@ from autoprune.testing import SearcherContract
 from autoprune.testing.problems import candidates, case, tiny
 from autoprune.testing.searchers import realisable
 
+_SLOW = {"gp"}
+"""Those that take seconds for some dozens of proposals; their golden traces are in the default tier."""
+
 
 class TestEverySearcher(SearcherContract):
-    @pytest.fixture(autouse=True, params=sorted(SEARCHERS))
+    @pytest.fixture(
+        autouse=True,
+        params=[*sorted(SEARCHERS.keys() - _SLOW), *(pytest.param(name, marks=pytest.mark.slow) for name in _SLOW)],
+    )
     def _named(self, request: pytest.FixtureRequest) -> None:
         self.searcher = resolve("searcher", request.param)
 

@@ -14,6 +14,7 @@ from autoprune.reporting.results import results_in
 from tests.journeys import SEARCH, Cli, DigitsRun, history_of, left_behind, search_in_child, trial_results
 from tests.running.test_iterative_searches import SHORT
 from tests.running.test_killed import often_saving
+from tests.tiers import rest_slow
 
 
 def limited(size: int) -> Callable[[], None]:
@@ -133,7 +134,7 @@ def test_a_disk_that_is_full_from_the_start_leaves_no_folder(workdir: Path, capf
     assert not (workdir / "run").exists()
 
 
-@pytest.mark.parametrize("export", [[], ["--export", "pt2"], ["--export", "onnx"]])
+@pytest.mark.parametrize("export", rest_slow([[], ["--export", "pt2"], ["--export", "onnx"]]))
 def test_a_full_disk_while_a_network_is_written_leaves_no_half_of_it(
     workdir: Path, digits_run: DigitsRun, capfd: pytest.CaptureFixture[str], export: list[str]
 ) -> None:

@@ -16,6 +16,7 @@ from autoprune.running.setup import Setup
 from tests import user_tasks
 from tests.journeys import OWN, SEARCH, Cli, history_of, left_behind, search_in_child, trial_results, unbroken_runs
 from tests.running.test_resuming import dying
+from tests.tiers import rest_slow
 
 SHORT = ("--task", "tests.user_tasks:faulty", "--set", "search.trials=30")
 SHORT = (*OWN, *SHORT, "--set", "search.rounds={count: 3, probes: 3, finetune: {steps: 2, batch_size: 16}}")
@@ -74,7 +75,9 @@ def test_a_step_of_a_round_can_be_applied_while_its_weights_are_there(
 
 
 @BOTH
-@pytest.mark.parametrize(("event", "count"), [("asked", 1), ("asked", 2), ("told", 2), ("told", 4), ("told", 5)])
+@pytest.mark.parametrize(
+    ("event", "count"), rest_slow([("told", 4), ("asked", 1), ("asked", 2), ("told", 2), ("told", 5)])
+)
 def test_a_search_in_rounds_that_is_killed_ends_as_if_it_had_not_been(
     autoprune: Cli, workdir: Path, unbroken: Callable[[str], Path], searcher: str, event: str, count: int
 ) -> None:

@@ -32,6 +32,7 @@ from tests.journeys import (
     trial_results,
     unbroken_runs,
 )
+from tests.tiers import rest_slow
 
 pytestmark = pytest.mark.usefixtures("without_latencies")
 
@@ -41,13 +42,13 @@ SMALL = (*SEARCH, "--trials", "6", "--set", "evaluation.recalibrate.samples=100"
 ROUNDS = ("--set", "search.rounds={count: 2, probes: 2, finetune: {steps: 5, batch_size: 32}}")
 ROUNDS = (*SMALL, *ROUNDS, "--set", "search.rounds.admm={steps: 5, batch_size: 32}")
 COMMANDS = {
-    "annealing": SMALL,
     "evolution": (*SMALL, "--set", "search.rerank={top: 2, steps: 5, batch_size: 32}"),
+    "annealing": SMALL,
     "tpe": SMALL,
     "netadapt": ROUNDS,
     "autocompress": ROUNDS,
 }
-MOMENTS = [*range(2), *(pytest.param(number, marks=pytest.mark.slow) for number in range(2, 12))]
+MOMENTS = rest_slow(range(12))
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def check_end(run: Path, whole: Path) -> None:
 
 
 @pytest.mark.parametrize("number", MOMENTS)
-@pytest.mark.parametrize("searcher", COMMANDS)
+@pytest.mark.parametrize("searcher", rest_slow(COMMANDS))
 def test_a_search_killed_at_a_random_moment_ends_as_if_it_had_not_been(
     autoprune: Cli, workdir: Path, unbroken: Callable[[str], Path], evaluated: list[int], searcher: str, number: int
 ) -> None:

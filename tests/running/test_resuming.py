@@ -20,6 +20,7 @@ from autoprune.reporting.results import results_in
 from autoprune.running import setup
 from autoprune.tasks.models.digits_resnet import digits_resnet
 from tests.journeys import SEARCH, Cli, history_of, search_in_child, trial_results, unbroken_runs
+from tests.tiers import rest_slow
 
 
 def dying(event: str, count: int, torn: bool = False) -> Callable[[], None]:
@@ -52,17 +53,20 @@ def unbroken(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
 
 @pytest.mark.parametrize(
     ("searcher", "event", "count", "torn"),
-    [
-        ("tpe", "started", 1, False),
-        ("tpe", "level", 3, False),
-        ("tpe", "asked", 2, False),
-        ("tpe", "told", 3, False),
-        ("tpe", "told", 2, True),
-        ("tpe", "reevaluated", 2, False),
-        ("tpe", "result", 2, False),
-        ("random", "asked", 3, True),
-        ("random", "told", 2, False),
-    ],
+    rest_slow(
+        [
+            ("tpe", "level", 3, False),
+            ("tpe", "told", 2, True),
+            ("tpe", "result", 2, False),
+            ("tpe", "started", 1, False),
+            ("tpe", "asked", 2, False),
+            ("tpe", "told", 3, False),
+            ("tpe", "reevaluated", 2, False),
+            ("random", "asked", 3, True),
+            ("random", "told", 2, False),
+        ],
+        kept=3,
+    ),
 )
 def test_a_killed_search_goes_on_and_ends_as_if_it_had_not_been(
     autoprune: Cli, workdir: Path, unbroken: Callable[[str], Path], searcher: str, event: str, count: int, torn: bool

@@ -15,6 +15,7 @@ from autoprune.core.trial import Candidate, Trial
 from autoprune.running.tracking.mlflow_runs import trial_params
 from tests.journeys import OWN, Cli, history_of, search_in_child, trial_results
 from tests.running.test_resuming import dying
+from tests.tiers import rest_slow
 
 TASK = ("--task", "tests.user_tasks:task")
 CRITERIA = ("--set", "space.settings.criterion=[l1, l2, apoz]")
@@ -94,7 +95,7 @@ def test_best_yaml_alone_prunes_anew_by_the_criteria_of_single_groups(autoprune:
     assert "did you mean 'fpgm'?" in autoprune.refused("apply", "flipped.yaml", *TASK, "--output", "p.pt")
 
 
-@pytest.mark.parametrize("searcher", ["tpe", "auto"])
+@pytest.mark.parametrize("searcher", rest_slow(["tpe", "auto"]))
 def test_a_killed_joint_search_goes_on_and_ends_as_if_it_had_not_been(
     autoprune: Cli, workdir: Path, searcher: str
 ) -> None:
@@ -107,7 +108,7 @@ def test_a_killed_joint_search_goes_on_and_ends_as_if_it_had_not_been(
     assert [t.candidate.settings for t in broken.trials()] == [t.candidate.settings for t in whole.trials()]
 
 
-@pytest.mark.parametrize("searcher", ["knapsack", "annealing"])
+@pytest.mark.parametrize("searcher", rest_slow(["knapsack", "annealing"]))
 def test_a_searcher_of_widths_alone_says_so_once_and_keeps_the_defaults(
     autoprune: Cli, workdir: Path, searcher: str
 ) -> None:

@@ -11,6 +11,7 @@ from autoprune.core.trial import Candidate, Failure, Score, Stopped, Trial
 from autoprune.searchers.annealing import FINAL_TEMPERATURE, Annealing
 from autoprune.searchers.knapsack import standard_starts
 from tests.searchers.landscapes import make_problem, with_curves
+from tests.tiers import rest_slow
 
 PROBLEM = with_curves(make_problem(trials=200))
 
@@ -43,7 +44,7 @@ def test_the_walk_begins_at_the_best_start_and_warms_up_without_a_step_up() -> N
     assert standing(searcher) == 1.0
 
 
-@pytest.mark.parametrize(("rise", "share"), [(0.1, 0.5), (0.3, 0.125), (0.02, 0.87)])
+@pytest.mark.parametrize(("rise", "share"), rest_slow([(0.1, 0.5), (0.3, 0.125), (0.02, 0.87)]))
 def test_about_half_of_the_steps_like_the_first_are_accepted_after_warming(rise: float, share: float) -> None:
     """The temperature is nearly the first one, so a rise of three times the median passes with 0.5 ** 3."""
     accepted = 0

@@ -19,6 +19,7 @@ from autoprune.tasks.base import Hook
 from autoprune.tasks.datasets.digits import DigitsTask
 from autoprune.tasks.training.loop import seeded
 from autoprune.tasks.training.snapshot import Snapshot
+from tests.tiers import rest_slow
 
 GRADUAL = """
 train: {epochs: 2.5, rate: 0.02, batch_size: 128}
@@ -86,7 +87,9 @@ class _Watched:
         return [record for record in self.events if record["event"] == event]
 
 
-@pytest.mark.parametrize("text", [GRADUAL, THINNED, TICKET, LAYERS], ids=["gradual", "thinned", "ticket", "layers"])
+@pytest.mark.parametrize(
+    "text", rest_slow([GRADUAL, THINNED, TICKET, LAYERS]), ids=["gradual", "thinned", "ticket", "layers"]
+)
 def test_every_snapshot_leads_to_the_same_weights(tmp_path: Path, dense: nn.Module, text: str) -> None:
     unbroken = _Watched(tmp_path, dense, text)
     score = unbroken.run.run()

@@ -71,6 +71,7 @@ def without_times(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(kept, key=str)
 
 
+@pytest.mark.slow
 def test_the_rest_of_a_sweep_is_shared_out_and_a_worker_that_dies_in_it_costs_nothing(
     autoprune: Cli, workdir: Path, cluster: Path
 ) -> None:
@@ -87,6 +88,7 @@ def test_the_rest_of_a_sweep_is_shared_out_and_a_worker_that_dies_in_it_costs_no
     assert (workdir / "run" / "sensitivity.json").read_bytes() == curves
 
 
+@pytest.mark.slow
 def test_several_workers_evaluate_at_once_and_what_they_wrote_can_be_applied(
     autoprune: Cli, workdir: Path, cluster: Path
 ) -> None:
@@ -109,6 +111,7 @@ def test_a_worker_that_dies_costs_a_try_and_no_trial(autoprune: Cli, workdir: Pa
     assert not list(cluster.iterdir())
 
 
+@pytest.mark.slow
 def test_a_trial_whose_workers_always_die_fails_and_the_search_goes_on(
     autoprune: Cli, workdir: Path, cluster: Path
 ) -> None:
@@ -119,6 +122,7 @@ def test_a_trial_whose_workers_always_die_fails_and_the_search_goes_on(
     assert "2 times" in failure.reason
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_ended_and_the_trial_tried_again(autoprune: Cli, workdir: Path, cluster: Path) -> None:
     happen(cluster, "hang", 1)
     autoprune.succeed(*ACCIDENTAL, *TWO, "--retries", "1", "--trial-timeout", "5")
@@ -126,6 +130,7 @@ def test_a_worker_that_hangs_is_ended_and_the_trial_tried_again(autoprune: Cli, 
     assert not failures(workdir / "run")
 
 
+@pytest.mark.slow
 def test_a_trial_that_always_hangs_is_a_timeout(autoprune: Cli, workdir: Path, cluster: Path) -> None:
     happen(cluster, "hang", 1)
     autoprune.succeed(*ACCIDENTAL, "--workers", "1", "--retries", "0", "--trial-timeout", "4")
@@ -134,12 +139,14 @@ def test_a_trial_that_always_hangs_is_a_timeout(autoprune: Cli, workdir: Path, c
     assert "longer than 4 s" in failure.reason
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_once_costs_a_try(autoprune: Cli, workdir: Path, cluster: Path) -> None:
     happen(cluster, "memory", 1)
     autoprune.succeed(*ACCIDENTAL, *TWO)
     assert not failures(workdir / "run")
 
 
+@pytest.mark.slow
 def test_a_worker_s_full_disk_stops_the_run_which_can_be_resumed(autoprune: Cli, workdir: Path, cluster: Path) -> None:
     happen(cluster, "full", 1)
     said = autoprune.refused(*ACCIDENTAL, "--workers", "1", code=1)

@@ -8,6 +8,7 @@ import pytest
 
 from autoprune.core.trial import Candidate
 from tests.journeys import HALF, OWN, UNTRACKED, Cli, history_of
+from tests.tiers import rest_slow
 
 TASK = ("--task", "tests.user_tasks:task")
 IMAGES = 100
@@ -25,12 +26,13 @@ def spent(folder: Path) -> float:
     return 1 + sum(record.get("work", 0) for record in history.records) / unit
 
 
-@pytest.mark.parametrize("searcher", ["random", "evolution", "tpe"])
+@pytest.mark.parametrize("searcher", rest_slow(["evolution", "random", "tpe"]))
 def test_a_run_costs_at_most_what_it_may(autoprune: Cli, workdir: Path, searcher: str) -> None:
     autoprune.succeed(*CAPPED, "--evaluations", "20", "--searcher", searcher, "--output", "run")
     assert 18 < spent(workdir / "run") <= 20  # less is left over than a candidate costs
 
 
+@pytest.mark.slow
 def test_the_sweep_takes_fewer_levels_where_it_would_cost_too_much(autoprune: Cli, workdir: Path) -> None:
     autoprune.succeed(*CAPPED, "--evaluations", "100", "--searcher", "knapsack", "--output", "much")
     autoprune.succeed(*CAPPED, "--evaluations", "40", "--searcher", "knapsack", "--output", "less")
