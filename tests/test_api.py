@@ -17,6 +17,7 @@ from autoprune.errors import UserError
 from tests.evaluation.test_evaluator import HALF
 from tests.journeys import Cli, fresh_process, history_of
 from tests.repository import REPOSITORY
+from tests.tiers import rest_slow
 from tests.user_tasks import task, tiny
 
 QUICK = {"trials": 3, "sensitivity__levels": 2, "track__enabled": False, "progress": False}
@@ -191,7 +192,7 @@ IMPORTS = textwrap.dedent(
 )
 
 
-@pytest.mark.parametrize(("searcher", "used"), [("random", set()), ("auto", {"scipy"}), ("tpe", {"optuna"})])
+@pytest.mark.parametrize(("searcher", "used"), rest_slow([("auto", {"scipy"}), ("tpe", {"optuna"}), ("random", set())]))
 def test_a_search_imports_no_library_that_it_does_not_use(workdir: Path, searcher: str, used: set[str]) -> None:
     """Matplotlib draws the pictures of a run, and is always used."""
     program = IMPORTS.replace("sys.argv[1]", repr(searcher))

@@ -42,6 +42,7 @@ def test_gradual_pruning_in_a_training_loop_of_ones_own(tmp_path: Path, trained_
     assert "'3.weight': 0.8" in said[-1]
 
 
+@pytest.mark.slow
 def test_an_allocation_in_an_optuna_study(tmp_path: Path, trained_home: Path) -> None:
     loss, rate, widths = run_example("optuna_study.py", tmp_path, trained_home)[-1].split(maxsplit=2)
     assert 0 < float(loss) < 0.6

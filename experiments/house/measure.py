@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import statistics
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from functools import cached_property
 from pathlib import Path
 
 PACKAGE = "autoprune"
+ARRAYS = {"Tensor", "NDArray", "Floats", "Ints", "Bools", "Importance", "Masks"}
+"""Types of tensors and arrays, with the package's names for them."""
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -171,8 +174,8 @@ def _raises(function: Function) -> bool:
 
 
 def _takes_tensors(function: Function) -> bool:
-    texts = " ".join(_annotations(function))
-    return "Tensor" in texts or "NDArray" in texts
+    words = set(re.findall(r"\w+", " ".join(_annotations(function))))
+    return not words.isdisjoint(ARRAYS)
 
 
 def _share(functions: list[Function], sign: str) -> str:

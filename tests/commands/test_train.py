@@ -61,7 +61,7 @@ SHORT = (
 )
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", rest_slow(sorted(EXAMPLES.glob("*.yaml")), kept=3), ids=lambda path: path.stem)
 def test_every_example_trains_a_network_that_loads(autoprune: Cli, workdir: Path, path: Path) -> None:
     text = path.read_text()
     for long, short in SHORT:

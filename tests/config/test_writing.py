@@ -65,7 +65,7 @@ def test_a_full_experiment_reads_back_equal_from_another_folder(tmp_path, monkey
 
 
 @given(texts, st.dictionaries(texts, keeps), st.lists(texts), keeps, st.integers(0, 2**32 - 1))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_name_pattern_and_number_reads_back(tmp_path_factory, name, groups, exclude, keep, seed):
     rules = {key: {"max_keep": most} for key, most in groups.items()}
     experiment = load_experiment(

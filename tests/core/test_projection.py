@@ -39,7 +39,7 @@ def single_steps(allocation, space):
 
 
 @given(networks())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_projection_keeps_every_limit_and_lies_in_the_space(network):
     assume(feasible(network))
     result = projected(network)
@@ -49,7 +49,7 @@ def test_a_projection_keeps_every_limit_and_lies_in_the_space(network):
 
 
 @given(networks())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_no_single_step_of_a_projection_still_fits(network):
     assume(feasible(network))
     result = projected(network)
@@ -61,7 +61,7 @@ def repaired(network, proposal=None):
 
 
 @given(networks())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_repair_keeps_every_limit_lies_in_the_space_and_widens_nothing(network):
     assume(feasible(network))
     result = repaired(network)
@@ -72,7 +72,7 @@ def test_a_repair_keeps_every_limit_lies_in_the_space_and_widens_nothing(network
 
 
 @given(networks())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_repair_leaves_alone_what_keeps_the_limits(network):
     assume(feasible(network))
     assert repaired(network, network.space.narrowest()) == network.space.narrowest()
@@ -81,14 +81,14 @@ def test_a_repair_leaves_alone_what_keeps_the_limits(network):
 
 
 @given(networks())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_projecting_twice_is_projecting_once(network):
     assume(feasible(network))
     assert projected(network, projected(network)) == projected(network)
 
 
 @given(networks(), st.randoms(use_true_random=False))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_a_maximal_allocation_that_fits_is_left_alone(network, rng):
     assume(feasible(network))
     allocation = network.space.narrowest()
@@ -98,7 +98,7 @@ def test_a_maximal_allocation_that_fits_is_left_alone(network, rng):
 
 
 @given(networks())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_a_budget_is_infeasible_exactly_if_the_narrowest_allocation_is_above_it(network):
     if feasible(network):
         projected(network)
@@ -108,7 +108,7 @@ def test_a_budget_is_infeasible_exactly_if_the_narrowest_allocation_is_above_it(
 
 
 @given(networks(), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_several_are_projected_as_each_by_itself(network, data):
     assume(feasible(network))
     onto = Projection(network.space, network.costs, network.limits)
@@ -232,7 +232,7 @@ UNLIMITED = np.iinfo(np.int64).max
 
 
 @given(tables(), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_slack_is_what_the_limits_leave_after_any_steps(table, data):
     begin = drawn_widths(table, data)
     names = data.draw(st.permutations(sorted(begin)))  # a space need not have the table's order

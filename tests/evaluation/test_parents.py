@@ -26,6 +26,7 @@ from autoprune.pruning.pruner import FPGM_FILTER, L1_FILTER, LEVEL, Pruner
 from tests.graph.contract import batch, randomise
 from tests.graph.networks import WELL_KNOWN, Case
 from tests.graph.unusual_networks import UNUSUAL
+from tests.tiers import rest_slow
 from tests.user_tasks import task
 
 CASES = {**WELL_KNOWN, **UNUSUAL}
@@ -89,7 +90,7 @@ def dense_widths(prunable: PrunableModel) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("pattern", [FILTER, ELEMENT, TWO_FOUR, LAYER], ids=lambda each: each.name)
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", rest_slow(reversed(SOME), kept=2))
 def test_what_a_parent_lost_does_not_come_back(name: str, pattern: Pattern) -> None:
     dense = study_case(SOME[name], pattern)
     rng = np.random.default_rng(1)

@@ -21,6 +21,7 @@ from autoprune.evaluation.prunable_model import analyze, example_inputs
 from autoprune.pruning.pruner import L1_FILTER, LEVEL, Pruner
 from autoprune.tasks.base import Hook
 from autoprune.tasks.training.snapshot import read_snapshot, write_snapshot
+from tests.tiers import rest_slow
 from tests.user_tasks import task
 
 DRAWN, TUNED = AdmmTraining(10, rate=0.02, batch_size=32, rho=0.5, frequency=3), Finetune(7, batch_size=32, distill=0.5)
@@ -83,7 +84,7 @@ def check_equal(found: Trial, expected: Trial, folder: Path, other: Path) -> Non
 
 @pytest.mark.parametrize("pruner", [L1_FILTER, LEVEL], ids=lambda each: each.name)
 @pytest.mark.parametrize("parent", [None, 0])
-@pytest.mark.parametrize("killed", [1, 3, 7, 10, 11, 14, 17])  # ADMM has 10 steps, fine-tuning 7
+@pytest.mark.parametrize("killed", rest_slow([3, 14, 1, 7, 10, 11, 17], kept=2))  # ADMM has 10 steps, fine-tuning 7
 def test_a_killed_training_ends_as_an_unbroken_one(
     tmp_path: Path, counting: Counting, killed: int, parent: int | None, pruner: Pruner
 ) -> None:

@@ -15,7 +15,7 @@ from tests.journeys import Cli, history_of, left_behind, search_in_child, trial_
 from tests.running.test_iterative_searches import SHORT
 from tests.running.test_killed import often_saving
 
-pytestmark = pytest.mark.usefixtures("without_latencies")
+pytestmark = pytest.mark.usefixtures("without_latencies", "drawn")
 
 RUN = (*SHORT, "--searcher", "autocompress", "--set", "search.rerank={steps: 2, batch_size: 16}")
 

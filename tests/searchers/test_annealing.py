@@ -45,6 +45,7 @@ def test_the_walk_begins_at_the_best_start_and_warms_up_without_a_step_up() -> N
 
 
 @pytest.mark.parametrize(("rise", "share"), rest_slow([(0.1, 0.5), (0.3, 0.125), (0.02, 0.87)]))
+@pytest.mark.slow
 def test_about_half_of_the_steps_like_the_first_are_accepted_after_warming(rise: float, share: float) -> None:
     """The temperature is nearly the first one, so a rise of three times the median passes with 0.5 ** 3."""
     accepted = 0

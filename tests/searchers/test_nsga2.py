@@ -125,6 +125,7 @@ def _share(problem: SearchProblem, allocation: Allocation) -> float:
     return (problem.costs.cost(allocation, "flops") - least) / (most - least)
 
 
+@pytest.mark.slow
 def test_budgets_are_drawn_where_the_frontier_is_steep() -> None:
     problem = replace(LANDSCAPE.problem, trials=120)
 
@@ -187,6 +188,7 @@ def test_what_is_near_a_budget_is_modelled_and_sought_from(monkeypatch: pytest.M
     assert len(noted) == 60 - POPULATION
 
 
+@pytest.mark.slow
 def test_a_flat_frontier_is_searched_under_all_budgets() -> None:
     problem = replace(LANDSCAPE.problem, trials=120)
     searcher = Nsga2(problem)

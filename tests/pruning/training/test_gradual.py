@@ -20,6 +20,7 @@ from autoprune.pruning.schedules import AGP, ITERATIVE, Timing
 from autoprune.pruning.training.gradual import Pruning
 from autoprune.pruning.training.masking import Masking
 from tests.graph.contract import randomise
+from tests.tiers import rest_slow
 
 INPUTS = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 TIMING = Timing(10, 60, 7, "step")
@@ -81,7 +82,7 @@ def _pruning(network: nn.Module, name: str, **settings: Any) -> Pruning:
     )
 
 
-@pytest.mark.parametrize("name", registry.PRUNERS)
+@pytest.mark.parametrize("name", rest_slow(registry.PRUNERS, kept=6))
 def test_masks_of_every_named_pruner_hold_over_a_hundred_steps(name: str) -> None:
     network = _network()
     optimizer = _optimizer(network)

@@ -104,8 +104,8 @@ def test_several_workers_evaluate_at_once_and_what_they_wrote_can_be_applied(
 
 
 def test_a_worker_that_dies_costs_a_try_and_no_trial(autoprune: Cli, workdir: Path, cluster: Path) -> None:
-    happen(cluster, "death", 3)
-    autoprune.succeed(*ACCIDENTAL, *TWO, "--retries", "3")
+    happen(cluster, "death", 1)
+    autoprune.succeed(*ACCIDENTAL, *TWO, "--retries", "1")
     assert len(history_of(workdir / "run").trials()) == 12
     assert not failures(workdir / "run")
     assert not list(cluster.iterdir())

@@ -209,6 +209,7 @@ def test_a_store_that_cannot_be_opened_only_warns(autoprune: Cli, workdir: Path)
     assert outcome.err.count("MLflow cannot be written") == 1
 
 
+@pytest.mark.slow
 def test_without_tracking_mlflow_is_never_imported_and_nothing_is_left(workdir: Path) -> None:
     arguments = ["search", *HALF, *TINY, "--set", "track.enabled=false", "--output", "run"]
     program = (
