@@ -33,6 +33,12 @@ class Curve:
 
         It does so with the slope of its last segment, or where that is less with its mean slope: noise can flatten a
         segment, and narrower is never free.
+
+        Args:
+            widths: `[…]` numbers of any shape, or a single one; need not be whole.
+
+        Returns:
+            `[…]` degradations ≥ 0 in double precision, of the shape of `widths`.
         """
         wanted = np.asarray(widths, dtype=np.float64)
         inside = np.interp(wanted, self.widths, self.worse)

@@ -79,7 +79,14 @@ class PrunableModel:
         return replace(self, pruner=pruner, importance=self.without_lost(scores), scoring=scoring)
 
     def without_lost(self, importance: Importance) -> Importance:
-        """Returns the scores with what is lost below everything else, so that it never comes back."""
+        """Returns the scores with what is lost below everything else, so that it never comes back.
+
+        Args:
+            importance: group name to `[structures]` scores (`[choices, structures]` with N:M).
+
+        Returns:
+            The same groups with scores of the same shapes; those of what is lost are −∞.
+        """
         gone = self.lost
         return {
             name: np.where(gone[name], -np.inf, found) if name in gone else found for name, found in importance.items()
@@ -90,7 +97,12 @@ class PrunableModel:
         return {name: gone.shape[-1] - int(gone.sum(-1).max()) for name, gone in self.lost.items()}
 
     def lost_masks(self) -> Masks:
-        """Returns the masks of everything that is lost."""
+        """Returns the masks of everything that is lost.
+
+        Returns:
+            Parameter name to a boolean mask of the shape of its parameter, e.g. `[out, in, kh, kw]`, false where it is
+            lost; only parameters of which something is.
+        """
         nothing = {name: np.zeros(gone.shape) for name, gone in self.lost.items()}
         return self.structures.masks(self.network, self.without_lost(nothing), self.left())
 

@@ -91,7 +91,8 @@ class TrainingSnapshots:
         Args:
             phase: of the candidate.
             admm: returns ADMM's state.
-            importance: the scores by which the network was pruned.
+            importance: the scores by which the network was pruned, group name to `[structures]`
+                (`[choices, structures]` with N:M); None where it was not trained before it was pruned.
         """
         if self._path is None:
             return Hook()

@@ -46,7 +46,8 @@ class Allocator:
 
         Args:
             groups: all that the number is for.
-            importance: scores of their structures; allocators that do not compare scores take none.
+            importance: group name to `[structures]` scores (`[choices, structures]` with N:M); may be empty for
+                allocators that do not compare scores.
             number: a sparsity, or a threshold.
 
         Raises:
@@ -68,7 +69,7 @@ def same_sparsity(groups: Sequence[Group], importance: Importance, sparsity: flo
 
     Args:
         groups: all that the sparsity is for.
-        importance: not used.
+        importance: group name to `[structures]` scores; not used, may be empty.
         sparsity: in [0, 1].
 
     Returns:

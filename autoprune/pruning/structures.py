@@ -70,7 +70,12 @@ class Structures(ABC):
         """Returns the scores of a group's structures from those of a layer's rows, in the shape of `layer_scores`."""
 
     def kept_channels(self, importance: Importance, widths: Widths) -> Kept:
-        """Returns the channels that stay when the network is thinned; empty where only weights or branches go."""
+        """Returns the channels that stay when the network is thinned; empty where only weights or branches go.
+
+        Args:
+            importance: group name to `[width]` scores; not read where only weights or branches go.
+            widths: how many stay of each group.
+        """
         return choose_kept(importance, widths) if self.pattern.coupled else {}
 
     def removed_branches(self, widths: Widths) -> tuple[str, ...]:
@@ -83,8 +88,12 @@ class Structures(ABC):
 
         Args:
             network: of the architecture that was scored.
-            importance: scores of the structures.
+            importance: group name to `[width]` scores, or `[choices, width]` where there are several choices.
             widths: how many stay of each group.
+
+        Returns:
+            Parameter name to a boolean mask of the shape of its parameter, e.g. `[out, in, kh, kw]`, true where it
+            stays; only parameters of which something goes.
         """
 
     @abstractmethod
@@ -189,8 +198,12 @@ class BranchStructures(Structures):
 
         Args:
             network: of the architecture that was scored; its tensors give the masks' shapes.
-            importance: not used: a branch is a single structure.
+            importance: group name to `[1]` scores; not used: a branch is a single structure.
             widths: 0 for each branch that goes.
+
+        Returns:
+            Name of each parameter in these branches to a boolean mask of its shape, e.g. `[out, in, kh, kw]`, false
+            throughout.
         """
         gone = self.removed_branches(widths)
         return branch_masks(network, [branch for branch in self.branches if branch.name in gone])

@@ -49,7 +49,16 @@ def remove_branches(
 
 
 def branch_masks(network: nn.Module, branches: Iterable[Branch]) -> Masks:
-    """Builds masks of everything in branches, biases and norms too, with which they add zero to their shortcuts."""
+    """Builds masks of everything in branches, biases and norms too, with which they add zero to their shortcuts.
+
+    Args:
+        network: its parameters' shapes and devices are those of the masks.
+        branches: some that `find_branches` finds in it.
+
+    Returns:
+        Name of each parameter in the branches to a boolean mask of its shape, e.g. `[out, in, kh, kw]`, false
+        throughout.
+    """
     parameters = dict(network.named_parameters())  # of a tensor with several names one, which is enough
     held = [name for branch in branches for name in branch.tensors if name in parameters]
     return {name: torch.zeros_like(parameters[name], dtype=torch.bool, requires_grad=False) for name in held}

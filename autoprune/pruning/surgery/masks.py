@@ -99,7 +99,12 @@ def build_masks(
 
 
 def masked_copy(network: nn.Module, masks: Masks) -> nn.Module:
-    """Copies the network with everything masked set to zero; shapes stay."""
+    """Copies the network with everything masked set to zero; shapes stay.
+
+    Args:
+        network: left as it is.
+        masks: parameter name to a mask of the shape of its parameter, e.g. `[out, in, kh, kw]`, true where it stays.
+    """
     masked = copy_network(network)
     parameters = dict(masked.named_parameters())
     with torch.no_grad():

@@ -123,11 +123,20 @@ class Admm:
         return self._importance(self._weights())
 
     def masks(self) -> Masks:
-        """Returns the masks of hard pruning of the present weights: exact counts, whole channels everywhere."""
+        """Returns the masks of hard pruning of the present weights: exact counts, whole channels everywhere.
+
+        Returns:
+            Parameter name to a boolean mask of the shape of its parameter, e.g. `[out, in, kh, kw]`, true where it
+            stays; only parameters of which something goes.
+        """
         return self._structures.masks(self._network, self.importance(), self.widths)
 
     def finish(self) -> Masks:
-        """Masks, in place, what the projection of the present weights leaves out; returns the masks."""
+        """Masks, in place, what the projection of the present weights leaves out.
+
+        Returns:
+            Those of `masks`: parameter name to a boolean mask of the shape of its parameter, e.g. `[out, in, kh, kw]`.
+        """
         masks = self.masks()
         self.masking.set(self, masks)
         return masks

@@ -214,7 +214,8 @@ class Pruning:
             thin: whether to return a copy without the pruned channels or layers, compared with the masked network.
 
         Returns:
-            This pruning's masks, parameter name to a mask of its shape, or the thinned copy.
+            This pruning's masks, parameter name to a boolean mask of the shape of its parameter, e.g.
+            `[out, in, kh, kw]`, true where it stays; or the thinned copy.
 
         Raises:
             UserError: a thinned copy is wanted of a pattern that only zeroes weights.

@@ -137,7 +137,8 @@ class GroupLasso:
         """Masks the structures whose magnitude is at or below the threshold; what is masked stays so.
 
         Returns:
-            The masks of this penalty alone.
+            The masks of this penalty alone: name of each weight of which something is masked to a boolean mask of its
+            shape, e.g. `[out, in, kh, kw]`, true where it stays.
         """
         masks: dict[str, Tensor] = {}
         at = self._strength if self._thresholding.at is None else self._thresholding.at
@@ -149,7 +150,12 @@ class GroupLasso:
         return masks
 
     def finish(self) -> Masks:
-        """Thresholds a last time; returns the masks of this penalty alone."""
+        """Thresholds a last time.
+
+        Returns:
+            The masks of this penalty alone: name of each weight of which something is masked to a boolean mask of its
+            shape, e.g. `[out, in, kh, kw]`, true where it stays.
+        """
         return self.threshold()
 
     def state_dict(self) -> dict[str, Any]:

@@ -32,7 +32,12 @@ class Masking:
         return dict(self._held)
 
     def of(self, owner: Hashable) -> Masks:
-        """Returns the masks of one owner."""
+        """Returns the masks of one owner; none if it has not set any.
+
+        Returns:
+            Parameter name to a boolean mask of the shape of its parameter, e.g. `[out, in, kh, kw]`, true where it
+            stays.
+        """
         return dict(self._masks.get(owner, {}))
 
     def set(self, owner: Hashable, masks: Masks, recover: bool = True) -> None:
@@ -40,7 +45,8 @@ class Masking:
 
         Args:
             owner: who sets them; other owners' masks hold too.
-            masks: parameter name to a mask of its shape, true where it stays.
+            masks: parameter name to a boolean mask of the shape of its parameter, e.g. `[out, in, kh, kw]`, true where
+                it stays; on any device.
             recover: whether weights that are masked no longer are what they were when they were masked; otherwise all
                 weights stay as they are now (just loaded, say).
 
@@ -98,7 +104,12 @@ class Masking:
             self._remembered[name] = weights[name].detach().to(self._remembered[name], copy=True)
 
     def release(self, owner: Hashable) -> Masks:
-        """Releases what an owner masks, which is zero now but no longer held there; returns its masks."""
+        """Releases what an owner masks, which is zero now but no longer held there.
+
+        Returns:
+            The owner's masks: parameter name to a boolean mask of the shape of its parameter, e.g. `[out, in, kh, kw]`,
+            true where it stays.
+        """
         self.hold()
         masks = self._masks.pop(owner, {})
         remembered = self._remembered

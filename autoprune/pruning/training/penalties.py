@@ -37,7 +37,12 @@ class Penalty(Protocol):
         """
 
     def finish(self) -> Masks:
-        """Masks what the penalty led to zero, and returns the masks; none where that is left to a pruner."""
+        """Masks what the penalty led to zero.
+
+        Returns:
+            Parameter name to a boolean mask of the shape of its parameter, e.g. `[out, in, kh, kw]`, true where it
+            stays; empty where masking is left to a pruner.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint must hold to go on: tensors and plain values."""
@@ -86,7 +91,7 @@ class ScaleL1:
         """Does nothing: the term alone shrinks the scales."""
 
     def finish(self) -> Masks:
-        """Returns no masks: which channels go is left to a pruner."""
+        """Returns no masks: the scales, `[channels]` of each batch norm, only shrink; a pruner chooses what goes."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:

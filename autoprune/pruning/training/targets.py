@@ -31,7 +31,12 @@ class AmountTarget:
     amounts: tuple[_Amount, ...]
 
     def widths(self, importance: Importance, progress: float) -> Allocation:
-        """Returns the kept width of each group at a progress of the updates, in [0, 1]."""
+        """Returns the kept width of each group at a progress of the updates.
+
+        Args:
+            importance: group name to `[structures]` scores (`[choices, structures]` with N:M).
+            progress: in [0, 1].
+        """
         widths: dict[str, int] = {}
         for amount in self.amounts:
             now = self.pruner.schedule.curve(progress, amount.first, amount.last)
@@ -48,7 +53,12 @@ class WidthsTarget:
     curve: Growth
 
     def widths(self, importance: Importance, progress: float) -> Allocation:
-        """Returns the kept width of each group at a progress of the updates, in [0, 1]; scores are not used."""
+        """Returns the kept width of each group at a progress of the updates.
+
+        Args:
+            importance: group name to `[structures]` scores (`[choices, structures]` with N:M); not used.
+            progress: in [0, 1].
+        """
 
         def now(group: Group) -> int:
             keep = self.last[group.name]
