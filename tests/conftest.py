@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from autoprune.files import write_whole
+from autoprune.graph import costs
 from autoprune.graph.costs import measure_latency
 from autoprune.reporting.drawing import png
 from autoprune.running.search import results, sensitivity
@@ -52,7 +53,8 @@ def brief_ends() -> Iterator[None]:
     Those of `digits_run` and of tests that ask for `drawn` are as users have them.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "measure_latency", partial(measure_latency, seconds=0.0))
+        for module in (results, costs):  # commands take it from where it stands
+            patch.setattr(module, "measure_latency", partial(measure_latency, seconds=0.0))
         for module in (results, sensitivity):
             patch.setattr(module, "png", lambda _, path: write_whole(path, bytes(30_000)))
         yield

@@ -37,6 +37,7 @@ def test_a_search_of_ones_own_network_in_python(tmp_path: Path, trained_home: Pa
     assert (tmp_path / "examples" / "search" / "best.yaml").is_file()
 
 
+@pytest.mark.slow
 def test_gradual_pruning_in_a_training_loop_of_ones_own(tmp_path: Path, trained_home: Path) -> None:
     said = run_example("training_loop.py", tmp_path, trained_home)
     assert "'3.weight': 0.8" in said[-1]

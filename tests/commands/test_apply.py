@@ -213,7 +213,7 @@ def test_what_is_there_is_not_written_over_unasked(autoprune: Cli, workdir: Path
     assert read("a.pt").widths
 
 
-@pytest.mark.parametrize("source", ["run", "best.yaml"])
+@pytest.mark.parametrize("source", rest_slow(["run", "best.yaml"]))
 def test_fine_tuning_makes_it_better_and_is_measured_afterwards(
     autoprune: Cli, workdir: Path, digits_run: DigitsRun, source: str
 ) -> None:
@@ -295,7 +295,7 @@ def test_a_setting_that_a_runs_trials_take_no_notice_of_is_refused(
         assert "best.yaml" in said
 
 
-@pytest.mark.parametrize("form", ["pt2", "onnx"])
+@pytest.mark.parametrize("form", rest_slow(["onnx", "pt2"]))
 def test_apply_exports(autoprune: Cli, workdir: Path, digits_run: DigitsRun, form: str) -> None:
     outcome = autoprune.succeed("apply", digits_run.folder, "--output", "p.pt", "--export", form)
     assert f"p.{form}: the same network" in outcome.out

@@ -108,7 +108,7 @@ def _killed_at_snapshot(count: int) -> Callable[[], None]:
     return patch
 
 
-@pytest.mark.parametrize("text", rest_slow([GRADUAL, TICKET]), ids=["gradual", "ticket"])
+@pytest.mark.parametrize("text", rest_slow([TICKET, GRADUAL]), ids=["ticket", "gradual"])
 def test_killed_anywhere_it_goes_on_to_the_same_weights(autoprune: Cli, workdir: Path, text: str) -> None:
     command = ["train", "--schedule", _schedule(text), *UNTRACKED]
     autoprune.succeed(*command, "--output", "whole")

@@ -82,7 +82,7 @@ def _pruning(network: nn.Module, name: str, **settings: Any) -> Pruning:
     )
 
 
-@pytest.mark.parametrize("name", rest_slow(registry.PRUNERS, kept=6))
+@pytest.mark.parametrize("name", rest_slow(registry.PRUNERS, kept=3))
 def test_masks_of_every_named_pruner_hold_over_a_hundred_steps(name: str) -> None:
     network = _network()
     optimizer = _optimizer(network)

@@ -103,6 +103,7 @@ def test_several_workers_evaluate_at_once_and_what_they_wrote_can_be_applied(
     autoprune.succeed("apply", "run", "--output", "pruned.pt")
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_costs_a_try_and_no_trial(autoprune: Cli, workdir: Path, cluster: Path) -> None:
     happen(cluster, "death", 1)
     autoprune.succeed(*ACCIDENTAL, *TWO, "--retries", "1")
