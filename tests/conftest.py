@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from autoprune.files import write_whole
 from autoprune.graph import costs
@@ -112,9 +113,11 @@ def checkpoints_root() -> Path:
 
 @pytest.fixture(scope="session")
 def trained_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in the place of the user's cache folder, in which the digits' network is trained: once for all tests."""
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
+    """A folder in the place of the user's cache folder, in which the digits' network is trained once for all tests."""
+    home = tmp_path_factory.getbasetemp()
+    home = (home.parent if "PYTEST_XDIST_WORKER" in os.environ else home) / "home"
+    home.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch, FileLock(home.with_suffix(".lock")):
         patch.setenv("XDG_CACHE_HOME", str(home))
         torch.set_num_threads(1)
         task = DigitsTask()

@@ -18,8 +18,12 @@ from autoprune.commands.options import experiment_of
 from tests.documents import PAGES, SNIPPET, Block, blocks, snippet
 from tests.journeys import HALF, TINY, UNTRACKED, DigitsRun, in_child
 from tests.repository import REPOSITORY
+from tests.tiers import rest_slow
 
+FIRST = ("README", "quickstart", "reviewing")
+"""The pages whose commands the default tier runs."""
 WITH_COMMANDS = [name for name, page in PAGES.items() if any(block.language == "sh" for block in blocks(page))]
+WITH_COMMANDS.sort(key=lambda name: name not in FIRST)
 TESTED_AS_EXAMPLES = {path.name for path in (REPOSITORY / "examples").glob("*.py")} | {"search.py"}
 SEARCHED = ["autoprune", "search", *HALF, "--output", "run"]
 """What the fixture has typed already."""
@@ -34,7 +38,7 @@ def page_folder(workdir: Path, digits_run: DigitsRun, monkeypatch: pytest.Monkey
     return workdir
 
 
-@pytest.mark.parametrize("name", WITH_COMMANDS)
+@pytest.mark.parametrize("name", rest_slow(WITH_COMMANDS, kept=3))
 def test_the_commands_of_a_page_run_one_after_the_other(name: str, page_folder: Path) -> None:
     play(name, page_folder, slow=False)
 

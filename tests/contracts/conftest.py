@@ -15,5 +15,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks a searcher's less usual cases as slow, if it thinks long."""
     for item in items:
         chosen = getattr(getattr(item, "callspec", None), "params", {})
-        if chosen.get("_named") in THINKING and chosen.get("case_name", "plain") not in USUAL:
+        unusual = chosen.get("case_name", "plain") not in USUAL or "three_hundred_groups" in item.name
+        if chosen.get("_named") in THINKING and unusual:
             item.add_marker(pytest.mark.slow)

@@ -130,6 +130,7 @@ def test_too_few_evaluations_for_a_round_are_the_users_to_mend(autoprune: Cli, w
     assert "the limit on evaluations does not suffice for one round" in autoprune.refused(*command)
 
 
+@pytest.mark.slow
 def test_with_enough_evaluations_no_more_are_spent(autoprune: Cli, workdir: Path) -> None:
     rounds = "search.rounds={count: 4, finetune: {steps: 1, batch_size: 10}}"
     command = (*SEARCH, "--searcher", "netadapt", "--set", "search.trials=null", "--evaluations", "60")

@@ -51,11 +51,11 @@ def whole(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     "name",
     [
         "3.training",  # of the first candidate that trains
-        "3.pt",
-        "frontier.png",
         *(
             pytest.param(name, marks=pytest.mark.slow)
             for name in (
+                "3.pt",
+                "frontier.png",
                 "sensitivity.json",
                 "sensitivity.png",
                 "12.training",

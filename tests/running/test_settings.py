@@ -95,7 +95,7 @@ def test_best_yaml_alone_prunes_anew_by_the_criteria_of_single_groups(autoprune:
     assert "did you mean 'fpgm'?" in autoprune.refused("apply", "flipped.yaml", *TASK, "--output", "p.pt")
 
 
-@pytest.mark.parametrize("searcher", rest_slow(["tpe", "auto"]))
+@pytest.mark.parametrize("searcher", rest_slow(["tpe", "auto"], kept=0))
 def test_a_killed_joint_search_goes_on_and_ends_as_if_it_had_not_been(
     autoprune: Cli, workdir: Path, searcher: str
 ) -> None:

@@ -93,6 +93,7 @@ def _cheaper(left: Allocation, right: Allocation) -> bool:
     return all(left[name] <= right[name] for name in left)
 
 
+@pytest.mark.slow
 def test_offspring_enlarge_the_frontier_that_it_begins_with() -> None:
     begun = hypervolume(LANDSCAPE, spread_allocations(LANDSCAPE.problem))
     ended = [hypervolume(LANDSCAPE, allocations(searched(seed, 60))) for seed in (0, 1)]

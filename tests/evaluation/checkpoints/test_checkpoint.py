@@ -24,6 +24,7 @@ from autoprune.pruning.surgery.branch_removal import remove_branches
 from autoprune.pruning.surgery.thinning import thin
 from tests.evaluation.test_evaluator import HALF, RECIPE, make_evaluator
 from tests.journeys import DigitsRun, fresh_process
+from tests.tiers import rest_slow
 from tests.user_tasks import tiny
 
 
@@ -169,7 +170,7 @@ def test_a_fresh_process_loads_the_same_network(digits_run: DigitsRun, tmp_path:
     assert torch.equal(torch.load(tmp_path / "out.pt"), load(path)(inputs).detach())
 
 
-@pytest.mark.parametrize("form", ["pt2", "onnx"])
+@pytest.mark.parametrize("form", rest_slow(["onnx", "pt2"]))
 def test_exports_run_without_autoprune_on_batches_of_any_size(digits_run: DigitsRun, tmp_path: Path, form: str) -> None:
     network = load(digits_run.folder / "weights" / "1.pt")
     written = export_network(network, torch.zeros(2, 1, 8, 8), tmp_path / "small.pt", form)

@@ -219,6 +219,7 @@ def test_without_tracking_mlflow_is_never_imported_and_nothing_is_left(workdir: 
     assert sorted(path.name for path in workdir.iterdir()) == ["run"]
 
 
+@pytest.mark.slow
 def test_telemetry_is_off_before_mlflow_is_imported(workdir: Path) -> None:
     program = (
         "import os; from autoprune.running.tracking.mlflow_client import connect; connect('sqlite:///x.db');"
