@@ -120,7 +120,7 @@ class _Setting(argparse.Action):
 
 def _whole(text: str) -> int | str:
     """Returns a whole number; any other text is reported with all other faults."""
-    return int(text) if text.lstrip("-").isdigit() else text
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
 
 
 def _amount(text: str) -> float | str:

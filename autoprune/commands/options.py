@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.config import Experiment, load_experiment
 from autoprune.core.ledger import check_idle
-from autoprune.errors import UserError
+from autoprune.errors import RunFolderError, UserError
 
 if TYPE_CHECKING:
     from autoprune.running.run_folder import RunFolder
@@ -53,6 +53,21 @@ def resumed_run(arguments: argparse.Namespace, records: str, *others: object) ->
     folder = existing_folder(arguments.resume)
     check_idle(folder.path / records)
     return folder, load_experiment(folder.experiment, arguments.settings)
+
+
+def make_folder(folder: Path) -> bool:
+    """Makes the folder that `--output` names; returns whether it was not there.
+
+    Raises:
+        RunFolderError: it cannot be made.
+    """
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        reason = "it is a file" if isinstance(fault, FileExistsError) else fault.strerror
+        raise RunFolderError(f"{folder} cannot be made ({reason}); name another folder with --output") from fault
+    return is_new
 
 
 def task_options(experiment: Experiment) -> list[str]:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoprune.errors import RunFolderError, UserError
+from autoprune.commands.options import make_folder
+from autoprune.errors import UserError
 
 if TYPE_CHECKING:
     from autoprune.reporting.record import RunRecord
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     from autoprune.files import write_whole
 
     path = arguments.output / _NAMES[arguments.format]
-    _make(arguments.output)
+    make_folder(arguments.output)
     write_whole(path, text.encode())
     print(path)
 
@@ -77,17 +78,8 @@ def _output_folder(arguments: argparse.Namespace) -> Path:
     return Path(arguments.folders[0]) / "report"
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, PermissionError) as fault:
-        raise RunFolderError(
-            f"{folder} cannot be made ({fault.strerror}); name another folder with --output"
-        ) from fault
-
-
 def _write_page(records: Sequence[RunRecord], folder: Path) -> None:
     from autoprune.reporting.document import write_page
 
-    _make(folder)
+    make_folder(folder)
     print(write_page(records, folder))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from autoprune.commands.options import experiment_of
-from autoprune.errors import UserError
+from autoprune.commands.options import experiment_of, make_folder
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -15,12 +14,10 @@ def run(arguments: argparse.Namespace) -> None:
     Curves of the same network by other scorings stay in the `.json`, beside the new ones.
 
     Raises:
-        UserError: an option, network or the data are at fault, or a file stands where the folder is to be.
+        UserError: an option, network or the data are at fault, or the folder cannot be made.
     """
     experiment = experiment_of(arguments)
     folder = Path(arguments.output or ".")
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; --output names a folder")
     from autoprune.core.sensitivity import sweep_grid
     from autoprune.running.progress import Display
     from autoprune.running.run_folder import RunFolder
@@ -32,8 +29,13 @@ def run(arguments: argparse.Namespace) -> None:
     evaluator = setup.evaluator(setup.evaluation_config())
     grid = sweep_grid(setup.space, experiment.sensitivity.levels)
     others = curves_beside(setup, RunFolder(folder))
-    curves = measure_curves(setup, evaluator, display, grid)
-    folder.mkdir(parents=True, exist_ok=True)
+    is_new = make_folder(folder)  # before what takes long
+    try:
+        curves = measure_curves(setup, evaluator, display, grid)
+    except BaseException:
+        if is_new:
+            folder.rmdir()
+        raise
     write_curves(curves, RunFolder(folder), others)
     display.say(work_line(curves, setup.prunable.costs))
     for suffix in ("json", "csv", "png"):

@@ -57,6 +57,10 @@ def _no_evaluation(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReque
         ([*SEARCH, "--trials", "0"], "--trials: should be at least 1"),
         ([*SEARCH, "--trials", "many"], "--trials: should be a whole number but is 'many'"),
         ([*SEARCH, "--seed", "-1"], "--seed: should be at least 0"),
+        *(
+            ([*SEARCH, f"--seed={text}"], "--seed: should be a whole number")
+            for text in ("--5", "²", "1_0", "9" * 5000)
+        ),
         ([*SEARCH, "--set", "evaluation.sample=1"], "did you mean 'samples'?"),
         ([*SEARCH, "--set", "nonsense"], "should read KEY=VALUE"),
         ([*SEARCH, "--device", "gpu"], "--device: should be one of auto, cpu, cuda"),
@@ -221,6 +225,7 @@ def test_an_output_that_cannot_be_a_folder_is_refused(autoprune: Cli, workdir: P
     assert "file" in autoprune.refused(*SEARCH, "--output", "file/run")
     assert "/proc" in autoprune.refused(*SEARCH, "--output", "/proc/run")
     assert "file" in autoprune.refused("sensitivity", "--output", "file")
+    assert "/proc/x cannot be made" in autoprune.refused("sensitivity", "--output", "/proc/x")
     assert left_behind(workdir) == ["file"]
 
 
