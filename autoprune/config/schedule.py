@@ -50,8 +50,8 @@ class PrunerSection(Section):
     normalise: bool | None = None
 
     @model_validator(mode="after")
-    def _one_aim(self) -> PrunerSection:
-        if sum(aim is not None for aim in (self.sparsity, self.threshold, self.widths)) != 1:
+    def _one_target(self) -> PrunerSection:
+        if sum(target is not None for target in (self.sparsity, self.threshold, self.widths)) != 1:
             raise ValueError("needs sparsity, threshold or widths: one of them")
         return self
 
@@ -92,8 +92,8 @@ class PolicySection(Section):
     unit: Unit = "epoch"
 
     @model_validator(mode="after")
-    def _one_subject_and_one_time(self) -> PolicySection:
-        if sum(subject is not None for subject in (self.pruner, self.penalty, self.remove_layers, self.thin)) != 1:
+    def _one_action_and_one_time(self) -> PolicySection:
+        if sum(action is not None for action in (self.pruner, self.penalty, self.remove_layers, self.thin)) != 1:
             raise ValueError("needs pruner, penalty, remove_layers or thin: one of them")
         listed = [times for times in (self.epochs, self.steps) if times is not None]
         span = any(value is not None for value in (self.start, self.end, self.frequency))
