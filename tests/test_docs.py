@@ -6,6 +6,7 @@ import os
 import re
 import runpy
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -80,6 +81,8 @@ def run(command: list[str]) -> int:
             shutil.rmtree(arguments[arguments.index("--output") + 1], ignore_errors=True)
         small = TINY if "--evaluations" not in arguments else TINY[2:4]
         arguments = ["search", *UNTRACKED, *small, *arguments[1:]]
+    if "--workers" in arguments:  # Ray does not outlive a fork
+        return subprocess.run([sys.executable, "-m", "autoprune", *arguments], check=False).returncode
     return main(arguments)
 
 

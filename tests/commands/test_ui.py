@@ -108,7 +108,12 @@ def test_a_command_that_is_ended_ends_mlflows_server(autoprune: Cli, workdir: Pa
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
     command = [sys.executable, "-c", "from autoprune.cli import main; main()", "ui", "run", "--port", str(port)]
-    shown = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    shown = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's background ignores it
+    )
     until(answers)
     shown.send_signal(stop)
     shown.wait(30)

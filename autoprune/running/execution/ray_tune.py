@@ -47,7 +47,7 @@ for _name, _setting in _ENVIRONMENT.items():
 import ray
 from ray import tune
 from ray._private import ray_constants, services
-from ray._raylet import Config  # type: ignore[attr-defined]  # made by Cython
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # made by Cython
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -66,7 +66,9 @@ _OWN = {
 def _start_own() -> None:
     """Starts a Ray on this machine alone."""
     os.environ.update(_OWN)
-    Config.initialize("")  # reads the environment again, if it was imported before
+    # Read the environment again, if it was imported before, or had another Ray in this process.
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
     # Even without a dashboard Ray starts its server, which does nothing but ask clouds' metadata services who they are.
     no_server = mock.patch.object(services, "start_api_server", return_value=(None, None))
     with no_server, mock.patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.journeys import fresh_process
+
 PROGRAM = """
 import json, os, pathlib
 import ray
@@ -66,3 +68,20 @@ def test_it_listens_on_loopback_with_a_token_that_is_in_no_file(tmp_path: Path) 
     assert len(found["token"]) == 64
     assert not any(found["token"] in command or "dashboard.py" in command for command in found["commands"])
     assert [path for path in tmp_path.rglob("*") if path.is_file() and path.name == "auth_token"] == []
+
+
+AFTER_ANOTHER = """
+import ray
+from autoprune.config.sections import RunSection
+from autoprune.running.execution.ray_tune import connected
+
+ray.init("local", num_cpus=1, include_dashboard=False)
+ray.shutdown()
+with connected(RunSection(workers=1)):
+    print(ray.get(ray.remote(lambda: "done").remote()))
+"""
+
+
+@pytest.mark.slow
+def test_it_starts_in_a_process_that_has_had_another_one(tmp_path: Path) -> None:
+    assert "done" in fresh_process(AFTER_ANOTHER, tmp_path)
