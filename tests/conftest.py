@@ -111,12 +111,18 @@ def checkpoints_root() -> Path:
     return root
 
 
+def _shared(folders: pytest.TempPathFactory, name: str) -> Path:
+    """A folder that all processes of this run of pytest share."""
+    root = folders.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def trained_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in the place of the user's cache folder, in which the digits' network is trained once for all tests."""
-    home = tmp_path_factory.getbasetemp()
-    home = (home.parent if "PYTEST_XDIST_WORKER" in os.environ else home) / "home"
-    home.mkdir(exist_ok=True)
+    home = _shared(tmp_path_factory, "home")
     with pytest.MonkeyPatch.context() as patch, FileLock(home.with_suffix(".lock")):
         patch.setenv("XDG_CACHE_HOME", str(home))
         torch.set_num_threads(1)
@@ -147,5 +153,7 @@ def autoprune(workdir: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pyt
 @pytest.fixture(scope="session")
 def digits_run(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> DigitsRun:
     """A finished search on digits, mirrored in MLflow; not to be changed (`copy` it first)."""
-    with _full_ends():
-        return make_digits_run(tmp_path_factory.mktemp("digits"), trained_home)
+    home = _shared(tmp_path_factory, "digits")
+    with _full_ends(), FileLock(home.with_suffix(".lock")):
+        made = DigitsRun(home, home / "run")
+        return made if made.folder.exists() else make_digits_run(home, trained_home)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autoprune.commands.options import experiment_of, make_folder
+
+if TYPE_CHECKING:
+    from autoprune.config import Experiment
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -18,6 +23,17 @@ def run(arguments: argparse.Namespace) -> None:
     """
     experiment = experiment_of(arguments)
     folder = Path(arguments.output or ".")
+    is_new = make_folder(folder)  # before what takes long
+    try:
+        _sweep(experiment, folder)
+    except BaseException:
+        if is_new:
+            with suppress(OSError):  # it holds curves
+                folder.rmdir()
+        raise
+
+
+def _sweep(experiment: Experiment, folder: Path) -> None:
     from autoprune.core.sensitivity import sweep_grid
     from autoprune.running.progress import Display
     from autoprune.running.run_folder import RunFolder
@@ -29,13 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     evaluator = setup.evaluator(setup.evaluation_config())
     grid = sweep_grid(setup.space, experiment.sensitivity.levels)
     others = curves_beside(setup, RunFolder(folder))
-    is_new = make_folder(folder)  # before what takes long
-    try:
-        curves = measure_curves(setup, evaluator, display, grid)
-    except BaseException:
-        if is_new:
-            folder.rmdir()
-        raise
+    curves = measure_curves(setup, evaluator, display, grid)
     write_curves(curves, RunFolder(folder), others)
     display.say(work_line(curves, setup.prunable.costs))
     for suffix in ("json", "csv", "png"):

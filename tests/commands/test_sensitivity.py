@@ -65,6 +65,7 @@ def test_the_sweep_says_what_it_cost_and_what_it_saved(autoprune: Cli, workdir: 
             assert curves.levels[group][width].loss == pytest.approx(score.loss, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_one_file_holds_the_curves_of_several_criteria_and_a_search_finds_its_own(
     autoprune: Cli, workdir: Path
 ) -> None:

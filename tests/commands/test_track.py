@@ -48,6 +48,7 @@ def test_another_store_gets_the_same_mirror_as_the_search_made(
     assert {"best.yaml", "results.csv", "frontier.png", "sensitivity.png", "weights"} <= best
 
 
+@pytest.mark.slow
 def test_done_twice_it_adds_nothing(autoprune: Cli, workdir: Path, digits_run: DigitsRun) -> None:
     store = f"sqlite:///{workdir / 'other.db'}"
     autoprune.succeed("track", digits_run.folder, "--tracking-uri", store)

@@ -6,15 +6,15 @@ import pytest
 
 THINKING = {"auto", "nsga2", "cmaes", "tpe", "autocompress"}
 """Searchers that think for hundredths of a second before a proposal."""
-USUAL = {"plain", "two limits", "branches", "settings"}
-"""Cases that the default tier tries with them."""
+USUAL = ("every_proposal", "a_replay_goes_on", "rounds_go_down", "it_finishes", "are_tried")
+"""Parts of the names of the tests that the default tier runs with them."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before marks are looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks a searcher's less usual cases as slow, if it thinks long."""
+    """Marks most tests of searchers that think long as slow, of the usual ones all cases but the plain one."""
     for item in items:
         chosen = getattr(getattr(item, "callspec", None), "params", {})
-        unusual = chosen.get("case_name", "plain") not in USUAL or "three_hundred_groups" in item.name
-        if chosen.get("_named") in THINKING and unusual:
+        usual = any(part in item.name for part in USUAL) and chosen.get("case_name", "plain") == "plain"
+        if chosen.get("_named") in THINKING and not usual:
             item.add_marker(pytest.mark.slow)

@@ -12,7 +12,7 @@ from autoprune.testing.problems import candidates, case, tiny
 from autoprune.testing.searchers import realisable
 
 _SLOW = {"gp"}
-"""Those that take seconds for some dozens of proposals; their golden traces are in the default tier."""
+"""Those that take seconds for some dozens of proposals."""
 
 
 class TestEverySearcher(SearcherContract):

@@ -26,7 +26,7 @@ def slow_levels(bounds):
 
 
 @given(st.integers(1, 60).flatmap(bounds_within), st.floats(0, 70))
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_levels_and_their_neighbours_follow_the_definition(bounds, width):
     levels = slow_levels(bounds)
     assert bounds.levels() == levels

@@ -98,6 +98,7 @@ def dying_when_told(number: int) -> Callable[[], None]:
     return patch
 
 
+@pytest.mark.slow
 def test_weights_that_a_killed_run_had_yet_to_drop_are_dropped(autoprune: Cli, workdir: Path, whole: Path) -> None:
     assert search_in_child(*RUN, "--output", "run", before=dying_when_told(11)) == -signal.SIGKILL
     kept = left_behind(workdir / "run" / "weights")

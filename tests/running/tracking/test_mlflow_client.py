@@ -159,6 +159,7 @@ def test_a_store_that_does_not_answer_is_no_fault_of_the_id(
     assert len(said) < 400
 
 
+@pytest.mark.slow
 def test_the_tracking_uri_of_the_environment_is_honoured_and_resuming_adds_no_duplicates(
     autoprune: Cli, workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +273,7 @@ def test_the_best_network_is_logged_as_a_model_that_runs_without_its_class(
     torch.testing.assert_close(torch.tensor(json.loads(found)), wanted)
 
 
+@pytest.mark.slow
 def test_a_users_own_network_is_logged_once_and_what_goes_wrong_with_it_costs_one_line(
     autoprune: Cli, workdir: Path
 ) -> None:
