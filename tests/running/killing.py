@@ -276,7 +276,7 @@ def check(home: Path, whole: Unbroken, before: bytes, searcher: str, workers: bo
     assert scratch.issuperset(left_behind(temporary(home))), left_behind(temporary(home))
     with sqlite3.connect(home / "mlflow.db") as store:
         states = [status for (status,) in store.execute("select status from runs where lifecycle_stage = 'active'")]
-    assert Counter(states) == {"FINISHED": len(told) + 1}
+    assert Counter(states) == {"FINISHED": len(told) + 1}, (states, [trial.outcome for trial in records.trials()])
 
 
 def main() -> None:

@@ -67,6 +67,7 @@ class SearchLoop:
         self.advance: Callable[[str], None] = lambda _: None
         # As many of the best as keep their weights, so that the cost of a trial does not grow with their number.
         self._best: dict[Role, list[Trial]] = {"final": [], "intermediate": []}
+        self._told: set[int] = set()
         self._pending = [c for c in run.history.open_candidates() if c.role != "finalist"]
         self._over = any(trial.candidate.role == "finalist" for trial in self.trials)
         for trial in self.trials:
@@ -133,15 +134,19 @@ class SearchLoop:
         return f"the search ended after {count} of {problem.trials} trials: {why}"
 
     def _rank(self, trial: Trial) -> None:
+        self._told.add(trial.number)
         role, top = trial.candidate.role, self._run.setup.experiment.search.rerank.top
         if role in self._best:
             self._best[role] = ranked([*self._best[role], trial], self._problem.objective, role)[:top]
 
     def _drop_weights(self) -> None:
-        """Deletes the networks of trials that are no longer among the best, and which no candidate will start from."""
-        keep = {trial.number for trial in self._best["final"]} | self._searcher.parents
+        """Deletes the networks of trials that are no longer among the best, and which no candidate will start from.
+
+        A network that a worker has written, but whose trial has yet to be told, stays.
+        """
+        gone = self._told - {trial.number for trial in self._best["final"]} - self._searcher.parents
         for path in self._run.folder.weights.glob("*.pt"):
-            if path.stem.isdigit() and int(path.stem) not in keep:
+            if path.stem.isdigit() and int(path.stem) in gone:
                 path.unlink()
 
     def _note(self) -> str:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.ledger import Ledger, read_history
 from autoprune.core.trial import Candidate, Failure, Score, Trial
-from autoprune.running.search.loop import ReplayError, replay
+from autoprune.running.search.loop import ReplayError, SearchLoop, replay
 from tests.journeys import OWN, Cli
 
 
 class Follower:
     """Proposes one more than the number of the last trial that it was told had a score."""
+
+    parents: frozenset[int] = frozenset()
 
     def __init__(self, first: int = 10) -> None:
         self.next = first
@@ -70,6 +74,29 @@ def test_a_searcher_that_proposes_something_else_is_noticed(tmp_path: Path) -> N
     write_run(tmp_path)
     with pytest.raises(ReplayError, match="candidate 0 cannot be replayed"):
         replay(read_history(tmp_path), Follower(first=11))
+
+
+def test_a_network_that_is_written_stays_until_its_trial_is_told(tmp_path: Path) -> None:
+    """One worker's result comes in between another's network and its result."""
+    asked = write_run(tmp_path)
+    names = [f"{each.number}.pt" for each in asked]
+    for name in names:
+        (tmp_path / name).touch()
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        run = SimpleNamespace(
+            history=read_history(tmp_path),
+            ledger=ledger,
+            folder=SimpleNamespace(weights=tmp_path),
+            setup=SimpleNamespace(
+                experiment=SimpleNamespace(search=SimpleNamespace(rerank=SimpleNamespace(top=1))),
+            ),
+        )
+        loop = SearchLoop(cast(Any, run), cast(Any, SimpleNamespace(objective="loss")), cast(Any, Follower()))
+        assert sorted(path.name for path in tmp_path.glob("*.pt")) == [names[0], names[3]]  # the best, and the open one
+        job = loop.next()
+        assert job is not None
+        loop.take(job, Trial(job.candidate, Score(0.3, 0.9, 10)))
+    assert [path.name for path in tmp_path.glob("*.pt")] == [names[3]]
 
 
 @pytest.mark.parametrize(
