@@ -144,9 +144,9 @@ class SearchLoop:
 
         A network that a worker has written, but whose trial has yet to be told, stays.
         """
-        gone = self._told - {trial.number for trial in self._best["final"]} - self._searcher.parents
+        keep = {trial.number for trial in self._best["final"]} | self._searcher.parents
         for path in self._run.folder.weights.glob("*.pt"):
-            if path.stem.isdigit() and int(path.stem) in gone:
+            if path.stem.isdigit() and int(path.stem) in self._told and int(path.stem) not in keep:
                 path.unlink()
 
     def _note(self) -> str:
