@@ -28,7 +28,7 @@ from autoprune.cli import main as autoprune
 from autoprune.core.ledger import History
 from autoprune.reporting.record import is_being_written
 from autoprune.running.search import results as conclusion
-from tests.journeys import has_ended, history_of, in_child, left_behind, trial_results
+from tests.journeys import has_ended, history_of, in_child, left_behind
 from tests.running.test_killed import check_end, often_saving
 
 SEARCHERS = ("random", "evolution", "annealing", "tpe", "auto", "nsga2", "netadapt", "autocompress")
@@ -264,10 +264,11 @@ def check(home: Path, whole: Unbroken, before: bytes, searcher: str, workers: bo
         assert all(trial.outcome == scores[trial.candidate.key] for trial in known)
         if searcher == "random":
             # Its proposals do not depend on results; which of them are dropped early does, on those told before.
-            drawn = [
-                sorted((number, widths) for number, widths, _ in trial_results(h)[:6]) for h in (records, whole.history)
-            ]
-            assert drawn[0] == drawn[1], (trial_results(records), trial_results(whole.history))
+            drawn, wanted = (
+                {t.number: t.candidate.allocation for t in each.trials() if t.candidate.role != "finalist"}
+                for each in (records, whole.history)
+            )
+            assert drawn == wanted
         assert left_behind(run) == left_behind(whole.home / "run")
         assert {int(path.stem) for path in (run / "weights").glob("*.pt")} <= told
         assert all(path.suffix == ".pt" for path in (run / "weights").iterdir())
