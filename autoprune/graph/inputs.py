@@ -1,0 +1,300 @@
+"""What a network is called with: any arguments, nested as they may be, and which parts of them are samples.
+
+The number of samples is the size of the first axis that the tensors among the arguments share; axes of size 1, which
+broadcast, have no say where others are longer. A list counts by its length, as detectors take a list of images, unless
+that disagrees with the rest while the tensors in it do not. Where tensors differ, most of them decide; where that is a
+tie it is refused, never guessed, and `samples` or `axis` say it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from autoprune.errors import TaskError
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """The arguments of one call of a network; make them by `of`.
+
+    Attributes:
+        args: positional arguments.
+        kwargs: keyword arguments.
+        samples: how many samples they hold.
+        axis: the axis of the samples in every tensor that has them: 0, or 1 where time comes first.
+        lists: whether a list in them has one entry for each sample.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    samples: int = 1
+    axis: int = 0
+    lists: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        value: Any,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        samples: int | None = None,
+        axis: int | None = None,
+    ) -> ModelInputs:
+        """Returns what a network is called with for a value.
+
+        A tuple is positional arguments, a mapping with names for keys is keyword arguments; anything else (a tensor, a
+        list, a named tuple, a dataclass) is one argument, and `ModelInputs` are themselves.
+
+        Args:
+            value: what the network takes; a single tuple or mapping is given as a tuple of one.
+            kwargs: further keyword arguments.
+            samples: how many samples it holds; None: as the tensors say.
+            axis: of the samples in tensors; None is the first, or the second where only that has `samples`.
+
+        Raises:
+            TaskError: the number of samples cannot be told.
+        """
+        if isinstance(value, ModelInputs):
+            return value
+        args, named = _arguments(value)
+        named |= kwargs or {}
+        if isinstance(value, Tensor) and not named and samples is None and axis is None and value.dim():
+            return cls((value,), {}, len(value))
+        return cls(args, named, *_find_samples((args, named), samples, axis))
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __str__(self) -> str:
+        tensor = self.tensor
+        if tensor is not None:
+            return f"a batch of shape {list(tensor.shape)}"
+        named = (f"{name}={_describe(value)}" for name, value in self.kwargs.items())
+        return f"({', '.join((*map(_describe, self.args), *named))})"
+
+    @property
+    def tensor(self) -> Tensor | None:
+        """The only argument, where that is one tensor given by position."""
+        only = self.args[0] if len(self.args) == 1 and not self.kwargs else None
+        return only if isinstance(only, Tensor) else None
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yields all tensors in the arguments, in their order."""
+        for leaf in _leaves((self.args, self.kwargs)):
+            if isinstance(leaf, PackedSequence):
+                yield leaf.data
+            elif isinstance(leaf, Tensor):
+                yield leaf
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first tensor is; the CPU if there is none."""
+        return next((tensor.device for tensor in self.tensors()), torch.device("cpu"))
+
+    def call(self, network: nn.Module) -> Any:
+        """Returns the network's outputs for these arguments."""
+        return network(*self.args, **self.kwargs)
+
+    def to(self, target: torch.device | torch.dtype | str) -> ModelInputs:
+        """Returns them on a device, or with their floating-point tensors in another type."""
+
+        def move(leaf: Any) -> Any:
+            held = leaf.data if isinstance(leaf, PackedSequence) else leaf
+            fixed = isinstance(target, torch.dtype) and not (isinstance(held, Tensor) and held.is_floating_point())
+            return leaf if fixed or not hasattr(leaf, "to") else leaf.to(target)
+
+        return self._map(move)
+
+    def clone(self) -> ModelInputs:
+        """Returns them with every tensor copied, so that operations in place do not reach these."""
+        return self._map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
+
+    def take(self, samples: int) -> ModelInputs:
+        """Returns the first samples; where there are fewer they begin again. What holds no samples stays as it is."""
+        if samples == self.samples:
+            return self
+        numbers = [i % self.samples for i in range(samples)]
+        return self._by_sample(samples, lambda leaf: self._pick(leaf, numbers))
+
+    def random_like(self, samples: int, generator: torch.Generator) -> ModelInputs:
+        """Draws inputs of the same shapes and types, within the range observed in each tensor.
+
+        Floating-point numbers are uniform in their range (normal around it where it is a point), integers too. Masks
+        (booleans, integers of at most two different values, numbers with infinities) and what holds no samples are
+        those observed, as drawn ones may leave nothing.
+
+        Args:
+            samples: how many.
+            generator: on the CPU; all is drawn from it.
+        """
+        numbers = [i % self.samples for i in range(samples)]
+
+        def draw(leaf: Any) -> Any:
+            picked = self._pick(leaf, numbers)
+            if isinstance(picked, list):
+                return [_map(entry, lambda part: _draw_like(part, part, generator)) for entry in picked]
+            if isinstance(picked, PackedSequence):
+                return picked._replace(data=_draw_like(picked.data, picked.data, generator))
+            return _draw_like(picked, leaf, generator)
+
+        return self._by_sample(samples, draw)
+
+    def arguments_of(self, graph: fx.Graph) -> tuple[Any, ...]:
+        """Returns the values of a traced graph's arguments, in their order; those that are not given have defaults."""
+        values = list(self.args)
+        for node in [node for node in graph.nodes if node.op == "placeholder"][len(values) :]:
+            name = str(node.target)
+            if name not in self.kwargs and not node.args:
+                break
+            values.append(self.kwargs.get(name, *node.args))
+        return tuple(values)
+
+    def _map(self, function: Callable[[Any], Any], whole: Callable[[Any], bool] = lambda _: False) -> ModelInputs:
+        args, kwargs = _map((self.args, dict(self.kwargs)), function, whole)
+        return replace(self, args=args, kwargs=kwargs)
+
+    def _by_sample(self, samples: int, function: Callable[[Any], Any]) -> ModelInputs:
+        """Applies a function to whatever holds samples: tensors, packed sequences and lists."""
+
+        def holds(value: Any) -> bool:
+            return _size(value, self.axis) == self.samples and (self.lists or not isinstance(value, list))
+
+        changed = self._map(lambda leaf: function(leaf) if holds(leaf) else leaf, holds)
+        return replace(changed, samples=samples)
+
+    def _pick(self, leaf: Any, numbers: list[int]) -> Any:
+        if isinstance(leaf, list):
+            return [leaf[i] for i in numbers]
+        if isinstance(leaf, PackedSequence):
+            padded, lengths = pad_packed_sequence(leaf, batch_first=True)
+            return pack_padded_sequence(padded[numbers], lengths[numbers], batch_first=True, enforce_sorted=False)
+        if numbers == list(range(len(numbers))):
+            return leaf.narrow(self.axis, 0, len(numbers))
+        return leaf.index_select(self.axis, torch.tensor(numbers, device=leaf.device))
+
+
+def call_network(network: nn.Module, inputs: Any) -> Any:
+    """Returns the network's outputs for the inputs of a batch, which are called as `ModelInputs.of` says."""
+    if isinstance(inputs, Tensor):
+        return network(inputs)
+    if isinstance(inputs, ModelInputs):
+        return inputs.call(network)
+    args, kwargs = _arguments(inputs)
+    return network(*args, **kwargs)
+
+
+def _arguments(value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return tuple(value), {}
+    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+        return (), dict(value)
+    return (value,), {}
+
+
+def _map(value: Any, function: Callable[[Any], Any], whole: Callable[[Any], bool] = lambda _: False) -> Any:
+    """Applies a function to what tuples, lists, mappings and dataclasses hold, and to containers that are `whole`."""
+    if isinstance(value, (Tensor, PackedSequence)) or whole(value):
+        return function(value)
+    if isinstance(value, (tuple, list)):
+        items = [_map(item, function, whole) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, Mapping):
+        twin = copy.copy(value) if isinstance(value, MutableMapping) else dict(value)
+        for key, item in value.items():
+            twin[key] = _map(item, function, whole)
+        return twin
+    if is_dataclass(value) and not isinstance(value, type):
+        changed = copy.copy(value)
+        for each in fields(value):
+            object.__setattr__(changed, each.name, _map(getattr(value, each.name), function, whole))
+        return changed
+    return function(value)
+
+
+def _leaves(value: Any, whole: Callable[[Any], bool] = lambda _: False) -> list[Any]:
+    found: list[Any] = []
+
+    def add(leaf: Any) -> Any:
+        found.append(leaf)
+        return leaf
+
+    _map(value, add, whole)
+    return found
+
+
+def _size(value: Any, axis: int) -> int | None:
+    """Returns how many samples a part of the arguments holds if it holds any; None where it cannot."""
+    if isinstance(value, PackedSequence):
+        return int(value.batch_sizes[0])
+    if isinstance(value, Tensor):
+        return value.size(axis) if value.dim() > axis else None
+    return len(value) if isinstance(value, list) and any(isinstance(leaf, Tensor) for leaf in _leaves(value)) else None
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _find_samples(value: Any, samples: int | None, axis: int | None) -> tuple[int, int, bool]:
+    """Returns the number of samples in arguments, their axis, and whether lists have an entry for each.
+
+    Raises:
+        TaskError: it cannot be told.
+    """
+    axes = (axis,) if axis is not None else (0,) if samples is None else (0, 1)
+    for at in axes:
+        for lists in (True, False):
+            parts = _leaves(value, _is_list) if lists else _leaves(value)
+            sizes = Counter(size for part in parts if (size := _size(part, at)) is not None)
+            voting = [size for size in sizes.elements() if size != 1] or [*sizes]
+            if samples in sizes or (samples is None and len(set(voting)) == 1):
+                return (voting[0] if samples is None else samples), at, lists
+    if not sizes and all(part is None or isinstance(part, (Tensor, int, float, str)) for part in parts):
+        return samples or 1, axes[0], True  # nothing in them could hold samples
+    (most, votes), *others = Counter(voting).most_common() or [(0, 0)]
+    if samples is None and votes > max((votes for _, votes in others), default=0):
+        return most, axes[0], False
+    raise TaskError(
+        f"the number of samples in the network's inputs cannot be told: the sizes of axis "
+        f"{' or '.join(map(str, axes))} of their tensors are {sorted(sizes)}"
+        f"{'' if samples is None else f', and none is {samples}'}; "
+        "say it by autoprune.ModelInputs.of(inputs, samples=…) or axis=…"
+    )
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(_describe, value))}]"
+    return repr(value) if value is None or isinstance(value, (bool, int, float, str)) else type(value).__name__
+
+
+def _draw_like(tensor: Any, observed: Any, generator: torch.Generator) -> Any:
+    """Draws numbers of a tensor's shape in the range of an observed one; returns masks and other values themselves."""
+    if not isinstance(tensor, Tensor) or _is_mask(observed):
+        return tensor
+    low, high = observed.min(), observed.max()
+    if observed.is_floating_point():
+        drawn = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * float(high - low) + float(low)
+        if low == high:
+            drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float64) + float(low)
+    else:
+        drawn = torch.randint(int(low), int(high) + 1, tensor.shape, generator=generator)
+    return drawn.to(tensor)
+
+
+def _is_mask(observed: Tensor) -> bool:
+    if observed.dtype is torch.bool or observed.is_complex() or not observed.numel():
+        return True
+    if observed.is_floating_point():
+        return not bool(observed.isfinite().all())
+    return bool(((observed == observed.min()) | (observed == observed.max())).all())
