@@ -20,6 +20,7 @@ from autoprune.errors import TaskError, describe, foreign_code
 from autoprune.graph import layers, rules
 from autoprune.graph.capture import mode
 from autoprune.graph.channel_ids import ChannelIds, compress, lay_along
+from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import Layer
 from autoprune.graph.rules import QUERIES, RULES, STRUCTURAL, ZEROS, Operation, map_tensors, name_of, tensors_in
 
@@ -35,7 +36,7 @@ class ChannelFlow:
         layers: the layers with channels that can be told apart, in forward order.
         channels: the ids, with what is tied and frozen.
         opaque: nodes that are not understood; the channels that reach them stay.
-        inputs: two of the samples.
+        inputs: two samples.
     """
 
     traced: fx.GraphModule
@@ -44,16 +45,16 @@ class ChannelFlow:
     layers: tuple[Layer, ...]
     channels: ChannelIds
     opaque: frozenset[fx.Node]
-    inputs: Tensor
+    inputs: ModelInputs
 
 
-def follow_channels(network: nn.Module, traced: fx.GraphModule, inputs: Tensor) -> ChannelFlow:
+def follow_channels(network: nn.Module, traced: fx.GraphModule, inputs: ModelInputs) -> ChannelFlow:
     """Runs a batch through the traced network and follows its channels.
 
     Args:
         network: is not changed.
         traced: the network's twin; it shares the network's modules.
-        inputs: `[batch, …]`, a few samples.
+        inputs: a few samples.
 
     Raises:
         TaskError: the network cannot run on them.
@@ -61,18 +62,16 @@ def follow_channels(network: nn.Module, traced: fx.GraphModule, inputs: Tensor) 
     with mode(traced, training=False), torch.no_grad():
         try:
             with foreign_code():
-                traced(inputs)
+                inputs.call(traced)
         except Exception as fault:  # whatever the user's network raises
-            raise TaskError(
-                f"the network cannot run on a batch of shape {list(inputs.shape)}: {describe(fault)}"
-            ) from fault
+            raise TaskError(f"the network cannot run on {inputs}: {describe(fault)}") from fault
         follower = _ChannelFollower(network, traced)
-        follower.run(inputs)
+        follower.run(*inputs.arguments_of(traced.graph))
         follower.freeze_shared_layers()
-        positions = _count_positions(traced, follower.layers.values(), inputs[:1])
+        positions = _count_positions(traced, follower.layers.values(), inputs.take(1))
     found = tuple(replace(layer, positions=positions[name]) for name, layer in follower.layers.items())
     return ChannelFlow(
-        traced, follower.ids, follower.values, found, follower.channels, frozenset(follower.opaque), inputs[:2]
+        traced, follower.ids, follower.values, found, follower.channels, frozenset(follower.opaque), inputs.take(2)
     )
 
 
@@ -270,8 +269,8 @@ def _shared_tensors(network: nn.Module) -> set[int]:
     return {tensor for tensor, times in held.items() if times > 1}
 
 
-def _count_positions(traced: fx.GraphModule, found: Iterable[Layer], sample: Tensor) -> Counter[str]:
-    """Maps layers to how often each of their weights is used for one `[1, …]` sample; 0 for layers per channel."""
+def _count_positions(traced: fx.GraphModule, found: Iterable[Layer], sample: ModelInputs) -> Counter[str]:
+    """Maps layers to how often each of their weights is used for one sample; 0 for layers per channel."""
     counts: Counter[str] = Counter()
 
     def count(layer: Layer, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -284,7 +283,7 @@ def _count_positions(traced: fx.GraphModule, found: Iterable[Layer], sample: Ten
     weighted = [layer for layer in found if layer.incoming is not None and layer.name in modules]
     hooks = [modules[layer.name].register_forward_hook(partial(count, layer)) for layer in weighted]
     try:
-        traced(sample)
+        sample.call(traced)
     finally:
         for hook in hooks:
             hook.remove()

@@ -18,18 +18,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from autoprune.core.costs import CostTable, CostTerm, Count
 from autoprune.graph.capture import mode
 from autoprune.graph.groups import ChannelGraph
+from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import ChannelAxis, Layer, channel_axes, named_tensors
 
 
-def count_flops(network: nn.Module, inputs: Tensor) -> int:
+def count_flops(network: nn.Module, inputs: Any) -> int:
     """Counts floating-point operations of one sample's forward pass, as `torch.utils.flop_counter` does.
 
     Args:
         network: runs in evaluation mode, and is left in the mode it was in.
-        inputs: `[batch, …]`; only the first sample is used.
+        inputs: whatever it takes, see `ModelInputs.of`; only the first sample is used.
     """
     with mode(network, training=False), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(inputs[:1])
+        ModelInputs.of(inputs).take(1).call(network)
     return int(counter.get_total_flops())
 
 
@@ -43,18 +44,18 @@ def count_bytes(network: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in named_tensors(network).values())
 
 
-def measure_costs(network: nn.Module, inputs: Tensor) -> dict[str, int]:
-    """Counts FLOPs of one sample, parameters and bytes on the network itself; `inputs` are `[batch, …]`."""
+def measure_costs(network: nn.Module, inputs: Any) -> dict[str, int]:
+    """Counts FLOPs of one sample, parameters and bytes on the network itself; for `inputs` see `ModelInputs.of`."""
     return {"flops": count_flops(network, inputs), "params": count_params(network), "size": count_bytes(network)}
 
 
-def measure_effective(network: nn.Module, graph: ChannelGraph, inputs: Tensor) -> dict[str, int]:
+def measure_effective(network: nn.Module, graph: ChannelGraph, inputs: Any) -> dict[str, int]:
     """Counts costs as `measure_costs`, without weights that are zero and their multiply-adds; bytes stay.
 
     Args:
         network: whose weights are counted.
         graph: of this network; weights of layers that it does not follow count as they are.
-        inputs: `[batch, …]`.
+        inputs: whatever it takes, see `ModelInputs.of`.
     """
     costs = measure_costs(network, inputs)
     tensors = named_tensors(network)
@@ -66,7 +67,7 @@ def measure_effective(network: nn.Module, graph: ChannelGraph, inputs: Tensor) -
     return costs
 
 
-def build_cost_table(network: nn.Module, graph: ChannelGraph, inputs: Tensor) -> CostTable:
+def build_cost_table(network: nn.Module, graph: ChannelGraph, inputs: Any) -> CostTable:
     """Builds the exact costs of every allocation of the network's groups.
 
     What no followed layer accounts for (matrix products of attention, layers left as they are) is a constant: their
@@ -75,7 +76,7 @@ def build_cost_table(network: nn.Module, graph: ChannelGraph, inputs: Tensor) ->
     Args:
         network: the dense one.
         graph: of this network.
-        inputs: `[batch, …]`; only the first sample is used.
+        inputs: whatever it takes, see `ModelInputs.of`; only the first sample is used.
     """
     tensors = named_tensors(network)
     count = _kept_counter(graph)
@@ -155,16 +156,16 @@ class OperationCosts:
         return tuple(accumulate((flops // 2 for flops in self.flops), initial=0))
 
 
-def measure_operations(traced: fx.GraphModule, inputs: Tensor) -> OperationCosts:
+def measure_operations(traced: fx.GraphModule, inputs: Any) -> OperationCosts:
     """Measures each operation of a traced network by running it in evaluation mode.
 
     Args:
         traced: is left in the mode it was in.
-        inputs: `[batch, …]`; only the first sample is used.
+        inputs: whatever it takes, see `ModelInputs.of`; only the first sample is used.
     """
     meter = _OperationMeter(traced)
     with mode(traced, training=False), torch.no_grad(), meter.counter:
-        meter.run(inputs[:1].clone())
+        meter.run(*ModelInputs.of(inputs).take(1).clone().arguments_of(traced.graph))
     return OperationCosts(tuple(meter.flops), tuple(meter.size_bytes))
 
 
@@ -184,32 +185,33 @@ class _OperationMeter(fx.Interpreter):
         return value
 
 
-def measure_latency(networks: Sequence[nn.Module], inputs: Tensor, seconds: float = 1.0) -> list[float]:
+def measure_latency(networks: Sequence[nn.Module], inputs: Any, seconds: float = 1.0) -> list[float]:
     """Measures the median milliseconds of one forward pass of each network on the same inputs.
 
     The networks take turns, so that a machine that slows down slows all of them. They are left in evaluation mode.
 
     Args:
         networks: on one device.
-        inputs: `[batch, …]` on the networks' device.
+        inputs: whatever they take, see `ModelInputs.of`, on the networks' device.
         seconds: how long to measure in all, after a warm-up; every network runs at least five times.
     """
+    given = ModelInputs.of(inputs)
     times: list[list[float]] = [[] for _ in networks]
     with torch.inference_mode():
         for network in networks:
             network.eval()
             for _ in range(3):
-                _time_once(network, inputs)
+                _time_once(network, given)
         end = time.perf_counter() + seconds
         while time.perf_counter() < end or len(times[-1]) < 5:
             for network, seen in zip(networks, times, strict=True):
-                seen.append(_time_once(network, inputs))
+                seen.append(_time_once(network, given))
     return [1e3 * statistics.median(seen) for seen in times]
 
 
-def _time_once(network: nn.Module, inputs: Tensor) -> float:
+def _time_once(network: nn.Module, inputs: ModelInputs) -> float:
     start = time.perf_counter()
-    network(inputs)
-    if inputs.is_cuda:
+    inputs.call(network)
+    if inputs.device.type == "cuda":
         torch.cuda.synchronize(inputs.device)
     return time.perf_counter() - start

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from autoprune.errors import TaskError, UserError
 from autoprune.graph.capture import trace
 from autoprune.graph.channel_ids import compress
 from autoprune.graph.channels import ChannelFlow, follow_channels
+from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import Layer, Side
 from autoprune.graph.rewrite import Simulation, simulate
 from autoprune.graph.rules import tensors_in
@@ -116,7 +118,7 @@ class ChannelGraph:
         return simulate(self.flow, self.keep_mask(kept))
 
 
-def find_groups(network: nn.Module, inputs: Tensor) -> ChannelGraph:
+def find_groups(network: nn.Module, inputs: Any) -> ChannelGraph:
     """Finds the groups of a network by running a small batch through it in evaluation mode.
 
     What cannot be pruned is named in the log. Removal is simulated, and channels that reach an operation which cannot
@@ -124,12 +126,12 @@ def find_groups(network: nn.Module, inputs: Tensor) -> ChannelGraph:
 
     Args:
         network: is not changed.
-        inputs: `[batch, …]`; two samples are enough.
+        inputs: whatever it takes, see `ModelInputs.of`; two samples are enough.
 
     Raises:
         TaskError: the network cannot be traced or run.
     """
-    flow = follow_channels(network, trace(network), inputs)
+    flow = follow_channels(network, trace(network), ModelInputs.of(inputs))
     graph = _collect(flow)
     while faults := _faults(graph):
         _freeze_faulty(flow, faults)

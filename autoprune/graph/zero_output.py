@@ -47,7 +47,7 @@ def inspect_additions(
     """
     with mode(flow.traced, training=False), torch.no_grad():
         runner = _AdditionRunner(flow.traced, shortcuts, feeding)
-        runner.run(flow.inputs)
+        runner.run(*flow.inputs.arguments_of(flow.traced.graph))
     runner.info.written = {node: total._version != version for node, (total, version) in runner.totals.items()}
     return runner.info
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -11,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from autoprune.errors import AutopruneError
 from autoprune.graph.capture import mode
 from autoprune.graph.groups import ChannelGraph, Kept
+from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import Layer, channel_axes, named_tensors
 from autoprune.graph.rewrite import Call
 from autoprune.pruning.surgery.copying import copy_network
@@ -30,7 +32,7 @@ class ThinningError(AutopruneError):
     """The thinned network does not compute what the masked one computes; a fault of autoprune, never shipped."""
 
 
-def thin(network: nn.Module, graph: ChannelGraph, kept: Kept, check_on: Tensor | None = None) -> nn.Module:
+def thin(network: nn.Module, graph: ChannelGraph, kept: Kept, check_on: Any = None) -> nn.Module:
     """Builds a copy of the network without the channels that go.
 
     It is of the network's own class; only where an operation's arguments name a channel count that changes (padding of
@@ -42,7 +44,7 @@ def thin(network: nn.Module, graph: ChannelGraph, kept: Kept, check_on: Tensor |
         network: left as it is.
         graph: what `find_groups` found in this network, or in one of the same architecture.
         kept: by group, the channels that stay.
-        check_on: `[batch, …]` inputs on which it is compared with the masked network.
+        check_on: inputs (see `ModelInputs.of`) on which it is compared with the masked network; None: it is not.
 
     Raises:
         UserError: `kept` does not fit the groups, or the network cannot be copied.
@@ -106,19 +108,19 @@ def _rewrite_calls(network: nn.Module, graph: ChannelGraph, calls: Mapping[fx.No
     return rewrite(network, graph.flow.traced, edit)
 
 
-def check_same_outputs(thinned: nn.Module, masked: nn.Module, inputs: Tensor) -> None:
+def check_same_outputs(thinned: nn.Module, masked: nn.Module, inputs: Any) -> None:
     """Checks that both networks give the same outputs in evaluation mode.
 
     Args:
         thinned: the smaller one.
         masked: the one with zeros.
-        inputs: `[batch, …]`.
+        inputs: whatever they take, see `ModelInputs.of`.
 
     Raises:
         ThinningError: they do not.
     """
     with mode(thinned, training=False), mode(masked, training=False), torch.no_grad():
-        found, expected = tree_leaves(thinned(inputs)), tree_leaves(masked(inputs))
+        found, expected = (tree_leaves(ModelInputs.of(inputs).clone().call(network)) for network in (thinned, masked))
     for one, other in zip(found, expected, strict=True):
         if isinstance(one, Tensor) and isinstance(other, Tensor):
             _compare_tensors(one, other)
