@@ -91,6 +91,7 @@ EXEMPT = {
     "autoprune/tasks/datasets/cifar10.py": ("images", "*_images"),  # pictures, decoded
     "autoprune/tasks/datasets/digits.py": ("images", "*_images"),  # scikit-learn's pictures
     "autoprune/tasks/datasets/images.py": ("images", "mirrored*"),  # pictures, flipped and cropped
+    "experiments/vision_transformer/task.py": ("images", "*_images"),  # as in cifar10.py
     "tests/tasks/datasets/test_images.py": ("images",),
 }
 """File to the old names that are other things there."""
