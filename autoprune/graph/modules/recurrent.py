@@ -238,7 +238,8 @@ def _read_states(states: Tensor, kept: Tensor, widths: list[int]) -> list[Tensor
 
 def _write_states(parts: list[Tensor], kept: Tensor, size: int) -> Tensor:
     """Returns states `[layers · directions, batch, size]` that are zero where nothing stays."""
-    flat = torch.cat(parts, dim=2).squeeze(0)
+    # Not squeeze: when torch 2.8 exports an LSTM, its states have an axis too many.
+    flat = torch.cat([part.flatten(0, -2) for part in parts], dim=1)
     whole = torch.zeros(flat.shape[0], len(parts) * size, dtype=flat.dtype, device=flat.device)
     whole = whole.index_copy(1, kept, flat)
     return whole.view(flat.shape[0], len(parts), size).transpose(0, 1).contiguous()
@@ -287,7 +288,7 @@ def _call_kernel(
             output, h, c = torch.lstm(steps, states, weights, bias, 1, 0.0, training, False, False)
         else:
             output, h, c = torch.lstm(steps, batch_sizes, states, weights, bias, 1, 0.0, training, False)
-        return [output, h, c[:, :, :units]]
+        return [output, h, c[..., :units]]
     hx = states[0]
     if mode == "GRU":
         if batch_sizes is None:
