@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from tests.zoo.networks.jostle import jostle, settle_statistics
 
@@ -47,14 +48,14 @@ class ZooNetwork:
         """Draws inputs of so many samples; floating-point ones are converted to `dtype`."""
         draw = self.draw_training if training and self.draw_training else self.draw
         drawn = draw(samples, torch.Generator().manual_seed(seed))
-        return torch.utils._pytree.tree_map(
+        return tree_map(
             lambda leaf: leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, drawn
         )
 
 
 def call(network: nn.Module, inputs: Inputs) -> Any:
     """Calls a network with what it takes."""
-    if isinstance(inputs, tuple):
+    if isinstance(inputs, tuple) and not hasattr(inputs, "_fields"):  # a packed sequence is one argument
         return network(*inputs)
     return network(**inputs) if isinstance(inputs, dict) else network(inputs)
 
