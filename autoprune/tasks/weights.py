@@ -20,7 +20,8 @@ from autoprune.errors import CheckpointError
 from autoprune.files import write_whole
 
 _NESTED = ("state_dict", "model_state_dict", "model")
-_PREFIX = "module."
+_PREFIXES = ("module.", "_orig_mod.")
+_AVERAGED = "n_averaged"
 _SHOWN = 5
 _CONVERT = "load it where it was made and save its weights alone: torch.save(model.state_dict(), 'weights.pt')"
 UNREADABLE = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError, struct.error)
@@ -85,8 +86,8 @@ def _damage(path: Path, reason: str) -> str:
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Returns the parameters and buffers in a file, on the CPU: name to a tensor `[…]` of any shape.
 
-    A state dict nested under `state_dict`, `model_state_dict` or `model` is taken out, and the prefix `module.` that
-    `torch.nn.DataParallel` puts before every name is removed.
+    A state dict nested under `state_dict`, `model_state_dict` or `model` is taken out, and what wrappers put before
+    every name is removed: `module.` of `DataParallel` and `AveragedModel`, `_orig_mod.` of `torch.compile`.
 
     Raises:
         CheckpointError: as `read_checkpoint`, or the file holds no state dict.
@@ -99,9 +100,15 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"checkpoint {path} holds {_describe(content)}; expected names mapped to tensors, at the top or under "
             f"{', '.join(_NESTED)}"
         )
-    if all(name.startswith(_PREFIX) for name in state):
-        return {name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}
-    return dict(state)
+    return _without_prefix(dict(state))
+
+
+def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in _PREFIXES:
+        if state and all(name.startswith(prefix) or name == _AVERAGED for name in state):
+            bare = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name != _AVERAGED}
+            return _without_prefix(bare)  # one wrapper may be around another
+    return state
 
 
 def maps_to(content: object, kind: type | tuple[type, ...]) -> bool:

@@ -3,12 +3,14 @@ from __future__ import annotations
 import io
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from autoprune.errors import CheckpointError
 from autoprune.tasks.weights import digest, load_weights, read_checkpoint, read_state_dict
@@ -42,6 +44,24 @@ def test_nested_state_dict_is_taken_out_and_its_prefix_removed(key: str, tmp_pat
     read = read_state_dict(path)
     assert list(read) == ["weight", "bias"]
     assert torch.equal(read["weight"], weights["weight"])
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        torch.compile,
+        AveragedModel,
+        lambda bare: torch.compile(nn.DataParallel(bare)),
+        lambda bare: nn.DataParallel(bare),
+    ],
+)
+def test_weights_of_wrapped_networks_are_those_of_the_network(
+    wrap: Callable[[nn.Module], nn.Module], tmp_path: Path
+) -> None:
+    bare = nn.Linear(3, 2)
+    found = read_state_dict(_saved(tmp_path / "w.pt", wrap(bare).state_dict()))
+    assert list(found) == ["weight", "bias"]
+    assert torch.equal(found["weight"], bare.weight)
 
 
 def test_prefix_stays_where_only_some_names_have_it(tmp_path: Path) -> None:

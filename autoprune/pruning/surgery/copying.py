@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import nn
 
 from autoprune.errors import TaskError
+from autoprune.graph.networks import deep_copy
 
 
 def copy_network(network: nn.Module) -> nn.Module:
-    """Returns a deep copy of the network.
+    """Returns a deep copy of the network; see `deep_copy`.
 
     Raises:
         TaskError: it holds something that cannot be copied.
     """
     try:
-        return copy.deepcopy(network)
+        return deep_copy(network)
     except (RuntimeError, TypeError) as fault:
-        raise TaskError(
-            f"{type(network).__name__} cannot be copied ({fault}); old-style weight_norm and spectral_norm cannot: use "
-            "those of torch.nn.utils.parametrizations, or remove them first"
-        ) from fault
+        raise TaskError(f"{type(network).__name__} cannot be copied: {fault}") from fault
