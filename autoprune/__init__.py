@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from autoprune.core.recipe import TrainingPlan
     from autoprune.embedding import NetworkSpace, allocation_from, search_space, suggest_allocation
     from autoprune.evaluation.checkpoints.checkpoint import load
+    from autoprune.graph.inputs import ModelInputs
     from autoprune.pruning.schedules import Timing
     from autoprune.pruning.training.gradual import Pruning
     from autoprune.tasks.base import Hook, Task
@@ -54,6 +55,7 @@ __all__ = [
     "Hook",
     "Interrupted",
     "LedgerWriteError",
+    "ModelInputs",
     "NetworkSpace",
     "PluginError",
     "Pruning",
@@ -81,6 +83,7 @@ _MODULES = {
     "autoprune.core.recipe": ("TrainingPlan",),
     "autoprune.embedding": ("NetworkSpace", "allocation_from", "search_space", "suggest_allocation"),
     "autoprune.evaluation.checkpoints.checkpoint": ("load",),
+    "autoprune.graph.inputs": ("ModelInputs",),
     "autoprune.pruning.schedules": ("Timing",),
     "autoprune.pruning.training.gradual": ("Pruning",),
     "autoprune.tasks.base": ("Hook", "Task"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune import registry
 from autoprune.config import load_experiment
@@ -17,9 +17,11 @@ from autoprune.core.budget import Budget
 from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Trial
 from autoprune.errors import UserError
-from autoprune.evaluation.data import EvaluationConfig, ScoringSamples
+from autoprune.evaluation.data import EvaluationConfig, ScoringSamples, takes_channels_last
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import analyze, example_inputs
+from autoprune.graph.inputs import ModelInputs
+from autoprune.graph.networks import unwrap
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.reporting.results import Result
@@ -72,7 +74,8 @@ def search(
     """Searches for the allocation of a trained network that loses least under a budget.
 
     Args:
-        model: with its trained weights; it is not changed.
+        model: with its trained weights; it is not changed. What training wrapped around it (`DataParallel`,
+            `torch.compile`, a moving average) is taken off: the result is a bare network.
         task: data, loss and metric; its own `network` and `load` are not used.
         budget: `"flops=0.5"` or `{"flops": 0.5, "params": "200k"}`.
         output: the run's folder; a new one under `runs/` if None.
@@ -90,7 +93,7 @@ def search(
     )
     folder = new_folder(experiment.output, task.name)
     display = Display(progress)
-    setup = assemble(experiment, task, copy_network(model), display)
+    setup = assemble(experiment, task, copy_network(unwrap(model)), display)
     found = start_session(setup, folder, tracking_of(experiment), display)
     best = found.best
     network = Evaluator(setup.prunable, task, EvaluationConfig()).restore(folder.weights_of(best.number))
@@ -102,18 +105,18 @@ def apply(
     allocation: Mapping[str, int],
     task: Task | None = None,
     *,
-    inputs: Tensor | None = None,
+    inputs: Any = None,
     pruner: str | Pruner = "l1_filter",
     recipe: Recipe | None = None,
 ) -> nn.Module:
     """Returns a pruned network: `model` with each group at its kept width; groups that are not named stay whole.
 
     Args:
-        model: trained; it is not changed.
+        model: trained; it is not changed. Wrappers are taken off, as by `search`.
         allocation: group to kept width, as `SearchResult.allocation` or a run's `best.yaml` has it.
         task: where given, its training samples re-estimate the batch norm; without them a pruned network is
             of little use before it is trained. They also score the channels if the pruner reads data.
-        inputs: `[batch, …]` samples that the network takes; needed if no task is given.
+        inputs: samples as the network takes them (see `ModelInputs.of`); needed if no task is given.
         pruner: a name (`autoprune list pruners`), or one composed by yourself.
         recipe: how to re-estimate the batch norm, or to refit the layers by least squares (`reconstruct`).
 
@@ -121,14 +124,17 @@ def apply(
         UserError: neither task nor inputs are given, or the pruner needs the task, or the widths do not fit the
             network.
     """
+    model = unwrap(model)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     if inputs is None:
         if task is None:
             raise UserError("autoprune.apply needs a task, whose samples re-estimate the batch norm, or inputs")
         inputs = example_inputs(task, device)
-    samples = None if task is None else ScoringSamples(task, device)
+    given = ModelInputs.of(inputs).to(device)
+    fitting = takes_channels_last(model, given)
+    samples = None if task is None else ScoringSamples(task, device, channels_last=fitting)
     by = registry.resolve("pruner", pruner) if isinstance(pruner, str) else pruner
-    prunable = analyze(copy_network(model), inputs.to(device), by, samples)
+    prunable = analyze(copy_network(model), given, by, samples)
     if task is not None:
         return Evaluator(prunable, task, EvaluationConfig()).prune(allocation, recipe or Recipe())
     structures, importance = prunable.structures, prunable.importance

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune import registry
 from autoprune.api import apply
@@ -24,6 +24,8 @@ from autoprune.core.projection import Projection
 from autoprune.core.space import SearchSpace, build_space
 from autoprune.errors import UserError
 from autoprune.graph.groups import find_groups
+from autoprune.graph.inputs import ModelInputs
+from autoprune.graph.networks import unwrap
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.surgery.copying import copy_network
 
@@ -55,13 +57,13 @@ class NetworkSpace:
     """The prunable groups of one network and what their widths cost; it holds no weights, so it travels to workers.
 
     Attributes:
-        inputs: `[2, …]` samples that the network takes.
+        inputs: two samples.
     """
 
     groups: SearchSpace
     costs: CostTable
     pruner: str
-    inputs: Tensor
+    inputs: ModelInputs
 
     def dimensions(self) -> dict[str, tuple[float, float]]:
         """Returns name to the least and greatest share of a group's structures that is kept; `uniform` between both.
@@ -103,13 +105,14 @@ class NetworkSpace:
 
 
 def search_space(
-    model: nn.Module, inputs: Tensor, rules: str | Path | Mapping[str, Any] | None = None, pruner: str = "l1_filter"
+    model: nn.Module, inputs: Any, rules: str | Path | Mapping[str, Any] | None = None, pruner: str = "l1_filter"
 ) -> NetworkSpace:
     """Returns the groups of a network that may be pruned, as a dimension each of any search.
 
     Args:
-        model: trained or not; it is not changed.
-        inputs: `[batch, …]` samples that it takes.
+        model: trained or not; it is not changed. Wrappers such as `DataParallel` are taken off.
+        inputs: samples as it takes them: a tensor, a tuple of positional or a mapping of keyword arguments, or whatever
+            else is one argument (see `autoprune.ModelInputs.of`).
         rules: a search space: a file, a shipped name (`"inner_only"`), or what such a file holds (`{"min_keep": 0.25}`)
             but settings, which are the user's own; None is the default one.
         pruner: a name (`autoprune list pruners`): what is removed, and by which score `apply` chooses it.
@@ -125,10 +128,10 @@ def search_space(
             f"{found_rules.source} has settings ({', '.join(found_rules.settings)}), which a search of your own "
             "suggests itself; leave them out"
         )
-    network, inputs = copy_network(model).eval(), inputs[:2]
-    structures = chosen.find_structures(network, find_groups(network, inputs))
+    network, samples = copy_network(unwrap(model)).eval(), ModelInputs.of(inputs).take(2)
+    structures = chosen.find_structures(network, find_groups(network, samples))
     groups = build_space(found_rules, structures.groups)
-    return NetworkSpace(groups, structures.cost_table(network, inputs), pruner, inputs)
+    return NetworkSpace(groups, structures.cost_table(network, samples), pruner, samples)
 
 
 def suggest_allocation(trial: Suggests, space: NetworkSpace, budget: Limited) -> Allocation:

@@ -133,3 +133,31 @@ def test_neither_library_is_imported() -> None:
     code = "import sys, autoprune; autoprune.search_space; print('optuna' in sys.modules, 'ray' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["False", "False"]
+
+
+def test_a_network_in_a_wrapper_comes_back_bare() -> None:
+    bare = network()
+    wrapped = nn.DataParallel(bare)
+    assert autoprune.search_space(wrapped, INPUTS, {"protect": []}).dimensions() == SPACE.dimensions()
+    small = SPACE.apply(wrapped, {"0": 4})
+    assert isinstance(small, nn.Sequential)
+    assert small[0].out_channels == 4
+    pruning = autoprune.Pruning(wrapped, "l1_filter", 0.5, inputs=INPUTS, layers=["0"])
+    assert pruning.network is bare
+    assert isinstance(pruning.finish(thin=True), nn.Sequential)
+
+
+def test_a_network_of_keyword_arguments_is_searched_on_them() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(6, 16), nn.Linear(16, 4)
+
+        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return self.second(torch.relu(self.first(x))) * mask
+
+    inputs = {"mask": torch.ones(2, 1), "x": torch.rand(2, 6)}
+    space = autoprune.search_space(Masked(), inputs, {"protect": []})
+    small = pickle.loads(pickle.dumps(space)).apply(Masked(), {"first": 3})
+    assert small.first.out_features == 3
+    assert measure_costs(small, inputs) == space.costs.costs({"first": 3})

@@ -17,7 +17,10 @@ from autoprune.core.budget import EFFECTIVE_KINDS
 from autoprune.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint
+    from autoprune.graph.inputs import ModelInputs
     from autoprune.tasks.base import Batch, Split, Task
 
 log = logging.getLogger(__name__)
@@ -76,19 +79,20 @@ def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: Pru
     from autoprune.evaluation.prunable_model import example_inputs
     from autoprune.graph.costs import measure_costs, measure_effective, measure_latency
     from autoprune.graph.groups import find_groups
+    from autoprune.graph.networks import unwrap
     from autoprune.running.progress import Display
     from autoprune.running.setup import choose_device, task_of
     from autoprune.running.threads import settle_threads
 
     device, task = choose_device(experiment), task_of(experiment)
-    network, inputs = task.network(), example_inputs(task, device)
+    network, inputs = unwrap(task.network()), example_inputs(task, device)
     settle_threads(experiment, network.to(device), inputs)
     if pruned is None:
         task.load(network, arguments.file)
     else:
         network = rebuild(pruned, network)
     network = network.to(device).eval()
-    batches = _batches(task, arguments.split, experiment.evaluation.batch_size, device)
+    batches = _batches(task, arguments.split, experiment.evaluation.batch_size, network, inputs)
     score = evaluate(network, task, Display().watch(f"{arguments.split} batches", batches))
     effective = measure_effective(network, find_groups(network, inputs), inputs) if pruned and pruned.masked else {}
     return {
@@ -99,15 +103,24 @@ def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: Pru
         "loss": score.loss,
         **measure_costs(network, inputs),
         **{f"effective_{kind}": effective[kind] for kind in EFFECTIVE_KINDS if effective},
-        "latency_ms": measure_latency([network], inputs[:1])[0],
+        "latency_ms": measure_latency([network], inputs.take(1))[0],
     }
 
 
-def _batches(task: Task, split: str, batch_size: int, device: Any) -> Iterable[Batch]:
-    """Returns the batches of one split, or of both that `all` stands for; a list where they fit in memory."""
-    from autoprune.evaluation.data import Batches
+def _batches(task: Task, split: str, batch_size: int, network: nn.Module, inputs: ModelInputs) -> Iterable[Batch]:
+    """Returns the batches of one split, or of both that `all` stands for; a list where they fit in memory.
 
-    parts = [Batches(task, name, None, batch_size, 0, device).load() for name in _SPLITS[split]]
+    Args:
+        task: whose samples they are.
+        split: which.
+        batch_size: samples in a batch.
+        network: that is run on them.
+        inputs: some that it takes, on its device.
+    """
+    from autoprune.evaluation.data import Batches, takes_channels_last
+
+    place = inputs.device, takes_channels_last(network, inputs)
+    parts = [Batches(task, name, None, batch_size, 0, *place).load() for name in _SPLITS[split]]
     whole = all(isinstance(part, list) for part in parts)
     return [batch for part in parts for batch in part] if whole else chain.from_iterable(parts)
 

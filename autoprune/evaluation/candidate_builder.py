@@ -14,11 +14,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from autoprune.core.recipe import AdmmTraining, Finetune, Recipe
 from autoprune.core.trial import Candidate
 from autoprune.errors import CheckpointError, Diverged, TaskError
-from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, describe_inputs
+from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint
+from autoprune.evaluation.checkpoints.example_inputs import describe_inputs
 from autoprune.evaluation.checkpoints.reshape import kept_by_layer
 from autoprune.evaluation.data import EvaluationData
 from autoprune.evaluation.prunable_model import PrunableModel
 from autoprune.evaluation.training_snapshots import InterruptedTraining, TrainingSnapshots
+from autoprune.graph.inputs import call_network
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.reconstruction import refit
 from autoprune.pruning.training.admm import Admm
@@ -234,7 +236,7 @@ def recalibrate(network: nn.Module, batches: Iterable[Batch]) -> None:
         norm.train()
     with torch.no_grad():
         for inputs, _ in batches:
-            network(inputs)
+            call_network(network, inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()

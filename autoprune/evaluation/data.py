@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,9 +16,13 @@ from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Objective
 from autoprune.errors import DataError, TaskError
 from autoprune.evaluation.training_snapshots import SNAPSHOT_SECONDS
+from autoprune.graph.capture import mode
+from autoprune.graph.inputs import ModelInputs, call_network, network_inputs
 from autoprune.pruning.statistics.collection import CalibrationData
 from autoprune.tasks.base import Batch, Split, Task
 from autoprune.tasks.training.distillation import logits
+
+log = logging.getLogger(__name__)
 
 # Batches up to this size are kept in memory; a larger split is read again each time.
 CACHE_BYTES = 2**30
@@ -29,6 +34,8 @@ class Batches:
 
     Attributes:
         samples: at most this many; None is all of the split.
+        channels_last: whether images on the CPU are laid so, a tenth faster in convolutions there; see
+            `takes_channels_last`.
     """
 
     task: Task
@@ -37,6 +44,7 @@ class Batches:
     batch_size: int
     seed: int
     device: torch.device
+    channels_last: bool = True
 
     def load(self) -> Sequence[Batch] | Iterable[Batch]:
         """Returns the batches on the device, in memory where they fit; an iterable that reads them anew otherwise.
@@ -48,7 +56,7 @@ class Batches:
         size = 0
         for inputs, targets in self:
             kept.append((inputs, targets))
-            size += inputs.numel() * inputs.element_size()
+            size += sum(tensor.numel() * tensor.element_size() for tensor in ModelInputs.of(inputs).tensors())
             if size > CACHE_BYTES:
                 return self
         if not kept:
@@ -57,20 +65,40 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         left = self.samples
-        for inputs, targets in self.task.batches(self.split, self.batch_size, self.seed):
-            if left is not None:
-                inputs, targets = inputs[:left], targets[:left]
-                left -= len(inputs)
+        for given, targets in self.task.batches(self.split, self.batch_size, self.seed):
+            inputs = network_inputs(given, targets)
+            if left is not None and left < len(inputs):
+                targets = targets[:left]
+                inputs = inputs[:left] if isinstance(inputs, Tensor) else inputs.take(left)
+            left = None if left is None else left - len(inputs)
             if len(inputs):
                 yield self._placed(inputs), targets.to(self.device)
             if left is not None and left <= 0:
                 return
 
-    def _placed(self, inputs: Tensor) -> Tensor:
-        """Returns inputs on the device; images on the CPU with channels last, a tenth faster in convolutions there."""
-        if self.device.type == "cpu" and inputs.dim() == 4:
+    def _placed(self, inputs: Tensor | ModelInputs) -> Tensor | ModelInputs:
+        if self.channels_last and self.device.type == "cpu" and isinstance(inputs, Tensor) and inputs.dim() == 4:
             return inputs.contiguous(memory_format=torch.channels_last)
         return inputs.to(self.device)
+
+
+def takes_channels_last(network: nn.Module, inputs: ModelInputs) -> bool:
+    """Tells whether a network runs on images laid with channels last; one that calls `view` on them does not.
+
+    Args:
+        network: runs in evaluation mode, and is left in the mode it was in.
+        inputs: samples that it takes.
+    """
+    images = inputs.tensor
+    if images is None or images.dim() != 4:
+        return True
+    with mode(network, training=False), torch.inference_mode():
+        try:
+            network(images.contiguous(memory_format=torch.channels_last))
+        except Exception as fault:  # whatever the user's network raises
+            log.info("the network gets images in plain memory: %s", fault)
+            return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -82,6 +110,7 @@ class ScoringSamples:
         batch_size: samples in one forward (and backward) pass.
         seed: draws the order and the augmentation where they are not plain.
         seen: called after each batch.
+        channels_last: see `Batches`.
     """
 
     task: Task
@@ -90,6 +119,7 @@ class ScoringSamples:
     batch_size: int = 64
     seed: int = 0
     seen: Callable[[], None] = lambda: None
+    channels_last: bool = True
 
     @property
     def split(self) -> Literal["plain", "train"]:
@@ -101,7 +131,8 @@ class ScoringSamples:
         return "plain"
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in Batches(self.task, self.split, self.samples, self.batch_size, self.seed, self.device):
+        values = (self.task, self.split, self.samples, self.batch_size, self.seed, self.device, self.channels_last)
+        for batch in Batches(*values):
             yield batch
             self.seen()
 
@@ -146,8 +177,8 @@ class EvaluationConfig:
 class EvaluationData:
     """Batches of a task, kept in memory where they fit."""
 
-    def __init__(self, task: Task, config: EvaluationConfig, device: torch.device) -> None:
-        self._task, self._config, self._device = task, config, device
+    def __init__(self, task: Task, config: EvaluationConfig, device: torch.device, channels_last: bool = True) -> None:
+        self._task, self._config, self._device, self._channels_last = task, config, device, channels_last
         self._loaded: dict[tuple[object, ...], Iterable[Batch]] = {}
         self._teacher_logits: dict[tuple[object, ...], Sequence[Tensor]] = {}
 
@@ -164,7 +195,8 @@ class EvaluationData:
         key = (split, samples, batch_size)
         if key not in self._loaded:
             size = batch_size or self._config.batch_size
-            self._loaded[key] = Batches(self._task, split, samples, size, self._config.seed, self._device).load()
+            place = self._device, self._channels_last
+            self._loaded[key] = Batches(self._task, split, samples, size, self._config.seed, *place).load()
         return self._loaded[key]
 
     def for_recipe(self, recipe: Recipe) -> Iterable[Batch]:
@@ -201,7 +233,7 @@ class EvaluationData:
         if key not in self._teacher_logits:
             dense.eval()
             with torch.inference_mode():
-                outputs = (dense(inputs) for inputs, _ in self.batches(split, samples))
+                outputs = (call_network(dense, inputs) for inputs, _ in self.batches(split, samples))
                 self._teacher_logits[key] = [logits(each, "objective kl") for each in outputs]
         return self._teacher_logits[key]
 
@@ -240,4 +272,4 @@ class EvaluationData:
 
 
 def _count(batches: Iterable[Batch]) -> int:
-    return sum(len(inputs) for inputs, _ in batches)
+    return sum(len(network_inputs(inputs, targets)) for inputs, targets in batches)

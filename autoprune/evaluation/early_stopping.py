@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from autoprune.core.trial import Objective, Score, Stopped, value
 from autoprune.evaluation.metrics import MetricAccumulator
+from autoprune.graph.inputs import call_network
 from autoprune.tasks.base import Batch, Task
 
 _ORDER_SEED = 0
@@ -37,7 +38,7 @@ def evaluate_with_early_stopping(
     Args:
         network: left in evaluation mode.
         task: gives loss and metric.
-        batches: pairs of `[batch, …]` inputs and targets on the network's device.
+        batches: pairs of inputs and `[batch, …]` targets on the network's device.
         rungs: ascending numbers of samples; each is taken at the end of the batch in which it is reached.
         stop_thresholds: for each rung, the objective's value above which the evaluation stops; None or a missing one
             never stops.
@@ -48,7 +49,7 @@ def evaluate_with_early_stopping(
     metrics, passed = MetricAccumulator(task, teacher_logits), list[Score]()
     with torch.inference_mode():
         for number, (inputs, targets) in _shuffled(batches):
-            metrics.add(network(inputs), targets, len(inputs), number)
+            metrics.add(call_network(network, inputs), targets, len(inputs), number)
             while len(passed) < len(rungs) and metrics.samples >= rungs[len(passed)]:
                 passed.append(metrics.score())
                 threshold = stop_thresholds[len(passed) - 1] if len(passed) <= len(stop_thresholds) else None

@@ -52,7 +52,7 @@ class Evaluator:
         self.prunable = prunable
         self.task = task
         self.config = config
-        self.data = EvaluationData(task, config, prunable.inputs.device)
+        self.data = EvaluationData(task, config, prunable.inputs.device, prunable.channels_last)
         self.work = WorkModel(prunable, self.data)
         self._builder = CandidateBuilder(prunable.network, task, self.data, config.seed)
         self._parents = Parents(prunable, config.weights)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from autoprune.core.trial import Score
 from autoprune.errors import DataError
+from autoprune.graph.inputs import call_network
 from autoprune.tasks.base import Batch, Task
 from autoprune.tasks.metrics import applicable_top_k, top_k
 from autoprune.tasks.training.distillation import soft_loss
@@ -81,7 +82,7 @@ def evaluate(
     Args:
         network: left in evaluation mode.
         task: gives loss and metric.
-        batches: pairs of `[batch, …]` inputs and targets on the network's device.
+        batches: pairs of inputs and `[batch, …]` targets on the network's device.
         on_batch: called after each batch.
         teacher_logits: the dense network's `[batch, classes]` outputs of each batch, from which the divergence is
             measured; None measures none.
@@ -90,7 +91,7 @@ def evaluate(
     metrics = MetricAccumulator(task, teacher_logits)
     with torch.inference_mode():
         for batch, (inputs, targets) in enumerate(batches):
-            outputs = network(inputs)
+            outputs = call_network(network, inputs)
             on_batch(outputs, targets)
             metrics.add(outputs, targets, len(inputs), batch)
     return metrics.score()
@@ -102,7 +103,7 @@ def evaluate_with_top_5(network: nn.Module, task: Task, batches: Iterable[Batch]
     Args:
         network: left in evaluation mode.
         task: gives loss and metric.
-        batches: pairs of `[batch, …]` inputs and targets on the network's device.
+        batches: pairs of inputs and `[batch, …]` targets on the network's device.
     """
     hits: list[Tensor] = []
 

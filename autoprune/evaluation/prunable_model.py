@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune import registry
 from autoprune.core.budget import Budget, Limits
@@ -18,8 +19,9 @@ from autoprune.core.settings import CRITERION, criterion_pattern, of_scoring
 from autoprune.core.space import SearchSpace, SpaceRules, build_space, matching
 from autoprune.core.trial import Setting
 from autoprune.errors import DataError
-from autoprune.evaluation.data import ScoringSamples
+from autoprune.evaluation.data import ScoringSamples, takes_channels_last
 from autoprune.graph.groups import ChannelGraph, find_groups
+from autoprune.graph.inputs import ModelInputs, network_inputs
 from autoprune.pruning.criteria.base import among_nonzero
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.structures import Structures
@@ -33,7 +35,7 @@ class PrunableModel:
 
     Attributes:
         network: with its trained weights, in evaluation mode; never changed. What it has lost is zero.
-        inputs: `[2, …]` samples like those it was traced with.
+        inputs: two samples like those it was traced with.
         graph: its channels, whatever the pruner's pattern.
         structures: its groups under that pattern.
         importance: per group, scores of its structures by `pruner`.
@@ -45,7 +47,7 @@ class PrunableModel:
     """
 
     network: nn.Module
-    inputs: Tensor
+    inputs: ModelInputs
     graph: ChannelGraph
     structures: Structures
     costs: CostTable
@@ -55,6 +57,11 @@ class PrunableModel:
     lost: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     samples: ScoringSamples | None = None
     seed: int = 0
+
+    @cached_property
+    def channels_last(self) -> bool:
+        """Whether the network runs on images laid with channels last."""
+        return takes_channels_last(self.network, self.inputs)
 
     def space(self, rules: SpaceRules) -> SearchSpace:
         """Returns the search space of its groups."""
@@ -108,13 +115,13 @@ class PrunableModel:
 
 
 def analyze(
-    network: nn.Module, inputs: Tensor, pruner: Pruner, samples: ScoringSamples | None = None, seed: int = 0
+    network: nn.Module, inputs: Any, pruner: Pruner, samples: ScoringSamples | None = None, seed: int = 0
 ) -> PrunableModel:
     """Finds groups, costs and scores of a network.
 
     Args:
         network: on the device where it will be evaluated.
-        inputs: `[batch, …]` samples; the first two are used.
+        inputs: samples as the network takes them, see `ModelInputs.of`; the first two are used.
         pruner: gives the pattern of the groups and the scores.
         samples: what a criterion that reads data is given; any other leaves them unread.
         seed: of a criterion's random draws.
@@ -124,23 +131,24 @@ def analyze(
         UserError: the pruner needs samples and there are none, or a score is not finite.
     """
     network.eval()
-    inputs = inputs[:2]
-    graph = find_groups(network, inputs)
+    given = ModelInputs.of(inputs).take(2)
+    graph = find_groups(network, given)
     structures = pruner.find_structures(network, graph)
-    costs = structures.cost_table(network, inputs)
-    prunable = PrunableModel(network, inputs, graph, structures, costs, pruner, {}, {}, samples=samples, seed=seed)
+    costs = structures.cost_table(network, given)
+    prunable = PrunableModel(network, given, graph, structures, costs, pruner, {}, {}, samples=samples, seed=seed)
     return prunable.scored_by(pruner)
 
 
-def example_inputs(task: Task, device: torch.device) -> Tensor:
-    """Returns `[2, …]`, two of the task's validation samples.
+def example_inputs(task: Task, device: torch.device) -> ModelInputs:
+    """Returns two of the task's validation samples.
 
     Raises:
         DataError: there are none.
     """
-    for inputs, _ in task.batches("validation", 2):
+    for given, targets in task.batches("validation", 2):
+        inputs = ModelInputs.of(network_inputs(given, targets))
         if len(inputs):
-            return inputs[:2].to(device)
+            return inputs.take(min(2, len(inputs))).to(device)
     raise DataError(f"task {task.name} has no validation samples")
 
 

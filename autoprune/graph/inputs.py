@@ -8,6 +8,7 @@ tie it is refused, never guessed, and `samples` or `axis` say it.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -64,7 +65,7 @@ class ModelInputs:
         """
         if isinstance(value, ModelInputs):
             return value
-        args, named = _arguments(value)
+        args, named = arguments_for(value)
         named |= kwargs or {}
         if isinstance(value, Tensor) and not named and samples is None and axis is None and value.dim():
             return cls((value,), {}, len(value))
@@ -112,6 +113,10 @@ class ModelInputs:
             return leaf if fixed or not hasattr(leaf, "to") else leaf.to(target)
 
         return self._map(move)
+
+    def map_tensors(self, function: Callable[[Tensor], Any]) -> ModelInputs:
+        """Returns them with a function's result in the place of each tensor, and None in that of anything else."""
+        return self._map(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else None)
 
     def clone(self) -> ModelInputs:
         """Returns them with every tensor copied, so that operations in place do not reach these."""
@@ -183,15 +188,38 @@ class ModelInputs:
 
 def call_network(network: nn.Module, inputs: Any) -> Any:
     """Returns the network's outputs for the inputs of a batch, which are called as `ModelInputs.of` says."""
-    if isinstance(inputs, Tensor):
-        return network(inputs)
-    if isinstance(inputs, ModelInputs):
-        return inputs.call(network)
-    args, kwargs = _arguments(inputs)
+    args, kwargs = arguments_for(inputs)
     return network(*args, **kwargs)
 
 
-def _arguments(value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def network_inputs(inputs: Any, targets: Any) -> Tensor | ModelInputs:
+    """Returns a batch's inputs with as many samples as there are targets, where that is possible.
+
+    Args:
+        inputs: as a task gives them.
+        targets: of the same batch; where samples lie along their first axis, they say how many there are.
+
+    Returns:
+        the inputs themselves where they are a tensor with samples first, else `ModelInputs`.
+
+    Raises:
+        TaskError: the number of samples cannot be told.
+    """
+    count = len(targets) if isinstance(targets, Tensor) and targets.dim() else None
+    if isinstance(inputs, Tensor) and inputs.dim():
+        time_first = count != len(inputs) and inputs.dim() > 1 and inputs.size(1) == count
+        return ModelInputs.of(inputs, axis=1) if time_first else inputs
+    if isinstance(inputs, ModelInputs):
+        return inputs
+    with contextlib.suppress(TaskError):
+        return ModelInputs.of(inputs, samples=count)
+    return ModelInputs.of(inputs)
+
+
+def arguments_for(value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Returns the positional and keyword arguments that a value stands for; see `ModelInputs.of`."""
+    if isinstance(value, ModelInputs):
+        return value.args, dict(value.kwargs)
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return tuple(value), {}
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
@@ -280,7 +308,7 @@ def _describe(value: Any) -> str:
 
 def _draw_like(tensor: Any, observed: Any, generator: torch.Generator) -> Any:
     """Draws numbers of a tensor's shape in the range of an observed one; returns masks and other values themselves."""
-    if not isinstance(tensor, Tensor) or _is_mask(observed):
+    if not isinstance(tensor, Tensor) or is_mask(observed):
         return tensor
     low, high = observed.min(), observed.max()
     if observed.is_floating_point():
@@ -292,7 +320,8 @@ def _draw_like(tensor: Any, observed: Any, generator: torch.Generator) -> Any:
     return drawn.to(tensor)
 
 
-def _is_mask(observed: Tensor) -> bool:
+def is_mask(observed: Tensor) -> bool:
+    """Tells whether a tensor seems to be a mask: booleans, integers of two values, or numbers with infinities."""
     if observed.dtype is torch.bool or observed.is_complex() or not observed.numel():
         return True
     if observed.is_floating_point():

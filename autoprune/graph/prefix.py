@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import named_tensors
 
 Values = Mapping[int, Any]
@@ -34,9 +35,9 @@ class PartialRunner(fx.Interpreter):
         """Returns the indices of the operations before `at` whose values are used from there on."""
         return tuple(i for i in range(at) if self._last_use[i] >= at)
 
-    def begin(self, inputs: Tensor) -> Values:
-        """Returns the values at `first`; arguments beside the `[batch, …]` inputs have their defaults."""
-        self.args_iter = iter((inputs,))
+    def begin(self, inputs: Any) -> Values:
+        """Returns the values at `first` for some inputs (see `ModelInputs.of`); other arguments have their defaults."""
+        self.args_iter = iter(ModelInputs.of(inputs).arguments_of(self.graph))
         self.env = {}
         return {i: self.run_node(self.nodes[i]) for i in range(self.first)}
 

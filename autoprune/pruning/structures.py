@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,16 +98,14 @@ class Structures(ABC):
         """
 
     @abstractmethod
-    def prune(
-        self, network: nn.Module, importance: Importance, widths: Widths, check_on: Tensor | None = None
-    ) -> nn.Module:
+    def prune(self, network: nn.Module, importance: Importance, widths: Widths, check_on: Any = None) -> nn.Module:
         """Builds a pruned copy of the network: thinned, without branches, or masked where only weights go.
 
         Args:
             network: of the architecture that was scored.
             importance: scores of the structures.
             widths: how many stay of each group.
-            check_on: `[batch, …]` inputs on which a smaller network is compared with the masked one.
+            check_on: inputs (see `ModelInputs.of`) on which a smaller network is compared with the masked one.
 
         Raises:
             UserError: the widths do not fit the groups, or the network cannot be copied.
@@ -114,24 +113,24 @@ class Structures(ABC):
         """
 
     @abstractmethod
-    def cost_table(self, network: nn.Module, inputs: Tensor) -> CostTable:
+    def cost_table(self, network: nn.Module, inputs: Any) -> CostTable:
         """Builds the costs of every allocation; *effective* ones where weights are set to zero.
 
         Effective costs leave out zeroed parameters and their multiply-adds; their bytes count, as zeros are stored.
 
         Args:
             network: of this architecture.
-            inputs: `[batch, …]`.
+            inputs: whatever it takes, see `ModelInputs.of`.
         """
 
-    def measure(self, pruned: nn.Module, inputs: Tensor, importance: Importance, widths: Widths) -> dict[str, int]:
+    def measure(self, pruned: nn.Module, inputs: Any, importance: Importance, widths: Widths) -> dict[str, int]:
         """Counts on a pruned network what `cost_table` predicts.
 
         Where weights are set to zero, those that were pruned and are zero do not count; zeros by chance do.
 
         Args:
             pruned: from `prune` with the same scores and widths, perhaps trained further.
-            inputs: `[batch, …]`.
+            inputs: whatever it takes, see `ModelInputs.of`.
             importance: scores of the structures.
             widths: how many stay of each group.
         """
@@ -166,21 +165,19 @@ class ChannelStructures(Structures):
         """
         return build_masks(network, self.graph, choose_kept(importance, widths))
 
-    def prune(
-        self, network: nn.Module, importance: Importance, widths: Widths, check_on: Tensor | None = None
-    ) -> nn.Module:
+    def prune(self, network: nn.Module, importance: Importance, widths: Widths, check_on: Any = None) -> nn.Module:
         """Builds a copy of the network without the channels that go.
 
         Args:
             network: of the architecture that was scored.
             importance: group name to `[width]` scores.
             widths: how many channels stay of each group.
-            check_on: `[batch, …]` inputs on which the copy is compared with the masked network; None: it is not.
+            check_on: inputs on which the copy is compared with the masked network; None: it is not.
         """
         return thin(network, self.graph, choose_kept(importance, widths), check_on)
 
-    def cost_table(self, network: nn.Module, inputs: Tensor) -> CostTable:
-        """Builds the exact costs of the network thinned to any widths; `inputs` are `[batch, …]`."""
+    def cost_table(self, network: nn.Module, inputs: Any) -> CostTable:
+        """Builds the exact costs of the network thinned to any widths; for `inputs` see `ModelInputs.of`."""
         return build_cost_table(network, self.graph, inputs)
 
 
@@ -208,21 +205,19 @@ class BranchStructures(Structures):
         gone = self.removed_branches(widths)
         return branch_masks(network, [branch for branch in self.branches if branch.name in gone])
 
-    def prune(
-        self, network: nn.Module, importance: Importance, widths: Widths, check_on: Tensor | None = None
-    ) -> nn.Module:
+    def prune(self, network: nn.Module, importance: Importance, widths: Widths, check_on: Any = None) -> nn.Module:
         """Builds a copy of the network in which the branches that go are replaced by their shortcuts.
 
         Args:
             network: of the architecture that was scored.
             importance: not used: a branch is a single structure.
             widths: 0 for each branch that goes.
-            check_on: `[batch, …]` inputs on which the copy is compared with the masked network; None: it is not.
+            check_on: inputs on which the copy is compared with the masked network; None: it is not.
         """
         return remove_branches(network, self.graph, self.removed_branches(widths), check_on)
 
-    def cost_table(self, network: nn.Module, inputs: Tensor) -> CostTable:
-        """Builds the exact costs of the network without any of its branches; `inputs`, `[batch, …]`, are not read."""
+    def cost_table(self, network: nn.Module, inputs: Any) -> CostTable:
+        """Builds the exact costs of the network without any of its branches; `inputs` are not read."""
         return build_branch_costs(network, self.graph, self.branches)
 
 
@@ -288,25 +283,23 @@ class WeightStructures(Structures):
         whole[entries.flatten()] = values.to(weight.device).reshape(-1, 1).expand(-1, entries.shape[-1]).flatten()
         return whole.view(weight.shape)
 
-    def prune(
-        self, network: nn.Module, importance: Importance, widths: Widths, check_on: Tensor | None = None
-    ) -> nn.Module:
+    def prune(self, network: nn.Module, importance: Importance, widths: Widths, check_on: Any = None) -> nn.Module:
         """Builds a copy of the network in which the structures that go are zero; all shapes stay.
 
         Args:
             network: of the architecture that was scored.
             importance: group name to `[width]` or `[choices, width]` scores.
             widths: how many structures stay of each group, or of each of its choices.
-            check_on: `[batch, …]` inputs; not used, as the copy is the masked network itself.
+            check_on: inputs; not used, as the copy is the masked network itself.
         """
         return masked_copy(network, self.masks(network, importance, widths))
 
-    def cost_table(self, network: nn.Module, inputs: Tensor) -> CostTable:
+    def cost_table(self, network: nn.Module, inputs: Any) -> CostTable:
         """Builds the effective costs: a zeroed weight counts neither as a parameter nor at its layer's positions.
 
         Args:
             network: of this architecture.
-            inputs: `[batch, …]`; only the first sample is used.
+            inputs: whatever it takes, see `ModelInputs.of`; only the first sample is used.
         """
         dense = measure_costs(network, inputs)
         terms = []

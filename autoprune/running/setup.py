@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune import registry
 from autoprune.config import Experiment
@@ -19,9 +19,11 @@ from autoprune.core.settings import CRITERION, Choice, criterion_pattern, defaul
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Setting
 from autoprune.errors import ConfigError, TaskError, UserError
-from autoprune.evaluation.data import EvaluationConfig, ScoringSamples
+from autoprune.evaluation.data import EvaluationConfig, ScoringSamples, takes_channels_last
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import PrunableModel, analyze, example_inputs
+from autoprune.graph.inputs import ModelInputs
+from autoprune.graph.networks import unwrap
 from autoprune.pruning.patterns import parse_pattern
 from autoprune.pruning.pruner import Pruner
 from autoprune.running.progress import Display, training_progress
@@ -138,7 +140,7 @@ def prepare(experiment: Experiment, display: Display) -> Setup:
     """
     with training_progress(display, "training the default network once") as hook:
         task = task_of(experiment, hook)
-        network = task.network()
+        network = unwrap(task.network())
         device = choose_device(experiment)
         experiment = settle_threads(experiment, network.to(device), example_inputs(task, device))
         task.load(network, experiment.task.checkpoint)
@@ -151,7 +153,7 @@ def assemble(experiment: Experiment, task: Task, network: nn.Module, display: Di
     Args:
         experiment: says which device, threads, pruner and space.
         task: whose samples the network is run on.
-        network: is moved to the device.
+        network: without a wrapper; is moved to the device.
         display: as `prepare` has it.
 
     Raises:
@@ -169,28 +171,28 @@ def assemble(experiment: Experiment, task: Task, network: nn.Module, display: Di
     return Setup(experiment, task, prunable, space, identity_of(experiment, task, network, inputs))
 
 
-def identity_of(experiment: Experiment, task: Task, network: nn.Module, inputs: Tensor) -> dict[str, str]:
+def identity_of(experiment: Experiment, task: Task, network: nn.Module, inputs: ModelInputs) -> dict[str, str]:
     """Returns the names of task and model, and digests of weights and data, by which a run is known to be the same.
 
     Args:
         experiment: names the task.
         task: names the model.
         network: with its weights loaded.
-        inputs: `[2, …]` of the task's samples.
+        inputs: two of the task's samples.
     """
     return {
         "task": experiment.task.name,
         "model": model_name(task, network),
         "checkpoint": digest(network.state_dict()),
-        "data": digest({"inputs": inputs}),
+        "data": digest({f"inputs{i or ''}": tensor for i, tensor in enumerate(inputs.tensors())}),
     }
 
 
 def _analyze(
-    experiment: Experiment, task: Task, network: nn.Module, inputs: Tensor, display: Display | None
+    experiment: Experiment, task: Task, network: nn.Module, inputs: ModelInputs, display: Display | None
 ) -> PrunableModel:
     pruner, seed = chosen_pruner(experiment), experiment.search.seed
-    samples = scoring_samples(experiment, task, inputs)
+    samples = scoring_samples(experiment, task, network, inputs)
     if display is None or not pruner.criterion.reads_data:
         return analyze(network, inputs, pruner, samples, seed)
     batches = math.ceil(samples.samples / samples.batch_size)
@@ -199,16 +201,18 @@ def _analyze(
     return replace(prunable, samples=samples)  # scores of another network later are not shown there
 
 
-def scoring_samples(experiment: Experiment, task: Task, inputs: Tensor) -> ScoringSamples:
+def scoring_samples(experiment: Experiment, task: Task, network: nn.Module, inputs: ModelInputs) -> ScoringSamples:
     """Returns the training samples that score structures.
 
     Args:
         experiment: says how many, how many at once, and the seed that draws them.
         task: whose they are.
-        inputs: `[batch, …]` on the device where they are wanted.
+        network: that is run on them.
+        inputs: some that it takes, on the device where they are wanted.
     """
-    settings = experiment.scoring
-    return ScoringSamples(task, inputs.device, settings.samples, settings.batch_size, experiment.search.seed)
+    settings, seed = experiment.scoring, experiment.search.seed
+    fitting = takes_channels_last(network, inputs)
+    return ScoringSamples(task, inputs.device, settings.samples, settings.batch_size, seed, channels_last=fitting)
 
 
 def chosen_pruner(experiment: Experiment) -> Pruner:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import torch
 from threadpoolctl import ThreadpoolController
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.config import Experiment
 from autoprune.core.trial import Candidate
 from autoprune.graph.capture import mode
+from autoprune.graph.inputs import ModelInputs
 from autoprune.searchers.base.searcher import Searcher
 
 # Several threads must be this much faster than one to be taken: where other work takes a core away they wait for each
@@ -21,17 +22,17 @@ _SAMPLES = 32
 _REPEATS = 3
 
 
-def settle_threads(experiment: Experiment, network: nn.Module, inputs: Tensor) -> Experiment:
+def settle_threads(experiment: Experiment, network: nn.Module, inputs: ModelInputs) -> Experiment:
     """Returns the experiment with its number of threads fixed, and torch set to it.
 
     Where the experiment leaves it open, one thread and as many as torch would take are timed on the network.
 
     Args:
-        inputs: `[batch, …]` samples on the network's device; they are repeated to a batch of a common size.
+        inputs: samples on the network's device; they are repeated to a batch of a common size.
     """
     threads = experiment.run.threads
     if threads is None:
-        threads = 1 if inputs.is_cuda else _faster(network, inputs)
+        threads = 1 if inputs.device.type == "cuda" else _faster(network, inputs)
         run = experiment.run.model_copy(update={"threads": threads})
         experiment = experiment.model_copy(update={"run": run})
     torch.set_num_threads(threads)
@@ -54,12 +55,11 @@ class SingleThreaded:
             return self._searcher.ask(1)
 
 
-def _faster(network: nn.Module, inputs: Tensor) -> int:
+def _faster(network: nn.Module, inputs: ModelInputs) -> int:
     many = torch.get_num_threads()
     if many == 1:
         return 1
-    repeats = -(-_SAMPLES // len(inputs))
-    batch = inputs.repeat(repeats, *[1] * (inputs.dim() - 1))
+    batch = inputs.take(_SAMPLES)
     with mode(network, training=False):
         try:
             seconds = {threads: min(_time(network, batch, threads) for _ in range(_REPEATS)) for threads in (1, many)}
@@ -68,9 +68,9 @@ def _faster(network: nn.Module, inputs: Tensor) -> int:
     return many if seconds[many] * WORTHWHILE <= seconds[1] else 1
 
 
-def _time(network: nn.Module, batch: Tensor, threads: int) -> float:
+def _time(network: nn.Module, batch: ModelInputs, threads: int) -> float:
     torch.set_num_threads(threads)
     with torch.inference_mode():
         start = time.perf_counter()
-        network(batch)
+        batch.call(network)
         return time.perf_counter() - start

@@ -18,13 +18,16 @@ from autoprune.config.schedule import ScheduleFile, load_schedule
 from autoprune.core.ledger import Ledger
 from autoprune.core.trial import Score
 from autoprune.errors import RunFolderError, UserError
-from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, describe_inputs, write_checkpoint
-from autoprune.evaluation.data import Batches
+from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, write_checkpoint
+from autoprune.evaluation.checkpoints.example_inputs import describe_inputs
+from autoprune.evaluation.data import Batches, takes_channels_last
 from autoprune.evaluation.metrics import evaluate
 from autoprune.evaluation.prunable_model import example_inputs
 from autoprune.evaluation.schedules.training_run import TrainingCallbacks, TrainingRun
 from autoprune.graph.costs import measure_costs, measure_effective
 from autoprune.graph.groups import find_groups
+from autoprune.graph.inputs import ModelInputs
+from autoprune.graph.networks import unwrap
 from autoprune.pruning.patterns import FILTER
 from autoprune.running.progress import Display, training_progress
 from autoprune.running.run_folder import RunFolder
@@ -73,7 +76,7 @@ class _Start:
 
     Attributes:
         scratch: whether its weights were drawn from the seed.
-        inputs: `[2, …]` samples.
+        inputs: two samples.
         identity: of network, weights and data, by which a resumed training is known to be the same.
     """
 
@@ -81,7 +84,7 @@ class _Start:
     scratch: bool
     task: Task
     network: nn.Module
-    inputs: torch.Tensor
+    inputs: ModelInputs
     identity: Mapping[str, Any]
 
 
@@ -199,7 +202,7 @@ def _load_start(experiment: Experiment, display: Display, scratch: bool, initial
         task = task_of(experiment, hook)
         with torch.random.fork_rng():
             torch.manual_seed(experiment.search.seed)
-            network = task.network()
+            network = unwrap(task.network())
         device = choose_device(experiment)
         network = network.to(device)
         inputs = example_inputs(task, device)
@@ -249,7 +252,8 @@ def _params(start: _Start, run: TrainingRun) -> dict[str, Any]:
 
 
 def _batches(start: _Start, split: Split) -> Sequence[Batch] | Iterable[Batch]:
-    return Batches(start.task, split, None, 250, 0, start.inputs.device).load()
+    fitting = takes_channels_last(start.network, start.inputs)
+    return Batches(start.task, split, None, 250, 0, start.inputs.device, fitting).load()
 
 
 def _result(run: TrainingRun, recorder: _Recorder, start: _Start, dense: Score, final: Score) -> TrainingResult:

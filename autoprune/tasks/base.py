@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from autoprune.core.recipe import TrainingPlan
 
 Split = Literal["train", "plain", "validation", "test"]
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Any, Tensor]
+"""Inputs, with which a network is called as `ModelInputs.of` says, and targets."""
 
 
 def _nothing(*_: object) -> None:
@@ -29,7 +30,8 @@ class Hook:
     out on_start and at_rest: only hooks that say so need them.
 
     Attributes:
-        loss_term: `(network, inputs, outputs)` to a scalar added to the task's loss, or None.
+        loss_term: `(network, inputs, outputs)` to a scalar added to the task's loss, or None; the inputs are a tensor,
+            or `ModelInputs` where the task's are something else.
         after_backward: `(network, step)`: gradients are there, the step is not yet taken.
         after_step: `(network, step, steps, loss)`: weights have moved; `step` counts from 1 up to `steps`.
         after_epoch: `(network, epoch)`: one whole pass over the training samples ended; `epoch` counts from 1.
@@ -39,7 +41,7 @@ class Hook:
             what is stored now can be resumed from.
     """
 
-    loss_term: Callable[[nn.Module, Tensor, Tensor], Tensor | None] = _nothing
+    loss_term: Callable[[nn.Module, Any, Tensor], Tensor | None] = _nothing
     after_backward: Callable[[nn.Module, int], None] = _nothing
     after_step: Callable[[nn.Module, int, int, float], None] = _nothing
     after_epoch: Callable[[nn.Module, int], None] = _nothing
@@ -67,6 +69,7 @@ class Task(Protocol):
     def batches(self, split: Split, batch_size: int, seed: int = 0) -> Iterable[Batch]:
         """Returns pairs `(inputs, targets)` of `batch_size` samples (the last may be smaller).
 
+        Inputs are a tensor, a tuple of positional or a mapping of keyword arguments, or whatever else is one argument.
         Each iteration begins anew. `train` are the training samples shuffled and augmented as in training, the same for
         the same seed; `plain` the training samples as they are; `validation` may choose between candidates; `test` is
         only ever reported.

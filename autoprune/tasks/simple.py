@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from autoprune.core.recipe import TrainingPlan
 from autoprune.errors import TaskError
@@ -32,6 +32,8 @@ _MEMBERS = ("name", "network", "load", "batches", "loss", "metric", "train")
 @dataclass(frozen=True)
 class SimpleTask:
     """A task out of a network and data: each a torch Dataset, or batches of `(inputs, targets)` such as a DataLoader.
+
+    Inputs may be whatever the network takes: a tuple is positional arguments, a mapping keyword arguments.
 
     Datasets are batched as asked, `train_data` shuffled; a DataLoader keeps its own batch size and order. Random
     transforms that draw from torch in this process give the same samples for the same seed.
@@ -134,7 +136,16 @@ class UserBatches:
 
     def _loader(self, generator: torch.Generator) -> Iterable[Any]:
         shuffle = self.shuffle and not isinstance(self.data, IterableDataset)
-        return DataLoader(cast("Dataset[Any]", self.data), self.batch_size, shuffle=shuffle, generator=generator)
+        data = cast("Dataset[Any]", self.data)
+        return DataLoader(data, self.batch_size, shuffle=shuffle, generator=generator, collate_fn=_collate)
+
+
+def _collate(samples: list[Any]) -> Any:
+    """Batches samples as torch does, but inputs that are a tuple, positional arguments, do not become a list."""
+    batch, inputs = default_collate(samples), samples[0][0]
+    if isinstance(inputs, tuple) and isinstance(batch, list) and isinstance(batch[0], list):
+        batch[0] = tuple(batch[0])
+    return batch
 
 
 def _with_own_randomness(source: Iterable[Any], state: Tensor) -> Iterator[Any]:
@@ -153,12 +164,12 @@ def _with_own_randomness(source: Iterable[Any], state: Tensor) -> Iterator[Any]:
 
 
 def _checked(batch: Any, field: str) -> Batch:
-    if isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
+    if isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor):
         return batch[0], batch[1]
     kinds = (
         ", ".join(type(part).__name__ for part in batch) if isinstance(batch, (tuple, list)) else type(batch).__name__
     )
-    raise TaskError(f"{field} should give batches (inputs, targets) of two tensors but gave ({kinds})")
+    raise TaskError(f"{field} should give batches (inputs, targets), the targets a tensor, but gave ({kinds})")
 
 
 def with_model(task: Task, model: NamedModel) -> Task:

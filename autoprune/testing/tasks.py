@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from autoprune.core.recipe import TrainingPlan
 from autoprune.graph.groups import find_groups
+from autoprune.graph.inputs import call_network
 from autoprune.tasks.base import Split, Task
 from autoprune.tasks.simple import build_task
 
@@ -73,7 +74,7 @@ class TaskContract:
     ) -> None:
         """Metrics lie in [0, 1]."""
         inputs, targets = next(iter(built.batches("validation", 4)))
-        outputs = network(inputs)
+        outputs = call_network(network, inputs)
         loss, values = built.loss(outputs, targets), built.metric(outputs, targets)
         assert loss.dim() == 0
         assert bool(loss.isfinite())

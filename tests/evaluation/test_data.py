@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from autoprune import SimpleTask
-from autoprune.evaluation.data import Batches, ScoringSamples
+from autoprune.evaluation.data import Batches, ScoringSamples, takes_channels_last
 from autoprune.evaluation.prunable_model import analyze
+from autoprune.graph.inputs import ModelInputs
 from autoprune.pruning.pruner import APOZ_FILTER, L1_FILTER, RANDOM_FILTER
 from autoprune.tasks.base import Batch, Split
 from autoprune.tasks.datasets.digits import DigitsTask
@@ -107,3 +108,19 @@ def test_batches_that_do_not_fit_in_memory_are_read_anew(monkeypatch: pytest.Mon
     again = batches.load()
     assert again is batches
     assert all(torch.equal(one[0], other[0]) for one, other in zip(kept, again, strict=True))
+
+
+class _Viewing(nn.Module):
+    def forward(self, samples: Tensor) -> Tensor:
+        return samples.view(len(samples), -1)
+
+
+def test_networks_that_need_plain_memory_get_it() -> None:
+    images = torch.rand(4, 3, 6, 6)
+    task = SimpleTask(_network, [], [(images, torch.zeros(4))])
+    assert takes_channels_last(nn.Conv2d(3, 2, 3), ModelInputs.of(images))
+    assert not takes_channels_last(_Viewing(), ModelInputs.of(images))
+    for fitting in (True, False):
+        ((inputs, _),) = Batches(task, "validation", None, 4, 0, CPU, fitting)
+        assert inputs.is_contiguous(memory_format=torch.channels_last) is fitting
+        assert torch.equal(inputs, images)

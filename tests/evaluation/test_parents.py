@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from autoprune.evaluation.data import EvaluationConfig, ScoringSamples
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.parents import restore_parent
 from autoprune.evaluation.prunable_model import PrunableModel, analyze, example_inputs
+from autoprune.graph.inputs import call_network
 from autoprune.pruning.patterns import ELEMENT, FILTER, KERNEL, LAYER, TWO_FOUR, Pattern
 from autoprune.pruning.pruner import FPGM_FILTER, L1_FILTER, LEVEL, Pruner
 from tests.graph.contract import batch, randomise
@@ -65,9 +67,9 @@ def parent_of(prunable: PrunableModel, allocation: Mapping[str, int]) -> tuple[n
     return small.eval(), PrunedNetwork(small, prunable, allocation).checkpoint({}, {})
 
 
-def outputs(network: nn.Module, inputs: Tensor) -> list[Tensor]:
+def outputs(network: nn.Module, inputs: Any) -> list[Tensor]:
     with torch.no_grad():
-        found = network(inputs)
+        found = call_network(network, inputs)
     return list(found) if isinstance(found, tuple | list) else [found]
 
 

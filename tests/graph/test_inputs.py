@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
 from autoprune.errors import TaskError
-from autoprune.graph.inputs import ModelInputs, call_network
+from autoprune.graph.inputs import ModelInputs, call_network, network_inputs
 
 
 class Images(NamedTuple):
@@ -167,3 +167,16 @@ def test_a_traced_graph_gets_its_arguments_in_order() -> None:
 def test_inputs_are_described_in_messages() -> None:
     assert str(ModelInputs.of(PIXELS)) == "a batch of shape [4, 3, 8, 8]"
     assert str(ModelInputs.of((PIXELS, 3), {"mask": [IDS]})) == "(float32 [4, 3, 8, 8], 3, mask=[int64 [4, 5]])"
+
+
+def test_targets_tell_samples_from_steps_of_time() -> None:
+    targets = torch.zeros(8)
+    assert network_inputs(plain := torch.rand(8, 10), targets) is plain
+    time_first = network_inputs(torch.rand(10, 8, 6), targets)
+    assert isinstance(time_first, ModelInputs)
+    assert (len(time_first), time_first.axis) == (8, 1)
+    for value in ((torch.rand(10, 8, 6), torch.rand(12, 8, 6)), {"x": torch.rand(8, 3), "order": torch.arange(5)}):
+        assert len(network_inputs(value, targets)) == 8
+    flat = torch.zeros(50)  # a target for each word
+    assert len(network_inputs(torch.rand(10, 5), flat)) == 10
+    assert len(network_inputs({"x": torch.rand(10, 5)}, flat)) == 10

@@ -112,6 +112,27 @@ def test_data_that_can_be_read_only_once_or_not_at_all_are_refused() -> None:
         replace(SIMPLE, network=nn.Linear(1, 1))
 
 
+def test_inputs_may_be_anything_and_those_of_a_dataset_stay_positional() -> None:
+    pairs = [((X[i], 2 * X[i]), Y[i]) for i in range(4)]
+    for data in (pairs, [((X[:4], 2 * X[:4]), Y[:4])]):
+        task = replace(SIMPLE, validation_data=_Listed(data) if len(data) == 4 else data)
+        ((inputs, targets),) = task.batches("validation", 4)
+        assert isinstance(inputs, tuple)
+        assert torch.equal(inputs[1], 2 * X[:4])
+        assert torch.equal(targets, Y[:4])
+
+
+class _Listed(Dataset[Any]):
+    def __init__(self, samples: list[Any]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.samples[index]
+
+
 @pytest.mark.parametrize(
     ("batch", "kinds"),
     [((X,), r"\(Tensor\)"), ({"x": X}, r"\(dict\)"), ((X, [1]), r"\(Tensor, list\)"), (X, r"\(Tensor\)")],

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from autoprune import registry
 from autoprune.errors import CheckpointError
+from autoprune.evaluation.checkpoints.example_inputs import build_inputs
 from autoprune.evaluation.checkpoints.reshape import PrunedShape, reshape
 from autoprune.graph.groups import ChannelGraph, find_groups
+from autoprune.graph.inputs import ModelInputs
+from autoprune.graph.networks import unwrap
 from autoprune.pruning.patterns import FILTER, LAYER
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.tasks import weights
@@ -31,7 +33,7 @@ class PrunedCheckpoint:
         widths: group to kept width.
         kept: layer to the output channels of the dense layer that stayed; layers that lost none are absent.
         model: name of the dense network; empty for one that only its owner can build.
-        inputs: shape of one sample and its data type, which the network is traced with to be rebuilt.
+        inputs: shapes and types of what the network is run on to be rebuilt, see `describe_inputs`.
         metrics: its loss, accuracy and number of samples, or whatever was measured.
         pattern: the pruning pattern; unless those are channels or whole layers, weights were set to zero.
         removed: residual branches that were removed whole, before channels were.
@@ -52,14 +54,13 @@ class PrunedCheckpoint:
         """Whether weights were set to zero rather than channels removed."""
         return self.pattern not in (FILTER.name, LAYER.name)
 
-    def example_inputs(self) -> Tensor:
-        """Returns `[2, …]` zeros of the shape and type that the network takes."""
-        return torch.zeros(2, *self.inputs["shape"], dtype=getattr(torch, self.inputs["dtype"]))
+    def example_inputs(self) -> ModelInputs:
+        """Returns samples of the shapes and types that the network takes, with nothing in them.
 
-
-def describe_inputs(inputs: Tensor) -> dict[str, Any]:
-    """Returns the shape and type of one of the `[batch, …]` samples, for `PrunedCheckpoint.inputs`."""
-    return {"shape": list(inputs.shape[1:]), "dtype": str(inputs.dtype).removeprefix("torch.")}
+        Raises:
+            CheckpointError: the network takes something that a file does not hold.
+        """
+        return build_inputs(self.inputs)
 
 
 def write_checkpoint(path: Path, checkpoint: PrunedCheckpoint) -> None:
@@ -99,15 +100,13 @@ def read_checkpoint(path: Path) -> PrunedCheckpoint | None:
 
 def _odd_fields(checkpoint: PrunedCheckpoint) -> list[str]:
     """Returns the fields that hold something else than belongs there."""
-    inputs, removed = checkpoint.inputs, checkpoint.removed
+    removed = checkpoint.removed
     right = {
         "state_dict": maps_to(checkpoint.state_dict, Tensor),
         "widths": maps_to(checkpoint.widths, int),
         "kept": maps_to(checkpoint.kept, list) and all(_are_counts(kept) for kept in checkpoint.kept.values()),
         "model": isinstance(checkpoint.model, str),
-        "inputs": isinstance(inputs, dict)
-        and _are_counts(inputs.get("shape"))
-        and isinstance(getattr(torch, str(inputs.get("dtype")), None), torch.dtype),
+        "inputs": _are_inputs(checkpoint.inputs),
         "metrics": maps_to(checkpoint.metrics, (int, float)),
         "task": isinstance(checkpoint.task, str),
         "pattern": isinstance(checkpoint.pattern, str),
@@ -116,21 +115,36 @@ def _odd_fields(checkpoint: PrunedCheckpoint) -> list[str]:
     return [name for name, good in right.items() if not good]
 
 
+def _are_inputs(content: object) -> bool:
+    try:
+        build_inputs(content)  # type: ignore[arg-type]  # what else it may be is what is asked
+    except CheckpointError:  # something that no file holds
+        return True
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
+        return False
+    return True
+
+
 def _are_counts(content: object) -> bool:
     return isinstance(content, list) and all(isinstance(count, int) and count >= 0 for count in content)
 
 
-def rebuild(checkpoint: PrunedCheckpoint, model: nn.Module | Callable[[], nn.Module] | None = None) -> nn.Module:
+def rebuild(
+    checkpoint: PrunedCheckpoint, model: nn.Module | Callable[[], nn.Module] | None = None, inputs: Any = None
+) -> nn.Module:
     """Returns the pruned network of a checkpoint, in evaluation mode on the CPU.
 
     Args:
+        checkpoint: as it was read.
         model: the dense network or what builds it; needed unless autoprune bundles the network that the file names.
+        inputs: samples that it takes, on the CPU (see `ModelInputs.of`); None: as the file describes them.
 
     Raises:
         CheckpointError: the network is unknown, or the file does not fit it.
     """
     dense = _dense(checkpoint, model)
-    return rebuild_from(dense, find_groups(dense, checkpoint.example_inputs()), checkpoint)
+    given = checkpoint.example_inputs() if inputs is None else inputs
+    return rebuild_from(dense, find_groups(dense, given), checkpoint)
 
 
 def rebuild_from(dense: nn.Module, graph: ChannelGraph, checkpoint: PrunedCheckpoint) -> nn.Module:
@@ -151,13 +165,17 @@ def rebuild_from(dense: nn.Module, graph: ChannelGraph, checkpoint: PrunedCheckp
     return network.eval()
 
 
-def load(path: str | Path, model: nn.Module | Callable[[], nn.Module] | None = None) -> nn.Module:
+def load(
+    path: str | Path, model: nn.Module | Callable[[], nn.Module] | None = None, *, inputs: Any = None
+) -> nn.Module:
     """Loads the pruned network in a file that `autoprune apply` wrote, on the CPU in evaluation mode.
 
     A file never names code to run: networks that autoprune does not bundle are passed in.
 
     Args:
+        path: of the file.
         model: the dense network (any weights) or a function that builds it.
+        inputs: samples that it takes; needed only where they are of classes that a file does not hold.
 
     Raises:
         CheckpointError: the file is missing or no pruned checkpoint, or its network is neither bundled nor passed.
@@ -165,14 +183,14 @@ def load(path: str | Path, model: nn.Module | Callable[[], nn.Module] | None = N
     checkpoint = read_checkpoint(Path(path))
     if checkpoint is None:
         raise CheckpointError(f"{path} is no pruned checkpoint of autoprune; `autoprune apply` writes them")
-    return rebuild(checkpoint, model)
+    return rebuild(checkpoint, model, inputs)
 
 
 def _dense(checkpoint: PrunedCheckpoint, model: nn.Module | Callable[[], nn.Module] | None) -> nn.Module:
     if isinstance(model, nn.Module):
-        return copy_network(model).cpu()
+        return copy_network(unwrap(model)).cpu()
     if model is not None:
-        return model()
+        return unwrap(model())
     if checkpoint.model not in registry.MODELS:
         raise CheckpointError(
             f"the checkpoint was pruned from {checkpoint.model!r}, which autoprune does not bundle: pass "

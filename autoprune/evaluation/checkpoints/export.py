@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import importlib.util
+import inspect
 import io
 import logging
 import sys
@@ -13,13 +13,15 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.errors import UserError
 from autoprune.files import write_whole
+from autoprune.graph.inputs import ModelInputs
+from autoprune.graph.networks import deep_copy, unwrap
 
 _LENGTH = 160
 
@@ -58,41 +60,51 @@ def in_one_line(fault: BaseException) -> str:
     return textwrap.shorten(str(fault), _LENGTH, placeholder="…")
 
 
-_SHAPES = ({0: torch.export.Dim("batch")},)
-
-
-def export_network(network: nn.Module, inputs: Tensor, path: Path, form: str) -> Path:
+def export_network(network: nn.Module, inputs: Any, path: Path, form: str) -> Path:
     """Writes a network for batches of any size, and returns the path: `path` with the suffix of the format.
 
     Args:
-        inputs: `[2, …]` samples to trace it with.
+        inputs: two samples to trace it with, as it takes them (see `ModelInputs.of`).
         form: `pt2` (`torch.export`) or `onnx`.
 
     Raises:
         UserError: ONNX is not installed, or the network cannot be exported.
         OSError: the file cannot be written.
     """
-    network = copy.deepcopy(network).cpu().eval()
-    target = path.with_suffix(f".{form}")
+    network = deep_copy(unwrap(network)).cpu().eval()
+    target, given = path.with_suffix(f".{form}"), ModelInputs.of(inputs)
     try:
         with suppress_export_output():
-            content = _as_pt2(network, inputs) if form == "pt2" else _as_onnx(network, inputs)
+            content = _as_pt2(network, given) if form == "pt2" else _as_onnx(network, given)
     except (RuntimeError, torch.onnx.OnnxExporterError) as fault:
         raise UserError(f"the network cannot be exported as {form}: {in_one_line(fault)}") from fault
     write_whole(target, content)
     return target
 
 
-def _as_pt2(network: nn.Module, inputs: Tensor) -> bytes:
+def _dynamic_shapes(network: nn.Module, inputs: ModelInputs) -> dict[str, Any]:
+    """Returns by argument which axes of its tensors may have another size: those of the samples."""
+    axes = {inputs.axis: torch.export.Dim("batch")}
+    shapes = inputs.map_tensors(lambda tensor: axes if tensor.size(inputs.axis) == len(inputs) else None)
+    return dict(inspect.signature(network.forward).bind(*shapes.args, **shapes.kwargs).arguments)
+
+
+def _as_pt2(network: nn.Module, inputs: ModelInputs) -> bytes:
     content = io.BytesIO()  # torch's own writer ends the process where the disk is full
-    torch.export.save(torch.export.export(network, (inputs,), dynamic_shapes=_SHAPES), content)
+    program = torch.export.export(
+        network, inputs.args, dict(inputs.kwargs), dynamic_shapes=_dynamic_shapes(network, inputs)
+    )
+    torch.export.save(program, content)
     return content.getvalue()
 
 
-def _as_onnx(network: nn.Module, inputs: Tensor) -> bytes:
+def _as_onnx(network: nn.Module, inputs: ModelInputs) -> bytes:
     _check_onnx()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    program = torch.onnx.export(network, (inputs,), dynamo=True, dynamic_shapes=_SHAPES, verbose=False)
+    shapes = _dynamic_shapes(network, inputs)
+    program = torch.onnx.export(
+        network, inputs.args, kwargs=dict(inputs.kwargs), dynamo=True, dynamic_shapes=shapes, verbose=False
+    )
     assert program is not None  # as it always is with dynamo
     content: bytes = program.model_proto.SerializeToString()
     return content

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.errors import CheckpointError, UserError
 from autoprune.graph.branches import choose_branches, find_branches
 from autoprune.graph.groups import ChannelGraph, Kept, find_groups
+from autoprune.graph.inputs import ModelInputs
 from autoprune.pruning.surgery.branch_removal import remove_branches
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.masks import Masks
@@ -35,12 +36,12 @@ class ReshapedNetwork:
     """A network that has lost a part of a dense one, with the masks of its weights.
 
     Attributes:
-        inputs: `[2, …]` samples.
+        inputs: two samples.
         masks: of its weights.
     """
 
     network: nn.Module
-    inputs: Tensor
+    inputs: ModelInputs
     shape: PrunedShape
     masks: Masks
 
@@ -62,7 +63,9 @@ class ReshapedNetwork:
         shape = replace(self.shape, kept=by_layer)
         return self._become(lambda network, check_on: thin(network, graph, kept, check_on), shape)
 
-    def _become(self, change: Callable[[nn.Module, Tensor | None], nn.Module], shape: PrunedShape) -> ReshapedNetwork:
+    def _become(
+        self, change: Callable[[nn.Module, ModelInputs | None], nn.Module], shape: PrunedShape
+    ) -> ReshapedNetwork:
         masks = _carried(self.network, self.masks, lambda twin: change(twin, None))
         return ReshapedNetwork(change(self.network, self.inputs), self.inputs, shape, masks)
 

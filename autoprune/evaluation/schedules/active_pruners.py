@@ -18,6 +18,7 @@ from autoprune.core.allocation import Allocation
 from autoprune.errors import UserError
 from autoprune.evaluation.data import ScoringSamples
 from autoprune.graph.groups import find_groups
+from autoprune.graph.inputs import ModelInputs
 from autoprune.pruning.patterns import parse_pattern
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.schedules import Timing, Unit
@@ -58,7 +59,7 @@ class ActivePruners:
 
     Args:
         network: what is trained; masked in place.
-        inputs: `[2, …]` samples.
+        inputs: two samples.
         schedule: what is pruned and when.
         samples: read by criteria that need data; their seed is that of random draws.
         passed: prunings and penalties that are over by then are left out; None: training is about to begin.
@@ -71,7 +72,7 @@ class ActivePruners:
     def __init__(
         self,
         network: nn.Module,
-        inputs: Tensor,
+        inputs: ModelInputs,
         schedule: ScheduleFile,
         samples: ScoringSamples,
         passed: Passed | None = None,
@@ -186,7 +187,7 @@ def _build_pruning(
     name: str,
     schedule: ScheduleFile,
     network: nn.Module,
-    inputs: Tensor,
+    inputs: ModelInputs,
     samples: ScoringSamples,
     masking: Masking,
     passed: Mapping[Unit, int] | None = None,
@@ -246,7 +247,9 @@ def _read_widths(section: PrunerSection) -> Mapping[str, int]:
     return Allocation.from_json(content.get("widths", content) if isinstance(content, dict) else content)
 
 
-def _build_penalty(name: str, section: PenaltySection, network: nn.Module, inputs: Tensor, masking: Masking) -> Penalty:
+def _build_penalty(
+    name: str, section: PenaltySection, network: nn.Module, inputs: ModelInputs, masking: Masking
+) -> Penalty:
     """Puts a penalty of the schedule on a network.
 
     Raises:

@@ -7,16 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.config.schedule import PolicySection, ScheduleFile
 from autoprune.core.trial import Score
 from autoprune.errors import CheckpointError, UserError
 from autoprune.evaluation.checkpoints.reshape import PrunedShape, ReshapedNetwork, reshape
-from autoprune.evaluation.data import Batches, ScoringSamples
+from autoprune.evaluation.data import Batches, ScoringSamples, takes_channels_last
 from autoprune.evaluation.metrics import evaluate_with_top_5, zeros_in
 from autoprune.evaluation.schedules.active_pruners import CARRIED, ActivePruners, Passed
 from autoprune.graph.groups import find_groups
+from autoprune.graph.inputs import ModelInputs
 from autoprune.pruning.schedules import Unit
 from autoprune.pruning.surgery.branch_removal import dead_branches
 from autoprune.pruning.surgery.masks import Masks
@@ -58,7 +59,7 @@ class TrainingRun:
     Args:
         task: its data and its training loop are used, and its loss where a criterion differentiates it.
         dense: the network with the weights that training starts from; not changed.
-        inputs: `[2, …]` samples.
+        inputs: two samples as the network takes them, see `ModelInputs.of`.
         schedule: what is pruned and when.
         callbacks: what the run reports to.
         seed: of the training plan, and of random draws.
@@ -78,19 +79,20 @@ class TrainingRun:
         self,
         task: Task,
         dense: nn.Module,
-        inputs: Tensor,
+        inputs: Any,
         schedule: ScheduleFile,
         callbacks: TrainingCallbacks,
         seed: int = 0,
     ) -> None:
-        self._task, self._dense, self._inputs = task, dense, inputs
+        self._task, self._dense, self._inputs = task, dense, ModelInputs.of(inputs)
         self._schedule, self._callbacks, self._seed = schedule, callbacks, seed
         self.plan = schedule.train.plan(seed)
         self.steps = count_steps(task, self.plan)
         self._steps_per_epoch = max(1, count_steps(task, replace(self.plan, steps=None, epochs=1.0)))
-        self._validation = Batches(task, "validation", None, 250, 0, inputs.device).load()
+        self._channels_last = takes_channels_last(dense, self._inputs)
+        self._validation = Batches(task, "validation", None, 250, 0, self._inputs.device, self._channels_last).load()
         self._check_times()
-        self.network = reshape(dense, find_groups(dense, inputs), PrunedShape())
+        self.network = reshape(dense, find_groups(dense, self._inputs), PrunedShape())
         self.shape = PrunedShape()
         self._changes = _shape_changes(schedule, self._steps_per_epoch)
         self._changes_made = 0
@@ -119,7 +121,14 @@ class TrainingRun:
     def _activate(self, carried: Masks | None = None) -> ActivePruners:
         """Puts the schedule's prunings and penalties on the network as it is now."""
         scoring = self._schedule.scoring
-        samples = ScoringSamples(self._task, self._inputs.device, scoring.samples, scoring.batch_size, self._seed)
+        samples = ScoringSamples(
+            self._task,
+            self._inputs.device,
+            scoring.samples,
+            scoring.batch_size,
+            self._seed,
+            channels_last=self._channels_last,
+        )
         return ActivePruners(self.network, self._inputs, self._schedule, samples, self._passed_at_change, carried)
 
     def resume(self, snapshot: Snapshot) -> None:

@@ -24,6 +24,7 @@ from autoprune.evaluation.candidate_builder import estimating_norms, recalibrate
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.graph.capture import trace
 from autoprune.graph.costs import measure_operations
+from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.prefix import PartialRunner, Values, crosses_state, shared_prefix
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.fx_rewrite import RewrittenNetwork
@@ -38,8 +39,8 @@ class Stream:
     def __init__(self, network: nn.Module, batches: Iterable[Batch]) -> None:
         self._parts = PartialRunner(trace(network))
         self.position = self._parts.first
-        self._inputs = [inputs for inputs, _ in batches]  # held, so that nothing else gets their identities
-        self._values: dict[int, Values] = {id(inputs): self._parts.begin(inputs) for inputs in self._inputs}
+        self._inputs = [ModelInputs.of(inputs) for inputs, _ in batches]  # held: nothing else gets their identities
+        self._values: dict[int, Values] = {_identity(inputs): self._parts.begin(inputs) for inputs in self._inputs}
 
     def advance(self, position: int) -> None:
         """Brings all batches to a later operation."""
@@ -48,9 +49,14 @@ class Stream:
                 self._values[key] = self._parts.advance(values, self.position, position)
         self.position = position
 
-    def values(self, inputs: Tensor) -> Values:
-        """Returns a copy of the values of one of the batches, `[batch, …]`; views of one another are so still."""
-        return copy.deepcopy(self._values[id(inputs)])
+    def values(self, inputs: ModelInputs) -> Values:
+        """Returns a copy of the values of one of the batches; views of one another are so still."""
+        return copy.deepcopy(self._values[_identity(inputs)])
+
+
+def _identity(inputs: ModelInputs) -> int:
+    """Returns what tells a batch from others: the identity of its first tensor."""
+    return id(next(inputs.tensors()))
 
 
 class ContinuedNetwork(nn.Module):
@@ -61,9 +67,9 @@ class ContinuedNetwork(nn.Module):
         self.traced = traced
         self._parts, self._stream = PartialRunner(traced), stream
 
-    def forward(self, inputs: Tensor) -> Any:
-        """Returns the outputs for one of the stream's batches, `[batch, …]`."""
-        return self._parts.finish(self._stream.values(inputs), self._stream.position)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the outputs for one of the stream's batches."""
+        return self._parts.finish(self._stream.values(ModelInputs(args, kwargs)), self._stream.position)
 
 
 def estimating_copy(network: nn.Module) -> nn.Module:
@@ -74,20 +80,21 @@ def estimating_copy(network: nn.Module) -> nn.Module:
     return twin
 
 
-def runs_in_parts(network: nn.Module, inputs: Tensor) -> bool:
+def runs_in_parts(network: nn.Module, inputs: Any) -> bool:
     """Returns whether a network run in two traced parts gives the same outputs, and draws no random numbers.
 
     Args:
         network: in the mode in question; its calls may change it.
-        inputs: `[batch, …]` samples.
+        inputs: samples as it takes them, see `ModelInputs.of`.
     """
+    inputs = ModelInputs.of(inputs)
     before = _random_state(inputs.device)
     try:
         parts = PartialRunner(trace(network))
         middle = (parts.first + len(parts.nodes)) // 2
         with torch.no_grad():
             found = parts.finish(parts.advance(parts.begin(inputs.clone()), parts.first, middle), middle)
-            expected = network(inputs.clone())  # second, so that it differs where calls leave something behind
+            expected = inputs.clone().call(network)  # second, so that it differs where calls leave something behind
     except Exception as fault:  # whatever the user's network raises in parts, or on a few samples
         log.info("the network cannot be run in parts: %s", fault)
         return False

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from autoprune.graph.capture import mode
 from autoprune.graph.channel_locations import ChannelLocation, find_activation
 from autoprune.graph.groups import ChannelGraph
+from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import Layer
 from autoprune.pruning.criteria.base import Activations
 
@@ -29,10 +30,11 @@ class ActivationCollector:
         # By location, as several layers may meet at one.
         self._totals = {(found.node, found.dim): _Totals(found) for found in self._locations.values()}
 
-    def update(self, inputs: Tensor, targets: Tensor) -> None:
-        """Runs one batch through the network; `inputs` are `[batch, …]`."""
+    def update(self, inputs: Any, targets: Tensor) -> None:
+        """Runs one batch through the network."""
         with mode(self._traced, training=False):
-            _Runner(self._network, self._traced, self._totals.values()).run(inputs)
+            given = ModelInputs.of(inputs).arguments_of(self._traced.graph)
+            _Runner(self._network, self._traced, self._totals.values()).run(*given)
 
     def compute(self) -> dict[str, Activations]:
         """Returns by layer the means over all samples and positions, each `[out]`."""

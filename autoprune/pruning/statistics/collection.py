@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from autoprune.errors import DataError
 from autoprune.graph.capture import mode
 from autoprune.graph.groups import ChannelGraph
+from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import Layer
 from autoprune.pruning.criteria.base import Activations, Gradients, Need
 from autoprune.pruning.statistics.activations import ActivationCollector
@@ -28,7 +29,7 @@ class CalibrationData:
         loss: outputs and targets to the mean loss of a batch.
     """
 
-    batches: Iterable[tuple[Tensor, Tensor]]
+    batches: Iterable[tuple[Any, Tensor]]
     loss: Loss
 
 
@@ -51,7 +52,7 @@ class NetworkStatistics:
 class _Collector(Protocol):
     """Sums over batches, which it is given with the network in evaluation mode."""
 
-    def update(self, inputs: Tensor, targets: Tensor) -> None: ...
+    def update(self, inputs: Any, targets: Tensor) -> None: ...
 
     def compute(self) -> Any: ...
 
@@ -83,7 +84,7 @@ def collect_statistics(
     collectors = {need: make[need]() for need in sorted(needs & make.keys())}
     seen = 0
     for inputs, targets in calibration.batches:
-        seen += len(inputs)
+        seen += len(ModelInputs.of(inputs))
         with mode(network, training=False), torch.no_grad():
             for collector in collectors.values():
                 collector.update(inputs, targets)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autoprune.graph.groups import ChannelGraph
+from autoprune.graph.inputs import call_network
 from autoprune.graph.layers import Layer
 from autoprune.pruning.statistics.layer_inputs import inputs_at, observe_layers, sample_positions, weighted_layer
 
@@ -79,10 +81,10 @@ class ConsumerCollector:
                 if member.side == "in" and layer.kind in ("convolution", "linear") and layer.produces:
                     self._uses.setdefault(layer.name, []).append(_ConsumerInput.of(group.name, layer, member.rows))
 
-    def update(self, inputs: Tensor, targets: Tensor) -> None:
-        """Runs one batch through the network; `inputs` are `[batch, …]`."""
+    def update(self, inputs: Any, targets: Tensor) -> None:
+        """Runs one batch through the network."""
         with observe_layers(self._network, self._uses, self._add):
-            self._network(inputs)
+            call_network(self._network, inputs)
         self._batches += 1
 
     def _add(self, name: str, call: int, inputs: Tensor, output: Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.func import functional_call
 from autoprune.errors import UserError
 from autoprune.graph.channel_locations import ChannelMap, find_batch_norm
 from autoprune.graph.groups import ChannelGraph
+from autoprune.graph.inputs import arguments_for
 from autoprune.graph.layers import Layer, qualified_name
 from autoprune.pruning.criteria.base import Gradients
 from autoprune.pruning.patterns import filters
@@ -29,8 +31,8 @@ class GradientCollector:
         self._totals: dict[str, Gradients] = {}
         self._batches = 0
 
-    def update(self, inputs: Tensor, targets: Tensor) -> None:
-        """Runs one batch forward and backward; `inputs` are `[batch, …]`."""
+    def update(self, inputs: Any, targets: Tensor) -> None:
+        """Runs one batch forward and backward."""
         gradients = _differentiate(self._network, list(self._layers), self._loss, inputs, targets)
         self._batches += 1
         for name, gradient in gradients.items():
@@ -76,8 +78,8 @@ class GateCollector:
         names = (qualified_name(owner, key) for key in ("weight", "bias"))
         return _Gate(layer, channel_map, tuple(name for name in names if name in self._parameters))
 
-    def update(self, inputs: Tensor, targets: Tensor) -> None:
-        """Runs one batch forward and backward; `inputs` are `[batch, …]`."""
+    def update(self, inputs: Any, targets: Tensor) -> None:
+        """Runs one batch forward and backward."""
         wanted = sorted({name for gate in self._gates for name in gate.parameters})
         gradients = _differentiate(self._network, wanted, self._loss, inputs, targets)
         self._batches += 1
@@ -99,7 +101,7 @@ class GateCollector:
 
 
 def _differentiate(
-    network: nn.Module, names: Sequence[str], loss: Loss, inputs: Tensor, targets: Tensor
+    network: nn.Module, names: Sequence[str], loss: Loss, inputs: Any, targets: Tensor
 ) -> dict[str, Tensor]:
     """Returns the gradient of a batch's loss by each named parameter; the network is not touched.
 
@@ -111,7 +113,8 @@ def _differentiate(
     parameters = dict(network.named_parameters())
     with torch.enable_grad():
         leaves = {name: parameters[name].detach().requires_grad_() for name in names}
-        found = loss(functional_call(network, leaves, (inputs,)), targets)
+        args, kwargs = arguments_for(inputs)
+        found = loss(functional_call(network, leaves, args, kwargs), targets)
         if not found.requires_grad:
             raise UserError(
                 "the task's loss cannot be differentiated by the network's weights, which this pruner needs; "

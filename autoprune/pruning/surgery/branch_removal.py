@@ -7,9 +7,10 @@ whole layers leaves some at zero and the shortcut carries on. There the network 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from autoprune.graph.branches import Branch, choose_branches, find_branches
 from autoprune.graph.groups import ChannelGraph
@@ -19,9 +20,7 @@ from autoprune.pruning.surgery.masks import Masks, masked_copy
 from autoprune.pruning.surgery.thinning import check_same_outputs
 
 
-def remove_branches(
-    network: nn.Module, graph: ChannelGraph, names: Collection[str], check_on: Tensor | None = None
-) -> nn.Module:
+def remove_branches(network: nn.Module, graph: ChannelGraph, names: Collection[str], check_on: Any = None) -> nn.Module:
     """Builds a copy of the network without some branches and the modules and tensors that served them alone.
 
     What stays keeps its name. As with channels that a view names by number, it is a traced `torch.fx.GraphModule`, with
@@ -32,7 +31,7 @@ def remove_branches(
         network: left as it is.
         graph: what `find_groups` found in this network, or in the one that it is a copy of.
         names: of branches that `find_branches` finds in it.
-        check_on: `[batch, …]` inputs on which it is compared with the masked network.
+        check_on: inputs (see `ModelInputs.of`) on which it is compared with the masked network; None: it is not.
 
     Raises:
         UserError: there is no such branch, or the network cannot be copied.

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from autoprune.errors import DataError, TaskError
 from autoprune.graph.capture import mode
 from autoprune.graph.groups import ChannelGraph, Kept
+from autoprune.graph.inputs import call_network
 from autoprune.graph.layers import Layer
 from autoprune.pruning.statistics.layer_inputs import (
     WeightedLayer,
@@ -41,7 +42,7 @@ MOST_INPUTS = 2**14
 # Names of the functions and methods of torch that add two tensors.
 _ADDITIONS = ("add", "add_", "__add__", "__iadd__", "__radd__")
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Any, Tensor]
 
 
 def refit(
@@ -152,7 +153,7 @@ def _run_dense(
         for batch in found.values():
             batch.append(_DenseOutputs())
         with observe_layers(dense, stays, add_output), observe_additions(dense, stays, add_addend):
-            dense(inputs)
+            call_network(dense, inputs)
         for batch in found.values():
             if len(batch[-1].calls) > 1:
                 batch[-1].addend = None
@@ -190,7 +191,7 @@ def _refit_layer(thinned: nn.Module, layer: Layer, wanted: Sequence[_DenseOutput
 
 
 def _add_batch(
-    thinned: nn.Module, name: str, inputs: Tensor, equations: _NormalEquations, wanted: _DenseOutputs, index: int
+    thinned: nn.Module, name: str, inputs: Any, equations: _NormalEquations, wanted: _DenseOutputs, index: int
 ) -> None:
     """Adds one batch, the `index`-th, to a layer's normal equations."""
     windows: list[Tensor] = []
@@ -214,7 +215,7 @@ def _add_batch(
 
     try:
         with observe_layers(thinned, [name], add_windows), observe_additions(thinned, [name], compare_addends):
-            thinned(inputs)
+            call_network(thinned, inputs)
     except _EndOfPass:
         pass
     for seen, outputs in zip(windows, wanted.calls, strict=True):

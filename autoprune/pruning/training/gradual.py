@@ -15,6 +15,7 @@ from autoprune import registry
 from autoprune.core.allocation import Allocation
 from autoprune.errors import UserError
 from autoprune.graph.groups import Kept, find_groups
+from autoprune.graph.networks import unwrap
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.schedules import Timing, Unit, default_timing
 from autoprune.pruning.statistics.collection import CalibrationData
@@ -40,11 +41,12 @@ class Pruning:
     `rounds()`.
 
     Args:
-        network: pruned in place: weights become zero; shapes stay.
+        network: pruned in place: weights become zero; shapes stay. Of one in a wrapper (`DataParallel`,
+            `torch.compile`) the network inside is meant, and `finish()` gives a bare one.
         pruner: a name (`autoprune list pruners`), or a composition of your own.
         amount: what the pruner's allocator takes: a sparsity, or a threshold. A mapping gives numbers to shell patterns
             of groups or layers (`layer1.*`); later ones win, and groups that match none stay whole.
-        inputs: `[batch, …]` samples that the network takes, to trace it.
+        inputs: samples as the network takes them (see `ModelInputs.of`), to trace it.
         widths: group → kept width to prune to, as a search found it, instead of `amount`.
         layers: shell patterns of the groups to prune.
         initial: the amount at the first update of a gradual schedule.
@@ -73,18 +75,18 @@ class Pruning:
         pruner: str | Pruner,
         amount: float | Mapping[str, float] | None = None,
         *,
-        inputs: Tensor,
+        inputs: Any,
         widths: Widths | None = None,
         layers: Sequence[str] = ("*",),
         initial: float = 0.0,
         timing: Timing | None = None,
-        statistics_batches: Iterable[tuple[Tensor, Tensor]] | None = None,
+        statistics_batches: Iterable[tuple[Any, Tensor]] | None = None,
         loss: Loss | None = None,
         seed: int = 0,
         masking: Masking | None = None,
         passed: Mapping[Unit, int] | None = None,
     ) -> None:
-        self.network = network
+        self.network = network = unwrap(network)
         self.pruner: Pruner = registry.resolve("pruner", pruner) if isinstance(pruner, str) else pruner
         self.timing = timing or default_timing(self.pruner.schedule)
         self.masking = masking or Masking(network)

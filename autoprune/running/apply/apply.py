@@ -16,6 +16,7 @@ from autoprune.errors import CheckpointError, UserError
 from autoprune.evaluation.checkpoints.checkpoint import read_checkpoint, rebuild
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.graph.costs import measure_costs
+from autoprune.graph.networks import unwrap
 from autoprune.running.apply.pruned_model import ApplyOptions, PrunedModel, RecordedResult, finalize
 from autoprune.running.apply.source import BestFile, TrialSource
 from autoprune.running.progress import Display
@@ -226,7 +227,7 @@ def _holds_searched(recorded: RecordedResult, experiment: Experiment, path: Path
         return True
     # The file may leave out what the network has by itself (counters of batches); compare what is loaded.
     task = task_of(experiment)
-    network = task.network()
+    network = unwrap(task.network())
     try:
         task.load(network, file)
     except CheckpointError as fault:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.config import Experiment
 from autoprune.core.costs import CostTable
@@ -21,6 +21,7 @@ from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import PrunableModel
 from autoprune.evaluation.sensitivity.sweep import Grid, SweepSettings
 from autoprune.graph.groups import find_groups
+from autoprune.graph.inputs import ModelInputs
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.masks import Importance
@@ -44,7 +45,7 @@ class WorkerPayload:
     experiment: Experiment
     task: Task | None
     network: nn.Module
-    inputs: Tensor
+    inputs: ModelInputs
     pruner: Pruner
     costs: CostTable
     importance: Importance
@@ -62,7 +63,7 @@ class WorkerPayload:
             setup.experiment.model_copy(update={"task": section}),
             setup.task if section.name.startswith(FROM_PYTHON) else None,
             copy_network(prunable.network).cpu(),
-            prunable.inputs.cpu(),
+            prunable.inputs.to("cpu"),
             prunable.pruner,
             prunable.costs,
             prunable.importance,
@@ -90,7 +91,7 @@ class WorkerPayload:
             self.pruner,
             self.importance,
             self.scoring,
-            samples=scoring_samples(self.experiment, task, inputs),
+            samples=scoring_samples(self.experiment, task, network, inputs),
             seed=self.config.seed,
         )
         evaluator = Evaluator(prunable, task, self.config)

@@ -104,7 +104,7 @@ def _measure(run: RunContext, dense: Score, found: SearchOutcome) -> list[Result
     uniform, whole = _uniform(run, found.problem, found.trials), run.evaluator.data.uses_all_samples()
     chosen = [("uniform", uniform), ("best", found.best)] if uniform.score else [("best", found.best)]
     networks = [prunable.network, *(run.evaluator.restore_or_build(trial.candidate) for _, trial in chosen)]
-    latencies = measure_latency(networks, prunable.inputs[:1])
+    latencies = measure_latency(networks, prunable.inputs.take(1))
     first = dense if whole else evaluate(networks[0], watch=partial(run.display.watch, "dense network, batches"))
     effective, costs = prunable.costs.effective, dict(**prunable.costs.dense())
     rows = [Result("dense", None, {}, first, _test(run, "dense", networks[0]), costs, latencies[0], effective)]

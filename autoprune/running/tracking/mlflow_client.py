@@ -22,7 +22,7 @@ from urllib.request import url2pathname
 from sqlalchemy.engine import make_url
 
 from autoprune.config.credentials import redact
-from autoprune.errors import AutopruneError, UserError
+from autoprune.errors import AutopruneError, TaskError, UserError
 from autoprune.running.tracking.mlflow_runs import Point, RunContent
 
 
@@ -42,7 +42,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, infer_signature
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
+
+    from autoprune.graph.inputs import ModelInputs
 
 log = logging.getLogger(__name__)
 
@@ -211,14 +213,14 @@ class Store:
         logged = [self._client.get_logged_model(each.model_id) for each in (outputs.model_outputs if outputs else ())]
         return any(model.tags.get(_TRIAL) == str(trial) for model in logged)
 
-    def write_model(self, run_id: str, trial: int, network: nn.Module, inputs: Tensor) -> None:
+    def write_model(self, run_id: str, trial: int, network: nn.Module, inputs: ModelInputs) -> None:
         """Logs a network as a model of a run: exported, so that it runs without its own class, with its signature.
 
         Args:
             run_id: as `create` returned it.
             trial: number of the trial whose network it is.
             network: in evaluation mode on the CPU.
-            inputs: `[2, …]` samples that it takes; with one alone the number of samples would be exported as fixed.
+            inputs: two samples, one tensor; with one alone the number of samples would be exported as fixed.
 
         Raises:
             Exception: whatever export and store may raise; the run has the model whole then or not at all.
@@ -241,7 +243,7 @@ class Store:
                 raise
 
 
-def _save_model(network: nn.Module, inputs: Tensor, path: Path, described: Model) -> None:
+def _save_model(network: nn.Module, inputs: ModelInputs, path: Path, described: Model) -> None:
     """Writes a network's files, and into `described` what they are."""
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
@@ -253,16 +255,19 @@ def _save_model(network: nn.Module, inputs: Tensor, path: Path, described: Model
 
     from autoprune.evaluation.checkpoints.export import suppress_export_output
 
+    samples = inputs.tensor
+    if samples is None:
+        raise TaskError(f"MLflow's models take one tensor, and this network takes {inputs}")
     with torch.no_grad():
-        outputs = network(inputs)
-    signature = infer_signature(inputs.numpy(), outputs.numpy() if isinstance(outputs, torch.Tensor) else None)
+        outputs = network(samples)
+    signature = infer_signature(samples.numpy(), outputs.numpy() if isinstance(outputs, torch.Tensor) else None)
     with suppress_export_output():
         mlflow.pytorch.save_model(
             network,
             path,
             mlflow_model=described,
             signature=signature,
-            input_example=inputs.numpy(),
+            input_example=samples.numpy(),
             # Named, as MLflow would find them out by loading the model in another process.
             pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
             serialization_format="pt2",

@@ -26,7 +26,9 @@ from autoprune.running.tracking.mlflow_runs import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
+
+    from autoprune.graph.inputs import ModelInputs
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +160,7 @@ class Sync:
                 track_command(self._folder),
             )
 
-    def _best_model(self, number: int) -> tuple[nn.Module, Tensor]:
+    def _best_model(self, number: int) -> tuple[nn.Module, ModelInputs]:
         """Returns the best trial's network, rebuilt from its file, and samples that it takes.
 
         Raises:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.errors import TaskError
+from autoprune.graph.inputs import call_network
+from autoprune.graph.networks import deep_copy, unwrap
 from autoprune.tasks.base import Hook
 
 
@@ -34,11 +36,11 @@ def distillation(teacher: nn.Module, temperature: float, weight: float) -> Hook:
         raise TaskError(f"the distillation's temperature should be above 0 and finite but is {temperature}")
     if not (math.isfinite(weight) and weight >= 0):
         raise TaskError(f"the distillation's weight should be at least 0 and finite but is {weight}")
-    copied = copy.deepcopy(teacher).eval().requires_grad_(False)
+    copied = deep_copy(unwrap(teacher)).eval().requires_grad_(False)
 
-    def loss_term(network: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor:
+    def loss_term(network: nn.Module, inputs: Any, outputs: Tensor) -> Tensor:
         with torch.no_grad():
-            teacher_logits = copied.to(inputs.device)(inputs)
+            teacher_logits = call_network(copied.to(inputs.device), inputs)
         _check_logits(outputs, teacher_logits)
         return weight * soft_loss(outputs, teacher_logits, temperature)
 

@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 from autoprune.core.recipe import TrainingPlan
 from autoprune.errors import Diverged, TaskError
+from autoprune.graph.inputs import ModelInputs, call_network, network_inputs
 from autoprune.tasks.base import Batch, Hook, Task
 from autoprune.tasks.training.optimizers import build_optimizer, rate_at, set_rate
 
 
 @contextlib.contextmanager
-def arranged(network: nn.Module, channels_last: bool) -> Iterator[Callable[[Tensor], Tensor]]:
+def arranged(
+    network: nn.Module, channels_last: bool
+) -> Iterator[Callable[[Tensor | ModelInputs], Tensor | ModelInputs]]:
     """Lays `[out, in, rows, columns]` parameters channels last, if asked, and yields what lays a batch likewise.
 
     Afterwards the parameters lie as before; their values, and which objects they are, never change.
@@ -28,15 +31,17 @@ def arranged(network: nn.Module, channels_last: bool) -> Iterator[Callable[[Tens
     moved = [parameter for parameter in network.parameters() if parameter.dim() == 4 and parameter.is_contiguous()]
     try:
         for parameter in moved:
-            parameter.data = _channels_last(parameter.data)
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         yield _channels_last
     finally:
         for parameter in moved:
             parameter.data = parameter.data.contiguous()
 
 
-def _channels_last(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+def _channels_last(inputs: Tensor | ModelInputs) -> Tensor | ModelInputs:
+    if isinstance(inputs, Tensor) and inputs.dim() == 4:
+        return inputs.contiguous(memory_format=torch.channels_last)
+    return inputs
 
 
 _Numbered = tuple[int, int, bool, Batch]
@@ -71,7 +76,7 @@ def train(network: nn.Module, task: Task, plan: TrainingPlan, hooks: Sequence[Ho
                 hook.on_start(network, optimizer, steps)
             for step, epoch, last, batch in remaining:
                 set_rate(optimizer, rate_at(plan, step, steps))
-                moved = arrange(batch[0].to(device)), batch[1].to(device)
+                moved = arrange(network_inputs(*batch).to(device)), batch[1].to(device)
                 loss = _step(network, task, optimizer, moved, step, hooks)
                 for hook in hooks:
                     hook.after_step(network, step, steps, loss)
@@ -138,7 +143,7 @@ def _step(
 ) -> float:
     """Takes one optimizer step and returns the loss before it, with the hooks' terms."""
     inputs, targets = batch
-    outputs = network(inputs)
+    outputs = call_network(network, inputs)
     loss = task.loss(outputs, targets)
     for hook in hooks:
         term = hook.loss_term(network, inputs, outputs)

@@ -17,9 +17,11 @@ from autoprune.evaluation.checkpoints.checkpoint import (
     rebuild,
     write_checkpoint,
 )
+from autoprune.evaluation.checkpoints.example_inputs import describe_inputs
 from autoprune.evaluation.checkpoints.export import export_network
 from autoprune.evaluation.checkpoints.reshape import kept_by_layer
 from autoprune.graph.groups import find_groups
+from autoprune.graph.inputs import ModelInputs
 from autoprune.pruning.surgery.branch_removal import remove_branches
 from autoprune.pruning.surgery.thinning import thin
 from tests.evaluation.test_evaluator import HALF, RECIPE, make_evaluator
@@ -92,8 +94,8 @@ def write_residual(path: Path) -> nn.Module:
     kept = {"stem": [0, 2, 3]}
     network = thin(network, graph, kept, check_on=inputs).eval()
     state, by_layer = network.state_dict(), kept_by_layer(graph, kept)
-    sample = {"shape": [1, 8, 8], "dtype": "float32"}
-    write_checkpoint(path, PrunedCheckpoint(state, {"stem": 3}, by_layer, "", sample, {}, removed=("inner", "first")))
+    found = describe_inputs(ModelInputs.of(inputs))
+    write_checkpoint(path, PrunedCheckpoint(state, {"stem": 3}, by_layer, "", found, {}, removed=("inner", "first")))
     return network
 
 
