@@ -13,25 +13,27 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.core.costs import CostTable, CostTerm, Count
 from autoprune.graph.capture import mode
+from autoprune.graph.flops import FlopCounter, counting
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import ChannelAxis, Layer, channel_axes, named_tensors
 
 
 def count_flops(network: nn.Module, inputs: Any) -> int:
-    """Counts floating-point operations of one sample's forward pass, as `torch.utils.flop_counter` does.
+    """Counts floating-point operations of one sample's forward pass, those of the mathematics; see `graph.flops`.
+
+    What depends on the length of a sequence is that of the sample's own length.
 
     Args:
         network: runs in evaluation mode, and is left in the mode it was in.
         inputs: whatever it takes, see `ModelInputs.of`; only the first sample is used.
     """
-    with mode(network, training=False), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with mode(network, training=False), torch.no_grad(), counting() as counter:
         ModelInputs.of(inputs).take(1).call(network)
-    return int(counter.get_total_flops())
+    return counter.flops
 
 
 def count_params(network: nn.Module) -> int:
@@ -143,7 +145,7 @@ class OperationCosts:
     """What each operation of a traced network costs for one sample, in the order of its graph.
 
     Attributes:
-        flops: `[operations]` as `torch.utils.flop_counter` counts them.
+        flops: `[operations]` as `count_flops` counts them.
         size_bytes: `[operations]` of each operation's value.
     """
 
@@ -163,23 +165,23 @@ def measure_operations(traced: fx.GraphModule, inputs: Any) -> OperationCosts:
         traced: is left in the mode it was in.
         inputs: whatever it takes, see `ModelInputs.of`; only the first sample is used.
     """
-    meter = _OperationMeter(traced)
-    with mode(traced, training=False), torch.no_grad(), meter.counter:
+    with mode(traced, training=False), torch.no_grad(), counting() as counter:
+        meter = _OperationMeter(traced, counter)
         meter.run(*ModelInputs.of(inputs).take(1).clone().arguments_of(traced.graph))
     return OperationCosts(tuple(meter.flops), tuple(meter.size_bytes))
 
 
 class _OperationMeter(fx.Interpreter):
-    def __init__(self, traced: fx.GraphModule) -> None:
+    def __init__(self, traced: fx.GraphModule, counter: FlopCounter) -> None:
         super().__init__(traced)
-        self.counter = FlopCounterMode(display=False)
+        self.counter = counter
         self.flops: list[int] = []
         self.size_bytes: list[int] = []
 
     def run_node(self, n: fx.Node) -> Any:
-        before = int(self.counter.get_total_flops())
+        before = self.counter.flops
         value = super().run_node(n)
-        self.flops.append(int(self.counter.get_total_flops()) - before)
+        self.flops.append(self.counter.flops - before)
         tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
         self.size_bytes.append(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
         return value
