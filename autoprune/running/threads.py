@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from threadpoolctl import ThreadpoolController
@@ -22,17 +23,18 @@ _SAMPLES = 32
 _REPEATS = 3
 
 
-def settle_threads(experiment: Experiment, network: nn.Module, inputs: ModelInputs) -> Experiment:
+def settle_threads(experiment: Experiment, network: nn.Module, inputs: Any) -> Experiment:
     """Returns the experiment with its number of threads fixed, and torch set to it.
 
     Where the experiment leaves it open, one thread and as many as torch would take are timed on the network.
 
     Args:
-        inputs: samples on the network's device; they are repeated to a batch of a common size.
+        inputs: samples on its device (see `ModelInputs.of`); they are repeated to a batch of a common size.
     """
     threads = experiment.run.threads
     if threads is None:
-        threads = 1 if inputs.device.type == "cuda" else _faster(network, inputs)
+        given = ModelInputs.of(inputs)
+        threads = 1 if given.device.type == "cuda" else _faster(network, given)
         run = experiment.run.model_copy(update={"threads": threads})
         experiment = experiment.model_copy(update={"run": run})
     torch.set_num_threads(threads)
