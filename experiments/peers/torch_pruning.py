@@ -40,8 +40,9 @@ def _examine(zoo: ZooNetwork) -> Entry:
     row: Entry = {"network": zoo.name, "failure": None}
     network, inputs = zoo.build(torch.float64), zoo.inputs(SAMPLES, seed=10, dtype=torch.float64)
     with default_double(), torch.no_grad():
-        for parameter in network.parameters():  # every number is another, so that it is known what stays
-            parameter.mul_(1 + 1e-9 * torch.randn_like(parameter))
+        for tensor in (*network.parameters(), *network.buffers()):  # no number twice, so that it is known what stays
+            if tensor.is_floating_point():
+                tensor.mul_(1 + 1e-9 * torch.randn_like(tensor))
     dense = count_costs(network, one_sample(inputs, SAMPLES))["flops"]
     for name, structures in (("half", 0.5), ("most", None)):
         try:
