@@ -1,7 +1,7 @@
 """Tries autoprune on the networks of the matrix: `python -m tests.zoo.matrix [NAMES…] --output FILE`.
 
-Each network has a process of its own and a time limit. Rows are kept in FILE.jsonl, so it can be stopped and goes on;
-FILE.json and FILE.md are written from them.
+Each network has a process of its own, with limits of time and memory. Rows are kept in FILE.jsonl, so it can be stopped
+and goes on; FILE.json and FILE.md are written from them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -40,10 +41,12 @@ def run_matrix(
     parser.add_argument("names", nargs="*", metavar="NAME", help="networks, or beginnings of their names; all if none")
     parser.add_argument("--output", type=Path, metavar="FILE", help="without its suffix")
     parser.add_argument("--limit", type=float, default=600, help="seconds for each network")
+    parser.add_argument("--memory", type=float, default=10, help="GB of memory for each network")
     parser.add_argument("--again", action="store_true", help="also those that have a row")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
+        resource.setrlimit(resource.RLIMIT_AS, (int(options.memory * 1e9),) * 2)
         print("\n" + json.dumps(examine(options.names[0])))
         return
     if options.output is None:
@@ -52,7 +55,7 @@ def run_matrix(
     options.output.parent.mkdir(parents=True, exist_ok=True)
     for name in chosen(options.names):
         if options.again or name not in read(rows_file):
-            row = _in_a_process(module, name, options.limit)
+            row = examine_apart(module, name, options.limit, options.memory)
             with rows_file.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)
@@ -79,9 +82,16 @@ def read(rows_file: Path) -> dict[str, Entry]:
     return {row["network"]: row for row in (json.loads(line) for line in lines if line.endswith("\n"))}
 
 
-def _in_a_process(module: str, name: str, limit: float) -> Entry:
-    """Returns a network's row, or a row that says that its process died or took too long."""
-    command = [sys.executable, "-W", "ignore", "-m", module, "--one", name]
+def examine_apart(module: str, name: str, limit: float, memory: float) -> Entry:
+    """Returns a network's row from a process of its own, or a row that says that this died or took too long.
+
+    Args:
+        module: which command makes the row.
+        name: of the network.
+        limit: in seconds.
+        memory: in GB.
+    """
+    command = [sys.executable, "-W", "ignore", "-m", module, "--one", name, "--memory", str(memory)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
@@ -92,8 +102,10 @@ def _in_a_process(module: str, name: str, limit: float) -> Entry:
             env=environment,
             check=False,
         )
-    except subprocess.TimeoutExpired:
-        return {"network": name, "failure": f"more than {limit:.0f} s"}
+    except subprocess.TimeoutExpired as error:
+        begun = (error.stdout or b"").decode().rpartition("\n")[0].splitlines()  # bytes, whatever `text` says
+        row = json.loads(begun[-1]) if begun and begun[-1].startswith("{") else {"network": name}
+        return {**row, "failure": f"more than {limit:.0f} s"}
     if done.returncode:
         said = done.stderr.strip().splitlines()
         return {"network": name, "failure": f"exit code {done.returncode}: {said[-1][:300] if said else ''}"}

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tests.zoo.examination import Row, draw_allocation
-from tests.zoo.matrix import chosen, read, summary, table
+from tests.zoo.matrix import chosen, examine_apart, read, summary, table
 from tests.zoo.networks import NETWORKS
 from tests.zoo.networks.jostle import jostle, settle_statistics
 from tests.zoo.running import one_sample, train_once
@@ -43,6 +43,23 @@ def test_a_row_that_was_cut_off_is_tried_again_and_the_last_one_counts(tmp_path:
     file.write_text("\n".join(lines))
     assert read(file) == {"a": {"network": "a", "groups": 2}}
     assert read(tmp_path / "none") == {}
+
+
+@pytest.mark.parametrize(
+    ("ends", "row"),
+    [
+        ("", {"network": "a", "half": 1}),
+        ("time.sleep(60)", {"network": "a", "half": 1, "failure": "more than 2 s"}),
+        ("sys.exit('no memory')", {"network": "a", "failure": "exit code 1: no memory"}),
+    ],
+)
+def test_a_network_that_dies_or_takes_too_long_stops_nothing(
+    ends: str, row: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = json.dumps({"network": "a", "half": 1})
+    (tmp_path / "row_maker.py").write_text(f"import sys, time\nprint({said!r}, flush=True)\n{ends}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert examine_apart("row_maker", "a", limit=2, memory=1) == row
 
 
 def test_networks_are_chosen_by_the_beginnings_of_their_names() -> None:
