@@ -22,7 +22,15 @@ from torch import Tensor, nn
 from tests.zoo.counting import count_costs
 from tests.zoo.matrix import Entry, run_matrix, share, short, show
 from tests.zoo.networks import NETWORKS, ZooNetwork, call
-from tests.zoo.reference import ChannelList, default_double, in_double, masked, relative_difference, tensors_of
+from tests.zoo.reference import (
+    ChannelList,
+    default_double,
+    in_double,
+    masked,
+    relative_difference,
+    tensors_of,
+    variation,
+)
 from tests.zoo.running import FRESH_SAMPLES, SAMPLES, explain, one_sample, train_once
 
 _MAKERS = (nn.modules.conv._ConvNd, nn.Linear)
@@ -75,7 +83,8 @@ def _prune(zoo: ZooNetwork, network: nn.Module, inputs: Any, dense: int, structu
         return {**found, "failure": explain(error)}
     if kept is not None:
         try:
-            found["difference"] = relative_difference(output, masked(network, kept, fresh))
+            expected = masked(network, kept, fresh)
+            found |= {"difference": relative_difference(output, expected), "varies": variation(expected)}
         except AssertionError as error:
             found["failure"] = f"another output: {error}"
     found["trains"] = train_once(pruned, zoo)

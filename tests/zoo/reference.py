@@ -210,3 +210,9 @@ def relative_difference(found: Any, expected: Any) -> float:
             one, two = one[finite].double(), two[finite].double()
             worst = max(worst, float((one - two).abs().max() / two.abs().max().clamp(min=1e-12)))
     return worst
+
+
+def variation(output: Any) -> float:
+    """Returns by how much the outputs for the first two samples, or detections, differ, against the largest value."""
+    found = [t.double() for t in tensors_of(output) if t.is_floating_point() and t.ndim and len(t) > 1]
+    return max(float((t[0] - t[1]).abs().max() / t.abs().max().clamp(min=1e-12)) for t in found)

@@ -32,7 +32,8 @@ def test_thinned_at_random_it_is_the_masked_network_costs_what_was_predicted_and
         pytest.xfail(row.failure or row.trains or "its costs, or the network after the analysis")
     assert row.failure is None
     assert row.noticed is not None
-    assert row.noticed > 100 * TOLERANCE, "the masks change nothing: an output is silent"
+    assert row.varies is not None
+    assert min(row.noticed, row.varies) > 1000 * TOLERANCE, "the masks change nothing, or the network is dead"
     assert row.costs is None
     assert row.trains is None
     assert row.untouched

@@ -75,6 +75,7 @@ def test_allocations_keep_at_least_one_structure_of_each_group() -> None:
         assert kept["a"] == [0]
         assert 1 <= len(kept["b"]) == len(set(kept["b"]))
         assert set(kept["b"]) <= set(range(5))
+    assert all(len(draw_allocation({"b": 16}, draw)["b"]) >= 14 for draw in (2, 5, 8))
     assert draw_allocation({"b": 50}, 0) != draw_allocation({"b": 50}, 1)
 
 

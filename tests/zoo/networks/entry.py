@@ -41,7 +41,7 @@ class ZooNetwork:
             torch.manual_seed(0)
             network = self.make().eval()
             jostle(network, seed=1)
-            settle_statistics(network, lambda: call(network, self.inputs(4, seed=2)))
+            settle_statistics(network, lambda: call(network, self.inputs(8, seed=2)))
         return network.to(dtype)
 
     def inputs(self, samples: int, seed: int, dtype: torch.dtype = torch.float32, training: bool = False) -> Inputs:

@@ -28,9 +28,9 @@ def jostle(network: nn.Module, seed: int) -> None:
 
 
 def settle_statistics(network: nn.Module, run: Callable[[], object]) -> None:
-    """Moves the statistics of batch norms nine tenths towards those of one run, in place.
+    """Sets the statistics of batch norms to those of one run, in place.
 
-    With random ones activations grow from layer to layer, until biases are lost in rounding.
+    With random ones activations grow from layer to layer until biases are lost in rounding, or fade.
     """
     norms = [
         module for module in network.modules() if isinstance(module, _BatchNorm) and module.running_var is not None
@@ -40,7 +40,7 @@ def settle_statistics(network: nn.Module, run: Callable[[], object]) -> None:
     before = [norm.momentum for norm in norms]
     for norm in norms:
         norm.train()
-        norm.momentum = 0.9
+        norm.momentum = 1.0
     with torch.no_grad():
         run()
     for norm, momentum in zip(norms, before, strict=True):
