@@ -18,7 +18,7 @@ How large either part is, how rough, and how much noise is left follow from the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -52,9 +52,17 @@ class Points:
     widths: Floats
 
     @cached_property
-    def unique(self) -> Sequence[tuple[Floats, NDArray[np.intp]]]:
-        """Of each group: its unique widths, and the index of each allocation's."""
-        return [np.unique(column, return_inverse=True) for column in self.widths.T]
+    def unique(self) -> tuple[Floats, NDArray[np.intp]]:
+        """`[most, group]` unique widths of each group, filled up with its last, and `[n, group]` indices into them."""
+        order = self.widths.argsort(axis=0)
+        ordered = np.take_along_axis(self.widths, order, axis=0)
+        number = np.zeros_like(order)
+        number[1:] = (ordered[1:] != ordered[:-1]).cumsum(axis=0)
+        found = np.repeat(ordered[-1:], number[-1].max() + 1, axis=0)
+        np.put_along_axis(found, number, ordered, axis=0)
+        index = np.empty_like(order)
+        np.put_along_axis(index, order, number, axis=0)
+        return found, index
 
     def __add__(self, other: Points) -> Points:
         return Points(np.vstack((self.slopes, other.slopes)), np.vstack((self.widths, other.widths)))
@@ -102,11 +110,12 @@ def matern52(ones: Points, others: Points, length: float) -> Floats:
         others: `m` allocations.
         length: the scale, in logarithms of width, over which values are alike.
     """
+    (rows, row_of), (columns, column_of) = ones.unique, others.unique
+    distance = np.sqrt(5.0) / length * np.abs(rows.T[:, :, None] - columns.T[:, None, :])
+    tables = (1.0 + distance + distance**2 / 3.0) * np.exp(-distance)
     total: Floats = np.zeros((len(ones.widths), len(others.widths)))
-    for (rows, row_of), (columns, column_of) in zip(ones.unique, others.unique, strict=True):
-        distance = np.sqrt(5.0) / length * np.abs(rows[:, None] - columns[None, :])
-        correlation = (1.0 + distance + distance**2 / 3.0) * np.exp(-distance)
-        total += correlation.take(column_of, axis=1).take(row_of, axis=0)
+    for table, row, column in zip(tables, row_of.T, column_of.T, strict=True):
+        total += table.take(column, axis=1).take(row, axis=0)
     return np.asarray(total / ones.widths.shape[1])
 
 
@@ -124,14 +133,15 @@ class CorrelationCache:
         """Returns `[n, n]` correlations by length scale."""
         keys = [row.tobytes() for row in points.widths]
         new = np.array([place for place, key in enumerate(keys) if key not in self._known], dtype=np.intp)
-        old = np.array([place for place, key in enumerate(keys) if key in self._known], dtype=np.intp)
-        before = np.array([self._known[keys[place]] for place in old], dtype=np.intp)
+        # Where a trial is new, any other's stand until its own are computed.
+        before = np.array([self._known.get(key, 0) for key in keys], dtype=np.intp)
         fresh = Points(points.slopes[new], points.widths[new])
         found = {}
         for length in dict.fromkeys(length for _, length in ROUGHNESS):
-            between = np.empty((len(keys), len(keys)))
-            if len(old):
-                between[np.ix_(old, old)] = self._between[length][np.ix_(before, before)]
+            if len(new) < len(keys):
+                between = self._between[length].take(before, axis=0).take(before, axis=1)
+            else:
+                between = np.empty((len(keys), len(keys)))
             if len(new):
                 between[new] = matern52(fresh, points, length)
                 between[:, new] = between[new].T
@@ -205,7 +215,11 @@ def _root(covariance: Floats) -> Floats:
 
 
 def fit(
-    points: Points, rises: Floats, errors: Floats, shares: Floats, correlations: CorrelationCache | None = None
+    points: Points,
+    rises: Floats,
+    errors: Floats,
+    shares: Floats,
+    correlations: CorrelationCache | None = None,
 ) -> Posterior:
     """Returns the posterior under the kernel and the noise of greatest likelihood.
 
@@ -220,14 +234,14 @@ def fit(
     common = max(0.0, float(along @ rises) / max(float(along @ along), _LEAST)) * shares
     left = rises - points.slopes @ common
     variance, slope = max(float(left.var()), _LEAST), max(float(common.mean()), 1e-6)
-    linear = points.slopes @ points.slopes.T
     matern = (correlations or CorrelationCache()).of(points)
     settings = list(product(SPREADS, ROUGHNESS, NOISES))
     noises = np.array([noise * variance for *_, noise in settings])[:, None] + errors
     losses: list[float] = []
-    scaled = {spread: (spread * slope) ** 2 * linear for spread in SPREADS}
-    for spread, (share, length) in product(SPREADS, ROUGHNESS):
-        covariance = scaled[spread] + share * variance * matern[length]
+    linear = points.slopes @ points.slopes.T
+    rough = [share * variance * matern[length] for share, length in ROUGHNESS]
+    for scaled, each in product([(spread * slope) ** 2 * linear for spread in SPREADS], rough):
+        covariance = scaled + each
         diagonal = covariance.diagonal().copy()
         for noise in noises[len(losses) : len(losses) + len(NOISES)]:
             np.fill_diagonal(covariance, diagonal + noise)

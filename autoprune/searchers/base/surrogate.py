@@ -58,6 +58,7 @@ class Surrogate:
         self._history, self._factor, self._curved = history, factor, bool(problem.curves)
         self._features = degradations(problem) if problem.curves else removed_over_kept(problem)
         self._correlations = CorrelationCache()
+        self._vectors: dict[Allocation, Ints] = {}
         self._dense = np.array([group.width for group in problem.space.groups], dtype=np.float64)
 
     def fitted(
@@ -82,7 +83,8 @@ class Surrogate:
         logarithmic = min(float(values.min()), base) > 0
         rises = np.log(values / base) if logarithmic else values - base
         errors = np.array([each.deviation for each in estimates]) / factors / (values if logarithmic else 1.0)
-        origin, measured = self._raw([reference.candidate.allocation])[0], self._raw(allocations)[0]
+        origin = self._raw([reference.candidate.allocation])[0]
+        measured, widths = self._raw(allocations, keep=True)
         scale = np.maximum(np.abs(measured).mean(axis=0), 1e-9)
         # A curve already says how much worse a group makes it; of widths no group's share is known before.
         shares = scale / scale.mean() if self._curved else np.ones(len(scale))
@@ -91,7 +93,8 @@ class Surrogate:
             features, widths = self._raw(wanted)
             return Points((features - origin) / scale, widths)
 
-        posterior = fit(points(allocations), rises, errors**2, shares, self._correlations)
+        trials = Points((measured - origin) / scale, widths)
+        posterior = fit(trials, rises, errors**2, shares, self._correlations)
         running = [each.allocation for each in self._history.running.values()]
         if running:
             posterior = posterior.believing(points(running))
@@ -108,10 +111,12 @@ class Surrogate:
         estimates = self._history.estimates()
         return estimates if len(estimates) <= MOST else sorted(estimates, key=order)[:MOST]
 
-    def _raw(self, allocations: Sequence[Allocation]) -> tuple[Floats, Floats]:
-        """Returns `[n, group]` features and logarithms of kept shares."""
-        onto = self._history.problem.projection
-        widths = np.array([onto.vector(each) for each in allocations])
+    def _raw(self, allocations: Sequence[Allocation], keep: bool = False) -> tuple[Floats, Floats]:
+        """Returns `[n, group]` features and logarithms of kept shares; trials' widths are kept for the next model."""
+        vector = self._history.problem.projection.vector
+        if keep:
+            self._vectors.update({each: vector(each) for each in allocations if each not in self._vectors})
+        widths = np.array([self._vectors[each] if keep else vector(each) for each in allocations])
         return self._features(widths), np.log(np.maximum(widths, 0.5) / self._dense)
 
 

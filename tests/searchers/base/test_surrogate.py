@@ -70,6 +70,16 @@ def test_what_is_known_of_trials_is_what_would_be_computed_anew() -> None:
             np.testing.assert_allclose(found, matern52(some, some, length), rtol=1e-14)
 
 
+def test_correlations_are_the_means_over_the_groups_where_widths_recur_in_some_of_them() -> None:
+    rng = np.random.default_rng(0)
+    some, others = (
+        Points(np.zeros((count, 3)), np.log(rng.integers(1, [2, 4, 30], size=(count, 3)) / 30)) for count in (7, 11)
+    )
+    found = matern52(some, others, 0.3)
+    each = Kernel(slope=0.0, rough=1.0, length=0.3)
+    assert np.allclose(found, [[covariance(each, one, other) for other in rows(others)] for one in rows(some)])
+
+
 def test_trials_that_all_say_the_same_are_modelled() -> None:
     one = points(1)
     some = Points(np.repeat(one.slopes, 6, axis=0), np.repeat(one.widths, 6, axis=0))
