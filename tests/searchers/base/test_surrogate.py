@@ -10,6 +10,7 @@ import pytest
 from autoprune.core.allocation import Allocation
 from autoprune.core.costs import Floats, within
 from autoprune.core.trial import Score, Stopped, Trial
+from autoprune.searchers.base import gaussian_process
 from autoprune.searchers.base.gaussian_process import CorrelationCache, Kernel, Points, Posterior, fit, matern52
 from autoprune.searchers.base.history import History
 from autoprune.searchers.base.moves import draw_new, draws
@@ -78,6 +79,23 @@ def test_correlations_are_the_means_over_the_groups_where_widths_recur_in_some_o
     found = matern52(some, others, 0.3)
     each = Kernel(slope=0.0, rough=1.0, length=0.3)
     assert np.allclose(found, [[covariance(each, one, other) for other in rows(others)] for one in rows(some)])
+
+
+def test_of_many_trials_all_choose_among_the_settings_that_half_of_them_find_likely(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    some, rng = points(80), np.random.default_rng(1)
+    values = np.linalg.cholesky(matern52(some, some, 0.3) + 0.1 * np.eye(80)) @ rng.normal(size=80)
+    values[::2] = some.slopes[::2].sum(axis=1)
+    kernels = []
+    for many, shortlist in ((81, 1), (80, 42), (80, 1)):
+        monkeypatch.setattr(gaussian_process, "MANY", many)
+        monkeypatch.setattr(gaussian_process, "SHORTLIST", shortlist)
+        kernels.append(fit(some, values, np.zeros(80), np.ones(4)).kernel)
+    by_all, among_all, by_half = kernels
+    assert by_all == among_all
+    assert by_all.rough > 0.0
+    assert by_half.rough == 0.0
 
 
 def test_trials_that_all_say_the_same_are_modelled() -> None:
