@@ -118,7 +118,7 @@ def search_space(
         pruner: a name (`autoprune list pruners`): what is removed, and by which score `apply` chooses it.
 
     Raises:
-        UserError: the network cannot be traced, or the rules or the pruner are at fault.
+        UserError: the network cannot run on the inputs, or the rules or the pruner are at fault.
     """
     chosen: Pruner = registry.resolve("pruner", pruner)
     given = dict(rules) if isinstance(rules, Mapping) else None if rules is None else str(rules)

@@ -45,17 +45,15 @@ class Refusing(Tiny):
         return super().forward(samples)
 
 
-class Untraceable(nn.Module):
-    """Its control flow depends on the values that flow through it."""
+class Failing(nn.Module):
+    """Its forward raises an error of its own."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Conv2d(1, 4, 3)
 
     def forward(self, samples: Tensor) -> Tensor:
-        if samples.sum() > 0:
-            samples = -samples
-        return self.layer(samples).mean((2, 3))
+        raise ValueError(f"no table for images of {samples.shape[-1]} pixels")
 
 
 def tiny() -> Tiny:
@@ -95,6 +93,6 @@ def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
 task = SimpleTask(tiny, data(0, 96), data(1, 64), data(2, 64))
 without_test = SimpleTask(tiny, data(0, 96), data(1, 64))
 refusing_task = SimpleTask(refusing, data(0, 96), data(1, 64), data(2, 64))
-untraceable = SimpleTask(Untraceable, data(0, 96), data(1, 64))
+failing = SimpleTask(Failing, data(0, 96), data(1, 64))
 faulty = SimpleTask(tiny, data(0, 96), data(1, 64), data(2, 64), loss=_loss)
 number = 7

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.core.trial import Candidate
 from autoprune.errors import AutopruneError, CheckpointError
@@ -21,7 +21,7 @@ from autoprune.pruning.criteria.base import LayerStatistics
 from autoprune.pruning.criteria.magnitudes import THRESHOLD
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.masks import masked_copy, top_k_mask
-from autoprune.pruning.surgery.thinning import check_same_outputs
+from autoprune.pruning.surgery.thinning import check_same_outputs, check_thinned
 
 
 class WiderThanParent(AutopruneError):
@@ -99,7 +99,11 @@ def restore_parent(dense: PrunableModel, checkpoint: PrunedCheckpoint) -> Prunab
     prunable = replace(
         whole, network=masked_copy(network, whole.lost_masks()), importance=whole.without_lost(importance)
     )
-    check_same_outputs(small, prunable.network, dense.inputs)
+    if dense.pruner.pattern.coupled:
+        kept = prunable.structures.kept_channels(prunable.importance, prunable.left())
+        check_thinned(small, prunable.network, dense.graph, kept, dense.inputs)
+    else:
+        check_same_outputs(small, prunable.network, dense.inputs)
     return prunable
 
 
@@ -150,7 +154,7 @@ def _nonzero(dense: PrunableModel, network: nn.Module, widths: Mapping[str, int]
     """
 
     def statistics_of(layer: Layer) -> LayerStatistics:
-        weight: Tensor = network.get_submodule(layer.name).weight.detach()  # type: ignore[operator]
+        weight = network.get_parameter(layer.weight_name).detach()
         return LayerStatistics(layer.name, dense.pruner.pattern.arrange(layer, weight.double()).flatten(0, 1))
 
     found = {}

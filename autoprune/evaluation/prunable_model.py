@@ -35,7 +35,7 @@ class PrunableModel:
 
     Attributes:
         network: with its trained weights, in evaluation mode; never changed. What it has lost is zero.
-        inputs: two samples like those it was traced with.
+        inputs: two samples like those it was recorded with.
         graph: its channels, whatever the pruner's pattern.
         structures: its groups under that pattern.
         importance: per group, scores of its structures by `pruner`.
@@ -127,7 +127,7 @@ def analyze(
         seed: of a criterion's random draws.
 
     Raises:
-        TaskError: the network cannot be traced or run.
+        TaskError: the network cannot run on the inputs.
         UserError: the pruner needs samples and there are none, or a score is not finite.
     """
     network.eval()

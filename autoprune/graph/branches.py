@@ -12,7 +12,7 @@ the first of equals. Refused is a branch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, fx, nn
@@ -20,11 +20,12 @@ from torch import Tensor, fx, nn
 from autoprune.core.budget import COST_KINDS
 from autoprune.core.costs import ONE, CostTable, CostTerm, Count
 from autoprune.errors import UserError, did_you_mean
-from autoprune.graph.channels import ChannelFlow
+from autoprune.graph.channels import ChannelFlow, layer_of
 from autoprune.graph.costs import measure_costs, measure_operations, tensor_terms
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import CONVOLUTIONS, TRANSPOSED, named_tensors, qualified_name
-from autoprune.graph.rules import ADDITIONS, arguments, name_of
+from autoprune.graph.rules.base import Activation
+from autoprune.graph.rules.table import name_of
 from autoprune.graph.zero_output import inspect_additions, outputs_zero
 
 Modules = Mapping[str, nn.Module]
@@ -38,7 +39,7 @@ class Branch:
     """A part of a network that can go whole: its addition becomes the shortcut.
 
     Attributes:
-        name: the first of `weights`.
+        name: the module of the first of `weights`.
         layers: names of all modules in it that hold parameters or buffers, in forward order; empty for the network.
         weights: those of them that are convolutions or linear layers.
         necessary: those of `weights` through which every path from the branch's input to the addition leads.
@@ -111,13 +112,16 @@ class _Part:
 def _parts(flow: ChannelFlow, modules: Modules) -> Iterator[_Part]:
     """Yields one possible branch for each addition that has any, in forward order."""
     reached = _depends_on_input(flow.traced.graph)
+    functional = {layer.tensor for layer in flow.layers if layer.incoming is not None}
     for node in flow.traced.graph.nodes:
         addends = _addends(node, flow)
         if addends is None:
             continue
-        sides = [_part(node, operand, shortcut, modules) for operand, shortcut in (addends, addends[::-1])]
+        sides = [_part(node, operand, shortcut, modules, functional) for operand, shortcut in (addends, addends[::-1])]
         whole = [side for side in sides if side.weights and side.shortcut in reached and reached & _sources(side.nodes)]
-        fitting = [side for side in whole if flow.values[side.shortcut] == flow.values[node]]
+        fitting = [
+            side for side in whole if flow.run.recording.values[side.shortcut] == flow.run.recording.values[node]
+        ]
         if fitting:
             yield max(fitting, key=lambda side: len(side.weights))  # of equals the first
 
@@ -133,31 +137,47 @@ def _depends_on_input(graph: fx.Graph) -> set[fx.Node]:
 
 def _addends(node: fx.Node, flow: ChannelFlow) -> tuple[fx.Node, fx.Node] | None:
     """Returns the two different activations that a node adds, or None where it does anything else."""
-    if node.op not in ("call_function", "call_method") or name_of(node) not in ADDITIONS or len(node.args) > 2:
+    if node.op not in ("call_function", "call_method") or name_of(node) != "add" or len(node.args) > 2:
         return None
-    given = arguments(node, ("input", "other"))
+    given = {**dict(zip(("input", "other"), node.args, strict=False)), **node.kwargs}
     one, other, alpha = given.pop("input", None), given.pop("other", None), given.pop("alpha", 1)
     if given or alpha != 1 or one is other or not isinstance(one, fx.Node) or not isinstance(other, fx.Node):
         return None
-    both = isinstance(flow.ids.get(one), Tensor) and isinstance(flow.ids.get(other), Tensor)
+    both = isinstance(flow.activations.get(one), Activation) and isinstance(flow.activations.get(other), Activation)
     return (one, other) if both else None
 
 
-def _part(addition: fx.Node, operand: fx.Node, shortcut: fx.Node, modules: Modules) -> _Part:
+def _part(
+    addition: fx.Node, operand: fx.Node, shortcut: fx.Node, modules: Modules, functional: Collection[str]
+) -> _Part:
     nodes = _exclusive_nodes(operand, addition)
-    found = (name for name, module in _modules(nodes, modules) if isinstance(module, _WEIGHTED))
-    weights = dict.fromkeys(found)  # a layer called twice is named once
+    weights: dict[str, None] = {}  # a layer called twice is named once
+    for node in nodes:
+        weights |= dict.fromkeys(n for n, module in _modules([node], modules) if isinstance(module, _WEIGHTED))
+        if node.op == "get_attr" and str(node.target) in functional:
+            weights[layer_of(str(node.target))] = None
     return _Part(addition, shortcut, nodes, tuple(weights))
+
+
+def _serving_the_output(graph: fx.Graph) -> set[fx.Node]:
+    """Returns the operations whose results the network's output is computed from."""
+    live: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op == "output" or live & set(node.users):
+            live.add(node)
+    return live
 
 
 def _exclusive_nodes(operand: fx.Node, addition: fx.Node) -> tuple[fx.Node, ...]:
     """Lists the operations whose results serve one operand of an addition and nothing else, in forward order."""
     inside: list[fx.Node] = []
     serving = {addition}
+    live = _serving_the_output(addition.graph)
     node = operand
     while node.op not in ("root", "placeholder"):
-        # An operation without users serves the operand no more than anything else.
-        if node.users and set(node.users) <= (serving if node is operand else serving - {addition}):
+        # An operation without users (a size that was asked for) serves the operand no more than anything else.
+        users = {user for user in node.users if user in live}
+        if users and users <= (serving if node is operand else serving - {addition}):
             inside.append(node)
             serving.add(node)
         node = node.prev
@@ -188,7 +208,8 @@ def _slots_used(nodes: Iterable[fx.Node], modules: Modules) -> dict[Slot, str]:
     for node in nodes:
         if node.op == "get_attr":
             path, _, key = str(node.target).rpartition(".")
-            found.setdefault((id(modules[path]), key), str(node.target))
+            if key in modules[path]._parameters or key in modules[path]._buffers:
+                found.setdefault((id(modules[path]), key), str(node.target))
         for name, module in _modules([node], modules):
             for key, _ in _own_tensors(module):
                 found.setdefault((id(module), key), qualified_name(name, key))
@@ -219,7 +240,7 @@ def _branch(part: _Part, modules: Modules, flow: ChannelFlow, copied: bool) -> B
     used = _slots_used(part.nodes, modules).values()
     tensors = tuple(name for name in used if name in registered)
     return Branch(
-        name=part.weights[0],
+        name=next((layer.module for layer in flow.layers if layer.name == part.weights[0]), part.weights[0]),
         layers=tuple(dict.fromkeys(name.rpartition(".")[0] for name in tensors)),
         weights=part.weights,
         necessary=tuple(name for name in part.weights if _is_necessary(name, part, flow)),
@@ -233,11 +254,13 @@ def _branch(part: _Part, modules: Modules, flow: ChannelFlow, copied: bool) -> B
 def _is_necessary(layer: str, part: _Part, flow: ChannelFlow) -> bool:
     """Tells whether every path of activations leads through a layer; unknown for layers inside modules kept whole."""
     calls = {node for node in part.nodes if node.op == "call_module" and node.target == layer}
+    read = [node for node in part.nodes if node.op == "get_attr" and layer_of(str(node.target)) == layer]
+    calls |= {user for node in read for user in node.users if user in flow.activations}
     inside, waiting, seen = set(part.nodes), [part.nodes[-1]], set(calls)
     reached = _depends_on_input(flow.traced.graph)
     while waiting:
         node = waiting.pop()
-        if node in seen or node not in flow.ids:
+        if node in seen or node not in flow.activations:
             continue
         if node not in inside and node in reached:
             return False

@@ -1,9 +1,9 @@
-"""Channel ids: numbers that stand for channels, which can be tied together or frozen."""
+"""Channel ids: numbers that stand for channels, which can be tied together or frozen, and arrays of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor
@@ -37,23 +37,22 @@ class ChannelIds:
         return one
 
     def tie(self, left: Tensor, right: Tensor) -> None:
-        """Ties the ids at the same positions of two arrays, both `[…]` of any one shape."""
+        """Ties the ids at the same positions of two arrays, `[…]` of shapes that broadcast."""
+        if left.shape != right.shape:
+            left, right = torch.broadcast_tensors(left, right)  # type: ignore[no-untyped-call]
         for a, b in {(a, b) for a, b in zip(left.flatten().tolist(), right.flatten().tolist(), strict=True) if a != b}:
             low, high = sorted((self.root(a), self.root(b)))
             self._parent[high] = low
 
-    def to_roots(self, ids: Tensor) -> Tensor:
-        """Returns `[…]` ids, each replaced by the root of its class, so that tied ids are equal; shape unchanged."""
+    def tie_along(self, ids: Tensor, axes: Iterable[int]) -> None:
+        """Ties the entries of `[…]` ids along some axes, so that they stay or go together."""
+        self.tie(ids, first_along(ids, axes))
+
+    def rooted(self, ids: Tensor) -> Tensor:
+        """Returns `[…]` ids, each replaced by the root of its class; axes along which they do not vary are cut to 1."""
         small = compress(ids)
         roots = [self.root(one) for one in small.flatten().tolist()]
-        return torch.tensor(roots, dtype=torch.long).view(small.shape).expand(ids.shape)
-
-    def along(self, ids: Tensor, dim: int) -> Tensor | None:
-        """Returns the `[size]` ids along one axis of `[…]`, or None where ids that are not tied vary along another."""
-        dim %= ids.dim()
-        if any(other != dim for other in varying(ids)) and varying(self.to_roots(ids)) not in ([], [dim]):
-            return None
-        return first_along(ids, set(range(ids.dim())) - {dim}).flatten()
+        return compress(torch.tensor(roots, dtype=torch.long).view(small.shape))
 
     def freeze(self, ids: Tensor, reason: str) -> None:
         """Marks the classes of `[…]` ids as never to be removed; the first reason given for an id is kept."""
@@ -82,7 +81,7 @@ def first_along(ids: Tensor, dims: Iterable[int]) -> Tensor:
 def compress(ids: Tensor) -> Tensor:
     """Narrows every axis of `[…]` ids along which they do not vary to length 1; the number of axes stays."""
     for dim in range(ids.dim()):
-        if ids.size(dim) == 1:
+        if ids.size(dim) <= 1:
             continue
         first = first_along(ids, [dim])
         if ids.stride(dim) == 0 or bool((ids == first).all()):
@@ -90,40 +89,47 @@ def compress(ids: Tensor) -> Tensor:
     return ids
 
 
-def varying(ids: Tensor) -> list[int]:
-    """Returns the axes along which `[…]` ids vary, ascending."""
-    return [dim for dim, size in enumerate(compress(ids).shape) if size > 1]
+def axes_of(ids: Tensor) -> list[int]:
+    """Returns the axes along which compressed `[…]` ids vary, ascending."""
+    return [dim for dim, size in enumerate(ids.shape) if size > 1]
 
 
-def lay_along(ids: Tensor, shape: torch.Size, dim: int) -> Tensor:
-    """Lays `[size]` ids along one axis of an activation of that shape, without memory for the other axes.
+def lay_along(ids: Tensor, rank: int, dim: int) -> Tensor:
+    """Lays `[size]` ids along one axis, `[…, size, …]` with length 1 along the others.
 
     Args:
         ids: `[size]`, one for each entry of the axis.
-        shape: of the activation and of the result.
+        rank: number of axes of the result.
         dim: the axis; negative ones count from the last.
     """
-    view = [1] * len(shape)
-    view[dim % len(shape)] = len(ids)
-    return ids.view(view).expand(shape)
+    view = [1] * rank
+    view[dim % rank] = len(ids)
+    return ids.reshape(view)
 
 
 def thin_ids(ids: Tensor, keep: Tensor) -> Tensor | None:
     """Drops the ids that go from each axis; None where those that stay do not form an array.
 
     Args:
-        ids: `[…]` of any shape.
+        ids: `[…]` of any shape, compressed.
         keep: `[ids]` for every id there is, whether it stays.
     """
-    small = compress(ids)
-    stays = keep[small]
-    rows = [stays.movedim(dim, 0).flatten(1).any(1) if small.dim() > 1 else stays for dim in range(small.dim())]
+    stays = keep[ids]
+    rows = [stays.movedim(dim, 0).flatten(1).any(1) if ids.dim() > 1 else stays for dim in range(ids.dim())]
     # Rows with something in them span an array; if it has more entries than stay, there are holes in it.
     if math.prod(int(kept.sum()) for kept in rows) != int(stays.sum()):
         return None
-    shape = list(ids.shape)
     for dim, kept in enumerate(rows):
-        if small.size(dim) > 1:
-            small = small.index_select(dim, kept.nonzero().flatten())
-            shape[dim] = small.size(dim)
-    return small.expand(shape)
+        if ids.size(dim) > 1:
+            ids = ids.index_select(dim, kept.nonzero().flatten())
+    return ids
+
+
+def overlap(one: Tensor, other: Tensor) -> bool:
+    """Tells whether two compressed arrays of ids vary along a common axis."""
+    return bool(set(axes_of(one)) & set(axes_of(other)))
+
+
+def covered(arrays: Collection[Tensor]) -> set[int]:
+    """Returns the axes along which any of some compressed arrays of ids varies."""
+    return {axis for ids in arrays for axis in axes_of(ids)}

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autoprune.graph.channel_ids import varying
+from autoprune.graph.channel_ids import axes_of, first_along
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import ACTIVATIONS, Layer, is_one_of
-from autoprune.graph.rules import ACTIVATION_FUNCTIONS, name_of
+from autoprune.graph.rules.base import Activation
+from autoprune.graph.rules.elementwise import ACTIVATION_FUNCTIONS
+from autoprune.graph.rules.table import name_of
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def _operations_behind(graph: ChannelGraph, layer: Layer) -> tuple[list[fx.Node]
             carrying.add(node)
         elif target in producers:
             used += sources
-        elif sources and node in flow.ids and node not in flow.opaque:
+        elif sources and node in flow.activations and node not in flow.opaque:
             carrying.add(node)
             passed.append(node)
     return passed, used
@@ -113,15 +115,22 @@ def _is_activation(node: fx.Node, traced: fx.GraphModule) -> bool:
 
 def _locate(graph: ChannelGraph, layer: Layer, node: fx.Node) -> ChannelLocation | None:
     """Finds the axis of an operation's result that holds all output channels of a layer, or None."""
-    ids = graph.flow.ids.get(node)
-    if not isinstance(ids, Tensor) or not ids.numel():
+    found = graph.flow.activations.get(node)
+    if not isinstance(found, Activation) or not found.shape.numel():
         return None
     channels = graph.flow.channels
-    axes: list[tuple[int | None, Tensor | None]] = [(dim, channels.along(ids, dim)) for dim in varying(ids)]
-    for dim, found in axes or [(None, ids.flatten()[:1])]:
-        channel_map = None if found is None else _map_channels(layer.outgoing, found, graph.roots)
+    if not found.ids and 1 in found.shape and len(layer.outgoing) == 1:
+        return ChannelLocation(
+            node, None, ChannelMap(torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+        )
+    for ids in found.ids:
+        axes = axes_of(channels.rooted(ids))
+        if len(axes) != 1:
+            continue
+        along = first_along(ids, set(range(ids.dim())) - set(axes)).flatten()
+        channel_map = _map_channels(layer.outgoing, along, graph.roots)
         if channel_map is not None:
-            return ChannelLocation(node, dim, channel_map)
+            return ChannelLocation(node, axes[0], channel_map)
     return None
 
 

@@ -1,290 +1,447 @@
 """Follows channels through a network: which must go together, and which must stay.
 
-Every activation gets an array of channel ids of its own shape. Structural operations (view, cat, chunk, pad, flatten,
-permute) run on the ids themselves; an addition ties the ids that meet; a grouped convolution ties its groups to each
-other; an operation that is not understood freezes the ids that reach it, which costs prunability, never correctness.
+Every activation gets arrays of channel ids (see `rules.base`). Structural operations (view, cat, chunk, pad, flatten,
+permute) run on the ids themselves; an addition ties the ids that meet; a product ties what it sums over; an operation
+that is not understood freezes the ids that reach it, which costs prunability, never correctness.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from autoprune.errors import TaskError, describe, foreign_code
-from autoprune.graph import layers, rules
-from autoprune.graph.capture import mode
-from autoprune.graph.channel_ids import ChannelIds, compress, lay_along
+from autoprune.graph import layers
+from autoprune.graph.channel_ids import ChannelIds, axes_of, lay_along
 from autoprune.graph.inputs import ModelInputs
-from autoprune.graph.layers import Layer
-from autoprune.graph.rules import QUERIES, RULES, STRUCTURAL, ZEROS, Operation, map_tensors, name_of, tensors_in
+from autoprune.graph.layers import ChannelAxis, Layer, LayerKind, Side, qualified_name
+from autoprune.graph.modules.recurrent_axes import recurrent_axes
+from autoprune.graph.recording.capture import Recording
+from autoprune.graph.rules import channel_layers, contractions, elementwise, recurrent, shapes
+from autoprune.graph.rules.base import Activation, Channels, Operation, Product, activations_in
+from autoprune.graph.rules.table import RULES, name_of
+
+_LONGEST = 2**17
+"""Axes of bare parameters that are longer hold no channels."""
+
+
+@dataclass(frozen=True)
+class FollowedRun:
+    """One run of the network, as it was recorded and followed.
+
+    Attributes:
+        activations: operation to its activation; nested lists of them for operations with several results. Operations
+            whose value is no tensor are absent.
+        opaque: operations that are not understood; the channels that reach them stay.
+    """
+
+    recording: Recording
+    activations: Mapping[fx.Node, Any]
+    opaque: frozenset[fx.Node]
 
 
 @dataclass(frozen=True)
 class ChannelFlow:
-    """The channels of a network, as found by following one batch through it.
+    """The channels of a network, as found by following what it did in one run or several.
 
     Attributes:
-        ids: node to channel ids, of the shape of its activation; tuples of them for operations with several results.
-            Nodes whose value is no tensor are absent.
-        values: node to its value; of tensors to their shape.
+        run: of the inputs, in evaluation mode.
+        others: runs in which it did other operations: in training mode, or with other values.
+        axes: the axes of parameters and buffers that hold channels.
         layers: the layers with channels that can be told apart, in forward order.
         channels: the ids, with what is tied and frozen.
-        opaque: nodes that are not understood; the channels that reach them stay.
-        inputs: two samples.
+        products: multiply-adds by operation of the first run.
+        inputs: a few samples.
     """
 
-    traced: fx.GraphModule
-    ids: Mapping[fx.Node, Any]
-    values: Mapping[fx.Node, Any]
+    run: FollowedRun
+    others: tuple[FollowedRun, ...]
+    axes: tuple[ChannelAxis, ...]
     layers: tuple[Layer, ...]
     channels: ChannelIds
-    opaque: frozenset[fx.Node]
+    products: Mapping[fx.Node, list[Product]]
     inputs: ModelInputs
 
+    @property
+    def runs(self) -> tuple[FollowedRun, ...]:
+        return (self.run, *self.others)
 
-def follow_channels(network: nn.Module, traced: fx.GraphModule, inputs: ModelInputs) -> ChannelFlow:
-    """Runs a batch through the traced network and follows its channels.
+    @property
+    def traced(self) -> fx.GraphModule:
+        """The network's twin, which runs what was recorded."""
+        return self.run.recording.traced
+
+    @property
+    def activations(self) -> Mapping[fx.Node, Any]:
+        return self.run.activations
+
+    @property
+    def opaque(self) -> frozenset[fx.Node]:
+        return self.run.opaque
+
+
+def follow_channels(
+    network: nn.Module, recordings: Sequence[Recording], single: Recording, inputs: ModelInputs
+) -> ChannelFlow:
+    """Follows the channels of a network through what it did; what any run ties is tied.
 
     Args:
         network: is not changed.
-        traced: the network's twin; it shares the network's modules.
-        inputs: a few samples.
-
-    Raises:
-        TaskError: the network cannot run on them.
+        recordings: of a few samples, first that of the inputs in evaluation mode.
+        single: of one sample, from which costs are taken where it did the same operations.
+        inputs: those samples.
     """
-    with mode(traced, training=False), torch.no_grad():
-        try:
-            with foreign_code():
-                inputs.call(traced)
-        except Exception as fault:  # whatever the user's network raises
-            raise TaskError(f"the network cannot run on {inputs}: {describe(fault)}") from fault
-        follower = _ChannelFollower(network, traced)
-        follower.run(*inputs.arguments_of(traced.graph))
-        follower.freeze_shared_layers()
-        positions = _count_positions(traced, follower.layers.values(), inputs.take(1))
-    found = tuple(replace(layer, positions=positions[name]) for name, layer in follower.layers.items())
+    follower = _ChannelFollower(network)
+    runs = [follower.follow(recording, single) for recording in recordings]
+    for run in runs:
+        follower.split_evenly(run)
     return ChannelFlow(
-        traced, follower.ids, follower.values, found, follower.channels, frozenset(follower.opaque), inputs.take(2)
+        runs[0],
+        tuple(runs[1:]),
+        tuple(follower.axes.values()),
+        tuple(follower.layers(runs[0])),
+        follower.channels.ids,
+        {node: found for node, found in follower.channels.products.items() if node in runs[0].activations},
+        inputs.take(2),
     )
 
 
-class _ChannelFollower(fx.Interpreter):
-    """Computes each node's value and its ids."""
+class _ChannelFollower:
+    """Finds each operation's activation; parameters have the same ids in all runs."""
 
-    def __init__(self, network: nn.Module, traced: fx.GraphModule) -> None:
-        super().__init__(traced)
-        self.channels = ChannelIds()
-        self.ids: dict[fx.Node, Any] = {}
-        self.values: dict[fx.Node, Any] = {}
-        self.layers: dict[str, Layer] = {}
-        self._tensors = layers.named_tensors(network)
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self.channels = Channels()
+        self.axes: dict[tuple[str, int], ChannelAxis] = {}
+        self._found: dict[str, tuple[str, LayerKind, str, int]] = {}
+        self._alone: Tensor | None = None
+        self._names: dict[int, str] = {}
+        self._tensors: dict[str, Tensor] = {}
+        for name, module in network.named_modules():
+            for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is not None and id(tensor) not in self._names:
+                    self._names[id(tensor)] = qualified_name(name, key)
+                    self._tensors[qualified_name(name, key)] = tensor
+
+    def follow(self, recording: Recording, single: Recording) -> FollowedRun:
+        """Follows one run; costs are those of `single`."""
+        self._recording, self._singles = recording, _matching_values(recording, single)
+        self.activations: dict[fx.Node, Any] = {}
         self.opaque: set[fx.Node] = set()
-        self._shared = _shared_tensors(network)
-        self._used_elsewhere: set[int] = set()  # identities of tensors that something not followed uses
+        for node in recording.graph.nodes:
+            found = self._follow(node)
+            if found is not None:
+                self.activations[node] = found
+        return FollowedRun(recording, self.activations, frozenset(self.opaque))
 
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        self.values[n] = map_tensors(value, lambda tensor: tensor.shape)
-        ids = self._ids_of(n, value)
-        if ids is not None:
-            self.ids[n] = ids
-        return value
-
-    def freeze_shared_layers(self) -> None:
-        """Freezes the layers that share a tensor with another layer, or with something that is not followed."""
-        users: dict[int, list[Layer]] = {}
-        for layer in self.layers.values():
-            for name in {axis.tensor for axis in layers.channel_axes(layer, self._tensors)}:
-                users.setdefault(id(self._tensors[name]), []).append(layer)
-        for tensor, found in users.items():
-            if tensor in self._used_elsewhere or len(found) > 1:
-                for layer in found:
-                    own = layer.outgoing if layer.incoming is None else torch.cat([layer.outgoing, layer.incoming])
-                    self.channels.freeze(own, f"{layer.name} is used in several ways")
-
-    def _ids_of(self, node: fx.Node, value: Any) -> Any:
-        """Returns the ids of a node's value, in tuples or lists where it has several results; None for no tensor."""
+    def _follow(self, node: fx.Node) -> Any:
+        """Returns the activation of an operation's result, nested where there are several; None for no tensor."""
+        shape = self._recording.values[node]
         if node.op == "output":
-            self._freeze_all(node.args, "it is the network's output")
+            self._freeze_all(node, "it is the network's output")
             return None
         if node.op == "placeholder":
-            return self._frozen_ids(value, "it is the network's input")
+            return _fixed(shape, "it is the network's input")
         if node.op == "get_attr":
-            return self._bare_tensor(node, value)
-        op = Operation(node, value, self.channels, self.ids, self.env)
-        if node.op != "call_module" and name_of(node) in ZEROS and isinstance(value, Tensor):
-            ids = rules.zeros(op)
-        elif not any(source in self.ids for source in node.all_input_nodes):
-            return self._frozen_ids(value, "it does not depend on channels") if tensors_in(value) else None
-        elif node.op == "call_module":
-            ids = self._module_ids(op)
-        elif name_of(node) in QUERIES and not tensors_in(value):
+            return self._read(node, shape)
+        if not _holds_tensors(shape):
             return None
-        else:
-            ids = _call_ids(op)
-        return self._freeze_operation(node, value) if ids is None else ids
+        index = node.args[1] if len(node.args) > 1 else None
+        source = self.activations.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
+        if isinstance(source, list) and isinstance(index, int) and name_of(node) == "getitem":
+            return source[index]
+        op = self._operation(node, shape)
+        if not op.operands() and op.name not in shapes.FILLED and node.op != "call_module":
+            return _fixed(shape, "it does not depend on channels")
+        found = self._module(op) if node.op == "call_module" else self._call(op)
+        return self._freeze_operation(op) if found is None else found
 
-    def _freeze_operation(self, node: fx.Node, value: Any) -> Any:
-        """Freezes the ids that reach an unknown operation, and gives its result frozen ones."""
-        self.opaque.add(node)
-        what, kind = node.name, name_of(node)
-        if node.op == "call_module":
-            module = self.fetch_attr(str(node.target))
-            what, kind = str(node.target), type(module).__name__
-            self._used_elsewhere |= {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
-        reason = f"{what} ({kind}) is not followed"
-        self._freeze_all((node.args, node.kwargs), reason)
-        return self._frozen_ids(value, reason)
+    def split_evenly(self, run: FollowedRun) -> None:
+        """Ties what is still split over several axes, so that whatever goes leaves an array.
 
-    def _frozen_ids(self, value: Any, reason: str) -> Any:
-        """Returns one frozen id for all channels of each tensor in a value; None where there is no tensor."""
-        if isinstance(value, Tensor):
-            new = self.channels.new(1)  # stands for any number of channels that cannot be told apart
-            self.channels.freeze(new, reason)
-            return new.view([1] * value.dim()).expand(value.shape)
-        if isinstance(value, (tuple, list)) and tensors_in(value):
-            return [self._frozen_ids(item, reason) if tensors_in(item) else () for item in value]
-        return None
-
-    def _freeze_all(self, value: Any, reason: str) -> None:
-        def freeze(node: fx.Node) -> fx.Node:
-            for ids in tensors_in(self.ids.get(node)):
-                self.channels.freeze(compress(ids), reason)
-            return node
-
-        fx.node.map_arg(value, freeze)
-
-    def _module_ids(self, op: Operation) -> Any:
-        module = self.fetch_attr(str(op.node.target))
-        kind = layers.layer_kind(module)
-        if kind is not None:
-            return self._layer_ids(op, module, kind)
-        if layers.is_one_of(module, layers.STRUCTURAL):
-            return rules.structural(op, lambda args, kwargs: module(*args, **kwargs))
-        if not isinstance(op.value, Tensor):
-            return None
-        if layers.elementwise(module):
-            return rules.elementwise(op)
-        if layers.is_one_of(module, layers.SPATIAL):
-            return rules.spatial(op, next(axes for known, axes in layers.SPATIAL.items() if isinstance(module, known)))
-        return rules.pixel_shuffle(op) if layers.is_one_of(module, (nn.PixelShuffle,)) else None
-
-    def _layer_ids(self, op: Operation, module: nn.Module, kind: layers.LayerKind) -> Any:
-        source, value, name = op.source("input", "output_size"), op.value, str(op.node.target)
-        own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-        if source is None or len(op.operands()) != 1 or any(id(tensor) in self._shared for tensor in own):
-            return None
-        axis = -1 if kind == "linear" else 1
-        if not _has_batch_axis(module, kind, source):
-            return None
-        incoming = self.channels.along(source, axis)
-        if incoming is None:
-            return None
-        layer = self.layers.get(name)
-        if layer is None:
-            layer = self.layers[name] = self._first_call(name, module, kind, incoming)
-        else:  # called again: its input channels are the same ones every time
-            expected = layer.incoming if layer.incoming is not None else layer.outgoing
-            if len(expected) != len(incoming):
-                return None
-            self.channels.tie(expected, incoming)
-        return lay_along(layer.outgoing, value.shape, axis)
-
-    def _first_call(self, name: str, module: nn.Module, kind: layers.LayerKind, incoming: Tensor) -> Layer:
-        if kind == "per_channel":
-            return Layer(name, kind, type(module).__name__, None, incoming)
-        groups = int(getattr(module, "groups", 1))
-        out = int(module.out_features if kind == "linear" else module.out_channels)  # type: ignore[arg-type]
-        layer = Layer(name, kind, type(module).__name__, incoming, self.channels.new(out), groups=groups)
-        self._tie_groups(layer)
-        return layer
-
-    def _tie_groups(self, layer: Layer) -> None:
-        """Ties across the groups of a convolution, so that each group loses equally many channels.
-
-        A depthwise one passes its channels on instead: each input channel is tied to what is made of it.
+        Of channels split into groups and channels of a group, those at one position of the last axis are tied, so that
+        as many go from every group.
         """
-        if layer.groups == 1:
-            return
-        assert layer.incoming is not None  # only producing layers have groups
-        incoming = layer.incoming.reshape(layer.groups, -1)
-        outgoing = layer.outgoing.reshape(layer.groups, -1)
-        if layer.depthwise:
-            self.channels.tie(outgoing, incoming.expand(outgoing.shape))
-            return
-        self.channels.tie(incoming, incoming[:1].expand(incoming.shape))
-        self.channels.tie(outgoing, outgoing[:1].expand(outgoing.shape))
+        for node in run.recording.graph.nodes:
+            for each in activations_in(run.activations.get(node)):
+                for ids in self.channels.rooted(each).ids:
+                    axes = axes_of(ids)
+                    if len(axes) > 1:
+                        self.channels.ids.tie_along(ids, axes[:-1])
 
-    def _bare_tensor(self, node: fx.Node, value: Any) -> Any:
-        """Follows a parameter or buffer used by itself if it is a vector, one value per channel; freezes any other."""
-        name = str(node.target)
-        if not isinstance(value, Tensor):
+    def _operation(self, node: fx.Node, shape: Any) -> Operation:
+        recording = self._recording
+        name = (
+            type(self._network.get_submodule(str(node.target))).__name__ if node.op == "call_module" else name_of(node)
+        )
+        owner = str(node.target) if node.op == "call_module" else self._owner(node)
+        return Operation(
+            node, name, shape, self.channels, self.activations, recording.values, recording.kept, self._singles,
+            recording.reached, owner,
+        )  # fmt: skip
+
+    def _owner(self, node: fx.Node) -> str:
+        """Returns the module whose parameter a function uses, else the one that called it."""
+        names = [
+            self._recording.parameters[source]
+            for source in node.all_input_nodes
+            if source in self._recording.parameters
+        ]
+        return layer_of(names[0]) if names else self._recording.sites[node].scope
+
+    def _call(self, op: Operation) -> Any:
+        rule = RULES.get(op.name)
+        found = rule(op) if rule is not None else None
+        if found is not None and op.name in _FUNCTIONS:
+            self._add_functional_layer(op)
+        return found
+
+    def _freeze_operation(self, op: Operation) -> Any:
+        """Freezes the ids that reach an unknown operation, and gives its result none."""
+        self.opaque.add(op.node)
+        reason = f"{op.owner if op.node.op == 'call_module' else op.node.name} ({op.name}) is not followed"
+        self._freeze_all(op.node, reason)
+        if op.node.op == "call_module":
+            for tensor in self._network.get_submodule(str(op.node.target)).state_dict(keep_vars=True).values():
+                for axis in self.axes.values():
+                    if axis.tensor == self._names.get(id(tensor)):
+                        self.channels.ids.freeze(axis.ids, reason)
+        return _fixed(op.shape, reason)
+
+    def _freeze_all(self, node: fx.Node, reason: str) -> None:
+        def freeze(source: fx.Node) -> fx.Node:
+            if source not in self.activations and isinstance(source.target, type):  # a container
+                self._freeze_all(source, reason)
+            for each in activations_in(self.activations.get(source)):
+                self.channels.freeze(each, reason)
+            return source
+
+        fx.node.map_arg((node.args, dict(node.kwargs)), freeze)
+
+    # Parameters
+
+    def _read(self, node: fx.Node, shape: Any) -> Any:
+        if not isinstance(shape, torch.Size):
             return None
-        axes = [dim for dim, size in enumerate(value.shape) if size > 1]
-        if len(axes) != 1 or id(value) in self._shared or self._tensors.get(name) is not value:
-            self._used_elsewhere.add(id(value))
-            return self._frozen_ids(value, f"{name} is no vector of one value per channel")
-        if name not in self.layers:
-            ids = self.channels.new(value.size(axes[0]))
-            self.layers[name] = Layer(name, "parameter", "Parameter", None, ids, dim=axes[0])
-        return lay_along(self.layers[name].outgoing, value.shape, axes[0])
+        name = self._recording.parameters.get(node)
+        if name is None:
+            return _fixed(shape, f"{node.target} is a constant")
+        return self._tensor(name, "passthrough")
+
+    def _parameter(self, module: nn.Module, key: str, *sides: Side) -> Activation | None:
+        """Returns a module's parameter or buffer as an activation, its axes of these sides."""
+        tensor = getattr(module, key, None)
+        return self._tensor(self._names[id(tensor)], *sides) if isinstance(tensor, Tensor) else None
+
+    def _tensor(self, name: str, *sides: Side) -> Activation:
+        """Returns a parameter or buffer with ids along its axes: the first ones of these sides, else the last side."""
+        tensor = self._tensors[name]
+        arrays = []
+        for dim, size in enumerate(tensor.shape):
+            if not 1 < size <= _LONGEST or (len(sides) > 1 and dim >= len(sides)):
+                continue
+            side = sides[min(dim, len(sides) - 1)]
+            axis = self.axes.get((name, dim))
+            if axis is None:
+                axis = self.axes[name, dim] = ChannelAxis(name, dim, side, self.channels.new(size))
+            elif axis.side == "passthrough" and side != "passthrough":
+                axis = self.axes[name, dim] = ChannelAxis(name, dim, side, axis.ids)
+            arrays.append(lay_along(axis.ids, tensor.dim(), dim))
+        return Activation(tensor.shape, tuple(arrays))
+
+    # Modules
+
+    def _module(self, op: Operation) -> Any:
+        module = self._network.get_submodule(str(op.node.target))
+        if layers.is_one_of(module, layers.RECURRENT):
+            return self._recurrent(op, module)
+        kind = layers.layer_kind(module)
+        source = op.activation(op.node.args[0] if op.node.args else op.node.kwargs.get("input"))
+        if source is None:
+            return None
+        given: fx.Node = op.node.args[0] if op.node.args else op.node.kwargs["input"]  # type: ignore[assignment]
+        if kind == "linear" or kind in ("convolution", "transposed"):
+            return self._weighted(op, module, kind, given, source)
+        vectors = [
+            each
+            for key in ("weight", "bias", "running_mean", "running_var")
+            if (each := self._parameter(module, key, "passthrough")) is not None
+        ]
+        if layers.is_one_of(module, (nn.Embedding,)) and module.max_norm is None:
+            found: Any = channel_layers.embedding(op, self._parameter(module, "weight", "in", "out"))
+        elif layers.is_one_of(module, (nn.LayerNorm, nn.RMSNorm)):
+            found = channel_layers.layer_norm(op, source, len(module.normalized_shape), vectors)  # type: ignore[arg-type]
+        elif layers.is_one_of(module, (nn.GroupNorm,)):
+            found = channel_layers.group_norm(op, source, module.num_groups, vectors)  # type: ignore[arg-type]
+        elif kind == "per_channel":
+            wanted = layers.axes_per_sample(module)
+            found = channel_layers.per_channel(op, source, vectors) if wanted in (None, len(source.shape)) else None
+        elif layers.elementwise(module):
+            found = elementwise.elementwise(op)
+        elif layers.is_one_of(module, layers.SPATIAL):
+            axes = next(axes for known, axes in layers.SPATIAL.items() if isinstance(module, known))
+            found = channel_layers.spatial(op, axes)
+        else:
+            found = None
+        if found is not None and vectors:
+            self._add_layer(op.owner, module, "embedding" if isinstance(module, nn.Embedding) else "per_channel")
+        return found
+
+    def _recurrent(self, op: Operation, module: nn.Module) -> Any:
+        axes = recurrent_axes(module)  # type: ignore[arg-type]
+        tensors: dict[tuple[str, int], Tensor] = {}
+        for axis in axes:
+            name = self._names[id(getattr(module, axis.tensor))]
+            known = self.axes.get((name, axis.dim))
+            if known is None:
+                size = self._tensors[name].shape[axis.dim]
+                known = self.axes[name, axis.dim] = ChannelAxis(name, axis.dim, axis.side, self.channels.new(size))
+            tensors[axis.tensor, axis.dim] = known.ids
+        found = recurrent.recurrent(op, axes, tensors)
+        if found is not None:
+            for tensor in dict.fromkeys(axis.tensor for axis in axes if axis.dim == 1):
+                name = f"{op.owner}.{tensor}".lstrip(".")
+                self._found.setdefault(
+                    name, (self._names[id(getattr(module, tensor))], "linear", type(module).__name__, 1)
+                )
+        return found
+
+    def _weighted(self, op: Operation, module: nn.Module, kind: LayerKind, given: fx.Node, source: Activation) -> Any:
+        sides: tuple[Side, Side] = ("in", "out") if kind == "transposed" else ("out", "in")
+        groups = int(getattr(module, "groups", 1))
+        if groups > 1 and groups == getattr(module, "in_channels", 0):
+            sides = ("passthrough", "passthrough")
+        weight = self._parameter(module, "weight", *sides)
+        bias = self._parameter(module, "bias", "passthrough" if "passthrough" in sides else "out")
+        assert weight is not None
+        if kind == "linear":
+            found: Any = contractions.apply_linear(op, given, source, None, weight, bias)
+        else:
+            found = channel_layers.convolve(op, given, source, weight, bias, groups, kind == "transposed")
+        if found is not None:
+            self._add_layer(op.owner, module, kind)
+        return found
+
+    # Layers
+
+    def _add_layer(self, name: str, module: nn.Module, kind: LayerKind) -> None:
+        tensor = getattr(module, "weight", None)
+        tensor = tensor if isinstance(tensor, Tensor) else getattr(module, "running_mean", None)
+        if isinstance(tensor, Tensor):
+            self._found.setdefault(
+                name, (self._names[id(tensor)], kind, type(module).__name__, int(getattr(module, "groups", 1)))
+            )
+
+    def _add_functional_layer(self, op: Operation) -> None:
+        """Adds the layer that a function is which multiplies with a parameter, or with a part of one."""
+        factors = op.node.all_input_nodes
+        if op.name.endswith("_cell"):
+            factors = [each for each in op.node.args[2:4] if isinstance(each, fx.Node)]
+        for source in factors:
+            origin = source
+            while origin.op != "get_attr" and origin.all_input_nodes and op.fixed(origin):
+                origin = origin.all_input_nodes[0]
+            name = self._recording.parameters.get(origin)
+            if (
+                name is None
+                or self._tensors[name].dim() < 2
+                or (self._tensors[name].dim() > 2 and "conv" not in op.name)
+            ):
+                continue
+            kind, groups = _FUNCTIONS[op.name], 1
+            if op.name in ("addmm", "matmul", "mm") and source is factors[-1]:
+                kind = "transposed"  # `x @ weight`, whose weight is `[in, out]`
+            outer, inner = (1, 0) if kind in ("transposed", "embedding") else (0, 1)
+            for dim, side in ((outer, "out"), (inner, "in")):
+                axis = self.axes.get((name, dim))
+                if axis is not None and axis.side == "passthrough":
+                    self.axes[name, dim] = replace(axis, side=side)  # type: ignore[arg-type]
+            if kind in ("convolution", "transposed"):
+                groups = op.number(op.arguments(*channel_layers.order_of(op.name)).get("groups", 1))
+            self._found.setdefault(layer_of(name), (name, kind, "Parameter", groups))
+
+    def layers(self, run: FollowedRun) -> Iterator[Layer]:
+        """Yields the layers, in forward order, then the parameters that are used by themselves."""
+        uses: Counter[str] = Counter()
+        tensors: Counter[str] = Counter()
+        for node, products in self.channels.products.items():
+            for each in products if node in run.activations else ():
+                uses[each.layer] += each.factor * prod(len(ids.flatten()) for ids in each.ids)
+        for name, (tensor, *_) in self._found.items():
+            tensors[tensor] += uses[name]
+        owned = set()
+        for name, (tensor, kind, type_name, groups) in self._found.items():
+            size = self._tensors[tensor].numel()
+            layer = self._layer(name, tensor, kind, type_name, groups, tensors[tensor] // (2 * size))
+            owned |= {
+                tensor,
+                *(qualified_name(layer_of(tensor), key) for key in ("bias", "running_mean", "running_var")),
+            }
+            yield layer
+        for (tensor, dim), axis in self.axes.items():
+            if tensor not in owned:
+                yield Layer(tensor, "parameter", "Parameter", None, axis.ids, tensor=tensor, dim=dim)
+
+    def _layer(self, name: str, tensor: str, kind: LayerKind, type_name: str, groups: int, positions: int) -> Layer:
+        shape = self._tensors[tensor].shape
+        if kind == "per_channel":
+            return Layer(name, kind, type_name, None, self._ids_along(tensor, 0), tensor=tensor)
+        outer, inner = (1, 0) if kind in ("transposed", "embedding") else (0, 1)
+        outgoing, incoming = self._ids_along(tensor, outer), self._ids_along(tensor, inner)
+        if groups > 1 and kind == "transposed":
+            outgoing = outgoing.repeat(groups)
+        elif groups > 1:
+            incoming = incoming.repeat(groups)
+        if groups > 1 and shape[1] == 1:  # depthwise: each input channel is tied to what is made of it
+            whole = incoming if kind == "transposed" else outgoing
+            outgoing, incoming = whole, whole.view(groups, -1)[:, 0]
+        return Layer(name, kind, type_name, incoming, outgoing, positions, groups, tensor=tensor)
+
+    def _ids_along(self, tensor: str, dim: int) -> Tensor:
+        axis = self.axes.get((tensor, dim))
+        if axis is not None:
+            return axis.ids
+        if self._alone is None:
+            self._alone = self.channels.new(1)
+            self.channels.ids.freeze(self._alone, "it is not divided")
+        return self._alone.expand(self._tensors[tensor].shape[dim])
 
 
-def _call_ids(op: Operation) -> Any:
-    """Returns the ids of a function's or method's result, or None where it is not understood."""
-    name = name_of(op.node)
-    if name in STRUCTURAL:
-        return rules.structural(op, partial(rules.run_operation, op.node.op, op.node.target))
-    rule = RULES.get(name)
-    return rule(op) if rule is not None and isinstance(op.value, Tensor) else None
+def layer_of(tensor: str) -> str:
+    """Returns the name of the layer that a parameter belongs to: its module, unless it is one of several there."""
+    return tensor.removesuffix(".weight")
 
 
-def _has_batch_axis(module: nn.Module, kind: layers.LayerKind, source: Tensor) -> bool:
-    """Tells whether the activation has the axes a layer expects; one sample alone would have its channels elsewhere."""
-    if kind == "linear":
-        return source.dim() >= 2
-    if kind == "per_channel":
-        per_sample = {nn.InstanceNorm1d: 3, nn.InstanceNorm2d: 4, nn.InstanceNorm3d: 5}
-        wanted = [axes for known, axes in per_sample.items() if isinstance(module, known)]
-        return source.dim() == wanted[0] if wanted else source.dim() >= 2
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    return source.dim() == weight.dim()
+def _fixed(shape: Any, origin: str) -> Any:
+    """Returns activations without ids for each tensor in a value; None where there is no tensor."""
+    if isinstance(shape, torch.Size):
+        return Activation(shape, origin=origin)
+    return [_fixed(each, origin) for each in shape] if isinstance(shape, list) else None
 
 
-def _shared_tensors(network: nn.Module) -> set[int]:
-    """Returns the identities of tensors that several modules hold (weight tying)."""
-    held = Counter(
-        id(tensor)
-        for module in network.modules()
-        for tensor in (*module._parameters.values(), *module._buffers.values())
-        if tensor is not None
+def _holds_tensors(shape: Any) -> bool:
+    return isinstance(shape, torch.Size) or (isinstance(shape, list) and any(map(_holds_tensors, shape)))
+
+
+def _matching_values(recording: Recording, single: Recording) -> Mapping[fx.Node, Any]:
+    """Returns the values of a run with one sample by the operations of another run; nothing where these differ."""
+    ours, theirs = list(recording.graph.nodes), list(single.graph.nodes)
+    same = len(ours) == len(theirs) and all(
+        a.op == b.op and a.target == b.target for a, b in zip(ours, theirs, strict=True)
     )
-    return {tensor for tensor, times in held.items() if times > 1}
+    return {a: single.values[b] for a, b in zip(ours, theirs, strict=True)} if same else {}
 
 
-def _count_positions(traced: fx.GraphModule, found: Iterable[Layer], sample: ModelInputs) -> Counter[str]:
-    """Maps layers to how often each of their weights is used for one sample; 0 for layers per channel."""
-    counts: Counter[str] = Counter()
-
-    def count(layer: Layer, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        # A weight is used once at each position of the output; of a transposed convolution, of the input.
-        assert layer.incoming is not None  # hooked below
-        there, channels = (inputs[0], layer.incoming) if layer.kind == "transposed" else (output, layer.outgoing)
-        counts[layer.name] += there.numel() // len(channels)
-
-    modules = dict(traced.named_modules())  # under their first names; a layer with another one is frozen
-    weighted = [layer for layer in found if layer.incoming is not None and layer.name in modules]
-    hooks = [modules[layer.name].register_forward_hook(partial(count, layer)) for layer in weighted]
-    try:
-        sample.call(traced)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return counts
+_FUNCTIONS: Mapping[str, LayerKind] = {
+    "linear": "linear",
+    "embedding": "embedding",
+    **dict.fromkeys(("addmm", "matmul", "mm"), "linear"),
+    **dict.fromkeys(("gru_cell", "lstm_cell", "rnn_relu_cell", "rnn_tanh_cell"), "linear"),
+    **{f"conv{axes}d": "convolution" for axes in (1, 2, 3)},
+    **{f"conv_transpose{axes}d": "transposed" for axes in (1, 2, 3)},
+}

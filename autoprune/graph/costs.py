@@ -8,18 +8,20 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
+from autoprune.core.budget import CostKind
 from autoprune.core.costs import CostTable, CostTerm, Count
-from autoprune.graph.capture import mode
 from autoprune.graph.flops import FlopCounter, counting
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.inputs import ModelInputs
-from autoprune.graph.layers import ChannelAxis, Layer, channel_axes, named_tensors
+from autoprune.graph.layers import ChannelAxis, named_tensors, stored_tensors
+from autoprune.graph.recording.capture import mode
 
 
 def count_flops(network: nn.Module, inputs: Any) -> int:
@@ -42,8 +44,8 @@ def count_params(network: nn.Module) -> int:
 
 
 def count_bytes(network: nn.Module) -> int:
-    """Counts bytes of parameters and buffers, each shared one once."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in named_tensors(network).values())
+    """Counts bytes of parameters and of buffers that a checkpoint holds, each shared one once."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in stored_tensors(network).values())
 
 
 def measure_costs(network: nn.Module, inputs: Any) -> dict[str, int]:
@@ -80,18 +82,18 @@ def build_cost_table(network: nn.Module, graph: ChannelGraph, inputs: Any) -> Co
         graph: of this network.
         inputs: whatever it takes, see `ModelInputs.of`; only the first sample is used.
     """
-    tensors = named_tensors(network)
     count = _kept_counter(graph)
     terms: list[CostTerm] = []
-    axes: dict[str, dict[int, ChannelAxis]] = {}  # by tensor and axis: used in several ways, an axis counts once
-    for layer in graph.layers:
-        if layer.incoming is not None:
-            terms.append(_flop_term(layer, tensors[layer.weight_name], count))
-        for axis in channel_axes(layer, tensors):
-            axes.setdefault(axis.tensor, {})[axis.dim] = axis
-    for name, tensor in tensors.items():
-        found = axes.get(name, {}).values()
-        terms += tensor_terms(name, tensor, _entries(tensor.shape, found), *(count(axis.ids) for axis in found))
+    axes: dict[str, list[ChannelAxis]] = {}
+    for axis in graph.axes:
+        axes.setdefault(axis.tensor, []).append(axis)
+    for products in graph.flow.products.values():
+        for product in products:
+            terms.append(_term("flops", product.layer, product.factor, [count(ids) for ids in product.ids]))
+    for name, tensor in stored_tensors(network).items():
+        found = axes.get(name, [])
+        factor, kept = _fold(_entries(tensor.shape, found), [count(axis.ids) for axis in found])
+        terms += tensor_terms(name, tensor, factor, *kept)
     rest = count_flops(network, inputs) - CostTable(terms, graph.dense()).dense()["flops"]
     if rest:
         terms.append(CostTerm("flops", "(other operations)", rest))
@@ -120,18 +122,24 @@ def _kept_counter(graph: ChannelGraph) -> Callable[[Tensor], Count]:
     widths = graph.dense()
 
     def count(ids: Tensor) -> Count:
-        owners = Counter(owner.get(root) for root in graph.roots[ids].tolist())
+        owners = Counter(owner.get(root) for root in graph.roots[ids].flatten().tolist())
         fixed = owners.pop(None, 0)
         return Count(fixed, {name: total // widths[name] for name, total in owners.items() if name is not None})
 
     return count
 
 
-def _flop_term(layer: Layer, weight: Tensor, count: Callable[[Tensor], Count]) -> CostTerm:
-    # Two FLOPs for every weight at every position: 2 · positions · kernel · inputs of a group · outputs.
-    axes = channel_axes(layer, {layer.weight_name: weight})
-    factor = 2 * layer.positions * int(weight.shape[2:].numel()) * _entries(weight.shape[:2], axes)
-    return CostTerm("flops", layer.name, factor, *(count(axis.ids) for axis in axes))
+def _term(kind: CostKind, layer: str, factor: int, kept: Sequence[Count]) -> CostTerm:
+    factor, varying = _fold(factor, kept)
+    return CostTerm(kind, layer, factor, *varying)
+
+
+def _fold(factor: int, kept: Sequence[Count]) -> tuple[int, list[Count]]:
+    """Multiplies what does not vary into the factor; at most two counts may vary."""
+    varying = [each for each in kept if each.per_width]
+    if len(varying) > 2:
+        raise ValueError("a cost that varies with the widths of three axes")
+    return factor * prod(each.fixed for each in kept if not each.per_width), varying
 
 
 def _entries(shape: torch.Size, axes: Collection[ChannelAxis]) -> int:
@@ -167,7 +175,7 @@ def measure_operations(traced: fx.GraphModule, inputs: Any) -> OperationCosts:
     """
     with mode(traced, training=False), torch.no_grad(), counting() as counter:
         meter = _OperationMeter(traced, counter)
-        meter.run(*ModelInputs.of(inputs).take(1).clone().arguments_of(traced.graph))
+        meter.run(*ModelInputs.of(inputs).take(1).clone().tensors())
     return OperationCosts(tuple(meter.flops), tuple(meter.size_bytes))
 
 

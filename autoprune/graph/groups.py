@@ -15,13 +15,12 @@ from torch import Tensor, fx, nn
 from autoprune.core.allocation import Allocation
 from autoprune.core.space import Group
 from autoprune.errors import TaskError, UserError
-from autoprune.graph.capture import trace
-from autoprune.graph.channel_ids import compress
-from autoprune.graph.channels import ChannelFlow, follow_channels
+from autoprune.graph.channels import ChannelFlow, FollowedRun, follow_channels
 from autoprune.graph.inputs import ModelInputs
-from autoprune.graph.layers import Layer, Side
+from autoprune.graph.layers import ChannelAxis, Layer, Side
+from autoprune.graph.recording.capture import Recording, record
 from autoprune.graph.rewrite import Simulation, simulate
-from autoprune.graph.rules import tensors_in
+from autoprune.graph.rules.base import activations_in
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +88,27 @@ class ChannelGraph:
     def layers(self) -> tuple[Layer, ...]:
         return self.flow.layers
 
+    @property
+    def axes(self) -> tuple[ChannelAxis, ...]:
+        return self.flow.axes
+
+    def tensor_rows(self, name: str) -> list[tuple[str, int, Tensor]]:
+        """Returns where the structures of a group lie in the network's parameters and buffers.
+
+        Returns:
+            Tensor name, axis, and `[width, times]` entries of that axis, row i of which belong to structure i.
+        """
+        place = {root: i for i, root in enumerate(self[name].roots.tolist())}
+        found = []
+        for axis in self.axes:
+            rows: list[list[int]] = [[] for _ in place]
+            for entry, root in enumerate(self.roots[axis.ids].tolist()):
+                if root in place:
+                    rows[place[root]].append(entry)
+            if any(rows):
+                found.append((axis.tensor, axis.dim, torch.tensor(rows)))
+        return found
+
     def dense(self) -> Allocation:
         """Returns the allocation that keeps every structure of every group."""
         return Allocation({group.name: group.group.width for group in self.groups})
@@ -131,7 +151,8 @@ def find_groups(network: nn.Module, inputs: Any) -> ChannelGraph:
     Raises:
         TaskError: the network cannot be traced or run.
     """
-    flow = follow_channels(network, trace(network), ModelInputs.of(inputs))
+    given = ModelInputs.of(inputs)
+    flow = follow_channels(network, *_record_all(network, given), given)
     graph = _collect(flow)
     while faults := _faults(graph):
         _freeze_faulty(flow, faults)
@@ -142,6 +163,39 @@ def find_groups(network: nn.Module, inputs: Any) -> ChannelGraph:
     for frozen in graph.frozen:
         log.info("%s: its %d channels stay: %s", frozen.layer, frozen.width, frozen.reason)
     return graph
+
+
+DRAWS = 2
+"""Runs on drawn inputs, where what a network does may depend on the values."""
+
+
+def _record_all(network: nn.Module, inputs: ModelInputs) -> tuple[list[Recording], Recording]:
+    """Records what the network does with the inputs, with one sample, in training mode and, if it matters, with others.
+
+    Returns:
+        Recordings that differ in what was done, that of the inputs first; and that of one sample.
+    """
+    first = record(network, inputs)
+    single = _record_other(network, inputs.take(1)) or first
+    others = [_record_other(network, inputs, training=True)]
+    if any(node in first.reached for node in first.leaving):
+        generator = torch.Generator().manual_seed(0)
+        drawn = [inputs.random_like(len(inputs), generator) for _ in range(DRAWS)]
+        others += [_record_other(network, each) for each in (*drawn, inputs.turned_over())]
+    recordings = [first]
+    for other in (single, *others):
+        if other is not None and not any(other.does_the_same(each, other.training) for each in recordings):
+            recordings.append(other)
+    return recordings, single
+
+
+def _record_other(network: nn.Module, inputs: ModelInputs, training: bool = False) -> Recording | None:
+    """Records another run of a network that has run before; None where it cannot do that."""
+    try:
+        return record(network, inputs, training)
+    except TaskError as fault:
+        log.info("%s", fault)
+        return None
 
 
 def _faults(graph: ChannelGraph) -> dict[fx.Node, str]:
@@ -163,16 +217,18 @@ def _half(width: int, draw: int) -> list[int]:
 
 def _freeze_faulty(flow: ChannelFlow, faults: Mapping[fx.Node, str]) -> None:
     for node, reason in faults.items():
-        for source in (node, *_origins(node, flow)):
-            for ids in tensors_in(flow.ids.get(source)):
-                flow.channels.freeze(compress(ids), reason)
+        run = next(run for run in flow.runs if node in run.recording.sites or node in run.activations)
+        for source in (node, *_origins(node, run)):
+            for each in activations_in(run.activations.get(source)):
+                for ids in each.ids:
+                    flow.channels.freeze(ids, reason)
 
 
-def _origins(node: fx.Node, flow: ChannelFlow) -> list[fx.Node]:
+def _origins(node: fx.Node, flow: FollowedRun) -> list[fx.Node]:
     """Lists the activations that a node uses, and those from whose shapes its other arguments were computed."""
     found: list[fx.Node] = []
     for source in node.all_input_nodes:
-        found += [source] if source in flow.ids else _origins(source, flow)
+        found += [source] if source in flow.activations else _origins(source, flow)
     return found
 
 
@@ -180,11 +236,12 @@ def _collect(flow: ChannelFlow) -> ChannelGraph:
     """Forms a group of the classes that are not frozen and lie equally often along the same axes of the same layers."""
     roots, reasons = flow.channels.roots(), flow.channels.reasons()
     positions = _positions_by_class(flow.layers, roots)
+    costs = _uses_by_class(flow, roots)
     alike: dict[tuple[object, ...], list[int]] = {}
     for root, where in positions.items():
         if root not in reasons and any(side == "out" for _, side in where):
             signature = tuple(sorted((axis, len(found)) for axis, found in where.items()))
-            alike.setdefault(signature, []).append(root)
+            alike.setdefault((signature, tuple(sorted(costs.get(root, {}).items()))), []).append(root)
     groups = [_group(found, positions, flow.layers) for found in alike.values()]
     order = {layer.name: i for i, layer in enumerate(flow.layers)}
     groups.sort(key=lambda g: (order[g.group.producers[0]], int(g.roots[0])))
@@ -208,6 +265,17 @@ def _positions_by_class(layers: Sequence[Layer], roots: Tensor) -> dict[int, dic
     return positions
 
 
+def _uses_by_class(flow: ChannelFlow, roots: Tensor) -> dict[int, Counter[int]]:
+    """Maps the root of each class to how often it is counted in each array of ids that costs are counted by."""
+    uses: dict[int, Counter[int]] = {}
+    arrays = [axis.ids for axis in flow.axes]
+    arrays += [ids for products in flow.products.values() for each in products for ids in each.ids]
+    for number, ids in enumerate(arrays):
+        for root in roots[ids].flatten().tolist():
+            uses.setdefault(root, Counter())[number] += 1
+    return uses
+
+
 def _group(found: list[int], positions: dict[int, dict[LayerSide, list[int]]], layers: Sequence[Layer]) -> ChannelGroup:
     """Builds the group of some classes, its structures in the order in which the first producer makes them."""
     where = positions[found[0]]
@@ -218,8 +286,9 @@ def _group(found: list[int], positions: dict[int, dict[LayerSide, list[int]]], l
         Member(name, side, torch.tensor([positions[root][name, side] for root in found])) for name, side in where
     )
     weighted = [layer.name for layer in layers if layer.produces]
+    first = next(layer for layer in layers if layer.name == producers[0])
     group = Group(
-        producers[0],
+        first.module or first.name,
         len(found),
         producers,
         tuple(types[name] for name in producers),

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from autoprune.errors import TaskError
@@ -122,6 +122,16 @@ class ModelInputs:
         """Returns them with every tensor copied, so that operations in place do not reach these."""
         return self._map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
 
+    def turned_over(self) -> ModelInputs:
+        """Returns them with each floating-point tensor turned over within its range, the least for the greatest."""
+
+        def turn(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or not leaf.numel():
+                return leaf
+            return leaf.min() + leaf.max() - leaf if bool(leaf.isfinite().all()) else leaf
+
+        return self._map(turn)
+
     def take(self, samples: int) -> ModelInputs:
         """Returns the first samples; where there are fewer they begin again. What holds no samples stays as it is."""
         if samples == self.samples:
@@ -151,16 +161,6 @@ class ModelInputs:
             return _draw_like(picked, leaf, generator)
 
         return self._by_sample(samples, draw)
-
-    def arguments_of(self, graph: fx.Graph) -> tuple[Any, ...]:
-        """Returns the values of a traced graph's arguments, in their order; those that are not given have defaults."""
-        values = list(self.args)
-        for node in [node for node in graph.nodes if node.op == "placeholder"][len(values) :]:
-            name = str(node.target)
-            if name not in self.kwargs and not node.args:
-                break
-            values.append(self.kwargs.get(name, *node.args))
-        return tuple(values)
 
     def _map(self, function: Callable[[Any], Any], whole: Callable[[Any], bool] = lambda _: False) -> ModelInputs:
         args, kwargs = _map((self.args, dict(self.kwargs)), function, whole)

@@ -21,6 +21,9 @@ PER_CHANNEL = _classes(
     "BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm InstanceNorm1d InstanceNorm2d InstanceNorm3d PReLU"
 )
 FOLLOWED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, *PER_CHANNEL)
+# Normalise over channels: statistics are those of the channels that stay.
+OVER_CHANNELS = _classes("LayerNorm RMSNorm GroupNorm")
+RECURRENT = _classes("LSTM GRU RNN")
 
 # What makes a network nonlinear.
 ACTIVATIONS = _classes(
@@ -45,12 +48,13 @@ SPATIAL: Mapping[type[nn.Module], int | None] = {
     nn.UpsamplingNearest2d: 2,
     nn.UpsamplingBilinear2d: 2,
 }
-STRUCTURAL = (nn.Flatten, nn.Unflatten)
+# Modules that are one operation each where a network is recorded.
+_UNDERSTOOD = (*FOLLOWED, *OVER_CHANNELS, *ELEMENTWISE, *SPATIAL, nn.Embedding, *RECURRENT)
 
 # Methods that decide what a layer computes; a subclass that overrides one of them is another layer.
 _COMPUTING = ("forward", "_conv_forward", "_output_padding", "_check_input_dim")
 
-LayerKind = Literal["convolution", "transposed", "linear", "per_channel", "parameter"]
+LayerKind = Literal["convolution", "transposed", "linear", "embedding", "per_channel", "parameter"]
 Side = Literal["out", "in", "passthrough"]
 """Channels that a layer makes, uses up, or passes on (batch norm, a depthwise convolution, a bare parameter)."""
 
@@ -60,11 +64,12 @@ class Layer:
     """One layer whose channels are followed.
 
     Attributes:
-        name: qualified name of the module, or of the parameter for kind `parameter`.
+        name: qualified name of the module; of a parameter that is used by itself, of that.
         incoming: `[in]` channel ids of its input axis; None for layers per channel, whose one axis is `outgoing`.
         outgoing: `[out]` channel ids of its output axis.
         positions: how often each weight is used for one sample, over all calls.
         groups: of a convolution, else 1.
+        tensor: qualified name of its weight.
         dim: for kind `parameter`, the axis of the tensor that holds channels.
     """
 
@@ -75,7 +80,24 @@ class Layer:
     outgoing: Tensor
     positions: int = 0
     groups: int = 1
+    tensor: str = ""
     dim: int = 0
+
+    @property
+    def module(self) -> str:
+        """Qualified name of the module that holds its weight; empty for the network itself."""
+        return self.name.rpartition(".")[0] if self.name == self.tensor else self.name
+
+    @property
+    def bias_name(self) -> str:
+        """Qualified name that its bias has, if there is one."""
+        path, _, key = self.weight_name.rpartition(".")
+        return qualified_name(path, key.replace("weight", "bias"))
+
+    @property
+    def is_module(self) -> bool:
+        """Whether it is a module that is called as a whole, not a function of a parameter."""
+        return self.type != "Parameter" and self.name != self.tensor
 
     @property
     def produces(self) -> bool:
@@ -90,7 +112,7 @@ class Layer:
     @property
     def weight_name(self) -> str:
         """Qualified name of its weight."""
-        return qualified_name(self.name, "weight")
+        return self.tensor or qualified_name(self.name, "weight")
 
     @property
     def depthwise(self) -> bool:
@@ -110,6 +132,16 @@ class ChannelAxis:
     dim: int
     side: Side
     ids: Tensor
+
+
+def is_understood(module: nn.Module) -> bool:
+    """Tells whether a module is followed as a whole, by its class; what it calls is not looked at."""
+    return is_one_of(module, _UNDERSTOOD) and not parametrize.is_parametrized(module) and not _computed_weight(module)
+
+
+def _computed_weight(module: nn.Module) -> bool:
+    """Tells whether a layer's weight is computed before each call, as old-style weight norm and pruning hooks do."""
+    return "weight" in module.__dict__ or isinstance(getattr(module, "weight", None), nn.UninitializedParameter)
 
 
 def layer_kind(module: nn.Module) -> LayerKind | None:
@@ -136,6 +168,12 @@ def is_one_of(module: nn.Module, kinds: Iterable[type[nn.Module]]) -> bool:
     return any(isinstance(module, kind) and _computes(module, kind) for kind in kinds)
 
 
+def axes_per_sample(module: nn.Module) -> int | None:
+    """Returns the rank that an instance norm's input has with a batch axis; None for other layers."""
+    ranks = {nn.InstanceNorm1d: 3, nn.InstanceNorm2d: 4, nn.InstanceNorm3d: 5}
+    return next((rank for kind, rank in ranks.items() if isinstance(module, kind)), None)
+
+
 def elementwise(module: nn.Module) -> bool:
     """Tells whether a module works on each value alone."""
     return is_one_of(module, ELEMENTWISE) or _one_slope(module)
@@ -149,47 +187,19 @@ def _one_slope(module: nn.Module) -> bool:
     return is_one_of(module, (nn.PReLU,)) and bool(module.num_parameters == 1)
 
 
-def channel_axes(layer: Layer, tensors: Mapping[str, Tensor]) -> list[ChannelAxis]:
-    """Lists the axes along which a layer's tensors hold its channels.
-
-    Of weights `[out, in / groups, …]` (of a transposed convolution `[in, out / groups, …]`) these are the first two, of
-    biases, norms and statistics `[out]` the only one.
-
-    Args:
-        layer: of the network.
-        tensors: by qualified name, those of the network that are asked for, such as all its parameters.
-    """
-    if layer.kind == "parameter":
-        return [ChannelAxis(layer.name, layer.dim, "passthrough", layer.outgoing)] if layer.name in tensors else []
-    found = []
-    for key in ("weight", "bias", "running_mean", "running_var"):
-        name = qualified_name(layer.name, key)
-        if name not in tensors:
-            continue
-        if key == "weight" and layer.incoming is not None:
-            found += _weight_axes(layer, layer.incoming, name)
-        elif tensors[name].numel() == len(layer.outgoing):  # a PReLU may share one slope
-            found.append(ChannelAxis(name, 0, layer.outer_side, layer.outgoing))
-    return found
-
-
 def qualified_name(path: str, name: str) -> str:
     """Joins the name of a module and of something in it; either may be empty, as the network's own is."""
     return f"{path}.{name}" if path and name else path or name
 
 
+def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Returns the parameters and buffers, `[…]`, that a checkpoint holds, each under its first name only."""
+    passing = {
+        qualified_name(path, key) for path, part in module.named_modules() for key in part._non_persistent_buffers_set
+    }
+    return {name: tensor for name, tensor in named_tensors(module).items() if name not in passing}
+
+
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Returns the parameters and buffers, `[…]`, of a module by qualified name, each under its first name only."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
-
-
-def _weight_axes(layer: Layer, incoming: Tensor, tensor: str) -> list[ChannelAxis]:
-    # The inner axis of a grouped convolution's weight holds as many channels as one group has; the ids of the first
-    # group stand for all, as those of the other groups are tied to them.
-    per_group = len(layer.outgoing if layer.kind == "transposed" else incoming) // layer.groups
-    if layer.kind == "transposed" and layer.depthwise:
-        return [ChannelAxis(tensor, 0, "passthrough", incoming)]
-    if layer.kind == "transposed":
-        return [ChannelAxis(tensor, 0, "in", incoming), ChannelAxis(tensor, 1, "out", layer.outgoing[:per_group])]
-    outer = ChannelAxis(tensor, 0, layer.outer_side, layer.outgoing)
-    return [outer] if layer.depthwise else [outer, ChannelAxis(tensor, 1, "in", incoming[:per_group])]

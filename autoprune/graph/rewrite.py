@@ -1,39 +1,29 @@
-"""Simulates what a thinned network does between its layers, and rewrites arguments that name a channel count.
+"""Simulates what a thinned network does between its layers, and finds what has to change so that it does.
 
-`simulate` runs the traced network on the channel ids that stay: every structural operation, its arguments rewritten,
-must give exactly the ids that should stay behind it. No weight is touched.
+`simulate` follows the channel ids that stay through what was recorded: every structural operation must give exactly the
+ids that should stay behind it. Where a number does not fit any more, the attribute of a module that it came from gets
+another value (`num_heads`); where none states it, the call's arguments are rewritten. No weight is touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves
 
-from autoprune.graph import layers
-from autoprune.graph.channel_ids import compress, thin_ids
-from autoprune.graph.channels import ChannelFlow
-from autoprune.graph.rules import (
-    CONCATENATIONS,
-    ELEMENTWISE,
-    FIRST_ARGUMENT_ONLY,
-    SHAPE_ATTRIBUTES,
-    STRUCTURAL,
-    ZEROS,
-    arguments,
-    map_tensors,
-    name_of,
-    run_operation,
-    with_values,
-)
+from autoprune.graph.channel_ids import ChannelIds, axes_of, thin_ids
+from autoprune.graph.channels import ChannelFlow, FollowedRun
+from autoprune.graph.recording.module_graphs import Call, ModuleGraph, NotSeparable, extract_module
+from autoprune.graph.rules import shapes
+from autoprune.graph.rules.base import Activation, activations_in, map_activations
+from autoprune.graph.rules.channel_layers import order_of, whole_groups
+from autoprune.graph.rules.table import name_of
 
-Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
-"""Target, positional and keyword arguments of an operation."""
+_MOVING = shapes.STRUCTURAL | {"channel_shuffle", "pixel_shuffle", "pixel_unshuffle"}
+_FAULTS = (RuntimeError, TypeError, IndexError, AttributeError, ValueError, NotImplementedError, ZeroDivisionError)
 
 
 @dataclass
@@ -41,12 +31,20 @@ class Simulation:
     """What a thinned network would do.
 
     Attributes:
-        calls: nodes whose target or arguments change, with the new ones.
-        faults: nodes that cannot be made to fit, with the reason.
+        calls: operations whose target or arguments change, with the new ones.
+        attributes: qualified names of modules' integer attributes that change, with their values.
+        faults: operations that cannot be made to fit, with the reason.
+        activations: operation to what stays of its activation.
+        changed: operations that compute a plain number or a truth value, which is another one.
+        written: qualified names of modules whose forward has to be written anew, with what they do in each mode.
     """
 
     calls: dict[fx.Node, Call] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
     faults: dict[fx.Node, str] = field(default_factory=dict)
+    activations: dict[fx.Node, Any] = field(default_factory=dict)
+    changed: list[fx.Node] = field(default_factory=list)
+    written: dict[str, dict[bool, ModuleGraph]] = field(default_factory=dict)
 
 
 def simulate(flow: ChannelFlow, keep: Tensor) -> Simulation:
@@ -56,188 +54,453 @@ def simulate(flow: ChannelFlow, keep: Tensor) -> Simulation:
         flow: the channels of the dense network.
         keep: `[ids]` whether each id stays; the same for tied ids.
     """
-    result = Simulation()
-    env: dict[fx.Node, Any] = {}
-    for node in flow.traced.graph.nodes:
-        if node not in flow.ids:
-            env[node] = _recompute(node, env, flow)
-            if node.op == "output" and (changed := _changed_numbers(node, env, flow)):
-                result.faults[node] = f"the network returns {changed.name}, a channel count"
-            continue
-        env[node] = map_tensors(flow.ids[node], lambda ids: thin_ids(ids, keep))
-        if any(ids is None for ids in tree_leaves(env[node])):
-            result.faults[node] = f"what stays of {node.name} is no array"
-        elif (fault := _check(node, env, flow, keep, result)) is not None:
-            result.faults[node] = fault
-        if node in result.faults:  # go on as if it were dense, so that one fault does not hide or cause others
-            env[node] = flow.ids[node]
-    return result
+    attributes: dict[str, Any] = {}
+    while True:
+        before, result = dict(attributes), Simulation(attributes=attributes)
+        for run in flow.runs:
+            simulator = _Simulator(run, flow.channels, keep, attributes)
+            simulator.run()
+            attributes |= simulator.attributes
+            result.calls |= simulator.calls
+            result.faults |= simulator.faults
+            result.activations |= simulator.env
+            result.changed += simulator.changed
+        if attributes == before:
+            _write_modules(flow, result)
+            return result
 
 
-def _recompute(node: fx.Node, env: Mapping[fx.Node, Any], flow: ChannelFlow) -> Any:
-    """Computes a shape, number or constant as the thinned network would."""
-    known = node.op in ("call_function", "call_method") and bool(node.all_input_nodes)
-    if not known or (name_of(node) == "getattr" and node.args[1] not in SHAPE_ATTRIBUTES):
-        return flow.values[node]
-    try:
-        return run_operation(node.op, node.target, with_values(node.args, env), with_values(node.kwargs, env))
-    except (RuntimeError, TypeError, IndexError, AttributeError, AssertionError, ValueError):
-        return flow.values[node]
+def _write_modules(flow: ChannelFlow, result: Simulation) -> None:
+    """Extracts the smallest modules around calls that change and around numbers that the user's code goes on with."""
+    for run in flow.runs:
+        recording = run.recording
+        blame: dict[str, fx.Node] = {}
+        for node in (*result.calls, *result.changed):
+            if node in recording.sites:
+                blame.setdefault(recording.sites[node].scope, node)
+        for scope, node in blame.items():
+            try:
+                for other in flow.runs:
+                    part = extract_module(other.recording, scope, result.calls)
+                    result.written.setdefault(scope, {})[other.recording.training] = part
+            except NotSeparable as reason:
+                line = recording.sites[node].line
+                result.faults[node] = f"{reason}; {line} counts channels"
 
 
-def _check(node: fx.Node, env: dict[fx.Node, Any], flow: ChannelFlow, keep: Tensor, result: Simulation) -> str | None:
-    """Returns why a node does not fit the channels that stay, or None; records its call if it changes."""
-    expected, name = env[node], name_of(node)
-    if node.op == "call_module" and node not in flow.opaque:
-        module = flow.traced.get_submodule(str(node.target))
-        if layers.is_one_of(module, layers.STRUCTURAL):
-            return _compare(lambda: module(*with_values(node.args, env)), expected)
-    calls = node.op in ("call_function", "call_method") and node not in flow.opaque
-    if calls and name in (STRUCTURAL | CONCATENATIONS):
-        return _check_structural(node, env, flow, keep, result)
-    if calls and name in ZEROS:
-        return _check_zeros(node, env, result)
-    if (changed := _changed_numbers(node, env, flow)) is not None:
-        return f"{node.name} uses {changed.name}, a channel count"
-    if calls and name in ELEMENTWISE - FIRST_ARGUMENT_ONLY:
-        return _check_shapes(node, env, expected)
-    return _check_pad(node, flow, keep, result) if calls and name == "pad" else None
+class _Simulator:
+    """One pass over the operations of a run with some values of attributes."""
 
+    def __init__(self, run: FollowedRun, channels: ChannelIds, keep: Tensor, attributes: Mapping[str, Any]) -> None:
+        self._flow, self._channels, self._keep, self._given = run, channels, keep, attributes
+        self.attributes: dict[str, Any] = dict(attributes)
+        self.calls: dict[fx.Node, Call] = {}
+        self.faults: dict[fx.Node, str] = {}
+        self.changed: list[fx.Node] = []
+        self.env: dict[fx.Node, Any] = {}
 
-def _changed_numbers(node: fx.Node, env: Mapping[fx.Node, Any], flow: ChannelFlow) -> fx.Node | None:
-    """Finds an argument that is no activation and has another value in the thinned network, or None."""
-    for source in node.all_input_nodes:
-        plain = source not in flow.ids and isinstance(flow.values[source], (int, float, tuple, list, slice))
-        if plain and env[source] != flow.values[source]:
-            return source
-    return None
+    def run(self) -> None:
+        flow = self._flow
+        for node in flow.recording.graph.nodes:
+            dense = flow.activations.get(node)
+            if dense is None:
+                self.env[node] = self._recompute(node)
+                if node.op == "output" and (changed := self._changed_number(node)):
+                    self.faults[node] = f"the network returns {changed.name}, a channel count"
+                continue
+            self.env[node] = map_activations(dense, self._thin)
+            if any(each is None for each in _flat(self.env[node])):
+                self.faults[node] = f"what stays of {node.name} is no array"
+            elif (fault := self._check(node)) is not None:
+                self.faults[node] = fault
+            if node in self.faults:  # go on as if it were dense, so that one fault does not hide or cause others
+                self.env[node] = dense
 
+        values = flow.recording.values
+        self.changed = [node for node in flow.recording.observed if self.env[node] != values[node]]
 
-def _check_structural(
-    node: fx.Node, env: dict[fx.Node, Any], flow: ChannelFlow, keep: Tensor, result: Simulation
-) -> str | None:
-    name = name_of(node)
-    plain: Call = (node.target, node.args, dict(node.kwargs))
-    for call in (plain, _rewrite_call(node, name, env, flow, keep)):
-        if call is None:
-            continue
-        target, args, kwargs = call
-        op = node.op if target is node.target else "call_function"
-        run = (op, target, with_values(args, env), with_values(kwargs, env))
-        # Where positions are concatenated, the ids of the first part stand for all: tied, but other numbers.
-        same = flow.channels.to_roots if name in CONCATENATIONS else None
-        if _compare(partial(run_operation, *run), env[node], same) is None:
-            if call is not plain:
-                result.calls[node] = call
+    def _thin(self, dense: Activation) -> Activation | None:
+        shape, arrays = list(dense.shape), []
+        for ids in dense.ids:
+            small = thin_ids(ids, self._keep)
+            if small is None:
+                return None
+            for axis in axes_of(ids):
+                shape[axis] = min(shape[axis], small.size(axis))
+            arrays.append(small)
+        return Activation(torch.Size(shape), tuple(arrays))
+
+    def _recompute(self, node: fx.Node) -> Any:
+        """Computes a number or a shape as the thinned network would."""
+        dense = self._flow.recording.values.get(node)
+        if node.op == "get_attr":
+            return self._given.get(str(node.target), dense) if isinstance(dense, int) else dense
+        if node.op not in ("call_function", "call_method") or not node.all_input_nodes:
+            return dense
+        try:
+            return self._evaluate(node.op, node.target, node.args, node.kwargs)
+        except _FAULTS:
+            return dense
+
+    def _evaluate(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
+        """Runs a call on numbers, and on empty tensors in place of activations."""
+        args, kwargs = fx.node.map_arg((args, dict(kwargs)), self._blank)
+        if kind == "call_method":
+            method = "reshape" if target == "view" else target
+            return getattr(args[0], method)(*args[1:], **kwargs)
+        return target(*args, **kwargs)
+
+    def _blank(self, node: fx.Node) -> Any:
+        value = self.env[node]
+        if node in self._flow.recording.kept and isinstance(value, Activation) and not value.ids:
+            return self._flow.recording.kept[node]
+        return map_activations(value, lambda each: torch.zeros(1).expand(each.shape))
+
+    def _check(self, node: fx.Node) -> str | None:
+        """Returns why an operation does not fit the channels that stay, or None; records what has to change for it."""
+        if all(self._is_dense(each) for each in (node, *node.all_input_nodes)):
             return None
-    return f"{node.name} ({name}) cannot be rewritten for fewer channels"
+        if node.op not in ("call_function", "call_method") or node in self._flow.opaque:
+            changed = self._changed_number(node)
+            return None if changed is None else f"{node.name} uses {changed.name}, a channel count"
+        name = name_of(node)
+        plain: Call = (node.target, node.args, dict(node.kwargs))
+        fits = self._checker(node, name)
+        if fits is None:
+            changed = self._changed_number(node)
+            if changed is not None:
+                return f"{node.name} uses {changed.name}, a channel count"
+            return self._check_shapes(node)
+        if fits(plain):
+            return None
+        if self._solve_attribute(node, plain, fits):
+            return None
+        call = self._rewritten(node, name)
+        if call is not None and fits(call):
+            self.calls[node] = call
+            return None
+        return f"{node.name} ({name}) cannot be rewritten for fewer channels"
 
+    def _is_dense(self, node: fx.Node) -> bool:
+        """Tells whether nothing of a node's value goes."""
+        dense = self._flow.activations.get(node)
+        if dense is None:
+            return bool(self.env[node] == self._flow.recording.values.get(node)) if node in self.env else True
+        pairs = zip(activations_in(self.env[node]), activations_in(dense), strict=True)
+        return all(small.shape == whole.shape for small, whole in pairs)
 
-def _check_zeros(node: fx.Node, env: Mapping[fx.Node, Any], result: Simulation) -> str | None:
-    """Checks that zeros have as many channels as stay: computed from shapes, or with the number rewritten."""
-    first = 1 if node.op == "call_method" else 0
-    nested = len(node.args) == first + 1 and isinstance(node.args[first], (tuple, list))
-    sizes = list(node.args[first]) if nested else list(node.args[first:])  # type: ignore[arg-type]
-    wanted = list(env[node].shape)
-    if list(with_values(sizes, env)) == wanted:
+    def _checker(self, node: fx.Node, name: str) -> Callable[[Call], bool] | None:
+        """Returns what tells whether a call of an operation gives what should stay; None where numbers have no say."""
+        if name in _MOVING:
+            return lambda call: self._moves(node, call)
+        if name == "set_item":
+            return lambda call: self._writes(node, call)
+        if name in shapes.CONCATENATIONS | shapes.STACKS:
+            return lambda call: self._has_shape(node, call)
+        if name in shapes.FILLED or name == "pad":
+            return lambda call: self._has_shape(node, call)
+        if name in ("layer_norm", "rms_norm", "group_norm") or name.startswith("conv"):
+            wanted = self._wanted_number(node, name)
+            return None if wanted is None else lambda call: self._number_fits(call, name, wanted)
         return None
-    if len(sizes) == len(wanted) and not isinstance(sizes[1], fx.Node):
-        sizes[1] = wanted[1]
-        result.calls[node] = (node.target, (*node.args[:first], tuple(sizes)), dict(node.kwargs))
-        if list(with_values(sizes, env)) == wanted:
+
+    def _changed_number(self, node: fx.Node) -> fx.Node | None:
+        """Finds an argument that is no activation and has another value in the thinned network, or None."""
+        values = self._flow.recording.values
+        for source in node.all_input_nodes:
+            plain = source not in self._flow.activations and isinstance(values[source], (int, float, tuple, list))
+            if plain and self.env[source] != values[source]:
+                return source
+        return None
+
+    def _check_shapes(self, node: fx.Node) -> str | None:
+        name, expected = name_of(node), self.env[node]
+        if not isinstance(expected, Activation) or name not in _BROADCASTING:
             return None
-    return f"{node.name} makes another number of channels"
+        sizes = [each.shape for source in node.all_input_nodes for each in activations_in(self.env[source])]
+        try:
+            fits = bool(torch.broadcast_shapes(*sizes) == expected.shape)  # type: ignore[no-untyped-call]
+        except RuntimeError:
+            fits = False
+        return None if fits else f"{node.name} meets channels that do not match"
 
+    # What a call gives
 
-def _check_shapes(node: fx.Node, env: Mapping[fx.Node, Any], expected: Tensor) -> str | None:
-    shapes = [env[source].shape for source in node.all_input_nodes if isinstance(env.get(source), Tensor)]
-    try:
-        fits = bool(torch.broadcast_shapes(*shapes) == expected.shape)  # type: ignore[no-untyped-call]
-    except RuntimeError:
-        fits = False
-    return None if fits else f"{node.name} meets channels that do not match"
+    def _has_shape(self, node: fx.Node, call: Call) -> bool:
+        try:
+            with torch.device("meta"):
+                target, args, kwargs = call
+                kwargs = {key: value for key, value in kwargs.items() if key not in ("device", "pin_memory")}
+                found = self._evaluate(_kind(node, target), target, args, kwargs)
+        except _FAULTS:
+            return False
+        return isinstance(found, Tensor) and found.shape == self.env[node].shape
 
+    def _moves(self, node: fx.Node, call: Call) -> bool:
+        """Tells whether a structural call on the ids that stay gives those that should stay behind it."""
+        source = next((each for each in node.all_input_nodes if isinstance(self.env[each], Activation)), None)
+        if source is None:
+            return True
+        before, expected = self.env[source], self.env[node]
+        target, args, kwargs = call
+        try:
+            found = self._evaluate(_kind(node, target), target, args, kwargs)
+        except _FAULTS:
+            return False
+        if not _same(found, expected, lambda tensor, wanted: tensor.shape == wanted.shape):
+            return False
+        dense: Activation = self._flow.activations[source]
+        for ids, small in zip(dense.ids, before.ids, strict=True):
+            at = next(i for i, each in enumerate(dense.ids) if each is ids)
+            if not self._moves_ids(node, call, source, small.expand(before.shape), expected, at):
+                return False
+        return True
 
-def _compare(run: Callable[[], Any], expected: Any, same: Callable[[Tensor], Tensor] | None = None) -> str | None:
-    try:
-        found, wanted = tree_leaves(run()), tree_leaves(expected)
-    except (RuntimeError, TypeError, IndexError, AttributeError, ValueError) as fault:
-        return str(fault)
-    equal = len(found) == len(wanted) and all(
-        a.shape == b.shape and (torch.equal(a, b) or (same is not None and torch.equal(same(a), same(b))))
-        for a, b in zip(found, wanted, strict=True)
-    )
-    return None if equal else "other channels would stay"
+    def _moves_ids(self, node: fx.Node, call: Call, source: fx.Node, ids: Tensor, expected: Any, at: int) -> bool:
+        target, args, kwargs = call
+        args, kwargs = fx.node.map_arg((args, kwargs), lambda each: ids if each is source else self._blank(each))
+        try:
+            if _kind(node, target) == "call_method":
+                found = getattr(args[0], "reshape" if target == "view" else target)(*args[1:], **kwargs)
+            else:
+                found = target(*args, **kwargs)
+        except _FAULTS:
+            return False
+        roots = self._channels
 
+        def holds(tensor: Tensor, wanted: Activation) -> bool:
+            own = roots.rooted(tensor)
+            if not axes_of(own):
+                return True
+            return any(
+                torch.equal(own.expand(wanted.shape), roots.rooted(each).expand(wanted.shape)) for each in wanted.ids
+            )
 
-def _check_pad(node: fx.Node, flow: ChannelFlow, keep: Tensor, result: Simulation) -> str | None:
-    """Rewrites the padding of channels to those of the padded ones in front and behind that stay."""
-    given = arguments(node, ("input", "pad", "mode", "value"))
-    ids, source = flow.ids[node], flow.ids[given["input"]]
-    pads = list(given["pad"])
-    for dim in range(ids.dim()):
-        at = 2 * (ids.dim() - 1 - dim)  # pads are pairs, from the last axis forwards
-        if at + 1 >= len(pads) or compress(ids).size(dim) == 1:
-            continue
-        flat = compress(ids).flatten()
-        front, size = pads[at], source.size(dim)
-        pads[at] = int(keep[flat[:front]].sum())
-        pads[at + 1] = int(keep[flat[front + size :]].sum())
-    if tuple(pads) != tuple(given["pad"]):
+        return _same(found, expected, holds)
+
+    def _writes(self, node: fx.Node, call: Call) -> bool:
+        """Tells whether what is written fits into the part of a tensor that it is written into."""
+        target, index, value = call[1]
+        dense: Activation = self._flow.activations[node]
+        values = self._flow.recording.values
+        written = (
+            self.env[value].shape if isinstance(value, fx.Node) and value in self._flow.activations else torch.Size()
+        )
+        try:
+            before = self.env[target]
+            part = torch.zeros(1).expand(before.shape)[self._number(index)].shape
+            if torch.broadcast_shapes(part, written) != part:  # type: ignore[no-untyped-call]
+                return False
+            for ids, small in zip(self._flow.activations[target].ids, before.ids, strict=True):
+                plain = fx.node.map_arg(node.args[1], values.get)
+                expected = thin_ids(ids.expand(dense.shape)[plain], self._keep)
+                found = small.expand(before.shape)[self._number(index)]
+                if expected is None or found.shape != expected.shape or not torch.equal(found, expected):
+                    return False
+        except _FAULTS:
+            return False
+        return True
+
+    def _wanted_number(self, node: fx.Node, name: str) -> Any:
+        """Returns what the number of channels or groups in a call has to be; None where it has no say."""
+        source = next(self.env[each] for each in node.all_input_nodes if isinstance(self.env[each], Activation))
+        given = _arguments(node, _ORDERS.get(name, order_of(name)))
+        if name in ("layer_norm", "rms_norm"):
+            dense = fx.node.map_arg(given["normalized_shape"], self._flow.recording.values.get)
+            rank = len(dense) if isinstance(dense, (tuple, list)) else 1
+            return tuple(source.shape[-rank:])
+        before: Activation = self._flow.activations[node.args[0]] if isinstance(node.args[0], fx.Node) else source
+        dense = fx.node.map_arg(given.get("num_groups", given.get("groups", 1)), self._flow.recording.values.get)
+        if dense == 1:
+            return None
+        if name == "group_norm":
+            channels = before.shape[1]
+            return dense * source.shape[1] // channels if whole_groups(dense, channels) else dense
+        axis = len(before.shape) - 1 - int(name[-2])
+        return source.shape[axis] if dense == before.shape[axis] else dense
+
+    def _number_fits(self, call: Call, name: str, wanted: Any) -> bool:
+        _, args, kwargs = call
+        order = _ORDERS.get(name, order_of(name))
+        given = {**dict(zip(order, args, strict=False)), **kwargs}
+        found = fx.node.map_arg(given[_NUMBERS.get(name, "groups")], lambda node: self.env[node])
+        return bool((tuple(found) if isinstance(found, (tuple, list)) else found) == wanted)
+
+    # What may change
+
+    def _solve_attribute(self, node: fx.Node, call: Call, fits: Callable[[Call], bool]) -> bool:
+        """Finds another value for an attribute among a call's numbers with which the call fits."""
+        leaves = dict.fromkeys(leaf for source in node.all_input_nodes for leaf in self._attributes_in(source))
+        dense_shapes = [each.shape for each in activations_in(self._flow.activations[node])]
+        thin_shapes = [each.shape for each in activations_in(self.env[node])]
+        for leaf in leaves:
+            before = self._flow.recording.values[leaf]
+            name = str(leaf.target)
+            candidates = dict.fromkeys(
+                before * small // size
+                for dense, thin in zip(dense_shapes, thin_shapes, strict=True)
+                for size, small in zip(dense, thin, strict=False)
+                if small < size and before * small % size == 0
+            )
+            for value in candidates:
+                if self.attributes.get(name, value) != value:
+                    continue
+                if self._fits_with(name, value, call, fits):
+                    self.attributes[name] = value
+                    return True
+        return False
+
+    def _attributes_in(self, node: fx.Node) -> Iterator[fx.Node]:
+        if node in self._flow.activations:
+            return
+        if node.op == "get_attr" and isinstance(self._flow.recording.values.get(node), int):
+            yield node
+        for source in node.all_input_nodes:
+            yield from self._attributes_in(source)
+
+    def _fits_with(self, name: str, value: int, call: Call, fits: Callable[[Call], bool]) -> bool:
+        given, env = self._given, dict(self.env)
+        self._given = {**given, name: value}
+        try:
+            for node in self._flow.recording.graph.nodes:
+                if node in env and node not in self._flow.activations and node.op != "output":
+                    self.env[node] = self._recompute(node)
+            return fits(call)
+        finally:
+            self._given, self.env = given, env
+
+    def _rewritten(self, node: fx.Node, name: str) -> Call | None:
+        """Returns the call with its channel counts replaced, or None where there are none to replace."""
+        expected = self.env[node]
+        if name in ("view", "reshape", "expand"):
+            return _rewrite_sizes(node, expected, self._number)
+        if name == "unflatten":
+            given = _arguments(node, ["input", "dim", "sizes"])
+            dim = self._number(given["dim"]) % len(self.env[given["input"]].shape)
+            sizes = tuple(expected.shape[dim : dim + len(given["sizes"])])
+            return (node.target, (given["input"], given["dim"], sizes), {})
+        if name in ("chunk", "split", "split_with_sizes"):
+            given = _arguments(node, ["input", "sizes", "dim"])
+            dim = self._number(given.get("dim", 0))
+            return (torch.split, (given["input"], [part.shape[dim] for part in expected], dim), {})
+        if name in ("getitem", "set_item"):
+            return self._rewrite_slices(node)
+        if name == "pad":
+            return self._rewrite_pad(node)
+        if name in shapes.FILLED:
+            return _rewrite_filled(node, expected, self._number)
+        if name in _NUMBERS or name.startswith("conv"):
+            order = _ORDERS.get(name, order_of(name))
+            given = _arguments(node, order)
+            key = _NUMBERS.get(name, "groups")
+            return (
+                node.target,
+                (),
+                {**{_KEYWORDS.get(k, k): v for k, v in given.items()}, key: self._wanted_number(node, name)},
+            )
+        return None
+
+    def _number(self, argument: Any) -> Any:
+        return fx.node.map_arg(argument, lambda node: self.env[node])
+
+    def _rewrite_slices(self, node: fx.Node) -> Call | None:
+        """Replaces bounds of slices along channels by the number of channels that stay before them."""
+        source, index, *value = node.args
+        dense = self._flow.activations.get(source)  # type: ignore[arg-type]
+        items = list(index) if isinstance(index, tuple) else [index]
+        if not isinstance(dense, Activation) or any(item is None for item in items):
+            return None
+        rank = len(dense.shape)
+        if ... in items:
+            at = items.index(...)
+            items[at : at + 1] = [slice(None)] * (rank - len(items) + 1)
+        new = []
+        for dim, item in enumerate(items):
+            along = dense.along(dim)
+            if not isinstance(item, slice) or not along:
+                new.append(item)
+                continue
+            bounds = [fx.node.map_arg(each, self._flow.recording.values.get) for each in (item.start, item.stop)]
+            if item.step not in (None, 1) or not all(each is None or isinstance(each, int) for each in bounds):
+                return None
+            stays = torch.stack(
+                [
+                    self._keep[ids].movedim(dim, 0).flatten(1).any(1) if ids.dim() > 1 else self._keep[ids]
+                    for ids in along
+                ]
+            ).all(0)
+            start, stop, _ = slice(*bounds).indices(dense.shape[dim])
+            new.append(slice(int(stays[:start].sum()), int(stays[:stop].sum())))
+        return (node.target, (source, tuple(new), *value), {})
+
+    def _rewrite_pad(self, node: fx.Node) -> Call | None:
+        """Rewrites the padding of channels to those of the padded ones in front and behind that stay."""
+        given = _arguments(node, ["input", "pad", "mode", "value"])
+        dense, source = self._flow.activations[node], self._flow.activations[given["input"]]
+        pads = list(given["pad"])
+        rank = len(dense.shape)
+        for ids in dense.ids:
+            for dim in axes_of(ids):
+                at = 2 * (rank - 1 - dim)  # pads are pairs, from the last axis forwards
+                if at + 1 >= len(pads):
+                    continue
+                flat, size = ids.flatten(), source.shape[dim]
+                front = fx.node.map_arg(pads[at], self._flow.recording.values.get)
+                pads[at] = int(self._keep[flat[:front]].sum())
+                pads[at + 1] = int(self._keep[flat[front + size :]].sum())
         rest = {key: value for key, value in given.items() if key not in ("input", "pad")}
-        result.calls[node] = (node.target, (given["input"], tuple(pads)), rest)
-    return None
+        return (node.target, (given["input"], tuple(pads)), rest)
 
 
-def _rewrite_call(node: fx.Node, name: str, env: Mapping[fx.Node, Any], flow: ChannelFlow, keep: Tensor) -> Call | None:
-    """Returns the call with its channel counts replaced, or None where there are none to replace."""
-    if name in ("view", "reshape", "expand"):
-        return _rewrite_sizes(node, env[node])
-    if name == "unflatten":
-        given = arguments(node, ("input", "dim", "sizes"))
-        dim = given["dim"] % flow.ids[given["input"]].dim()
-        sizes = tuple(env[node].shape[dim : dim + len(given["sizes"])])
-        return (node.target, (given["input"], given["dim"], sizes), {})
-    if name in ("chunk", "split"):
-        given = arguments(node, ("input", "sizes", "dim"))
-        dim = given.get("dim", 0)
-        return (torch.split, (given["input"], [part.size(dim) for part in env[node]], dim), {})
-    return _rewrite_slices(node, flow, keep) if name == "getitem" else None
-
-
-def _rewrite_sizes(node: fx.Node, expected: Tensor) -> Call | None:
-    """Replaces numbers by the sizes that stay; -1 and what is computed from shapes remain."""
+def _rewrite_sizes(node: fx.Node, expected: Activation, number: Callable[[Any], Any]) -> Call | None:
+    """Replaces numbers by the sizes that stay; -1 and what is computed from shapes remain where they fit."""
     first, *rest = node.args
     nested = len(rest) == 1 and isinstance(rest[0], (tuple, list))
     sizes = list(rest[0]) if nested else rest  # type: ignore[arg-type]
-    if len(sizes) != expected.dim() or node.kwargs:
+    if len(sizes) != len(expected.shape) or node.kwargs:
         return None
     new = tuple(
-        size if isinstance(size, fx.Node) or size == -1 else expected.size(dim) for dim, size in enumerate(sizes)
+        size if number(size) in (-1, expected.shape[dim]) else expected.shape[dim] for dim, size in enumerate(sizes)
     )
     return (node.target, (first, new) if nested else (first, *new), {})
 
 
-def _rewrite_slices(node: fx.Node, flow: ChannelFlow, keep: Tensor) -> Call | None:
-    """Replaces bounds of slices along channels by the number of channels that stay before them."""
-    source, index = node.args
-    ids = flow.ids.get(source)  # type: ignore[arg-type]
-    items = list(index) if isinstance(index, tuple) else [index]
-    if not isinstance(ids, Tensor) or any(item is None for item in items):
+def _rewrite_filled(node: fx.Node, expected: Activation, number: Callable[[Any], Any]) -> Call | None:
+    first = 1 if node.op == "call_method" else 0
+    nested = len(node.args) > first and isinstance(node.args[first], (tuple, list))
+    sizes = list(node.args[first]) if nested else list(node.args[first:])  # type: ignore[arg-type]
+    if len(sizes) != len(expected.shape):
         return None
-    if ... in items:
-        at = items.index(...)
-        items[at : at + 1] = [slice(None)] * (ids.dim() - len(items) + 1)
-    small = compress(ids)
-    new = []
-    for dim, item in enumerate(items):
-        if not isinstance(item, slice) or small.size(dim) == 1:
-            new.append(item)
-            continue
-        bounds = (item.start, item.stop, item.step)
-        if item.step not in (None, 1) or not all(bound is None or isinstance(bound, int) for bound in bounds):
-            return None
-        stays = keep[small].movedim(dim, 0).flatten(1).any(1) if small.dim() > 1 else keep[small]
-        start, stop, _ = item.indices(ids.size(dim))
-        new.append(slice(int(stays[:start].sum()), int(stays[:stop].sum())))
-    return (node.target, (source, tuple(new)), {})
+    new = tuple(size if number(size) == expected.shape[dim] else expected.shape[dim] for dim, size in enumerate(sizes))
+    return (node.target, (*node.args[:first], new, *(node.args[first + 1 :] if nested else ())), dict(node.kwargs))
+
+
+def _arguments(node: fx.Node, names: list[str]) -> dict[str, Any]:
+    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+
+
+def _kind(node: fx.Node, target: Any) -> str:
+    return node.op if target is node.target else "call_function"
+
+
+def _flat(value: Any) -> list[Any]:
+    return [each for item in value for each in _flat(item)] if isinstance(value, list) else [value]
+
+
+def _same(found: Any, expected: Any, alike: Callable[[Tensor, Activation], bool]) -> bool:
+    if isinstance(expected, Activation):
+        return isinstance(found, Tensor) and alike(found, expected)
+    if isinstance(expected, list):
+        many = isinstance(found, (tuple, list)) and len(found) == len(expected)
+        return many and all(_same(one, other, alike) for one, other in zip(found, expected, strict=True))
+    return True
+
+
+_ORDERS = {
+    "layer_norm": "input normalized_shape weight bias eps".split(),
+    "rms_norm": "input normalized_shape weight eps".split(),
+    "group_norm": "input num_groups weight bias eps".split(),
+}
+_NUMBERS = {"layer_norm": "normalized_shape", "rms_norm": "normalized_shape", "group_norm": "num_groups"}
+_KEYWORDS: dict[str, str] = {}
+_BROADCASTING = frozenset("add div maximum minimum mul sub true_divide where addcmul addcdiv lerp".split())

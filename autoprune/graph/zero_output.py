@@ -16,8 +16,8 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
-from autoprune.graph.capture import mode
 from autoprune.graph.channels import ChannelFlow
+from autoprune.graph.recording.capture import mode
 
 
 @dataclass
@@ -47,7 +47,7 @@ def inspect_additions(
     """
     with mode(flow.traced, training=False), torch.no_grad():
         runner = _AdditionRunner(flow.traced, shortcuts, feeding)
-        runner.run(*flow.inputs.arguments_of(flow.traced.graph))
+        runner.run(*flow.inputs.tensors())
     runner.info.written = {node: total._version != version for node, (total, version) in runner.totals.items()}
     return runner.info
 

@@ -49,7 +49,7 @@ class Pattern:
 
 def filters(layer: Layer, weight: Tensor) -> Tensor:
     """Returns a layer's weight with one row for each output channel, `[out, in of a group, …]`."""
-    if layer.kind != "transposed":
+    if layer.kind not in ("transposed", "embedding"):
         return weight
     per_group = weight.reshape(layer.groups, -1, *weight.shape[1:])  # [groups, in of a group, out of a group, …]
     return per_group.transpose(1, 2).flatten(0, 1)

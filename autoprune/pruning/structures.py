@@ -346,7 +346,9 @@ def find_weight_structures(network: nn.Module, graph: ChannelGraph, pattern: Pat
         graph: what `find_groups` found in the network.
         pattern: the shape of what is removed.
     """
-    layers = [layer for layer in graph.layers if layer.incoming is not None]
+    # A weight that several layers share is one group, under the first layer's name.
+    layers = list({layer.weight_name: layer for layer in reversed(graph.layers) if layer.incoming is not None}.values())
+    layers.reverse()
     found = []
     for layer in layers:
         weight = network.get_parameter(layer.weight_name).detach().to("meta")

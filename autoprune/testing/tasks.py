@@ -84,7 +84,7 @@ class TaskContract:
         assert bool(((values >= 0) & (values <= 1)).all())
 
     def test_its_network_has_groups_to_prune(self, built: Task, network: nn.Module) -> None:
-        """The network can be traced on a batch of its inputs."""
+        """The network can be followed on a batch of its inputs."""
         inputs, _ = next(iter(built.batches("validation", 2)))
         assert find_groups(network, inputs).groups
 

@@ -265,10 +265,10 @@ def test_a_users_task_that_cannot_be_had_is_explained(autoprune: Cli, workdir: P
     assert [name for name in left_behind(workdir) if name != "__pycache__"] == ["raising.py", "wrong.py"]
 
 
-def test_a_network_that_cannot_be_traced_is_explained(autoprune: Cli, workdir: Path) -> None:
-    message = autoprune.refused(*OWN, "--task", "tests.user_tasks:untraceable")
-    assert "Untraceable" in message
-    assert "user_tasks.py" in message or "control flow" in message
+def test_a_forward_that_fails_is_told_with_its_own_error(autoprune: Cli, workdir: Path) -> None:
+    message = autoprune.refused(*OWN, "--task", "tests.user_tasks:failing")
+    assert "ValueError: no table for images of 8 pixels" in message
+    assert message.count("\n") == 1
     assert left_behind(workdir) == []
 
 

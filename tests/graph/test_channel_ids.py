@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from autoprune.graph.channel_ids import ChannelIds, compress, lay_along, thin_ids, varying
+from autoprune.graph.channel_ids import ChannelIds, axes_of, compress, lay_along, thin_ids
 
 
 def test_ties_are_transitive_and_the_root_is_the_least_id() -> None:
@@ -22,20 +22,17 @@ def test_a_class_is_frozen_with_any_of_its_ids_for_the_first_reason() -> None:
 
 
 def test_ids_are_compressed_to_the_axes_along_which_they_vary() -> None:
-    ids = lay_along(torch.arange(3), torch.Size([2, 3, 4]), 1)
+    ids = lay_along(torch.arange(3), 3, 1).expand(2, 3, 4)
     assert compress(ids).shape == (1, 3, 1)
-    assert varying(ids.contiguous()) == [1]
+    assert axes_of(compress(ids.contiguous())) == [1]
 
 
-def test_ids_lie_along_one_axis_where_the_others_hold_tied_ones() -> None:
+def test_roots_lie_along_one_axis_where_the_others_hold_tied_ones() -> None:
     channels = ChannelIds()
     ids = channels.new(6).view(2, 3)
-    assert channels.along(ids, 1) is None
-    channels.tie(ids[0], ids[1])
-    found = channels.along(ids, 1)
-    assert found is not None
-    assert found.tolist() == [0, 1, 2]
-    assert channels.along(ids, 0) is None
+    assert channels.rooted(ids).tolist() == ids.tolist()
+    channels.tie_along(ids, [0])
+    assert channels.rooted(ids).tolist() == [[0, 1, 2]]
 
 
 def test_what_stays_is_cut_out_where_it_is_a_rectangle_and_nothing_else() -> None:

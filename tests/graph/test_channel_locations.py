@@ -45,7 +45,7 @@ def test_norm_and_activation_are_found_through_the_traced_graph(name: str, layer
     norm, location = find_batch_norm(graph, found), find_activation(graph, found)
     assert location is not None
     assert (norm[0] if norm else None, location.node.name) == FOLLOWING[name, layer]
-    assert graph.flow.values[location.node][location.dim or 0] == len(location.channel_map.entries)
+    assert graph.flow.run.recording.values[location.node][location.dim or 0] == len(location.channel_map.entries)
 
 
 def test_a_layer_whose_channels_are_the_output_is_met_nowhere() -> None:

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune.graph.capture import trace
 from autoprune.graph.costs import (
     build_cost_table,
     count_bytes,
@@ -15,7 +14,8 @@ from autoprune.graph.costs import (
 )
 from autoprune.graph.groups import find_groups
 from autoprune.tasks.models.cifar_resnet import resnet20, resnet56
-from tests.graph.test_prefix import build
+from tests.graph.contract import traced
+from tests.graph.recording.test_prefix import build
 from tests.graph.unusual_networks import Folded, VisionTransformer
 
 
@@ -58,20 +58,22 @@ def test_positions_folded_into_the_batch_are_counted_for_one_sample() -> None:
     assert (positions["conv"], positions["fc1"]) == (36, 36)
 
 
-def test_what_is_not_followed_is_a_constant_of_the_table() -> None:
+def test_products_of_activations_cost_what_stays_of_their_channels() -> None:
     network, inputs = VisionTransformer(True), torch.randn(2, 3, 8, 8)
     table = build_cost_table(network, find_groups(network, inputs), inputs)
-    # two blocks, each with two products of 2 · tokens² · channels
-    assert table.by_layer("flops")["(other operations)"] == 2 * 2 * (2 * 5 * 5 * 8)
+    # two products of 2 · tokens² · channels in each block
+    assert table.by_layer("flops")["blocks.0.attention"] == 2 * (2 * 5 * 5 * 8)
+    assert table.by_layer("flops", {"blocks.0.attention.qkv": 1})["blocks.0.attention"] == 2 * (2 * 5 * 5 * 4)
 
 
 def test_operations_are_measured_one_by_one() -> None:
     network, inputs = build("views")
-    costs = measure_operations(trace(network), inputs)
-    names = [node.name for node in trace(network).graph.nodes]
+    twin = traced(network, inputs)
+    costs = measure_operations(twin, inputs)
+    names = [node.name for node in twin.graph.nodes]
     conv = 4 * 4 * (4 * 3 * 3 * 3)
     behind = {name: costs.macs_before[i + 1] for i, name in enumerate(names)}
-    assert (behind["x"], behind["conv"], behind["cat"], behind["last"]) == (0, conv, conv, conv + 8)
+    assert (behind["input_0"], behind["conv"], behind["cat"], behind["last"]) == (0, conv, conv, conv + 8)
     assert costs.macs_before[-1] == count_flops(network, inputs) // 2
     assert costs.size_bytes[names.index("conv")] == 4 * 4 * 4 * 4
     assert costs.size_bytes[names.index("chunk")] == 4 * 4 * 4 * 4  # both halves

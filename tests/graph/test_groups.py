@@ -53,19 +53,25 @@ def test_flattened_positions_of_a_channel_belong_to_its_structure() -> None:
 
 
 def test_what_is_frozen_is_named_in_the_log_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
-    case = CASES["group_norm"]
+    case = CASES["local_response"]
     with caplog.at_level(logging.INFO, logger="autoprune"):
         find_groups(case.build(), torch.randn(2, *case.shape))
-    assert "conv: its 8 channels stay: extra (GroupNorm) is not followed" in caplog.text
+    assert "conv: its 8 channels stay: local_response_norm (local_response_norm) is not followed" in caplog.text
 
 
-def test_a_network_whose_flow_depends_on_data_is_refused_with_the_next_step() -> None:
-    class Root(nn.Module):
+def test_what_any_flow_ties_is_tied() -> None:
+    class Deciding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(3, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
         def forward(self, x: Tensor) -> Tensor:
-            return x if x.sum() > 0 else -x
+            y = self.a(x).relu()
+            return self.c(self.b(y) if x.sum() > 0 else y)
 
-    with pytest.raises(TaskError, match=r"Root.forward cannot be traced .*; move the part .* into a submodule"):
-        find_groups(Root(), torch.randn(2, 3))
+    for x in (torch.ones(2, 3), -torch.ones(2, 3)):
+        graph = find_groups(Deciding(), torch.cat([x, torch.randn(2, 3)]))
+        assert {group.name: group.group.producers for group in graph.groups} == {"a": ("a", "b")}
 
 
 def test_a_network_that_cannot_run_on_the_inputs_is_refused_with_their_shape() -> None:
@@ -93,4 +99,4 @@ def test_the_groups_of_a_network_of_56_layers_are_found_at_once() -> None:
         start = time.perf_counter()
         find_groups(network, inputs)
         seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 2.0  # about 0.3 s on an idle machine
+    assert min(seconds) < 5.0  # about 0.7 s on an idle machine

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
 from autoprune.errors import TaskError
@@ -152,16 +152,6 @@ def test_fresh_inputs_lie_in_the_observed_range() -> None:
     assert found["zeros"].std() > 0.5
     again = inputs.random_like(3, generator()).kwargs
     assert all(torch.equal(again[name], found[name]) for name in ("x", "ids", "zeros"))
-
-
-def test_a_traced_graph_gets_its_arguments_in_order() -> None:
-    class Masked(nn.Module):
-        def forward(self, x: Tensor, mask: Tensor, scale: float = 2.0) -> Tensor:
-            return x * mask * scale
-
-    traced = fx.symbolic_trace(Masked())
-    for value in ((PIXELS, IDS), {"mask": IDS, "x": PIXELS}):
-        assert ModelInputs.of(value).arguments_of(traced.graph) == (PIXELS, IDS, 2.0)
 
 
 def test_inputs_are_described_in_messages() -> None:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from autoprune.graph.rules import arguments, name_of
+from autoprune.graph.rules.table import name_of
 
 
 def pad(x: Tensor) -> Tensor:
@@ -18,8 +18,3 @@ def test_functions_are_known_by_name_only_where_they_come_from_a_library() -> No
     graph = fx.Graph()
     names = [name_of(graph.call_function(f)) for f in (F.pad, torch.cat, operator.add, F.max_pool2d, pad)]
     assert names == ["pad", "cat", "add", "max_pool2d", f"{__name__}.pad"]
-
-
-def test_arguments_are_named_in_order_and_by_keyword() -> None:
-    node = fx.Graph().call_function(torch.sum, (1, 2), {"keepdim": True})
-    assert arguments(node, ("input", "dim", "keepdim")) == {"input": 1, "dim": 2, "keepdim": True}

@@ -20,14 +20,14 @@ from torch.utils._pytree import tree_leaves
 
 from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Score
+from autoprune.errors import TaskError
 from autoprune.evaluation.candidate_builder import estimating_norms, recalibrate
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.graph.capture import trace
 from autoprune.graph.costs import measure_operations
 from autoprune.graph.inputs import ModelInputs
-from autoprune.graph.prefix import PartialRunner, Values, crosses_state, shared_prefix
+from autoprune.graph.recording.capture import record
+from autoprune.graph.recording.prefix import PartialRunner, Values, crosses_state, shared_prefix
 from autoprune.pruning.surgery.copying import copy_network
-from autoprune.pruning.surgery.fx_rewrite import RewrittenNetwork
 from autoprune.tasks.base import Batch
 
 log = logging.getLogger(__name__)
@@ -37,9 +37,9 @@ class Stream:
     """Batches on their way through a network, all of them before the same operation."""
 
     def __init__(self, network: nn.Module, batches: Iterable[Batch]) -> None:
-        self._parts = PartialRunner(trace(network))
-        self.position = self._parts.first
         self._inputs = [ModelInputs.of(inputs) for inputs, _ in batches]  # held: nothing else gets their identities
+        self._parts = PartialRunner(_traced(network, self._inputs[0].take(2)))
+        self.position = self._parts.first
         self._values: dict[int, Values] = {_identity(inputs): self._parts.begin(inputs) for inputs in self._inputs}
 
     def advance(self, position: int) -> None:
@@ -90,7 +90,7 @@ def runs_in_parts(network: nn.Module, inputs: Any) -> bool:
     inputs = ModelInputs.of(inputs)
     before = _random_state(inputs.device)
     try:
-        parts = PartialRunner(trace(network))
+        parts = PartialRunner(_traced(network, inputs))
         middle = (parts.first + len(parts.nodes)) // 2
         with torch.no_grad():
             found = parts.finish(parts.advance(parts.begin(inputs.clone()), parts.first, middle), middle)
@@ -182,7 +182,7 @@ class Prefixes:
         if cut is None or self._broken:
             return None
         recipe = _NOTHING_ELSE if self._estimates else self._recipe
-        traced = _traced(self._evaluator.prune({group: width}, recipe))
+        traced = _traced(self._evaluator.prune({group: width}, recipe), self._evaluator.prunable.inputs)
         if shared_prefix(self._traced_dense, traced) < cut.position or not self._reach(cut.position):
             return None
         evaluated, *estimated = self._streams
@@ -223,7 +223,10 @@ class Prefixes:
         prunable = self._evaluator.prunable
         try:
             network = prunable.structures.prune(prunable.network, prunable.importance, allocation)
-            return min(shared_prefix(self._traced_dense, _traced(network)), len(self._traced_dense.graph.nodes) - 1)
+            return min(
+                shared_prefix(self._traced_dense, _traced(network, prunable.inputs)),
+                len(self._traced_dense.graph.nodes) - 1,
+            )
         except Exception as fault:  # what is wrong with it is said when it is evaluated by itself
             log.info("sensitivity: %s cannot be compared with the dense network: %s", allocation, fault)
             return 0
@@ -242,6 +245,13 @@ class Prefixes:
         return not self._broken
 
 
-def _traced(network: nn.Module) -> fx.GraphModule:
-    """Returns the network as a graph; one that was rewritten is a graph already."""
-    return network if isinstance(network, RewrittenNetwork) else trace(network)
+def _traced(network: nn.Module, inputs: Any) -> fx.GraphModule:
+    """Returns what a network does with some inputs as a graph that can be run in parts.
+
+    Raises:
+        TaskError: its output cannot be made from what was recorded.
+    """
+    recording = record(network, ModelInputs.of(inputs))
+    if not recording.replayable:
+        raise TaskError("its output is of a kind of its own")
+    return recording.traced

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from autoprune.graph.capture import mode
 from autoprune.graph.channel_locations import ChannelLocation, find_activation
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import Layer
+from autoprune.graph.recording.capture import mode
 from autoprune.pruning.criteria.base import Activations
 
 
@@ -33,7 +33,7 @@ class ActivationCollector:
     def update(self, inputs: Any, targets: Tensor) -> None:
         """Runs one batch through the network."""
         with mode(self._traced, training=False):
-            given = ModelInputs.of(inputs).arguments_of(self._traced.graph)
+            given = tuple(ModelInputs.of(inputs).tensors())
             _Runner(self._network, self._traced, self._totals.values()).run(*given)
 
     def compute(self) -> dict[str, Activations]:
@@ -62,7 +62,7 @@ class _Totals:
 
 
 class _Runner(fx.Interpreter):
-    """Runs the traced operations on the network's own modules; values are dropped as soon as they are used."""
+    """Runs the recorded operations on the network's own modules; values are dropped as soon as they are used."""
 
     def __init__(self, network: nn.Module, traced: fx.GraphModule, totals: Collection[_Totals]) -> None:
         super().__init__(network, graph=traced.graph)
@@ -71,7 +71,7 @@ class _Runner(fx.Interpreter):
     def fetch_attr(self, target: str) -> Any:
         try:
             return super().fetch_attr(target)
-        except RuntimeError:  # added by tracing: constants, and the module that answers for the mode
+        except RuntimeError:  # a constant that the network made when it was recorded
             return getattr(self._traced, target)
 
     def run_node(self, n: fx.Node) -> Any:

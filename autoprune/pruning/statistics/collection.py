@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import DataError
-from autoprune.graph.capture import mode
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import Layer
+from autoprune.graph.recording.capture import mode
 from autoprune.pruning.criteria.base import Activations, Gradients, Need
 from autoprune.pruning.statistics.activations import ActivationCollector
 from autoprune.pruning.statistics.consumers import ConsumerCollector, ConsumerStatistics

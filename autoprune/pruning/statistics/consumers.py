@@ -78,7 +78,12 @@ class ConsumerCollector:
         for group in graph.groups:
             for member in group.members:
                 layer = layers[member.layer]
-                if member.side == "in" and layer.kind in ("convolution", "linear") and layer.produces:
+                if (
+                    member.side == "in"
+                    and layer.kind in ("convolution", "linear")
+                    and layer.produces
+                    and layer.is_module
+                ):
                     self._uses.setdefault(layer.name, []).append(_ConsumerInput.of(group.name, layer, member.rows))
 
     def update(self, inputs: Any, targets: Tensor) -> None:

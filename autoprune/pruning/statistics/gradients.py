@@ -27,26 +27,29 @@ class GradientCollector:
 
     def __init__(self, network: nn.Module, layers: Sequence[Layer], loss: Loss) -> None:
         self._network, self._loss = network, loss
-        self._layers = {layer.weight_name: layer.name for layer in layers}
+        self._weights = {layer.name: layer.weight_name for layer in layers}  # layers may share a weight
         self._totals: dict[str, Gradients] = {}
         self._batches = 0
 
     def update(self, inputs: Any, targets: Tensor) -> None:
         """Runs one batch forward and backward."""
-        gradients = _differentiate(self._network, list(self._layers), self._loss, inputs, targets)
+        gradients = _differentiate(
+            self._network, list(dict.fromkeys(self._weights.values())), self._loss, inputs, targets
+        )
         self._batches += 1
         for name, gradient in gradients.items():
             # In half precision small gradients would be lost in the sum.
             gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
             zeros = torch.zeros_like(gradient)
-            totals = self._totals.setdefault(self._layers[name], Gradients(zeros, zeros.clone()))
+            totals = self._totals.setdefault(name, Gradients(zeros, zeros.clone()))
             totals.magnitude.add_(gradient.abs())
             totals.square.addcmul_(gradient, gradient)
 
     def compute(self) -> dict[str, Gradients]:
         """Returns the means over the batches by layer."""
         count = self._batches
-        return {name: Gradients(each.magnitude / count, each.square / count) for name, each in self._totals.items()}
+        means = {key: Gradients(each.magnitude / count, each.square / count) for key, each in self._totals.items()}
+        return {name: means[weight] for name, weight in self._weights.items()}
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,12 @@ class GateCollector:
         self._batches = 0
 
     def _gate(self, layer: Layer, norm: tuple[str, ChannelMap] | None) -> _Gate:
-        owner, channel_map = norm or (layer.name, None)
-        names = (qualified_name(owner, key) for key in ("weight", "bias"))
+        owner, channel_map = norm or ("", None)
+        names = (
+            [qualified_name(owner, key) for key in ("weight", "bias")]
+            if owner
+            else [layer.weight_name, layer.bias_name]
+        )
         return _Gate(layer, channel_map, tuple(name for name in names if name in self._parameters))
 
     def update(self, inputs: Any, targets: Tensor) -> None:

@@ -12,20 +12,23 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from autoprune.errors import TaskError
 from autoprune.graph.branches import Branch, choose_branches, find_branches
 from autoprune.graph.groups import ChannelGraph
+from autoprune.graph.recording.capture import Recording
+from autoprune.graph.recording.module_graphs import Call, NotSeparable, extract_module
 from autoprune.pruning.surgery.copying import copy_network
-from autoprune.pruning.surgery.fx_rewrite import rewrite
 from autoprune.pruning.surgery.masks import Masks, masked_copy
 from autoprune.pruning.surgery.thinning import check_same_outputs
+from autoprune.pruning.surgery.written_forward import write_forward
 
 
 def remove_branches(network: nn.Module, graph: ChannelGraph, names: Collection[str], check_on: Any = None) -> nn.Module:
     """Builds a copy of the network without some branches and the modules and tensors that served them alone.
 
-    What stays keeps its name. As with channels that a view names by number, it is a traced `torch.fx.GraphModule`, with
-    the control flow of evaluation mode. It can be trained, searched for groups, thinned, and lose more branches. A
-    group whose first layer went has another name in it; what served several branches stays, even where all of them go.
+    What stays keeps its name. The smallest modules around the additions get a forward without the branch, see
+    `written_forward`. It can be trained, searched for groups, thinned, and lose more branches. A group whose first
+    layer went has another name in it; what served several branches stays, even where all of them go.
 
     Args:
         network: left as it is.
@@ -40,8 +43,8 @@ def remove_branches(network: nn.Module, graph: ChannelGraph, names: Collection[s
     branches = choose_branches(find_branches(network, graph), names)
     removed = copy_network(network)
     if branches:
-        _delete(removed, graph.flow.traced, branches)
-        removed = rewrite(removed, graph.flow.traced, lambda twins: _bypass(branches, twins))
+        _delete(removed, graph.flow.run.recording, branches)
+        _bypass(removed, graph, branches)
     if check_on is not None:
         check_same_outputs(removed, masked_copy(network, branch_masks(network, branches)), check_on)
     return removed
@@ -75,43 +78,59 @@ def dead_branches(network: nn.Module, graph: ChannelGraph) -> tuple[str, ...]:
         graph: what `find_groups` found in it.
     """
 
+    weights = {layer.name: layer.weight_name for layer in graph.layers}
+
     def is_dead(layer: str) -> bool:
-        return not bool(network.get_submodule(layer).weight.any())  # type: ignore[operator]
+        return layer in weights and not bool(network.get_parameter(weights[layer]).any())
 
     return tuple(branch.name for branch in find_branches(network, graph) if any(map(is_dead, branch.necessary)))
 
 
-def _bypass(branches: Sequence[Branch], twins: Mapping[fx.Node, fx.Node]) -> None:
-    """Puts each shortcut in its addition's place and erases what serves nothing any more."""
+def _bypass(network: nn.Module, graph: ChannelGraph, branches: Sequence[Branch]) -> None:
+    """Puts each shortcut in its addition's place, in the forward of the module that adds them.
+
+    Raises:
+        TaskError: that module's forward cannot be written anew.
+    """
+    by_module: dict[str, list[Branch]] = {}
+    first = graph.flow.run.recording
     for branch in branches:
-        addition, last = twins[branch.addition], twins[branch.nodes[-1]]
-        # Read from the twin: where the shortcut was itself an addition, that may have been replaced already.
-        (shortcut,) = (source for source in addition.all_input_nodes if source is not last)
-        if branch.copied:
-            with addition.graph.inserting_before(addition):
-                shortcut = addition.graph.call_method("clone", (shortcut,))
-        addition.replace_all_uses_with(shortcut)
-        addition.graph.erase_node(addition)
-        feeding = {source for node in branch.nodes for source in node.all_input_nodes} - set(branch.nodes)
-        for node in reversed(branch.nodes):
-            addition.graph.erase_node(twins[node])
-        for source in (twins[node] for node in feeding):
-            if source.op == "call_module" and not source.args and not source.users:
-                addition.graph.erase_node(source)  # the module that answers for the mode serves nothing any more
+        by_module.setdefault(first.sites[branch.addition].scope, []).append(branch)
+    for name, found in by_module.items():
+        parts = {}
+        for run in graph.flow.runs:
+            if not run.recording.does_the_same(first):
+                continue
+            twins = dict(zip(first.graph.nodes, run.recording.graph.nodes, strict=True))
+            rewritten = {twins[branch.addition]: _shortcut(branch, twins) for branch in found}
+            removed = {twins[node] for branch in found for node in branch.nodes}
+            try:
+                parts[run.recording.training] = extract_module(run.recording, name, rewritten, removed)
+            except NotSeparable as reason:
+                raise TaskError(f"branch {found[0].name} cannot be removed: {reason}") from reason
+        write_forward(network.get_submodule(name), parts)
 
 
-def _delete(network: nn.Module, traced: fx.GraphModule, branches: Sequence[Branch]) -> None:
+def _shortcut(branch: Branch, twins: Mapping[fx.Node, fx.Node]) -> Call | fx.Node:
+    """Returns what takes an addition's place; a copy of the shortcut, where something writes into the sum."""
+    (shortcut,) = (node for node in branch.addition.all_input_nodes if node is not branch.nodes[-1])
+    return (torch.clone, (twins[shortcut],), {}) if branch.copied else twins[shortcut]
+
+
+def _delete(network: nn.Module, recording: Recording, branches: Sequence[Branch]) -> None:
     """Deletes the modules and tensors that only the branches use, and modules that are empty without them."""
     nodes = {node for branch in branches for node in branch.nodes}
     served = _called(network, nodes)
-    still = _called(network, set(traced.graph.nodes) - nodes)
-    gone = served - still
+    still = _called(network, set(recording.graph.nodes) - nodes)
+    still |= {network.get_submodule(recording.sites[branch.addition].scope) for branch in branches}
+    gone, emptied = served - still, set()
     for name in {name for branch in branches for name in branch.tensors}:
         path, _, key = name.rpartition(".")
         owner = network.get_submodule(path)
         if owner not in gone:
             delattr(owner, key)
-    gone |= {module for module in network.modules() if _is_hollow(module, gone, still)}
+            emptied.add(owner)
+    gone |= {module for module in network.modules() if _is_hollow(module, gone | emptied, gone, still)}
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if child in gone:
@@ -125,9 +144,9 @@ def _called(network: nn.Module, nodes: Collection[fx.Node]) -> set[nn.Module]:
     return {inner for module in found.values() for inner in module.modules()}
 
 
-def _is_hollow(module: nn.Module, gone: set[nn.Module], still: set[nn.Module]) -> bool:
+def _is_hollow(module: nn.Module, lost: set[nn.Module], gone: set[nn.Module], still: set[nn.Module]) -> bool:
     """Tells whether a module lost something and holds neither tensors nor anything that is called any more."""
     inside = set(module.modules())
     rest = inside - gone
     held = (tensor for each in rest for tensor in (*each._parameters.values(), *each._buffers.values()))
-    return bool(inside & gone) and not rest & still and all(tensor is None for tensor in held)
+    return bool(inside & lost) and not rest & still and all(tensor is None for tensor in held)

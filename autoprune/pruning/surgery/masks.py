@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import UserError
 from autoprune.graph.groups import ChannelGraph, Kept
-from autoprune.graph.layers import Side, channel_axes
+from autoprune.graph.layers import Side
 from autoprune.pruning.surgery.copying import copy_network
 
 SIDES: tuple[Side, ...] = ("out", "in", "passthrough")
@@ -87,14 +87,13 @@ def build_masks(
     keep = graph.keep_mask(kept)
     parameters = dict(network.named_parameters())
     masks: dict[str, Tensor] = {}
-    for layer in graph.layers:
-        for axis in channel_axes(layer, parameters):
-            stays = keep[axis.ids]
-            if axis.side not in sides or bool(stays.all()):
-                continue
-            parameter = parameters[axis.tensor]
-            mask = masks.setdefault(axis.tensor, torch.ones_like(parameter, dtype=torch.bool, requires_grad=False))
-            mask.index_fill_(axis.dim, (~stays).nonzero().flatten().to(parameter.device), False)
+    for axis in graph.axes:
+        stays = keep[axis.ids]
+        if axis.side not in sides or axis.tensor not in parameters or bool(stays.all()):
+            continue
+        parameter = parameters[axis.tensor]
+        mask = masks.setdefault(axis.tensor, torch.ones_like(parameter, dtype=torch.bool, requires_grad=False))
+        mask.index_fill_(axis.dim, (~stays).nonzero().flatten().to(parameter.device), False)
     return masks
 
 

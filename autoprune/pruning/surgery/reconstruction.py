@@ -16,10 +16,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from autoprune.errors import DataError, TaskError
-from autoprune.graph.capture import mode
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.inputs import call_network
 from autoprune.graph.layers import Layer
+from autoprune.graph.recording.capture import mode
 from autoprune.pruning.statistics.layer_inputs import (
     WeightedLayer,
     inputs_at,
@@ -109,7 +109,8 @@ def refitted_layers(graph: ChannelGraph, kept: Kept, *, consumers_only: bool = F
         consumers_only: whether only layers that lost inputs are refitted.
     """
     keep = graph.keep_mask(kept)
-    layers = [layer for layer in graph.layers if layer.produces and layer.kind in ("convolution", "linear")]
+    kinds = ("convolution", "linear")
+    layers = [layer for layer in graph.layers if layer.produces and layer.kind in kinds and layer.is_module]
     consumers = [layer for layer in layers if not bool(keep[layer.incoming].all())]
     return layers[layers.index(consumers[0]) :] if consumers and not consumers_only else consumers
 

@@ -6,18 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from autoprune.errors import AutopruneError
-from autoprune.graph.capture import mode
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.inputs import ModelInputs
-from autoprune.graph.layers import Layer, channel_axes, named_tensors
-from autoprune.graph.rewrite import Call
+from autoprune.graph.layers import CONVOLUTIONS, TRANSPOSED, qualified_name
+from autoprune.graph.modules import attention, recurrent, recurrent_axes
+from autoprune.graph.recording.capture import mode
+from autoprune.graph.rules.base import Activation
+from autoprune.graph.rules.channel_layers import whole_groups
 from autoprune.pruning.surgery.copying import copy_network
-from autoprune.pruning.surgery.fx_rewrite import RewrittenNetwork, rewrite
-from autoprune.pruning.surgery.masks import mask_network
+from autoprune.pruning.surgery.masked_run import run_masked
+from autoprune.pruning.surgery.written_forward import write_forward
 
 # Largest accepted difference of outputs, relative to their largest value: sums in another order, per precision.
 TOLERANCE: Mapping[torch.dtype, float] = {
@@ -35,10 +37,9 @@ class ThinningError(AutopruneError):
 def thin(network: nn.Module, graph: ChannelGraph, kept: Kept, check_on: Any = None) -> nn.Module:
     """Builds a copy of the network without the channels that go.
 
-    It is of the network's own class; only where an operation's arguments name a channel count that changes (padding of
-    channels, a view with numbers) it is a traced `torch.fx.GraphModule` with the same modules and the same state-dict
-    keys. Its control flow is that of evaluation mode, while dropout and batch norm, also functional ones, follow its
-    mode where training and evaluation do the same operations.
+    It is of the network's own class, with the same modules and the same state-dict keys. Attributes that count channels
+    get their new values; where only the code of a `forward` counts them (padding of channels, a view with numbers), the
+    smallest module around it becomes a `WrittenForward`.
 
     Args:
         network: left as it is.
@@ -55,57 +56,132 @@ def thin(network: nn.Module, graph: ChannelGraph, kept: Kept, check_on: Any = No
         raise ThinningError("; ".join(simulation.faults.values()))
     keep = graph.keep_mask(kept)
     thinned = copy_network(network)
-    tensors = named_tensors(thinned)
-    for layer in graph.layers:
-        for axis in channel_axes(layer, tensors):
-            _select_entries(thinned, axis.tensor, axis.dim, keep[axis.ids])
-        if layer.kind != "parameter":
-            _set_counts(thinned.get_submodule(layer.name), layer, keep)
-    if simulation.calls:
-        thinned = _rewrite_calls(thinned, graph, simulation.calls)
+    holders = _holders(thinned)
+    for axis in graph.axes:
+        _select_entries(holders[axis.tensor], axis.dim, keep[axis.ids])
+    for node, after in simulation.activations.items():
+        if node.op == "call_module":
+            source = simulation.activations.get(node.all_input_nodes[0])
+            if isinstance(source, Activation) and isinstance(after, Activation):
+                _set_counts(thinned.get_submodule(str(node.target)), source.shape, after.shape)
+    for module_name, module in thinned.named_modules():
+        _adapt_class(module, f"{module_name}." if module_name else "", graph, keep)
+    for name, value in simulation.attributes.items():
+        path, _, attribute = name.rpartition(".")
+        setattr(thinned.get_submodule(path), attribute, value)
+    for name, parts in simulation.written.items():
+        write_forward(thinned.get_submodule(name), parts)
     if check_on is not None:
-        # Only its consumers ignore a channel: one of zeros may become infinite on its way, divided by its variance.
-        check_same_outputs(thinned, mask_network(network, graph, kept, sides=("in",)), check_on)
+        check_thinned(thinned, network, graph, kept, ModelInputs.of(check_on))
     return thinned
 
 
-def _select_entries(network: nn.Module, name: str, dim: int, stays: Tensor) -> None:
-    """Replaces a tensor by its entries along one axis that stay, unless all of them do."""
+Holder = tuple[nn.Module, str]
+"""A module, and the name under which it holds a tensor."""
+
+
+def _holders(network: nn.Module) -> dict[str, list[Holder]]:
+    """Maps the first name of every parameter and buffer to all modules that hold it."""
+    names: dict[int, str] = {}
+    found: dict[str, list[Holder]] = {}
+    for path, module in network.named_modules():
+        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                name = names.setdefault(id(tensor), qualified_name(path, key))
+                found.setdefault(name, []).append((module, key))
+    return found
+
+
+def _select_entries(holders: list[Holder], dim: int, stays: Tensor) -> None:
+    """Replaces a tensor by its entries along one axis that stay, wherever it is held, unless all of them do."""
     if bool(stays.all()):
         return
-    path, _, attribute = name.rpartition(".")
-    owner = network.get_submodule(path)
+    owner, attribute = holders[0]
     old: Tensor = getattr(owner, attribute)
     new = old.detach().index_select(dim, stays.nonzero().flatten().to(old.device)).contiguous()
-    is_parameter = isinstance(old, nn.Parameter)
-    setattr(owner, attribute, nn.Parameter(new, requires_grad=old.requires_grad) if is_parameter else new)
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, requires_grad=old.requires_grad)
+    for owner, attribute in holders:
+        setattr(owner, attribute, new)
 
 
-def _set_counts(module: nn.Module, layer: Layer, keep: Tensor) -> None:
-    """Writes the numbers of channels that stay into the attributes in which a layer states them."""
-    outgoing = int(keep[layer.outgoing].sum())
-    if layer.incoming is None:
-        setattr(module, "num_parameters" if isinstance(module, nn.PReLU) else "num_features", outgoing)
+def _adapt_class(module: nn.Module, prefix: str, graph: ChannelGraph, keep: Tensor) -> None:
+    """Makes an attention or a recurrent layer, whose tensors have been cut, what can run with them.
+
+    Args:
+        module: of the thinned network.
+        prefix: what the names of its tensors begin with.
+        graph: of the dense network.
+        keep: `[ids]` whether each id stays.
+    """
+    if isinstance(module, nn.MultiheadAttention):
+        if any(axis.tensor.startswith(prefix) and not bool(keep[axis.ids].all()) for axis in graph.axes):
+            attention.make_prunable(module)
+            attention.update_sizes(module)
+            attention.restore_class(module)  # type: ignore[arg-type]
         return
-    incoming = int(keep[layer.incoming].sum())
-    names = ("in_features", "out_features") if layer.kind == "linear" else ("in_channels", "out_channels")
-    for name, count in zip(names, (incoming, outgoing), strict=True):
-        setattr(module, name, count)
-    if layer.depthwise:
-        module.groups = incoming  # type: ignore[assignment]
+    if not isinstance(module, nn.RNNBase):
+        return
+    stays = {axis.tensor.removeprefix(prefix): keep[axis.ids] for axis in graph.axes if axis.dim == 1}
+    kept: dict[tuple[int, int], Tensor] = {}
+    for i, names in enumerate(module._all_weights):
+        where = divmod(i, 2 if module.bidirectional else 1)
+        if names[1] in stays:
+            kept[where] = stays[names[1]].nonzero().flatten()
+    if all(bool(rows.all()) for rows in stays.values()):
+        return
+    try:
+        recurrent_axes.update_sizes(module)
+    except ValueError:  # layers of different widths
+        recurrent.make_prunable(module)
+        recurrent_axes.update_sizes(module, hidden=kept)
 
 
-def _rewrite_calls(network: nn.Module, graph: ChannelGraph, calls: Mapping[fx.Node, Call]) -> RewrittenNetwork:
-    def edit(twins: Mapping[fx.Node, fx.Node]) -> None:
-        for node, (target, args, kwargs) in calls.items():
-            twin = twins[node]
-            if target is not node.target:
-                twin.op = "call_function"
-            twin.target = target
-            twin.args = fx.node.map_arg(args, lambda n: twins[n])
-            twin.kwargs = fx.node.map_arg(kwargs, lambda n: twins[n])
+def _set_counts(module: nn.Module, before: torch.Size, after: torch.Size) -> None:
+    """Writes the numbers of channels that stay into the attributes in which a layer states them.
 
-    return rewrite(network, graph.flow.traced, edit)
+    Args:
+        module: whose tensors have been cut.
+        before: shape of its input.
+        after: shape of its output.
+    """
+    if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED)):
+        axis = len(before) - module.weight.dim() + 1
+        if module.groups == module.in_channels:
+            module.groups = before[axis]
+        module.in_channels, module.out_channels = before[axis], after[axis]
+    elif isinstance(module, nn.Linear):
+        module.in_features, module.out_features = before[-1], after[-1]
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim = after[-1]
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        module.normalized_shape = tuple(before[-len(module.normalized_shape) :])
+    elif isinstance(module, nn.GroupNorm):
+        if whole_groups(module.num_groups, module.num_channels):
+            module.num_groups = module.num_groups * before[1] // module.num_channels
+        module.num_channels = before[1]
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = module.weight.numel()
+    elif hasattr(module, "num_features"):
+        module.num_features = before[1]  # type: ignore[assignment]
+
+
+def check_thinned(thinned: nn.Module, network: nn.Module, graph: ChannelGraph, kept: Kept, inputs: ModelInputs) -> None:
+    """Checks in evaluation mode that a thinned network gives the masked one's outputs.
+
+    Args:
+        thinned: the smaller one.
+        network: the dense one.
+        graph: of the dense one.
+        kept: by group, the channels that stay.
+        inputs: whatever they take.
+
+    Raises:
+        ThinningError: they do not.
+    """
+    with mode(thinned, training=False), mode(network, training=False), torch.no_grad():
+        # Only its consumers ignore a channel: one of zeros may become infinite on its way, divided by its variance.
+        _compare(inputs.clone().call(thinned), run_masked(network, graph, kept, inputs))
 
 
 def check_same_outputs(thinned: nn.Module, masked: nn.Module, inputs: Any) -> None:
@@ -120,8 +196,12 @@ def check_same_outputs(thinned: nn.Module, masked: nn.Module, inputs: Any) -> No
         ThinningError: they do not.
     """
     with mode(thinned, training=False), mode(masked, training=False), torch.no_grad():
-        found, expected = (tree_leaves(ModelInputs.of(inputs).clone().call(network)) for network in (thinned, masked))
-    for one, other in zip(found, expected, strict=True):
+        found, expected = (ModelInputs.of(inputs).clone().call(network) for network in (thinned, masked))
+        _compare(found, expected)
+
+
+def _compare(found: Any, expected: Any) -> None:
+    for one, other in zip(tree_leaves(found), tree_leaves(expected), strict=True):
         if isinstance(one, Tensor) and isinstance(other, Tensor):
             _compare_tensors(one, other)
 

@@ -66,7 +66,7 @@ class Pruning:
     Raises:
         UserError: a name matches no group, an amount is out of range, a gradual schedule has no timing, or the
             criterion needs data and there are no `statistics_batches`.
-        TaskError: the network cannot be traced.
+        TaskError: the network cannot run on the inputs.
     """
 
     def __init__(

@@ -16,7 +16,6 @@ from torch.fx import symbolic_trace
 from autoprune.errors import DataError, TaskError
 from autoprune.graph.groups import ChannelGraph, find_groups
 from autoprune.pruning.surgery import reconstruction
-from autoprune.pruning.surgery.fx_rewrite import RewrittenNetwork
 from autoprune.pruning.surgery.reconstruction import LayerAddition, observe_additions, refit
 from autoprune.pruning.surgery.thinning import thin
 from tests.graph.contract import randomise
@@ -156,7 +155,6 @@ def test_outputs_come_nearer_to_the_dense_networks(name: str) -> None:
     dense, graph, batches = _build_case(case.build, case.shape)
     kept = {group.name: list(range((group.group.width + 1) // 2)) for group in graph.groups}
     thinned = thin(dense, graph, kept)
-    assert isinstance(thinned, RewrittenNetwork) == (name == "shufflenet_v2_numbers")
     unseen = _batches(case.shape, (64,))[0][0].flip(0).roll(1, -1)
     before = (thinned(unseen) - dense(unseen)).square().mean()
     state = copy.deepcopy(dense.state_dict())

@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoprune.errors import TaskError
 from autoprune.graph.groups import find_groups
-from autoprune.pruning.surgery.fx_rewrite import RewrittenNetwork
 from autoprune.pruning.surgery.masks import mask_network
 from autoprune.pruning.surgery.thinning import ThinningError, check_same_outputs, thin
+from autoprune.pruning.surgery.written_forward import WrittenForward
 from autoprune.tasks.models.cifar_resnet import CifarResNet
 from tests.graph.contract import batch, check_network, randomise, same_outputs, widths
 from tests.graph.networks import WELL_KNOWN, Case, LeNet, resnet_b, vgg
@@ -36,7 +35,9 @@ def test_a_thinned_network_can_be_thinned_again(name: str) -> None:
     graph = find_groups(network, inputs)
     kept = {group.name: list(range(1, group.group.width)) or [0] for group in graph.groups}
     again = check_network(thin(network, graph, kept), inputs, 1e-4, draws=1)
-    assert {g.name: g.group.width for g in again.groups} == {name: len(stays) for name, stays in kept.items()}
+    assert sorted(g.group.width for g in again.groups) == sorted(
+        len(stays) for stays in kept.values() if len(stays) > 1
+    )
 
 
 def test_the_own_class_comes_back_where_no_argument_names_a_channel_count() -> None:
@@ -48,7 +49,9 @@ def test_the_own_class_comes_back_where_no_argument_names_a_channel_count() -> N
     lenet = LeNet("numbers")
     graph = find_groups(lenet, torch.randn(2, 3, 32, 32))
     assert type(thin(lenet, graph, {"conv1": [1]})) is LeNet
-    assert isinstance(thin(lenet, graph, {"conv2": [1]}), RewrittenNetwork)
+    written = thin(lenet, graph, {"conv2": [1]})
+    assert isinstance(written, LeNet)
+    assert isinstance(written, WrittenForward)
 
 
 def test_a_thinned_network_learns_and_leaves_frozen_parameters_frozen() -> None:
@@ -72,7 +75,7 @@ def test_a_thinned_network_learns_and_leaves_frozen_parameters_frozen() -> None:
 def _rewritten(network: nn.Module, inputs: Tensor) -> nn.Module:
     graph = find_groups(network, inputs)
     thinned = thin(network, graph, {group.name: [0, 2] for group in graph.groups})
-    assert isinstance(thinned, RewrittenNetwork)
+    assert any(isinstance(module, WrittenForward) for module in thinned.modules())
     return thinned
 
 
@@ -148,23 +151,17 @@ def test_a_difference_of_outputs_is_an_error() -> None:
 def test_the_check_happens_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     network, inputs = vgg(), torch.randn(2, 3, 8, 8)
     graph = find_groups(network, inputs)
-    monkeypatch.setattr("autoprune.pruning.surgery.thinning._select_entries", lambda network, name, dim, stays: None)
+    monkeypatch.setattr("autoprune.pruning.surgery.thinning._select_entries", lambda holders, dim, stays: None)
     thin(network, graph, {"0.0": [1, 2]})
     with pytest.raises((ThinningError, RuntimeError)):
         thin(network, graph, {"1.0": [1]}, check_on=inputs)
 
 
-def test_weight_norm_of_the_old_style_is_refused_with_the_next_step() -> None:
+def test_weight_norm_of_the_old_style_is_followed_by_its_rows() -> None:
     with pytest.warns(FutureWarning):
         conv = nn.utils.weight_norm(nn.Conv2d(3, 4, 1))
     network, inputs = nn.Sequential(conv, nn.Conv2d(4, 5, 1), nn.Conv2d(5, 2, 1)), torch.randn(2, 3, 4, 4)
     conv(inputs)
     graph = find_groups(network, inputs)
-    assert widths(graph) == {"1": 5}
-    try:
-        copy.deepcopy(network)
-    except RuntimeError:
-        with pytest.raises(TaskError, match=r"torch\.nn\.utils\.parametrizations"):
-            thin(network, graph, {"1": [0]})
-    else:
-        same_outputs(thin(network, graph, {"1": [0]}), mask_network(network, graph, {"1": [0]}), inputs, 1e-4)
+    assert widths(graph)["1"] == 5
+    same_outputs(thin(network, graph, {"1": [0]}), mask_network(network, graph, {"1": [0]}), inputs, 1e-4)

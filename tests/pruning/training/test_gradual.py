@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune import registry
-from autoprune.errors import TaskError, UserError
+from autoprune.errors import UserError
 from autoprune.pruning.patterns import FILTER, parse_pattern
 from autoprune.pruning.pruner import L1_FILTER, LEVEL, TICKET, Pruner
 from autoprune.pruning.schedules import AGP, ITERATIVE, Timing
@@ -465,8 +465,8 @@ def test_rounds_are_of_a_schedule_that_rewinds() -> None:
         next(Pruning(_network(), "lottery_ticket", 0.5, inputs=INPUTS).rounds(0))
 
 
-def test_a_network_that_cannot_be_traced_is_refused() -> None:
-    with pytest.raises(TaskError, match="cannot be traced"):
+def test_a_network_without_layers_is_refused() -> None:
+    with pytest.raises(UserError, match="no group that can be pruned"):
         Pruning(Undecided(), "level", 0.5, inputs=INPUTS)
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autoprune.graph.capture import trace
-from autoprune.graph.prefix import PartialRunner, crosses_state, shared_prefix
+from autoprune.graph.recording.prefix import PartialRunner, crosses_state, shared_prefix
+from tests.graph.contract import traced
 from tests.graph.networks import WELL_KNOWN
 
 
@@ -37,7 +37,7 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
 @pytest.mark.parametrize("name", ["views", "vgg", "resnet_b", "densenet", "shufflenet_v2_computed", "unet_interpolate"])
 def test_any_two_parts_give_what_the_whole_gives(name: str) -> None:
     network, inputs = build(name)
-    parts = PartialRunner(trace(network))
+    parts = PartialRunner(traced(network, inputs))
     with torch.no_grad():
         expected = network(inputs.clone())
         for index in range(parts.first, len(parts.nodes)):
@@ -48,7 +48,7 @@ def test_any_two_parts_give_what_the_whole_gives(name: str) -> None:
 
 def test_the_values_at_an_operation_may_be_used_again_if_copies_are_given_away() -> None:
     network, inputs = build("views")
-    parts = PartialRunner(trace(network))
+    parts = PartialRunner(traced(network, inputs))
     index = next(i for i, node in enumerate(parts.nodes) if node.target == "mul_")
     with torch.no_grad():
         values = parts.advance(parts.begin(inputs), parts.first, index)
@@ -59,10 +59,12 @@ def test_the_values_at_an_operation_may_be_used_again_if_copies_are_given_away()
 
 
 def test_faults_of_a_network_are_raised_as_they_are() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(5, 4, 3))
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))
+    parts = PartialRunner(traced(network, torch.zeros(1, 3, 8, 8)))
+    network[1] = nn.Conv2d(5, 4, 3)
+    parts.module.add_module("1", network[1])
     with pytest.raises(RuntimeError) as plain:
         network(torch.zeros(1, 3, 8, 8))
-    parts = PartialRunner(trace(network))
     with pytest.raises(RuntimeError) as found:
         parts.finish(parts.begin(torch.zeros(1, 3, 8, 8)), parts.first)
     assert str(found.value) == str(plain.value)
@@ -82,11 +84,12 @@ def _change(network: Any, what: str) -> None:
     ("what", "operation"), [("weight", "norm"), ("statistics", "norm"), ("last", "last"), ("nothing", None)]
 )
 def test_networks_are_the_same_up_to_the_first_tensor_that_differs(what: str, operation: str | None) -> None:
-    network, _ = build("views")
+    network, inputs = build("views")
     other = copy.deepcopy(network)
     _change(other, what)
-    names = [node.name for node in trace(network).graph.nodes]
-    assert shared_prefix(trace(network), trace(other)) == (len(names) if operation is None else names.index(operation))
+    one, two = traced(network, inputs), traced(other, inputs)
+    names = [node.name for node in one.graph.nodes]
+    assert shared_prefix(one, two) == (len(names) if operation is None else names.index(operation))
 
 
 class Scaled(Views):
@@ -95,16 +98,16 @@ class Scaled(Views):
 
 
 def test_networks_are_the_same_up_to_the_first_operation_or_argument_that_differs() -> None:
-    network, _ = build("views")
+    network, inputs = build("views")
     other = Scaled().eval()
     other.load_state_dict(network.state_dict())
-    nodes = list(trace(network).graph.nodes)
-    shared = shared_prefix(trace(network), trace(other))
+    nodes = list(traced(network, inputs).graph.nodes)
+    shared = shared_prefix(traced(network, inputs), traced(other, inputs))
     assert nodes[shared].op != "placeholder"
     assert shared <= [node.name for node in nodes].index("mul")
 
 
 def test_state_is_crossed_between_two_calls_of_a_module_with_buffers() -> None:
     norm, relu = nn.BatchNorm2d(3), nn.ReLU()
-    traced = trace(nn.Sequential(norm, relu, nn.Conv2d(3, 3, 1), norm, relu))
-    assert [crosses_state(traced, index) for index in range(1, 7)] == [False, True, True, True, False, False]
+    twin = traced(nn.Sequential(norm, relu, nn.Conv2d(3, 3, 1), norm, relu), torch.randn(2, 3, 4, 4))
+    assert [crosses_state(twin, index) for index in range(1, 7)] == [False, True, True, True, False, False]

@@ -36,8 +36,8 @@ class PartialRunner(fx.Interpreter):
         return tuple(i for i in range(at) if self._last_use[i] >= at)
 
     def begin(self, inputs: Any) -> Values:
-        """Returns the values at `first` for some inputs (see `ModelInputs.of`); other arguments have their defaults."""
-        self.args_iter = iter(ModelInputs.of(inputs).arguments_of(self.graph))
+        """Returns the values at `first` for some inputs (see `ModelInputs.of`)."""
+        self.args_iter = iter(ModelInputs.of(inputs).tensors())
         self.env = {}
         return {i: self.run_node(self.nodes[i]) for i in range(self.first)}
 
@@ -105,7 +105,7 @@ def _equal(mine: Mapping[str, object], theirs: Mapping[str, object]) -> bool:
 def _same(one: object, other: object) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor) and one is not other:
         return one.dtype == other.dtype and torch.equal(one, other)
-    return one is other
+    return one is other or (type(one) is type(other) and not isinstance(one, Tensor) and one == other)
 
 
 def crosses_state(traced: fx.GraphModule, at: int) -> bool:

@@ -1,0 +1,1 @@
+"""What a network does, recorded by running it."""

@@ -1,0 +1,1 @@
+"""Rules: how each kind of operation passes channel ids on."""

@@ -1,0 +1,160 @@
+"""Runs the dense network with channels masked: what uses them ignores them, and norms are over those that stay."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from autoprune.graph.channel_ids import axes_of
+from autoprune.graph.channels import ChannelFlow
+from autoprune.graph.groups import ChannelGraph, Kept
+from autoprune.graph.inputs import ModelInputs
+from autoprune.graph.rules.base import Activation
+from autoprune.graph.rules.elementwise import STATISTICS
+from autoprune.graph.rules.table import name_of
+from autoprune.pruning.surgery.masks import mask_network
+
+_NORMS = frozenset("layer_norm rms_norm group_norm normalize".split())
+
+
+def run_masked(network: nn.Module, graph: ChannelGraph, kept: Kept, inputs: ModelInputs) -> Any:
+    """Returns the outputs of the dense network without the channels that go.
+
+    Args:
+        network: the dense one, in the mode in which it is to run; left as it is.
+        graph: of this network.
+        kept: by group, the channels that stay.
+        inputs: whatever it takes.
+    """
+    masked = mask_network(network, graph, kept, sides=("in",))
+    return MaskedRun(masked, graph.flow, graph.keep_mask(kept)).run(*inputs.clone().tensors())
+
+
+class MaskedRun(fx.Interpreter):
+    """Runs what was recorded with norms and statistics over the channels that stay.
+
+    Args:
+        network: with masked weights.
+        flow: of the dense network.
+        keep: `[ids]` whether each id stays.
+    """
+
+    def __init__(self, network: nn.Module, flow: ChannelFlow, keep: Tensor) -> None:
+        super().__init__(network, graph=flow.traced.graph)
+        self._flow, self._keep = flow, keep
+
+    def fetch_attr(self, target: str) -> Any:
+        """Returns what the network holds, or a constant that it made when it was recorded."""
+        return getattr(self._flow.traced, target) if target.startswith("_constant_") else super().fetch_attr(target)
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs one operation."""
+        normed = self._normed(n)
+        source = next((each for each in n.all_input_nodes if each in self._flow.activations), None)
+        dense = self._flow.activations.get(source) if source is not None else None
+        if not normed or not isinstance(dense, Activation) or source is None:
+            return super().run_node(n)
+        stays = {axis: rows for axis in normed(dense) if not bool((rows := self._rows(dense, axis)).all())}
+        if not stays:
+            return super().run_node(n)
+        value = self.env[source]
+        for axis, rows in stays.items():
+            value = value.index_select(axis, rows.nonzero().flatten().to(value.device))
+        if n.op != "call_module" and name_of(n) in STATISTICS:
+            args, kwargs = fx.node.map_arg(
+                (n.args, dict(n.kwargs)), lambda each: value if each is source else self.env[each]
+            )
+            return getattr(self, n.op)(n.target, args, kwargs)
+        return self._spread(self._run_norm(n, value, stays), self.env[source], stays)
+
+    def _rows(self, dense: Activation, axis: int) -> Tensor:
+        """Returns which entries of an axis stay, `[size]`; all, where ids vary along other axes too."""
+        for ids in dense.along(axis):
+            if len(axes_of(ids)) == 1:
+                return self._keep[ids].flatten()
+        return torch.ones(dense.shape[axis], dtype=torch.bool)
+
+    def _normed(self, n: fx.Node) -> Any:
+        """Returns what tells over which axes of its input an operation takes statistics; None where it takes none."""
+        if n.op == "call_module":
+            module = self.fetch_attr(str(n.target))
+            if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+                axes = len(module.normalized_shape)
+                return lambda dense: range(len(dense.shape) - axes, len(dense.shape))
+            return (lambda dense: [1]) if isinstance(module, nn.GroupNorm) else None
+        if n.op not in ("call_function", "call_method"):
+            return None
+        name = name_of(n)
+        if name in STATISTICS:
+            return lambda dense: range(len(dense.shape)) if _reduces(n, self._flow) else []
+        if name == "group_norm":
+            return lambda dense: [1]
+        if name in _NORMS:
+            return lambda dense: [len(dense.shape) - 1] if name != "normalize" else range(len(dense.shape))
+        return None
+
+    def _run_norm(self, n: fx.Node, value: Tensor, stays: dict[int, Tensor]) -> Tensor:
+        """Runs a norm on the channels that stay."""
+        held: dict[str, Any] = {}
+        if n.op == "call_module":
+            module: Any = self.fetch_attr(str(n.target))
+            weight, bias = module.weight, getattr(module, "bias", None)
+            held = {"eps": module.eps}
+            groups: Any = getattr(module, "num_groups", None)
+            shape: Any = getattr(module, "normalized_shape", None)
+            name = {"LayerNorm": "layer_norm", "RMSNorm": "rms_norm"}.get(type(module).__name__, "")
+            name = name or (
+                "group_norm" if groups else "layer_norm" if isinstance(module, nn.LayerNorm) else "rms_norm"
+            )
+        else:
+            name = name_of(n)
+            orders = {
+                "layer_norm": "input normalized_shape weight bias eps",
+                "rms_norm": "input normalized_shape weight eps",
+                "group_norm": "input num_groups weight bias eps",
+                "normalize": "input p dim eps",
+            }
+            args, kwargs = fx.node.map_arg((n.args, dict(n.kwargs)), lambda each: self.env[each])
+            given: dict[str, Any] = {**dict(zip(orders[name].split(), args, strict=False)), **kwargs}
+            if name == "normalize":
+                return nn.functional.normalize(**{**given, "input": value})
+            weight, bias, groups = given.get("weight"), given.get("bias"), given.get("num_groups")
+            held = {"eps": given["eps"]} if given.get("eps") is not None else {}
+            shape = given.get("normalized_shape")
+        if name == "group_norm":
+            rows = stays[1]
+            weight, bias = (each if each is None else each[rows.to(each.device)] for each in (weight, bias))
+            per_group = rows.view(int(groups), -1)
+            whole = bool((per_group.all(1) | ~per_group.any(1)).all())
+            return nn.functional.group_norm(
+                value, int(per_group.any(1).sum()) if whole else groups, weight, bias, **held
+            )
+        axes = 1 if isinstance(shape, int) else len(shape)
+        rank = value.dim()
+        for axis, rows in stays.items():
+            at = axis - (rank - axes)
+            weight, bias = (
+                each if each is None else each.index_select(at, rows.nonzero().flatten().to(each.device))
+                for each in (weight, bias)
+            )
+        over = tuple(value.shape[rank - axes :])
+        if name == "rms_norm":
+            return nn.functional.rms_norm(value, over, weight, **held)
+        return nn.functional.layer_norm(value, over, weight, bias, **held)
+
+    def _spread(self, value: Tensor, like: Tensor, stays: dict[int, Tensor]) -> Tensor:
+        """Puts values back to where they were; the channels that go are zero."""
+        for axis, rows in stays.items():
+            whole = value.new_zeros([*value.shape[:axis], like.shape[axis], *value.shape[axis + 1 :]])
+            value = whole.index_copy(axis, rows.nonzero().flatten().to(value.device), value)
+        return value
+
+
+def _reduces(n: fx.Node, flow: ChannelFlow) -> bool:
+    """Tells whether a mean or variance is taken over channels."""
+    found = flow.activations.get(n)
+    results: Collection[Any] = found if isinstance(found, list) else [found]
+    return any(isinstance(each, Activation) and each.statistics for each in results)
