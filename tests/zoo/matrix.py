@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -40,13 +41,12 @@ def run_matrix(
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="networks, or beginnings of their names; all if none")
     parser.add_argument("--output", type=Path, metavar="FILE", help="without its suffix")
-    parser.add_argument("--limit", type=float, default=600, help="seconds for each network")
+    parser.add_argument("--limit", type=float, default=600, help="seconds of processor time for each network")
     parser.add_argument("--memory", type=float, default=10, help="GB of memory for each network")
     parser.add_argument("--again", action="store_true", help="also those that have a row")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        resource.setrlimit(resource.RLIMIT_AS, (int(options.memory * 1e9),) * 2)
         print("\n" + json.dumps(examine(options.names[0])))
         return
     if options.output is None:
@@ -88,28 +88,25 @@ def examine_apart(module: str, name: str, limit: float, memory: float) -> Entry:
     Args:
         module: which command makes the row.
         name: of the network.
-        limit: in seconds.
+        limit: in seconds of processor time, so that other work on the machine changes nothing.
         memory: in GB.
     """
-    command = [sys.executable, "-W", "ignore", "-m", module, "--one", name, "--memory", str(memory)]
+
+    def set_limits() -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (int(limit), int(limit) + 5))
+        resource.setrlimit(resource.RLIMIT_AS, (int(memory * 1e9),) * 2)
+
+    command = [sys.executable, "-W", "ignore", "-m", module, "--one", name]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=limit,
-            env=environment,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        begun = (error.stdout or b"").decode().rpartition("\n")[0].splitlines()  # bytes, whatever `text` says
-        row = json.loads(begun[-1]) if begun and begun[-1].startswith("{") else {"network": name}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, preexec_fn=set_limits, check=False)
+    complete = done.stdout.rpartition("\n")[0].splitlines()
+    row = json.loads(complete[-1]) if complete and complete[-1].startswith("{") else {"network": name}
+    if done.returncode == -signal.SIGXCPU:
         return {**row, "failure": f"more than {limit:.0f} s"}
     if done.returncode:
         said = done.stderr.strip().splitlines()
-        return {"network": name, "failure": f"exit code {done.returncode}: {said[-1][:300] if said else ''}"}
-    return json.loads(done.stdout.splitlines()[-1])
+        return {**row, "failure": f"exit code {done.returncode}: {said[-1][:300] if said else ''}"}
+    return row
 
 
 def _examine(name: str) -> Entry:
