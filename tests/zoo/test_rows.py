@@ -57,7 +57,7 @@ def test_a_network_that_dies_or_takes_too_long_stops_nothing(
     ends: str, row: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = json.dumps({"network": "a", "half": 1})
-    (tmp_path / "row_maker.py").write_text(f"import sys, time\nprint({said!r}, flush=True)\n{ends}\n")
+    (tmp_path / "row_maker.py").write_text(f"import sys\nprint({said!r}, flush=True)\n{ends}\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert examine_apart("row_maker", "a", limit=1, memory=1) == row
 
