@@ -113,7 +113,8 @@ def apply(
 
     Args:
         model: trained; it is not changed. Wrappers are taken off, as by `search`.
-        allocation: group to kept width, as `SearchResult.allocation` or a run's `best.yaml` has it.
+        allocation: group to kept width, as `SearchResult.allocation` or a run's `best.yaml` has it; with 0 its residual
+            branch is removed.
         task: where given, its training samples re-estimate the batch norm; without them a pruned network is
             of little use before it is trained. They also score the channels if the pruner reads data.
         inputs: samples as the network takes them (see `ModelInputs.of`); needed if no task is given.
@@ -134,6 +135,7 @@ def apply(
     fitting = takes_channels_last(model, given)
     samples = None if task is None else ScoringSamples(task, device, channels_last=fitting)
     by = registry.resolve("pruner", pruner) if isinstance(pruner, str) else pruner
+    by = by.with_depth() if by.pattern.coupled and 0 in allocation.values() else by
     prunable = analyze(copy_network(model), given, by, samples)
     if task is not None:
         return Evaluator(prunable, task, EvaluationConfig()).prune(allocation, recipe or Recipe())

@@ -20,7 +20,7 @@ from autoprune.config import load_experiment
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Budget
 from autoprune.core.costs import CostTable
-from autoprune.core.projection import Projection
+from autoprune.core.projecting.projection import Projection
 from autoprune.core.space import SearchSpace, build_space
 from autoprune.errors import UserError
 from autoprune.graph.groups import find_groups
@@ -68,13 +68,14 @@ class NetworkSpace:
     def dimensions(self) -> dict[str, tuple[float, float]]:
         """Returns name to the least and greatest share of a group's structures that is kept; `uniform` between both.
 
-        A group that has but one width is left out.
+        A group that has but one width is left out. Where a branch may be removed the least is 0, and less than half of
+        its narrowest share means that.
         """
         found = {}
         for group in self.groups.groups:
             bounds = self.groups.bounds[group.name]
-            if bounds.lowest < bounds.ceiling:
-                found[f"{PREFIX}{group.name}"] = bounds.lowest / group.width, bounds.ceiling / group.width
+            if bounds.least < bounds.ceiling:
+                found[f"{PREFIX}{group.name}"] = bounds.least / group.width, bounds.ceiling / group.width
         return found
 
     def allocation(self, shares: Mapping[str, Any], budget: Limited) -> Allocation:
@@ -128,6 +129,7 @@ def search_space(
             f"{found_rules.source} has settings ({', '.join(found_rules.settings)}), which a search of your own "
             "suggests itself; leave them out"
         )
+    chosen = chosen.with_depth() if found_rules.depth else chosen
     network, samples = copy_network(unwrap(model)).eval(), ModelInputs.of(inputs).take(2)
     structures = chosen.find_structures(network, find_groups(network, samples))
     groups = build_space(found_rules, structures.groups)

@@ -17,6 +17,7 @@ import autoprune
 from autoprune.core.costs import within
 from autoprune.errors import BudgetInfeasible, UserError
 from autoprune.graph.costs import measure_costs
+from autoprune.tasks.models.cifar_resnet import CifarResNet
 
 INPUTS = torch.zeros(2, 3, 8, 8)
 
@@ -161,3 +162,14 @@ def test_a_network_of_keyword_arguments_is_searched_on_them() -> None:
     small = pickle.loads(pickle.dumps(space)).apply(Masked(), {"first": 3})
     assert small.first.out_features == 3
     assert measure_costs(small, inputs) == space.costs.costs({"first": 3})
+
+
+def test_with_depth_a_share_near_nothing_removes_a_branch() -> None:
+    model = CifarResNet(1).eval()
+    space = autoprune.search_space(model, INPUTS, {"depth": True})
+    assert space.dimensions()["keep.layer2.0.conv1"] == (0.0, 1.0)
+    shares = {**dict.fromkeys(space.dimensions(), 1.0), "keep.layer2.0.conv1": 0.01}
+    allocation = space.allocation(shares, "flops=0.6")
+    assert allocation["layer2.0.conv1"] == 0
+    small = space.apply(model, allocation)
+    assert measure_costs(small, INPUTS) == space.costs.costs(allocation)

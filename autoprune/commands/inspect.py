@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from autoprune.commands.options import experiment_of
@@ -22,16 +23,18 @@ def run(arguments: argparse.Namespace) -> None:
     setup = prepare(experiment, Display())
     groups = [_group(setup, group) for group in setup.prunable.structures.groups]
     frozen = [vars(frozen) for frozen in setup.prunable.graph.frozen]
+    staying = {**setup.prunable.structures.refused_branches, **setup.space.staying}
     if arguments.json:
-        print(json.dumps({"costs": setup.prunable.costs.dense(), "groups": groups, "frozen": frozen}, indent=1))
+        found = {"costs": setup.prunable.costs.dense(), "groups": groups, "frozen": frozen, "staying": staying}
+        print(json.dumps(found, indent=1))
     else:
-        _print(setup, groups, frozen)
+        _print(setup, groups, frozen, staying)
 
 
 def _group(setup: Setup, group: Group) -> dict[str, Any]:
-    """Returns what is shown of one group; its shares are what goes if it alone is pruned to one structure."""
+    """Returns what is shown of one group; its shares are what goes if it alone is pruned to one structure, or none."""
     name, costs = group.name, setup.prunable.costs
-    dense, without = costs.dense(), costs.costs({name: group.least})
+    dense, without = costs.dense(), costs.costs({name: 0 if group.removable else max(group.least, 1)})
     bounds = setup.space.bounds.get(name)
     return {
         "name": name,
@@ -41,11 +44,15 @@ def _group(setup: Setup, group: Group) -> dict[str, Any]:
         "params_share": 1 - without["params"] / dense["params"],
         "floor": bounds.lowest if bounds else None,
         "ceiling": bounds.ceiling if bounds else None,
+        "removable": bool(bounds and bounds.removable),
+        "lead": group.lead,
         "pinned": setup.space.pinned.get(name),
     }
 
 
-def _print(setup: Setup, groups: list[dict[str, Any]], frozen: list[dict[str, Any]]) -> None:
+def _print(
+    setup: Setup, groups: list[dict[str, Any]], frozen: list[dict[str, Any]], staying: Mapping[str, str]
+) -> None:
     from rich.table import Table
 
     from autoprune.errors import printable
@@ -63,14 +70,20 @@ def _print(setup: Setup, groups: list[dict[str, Any]], frozen: list[dict[str, An
     for heading in ("group", "width", flops, params, "may keep", "layers"):
         table.add_column(heading, justify="left" if heading in ("group", "layers", "may keep") else "right")
     for group in groups:
-        may_keep = group["pinned"] or f"{group['floor']} to {group['ceiling']}"
+        none = "0 or " if group["removable"] else ""
+        may_keep = group["pinned"] or f"{none}{group['floor']} to {group['ceiling']}"
         shares = [f"{100 * group[share]:.1f} %" for share in ("flops_share", "params_share")]
         cells = [group["name"], str(group["width"]), *shares, may_keep, _layers(group["layers"])]
         table.add_row(*map(printable, cells))
     console.print(table)
     for item in frozen:
         console.print(printable(f"frozen: {item['width']} channels of {item['layer']}: {item['reason']}"))
-    print(f"\nShares: what goes if the group alone is pruned to one structure. Search space: {setup.space.source}")
+    for name, reason in staying.items():
+        console.print(printable(f"no removal: the branch of {name}: {reason}"))
+    whole = ", or to none where it may go" if any(group["removable"] for group in groups) else ""
+    print(
+        f"\nShares: what goes if the group alone is pruned to one structure{whole}. Search space: {setup.space.source}"
+    )
 
 
 def _layers(names: list[str]) -> str:

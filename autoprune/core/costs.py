@@ -38,13 +38,25 @@ ONE = Count(1)
 
 @dataclass(frozen=True)
 class CostTerm:
-    """One layer's part in one cost: `factor · left · right`, bilinear in the widths of neighbouring groups."""
+    """One layer's part in one cost: `factor · left · right`, bilinear in the widths of neighbouring groups.
+
+    Attributes:
+        source: the tensor whose entries, or the operation whose work, it counts; empty for anything else.
+        branch: the group at whose width 0 it is nothing, whatever the counts say, as its residual branch is removed.
+    """
 
     kind: CostKind
     layer: str
     factor: int
     left: Count = ONE
     right: Count = ONE
+    source: str = ""
+    branch: str | None = None
+
+    def at(self, widths: Mapping[str, int]) -> int:
+        """Returns what it costs at these widths."""
+        gone = self.branch is not None and widths[self.branch] == 0
+        return 0 if gone else self.factor * self.left.at(widths) * self.right.at(widths)
 
 
 class CostTable:
@@ -53,15 +65,28 @@ class CostTable:
     FLOPs are two per multiply-add of convolutions, linear layers and matrix products, for one sample, as
     `torch.utils.flop_counter` counts them; `params` are parameters; `size` is bytes of parameters and buffers.
 
+    Costs are sums of products of two widths. Where residual branches may be removed, of the terms in a branch those
+    that its own groups do not bring to zero (what its last layer adds for each channel of the stream) are taken off
+    again wherever the branch is gone.
+
     Args:
         terms: what each layer adds.
         widths: dense width of every group that a term names.
         effective: whether weights are set to zero and stay where they are, so that parameters are those that are not
             zero, and FLOPs those of their multiply-adds, which only hardware or a library made for it would save.
+        leads: group to the lead of its branch, with which it is removed.
     """
 
-    def __init__(self, terms: Sequence[CostTerm], widths: Mapping[str, int], effective: bool = False) -> None:
-        unknown = {g for t in terms for c in (t.left, t.right) for g in c.per_width} - set(widths)
+    def __init__(
+        self,
+        terms: Sequence[CostTerm],
+        widths: Mapping[str, int],
+        effective: bool = False,
+        leads: Mapping[str, str] | None = None,
+    ) -> None:
+        self.leads = dict(leads or {})
+        named = {g for t in terms for c in (t.left, t.right) for g in c.per_width}
+        unknown = (named | {t.branch for t in terms if t.branch} | {*self.leads, *self.leads.values()}) - set(widths)
         if unknown:
             raise ValueError(f"cost terms name groups without a width: {sorted(unknown)}")
         self.terms = tuple(terms)
@@ -69,24 +94,13 @@ class CostTable:
         self.effective = effective
         self._index = {group: i for i, group in enumerate(self.widths)}
         self._dense = list(self.widths.values())
-        # Terms of several costs share their counts (a layer's FLOPs and parameters), so each product is made once.
-        products = {_product_key(term): term for term in self.terms}
-        rows = {key: row for row, key in enumerate(products)}
-        self._left, self._left_fixed = self._matrix([term.left for term in products.values()])
-        self._right, self._right_fixed = self._matrix([term.right for term in products.values()])
-        self._factors = np.zeros((len(COST_KINDS), len(rows)), dtype=np.int64)
-        for term in self.terms:
-            self._factors[COST_KINDS.index(term.kind), rows[_product_key(term)]] += term.factor
-
-    def _matrix(self, counts: Sequence[Count]) -> tuple[Ints, Ints]:
-        matrix = np.zeros((len(counts), len(self._index)), dtype=np.int64)
-        for row, count in enumerate(counts):
-            for group, times in count.per_width.items():
-                matrix[row, self._index[group]] = times
-        return matrix, np.array([count.fixed for count in counts], dtype=np.int64)
+        self._products = _Products.of(self.terms, self._index)
+        self._followers = [(self._index[group], self._index[lead]) for group, lead in self.leads.items()]
 
     def vector(self, allocation: Mapping[str, int]) -> Ints:
         """Returns `[group]` widths in the order of `widths`; groups that the allocation does not name are dense.
+
+        Of a branch that is removed every group is at 0, whether or not it is named.
 
         Raises:
             UserError: the allocation names a group that the network does not have.
@@ -96,6 +110,9 @@ class CostTable:
             if group not in self._index:
                 raise UserError(f"the network has no group {group!r}; it has {', '.join(self._index)}")
             values[self._index[group]] = width
+        for follower, lead in self._followers:
+            if values[lead] == 0:
+                values[follower] = 0
         return np.array(values, dtype=np.int64)
 
     @cached_property
@@ -104,25 +121,43 @@ class CostTable:
 
         `[cost]`, `[cost, group]` and the symmetric `[cost, group, group]`.
         """
-        fixed = self._factors @ (self._left_fixed * self._right_fixed)
-        linear = (self._factors * self._right_fixed) @ self._left + (self._factors * self._left_fixed) @ self._right
-        products = np.array([(factors[:, None] * self._left).T @ self._right for factors in self._factors])
-        return fixed, linear, products + products.transpose(0, 2, 1)
+        return self._products.quadratic()
 
     @cached_property
-    def _curvature_rows(self) -> Floats | Ints:
-        """`[cost · group, group]` second derivatives; as floats, which are ten times faster, where these are exact."""
+    def _is_small(self) -> bool:
+        """Whether all sums are exact in floating point, which is ten times faster."""
         fixed, linear, curvature = self._quadratic
         dense = np.array(self._dense, dtype=np.float64)
         most = np.abs(fixed).max() + (2.0 * np.abs(linear) @ dense + np.abs(curvature @ dense) @ dense).max()
-        rows = np.concatenate(curvature)
-        return rows.astype(np.float64) if most < _EXACT else rows
+        return bool(most < _EXACT)
+
+    @cached_property
+    def _curvature_rows(self) -> Floats | Ints:
+        """`[cost · group, group]` second derivatives."""
+        rows = np.concatenate(self._quadratic[2])
+        return rows.astype(np.float64) if self._is_small else rows
+
+    @cached_property
+    def _removals(self) -> _Removals | None:
+        """What is taken off where branches are gone; None where no term stays behind in any."""
+        kept = [term for term in self.terms if term.branch is not None and not self._vanishes(term)]
+        return _Removals(kept, self._index, self._is_small) if kept else None
+
+    def _vanishes(self, term: CostTerm) -> bool:
+        """Returns whether a term is nothing by its own counts once its branch's groups are at 0."""
+        inside = {term.branch, *(group for group, lead in self.leads.items() if lead == term.branch)}
+        return any(count.fixed == 0 and set(count.per_width) <= inside for count in (term.left, term.right))
 
     def at(self, widths: Ints) -> CostsAt:
-        """Returns what `[…, group]` widths, at most the dense ones, cost, and how the costs grow with them."""
+        """Returns what `[…, group]` widths, at most the dense ones, cost, and how the costs grow with them.
+
+        Args:
+            widths: of a branch that is removed, of all of its groups 0.
+        """
         fixed, linear, curvature = self._quadratic
         slopes = linear + (widths @ self._curvature_rows.T).astype(np.int64).reshape(*widths.shape[:-1], *linear.shape)
-        return CostsAt(fixed + ((linear + slopes) @ widths[..., None])[..., 0] // 2, slopes, curvature)
+        found = CostsAt(fixed + ((linear + slopes) @ widths[..., None])[..., 0] // 2, slopes, curvature)
+        return found if self._removals is None else self._removals.taken_off(found, widths)
 
     def costs(self, allocation: Mapping[str, int]) -> dict[str, int]:
         """Returns every cost of an allocation; groups that it does not name are dense."""
@@ -153,12 +188,11 @@ class CostTable:
 
     def by_layer(self, kind: str, allocation: Mapping[str, int] | None = None) -> dict[str, int]:
         """Returns what each layer costs; groups that the allocation does not name are dense."""
-        widths = {**self.widths, **(allocation or {})}
+        widths = dict(zip(self.widths, self.vector(allocation or {}).tolist(), strict=True))
         shares: dict[str, int] = {}
         for term in self.terms:
             if term.kind == kind:
-                share = term.factor * term.left.at(widths) * term.right.at(widths)
-                shares[term.layer] = shares.get(term.layer, 0) + share
+                shares[term.layer] = shares.get(term.layer, 0) + term.at(widths)
         return shares
 
 
@@ -181,7 +215,8 @@ class CostsAt:
     Attributes:
         spent: `[…, cost]` at these widths, in the order of `COST_KINDS`.
         slopes: `[…, cost, group]` their derivatives.
-        curvature: `[cost, group, group]` second derivatives, the same at all widths.
+        curvature: `[cost, group, group]` second derivatives, the same at all widths; `[…, cost, group, group]` where
+            they depend on which branches are gone.
     """
 
     spent: Ints
@@ -190,14 +225,122 @@ class CostsAt:
 
     def __getitem__(self, index: int) -> CostsAt:
         """Returns the costs at one of several widths."""
-        return CostsAt(self.spent[index], self.slopes[index], self.curvature)
+        return CostsAt(self.spent[index], self.slopes[index], self.curvature[index] if self._varies else self.curvature)
+
+    @property
+    def _varies(self) -> bool:
+        return self.curvature.ndim > self.slopes.ndim
 
     def rises(self, groups: Ints, by: Ints) -> Ints:
-        """Returns `[…, cost, group]` added if each of the groups at these indices alone were `[…, group]` wider."""
+        """Returns `[…, cost, group]` added if each of the groups at these indices alone were `[…, group]` wider.
+
+        Not of a group whose branch would come back with it.
+        """
         by = by[..., None, :]
-        return by * self.slopes[..., groups] + by * by * self.curvature[:, groups, groups] // 2
+        return by * self.slopes[..., groups] + by * by * self.curvature[..., groups, groups] // 2
 
 
-def _product_key(term: CostTerm) -> tuple[object, ...]:
-    sides = (term.left, term.right)
-    return tuple((side.fixed, frozenset(side.per_width.items())) for side in sides)
+@dataclass
+class _Products:
+    """Products of two counts, and how often each is in each cost.
+
+    Terms of several costs share their counts (a layer's FLOPs and parameters), so each product is made once.
+
+    Attributes:
+        left, right: `[product, group]` structures of a count for each of a group's.
+        left_fixed, right_fixed: `[product]`.
+        factors: `[cost, product]`.
+        branches: `[product]` index of the group at whose width 0 it is gone; -1 for none.
+    """
+
+    left: Ints
+    left_fixed: Ints
+    right: Ints
+    right_fixed: Ints
+    factors: Ints
+    branches: Ints
+
+    @classmethod
+    def of(cls, terms: Sequence[CostTerm], index: Mapping[str, int], by_branch: bool = False) -> _Products:
+        """Collects the products of some terms.
+
+        Args:
+            terms: of any costs.
+            index: group to its place.
+            by_branch: whether those of several branches are kept apart.
+        """
+        keys = [(term.branch if by_branch else None, *_sides(term)) for term in terms]
+        found = dict(zip(keys, terms, strict=True))
+        rows = {key: row for row, key in enumerate(found)}
+        factors = np.zeros((len(COST_KINDS), len(rows)), dtype=np.int64)
+        for key, term in zip(keys, terms, strict=True):
+            factors[COST_KINDS.index(term.kind), rows[key]] += term.factor
+        left, right = (_matrix([getattr(term, side) for term in found.values()], index) for side in ("left", "right"))
+        branches = np.array([-1 if key[0] is None else index[str(key[0])] for key in found], dtype=np.int64)
+        return cls(*left, *right, factors, branches)
+
+    def quadratic(self) -> tuple[Ints, Ints, Ints]:
+        """Returns the sums as polynomials; see `CostTable`."""
+        fixed = self.factors @ (self.left_fixed * self.right_fixed)
+        linear = (self.factors * self.right_fixed) @ self.left + (self.factors * self.left_fixed) @ self.right
+        products = np.array([(factors[:, None] * self.left).T @ self.right for factors in self.factors])
+        return fixed, linear, products + products.transpose(0, 2, 1)
+
+
+def _sides(term: CostTerm) -> tuple[object, ...]:
+    return tuple((side.fixed, frozenset(side.per_width.items())) for side in (term.left, term.right))
+
+
+def _matrix(counts: Sequence[Count], index: Mapping[str, int]) -> tuple[Ints, Ints]:
+    matrix = np.zeros((len(counts), len(index)), dtype=np.int64)
+    for row, count in enumerate(counts):
+        for group, times in count.per_width.items():
+            matrix[row, index[group]] = times
+    return matrix, np.array([count.fixed for count in counts], dtype=np.int64)
+
+
+class _Removals:
+    """What the terms of removed branches would still cost.
+
+    Args:
+        terms: those that the branch's own groups do not bring to zero.
+        index: group to its place.
+        small: whether floating point is exact.
+    """
+
+    def __init__(self, terms: Sequence[CostTerm], index: Mapping[str, int], small: bool) -> None:
+        found = _Products.of(terms, index, by_branch=True)
+        self._branches = found.branches
+        kind = np.float64 if small else np.int64
+        self._left, self._right, self._factors = (
+            each.astype(kind) for each in (found.left, found.right, found.factors)
+        )
+        self._fixed = found.left_fixed.astype(kind), found.right_fixed.astype(kind)
+        self._has_right = bool(found.right.any())
+        # Most are of the stream's width alone: the curvature stays.
+        self._bent = np.flatnonzero(found.left.any(axis=1) & found.right.any(axis=1))
+        self._curvature = np.array([_second_derivatives(found, row) for row in self._bent.tolist()])
+
+    def taken_off(self, costs: CostsAt, widths: Ints) -> CostsAt:
+        """Returns the costs at `[…, group]` widths without what is gone there."""
+        gone = widths[..., self._branches] == 0
+        if not gone.any():
+            return costs
+        right = gone * self._fixed[1]
+        left = gone * (widths @ self._left.T + self._fixed[0])
+        slopes = (right[..., None, :] * self._factors) @ self._left
+        if self._has_right:
+            right = gone * (widths @ self._right.T + self._fixed[1])
+            slopes = (right[..., None, :] * self._factors) @ self._left
+            slopes = slopes + (left[..., None, :] * self._factors) @ self._right
+        spent = (left * right) @ self._factors.T
+        curvature = costs.curvature
+        if gone[..., self._bent].any():
+            curvature = curvature - np.tensordot(gone[..., self._bent].astype(np.int64), self._curvature, axes=1)
+        return CostsAt(costs.spent - spent.astype(np.int64), costs.slopes - slopes.astype(np.int64), curvature)
+
+
+def _second_derivatives(products: _Products, row: int) -> Ints:
+    """Returns `[cost, group, group]` second derivatives of one product."""
+    outer = np.outer(products.left[row], products.right[row])
+    return np.asarray(products.factors[:, row, None, None] * (outer + outer.T))

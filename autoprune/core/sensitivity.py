@@ -22,7 +22,7 @@ class Curve:
 
     Attributes:
         widths: `[level]` measured ones, ascending; the last is the dense one.
-        worse: `[level]` degradations ≥ 0, never rising with the width.
+        worse: `[level]` degradations ≥ 0, from the narrowest width above 0 never rising with it.
     """
 
     widths: Ints
@@ -77,13 +77,15 @@ class SensitivityCurves:
         """Returns how much worse than dense the network is at the widths of one group, made monotone.
 
         A degradation is the greatest found at that width or any wider one: noise can show a narrower group as better
-        than a wider one, but no network loses by keeping more.
+        than a wider one, but no network loses by keeping more. Except at 0, where the whole branch is gone: that may
+        be better than what little of it could stay.
         """
         points = {self.widths[group]: self.dense, **self.levels.get(group, {})}
         widths = np.array(sorted(points))
         worse = np.array([value(points[w], objective) - value(self.dense, objective) for w in widths.tolist()])
-        worse = np.maximum(worse, 0.0)
-        return Curve(widths, np.maximum.accumulate(worse[::-1])[::-1])
+        worse, there = np.maximum(worse, 0.0), widths > 0
+        worse[there] = np.maximum.accumulate(worse[there][::-1])[::-1]
+        return Curve(widths, worse)
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values, for JSON."""
@@ -124,15 +126,20 @@ class SensitivityCurves:
 
 
 def sweep_grid(space: SearchSpace, levels: int) -> dict[str, list[int]]:
-    """Returns per group at most `levels` kept widths below the dense one, evenly spaced from the floor upwards."""
+    """Returns per group at most `levels` kept widths below the dense one, evenly spaced from the floor upwards.
+
+    Where a branch may be removed, 0 is the first of them.
+    """
     return {group.name: _grid(space.bounds[group.name], group.width, levels) for group in space.groups}
 
 
 def _grid(bounds: Bounds, width: int, levels: int) -> list[int]:
-    allowed = [level for level in bounds.levels() if level < width]
+    removed = [0] if bounds.removable else []
+    allowed = [level for level in bounds.levels() if level < width and level not in removed]
+    levels -= len(removed)
     # The dense width, which is known, is the last of the evenly spaced ones and left out.
     spaced = np.linspace(0, len(allowed), min(levels, len(allowed)), endpoint=False).round().astype(int)
-    return [allowed[i] for i in sorted(set(spaced.tolist()))]
+    return removed + [allowed[i] for i in sorted(set(spaced.tolist()))]
 
 
 FORMAT = 1
@@ -167,7 +174,7 @@ def curves_from_json(data: Mapping[str, Any], source: str) -> tuple[SensitivityC
 
 
 def choose_curves(
-    found: Sequence[SensitivityCurves], wanted: Fingerprint, groups: Sequence[str], source: str
+    found: Sequence[SensitivityCurves], wanted: Fingerprint, space: SearchSpace, source: str
 ) -> SensitivityCurves:
     """Returns the curves that were measured on this network and task, by this pruner and after this recipe.
 
@@ -176,7 +183,7 @@ def choose_curves(
     Args:
         found: the curves in a file.
         wanted: the fingerprint of what would be measured; samples and seed may be others.
-        groups: what they have to have curves of.
+        space: the groups that they have to have curves of, to width 0 where a branch may be removed.
         source: the file, for messages.
 
     Raises:
@@ -191,13 +198,20 @@ def choose_curves(
         raise UserError(
             f"{source} was measured with another {' and '.join(nearest)}{others}; leave it out to measure anew"
         )
-    missing = {id(curves): [name for name in groups if name not in curves.levels] for curves in fitting}
+    missing = {id(curves): _lacking(curves, space) for curves in fitting}
     best = max(reversed(fitting), key=lambda curves: (-len(missing[id(curves)]), curves.dense.samples))
     if missing[id(best)]:
         raise UserError(
             f"{source} has no curve for group {', '.join(missing[id(best)])}; measure anew with this search space"
         )
     return best
+
+
+def _lacking(curves: SensitivityCurves, space: SearchSpace) -> list[str]:
+    """Returns the groups of a space of which curves say nothing, or nothing of their branch's removal."""
+    removable = {name for name in space.names if space.bounds[name].removable}
+    levels = curves.levels
+    return [name for name in space.names if name not in levels or (name in removable and 0 not in levels[name])]
 
 
 def differing(found: Fingerprint, wanted: Fingerprint) -> list[str]:

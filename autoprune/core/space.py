@@ -27,6 +27,8 @@ class Group:
         first, last: whether a producer is the network's first or last layer with weights.
         least: structures that stay at the very least; 0 where a whole layer may go.
         grain: kept widths are multiples of it, whatever a search space says.
+        lead: the group in the same residual branch at whose width 0 the branch is removed, and this one with it; None
+            where no branch goes, and for the lead itself.
     """
 
     name: str
@@ -37,11 +39,12 @@ class Group:
     last: bool = False
     least: int = 1
     grain: int = 1
+    lead: str | None = None
 
     @property
     def removable(self) -> bool:
-        """Whether it may go whole, so that nothing of it is kept."""
-        return self.least == 0
+        """Whether it may go whole by itself, so that nothing of it is kept."""
+        return self.least == 0 and self.lead is None
 
     @property
     def coupled(self) -> bool:
@@ -54,16 +57,26 @@ class Bounds:
     """Limits on the kept width of one group: `floor` ≤ width ≤ `ceiling`, in multiples of `step`; 0 is a multiple.
 
     The ceiling itself is always allowed, whether or not it is a multiple: the dense width stays reachable.
+
+    Attributes:
+        removable: whether 0 is allowed too, at which the group's whole residual branch is removed. What lies between 0
+            and the floor is not.
     """
 
     floor: int
     ceiling: int
     step: int = 1
+    removable: bool = False
 
     @cached_property
     def lowest(self) -> int:
-        """The narrowest width allowed: the first multiple of the step at or above the floor, or the ceiling."""
+        """The narrowest width but for 0: the first multiple of the step at or above the floor, or the ceiling."""
         return min(-(-self.floor // self.step) * self.step, self.ceiling)
+
+    @property
+    def least(self) -> int:
+        """The narrowest width of all."""
+        return 0 if self.removable else self.lowest
 
     def levels(self) -> list[int]:
         """Returns every width allowed, ascending."""
@@ -72,13 +85,15 @@ class Bounds:
     @cached_property
     def _levels(self) -> tuple[int, ...]:
         steps = range(self.lowest, self.ceiling + 1, self.step)
-        return (*steps, *(() if steps and steps[-1] == self.ceiling else (self.ceiling,)))
+        removed = (0,) if self.removable else ()
+        return (*removed, *steps, *(() if steps and steps[-1] == self.ceiling else (self.ceiling,)))
 
     def below(self, width: float) -> int:
         """Returns the widest allowed width of at most `width`, or the narrowest of all."""
         if width >= self.ceiling:
             return self.ceiling
-        return max(math.floor(width + 1e-9) // self.step * self.step, self.lowest)
+        found = math.floor(width + 1e-9) // self.step * self.step
+        return found if found >= self.lowest else self.least
 
 
 @dataclass(frozen=True)
@@ -89,6 +104,7 @@ class GroupRule(Checked):
     max_keep: UpToOne | None = None
     multiple_of: Positive | None = None
     pin: bool = False
+    depth: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -98,8 +114,10 @@ class SpaceRules(Checked):
     Patterns are shell patterns (`layer1.*`) matched against a group's name and the names of its producers.
     A group is prunable if a pattern of `include` matches, none of `exclude` does, one of its producers is of a type in
     `types` (where given), it is not protected, and, with `coupled` False, it has a single producer.
-    `groups` maps a pattern to a rule of its own; later entries win. What may go whole has a floor of 0, unless a rule
-    of its own says how much of it stays: `min_keep` of the space is for all other groups.
+    `groups` maps a pattern to a rule of its own; later entries win. Where structures are whole layers they have a floor
+    of 0, unless a rule of their own says how much of them stays: `min_keep` of the space is for all other groups.
+    With `depth` residual branches of channels may be removed too, each by its first group at width 0, unless a group in
+    it is pinned or a rule of that first group says `depth: false`; what stays of it keeps to the bounds of its groups.
     `settings` are further dimensions, by name; see `autoprune.core.settings`.
     """
 
@@ -111,6 +129,7 @@ class SpaceRules(Checked):
     min_keep: UpToOne = 0.1
     max_keep: UpToOne = 1.0
     multiple_of: Positive = 1
+    depth: bool = False
     groups: Mapping[str, GroupRule] = field(default_factory=dict)
     source: str = "the default search space"
     settings: Mapping[str, Dimension] = field(default_factory=dict)
@@ -123,6 +142,8 @@ class SpaceRules(Checked):
             most = self.max_keep if rule.max_keep is None else rule.max_keep
             if least > most:
                 yield (*keys, "max_keep"), f"{most} is below min_keep {least}"
+            if isinstance(rule, GroupRule) and rule.depth and not self.depth:
+                yield (*keys, "depth"), "is for spaces of which depth is true as a whole"
 
 
 @dataclass(frozen=True)
@@ -131,6 +152,7 @@ class SearchSpace:
 
     Attributes:
         settings: what is searched beside the widths, by name.
+        staying: why residual branches may not be removed, by the group at whose width 0 they would be.
     """
 
     groups: tuple[Group, ...]
@@ -138,11 +160,12 @@ class SearchSpace:
     pinned: Mapping[str, str] = field(default_factory=dict)
     source: str = "the default search space"
     settings: Mapping[str, Dimension] = field(default_factory=dict)
+    staying: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for group in self.groups:
             bounds = self.bounds[group.name]
-            if not group.least <= bounds.floor <= bounds.ceiling <= group.width:
+            if not min(group.least, bounds.ceiling) <= bounds.floor <= bounds.ceiling <= group.width:
                 raise UserError(
                     f"bounds of group {group.name!r} should lie within {group.least} and {group.width} but are {bounds}"
                 )
@@ -150,6 +173,12 @@ class SearchSpace:
     @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(group.name for group in self.groups)
+
+    @cached_property
+    def leads(self) -> Mapping[str, str]:
+        """The groups that are removed with another one, and that one: the lead of their branch."""
+        free = {name for name in self.names if self.bounds[name].removable}
+        return {group.name: group.lead for group in self.groups if group.lead is not None and group.lead in free}
 
     def dense(self) -> Allocation:
         """Returns every group at its full width, even where the ceiling is lower."""
@@ -160,22 +189,28 @@ class SearchSpace:
         return Allocation({name: self.bounds[name].ceiling for name in self.names})
 
     def narrowest(self) -> Allocation:
-        """Returns every group at the narrowest width allowed."""
-        return Allocation({name: self.bounds[name].lowest for name in self.names})
+        """Returns every group at the narrowest width allowed, without the branches that may be removed."""
+        return Allocation({name: 0 if name in self.leads else self.bounds[name].least for name in self.names})
 
     def __contains__(self, allocation: object) -> bool:
         """Returns whether an allocation names just the prunable groups, each at a width allowed."""
         if not isinstance(allocation, Allocation) or set(allocation) != set(self.names):
             return False
+        removed = {name for name, lead in self.leads.items() if allocation[lead] == 0}
         return all(
-            self.bounds[name].below(width) == width and width >= self.bounds[name].floor
+            width == 0 if name in removed else self.bounds[name].below(width) == width >= self.bounds[name].least
             for name, width in allocation.items()
         )
 
     def narrowed(self, ceilings: Mapping[str, int]) -> SearchSpace:
         """Returns the same space with no group wider than its ceiling, a width that the space allows."""
-        bounds = {name: replace(self.bounds[name], ceiling=ceilings[name]) for name in self.names}
+        bounds = {name: _under(self.bounds[name], ceilings[name]) for name in self.names}
         return replace(self, bounds=bounds)
+
+
+def _under(bounds: Bounds, ceiling: int) -> Bounds:
+    """Returns bounds with another ceiling; at 0 nothing can come back."""
+    return replace(bounds, ceiling=ceiling) if ceiling else Bounds(0, 0, bounds.step)
 
 
 def build_space(rules: SpaceRules, groups: Sequence[Group]) -> SearchSpace:
@@ -192,8 +227,9 @@ def build_space(rules: SpaceRules, groups: Sequence[Group]) -> SearchSpace:
     if not free:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in pinned.items()) or "the network has no group"
         raise ConfigError([f"{rules.source}: no group is left to prune ({reasons})"])
-    bounds = {group.name: _bounds(rules, group) for group in free}
-    return SearchSpace(free, bounds, pinned, rules.source, dict(rules.settings))
+    staying = _why_staying(rules, groups, pinned)
+    bounds = {group.name: _bounds(rules, group, removable=group.name not in staying) for group in free}
+    return SearchSpace(free, bounds, pinned, rules.source, dict(rules.settings), staying)
 
 
 def matching(pattern: str, groups: Sequence[Group]) -> list[str]:
@@ -243,17 +279,32 @@ def _why_pinned(rules: SpaceRules, group: Group) -> str | None:
     return None
 
 
-def _bounds(rules: SpaceRules, group: Group) -> Bounds:
-    def last_of(values: list[Any], default: Any) -> Any:
-        return next((value for value in reversed(values) if value is not None), default)
+def _why_staying(rules: SpaceRules, groups: Sequence[Group], pinned: Mapping[str, str]) -> dict[str, str]:
+    """Returns why branches of channels may not be removed, by their leads."""
+    staying: dict[str, str] = {}
+    for group in groups if rules.depth else ():
+        lead = group.lead or group.name
+        if group.name in pinned and (group.removable or group.lead):
+            staying.setdefault(lead, f"{group.name} in it stays: {pinned[group.name]}")
+        if group.removable and _last_of([rule.depth for rule in _rules_for(rules, group)], True) is False:
+            staying.setdefault(lead, "depth: false")
+    return staying
 
-    own = _rules_for(rules, group)
-    min_keep = last_of([rule.min_keep for rule in own], 0.0 if group.removable else rules.min_keep)
+
+def _last_of(values: list[Any], default: Any) -> Any:
+    return next((value for value in reversed(values) if value is not None), default)
+
+
+def _bounds(rules: SpaceRules, group: Group, removable: bool) -> Bounds:
+    last_of, own = _last_of, _rules_for(rules, group)
+    whole = group.removable and not rules.depth
+    min_keep = last_of([rule.min_keep for rule in own], 0.0 if whole else rules.min_keep)
     max_keep = last_of([rule.max_keep for rule in own], rules.max_keep)
     step = last_of([rule.multiple_of for rule in own], rules.multiple_of)
     step = min(math.lcm(step, group.grain), group.width)
     ceiling = max(1, math.floor(group.width * max_keep + 1e-9))
     if step <= ceiling < group.width:  # only the dense width may be no multiple
         ceiling = ceiling // step * step
-    floor = min(max(group.least, math.ceil(group.width * min_keep - 1e-9)), ceiling)
-    return Bounds(floor, ceiling, step)
+    least = 1 if rules.depth else group.least
+    floor = min(max(least, math.ceil(group.width * min_keep - 1e-9)), ceiling)
+    return Bounds(floor, ceiling, step, rules.depth and group.removable and removable)

@@ -214,7 +214,9 @@ class CandidateBuilder:
             start = built.prunable
             kept = start.structures.kept_channels(start.importance, built.allocation)
             samples = self._data.for_recipe(recipe)
-            refit(built.network, start.network, start.graph, kept, samples, consumers_only=recipe.consumers_only)
+            gone = start.structures.removed_layers(built.allocation)
+            only = recipe.consumers_only
+            refit(built.network, start.network, start.graph, kept, samples, consumers_only=only, removed=gone)
         elif recipe.recalibrate:
             recalibrate(built.network, self._data.for_recipe(recipe))
 

@@ -141,6 +141,8 @@ def _lost(dense: PrunableModel, network: nn.Module, checkpoint: PrunedCheckpoint
         widths = {group.name: group.width for group in dense.structures.groups}
         by_group = kept_by_group(dense.graph, checkpoint.kept)
         present = {name: np.isin(np.arange(widths[name]), kept) for name, kept in by_group.items()}
+        gone = dense.structures.members(checkpoint.removed)
+        present |= {name: np.zeros(widths[name], dtype=np.bool_) for name in gone}
     else:
         present = _nonzero(dense, network, checkpoint.widths)
     return {name: ~there for name, there in present.items() if not there.all()}

@@ -55,4 +55,5 @@ class WorkModel:
     def _refitted(self, allocation: Mapping[str, int], recipe: Recipe) -> list[Layer]:
         prunable = self._prunable
         kept = prunable.structures.kept_channels(prunable.importance, allocation)
-        return refitted_layers(prunable.graph, kept, consumers_only=recipe.consumers_only)
+        gone = prunable.structures.removed_layers(allocation)
+        return refitted_layers(prunable.graph, kept, consumers_only=recipe.consumers_only, removed=gone)

@@ -13,15 +13,17 @@ the first of equals. Refused is a branch
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, fx, nn
 
 from autoprune.core.budget import COST_KINDS
 from autoprune.core.costs import ONE, CostTable, CostTerm, Count
+from autoprune.core.space import Group
 from autoprune.errors import UserError, did_you_mean
 from autoprune.graph.channels import ChannelFlow, layer_of
-from autoprune.graph.costs import measure_costs, measure_operations, tensor_terms
+from autoprune.graph.costs import build_cost_table, measure_costs, measure_operations, tensor_terms
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import CONVOLUTIONS, TRANSPOSED, named_tensors, qualified_name
 from autoprune.graph.rules.base import Activation
@@ -58,10 +60,33 @@ class Branch:
     copied: bool
 
 
+@dataclass(frozen=True)
+class FoundBranches:
+    """The additions of a network.
+
+    Attributes:
+        branches: those that can go, alone or together, in forward order; no two share an operation.
+        refused: of the others, in forward order, the first weighted layer to the reason why they cannot go.
+    """
+
+    branches: tuple[Branch, ...]
+    refused: Mapping[str, str]
+
+
 def find_branches(network: nn.Module, graph: ChannelGraph) -> tuple[Branch, ...]:
     """Finds the branches of a network that can go, alone or together, in forward order; no two share an operation.
 
     What is found depends on the operations alone, not on the values of weights and inputs.
+
+    Args:
+        network: what `graph` was found in, or a copy of it; it is not changed.
+        graph: with the traced twin whose additions are looked at.
+    """
+    return judge_branches(network, graph).branches
+
+
+def judge_branches(network: nn.Module, graph: ChannelGraph) -> FoundBranches:
+    """Finds the branches of a network that can go, as `find_branches`, and why others cannot.
 
     Args:
         network: what `graph` was found in, or a copy of it; it is not changed.
@@ -73,14 +98,22 @@ def find_branches(network: nn.Module, graph: ChannelGraph) -> tuple[Branch, ...]
     feeding = {source for part in parts for source in _sources(part.nodes)}
     additions = inspect_additions(graph.flow, {part.addition: part.shortcut for part in parts}, feeding)
     found: list[Branch] = []
+    refused: dict[str, str] = {}
     taken: set[fx.Node] = set()
     for part in parts:  # an addition inside a branch comes before that of the branch
-        fits = not taken & set(part.nodes) and additions.matches[part.addition]
-        if fits and _is_self_contained(part, traced.graph, modules) and outputs_zero(traced, part.nodes, additions):
+        if taken & set(part.nodes):
+            refused[part.weights[0]] = "it holds another branch, which can be removed"
+        elif not additions.matches[part.addition]:
+            refused[part.weights[0]] = "its shortcut is not of the sum's shape and type"
+        elif not _is_self_contained(part, traced.graph, modules):
+            refused[part.weights[0]] = "a tensor of it is used elsewhere too"
+        elif not outputs_zero(traced, part.nodes, additions):
+            refused[part.weights[0]] = "it does more than to add what vanishes with its parameters"
+        else:
             found.append(_branch(part, modules, graph.flow, additions.written[part.addition]))
             taken |= set(part.nodes)
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
-    return tuple(sorted(found, key=lambda branch: order[branch.nodes[0]]))
+    return FoundBranches(tuple(sorted(found, key=lambda branch: order[branch.nodes[0]])), refused)
 
 
 def choose_branches(branches: Iterable[Branch], names: Iterable[str]) -> tuple[Branch, ...]:
@@ -267,6 +300,42 @@ def _is_necessary(layer: str, part: _Part, flow: ChannelFlow) -> bool:
         seen.add(node)
         waiting += node.all_input_nodes if node in inside else []
     return bool(calls)
+
+
+def inner_groups(branch: Branch, graph: ChannelGraph) -> tuple[Group, ...]:
+    """Returns the groups of channels that are made and used inside a branch alone, in forward order."""
+    held = {*branch.layers, *branch.tensors}
+    inside = {layer.name for layer in graph.layers if {layer.name, layer.weight_name} & held}
+    return tuple(each.group for each in graph.groups if all(member.layer in inside for member in each.members))
+
+
+def build_depth_costs(
+    network: nn.Module, graph: ChannelGraph, branches: Mapping[str, Branch], leads: Mapping[str, str], inputs: Any
+) -> CostTable:
+    """Builds the exact costs of the network thinned to any widths and without any of its branches.
+
+    Args:
+        network: the dense one.
+        graph: what `find_groups` found in this network.
+        branches: the lead of each, at whose width 0 it is removed, to the branch; no two share an operation. A lead
+            that is no group of channels has width 1.
+        leads: the other groups in them to their leads.
+        inputs: whatever it takes, see `ModelInputs.of`; only the first sample is used.
+    """
+    table = build_cost_table(network, graph, inputs)
+    sources = {name: lead for lead, branch in branches.items() for name in branch.tensors}
+    sources |= {node.name: lead for lead, branch in branches.items() for node in branch.nodes}
+    terms = [replace(term, branch=sources.get(term.source)) for term in table.terms]
+    widths = {**table.widths, **{lead: 1 for lead in branches if lead not in table.widths}}
+    traced = graph.flow.traced
+    flops = dict(zip(traced.graph.nodes, measure_operations(traced, inputs).flops, strict=True))
+    for lead, branch in branches.items():
+        known = sum(term.at(widths) for term in terms if term.branch == lead and term.kind == "flops")
+        rest = sum(flops[node] for node in branch.nodes) - known
+        if rest:  # of operations that no term is of
+            terms.append(CostTerm("flops", "(other operations)", rest, branch=lead))
+            terms.append(CostTerm("flops", "(other operations)", -rest))
+    return CostTable(terms, widths, leads=leads)
 
 
 def build_branch_costs(network: nn.Module, graph: ChannelGraph, branches: Sequence[Branch]) -> CostTable:

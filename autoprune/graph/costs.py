@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from autoprune.core.budget import CostKind
-from autoprune.core.costs import CostTable, CostTerm, Count
+from autoprune.core.costs import ONE, CostTable, CostTerm, Count
 from autoprune.graph.flops import FlopCounter, counting
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.inputs import ModelInputs
@@ -87,9 +87,10 @@ def build_cost_table(network: nn.Module, graph: ChannelGraph, inputs: Any) -> Co
     axes: dict[str, list[ChannelAxis]] = {}
     for axis in graph.axes:
         axes.setdefault(axis.tensor, []).append(axis)
-    for products in graph.flow.products.values():
+    for node, products in graph.flow.products.items():
         for product in products:
-            terms.append(_term("flops", product.layer, product.factor, [count(ids) for ids in product.ids]))
+            kept = [count(ids) for ids in product.ids]
+            terms.append(_term("flops", product.layer, product.factor, kept, node.name))
     for name, tensor in stored_tensors(network).items():
         found = axes.get(name, [])
         factor, kept = _fold(_entries(tensor.shape, found), [count(axis.ids) for axis in found])
@@ -110,9 +111,10 @@ def tensor_terms(name: str, tensor: Tensor, entries: int, *kept: Count) -> list[
         kept: how many channels stay along each axis that holds any.
     """
     layer = name.rpartition(".")[0] or name
-    terms = [CostTerm("size", layer, entries * tensor.element_size(), *kept)]
+    left, right = (*kept, ONE, ONE)[:2]
+    terms = [CostTerm("size", layer, entries * tensor.element_size(), left, right, name)]
     if isinstance(tensor, nn.Parameter):
-        terms.append(CostTerm("params", layer, entries, *kept))
+        terms.append(CostTerm("params", layer, entries, left, right, name))
     return terms
 
 
@@ -129,9 +131,10 @@ def _kept_counter(graph: ChannelGraph) -> Callable[[Tensor], Count]:
     return count
 
 
-def _term(kind: CostKind, layer: str, factor: int, kept: Sequence[Count]) -> CostTerm:
+def _term(kind: CostKind, layer: str, factor: int, kept: Sequence[Count], source: str) -> CostTerm:
     factor, varying = _fold(factor, kept)
-    return CostTerm(kind, layer, factor, *varying)
+    left, right = (*varying, ONE, ONE)[:2]
+    return CostTerm(kind, layer, factor, left, right, source)
 
 
 def _fold(factor: int, kept: Sequence[Count]) -> tuple[int, list[Count]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import Tensor
@@ -31,6 +31,7 @@ class Pattern:
         whole: whether a structure is a residual branch with all its layers, which goes through its shortcut.
         least: structures that stay of every choice at the very least.
         grain: kept widths are multiples of it.
+        depth: whether residual branches of channels may be removed as well.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Pattern:
     whole: bool = False
     least: int = 1
     grain: int = 1
+    depth: bool = False
 
     @property
     def thins(self) -> bool:
@@ -120,6 +122,21 @@ CHANNEL = Pattern("channel", _by_channel, "what all filters of a layer take from
 ROW = Pattern("row", _by_filter, "rows of the weight matrix: all that makes one output, in this layer alone")
 COLUMN = Pattern("column", _by_column, "columns of the weight matrix: one input position in all filters (filter shape)")
 LAYER = Pattern("layer", _whole, "whole layers: residual branches that go through their shortcut", whole=True, least=0)
+
+
+def with_depth(pattern: Pattern) -> Pattern:
+    """Returns the pattern of channels with residual branches that may be removed as well.
+
+    Raises:
+        UserError: the pattern is of something else than channels.
+    """
+    if not pattern.coupled:
+        raise UserError(
+            f"space.depth removes residual branches where channels are pruned, but the structures are those of pattern "
+            f"{pattern.name!r} ({pattern.description}): leave it out, or choose pattern 'filter' (--pruner l1_filter, "
+            "say); branches alone are removed by pattern 'layer'"
+        )
+    return replace(pattern, depth=True)
 
 
 def block(height: int, width: int, depth: int, out: int = 1) -> Pattern:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from autoprune.pruning.allocators import ABOVE_THRESHOLD, GLOBAL, UNIFORM, Alloc
 from autoprune.pruning.criteria.base import Criterion
 from autoprune.pruning.criteria.magnitudes import L1
 from autoprune.pruning.importance import make_estimator
-from autoprune.pruning.patterns import BLOCK_1X1X8, ELEMENT, FILTER, TWO_FOUR, Pattern
+from autoprune.pruning.patterns import BLOCK_1X1X8, ELEMENT, FILTER, TWO_FOUR, Pattern, with_depth
 from autoprune.pruning.schedules import AGP, GROWING, LOTTERY_TICKET, ONE_SHOT, Schedule
 from autoprune.pruning.statistics.collection import CalibrationData
 from autoprune.pruning.structures import Structures, find_structures
@@ -58,6 +58,14 @@ class Pruner:
     def find_structures(self, network: nn.Module, graph: ChannelGraph) -> Structures:
         """Returns the network's groups under this pruner's pattern."""
         return find_structures(network, graph, self.pattern)
+
+    def with_depth(self) -> Pruner:
+        """Returns the same pruner with residual branches that may be removed beside channels.
+
+        Raises:
+            UserError: what it removes are no channels.
+        """
+        return replace(self, pattern=with_depth(self.pattern))
 
     def estimate_importance(
         self, network: nn.Module, graph: ChannelGraph, calibration: CalibrationData | None = None, seed: int = 0

@@ -6,8 +6,8 @@ Output channels of coupled layers are thinned away, residual branches go whole, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,15 +16,31 @@ from torch import Tensor, nn
 from autoprune.core.costs import CostTable, CostTerm, Count
 from autoprune.core.space import Group
 from autoprune.errors import UserError
-from autoprune.graph.branches import Branch, build_branch_costs, find_branches
+from autoprune.graph.branches import (
+    Branch,
+    build_branch_costs,
+    build_depth_costs,
+    find_branches,
+    inner_groups,
+    judge_branches,
+)
 from autoprune.graph.costs import build_cost_table, measure_costs
 from autoprune.graph.groups import ChannelGraph, Kept
+from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import Layer
 from autoprune.pruning.criteria.base import Criterion, StatisticsFn
 from autoprune.pruning.patterns import Pattern
-from autoprune.pruning.surgery.branch_removal import branch_masks, remove_branches
-from autoprune.pruning.surgery.masks import Importance, Masks, Widths, build_masks, choose_kept, masked_copy, top_k_mask
-from autoprune.pruning.surgery.thinning import thin
+from autoprune.pruning.surgery.branch_removal import branch_masks, remove_branches, without_branches
+from autoprune.pruning.surgery.masks import (
+    Importance,
+    Masks,
+    Widths,
+    build_masks,
+    choose_kept,
+    masked_copy,
+    top_k_mask,
+)
+from autoprune.pruning.surgery.thinning import check_thinned, thin
 
 # Widths of one weight that a search distinguishes at most: finer steps change nothing measurable.
 STEPS = 256
@@ -79,9 +95,22 @@ class Structures(ABC):
         """
         return choose_kept(importance, widths) if self.pattern.coupled else {}
 
+    @property
+    def refused_branches(self) -> Mapping[str, str]:
+        """Why residual branches cannot be removed, by their first layers; empty where none may be."""
+        return {}
+
     def removed_branches(self, widths: Widths) -> tuple[str, ...]:
         """Returns the names of the residual branches that go whole: the groups of which nothing is kept."""
         return tuple(group.name for group in self.groups if widths.get(group.name) == 0)
+
+    def removed_layers(self, widths: Widths) -> frozenset[str]:
+        """Returns the names of the layers in the branches that go whole."""
+        return frozenset()
+
+    def members(self, branches: Collection[str]) -> frozenset[str]:
+        """Returns the groups of which nothing is left without the residual branches of these names."""
+        return frozenset(branches)
 
     @abstractmethod
     def masks(self, network: nn.Module, importance: Importance, widths: Widths) -> Masks:
@@ -147,26 +176,83 @@ class Structures(ABC):
 
 @dataclass(frozen=True)
 class ChannelStructures(Structures):
-    """Output channels of coupled layers, to be thinned away."""
+    """Output channels of coupled layers, to be thinned away, and perhaps residual branches to be removed with them.
+
+    A branch is removed at width 0 of its *lead*, the first group that lies in it whole; the others in it are at 0 then,
+    too. One without any has a group of width 1 of its own.
+
+    Attributes:
+        branches: by lead.
+        refused: the first layer of each branch that cannot be removed, and why not; empty where none may be.
+    """
+
+    branches: Mapping[str, Branch] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def refused_branches(self) -> Mapping[str, str]:
+        """Why residual branches cannot be removed, by their first layers; empty where none may be."""
+        return self.refused
+
+    @property
+    def leads(self) -> dict[str, str]:
+        """The groups that are removed with another one, and that one."""
+        return {group.name: group.lead for group in self.groups if group.lead is not None}
+
+    def kept_channels(self, importance: Importance, widths: Widths) -> Kept:
+        """Returns the channels that stay when the network is thinned.
+
+        Args:
+            importance: group name to `[width]` scores.
+            widths: how many stay of each group; those of branches that go whole do not count.
+        """
+        leads, known = self.leads, {group.name for group in self.graph.groups} | (set(widths) - set(self.branches))
+        there = {n: keep for n, keep in widths.items() if n in known and not self._is_gone(leads.get(n, n), widths)}
+        return choose_kept(importance, there)
+
+    def _is_gone(self, lead: str, widths: Widths) -> bool:
+        return lead in self.branches and widths.get(lead) == 0
+
+    def _removed(self, widths: Widths) -> list[Branch]:
+        return [branch for lead, branch in self.branches.items() if self._is_gone(lead, widths)]
+
+    def removed_branches(self, widths: Widths) -> tuple[str, ...]:
+        """Returns the names of the residual branches that go whole: those of which the lead keeps nothing."""
+        return tuple(branch.name for branch in self._removed(widths))
+
+    def removed_layers(self, widths: Widths) -> frozenset[str]:
+        """Returns the names of the layers in the branches that go whole."""
+        return frozenset(layer for branch in self._removed(widths) for layer in branch.layers)
+
+    def members(self, branches: Collection[str]) -> frozenset[str]:
+        """Returns the groups of which nothing is left without the residual branches of these names."""
+        leads = {lead for lead, branch in self.branches.items() if branch.name in branches}
+        return frozenset(group.name for group in self.groups if {group.name, group.lead} & leads)
 
     def _by_structure(self, group: str, layer: Layer, scores: Tensor) -> Tensor:
-        """Sums over the several channels of a layer (across a convolution's groups) that a structure may hold."""
+        """Sums over the several channels of a layer (across a convolution's groups) that a structure may hold.
+
+        A branch that is one structure has the mean of its layers' channels.
+        """
+        if group in self.branches and all(group != each.name for each in self.graph.groups):
+            return scores.mean(-1, keepdim=True)
         members = self.graph[group].members
         rows = next(member.rows for member in members if (member.layer, member.side) == (layer.name, "out"))
         return scores[rows.to(scores.device)].sum(1)
 
     def masks(self, network: nn.Module, importance: Importance, widths: Widths) -> Masks:
-        """Builds masks of the channels that go, in all that makes or uses them.
+        """Builds masks of the channels that go, in all that makes or uses them, and of branches that go whole.
 
         Args:
             network: of the architecture that was scored; its tensors give the masks' shapes.
             importance: group name to `[width]` scores.
             widths: how many channels stay of each group.
         """
-        return build_masks(network, self.graph, choose_kept(importance, widths))
+        channels = build_masks(network, self.graph, self.kept_channels(importance, widths))
+        return {**channels, **branch_masks(network, self._removed(widths))}
 
     def prune(self, network: nn.Module, importance: Importance, widths: Widths, check_on: Any = None) -> nn.Module:
-        """Builds a copy of the network without the channels that go.
+        """Builds a copy of the network without the channels and branches that go.
 
         Args:
             network: of the architecture that was scored.
@@ -174,11 +260,21 @@ class ChannelStructures(Structures):
             widths: how many channels stay of each group.
             check_on: inputs on which the copy is compared with the masked network; None: it is not.
         """
-        return thin(network, self.graph, choose_kept(importance, widths), check_on)
+        kept, removed = self.kept_channels(importance, widths), self._removed(widths)
+        if not removed:
+            return thin(network, self.graph, kept, check_on)
+        # Thinned first: the channels are those of the network that was scored.
+        smaller = without_branches(thin(network, self.graph, kept), self.graph, removed, kept)
+        if check_on is not None:
+            without = masked_copy(network, branch_masks(network, removed))
+            check_thinned(smaller, without, self.graph, kept, ModelInputs.of(check_on))
+        return smaller
 
     def cost_table(self, network: nn.Module, inputs: Any) -> CostTable:
-        """Builds the exact costs of the network thinned to any widths; for `inputs` see `ModelInputs.of`."""
-        return build_cost_table(network, self.graph, inputs)
+        """Builds the exact costs of the network at any widths; for `inputs` see `ModelInputs.of`."""
+        if not self.branches:
+            return build_cost_table(network, self.graph, inputs)
+        return build_depth_costs(network, self.graph, self.branches, self.leads, inputs)
 
 
 @dataclass(frozen=True)
@@ -321,19 +417,45 @@ def find_structures(network: nn.Module, graph: ChannelGraph, pattern: Pattern) -
         pattern: the shape of what is removed.
     """
     if pattern.coupled:
-        return ChannelStructures(pattern, graph, tuple(group.group for group in graph.groups))
+        groups = tuple(group.group for group in graph.groups)
+        return _with_branches(network, graph, pattern) if pattern.depth else ChannelStructures(pattern, graph, groups)
     return _find_branches(network, graph, pattern) if pattern.whole else find_weight_structures(network, graph, pattern)
+
+
+def _with_branches(network: nn.Module, graph: ChannelGraph, pattern: Pattern) -> ChannelStructures:
+    """Finds groups of channels, and the branches that can go with the groups that lie in them."""
+    groups = {group.name: group.group for group in graph.groups}
+    types = {layer.name: layer.type for layer in graph.layers}
+    judged = judge_branches(network, graph)
+    refused = dict(judged.refused)
+    branches: dict[str, Branch] = {}
+    for branch in judged.branches:
+        if not types.keys() & set(branch.weights):
+            refused[branch.name] = "none of its layers is followed, so it cannot be scored"
+            continue
+        alone = replace(_branch_group(branch, types), name=_unused(branch.name, groups))
+        lead, *others = inner_groups(branch, graph) or (alone,)
+        branches[lead.name] = branch
+        groups[lead.name] = replace(lead, least=0)
+        groups |= {other.name: replace(other, least=0, lead=lead.name) for other in others}
+    order = {layer.name: place for place, layer in enumerate(graph.layers)}
+    found = sorted(groups.values(), key=lambda group: min(order[name] for name in group.producers if name in order))
+    return ChannelStructures(pattern, graph, tuple(found), branches, refused)
+
+
+def _unused(name: str, groups: Collection[str]) -> str:
+    return name if name not in groups else f"{name}:branch"
 
 
 def _find_branches(network: nn.Module, graph: ChannelGraph, pattern: Pattern) -> BranchStructures:
     """Finds the branches that can go; those of which no layer is followed cannot be scored, and stay."""
     types = {layer.name: layer.type for layer in graph.layers}
     branches = tuple(branch for branch in find_branches(network, graph) if types.keys() & set(branch.weights))
-    groups = (
-        Group(branch.name, 1, branch.weights, tuple(types.get(name, "") for name in branch.weights), least=0)
-        for branch in branches
-    )
-    return BranchStructures(pattern, graph, tuple(groups), branches)
+    return BranchStructures(pattern, graph, tuple(_branch_group(branch, types) for branch in branches), branches)
+
+
+def _branch_group(branch: Branch, types: Mapping[str, str]) -> Group:
+    return Group(branch.name, 1, branch.weights, tuple(types.get(name, "") for name in branch.weights), least=0)
 
 
 def find_weight_structures(network: nn.Module, graph: ChannelGraph, pattern: Pattern) -> WeightStructures:

@@ -13,7 +13,7 @@ from torch import nn
 from autoprune import registry
 from autoprune.config import Experiment
 from autoprune.core.budget import Limits
-from autoprune.core.projection import check_feasible
+from autoprune.core.projecting.projection import check_feasible
 from autoprune.core.recipe import TrainingPlan
 from autoprune.core.settings import CRITERION, Choice, criterion_pattern, defaults, format_settings, with_own
 from autoprune.core.space import SearchSpace
@@ -225,7 +225,8 @@ def chosen_pruner(experiment: Experiment) -> Pruner:
         "normalise": scoring.normalise,
     }
     pruner: Pruner = registry.resolve("pruner", experiment.pruner)
-    return replace(pruner, **{name: value for name, value in chosen.items() if value is not None})
+    pruner = replace(pruner, **{name: value for name, value in chosen.items() if value is not None})
+    return pruner.with_depth() if experiment.space.depth else pruner
 
 
 def choose_device(experiment: Experiment) -> torch.device:

@@ -20,6 +20,7 @@ import numpy as np
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.settings import Choice, Range
+from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Candidate, Setting, Trial
 from autoprune.searchers.base.coordinates import Point, Settings, StopThresholds, move_settings
 from autoprune.searchers.base.moves import new_neighbour
@@ -31,6 +32,8 @@ from autoprune.searchers.knapsack import standard_starts
 POPULATION = 6
 FACTOR = 1.5
 """By how much at most a width of the best start is multiplied or divided."""
+CROSSING = 0.1
+"""The share of a lead's coordinate, at its end, in which its branch is removed, or comes back."""
 OTHER_CHOICE = 0.2
 """The share of proposals that have another choice than the best trial."""
 
@@ -45,6 +48,29 @@ def multiplied(centre: Allocation, point: Mapping[str, float]) -> dict[str, int]
         point: each group's place, in [0, 1], on a logarithmic scale of factors; 0.5 leaves it as it is.
     """
     return {name: round(max(width, 0.5) * FACTOR ** (2.0 * point[name] - 1.0)) for name, width in centre.items()}
+
+
+def with_branches(
+    space: SearchSpace, centre: Allocation, point: Mapping[str, float], widths: Mapping[str, int]
+) -> dict[str, int]:
+    """Returns widths with branches removed where a lead's place is low, and back where it is high and one was gone.
+
+    Args:
+        space: which branches may be removed.
+        centre: which of them are there.
+        point: each group's place, in [0, 1].
+        widths: multiples of the centre's.
+    """
+    found = dict(widths)
+    for name in space.names:
+        bounds = space.bounds[name]
+        if name in space.leads and centre[name] == 0:
+            found[name] = 0  # which the lead's share is put for, where it comes back
+        elif bounds.removable and centre[name] == 0:
+            found[name] = bounds.ceiling // 2 + 1 if point[name] > 1.0 - CROSSING else 0
+        elif bounds.removable and point[name] < CROSSING:
+            found[name] = 0
+    return found
 
 
 class CmaEs(WarmStartedSearcher):
@@ -77,8 +103,10 @@ class CmaEs(WarmStartedSearcher):
             coordinates = [*names, *map(_coordinate, self._ranges)]
             self._strategy = CovarianceStudy(coordinates, history.value_of(best), POPULATION)
         point = self._strategy.sample(history.number, rng)
+        centre = self._centre.allocation
+        widths = with_branches(history.problem.space, centre, point, multiplied(centre, point))
         found = Point(
-            history.problem.project(multiplied(self._centre.allocation, point)),
+            history.problem.project(widths),
             {**self._chosen(best.candidate.settings, rng), **self._ranged(self._centre.settings, point)},
         )
         return found if found not in history else new_neighbour(history, found, rng)

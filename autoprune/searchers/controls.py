@@ -19,10 +19,10 @@ _HALVINGS = 40
 
 
 def at_sparsity(space: SearchSpace, sparsity: float) -> Allocation:
-    """Returns every group at one sparsity, moved to the nearest narrower width that its bounds allow."""
-    return Allocation(
-        {g.name: space.bounds[g.name].below(width_from_sparsity(g.width, sparsity)) for g in space.groups}
-    )
+    """Returns every group at one sparsity, at the nearest narrower width that its bounds allow; no branch goes."""
+    bounds = space.bounds
+    kept = {g.name: max(width_from_sparsity(g.width, sparsity), bounds[g.name].lowest) for g in space.groups}
+    return Allocation({name: bounds[name].below(width) for name, width in kept.items()})
 
 
 def least_sparsity(problem: SearchProblem) -> float:
@@ -42,6 +42,8 @@ def least_sparsity(problem: SearchProblem) -> float:
 
 def uniform_allocation(problem: SearchProblem) -> Allocation:
     """Returns the least uniform sparsity that keeps every limit, with what is left of the budget filled.
+
+    Branches are removed only where the limits cannot be kept otherwise.
 
     Raises:
         BudgetInfeasible: even the narrowest allocation is above a limit.

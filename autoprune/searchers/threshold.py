@@ -22,7 +22,10 @@ Levels = Mapping[str, tuple[Ints, Floats]]
 
 
 def level_losses(problem: SearchProblem, curves: SensitivityCurves) -> Levels:
-    """Returns each group's `[level]` allowed widths, ascending, and the `[level]` degradations, never rising."""
+    """Returns each group's `[level]` allowed widths, ascending, and the `[level]` degradations.
+
+    These never rise from the narrowest but for 0, which may be better than that.
+    """
     levels = {name: np.array(problem.space.bounds[name].levels(), dtype=np.int64) for name in problem.space.names}
     return {name: (widths, curves.curve(name, problem.objective).at(widths)) for name, widths in levels.items()}
 
@@ -48,7 +51,8 @@ def _narrowest_under(losses: Levels, bound: float) -> Allocation:
     """Returns each group's first level at or below the bound; the widest where none is (its ceiling is below dense)."""
     chosen = {}
     for name, (levels, worse) in losses.items():
-        chosen[name] = int(levels[min(int(np.count_nonzero(worse > bound)), len(levels) - 1)])
+        under = np.flatnonzero(worse <= bound)
+        chosen[name] = int(levels[under[0] if len(under) else -1])
     return Allocation(chosen)
 
 

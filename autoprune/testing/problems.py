@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.core.costs import CostTable, CostTerm, Count
+from autoprune.core.costs import ONE, CostTable, CostTerm, Count
 from autoprune.core.sensitivity import SensitivityCurves, sweep_grid
 from autoprune.core.settings import Choice, Dimension, Range
 from autoprune.core.space import Bounds, Group, SearchSpace
@@ -91,6 +91,48 @@ def with_curves(problem: SearchProblem) -> SearchProblem:
     return replace(problem, curves={"l1": sensitivity_curves(problem, loss)})
 
 
+def depth_costs(blocks: int) -> tuple[CostTable, list[Group]]:
+    """Returns the costs and groups of three stages of bottlenecks, each of which may be removed.
+
+    Args:
+        blocks: of each stage.
+    """
+    terms, groups = [CostTerm("flops", "stem", 27 * 1024, Count(0, {"s0": 1}))], []
+    leads = {}
+    for stage, (width, pixels) in enumerate([(16, 1024), (32, 256), (64, 64)]):
+        stream = Count(0, {f"s{stage}": 1})
+        groups.append(Group(f"s{stage}", width, (f"s{stage}", f"s{stage}b"), ("Conv2d",) * 2))
+        for block in range(blocks):
+            lead, inside = f"s{stage}.{block}.a", f"s{stage}.{block}.b"
+            groups.append(Group(lead, width, (lead,), ("Conv2d",), least=0))
+            groups.append(Group(inside, width // 2, (inside,), ("Conv2d",), least=0, lead=lead))
+            leads[inside] = lead
+            one, two = Count(0, {lead: 1}), Count(0, {inside: 1})
+            layers = [("a", 1, stream, one), ("b", 9, one, two), ("c", 1, two, stream), ("bn", 1, stream, ONE)]
+            for layer, kernel, left, right in layers:
+                name = f"s{stage}.{block}.{layer}"
+                if layer != "bn":
+                    terms.append(CostTerm("flops", name, 2 * kernel * pixels, left, right, branch=lead))
+                terms.append(CostTerm("params", name, kernel, left, right, branch=lead))
+    return CostTable(terms, {group.name: group.width for group in groups}, leads=leads), groups
+
+
+def depth(blocks: int = 3, keep: float = 0.5, trials: int = 24, step: int = 1) -> SearchProblem:
+    """Returns a space of widths in which whole bottlenecks may be removed as well.
+
+    Args:
+        blocks: of each of the three stages.
+        keep: the limit, as a share of the dense network's FLOPs.
+        trials: how many candidates a search may evaluate.
+        step: kept widths are multiples of it.
+    """
+    costs, groups = depth_costs(blocks)
+    bounds = {g.name: Bounds(max(1, g.width // 8), g.width, step, removable=g.removable) for g in groups}
+    limits: dict[str, int] = {"flops": int(keep * costs.dense()["flops"])}
+    space = SearchSpace(tuple(groups), bounds)
+    return with_curves(SearchProblem(space, costs, limits, trials, 0, importance=scores_of_structures(groups)))
+
+
 def few_groups(problem: SearchProblem, count: int) -> SearchProblem:
     """Returns the same network with only the first groups free, the others dense."""
     space = SearchSpace(
@@ -168,13 +210,19 @@ def case(name: str) -> SearchProblem:
         "narrowest of what may go whole": lambda: narrow(may_go_whole(problem)),
         "branches": branches,
         "settings": lambda: with_settings(problem),
+        "depth": depth,
+        "depth in steps of 8": lambda: depth(step=8),
+        "depth without curves": lambda: replace(depth(), curves={}),
+        "without most branches": lambda: narrow(depth()),
+        "one branch": lambda: depth(blocks=1, keep=0.3),
     }
     return problems[name]()
 
 
 CASES = [
     "plain", "accuracy", "no curves", "two limits", "three limits", "just above the least", "steps of 8", "one group",
-    "tiny", "may go whole", "narrowest of what may go whole", "branches", "settings",
+    "tiny", "may go whole", "narrowest of what may go whole", "branches", "settings", "depth", "depth in steps of 8",
+    "depth without curves", "without most branches", "one branch",
 ]  # fmt: skip
 
 

@@ -363,3 +363,17 @@ def test_widths_without_the_weights_they_were_found_for_are_refused(
     best = {"widths": {"conv": 4}, "task": "digits", "model": "digits_resnet", "pruner": "l1_filter", **change}
     Path("best.yaml").write_text(yaml.safe_dump(best))
     assert said in autoprune.refused("apply", "best.yaml", "--output", "p.pt")
+
+
+def test_a_width_of_0_removes_the_branch_from_best_yaml_and_the_file_knows(
+    autoprune: Cli, workdir: Path, digits_run: DigitsRun
+) -> None:
+    best = yaml.safe_load((digits_run.folder / "best.yaml").read_text())
+    best["widths"]["stage2.conv1"] = 0
+    Path("short.yaml").write_text(yaml.safe_dump(best), encoding="utf-8")
+    autoprune.succeed("apply", "short.yaml", "--output", "p.pt")
+    checkpoint = read("p.pt")
+    assert checkpoint.removed == ["stage2.conv1"]
+    assert checkpoint.widths["stage2.conv1"] == 0
+    assert not any(name.startswith("stage2.conv1") for name in checkpoint.state_dict)
+    assert load("p.pt")(IMAGES).shape == (4, 10)

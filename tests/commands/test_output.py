@@ -83,6 +83,19 @@ def test_a_terminal_gets_bars_with_an_estimate(workdir: Path, monkeypatch: pytes
     assert "best loss" in shown
 
 
+def test_inspect_shows_which_branches_may_be_removed_and_why_others_may_not(autoprune: Cli, workdir: Path) -> None:
+    given = ("--set", "space.depth=true", "--set", "space.groups={stage2.conv1: {depth: false}}")
+    out = autoprune.succeed("inspect", *given).out
+    assert "0 or 2 to 16" in out
+    assert "no removal: the branch of stage2.conv1: depth: false" in out
+    shown = json.loads(autoprune.succeed("inspect", "--json", *given).out)
+    removable = {group["name"] for group in shown["groups"] if group["removable"]}
+    assert removable == {"stage1.conv1", "stage3.conv1"}
+    assert shown["staying"] == {"stage2.conv1": "depth: false"}
+    refused = autoprune.refused("inspect", "--set", "space.depth=true", "--pattern", "element")
+    assert "space.depth removes residual branches where channels are pruned" in refused
+
+
 def test_inspect_names_groups_shares_and_bounds(autoprune: Cli, workdir: Path) -> None:
     out = autoprune.succeed("inspect").out
     assert "stage1.conv1" in out

@@ -1,6 +1,6 @@
 """Random networks for property tests: groups, bilinear costs, search spaces and limits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
 
@@ -57,10 +57,47 @@ def networks(draw):
     return Network(space, costs, limits, {name: draw(st.integers(0, 50)) for name in free})
 
 
+@st.composite
+def branched_tables(draw):
+    """A table with up to two branches: the leads `g0` and `g1`, and perhaps other groups that go with them."""
+    table = draw(tables())
+    names = list(table.widths)
+    leads = names[: min(2, len(names))]
+    followers = {name: draw(st.sampled_from(leads)) for name in names[len(leads) :] if draw(st.booleans())}
+    terms = [replace(term, branch=draw(st.sampled_from([None, *leads]))) for term in table.terms]
+    return CostTable(terms, table.widths, leads=followers)
+
+
+@st.composite
+def branched_networks(draw):
+    """A network with branches that may be removed, and that have a narrowest width of their own where they stay."""
+    costs = draw(branched_tables())
+    leads = set(costs.leads.values()) | {term.branch for term in costs.terms if term.branch}
+    bounds = {name: draw(bounds_within(width)) for name, width in costs.widths.items()}
+    bounds = {name: replace(each, floor=max(each.floor, 1), removable=name in leads) for name, each in bounds.items()}
+    groups = tuple(
+        group(name, width, least=int(name not in leads and name not in costs.leads), lead=costs.leads.get(name))
+        for name, width in costs.widths.items()
+    )
+    space = SearchSpace(groups, bounds)
+    low, dense = costs.costs(space.narrowest()), costs.dense()
+    kinds = draw(st.sets(st.sampled_from(COST_KINDS), min_size=1))
+    limits = {kind: draw(st.integers(max(0, low[kind] - 2), dense[kind])) for kind in sorted(kinds)}
+    return Network(space, costs, limits, {name: draw(st.integers(0, 50)) for name in bounds})
+
+
+def canonical(table, widths):
+    """The widths with every group of a removed branch at 0."""
+    return {name: 0 if name in table.leads and widths[table.leads[name]] == 0 else w for name, w in widths.items()}
+
+
 def slow_costs(table, widths):
     """The definition, term by term."""
     total = dict.fromkeys(COST_KINDS, 0)
+    widths = canonical(table, widths)
     for term in table.terms:
+        if term.branch is not None and widths[term.branch] == 0:
+            continue
         sides = [c.fixed + sum(n * widths[g] for g, n in c.per_width.items()) for c in (term.left, term.right)]
         total[term.kind] += term.factor * sides[0] * sides[1]
     return total

@@ -43,6 +43,18 @@ def test_degradation_worked_by_hand_is_monotone_and_never_negative():
     np.testing.assert_allclose(curve.worse, [0.7, 0.7, 0.1, 0.1, 0.0])
 
 
+def test_the_removal_of_a_branch_may_be_better_than_what_little_of_it_could_stay() -> None:
+    levels = {"a": {**curves().levels["a"], 0: Score(1.2, 0.7, 100)}}
+    curve = replace(curves(), levels=levels).curve("a")
+    assert curve.widths.tolist() == [0, 2, 4, 6, 8, 10]
+    np.testing.assert_allclose(curve.worse, [0.2, 0.7, 0.7, 0.1, 0.1, 0.0])
+
+
+def test_where_a_branch_may_be_removed_a_grid_begins_with_that_and_the_narrowest_width() -> None:
+    bounds = {"a": Bounds(4, 16, removable=True), "b": Bounds(1, 1, removable=True)}
+    assert sweep_grid(space_of(bounds, {"a": 16, "b": 1}), 4) == {"a": [0, 4, 8, 12], "b": [0]}
+
+
 def test_degradation_of_the_accuracy_worked_by_hand():
     np.testing.assert_allclose(curves().curve("a", "accuracy").worse, [0.35, 0.35, 0.05, 0.05, 0.0])
 
@@ -154,27 +166,38 @@ def test_json_of_a_newer_format_is_refused() -> None:
         curves_from_json({**curves_to_json([measured()]), "format": 3}, "f.json")
 
 
+ONE, BOTH = space_of({"a": Bounds(1, 10)}), space_of({"a": Bounds(1, 10), "b": Bounds(1, 4)})
+
+
 def test_the_curves_that_fit_are_chosen_whatever_their_seed_and_number_of_samples() -> None:
     many = measured(samples=500, seed=3)
-    assert choose_curves([FPGM, many, measured(), ELSEWHERE], WANTED, ["a"], "f.json") is many
+    assert choose_curves([FPGM, many, measured(), ELSEWHERE], WANTED, ONE, "f.json") is many
     first, last = measured(), measured(seed=1)
-    assert choose_curves([first, last], WANTED, ["a"], "f.json") is last
+    assert choose_curves([first, last], WANTED, ONE, "f.json") is last
 
 
 def test_curves_of_all_groups_go_before_those_on_more_samples() -> None:
     few = measured(samples=500, groups=("a",))
-    assert choose_curves([measured(), few], WANTED, ["a", "b"], "f.json") == measured()
+    assert choose_curves([measured(), few], WANTED, BOTH, "f.json") == measured()
     with pytest.raises(UserError, match=r"f\.json has no curve for group b; measure anew"):
-        choose_curves([few], WANTED, ["a", "b"], "f.json")
+        choose_curves([few], WANTED, BOTH, "f.json")
+
+
+def test_where_a_branch_may_be_removed_curves_have_to_say_what_that_does() -> None:
+    removable = replace(ONE, bounds={"a": Bounds(1, 10, removable=True)})
+    with pytest.raises(UserError, match=r"f\.json has no curve for group a; measure anew"):
+        choose_curves([measured()], WANTED, removable, "f.json")
+    whole = replace(measured(), levels={**measured().levels, "a": {0: measured().dense}})
+    assert choose_curves([measured(), whole], WANTED, removable, "f.json") is whole
 
 
 def test_what_does_not_fit_is_named_by_the_nearest_curves() -> None:
     with pytest.raises(UserError, match=r"f\.json was measured with another checkpoint; leave it out"):
-        choose_curves([ELSEWHERE], WANTED, ["a"], "f.json")
+        choose_curves([ELSEWHERE], WANTED, ONE, "f.json")
     with pytest.raises(UserError, match=r"another recipe \(the nearest of 2 measurements\)"):
-        choose_curves([FPGM, measured(recipe={})], WANTED, ["a"], "f.json")
+        choose_curves([FPGM, measured(recipe={})], WANTED, ONE, "f.json")
     with pytest.raises(UserError, match="holds no sensitivity curves"):
-        choose_curves([], WANTED, ["a"], "f.json")
+        choose_curves([], WANTED, ONE, "f.json")
 
 
 def test_new_curves_take_the_place_of_those_measured_in_the_same_way_only() -> None:

@@ -166,3 +166,48 @@ def test_a_narrowed_space_has_the_widths_up_to_its_ceilings_and_no_others():
     assert narrowed.narrowest() == space.narrowest()
     assert space.narrowed(space.narrowest()).widest() == space.narrowest()
     assert space.narrowed(space.widest()) == space
+
+
+def bottlenecks():
+    """A stream and two branches on it, of which the second has two groups inside."""
+    return [
+        group("stem", 8, first=True),
+        group("one.a", 20, least=0),
+        group("two.a", 10, least=0),
+        group("two.b", 5, least=0, lead="two.a"),
+    ]
+
+
+def test_with_depth_a_lead_may_keep_nothing_or_what_the_rules_allow_and_the_others_go_with_it():
+    space = build_space(SpaceRules(depth=True, min_keep=0.3), bottlenecks())
+    assert space.bounds["one.a"].levels() == [0, *range(6, 21)]
+    assert space.bounds["two.b"].levels() == [2, 3, 4, 5]
+    assert space.leads == {"two.b": "two.a"}
+    assert space.narrowest() == {"one.a": 0, "two.a": 0, "two.b": 0}
+    assert Allocation({"one.a": 6, "two.a": 0, "two.b": 0}) in space
+    for outside in ({"one.a": 5, "two.a": 3, "two.b": 2}, {"one.a": 6, "two.a": 3, "two.b": 0}):
+        assert Allocation(outside) not in space
+    assert Allocation({"one.a": 6, "two.a": 0, "two.b": 2}) not in space
+
+
+def test_between_nothing_and_the_narrowest_width_there_is_a_hole():
+    bounds = Bounds(5, 20, 4, removable=True)
+    assert bounds.levels() == [0, 8, 12, 16, 20]
+    assert [bounds.below(width) for width in (0, 7.9, 8, 11, 20)] == [0, 0, 8, 8, 20]
+
+
+def test_a_branch_stays_where_a_group_in_it_does_or_a_rule_says_so():
+    rules = SpaceRules(depth=True, groups={"two.b": GroupRule(pin=True), "one.a": GroupRule(depth=False)})
+    space = build_space(rules, bottlenecks())
+    assert space.staying == {"one.a": "depth: false", "two.a": "two.b in it stays: pinned"}
+    assert space.narrowest() == {"one.a": 2, "two.a": 1}
+    with pytest.raises(UserError, match=r"groups\.one\.a\.depth is for spaces of which depth is true as a whole"):
+        SpaceRules(groups={"one.a": GroupRule(depth=True)})
+
+
+def test_what_is_gone_in_a_narrowed_space_does_not_come_back():
+    space = build_space(SpaceRules(depth=True), bottlenecks())
+    narrowed = space.narrowed({"one.a": 12, "two.a": 0, "two.b": 0})
+    assert narrowed.widest() == {"one.a": 12, "two.a": 0, "two.b": 0}
+    assert narrowed.bounds["one.a"].removable
+    assert narrowed.narrowest() == space.narrowest()

@@ -8,7 +8,7 @@ Karush-Kuhn-Tucker conditions at a chosen allocation, with the limit set to its 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +17,16 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.budget import CostKind
 from autoprune.core.trial import Candidate, Trial
 from autoprune.searchers.base.searcher import Searcher, SearchProblem
-from autoprune.testing.problems import Loss, make_problem, resnet_costs, score, sensitivity_curves, with_curves
+from autoprune.searchers.knapsack import knapsack_allocation
+from autoprune.testing.problems import (
+    Loss,
+    depth,
+    make_problem,
+    resnet_costs,
+    score,
+    sensitivity_curves,
+    with_curves,
+)
 
 __all__ = ["make_problem", "resnet_costs", "score", "with_curves"]
 POWER = 1.5
@@ -114,3 +123,38 @@ def best_regret(landscape: Landscape, trials: list[Trial]) -> float:
     """True regret of the trial that looked best."""
     best = {trial.score.loss: trial.candidate.allocation for trial in trials if trial.score is not None}
     return landscape.regret(best[min(best)])
+
+
+def planted_depth(name: str, dispensable: Sequence[int], price: float = 2.0, seed: int = 0) -> Landscape:
+    """A landscape of widths and branches, with the loss of widths where all others stay.
+
+    Args:
+        name: of the landscape.
+        dispensable: the branches without which least is lost: `price` times what they add where they are whole.
+        price: below 1 it is better without them whatever they cost.
+        seed: of the amplitudes.
+    """
+    problem = depth(trials=50)
+    rng, space = np.random.default_rng([seed, 7]), problem.space
+    amplitude = dict(zip(space.names, rng.uniform(0.5, 2.0, len(space.names)).tolist(), strict=True))
+    leads = [name for name in space.names if space.bounds[name].removable]
+    members = {lead: [lead, *(name for name, other in space.leads.items() if other == lead)] for lead in leads}
+    lost = {
+        lead: sum(amplitude[each] for each in members[lead]) * (price if place in dispensable else 50.0)
+        for place, lead in enumerate(leads)
+    }
+    dense = space.dense()
+
+    def true(widths: Mapping[str, int]) -> float:
+        gone = {lead for lead in leads if widths[lead] == 0}
+        stays = [each for each in space.names if space.leads.get(each, each) not in gone]
+        return sum(lost[lead] for lead in gone) + sum(
+            amplitude[each] * (dense[each] / widths[each]) ** POWER for each in stays
+        )
+
+    problem = replace(problem, curves={"l1": sensitivity_curves(problem, true)})
+    without = {each for place in dispensable for each in members[leads[place]]}
+    # The best known: that of the additive model, which this loss is.
+    optimum = knapsack_allocation(problem, problem.curves["l1"])
+    assert {each for each in space.names if optimum[each] == 0} == without
+    return Landscape(name, problem, true, true, optimum)

@@ -17,13 +17,15 @@ import pytest
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.costs import within
+from autoprune.core.trial import Trial
 from autoprune.registry import resolve
 from autoprune.searchers.auto import Auto
 from autoprune.searchers.base.moves import draws, neighbour
 from autoprune.searchers.base.searcher import Searcher, SearchProblem
 from autoprune.searchers.controls import Random
 from autoprune.searchers.evolution import Evolution
-from tests.searchers.landscapes import Landscape, all_landscapes, best_regret, run
+from autoprune.searchers.knapsack import standard_starts
+from tests.searchers.landscapes import Landscape, all_landscapes, best_regret, planted_depth, run
 
 LANDSCAPES = {landscape.name: landscape for landscape in all_landscapes()}
 SEEDS = range(3)
@@ -85,6 +87,48 @@ def test_it_beats_random_without_its_seeds(name: str, landscape: Landscape, monk
     searcher = resolve("searcher", name)
     monkeypatch.setattr(sys.modules[searcher.__module__], "standard_starts", six_draws)
     assert mean_regret(landscape, searcher) < 0.95 * random_regret(landscape.name)
+
+
+WITH_DEPTH = {"dear": planted_depth("dear", (1, 4, 8)), "cheap": planted_depth("cheap", (0, 2, 3, 5), price=0.5)}
+"""In the first what is best removed is missed, but less than what the widths of the others gain by it."""
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        *((name, "dear") for name in ("knapsack", "evolution", "annealing", "netadapt", "tpe", "cmaes", "auto")),
+        ("threshold", "cheap"),
+        ("random", "cheap"),
+    ],
+)
+def test_the_branches_that_are_best_removed_are(name: str, shape: str) -> None:
+    landscape = WITH_DEPTH[shape]
+    problem = replace(landscape.problem, trials=50 if name in ("netadapt", "random") else 12)
+    found = best_trial(run(landscape, resolve("searcher", name)(problem)))
+    assert {group for group in found if found[group] == 0} == {g for g in found if landscape.optimum[g] == 0}
+    assert landscape.regret(found) < (0.15 if name == "random" else 0.03) * landscape.true(landscape.optimum)
+
+
+def best_trial(trials: list[Trial]) -> Allocation:
+    final = [trial for trial in trials if trial.candidate.role == "final" and trial.score]
+    return min(final, key=lambda trial: trial.score.loss if trial.score else 0.0).candidate.allocation
+
+
+def test_the_searches_with_depth_find_more_than_any_without() -> None:
+    for landscape in WITH_DEPTH.values():
+        space = landscape.problem.space
+        bounds = {name: replace(each, removable=False) for name, each in space.bounds.items()}
+        narrower = replace(landscape.problem, space=replace(space, bounds=bounds))
+        without = min(map(landscape.regret, standard_starts(narrower)))
+        assert without > 0.1 * landscape.true(landscape.optimum)
+
+
+@pytest.mark.parametrize("name", ["evolution", "annealing"])
+def test_removals_are_found_without_curves_too(name: str) -> None:
+    landscape = WITH_DEPTH["cheap"]
+    problem = replace(landscape.problem, curves={})
+    uniform = landscape.regret(standard_starts(problem)[0])
+    assert landscape.regret(best_trial(run(landscape, resolve("searcher", name)(problem)))) < 0.5 * uniform
 
 
 @pytest.mark.slow

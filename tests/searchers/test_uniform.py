@@ -7,6 +7,7 @@ import pytest
 from autoprune.core.costs import within
 from autoprune.errors import BudgetInfeasible
 from autoprune.searchers.controls import at_sparsity, least_sparsity, uniform_allocation
+from autoprune.testing.problems import depth
 from tests.searchers.landscapes import make_problem
 
 
@@ -35,3 +36,14 @@ def test_an_unreachable_budget_is_refused() -> None:
     problem = replace(make_problem(), limits={"flops": 1})
     with pytest.raises(BudgetInfeasible, match="cannot be met"):
         uniform_allocation(problem)
+
+
+def test_branches_stay_unless_the_budget_cannot_be_met_with_them() -> None:
+    problem = depth()
+    space = problem.space
+    with_all = {name: space.bounds[name].lowest for name in space.names}
+    least = problem.costs.cost(with_all, "flops")
+    for limit in (problem.limits["flops"], least):
+        assert all(uniform_allocation(replace(problem, limits={"flops": limit})).values())
+    below = uniform_allocation(replace(problem, limits={"flops": least - 1}))
+    assert sum(below[name] == 0 for name in space.names if space.bounds[name].removable) == 1

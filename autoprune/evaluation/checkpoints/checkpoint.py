@@ -36,7 +36,7 @@ class PrunedCheckpoint:
         inputs: shapes and types of what the network is run on to be rebuilt, see `describe_inputs`.
         metrics: its loss, accuracy and number of samples, or whatever was measured.
         pattern: the pruning pattern; unless those are channels or whole layers, weights were set to zero.
-        removed: residual branches that were removed whole, before channels were.
+        removed: residual branches that were removed whole.
     """
 
     state_dict: Mapping[str, Tensor]

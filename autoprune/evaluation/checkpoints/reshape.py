@@ -12,7 +12,7 @@ from autoprune.errors import CheckpointError, UserError
 from autoprune.graph.branches import choose_branches, find_branches
 from autoprune.graph.groups import ChannelGraph, Kept, find_groups
 from autoprune.graph.inputs import ModelInputs
-from autoprune.pruning.surgery.branch_removal import remove_branches
+from autoprune.pruning.surgery.branch_removal import remove_branches, without_branches
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.masks import Masks
 from autoprune.pruning.surgery.thinning import thin
@@ -24,7 +24,8 @@ class PrunedShape:
 
     Attributes:
         removed: names of residual branches that went whole.
-        kept: layer to the output channels of the dense layer that stay; layers that lost none are absent.
+        kept: layer to the output channels of the dense layer that stay; layers that lost none are absent. It may name
+            layers in `removed`.
     """
 
     removed: tuple[str, ...] = ()
@@ -73,6 +74,9 @@ class ReshapedNetwork:
 def reshape(dense: nn.Module, graph: ChannelGraph, shape: PrunedShape) -> nn.Module:
     """Returns a copy of a dense network in a shape, with its own weights where they stay.
 
+    Channels of layers in a branch that is gone are told only where the dense network's were chosen, before it went; a
+    stage that lost all of its branches may have no other layer that makes them. Else the branches go first.
+
     Args:
         dense: not changed.
         graph: its channels.
@@ -81,6 +85,10 @@ def reshape(dense: nn.Module, graph: ChannelGraph, shape: PrunedShape) -> nn.Mod
     Raises:
         CheckpointError: the shape is not one of this network.
     """
+    gone = [branch for branch in find_branches(dense, graph) if branch.name in shape.removed] if shape.removed else []
+    if set(shape.kept) & {layer for branch in gone for layer in branch.layers}:
+        kept = kept_by_group(graph, shape.kept)
+        return without_branches(thin(dense, graph, kept), graph, gone, kept)
     network, graph = _without(dense, graph, shape.removed)
     return thin(network, graph, kept_by_group(graph, shape.kept))
 

@@ -44,7 +44,8 @@ class SweepSettings:
         samples: validation samples to evaluate on.
         stop: a group's levels, widest first, end with the first whose accuracy is below this share of the dense
             network's after the recipe. A narrower one keeps a part of what that one keeps, so no allocation of use
-            would go there, and the curve goes on with its last slope. None evaluates all.
+            would go there, and the curve goes on with its last slope. Width 0 is evaluated all the same: without its
+            branch a network may be better than with little of it. None evaluates all.
         reuse: whether what comes before a group is computed once for all of its levels; the scores are the same.
     """
 
@@ -56,7 +57,7 @@ class SweepSettings:
 
 @dataclass(frozen=True)
 class GroupSweep:
-    """Levels of one group, evaluated widest first until one is hopeless.
+    """Levels of one group, evaluated widest first until one is hopeless; then only width 0.
 
     Attributes:
         widths: the greatest first; at least one.
@@ -71,9 +72,14 @@ class GroupSweep:
         """Returns whether narrower levels than this one need no evaluation; see `SweepSettings.stop`."""
         return isinstance(outcome, Score) and self.floor is not None and outcome.accuracy < self.floor
 
+    def left(self, width: int, outcome: Score | Failure) -> tuple[int, ...]:
+        """Returns the widths to be evaluated after this one."""
+        narrower = self.widths[self.widths.index(width) + 1 :]
+        return tuple(each for each in narrower if not each) if self.hopeless(outcome) else narrower
+
     def ends(self, width: int, outcome: Score | Failure) -> bool:
         """Returns whether no level is evaluated after this one."""
-        return width == self.widths[-1] or self.hopeless(outcome)
+        return not self.left(width, outcome)
 
 
 class Levels:
@@ -114,11 +120,12 @@ class Levels:
         Raises:
             OSError: data cannot be read.
         """
-        for width in group_sweep.widths:
+        due = group_sweep.widths
+        while due:
+            width = due[0]
             result = retry_out_of_memory(partial(self.evaluate, group_sweep.group, width), retries)
             yield width, result
-            if group_sweep.ends(width, result.outcome):
-                return
+            due = group_sweep.left(width, result.outcome)
 
     def work(self, grid: Grid) -> int:
         """Returns the work of the dense network and all levels of a grid."""
@@ -217,7 +224,8 @@ class Sweep:
             self._note((group_sweep.group, width), result)
         if group_sweep.hopeless(result.outcome):
             for narrower in group_sweep.widths[group_sweep.widths.index(width) + 1 :]:
-                self._skip(group_sweep.group, narrower)
+                if narrower:
+                    self._skip(group_sweep.group, narrower)
 
     def lost(self, group_sweep: GroupSweep, failure: Failure) -> None:
         """Records a failure of the first of these levels unless it is known, and hands the others out again."""
@@ -251,7 +259,7 @@ class Sweep:
             known = self._found.get((group, width))
             if known is not None:
                 ended = ended or whole.hopeless(known.outcome)
-            elif ended:
+            elif ended and width:
                 self._skip(group, width)
             else:
                 due.append(width)

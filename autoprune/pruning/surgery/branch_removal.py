@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from autoprune.errors import TaskError
 from autoprune.graph.branches import Branch, choose_branches, find_branches
-from autoprune.graph.groups import ChannelGraph
+from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.recording.capture import Recording
 from autoprune.graph.recording.module_graphs import Call, NotSeparable, extract_module
 from autoprune.pruning.surgery.copying import copy_network
@@ -41,13 +41,30 @@ def remove_branches(network: nn.Module, graph: ChannelGraph, names: Collection[s
         ThinningError: an output differs from the masked network's.
     """
     branches = choose_branches(find_branches(network, graph), names)
-    removed = copy_network(network)
-    if branches:
-        _delete(removed, graph.flow.run.recording, branches)
-        _bypass(removed, graph, branches)
+    removed = without_branches(copy_network(network), graph, branches)
     if check_on is not None:
         check_same_outputs(removed, masked_copy(network, branch_masks(network, branches)), check_on)
     return removed
+
+
+def without_branches(
+    network: nn.Module, graph: ChannelGraph, branches: Sequence[Branch], kept: Kept | None = None
+) -> nn.Module:
+    """Returns the network without some branches, which it loses in place.
+
+    Args:
+        network: that in which the graph was found, or what `thin` made of it.
+        graph: the one in which the branches were found.
+        branches: to be removed.
+        kept: by group, the channels that stayed when it was thinned.
+
+    Raises:
+        TaskError: the forward of a module that adds one cannot be written anew.
+    """
+    if branches:
+        _delete(network, graph.flow.run.recording, branches)
+        _bypass(network, graph, branches, graph.simulate(kept).calls if kept else {})
+    return network
 
 
 def branch_masks(network: nn.Module, branches: Iterable[Branch]) -> Masks:
@@ -86,8 +103,14 @@ def dead_branches(network: nn.Module, graph: ChannelGraph) -> tuple[str, ...]:
     return tuple(branch.name for branch in find_branches(network, graph) if any(map(is_dead, branch.necessary)))
 
 
-def _bypass(network: nn.Module, graph: ChannelGraph, branches: Sequence[Branch]) -> None:
+def _bypass(network: nn.Module, graph: ChannelGraph, branches: Sequence[Branch], calls: Mapping[fx.Node, Call]) -> None:
     """Puts each shortcut in its addition's place, in the forward of the module that adds them.
+
+    Args:
+        network: in place.
+        graph: the one in which the branches were found.
+        branches: to be removed.
+        calls: operations that are called otherwise, as channels went.
 
     Raises:
         TaskError: that module's forward cannot be written anew.
@@ -105,7 +128,8 @@ def _bypass(network: nn.Module, graph: ChannelGraph, branches: Sequence[Branch])
             rewritten = {twins[branch.addition]: _shortcut(branch, twins) for branch in found}
             removed = {twins[node] for branch in found for node in branch.nodes}
             try:
-                parts[run.recording.training] = extract_module(run.recording, name, rewritten, removed)
+                changed = {**calls, **rewritten}
+                parts[run.recording.training] = extract_module(run.recording, name, changed, removed)
             except NotSeparable as reason:
                 raise TaskError(f"branch {found[0].name} cannot be removed: {reason}") from reason
         write_forward(network.get_submodule(name), parts)

@@ -53,6 +53,7 @@ def refit(
     batches: Iterable[Batch],
     *,
     consumers_only: bool = False,
+    removed: Collection[str] = (),
 ) -> None:
     """Refits weights and biases, in place, of every layer from the first whose inputs were thinned on.
 
@@ -72,12 +73,14 @@ def refit(
     `MOST_INPUTS` inputs of a group is left, as its equations need too much memory, and named in the log.
 
     Args:
-        thinned: `thin(dense, graph, kept)`, with the weights it got there; refitted in place.
+        thinned: `thin(dense, graph, kept)`, perhaps without some branches, with the weights it got there; refitted in
+            place.
         dense: the network before, whose outputs are the targets; left as it is.
         graph: of the dense network.
         kept: by group, the channels that stayed.
         batches: read once for each layer and once more; the same at every pass.
         consumers_only: whether only layers that lost inputs are refitted; far less to do where one group is thinned.
+        removed: layers that the thinned network is without, with their residual branches.
 
     Raises:
         DataError: there is no batch, or another number of them at another pass.
@@ -89,7 +92,7 @@ def refit(
     are chosen before.
     """
     keep = graph.keep_mask(kept)
-    layers = refitted_layers(graph, kept, consumers_only=consumers_only)
+    layers = refitted_layers(graph, kept, consumers_only=consumers_only, removed=removed)
     if not layers:
         return
     with mode(dense, training=False), mode(thinned, training=False), torch.no_grad():
@@ -100,19 +103,24 @@ def refit(
                 _refit_layer(thinned, layer, wanted, batches)
 
 
-def refitted_layers(graph: ChannelGraph, kept: Kept, *, consumers_only: bool = False) -> list[Layer]:
+def refitted_layers(
+    graph: ChannelGraph, kept: Kept, *, consumers_only: bool = False, removed: Collection[str] = ()
+) -> list[Layer]:
     """Lists the layers that `refit` refits, in forward order.
 
     Args:
         graph: of the dense network.
         kept: by group, the channels that stayed.
         consumers_only: whether only layers that lost inputs are refitted.
+        removed: layers that went with whole branches; what comes behind the first of them has other inputs.
     """
     keep = graph.keep_mask(kept)
     kinds = ("convolution", "linear")
     layers = [layer for layer in graph.layers if layer.produces and layer.kind in kinds and layer.is_module]
-    consumers = [layer for layer in layers if not bool(keep[layer.incoming].all())]
-    return layers[layers.index(consumers[0]) :] if consumers and not consumers_only else consumers
+    changed = [layer.name in removed or not bool(keep[layer.incoming].all()) for layer in layers]
+    first = changed.index(True) if any(changed) else len(layers)
+    found = [layer for layer, lost in zip(layers, changed, strict=True) if lost] if consumers_only else layers[first:]
+    return [layer for layer in found if layer.name not in removed]
 
 
 @dataclass

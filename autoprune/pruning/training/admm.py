@@ -18,7 +18,7 @@ from autoprune.pruning.allocators import UNIFORM
 from autoprune.pruning.criteria.base import Criterion, LayerStatistics
 from autoprune.pruning.patterns import Pattern, parse_pattern
 from autoprune.pruning.structures import find_structures
-from autoprune.pruning.surgery.masks import Importance, Masks, Widths, build_masks, choose_kept
+from autoprune.pruning.surgery.masks import Importance, Masks, Widths, build_masks
 from autoprune.pruning.training.masking import Masking
 from autoprune.pruning.training.targets import amounts_by_group, check_widths, matching_groups
 
@@ -157,7 +157,11 @@ class Admm:
     def _project(self, weights: Weights) -> dict[str, Tensor]:
         importance = self._importance(weights)
         if self._pattern.coupled:  # the inputs of a channel's users are not part of it
-            masks: Masks = build_masks(self._network, self._graph, choose_kept(importance, self.widths), sides=("out",))
+            kept = self._structures.kept_channels(importance, self.widths)
+            masks: Masks = build_masks(self._network, self._graph, kept, sides=("out",))
+            gone = self._structures.removed_layers(self.widths)
+            whole = (name for name in weights if name.rpartition(".")[0] in gone)
+            masks = {**masks, **{name: torch.zeros_like(weights[name], dtype=torch.bool) for name in whole}}
         else:
             masks = self._structures.masks(self._network, importance, self.widths)
         return {name: weight * masks[name] if name in masks else weight.clone() for name, weight in weights.items()}

@@ -21,7 +21,7 @@ from autoprune.running.apply.pruned_model import ApplyOptions, PrunedModel, Reco
 from autoprune.running.apply.source import BestFile, TrialSource
 from autoprune.running.progress import Display
 from autoprune.running.run_folder import RunFolder, existing_folder
-from autoprune.running.setup import Setup, prepare, task_of
+from autoprune.running.setup import Setup, chosen_pruner, prepare, task_of
 from autoprune.tasks.weights import digest, read_state_dict
 
 _SHOWN = 12
@@ -125,8 +125,10 @@ def _prune_trial(
 
 def _prune_best(best: BestFile, experiment: Experiment, options: ApplyOptions) -> PrunedModel:
     """Prunes the widths of a `best.yaml` from the experiment's checkpoint, by the experiment's recipe."""
-    setup, source, settings = prepare(experiment, Display()), str(best.path), best.criteria()
     allocation = Allocation.from_json(best.content["widths"])
+    if 0 in allocation.values() and chosen_pruner(experiment).pattern.coupled:
+        experiment = experiment.model_copy(update={"space": replace(experiment.space, depth=True)})
+    setup, source, settings = prepare(experiment, Display()), str(best.path), best.criteria()
     setup.prunable.costs.vector(allocation)  # refuses a group that the network does not have
     groups = {group.name: group for group in setup.prunable.structures.groups}
     for name, width in allocation.items():

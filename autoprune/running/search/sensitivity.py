@@ -131,7 +131,7 @@ def read_curves(setup: Setup, evaluator: Evaluator, path: Path) -> SensitivityCu
         UserError: none were, they lack a group of the space, or the file holds none.
     """
     wanted = sweep_fingerprint(evaluator, setup.experiment.sweep_recipe(), setup.experiment.sensitivity.samples)
-    return choose_curves(_curves_in(path), wanted, setup.space.names, str(path))
+    return choose_curves(_curves_in(path), wanted, setup.space, str(path))
 
 
 def curves_beside(setup: Setup, folder: RunFolder) -> tuple[SensitivityCurves, ...]:

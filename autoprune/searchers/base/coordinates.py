@@ -10,6 +10,7 @@ import numpy as np
 from autoprune.core.allocation import Allocation
 from autoprune.core.costs import Floats
 from autoprune.core.settings import Choice, Dimension
+from autoprune.core.space import Bounds
 from autoprune.core.trial import Setting
 from autoprune.searchers.base.searcher import SearchProblem
 
@@ -76,8 +77,14 @@ def _moved(dimension: Dimension, value: Setting, rng: np.random.Generator) -> Se
     return value
 
 
+LEAST_REMOVED = 0.1
+"""The share of a coordinate at whose low end a branch is gone: as much as the other levels have, at least so much."""
+
+
 class Coordinates:
     """Every group's width as a number in [0, 1]: how far it lies from the narrowest to the widest allowed.
+
+    Of a group at whose width 0 a branch is removed, a share at the low end is that.
 
     Behind them the settings: of a range how far along it, of a choice the index of its value.
 
@@ -92,10 +99,13 @@ class Coordinates:
         self.choices = {f"settings/{n}": len(d.values) for n, d in self._settings.items() if isinstance(d, Choice)}
         self._low = problem.projection.lowest
         self._range = problem.projection.ceiling - self._low
+        self._removed = np.array([_share_removed(bounds) for bounds in problem.projection.bounds])
 
     def of(self, allocation: Allocation, settings: Settings | None = None) -> Floats:
         """Returns the `[coordinate]` point; without settings the coordinates of the groups alone."""
-        positions = (self._problem.projection.vector(allocation) - self._low) / np.maximum(self._range, 1)
+        widths = self._problem.projection.vector(allocation)
+        inside = np.maximum(widths - self._low, 0) / np.maximum(self._range, 1)
+        positions = np.where(widths > 0, self._removed + (1.0 - self._removed) * inside, 0.0)
         if settings is None:
             return np.asarray(positions)
         return np.append(positions, [each.position(settings[name]) for name, each in self._settings.items()])
@@ -103,7 +113,9 @@ class Coordinates:
     def widths(self, point: Floats) -> dict[str, int]:
         """Returns the nearest whole widths to a `[coordinate]` point; not yet in steps, nor within the limits."""
         positions = point[: len(self._groups)]
-        return dict(zip(self._groups, np.rint(self._low + positions * self._range).astype(int).tolist(), strict=True))
+        inside = (positions - self._removed) / (1.0 - self._removed)
+        widths = np.where(inside < 0, 0, np.rint(self._low + inside * self._range)).astype(int)
+        return dict(zip(self._groups, widths.tolist(), strict=True))
 
     def settings(self, point: Floats) -> Mapping[str, Setting]:
         """Returns the settings at a `[coordinate]` point, by the coordinates behind those of the groups."""
@@ -113,3 +125,8 @@ class Coordinates:
     def realised(self, point: Floats) -> Point:
         """Returns what lies at a `[coordinate]` point, its widths moved inside the space and onto the limits."""
         return Point(self._problem.project(self.widths(point)), self.settings(point))
+
+
+def _share_removed(bounds: Bounds) -> float:
+    """Returns the share of a group's coordinate at which its branch is gone; 0 where none is removed with it."""
+    return max(LEAST_REMOVED, 1.0 / len(bounds.levels())) if bounds.removable else 0.0

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.projection import Slack
+from autoprune.core.projecting.slack import Slack
 from autoprune.searchers.base.coordinates import Point, draw_settings
 from autoprune.searchers.base.history import History
 from autoprune.searchers.base.searcher import SearchProblem
@@ -19,6 +19,10 @@ NEIGHBOURS = 50
 """How many neighbours in a row must all have been proposed before until there counts as none."""
 _REACH = 0.25
 """The furthest a single move goes, as a share of a group's levels."""
+MOST_REMOVED = 0.5
+"""The greatest share of the branches that may be removed which random draws are without."""
+REMOVAL = 0.25
+"""How often a group at whose width 0 a branch is removed gives all that it has, when it gives."""
 PAIRS = 3
 """The most trades in one mutation."""
 REACH = (0.05, 0.3, 0.5)
@@ -38,11 +42,19 @@ def draws(problem: SearchProblem, rng: np.random.Generator, count: int) -> list[
 
 
 def drawn_widths(problem: SearchProblem, rng: np.random.Generator) -> dict[str, int]:
-    """Draws every width by itself, uniform among those allowed; not within the limits."""
-    names = problem.space.names
-    levels = [problem.space.bounds[name].levels() for name in names]
+    """Draws every width by itself, uniform among those allowed; not within the limits.
+
+    Of the branches that may be removed each is so with one probability, which is drawn too.
+    """
+    names, bounds = problem.space.names, problem.space.bounds
+    levels = [bounds[name].levels()[bounds[name].removable :] for name in names]
     chosen = rng.integers([len(each) for each in levels]).tolist()
-    return {name: each[i] for name, each, i in zip(names, levels, chosen, strict=True)}
+    widths = {name: each[i] for name, each, i in zip(names, levels, chosen, strict=True)}
+    leads = [name for name in names if bounds[name].removable]
+    if leads:
+        gone = rng.random(len(leads)) < rng.uniform(0.0, MOST_REMOVED)
+        widths.update({name: 0 for name, removed in zip(leads, gone.tolist(), strict=True) if removed})
+    return widths
 
 
 def draw_new(history: History, rng: np.random.Generator, settings: bool = False) -> Point | None:
@@ -71,7 +83,8 @@ def neighbour(problem: SearchProblem, allocation: Allocation, rng: np.random.Gen
         allocation: each of its widths is one of the space's levels.
         rng: of the move.
     """
-    names = problem.space.names
+    leads = problem.space.leads
+    names = [name for name in problem.space.names if name not in leads or allocation[leads[name]]]
     chosen = rng.choice(len(names), size=min(int(rng.integers(1, 3)), len(names)), replace=False)
     direction = int(rng.choice([-1, 1]))
     widths = dict(allocation)
@@ -103,7 +116,8 @@ def trades(
     """Returns the allocation after some trades of width, projected so that nothing of the budget is left.
 
     In a trade one group is narrowed and another widened by as many levels as the limits then allow, so the other groups
-    keep their widths, apart from what the projection fills.
+    keep their widths, apart from what the projection fills. To narrow may be to remove a branch, to widen to bring one
+    back.
 
     Args:
         problem: whose limits hold.
@@ -118,7 +132,7 @@ def trades(
     for count in pairs:
         widths, slack = begin.tolist(), slack_there.copy()
         for _ in range(count):
-            _trade_once(problem, widths, slack, rng, reach)
+            slack = _trade_once(problem, widths, slack, rng, reach)
         found.append(widths)
     return onto.projected(np.array(found))
 
@@ -141,25 +155,57 @@ def mutants(
 
 def _trade_once(
     problem: SearchProblem, widths: list[int], slack: Slack, rng: np.random.Generator, reach: float
-) -> None:
-    """Makes one trade in place: changes `[group]` widths and what they leave of the limits."""
-    bounds = problem.projection.bounds
-    givers = [group for group, each in enumerate(bounds) if widths[group] > each.lowest]
+) -> Slack:
+    """Makes one trade in place: changes `[group]` widths, and returns what they leave of the limits."""
+    onto = problem.projection
+    bounds = onto.bounds
+    givers = [group for group, each in enumerate(bounds) if widths[group] > each.least]
     if not givers:
-        return
+        return slack
     giver = givers[int(rng.integers(len(givers)))]
-    takers = [group for group, each in enumerate(bounds) if widths[group] < each.ceiling and group != giver]
     levels = bounds[giver].levels()
     narrower = bisect_left(levels, widths[giver])
     furthest = min(narrower, max(1, round(reach * len(levels))))
     by = levels[narrower - int(rng.integers(1, furthest + 1))] - widths[giver]
-    widths[giver] += by
-    slack.widen(giver, by)
-    if takers:
-        taker = takers[int(rng.integers(len(takers)))]
-        by = _widest_gain(bounds[taker].levels(), widths[taker], slack, taker)
-        widths[taker] += by
-        slack.widen(taker, by)
+    if bounds[giver].removable and (by == -widths[giver] or rng.random() < REMOVAL):
+        slack = _put(problem, widths, giver, 0)
+    else:
+        widths[giver] += by
+        slack.widen(giver, by)
+    gone = () if onto.branches is None else np.flatnonzero(onto.branches.gone(np.array(widths))).tolist()
+    takers = [
+        group
+        for group, each in enumerate(bounds)
+        if widths[group] < each.ceiling and group != giver and (each.removable or group not in gone)
+    ]
+    if not takers:
+        return slack
+    taker = takers[int(rng.integers(len(takers)))]
+    if taker in gone:
+        return _put(problem, widths, taker, _widest_return(problem, widths, taker))
+    by = _widest_gain(bounds[taker].levels(), widths[taker], slack, taker)
+    widths[taker] += by
+    slack.widen(taker, by)
+    return slack
+
+
+def _put(problem: SearchProblem, widths: list[int], lead: int, width: int) -> Slack:
+    """Removes a branch or brings it back, in place, and returns what `[group]` widths then leave of the limits."""
+    onto = problem.projection
+    wanted = np.array(widths, dtype=np.int64)
+    wanted[lead] = width
+    widths[:] = onto.nearest(wanted).tolist()
+    return onto.slack(onto.costs_at(np.array(widths, dtype=np.int64)))
+
+
+def _widest_return(problem: SearchProblem, widths: Sequence[int], lead: int) -> int:
+    """Returns the greatest width at which a branch that is gone can come back within the limits; 0 if none is."""
+    onto = problem.projection
+    levels = onto.bounds[lead].levels()
+    wanted = np.tile(np.array(widths, dtype=np.int64), (len(levels), 1))
+    wanted[:, lead] = levels
+    fitting = int(onto.fits(onto.nearest(wanted)).sum())
+    return levels[max(fitting - 1, 0)]
 
 
 def _widest_gain(levels: Sequence[int], width: int, slack: Slack, group: int) -> int:

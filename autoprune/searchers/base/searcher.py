@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Limits
 from autoprune.core.costs import CostTable
-from autoprune.core.projection import Projection
+from autoprune.core.projecting.projection import Projection
 from autoprune.core.recipe import Recipe, Rounds
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.settings import defaults

@@ -26,14 +26,26 @@ MUTANTS = 24
 DEVIATIONS = 1.0
 """How many standard deviations below its mean an allocation's lower bound is."""
 
+BRANCH = 3.0
+"""The ratio of removed to kept structures of a group whose branch is removed: as of one that keeps a quarter."""
+
 LowerBound = Callable[[Sequence[Allocation], float], Floats]
 """Of `n` allocations `[n]` values, so many standard deviations below the means."""
 
 
 def removed_over_kept(problem: SearchProblem) -> Features:
-    """Returns the ratios of removed to kept structures; a group that goes whole is taken to keep half of one."""
+    """Returns the ratios of removed to kept structures; one that goes whole is taken to keep half of its narrowest.
+
+    Where a branch is removed with it, it is `BRANCH`: how bad that is is not known before it was tried.
+    """
     dense = np.array([group.width for group in problem.space.groups], dtype=np.float64)
-    return lambda widths: dense / np.maximum(widths, 0.5) - 1.0
+    least, removable = least_kept(problem), np.array([bounds.removable for bounds in problem.projection.bounds])
+    return lambda widths: np.where(removable & (widths == 0), BRANCH, dense / np.maximum(widths, least) - 1.0)
+
+
+def least_kept(problem: SearchProblem) -> Floats:
+    """Returns `[group]` half of the narrowest widths but 0, which 0 is taken for where numbers above it are needed."""
+    return np.asarray(np.maximum(problem.projection.lowest, 1) / 2)
 
 
 def degradations(problem: SearchProblem) -> Features:
@@ -59,6 +71,7 @@ class Surrogate:
         self._features = degradations(problem) if problem.curves else removed_over_kept(problem)
         self._correlations = CorrelationCache()
         self._vectors: dict[Allocation, Ints] = {}
+        self._least = least_kept(problem)
         self._dense = np.array([group.width for group in problem.space.groups], dtype=np.float64)
 
     def fitted(
@@ -113,11 +126,14 @@ class Surrogate:
 
     def _raw(self, allocations: Sequence[Allocation], keep: bool = False) -> tuple[Floats, Floats]:
         """Returns `[n, group]` features and logarithms of kept shares; trials' widths are kept for the next model."""
-        vector = self._history.problem.projection.vector
+        onto = self._history.problem.projection
+        vector = onto.vector
         if keep:
             self._vectors.update({each: vector(each) for each in allocations if each not in self._vectors})
         widths = np.array([self._vectors[each] if keep else vector(each) for each in allocations])
-        return self._features(widths), np.log(np.maximum(widths, 0.5) / self._dense)
+        if onto.branches is not None:  # what the removal of a branch does is said of its lead alone
+            widths = np.where(onto.branches.followers_gone(widths), self._dense.astype(np.int64), widths)
+        return self._features(widths), np.log(np.maximum(widths, self._least) / self._dense)
 
 
 def climb(

@@ -23,7 +23,7 @@ from autoprune.evaluation.outcomes import EvaluationResult
 from autoprune.evaluation.sensitivity import prefixes
 from autoprune.evaluation.sensitivity.prefixes import Prefixes, Stream
 from autoprune.evaluation.sensitivity.sweep import DENSE, GroupSweep, Level, Levels, SweepSettings
-from autoprune.pruning.patterns import ELEMENT, FILTER, LAYER, Pattern
+from autoprune.pruning.patterns import ELEMENT, FILTER, LAYER, Pattern, with_depth
 from autoprune.tasks.models.cifar_resnet import CifarResNet
 from tests.evaluation.evaluators import evaluator_of, sweep
 from tests.graph.networks import WELL_KNOWN, Case, conv_bn
@@ -317,6 +317,35 @@ def test_widest_levels_come_first_and_a_hopeless_one_is_the_last_of_its_group(
     assert list(curves.levels["two.0"]) == [6, 4]
     assert curves.curve("two.0").at(4) < curves.curve("two.0").at(3) < curves.curve("two.0").at(2)
     assert (curves.work or 0) < (curves.naive_work or 0)
+
+
+def test_width_0_is_evaluated_behind_a_hopeless_level_too() -> None:
+    evaluator, skipped = evaluator_of(RESNET_8, with_depth(FILTER)), []
+    grid = {"layer2.0.conv1": [0, 4, 8, 16]}
+    settings = replace(ALL, stop=1.0)
+    hopeless = EvaluationResult(Score(9.0, 0.0, 20))
+    curves = sweep(
+        evaluator,
+        grid,
+        settings,
+        {("layer2.0.conv1", 16): hopeless},
+        lambda *_: None,
+        lambda group, width: skipped.append(width),
+    )
+    assert sorted(curves.levels["layer2.0.conv1"]) == [0, 16]
+    assert skipped == [8, 4]
+    sweep_of_group = GroupSweep("layer2.0.conv1", (8, 4, 0), floor=0.5)
+    assert sweep_of_group.left(8, Score(9.0, 0.1, 20)) == (0,)
+    assert sweep_of_group.ends(0, Score(9.0, 0.9, 20))
+
+
+def test_the_level_without_a_branch_shares_the_prefix_and_scores_the_same() -> None:
+    evaluator = evaluator_of(RESNET_8, with_depth(FILTER))
+    grid = {"layer2.0.conv1": [0, 8], "layer3.0.conv1": [0, 20]}
+    assert set(Prefixes(evaluator, grid, RECIPE, 20).cuts) == set(grid)
+    cheap, _ = run(evaluator, grid)
+    naive, _ = run(evaluator, grid, replace(ALL, reuse=False))
+    assert_same_scores(cheap, naive)
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, accuracies: Mapping[int, float]) -> Evaluator:

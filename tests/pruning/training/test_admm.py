@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import UserError
 from autoprune.graph.groups import ChannelGraph, find_groups
+from autoprune.pruning.patterns import FILTER, with_depth
 from autoprune.pruning.surgery.masks import choose_kept, masked_copy
 from autoprune.pruning.surgery.thinning import thin
 from autoprune.pruning.training.admm import Admm
@@ -214,3 +215,14 @@ def test_training_brings_weights_and_projection_together() -> None:
     admm.finish()
     pruned_plain.finish()
     assert digits_accuracy(network) > digits_accuracy(plain) + 0.2
+
+
+def test_a_branch_that_is_to_be_removed_is_drawn_to_zero_whole() -> None:
+    network = randomise(resnet_b()).eval()
+    graph = find_groups(network, INPUTS)
+    admm = Admm(network, graph, with_depth(FILTER), widths={"0.1.conv1": 0, "0.1.conv2": 0, "0.2.conv1": 2})
+    projected = admm.state_dict()["projected"]
+    gone = [name for name, weight in projected.items() if not weight.any()]
+    assert gone == ["0.1.conv1.weight", "0.1.conv2.weight"]
+    assert int(projected["0.2.conv1.weight"].flatten(1).any(1).sum()) == 2
+    assert not any(mask.any() for name, mask in admm.masks().items() if name.startswith("0.1."))

@@ -7,7 +7,9 @@ import numpy as np
 from autoprune.core.allocation import Allocation
 from autoprune.core.settings import Choice, Range
 from autoprune.searchers.base.coordinates import Coordinates, Point, draw_settings, move_settings
+from autoprune.searchers.base.moves import draws
 from autoprune.searchers.knapsack import standard_starts
+from autoprune.testing.problems import depth
 from tests.searchers.landscapes import make_problem, with_curves
 
 
@@ -19,6 +21,18 @@ def test_coordinates_return_to_the_same_widths() -> None:
         assert point.min() >= 0
         assert point.max() <= 1
         assert coordinates.widths(point) == dict(allocation)
+
+
+def test_removed_branches_have_the_low_end_of_their_coordinates() -> None:
+    problem = depth()
+    coordinates, space = Coordinates(problem), problem.space
+    lead = space.names.index("s1.0.a")
+    for allocation in (space.narrowest(), space.widest(), *draws(problem, np.random.default_rng(0), 10)):
+        widths = problem.projection.vector(coordinates.widths(coordinates.of(allocation)))
+        assert problem.projection.nearest(widths).tolist() == list(allocation.values())
+    ends = [coordinates.widths(np.full(len(space.names), place))["s1.0.a"] for place in (0.0, 0.09, 0.11, 1.0)]
+    assert ends == [0, 0, space.bounds["s1.0.a"].lowest, 32]
+    assert coordinates.of(space.narrowest())[lead] == 0.0
 
 
 RATE = Range(0.001, 1.0, log=True)

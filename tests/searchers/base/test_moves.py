@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from autoprune.core.allocation import Allocation
 from autoprune.core.costs import within
 from autoprune.searchers.base.history import History
-from autoprune.searchers.base.moves import neighbour, new_neighbour, trades
+from autoprune.searchers.base.moves import draws, neighbour, new_neighbour, trades
+from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.controls import uniform_allocation
+from autoprune.testing.problems import depth
 from tests.searchers.landscapes import make_problem
 
 
@@ -57,3 +60,31 @@ def test_where_nothing_can_be_narrowed_a_trade_changes_nothing() -> None:
     narrowest = problem.space.narrowest()
     tight = replace(problem, limits={"flops": problem.costs.cost(narrowest, "flops")})
     assert trades(tight, narrowest, np.random.default_rng(0), 0.5, [1]) == [narrowest]
+
+
+def removed(problem: SearchProblem, allocation: Allocation) -> set[str]:
+    return {name for name in problem.space.names if problem.space.bounds[name].removable and allocation[name] == 0}
+
+
+def test_draws_are_without_few_branches_and_without_many() -> None:
+    problem = depth()
+    counts = [len(removed(problem, each)) for each in draws(problem, np.random.default_rng(0), 60)]
+    assert min(counts) == 0
+    assert max(counts) >= 4
+    assert 1 < np.mean(counts) < 4
+
+
+def test_trades_and_neighbours_remove_branches_and_bring_them_back() -> None:
+    problem, rng = depth(), np.random.default_rng(0)
+    start = uniform_allocation(problem)
+    assert not removed(problem, start)
+    without = problem.project({**start, "s0.1.a": 0, "s2.0.a": 0})
+    assert removed(problem, without) == {"s0.1.a", "s2.0.a"}
+    for found in (
+        trades(problem, without, rng, 0.2, [1] * 80),
+        [neighbour(problem, without, rng) for _ in range(80)],
+    ):
+        assert all(each in problem.space and within(each, problem.costs, problem.limits) for each in found)
+        gone = [removed(problem, each) for each in found]
+        assert any(len(each) < 2 for each in gone)
+    assert any(len(removed(problem, each)) > 2 for each in trades(problem, without, rng, 0.2, [1] * 80))

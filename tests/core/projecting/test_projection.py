@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +11,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.budget import COST_KINDS
 from autoprune.core.costs import CostTable, CostTerm, Count, within
-from autoprune.core.projection import CostCurvature, Projection, Slack, check_feasible
-from autoprune.core.space import Bounds
+from autoprune.core.projecting.projection import Projection, check_feasible
+from autoprune.core.space import Bounds, SearchSpace
 from autoprune.errors import BudgetInfeasible
-from tests.core.networks import drawn_widths, networks, slow_costs, space_of, tables
+from tests.core.networks import branched_networks, group, networks, space_of
+
+any_networks = st.one_of(networks(), branched_networks())
 
 
 def feasible(network):
@@ -31,24 +33,30 @@ def projected(network, proposal=None):
 
 
 def single_steps(allocation, space):
-    """Every allocation with one group one level wider, by the list of levels."""
+    """Every allocation with one group one level wider, by the list of levels, or one branch back at its narrowest."""
     for name, width in allocation.items():
         wider = [level for level in space.bounds[name].levels() if level > width]
-        if wider:
-            yield Allocation({**allocation, name: wider[0]})
+        back = space.bounds[name].removable and width == 0
+        inside = [other for other, lead in space.leads.items() if lead == name and back]
+        if wider and (name not in space.leads or allocation[space.leads[name]]):
+            yield Allocation({**allocation, **{other: space.bounds[other].lowest for other in inside}, name: wider[0]})
 
 
-@given(networks())
+@given(any_networks)
 @settings(max_examples=100, deadline=None)
 def test_a_projection_keeps_every_limit_and_lies_in_the_space(network):
     assume(feasible(network))
     result = projected(network)
     assert within(result, network.costs, network.limits)
-    assert all(width in network.space.bounds[name].levels() for name, width in result.items())
+    gone = {name for name, lead in network.space.leads.items() if result[lead] == 0}
+    assert all(width == 0 or width in network.space.bounds[name].levels() for name, width in result.items())
+    assert all(width or name in gone or 0 in network.space.bounds[name].levels() for name, width in result.items())
+    assert all(result[name] == 0 for name in gone)
     assert set(result) == set(network.space.names)
+    assert result in network.space
 
 
-@given(networks())
+@given(any_networks)
 @settings(max_examples=100, deadline=None)
 def test_no_single_step_of_a_projection_still_fits(network):
     assume(feasible(network))
@@ -60,18 +68,22 @@ def repaired(network, proposal=None):
     return Projection(network.space, network.costs, network.limits).repair(proposal or network.proposal)
 
 
-@given(networks())
+@given(any_networks)
 @settings(max_examples=60, deadline=None)
 def test_a_repair_keeps_every_limit_lies_in_the_space_and_widens_nothing(network):
     assume(feasible(network))
     result = repaired(network)
     assert within(result, network.costs, network.limits)
     assert result in network.space
-    lowest = network.space.narrowest()
-    assert all(result[name] <= max(network.proposal[name], lowest[name]) for name in network.space.names)
+    inside = network.space.leads  # which get a share where nothing of them was proposed
+    assert all(
+        result[name] <= max(network.proposal[name], network.space.bounds[name].lowest)
+        for name in network.space.names
+        if name not in inside or network.proposal[name]
+    )
 
 
-@given(networks())
+@given(any_networks)
 @settings(max_examples=60, deadline=None)
 def test_a_repair_leaves_alone_what_keeps_the_limits(network):
     assume(feasible(network))
@@ -80,14 +92,14 @@ def test_a_repair_leaves_alone_what_keeps_the_limits(network):
     assert repaired(network, result) == result
 
 
-@given(networks())
+@given(any_networks)
 @settings(max_examples=60, deadline=None)
 def test_projecting_twice_is_projecting_once(network):
     assume(feasible(network))
     assert projected(network, projected(network)) == projected(network)
 
 
-@given(networks(), st.randoms(use_true_random=False))
+@given(any_networks, st.randoms(use_true_random=False))
 @settings(max_examples=80, deadline=None)
 def test_a_maximal_allocation_that_fits_is_left_alone(network, rng):
     assume(feasible(network))
@@ -97,7 +109,7 @@ def test_a_maximal_allocation_that_fits_is_left_alone(network, rng):
     assert projected(network, allocation) == allocation
 
 
-@given(networks())
+@given(any_networks)
 @settings(max_examples=80, deadline=None)
 def test_a_budget_is_infeasible_exactly_if_the_narrowest_allocation_is_above_it(network):
     if feasible(network):
@@ -107,7 +119,7 @@ def test_a_budget_is_infeasible_exactly_if_the_narrowest_allocation_is_above_it(
             projected(network)
 
 
-@given(networks(), st.data())
+@given(any_networks, st.data())
 @settings(max_examples=50, deadline=None)
 def test_several_are_projected_as_each_by_itself(network, data):
     assume(feasible(network))
@@ -228,47 +240,41 @@ def test_an_unreachable_budget_names_every_limit_missed_with_its_least_value():
     assert "raise the budget or allow narrower groups" in str(caught.value)
 
 
-UNLIMITED = np.iinfo(np.int64).max
+def two_branches():
+    """A stream of 10, and two branches of 10 on it that cost 1 for each channel, and 20 for the stream."""
+    terms = [
+        term
+        for lead in ("a", "b")
+        for term in (
+            CostTerm("flops", lead, 1, Count(0, {"s": 1}), Count(0, {lead: 1}), branch=lead),
+            CostTerm("flops", lead, 2, Count(0, {"s": 1}), branch=lead),
+        )
+    ]
+    costs = CostTable(terms, {"s": 10, "a": 10, "b": 10})
+    leads = tuple(group(name, 10, least=0) for name in ("a", "b"))
+    return SearchSpace(leads, {name: Bounds(2, 10, removable=True) for name in ("a", "b")}), costs
 
 
-@given(tables(), st.data())
-@settings(max_examples=60, deadline=None)
-def test_slack_is_what_the_limits_leave_after_any_steps(table, data):
-    begin = drawn_widths(table, data)
-    names = data.draw(st.permutations(sorted(begin)))  # a space need not have the table's order
-    columns = np.array([list(table.widths).index(name) for name in names])
-    steps, widths = [], begin
-    for _ in range(data.draw(st.integers(0, 4))):
-        group = data.draw(st.integers(0, len(names) - 1))
-        by = data.draw(st.integers(-widths[names[group]], 9))
-        steps.append((group, by))
-        widths = {**widths, names[group]: widths[names[group]] + by}
-    last, by = data.draw(st.integers(0, len(names) - 1)), data.draw(st.integers(0, 9))
-    wider = slow_costs(table, {**widths, names[last]: widths[names[last]] + by})
-    limited = data.draw(st.sets(st.sampled_from(COST_KINDS), min_size=1))
-    limits = {kind: wider[kind] + data.draw(st.integers(-1, 1)) for kind in limited}  # a slip by one is seen
-    given_limits = np.array([limits.get(kind, UNLIMITED) for kind in COST_KINDS])
-
-    curvature = CostCurvature(table, given_limits, columns)
-    slack = Slack.beside(table.at(table.vector(begin)), curvature, given_limits, columns)
-    copied = slack.copy()
-    holding = [slack.holds(i, 1) for i in range(len(names))]
-    for step in steps:
-        slack.widen(*step)
-    assert slack.holds(last, by) == all(wider[kind] <= limit for kind, limit in limits.items())
-    slack.widen(last, by)
-    costs = table.at(table.vector({**widths, names[last]: widths[names[last]] + by}))
-    again = Slack.beside(costs, curvature, given_limits, columns)
-    assert [slack.holds(i, 1) for i in range(len(names))] == [again.holds(i, 1) for i in range(len(names))]
-    assert [copied.holds(i, 1) for i in range(len(names))] == holding
+def test_branches_that_are_gone_stay_so_and_others_stay_as_far_as_the_limits_allow():
+    space, costs = two_branches()
+    assert project({"a": 0, "b": 10}, space, costs, {"flops": 150}) == {"a": 0, "b": 10}
+    assert project({"a": 0, "b": 3}, space, costs, {"flops": 100}) == {"a": 0, "b": 8}
+    assert project({"a": 10, "b": 10}, space, costs, {"flops": 140}) == {"a": 5, "b": 5}
+    # Both at their narrowest cost 80. With less the one of which less is kept goes.
+    assert project({"a": 10, "b": 5}, space, costs, {"flops": 80}) == {"a": 2, "b": 2}
+    assert project({"a": 10, "b": 5}, space, costs, {"flops": 79}) == {"a": 5, "b": 0}
+    assert project({"a": 5, "b": 10}, space, costs, {"flops": 30}) == {"a": 0, "b": 0}
 
 
-def test_what_a_group_costs_changes_with_the_widths_of_those_that_it_reads():
-    terms = [CostTerm("flops", "conv", 2, Count(0, {"a": 1}), Count(0, {"b": 1}))]
-    table, columns = CostTable(terms, {"a": 8, "b": 8}), np.array([0, 1])
-    limits = np.array([60 if kind == "flops" else UNLIMITED for kind in COST_KINDS])
-    curvature = CostCurvature(table, limits, columns)
-    slack = Slack.beside(table.at(table.vector({"a": 4, "b": 5})), curvature, limits, columns)
-    assert [slack.holds(1, 2), slack.holds(1, 3)] == [True, False]  # 4 · 7 · 2 = 56
-    slack.widen(0, -1)
-    assert [slack.holds(1, 5), slack.holds(1, 6)] == [True, False]  # 3 · 10 · 2 = 60
+def test_a_branch_comes_back_if_nothing_else_can_use_what_is_left():
+    space, costs = two_branches()
+    assert project({"a": 0, "b": 10}, space, costs, {"flops": 159}) == {"a": 0, "b": 10}
+    assert project({"a": 0, "b": 10}, space, costs, {"flops": 160}) == {"a": 2, "b": 10}
+    assert project({"a": 0, "b": 10}, space, costs, {"flops": 195}) == {"a": 5, "b": 10}
+
+
+def test_a_proposal_below_half_of_the_narrowest_width_is_a_removal():
+    space, costs = two_branches()
+    wide = replace(space, bounds={**space.bounds, "a": Bounds(6, 10, removable=True)})
+    limits = {"flops": 150}
+    assert [project({"a": width, "b": 10}, wide, costs, limits)["a"] > 0 for width in (0, 2, 3, 6)] == [0, 0, 1, 1]

@@ -12,10 +12,10 @@ import numpy as np
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import COST_KINDS, Limits
 from autoprune.core.costs import Bools, CostsAt, CostTable, Floats, Ints
+from autoprune.core.projecting.branches import RemovableBranches
+from autoprune.core.projecting.slack import UNLIMITED, CostCurvature, Slack
 from autoprune.core.space import SearchSpace
 from autoprune.errors import BudgetInfeasible
-
-UNLIMITED = np.iinfo(np.int64).max
 
 
 def check_feasible(space: SearchSpace, costs: CostTable, limits: Limits) -> None:
@@ -44,8 +44,10 @@ class Projection:
     """A search space as `[group]` arrays, with the cost table and limits that hold on it.
 
     Attributes:
+        lowest: `[group]` narrowest widths, of branches that stay.
         columns: where each group stands in the cost table's vectors.
         dense: `[group of the table]` widths, of which those at `columns` change.
+        branches: those that may be removed; None where there is none.
         limits: `[cost]`; the largest integer where a cost is not limited.
 
     Raises:
@@ -56,6 +58,7 @@ class Projection:
         check_feasible(space, costs, limits)
         self.names, self.costs = space.names, costs
         self.bounds = [space.bounds[name] for name in space.names]
+        self.branches = RemovableBranches.of(space)
         self.lowest = np.array([bounds.lowest for bounds in self.bounds], dtype=np.int64)
         self.ceiling = np.array([bounds.ceiling for bounds in self.bounds], dtype=np.int64)
         self.step = np.array([bounds.step for bounds in self.bounds], dtype=np.int64)
@@ -74,6 +77,10 @@ class Projection:
 
         Groups equally far below take their steps in an order drawn from the proposal itself: with the first group
         first, coarse steps would give what is left to the early layers of the network in every proposal.
+
+        Branches that are gone in the proposal stay so, and the others stay, as far as the limits allow: if these are
+        not kept with every group at its narrowest, the branches of which the proposal keeps least go; if they leave
+        enough for a branch at its narrowest after all steps of what stays, it comes back.
         """
         return self.projected(self.vector(allocation)[None])[0]
 
@@ -83,10 +90,16 @@ class Projection:
         start = self.below(wanted)
         costs = self.costs_at(start)
         above = ~self.keeps(costs.spent)
+        if self.branches is not None and above.any():
+            wanted[above] = [self._with_fewer_branches(row) for row in wanted[above]]
+            start = self.below(wanted)
+            costs = self.costs_at(start)
+            above = ~self.keeps(costs.spent)
         moved = above | ~self._is_stuck(wanted, start, costs)
         if moved.any():
             above = above[:, None]
-            begin, end = np.where(above, self.lowest, wanted), np.where(above, wanted, self.ceiling)
+            lowest, ceiling = self._where_present(wanted, self.lowest), self._where_present(wanted, self.ceiling)
+            begin, end = np.where(above, lowest, wanted), np.where(above, wanted, ceiling)
             start[moved] = _furthest(begin[moved], end[moved], self)
             costs = self.costs_at(start)
         free = self.may_step(self.steps(start), costs)
@@ -94,6 +107,8 @@ class Projection:
             _fill_steps(row, wish, may, costs[i], self)
             for i, (row, wish, may) in enumerate(zip(start, wanted, free, strict=True))
         ]
+        for i in self._reopenable(filled):
+            filled[i] = self._reopened(filled[i], wanted[i])
         return [Allocation(dict(zip(self.names, each, strict=True))) for each in filled]
 
     def repair(self, allocation: Mapping[str, int]) -> Allocation:
@@ -103,7 +118,9 @@ class Projection:
         it is, so a repair of the result returns it unchanged.
         """
         wanted = self._clip(self.vector(allocation))
-        repaired = _furthest(self.lowest[None], wanted[None], self)[0]
+        if self.branches is not None and not self.fits(self.below(wanted)):
+            wanted = self._with_fewer_branches(wanted)
+        repaired = _furthest(self._where_present(wanted, self.lowest)[None], wanted[None], self)[0]
         return Allocation(dict(zip(self.names, repaired.tolist(), strict=True)))
 
     def vector(self, allocation: Mapping[str, int]) -> Ints:
@@ -112,13 +129,73 @@ class Projection:
 
     def _clip(self, widths: Ints) -> Ints:
         """Returns the nearest widths between the narrowest and the ceilings; not yet in steps."""
-        return np.asarray(np.minimum(np.maximum(widths, self.lowest), self.ceiling))
+        found = np.asarray(np.minimum(np.maximum(widths, self.lowest), self.ceiling))
+        return found if self.branches is None else self.branches.completed(found, widths, self.lowest, self.ceiling)
+
+    def _where_present(self, widths: Ints, bounds: Ints) -> Ints:
+        """Returns `[…, group]`: `[group]` bounds, but 0 where a branch is gone at these widths."""
+        return np.where(widths == 0, 0, bounds) if self.branches is not None else np.broadcast_to(bounds, widths.shape)
+
+    def _with_fewer_branches(self, wanted: Ints) -> Ints:
+        """Returns `[group]` widths without the branches that cannot stay: those of which least is kept go first."""
+        assert self.branches is not None
+        if self.fits(self._where_present(wanted, self.lowest)):
+            return wanted
+        present = [lead for lead in self.branches.leads.tolist() if wanted[lead]]
+        keys = dict(zip(present, _keys([self.names[lead] for lead in present], wanted), strict=True))
+        order = sorted(present, key=lambda lead: (wanted[lead] / self.ceiling[lead], keys[lead]))
+        fewer = np.tile(wanted, (len(order), 1))
+        for count, lead in enumerate(order):
+            fewer[count:, lead] = 0
+        fewer = self.branches.emptied(fewer)
+        # All of them gone is the narrowest of the space, which fits.
+        return np.asarray(fewer[int(self.fits(self._where_present(fewer, self.lowest)).argmax())])
+
+    def _reopenable(self, filled: Sequence[Sequence[int]]) -> list[int]:
+        """Returns which of several widths leave enough for a branch that is gone."""
+        if self.branches is None:
+            return []
+        widths, leads = np.array(filled, dtype=np.int64), self.branches.leads
+        rows, places = np.nonzero((widths[:, leads] == 0) & (self.ceiling[leads] > 0))
+        fits = self.fits(np.where(self.branches.membership[places], self.lowest, widths[rows]))
+        return sorted(set(rows[fits].tolist()))
+
+    def _reopened(self, widths: list[int], wanted: Ints) -> list[int]:
+        """Returns widths with the branches back that still fit at their narrowest, and then filled again.
+
+        Args:
+            widths: that no step of any group fits beside.
+            wanted: `[group]` what was proposed, which gives the order.
+        """
+        assert self.branches is not None
+        found = np.array(widths, dtype=np.int64)
+        gone = [lead for lead in self.branches.leads.tolist() if not widths[lead] and self.ceiling[lead]]
+        if gone:
+            gone = np.array(gone)[self.fits(np.array([self.with_branch(found, lead) for lead in gone]))].tolist()
+        keys = dict(zip(gone, _keys([self.names[lead] for lead in gone], wanted), strict=True)) if gone else {}
+        for lead in sorted(gone, key=keys.__getitem__):
+            wider = self.with_branch(found, lead)
+            costs = self.costs_at(wider)
+            if self.keeps(costs.spent):
+                free = self.may_step(self.steps(wider), costs) & (found == 0)
+                found = np.array(_fill_steps(wider, wanted, free, costs, self), dtype=np.int64)
+        return list(map(int, found))
+
+    def with_branch(self, widths: Ints, lead: int) -> Ints:
+        """Returns `[group]` widths with the branch of the lead at this index back at its narrowest."""
+        assert self.branches is not None
+        return np.where(self.branches.membership[self.branches.leads == lead][0], self.lowest, widths)
+
+    def nearest(self, widths: Ints) -> Ints:
+        """Returns `[…, group]` widths moved inside the space and down to its steps; not within the limits."""
+        return self.below(self._clip(widths))
 
     def below(self, widths: Floats | Ints) -> Ints:
         """Returns the widest allowed widths at or below `[…, group]` ones, as `Bounds.below`."""
-        whole = widths if widths.dtype == np.int64 else np.floor(widths + 1e-9).astype(np.int64)
+        whole: Ints = np.asarray(widths if widths.dtype == np.int64 else np.floor(widths + 1e-9), dtype=np.int64)
         snapped = np.maximum(whole if self._single else whole // self.step * self.step, self.lowest)
-        return np.where(whole >= self.ceiling, self.ceiling, snapped)
+        found: Ints = np.where(whole >= self.ceiling, self.ceiling, snapped)
+        return found if self.branches is None else self.branches.snapped(found, whole, self.lowest)
 
     @cached_property
     def _single(self) -> bool:
@@ -126,8 +203,9 @@ class Projection:
         return bool((self.step == 1).all())
 
     def steps(self, widths: Ints) -> Ints:
-        """Returns `[…, group]`: by how much the next allowed widths are wider; 0 at a ceiling."""
-        return np.asarray(np.minimum((widths // self.step + 1) * self.step, self.ceiling) - widths)
+        """Returns `[…, group]`: by how much the next allowed widths are wider; 0 at a ceiling and in a branch gone."""
+        steps = np.asarray(np.minimum((widths // self.step + 1) * self.step, self.ceiling) - widths)
+        return steps if self.branches is None else np.where(self.branches.gone(widths), 0, steps)
 
     def costs_at(self, widths: Ints) -> CostsAt:
         """Returns what `[…, group]` widths cost."""
@@ -149,12 +227,21 @@ class Projection:
         return np.asarray((spent <= self.limits[:, None]).all(axis=-2) & (steps > 0))
 
     def slack(self, costs: CostsAt) -> Slack:
-        """Returns what the limits leave beside the costs of one allocation, its groups in the order of `names`."""
-        return Slack.beside(costs, self._curvature, self.limits, self.columns)
+        """Returns what the limits leave beside the costs of one allocation, its groups in the order of `names`.
+
+        It holds as long as no branch goes or comes back.
+        """
+        same = costs.curvature is self._dense_costs.curvature
+        curvature = self._curvature if same else CostCurvature(costs.curvature, self.limits, self.columns)
+        return Slack.beside(costs, curvature, self.limits, self.columns)
+
+    @cached_property
+    def _dense_costs(self) -> CostsAt:
+        return self.costs.at(self.dense)
 
     @cached_property
     def _curvature(self) -> CostCurvature:
-        return CostCurvature(self.costs, self.limits, self.columns)
+        return CostCurvature(self._dense_costs.curvature, self.limits, self.columns)
 
     def _is_stuck(self, wanted: Ints, below: Ints, costs: CostsAt) -> Bools:
         """Returns `[n]`: whether no step from `wanted` towards the ceilings fits, so that no halving is needed.
@@ -223,74 +310,3 @@ def _fill_steps(start: Ints, wanted: Ints, free: Bools, costs: CostsAt, grid: Pr
 def _fullness(width: int, target: int) -> float:
     """Returns how far a group is on the way to what was proposed; one that was to go whole is there already."""
     return width / target if target else 1.0 + width
-
-
-class CostCurvature:
-    """How the limited costs grow with the widths of the groups at some columns of a cost table, beyond their slopes.
-
-    Args:
-        limits: `[cost]`, the largest integer where a cost is not limited.
-
-    Attributes:
-        kinds: indices of the costs that are limited.
-        halves: `[kind][group]` half of the second derivative.
-        mixed: `[kind][group]` the groups whose slope changes with this one's width, and by how much for each structure.
-    """
-
-    def __init__(self, costs: CostTable, limits: Ints, columns: Ints) -> None:
-        curvature = costs.at(costs.vector({})).curvature
-        self.kinds: list[int] = np.flatnonzero(limits < UNLIMITED).tolist()
-        between = [curvature[kind][np.ix_(columns, columns)] for kind in self.kinds]
-        self.halves: list[list[int]] = [(each.diagonal() // 2).tolist() for each in between]
-        self.mixed = [[_nonzero(row) for row in each] for each in between]
-
-
-def _nonzero(values: Ints) -> list[tuple[int, int]]:
-    places = np.flatnonzero(values)
-    return list(zip(places.tolist(), values[places].tolist(), strict=True))
-
-
-class Slack:
-    """What the limits leave at some widths of the groups.
-
-    Args:
-        left: `[kind]` of each limited cost.
-        slopes: `[kind][group]` what one more structure costs.
-    """
-
-    __slots__ = ("_curvature", "_left", "_slopes")
-
-    def __init__(self, curvature: CostCurvature, left: Sequence[int], slopes: Sequence[Sequence[int]]) -> None:
-        self._curvature, self._left, self._slopes = curvature, list(left), [list(each) for each in slopes]
-
-    @classmethod
-    def beside(cls, costs: CostsAt, curvature: CostCurvature, limits: Ints, columns: Ints) -> Slack:
-        """Returns what limits leave beside the costs of one allocation.
-
-        Args:
-            costs: at its widths.
-            curvature: of the same groups.
-            limits: `[cost]`.
-            columns: `[group]` indices of the groups in the cost table.
-        """
-        left = [int(limits[kind] - costs.spent[kind]) for kind in curvature.kinds]
-        return cls(curvature, left, [costs.slopes[kind, columns].tolist() for kind in curvature.kinds])
-
-    def copy(self) -> Slack:
-        """Returns a copy, which changes by itself."""
-        return Slack(self._curvature, self._left, self._slopes)
-
-    def holds(self, group: int, by: int) -> bool:
-        """Returns whether the group at this index may become so much wider within the limits."""
-        for left, slopes, halves in zip(self._left, self._slopes, self._curvature.halves, strict=True):
-            if by * (slopes[group] + by * halves[group]) > left:
-                return False
-        return True
-
-    def widen(self, group: int, by: int) -> None:
-        """Makes the group at this index `by` wider; narrower, if that is below 0."""
-        curvature = self._curvature
-        for kind, slopes in enumerate(self._slopes):
-            self._left[kind] -= by * (slopes[group] + by * curvature.halves[kind][group])
-            for other, change in curvature.mixed[kind][group]:
-                slopes[other] += by * change

@@ -1,0 +1,1 @@
+"""Allocations moved onto the limits of a budget."""
