@@ -79,7 +79,7 @@ class PrunableModel:
         """
         calibration = self.samples.calibration_data() if self.samples else None
         asked = replace(pruner, criterion=among_nonzero(pruner.criterion)) if self.lost else pruner
-        scores = asked.estimate_importance(self.network, self.graph, calibration, self.seed)
+        scores = asked.estimate_importance(self.network, self.graph, calibration, self.seed, self.structures)
         read = self.samples.describe() if self.samples and pruner.criterion.reads_data else {"samples": 0}
         drawn = {"seed": self.seed} if pruner.criterion.drawn else {}
         scoring = {**pruner.describe(), **read, **drawn}

@@ -113,6 +113,8 @@ def judge_branches(network: nn.Module, graph: ChannelGraph) -> FoundBranches:
             found.append(_branch(part, modules, graph.flow, additions.written[part.addition]))
             taken |= set(part.nodes)
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
+    for branch in found:  # what lies around a branch may begin with it
+        refused.pop(branch.weights[0], None)
     return FoundBranches(tuple(sorted(found, key=lambda branch: order[branch.nodes[0]])), refused)
 
 

@@ -68,7 +68,12 @@ class Pruner:
         return replace(self, pattern=with_depth(self.pattern))
 
     def estimate_importance(
-        self, network: nn.Module, graph: ChannelGraph, calibration: CalibrationData | None = None, seed: int = 0
+        self,
+        network: nn.Module,
+        graph: ChannelGraph,
+        calibration: CalibrationData | None = None,
+        seed: int = 0,
+        structures: Structures | None = None,
     ) -> Importance:
         """Scores every structure of every group of the network, by the network's present weights.
 
@@ -80,6 +85,7 @@ class Pruner:
             graph: the network's.
             calibration: samples and loss; only a criterion that reads data needs it, and only then it is read.
             seed: of random draws.
+            structures: the network's under this pattern, where they are known.
 
         Returns:
             Group name to `[structures]` scores (`[choices, structures]` with N:M), higher is kept.
@@ -88,7 +94,7 @@ class Pruner:
             UserError: the criterion needs data and there is none, it cannot score such structures, or a score is
                 not finite.
         """
-        structures = self.find_structures(network, graph)
+        structures = structures or self.find_structures(network, graph)
         estimator = make_estimator(network, structures, self.criterion, calibration, seed)
         names = [group.name for group in structures.groups]
         by_layer = {name: estimator.layer_scores(name, self.criterion) for name in names}

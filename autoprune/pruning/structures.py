@@ -26,11 +26,16 @@ from autoprune.graph.branches import (
 )
 from autoprune.graph.costs import build_cost_table, measure_costs
 from autoprune.graph.groups import ChannelGraph, Kept
-from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import Layer
 from autoprune.pruning.criteria.base import Criterion, StatisticsFn
 from autoprune.pruning.patterns import Pattern
-from autoprune.pruning.surgery.branch_removal import branch_masks, remove_branches, without_branches
+from autoprune.pruning.surgery.branch_removal import (
+    branch_masks,
+    check_without_branches,
+    explain_failures,
+    remove_branches,
+    without_branches,
+)
 from autoprune.pruning.surgery.masks import (
     Importance,
     Masks,
@@ -40,7 +45,7 @@ from autoprune.pruning.surgery.masks import (
     masked_copy,
     top_k_mask,
 )
-from autoprune.pruning.surgery.thinning import check_thinned, thin
+from autoprune.pruning.surgery.thinning import thin
 
 # Widths of one weight that a search distinguishes at most: finer steps change nothing measurable.
 STEPS = 256
@@ -266,8 +271,7 @@ class ChannelStructures(Structures):
         # Thinned first: the channels are those of the network that was scored.
         smaller = without_branches(thin(network, self.graph, kept), self.graph, removed, kept)
         if check_on is not None:
-            without = masked_copy(network, branch_masks(network, removed))
-            check_thinned(smaller, without, self.graph, kept, ModelInputs.of(check_on))
+            check_without_branches(smaller, network, self.graph, removed, kept, check_on)
         return smaller
 
     def cost_table(self, network: nn.Module, inputs: Any) -> CostTable:
@@ -428,10 +432,16 @@ def _with_branches(network: nn.Module, graph: ChannelGraph, pattern: Pattern) ->
     types = {layer.name: layer.type for layer in graph.layers}
     judged = judge_branches(network, graph)
     refused = dict(judged.refused)
+    followed = [branch for branch in judged.branches if types.keys() & set(branch.weights)]
+    refused |= {
+        branch.name: "none of its layers is followed, so it cannot be scored"
+        for branch in judged.branches
+        if branch not in followed
+    }
+    refused |= explain_failures(network, graph, followed)
     branches: dict[str, Branch] = {}
-    for branch in judged.branches:
-        if not types.keys() & set(branch.weights):
-            refused[branch.name] = "none of its layers is followed, so it cannot be scored"
+    for branch in followed:
+        if branch.name in refused:
             continue
         alone = replace(_branch_group(branch, types), name=_unused(branch.name, groups))
         lead, *others = inner_groups(branch, graph) or (alone,)

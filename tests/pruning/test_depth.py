@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -189,3 +190,75 @@ def test_reconstruction_begins_behind_a_branch_that_is_gone() -> None:
     assert evaluator.work.count_refitted(dense, recipe) == 0
     # Of conv1, layer1 (2), layer2 (2), layer3 (2) and fc those behind layer2's branch; its own are no more.
     assert evaluator.work.count_refitted({**dense, "layer2.0.conv1": 0}, recipe) == 3
+
+
+class Notes:
+    """What is handed through and is no tensor, as a cache is."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+
+class Closing(nn.Module):
+    """The end of a branch, its addition, and a norm behind it, as in BERT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense, self.norm = nn.Linear(6, 8), nn.LayerNorm(8)
+
+    def forward(self, inner: Tensor, shortcut: Tensor) -> Tensor:
+        return self.norm(self.dense(inner) + shortcut)
+
+
+class Opening(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Linear(8, 6)
+
+    def forward(self, x: Tensor, notes: Notes | None = None) -> Tensor:
+        if notes is not None:
+            notes.seen.append(1)
+        return F.gelu(self.dense(x))
+
+
+class Split(nn.Module):
+    """A block whose branch lies in two modules, beside one that lies in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opening, self.closing = Opening(), Closing()
+        self.second, self.back = Opening(), nn.Linear(6, 8)
+
+    def forward(self, x: Tensor, notes: Notes) -> Tensor:
+        x = self.closing(self.opening(x), x)
+        return x + self.back(self.second(x, notes=notes))
+
+
+class Whole(nn.Module):
+    def __init__(self, asking: bool = False) -> None:
+        super().__init__()
+        self.stem, self.block, self.head, self.asking = nn.Linear(4, 8), Split(), nn.Linear(8, 3), asking
+
+    def forward(self, x: Tensor) -> Tensor:
+        wanted = self.block.opening.dense.weight.dtype if self.asking else x.dtype
+        return self.head(self.block(self.stem(x).to(wanted), Notes()))
+
+
+def test_a_branch_in_several_modules_goes_and_what_is_no_tensor_is_handed_on() -> None:
+    torch.manual_seed(0)
+    prunable = analyze(Whole(), torch.randn(2, 5, 4), DEPTH)
+    structures = structures_of(prunable)
+    assert list(structures.branches) == ["block.opening.dense", "block.second.dense"]
+    for widths in ({"block.opening.dense": 0}, {"block.second.dense": 0}, dict.fromkeys(structures.branches, 0)):
+        small = structures.prune(prunable.network, prunable.importance, widths, check_on=prunable.inputs)
+        assert measure_costs(small, prunable.inputs) == prunable.costs.costs(widths)
+        assert isinstance(small.block, Split)
+        assert hasattr(small.block, "opening") == bool(widths.get("block.opening.dense", 1))
+        small.train()(torch.randn(3, 7, 4)).sum().backward()
+
+
+def test_a_branch_whose_layers_the_code_around_asks_for_stays() -> None:
+    prunable = analyze(Whole(asking=True), torch.randn(2, 5, 4), DEPTH)
+    assert list(structures_of(prunable).branches) == ["block.second.dense"]
+    (reason,) = prunable.structures.refused_branches.values()
+    assert reason == "without it: AttributeError: 'Split' object has no attribute 'opening'"

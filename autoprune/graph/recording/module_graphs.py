@@ -48,7 +48,8 @@ def extract_module(
         recording: of the whole network.
         name: qualified name of a module that is no operation by itself.
         rewritten: operations whose target or arguments change, with the new ones, or the operation in their place.
-        removed: operations that are left out; whatever uses them is rewritten.
+        removed: operations that are left out; whatever uses them is rewritten. Modules inside this one that lose some
+            of theirs are not called any more: what is left of them is done in this one.
 
     Raises:
         NotSeparable: it takes or returns what is no nest of tensors and plain values, uses tensors of other modules, or
@@ -86,6 +87,7 @@ class _Extraction:
         self._graph = fx.Graph()
         self._twins: dict[fx.Node, fx.Node] = {}
         self._constants: dict[str, Tensor] = {}
+        self._opaque: dict[type, fx.Node] = {}  # what was recorded of them are copies, so the type tells which it is
         self._prefix = f"{call.name}." if call.name else ""
 
     def run(self) -> ModuleGraph:
@@ -100,8 +102,11 @@ class _Extraction:
                     paths.append(path)
             elif value is None or isinstance(value, (bool, int, float, str)):
                 given[path] = value
-            elif not _is_plain(value):
-                raise NotSeparable(f"{call.name} takes a {type(value).__name__}")
+            elif not _is_plain(value):  # a cache, say, that is passed on as it is
+                if type(value) in self._opaque:
+                    raise NotSeparable(f"{call.name} takes several of {type(value).__name__}")
+                self._opaque[type(value)] = self._graph.placeholder(f"argument_{len(paths)}")
+                paths.append(path)
         children = self._children()
         i = call.start
         while i < call.stop:
@@ -129,10 +134,16 @@ class _Extraction:
         for each in self._recording.calls:  # in the order in which they ended: what lies around others comes later
             if each is self._call:
                 break
-            if self._call.start <= each.start < each.stop <= self._call.stop:
+            if self._call.start <= each.start < each.stop <= self._call.stop and not self._is_broken(each):
                 outer = [other for other in outer if not each.start <= other.start < other.stop <= each.stop]
                 outer.append(each)
         return outer
+
+    def _is_broken(self, child: ModuleCall) -> bool:
+        """Tells whether a call lost some of its operations, or uses the result of one that is gone."""
+        inside = self._nodes[child.start : child.stop]
+        touched = any(node in self._removed or self._removed & set(node.all_input_nodes) for node in inside)
+        return touched and not self._is_removed(child)
 
     def _is_removed(self, child: ModuleCall) -> bool:
         inside = [node for node in self._nodes[child.start : child.stop] if self._is_operation(node)]
@@ -152,7 +163,7 @@ class _Extraction:
                 for key in path:
                     part = self._graph.call_function(_take, (part, key))
                 self._twins[value] = part
-            elif not isinstance(value, fx.Node) and not _is_plain(value):
+            elif not isinstance(value, fx.Node) and not _is_plain(value) and type(value) not in self._opaque:
                 raise NotSeparable(f"{child.name} returns a {type(value).__name__}")
 
     def _copy(self, node: fx.Node) -> fx.Node:
@@ -170,11 +181,25 @@ class _Extraction:
         return twin
 
     def _map(self, value: Any) -> Any:
-        return fx.node.map_arg(value, self._twin)
+        return fx.node.map_arg(self._with_placeholders(value), self._twin)
+
+    def _with_placeholders(self, value: Any) -> Any:
+        """Returns arguments with what was passed in as it is replaced by the arguments that it comes by."""
+        if not self._opaque:
+            return value
+        if isinstance(value, dict) and type(value) not in self._opaque:
+            return {key: self._with_placeholders(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return list(map(self._with_placeholders, value))
+        if type(value) is tuple:
+            return tuple(map(self._with_placeholders, value))
+        return self._opaque.get(type(value), value)
 
     def _twin(self, node: fx.Node) -> fx.Node:
         if node in self._twins:
             return self._twins[node]
+        if node.graph is self._graph:
+            return node
         if node.op == "get_attr":
             name = str(node.target)
             if name.startswith("_constant_"):

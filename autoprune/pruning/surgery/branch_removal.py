@@ -10,16 +10,19 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
-from autoprune.errors import TaskError
+from autoprune.errors import AutopruneError, TaskError
 from autoprune.graph.branches import Branch, choose_branches, find_branches
 from autoprune.graph.groups import ChannelGraph, Kept
-from autoprune.graph.recording.capture import Recording
-from autoprune.graph.recording.module_graphs import Call, NotSeparable, extract_module
+from autoprune.graph.inputs import ModelInputs
+from autoprune.graph.recording.capture import Recording, mode
+from autoprune.graph.recording.module_graphs import Call, ModuleGraph, NotSeparable, extract_module
 from autoprune.pruning.surgery.copying import copy_network
+from autoprune.pruning.surgery.masked_run import run_masked
 from autoprune.pruning.surgery.masks import Masks, masked_copy
-from autoprune.pruning.surgery.thinning import check_same_outputs
+from autoprune.pruning.surgery.thinning import check_same_outputs, compare_outputs
 from autoprune.pruning.surgery.written_forward import write_forward
 
 
@@ -115,12 +118,24 @@ def _bypass(network: nn.Module, graph: ChannelGraph, branches: Sequence[Branch],
     Raises:
         TaskError: that module's forward cannot be written anew.
     """
+    for name, parts in _written_anew(graph, branches, calls).items():
+        write_forward(network.get_submodule(name), parts)
+
+
+def _written_anew(
+    graph: ChannelGraph, branches: Sequence[Branch], calls: Mapping[fx.Node, Call]
+) -> dict[str, dict[bool, ModuleGraph]]:
+    """Returns what the modules around branches do without these, in each mode.
+
+    Raises:
+        TaskError: a module's forward cannot be written anew.
+    """
     by_module: dict[str, list[Branch]] = {}
     first = graph.flow.run.recording
     for branch in branches:
-        by_module.setdefault(first.sites[branch.addition].scope, []).append(branch)
+        by_module.setdefault(scope_of(branch, first), []).append(branch)
+    written: dict[str, dict[bool, ModuleGraph]] = {}
     for name, found in by_module.items():
-        parts = {}
         for run in graph.flow.runs:
             if not run.recording.does_the_same(first):
                 continue
@@ -129,10 +144,75 @@ def _bypass(network: nn.Module, graph: ChannelGraph, branches: Sequence[Branch],
             removed = {twins[node] for branch in found for node in branch.nodes}
             try:
                 changed = {**calls, **rewritten}
-                parts[run.recording.training] = extract_module(run.recording, name, changed, removed)
+                part = extract_module(run.recording, name, changed, removed)
             except NotSeparable as reason:
                 raise TaskError(f"branch {found[0].name} cannot be removed: {reason}") from reason
-        write_forward(network.get_submodule(name), parts)
+            written.setdefault(name, {})[run.recording.training] = part
+    return written
+
+
+def scope_of(branch: Branch, recording: Recording) -> str:
+    """Returns the name of the smallest module in whose calls a branch and its addition lie."""
+    places = {node: place for place, node in enumerate(recording.graph.nodes)}
+    inside = [places[node] for node in (*branch.nodes, branch.addition) if node in recording.sites]
+    around = [call for call in recording.calls if call.start <= min(inside) and max(inside) < call.stop]
+    return min(around, key=lambda call: call.stop - call.start).name
+
+
+def explain_failures(network: nn.Module, graph: ChannelGraph, branches: Sequence[Branch]) -> dict[str, str]:
+    """Removes branches on trial: every other one, the others, and all; where that fails each by itself.
+
+    Returns:
+        Name of each that cannot be removed to the reason; it may be that the code around it asks for its layers.
+    """
+    found: dict[str, str | None] = {}
+    for branch in branches:
+        try:
+            _written_anew(graph, [branch], {})
+        except TaskError as fault:
+            found[branch.name] = str(fault)
+    left = [branch for branch in branches if branch.name not in found]
+    if any(_failure(network, graph, some) for some in (left[::2], left[1::2], left) if some):
+        found |= {branch.name: _failure(network, graph, [branch]) for branch in left}
+    return {name: reason for name, reason in found.items() if reason is not None}
+
+
+def check_without_branches(
+    smaller: nn.Module, network: nn.Module, graph: ChannelGraph, branches: Sequence[Branch], kept: Kept, inputs: Any
+) -> None:
+    """Checks in evaluation mode that a network without branches and channels gives the masked one's outputs.
+
+    Outputs of zeros, which a removed attention would leave in a cache, are not compared.
+
+    Args:
+        smaller: the network without them.
+        network: the dense one.
+        graph: of the dense one.
+        branches: that were removed.
+        kept: by group, the channels that stay.
+        inputs: whatever they take, see `ModelInputs.of`.
+
+    Raises:
+        ThinningError: it does not.
+    """
+    given, masked = ModelInputs.of(inputs), masked_copy(network, branch_masks(network, branches))
+    with mode(smaller, training=False), mode(masked, training=False), torch.no_grad():
+        results = (given.clone().call(smaller), run_masked(masked, graph, kept, given))
+    found, expected = ([leaf for leaf in tree_leaves(each) if _is_something(leaf)] for each in results)
+    compare_outputs(found, expected)
+
+
+def _is_something(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and bool(leaf.any())
+
+
+def _failure(network: nn.Module, graph: ChannelGraph, branches: Sequence[Branch]) -> str | None:
+    try:
+        without = without_branches(copy_network(network), graph, branches)
+        check_without_branches(without, network, graph, branches, {}, graph.flow.inputs)
+    except Exception as fault:  # whatever the user's code raises without its layers
+        return f"{fault}" if isinstance(fault, AutopruneError) else f"without it: {type(fault).__name__}: {fault}"
+    return None
 
 
 def _shortcut(branch: Branch, twins: Mapping[fx.Node, fx.Node]) -> Call | fx.Node:
@@ -146,7 +226,7 @@ def _delete(network: nn.Module, recording: Recording, branches: Sequence[Branch]
     nodes = {node for branch in branches for node in branch.nodes}
     served = _called(network, nodes)
     still = _called(network, set(recording.graph.nodes) - nodes)
-    still |= {network.get_submodule(recording.sites[branch.addition].scope) for branch in branches}
+    still |= {network.get_submodule(scope_of(branch, recording)) for branch in branches}
     gone, emptied = served - still, set()
     for name in {name for branch in branches for name in branch.tensors}:
         path, _, key = name.rpartition(".")
