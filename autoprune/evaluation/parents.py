@@ -19,9 +19,9 @@ from autoprune.evaluation.prunable_model import PrunableModel, ScoredModels
 from autoprune.graph.layers import Layer
 from autoprune.pruning.criteria.base import LayerStatistics
 from autoprune.pruning.criteria.magnitudes import THRESHOLD
+from autoprune.pruning.surgery.checking import check_same_outputs, check_thinned
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.masks import masked_copy, top_k_mask
-from autoprune.pruning.surgery.thinning import check_same_outputs, check_thinned
 
 
 class WiderThanParent(AutopruneError):

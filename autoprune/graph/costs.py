@@ -21,7 +21,7 @@ from autoprune.graph.flops import FlopCounter, counting
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import ChannelAxis, named_tensors, stored_tensors
-from autoprune.graph.recording.capture import mode
+from autoprune.graph.recording.capture import mode, run
 
 
 def count_flops(network: nn.Module, inputs: Any) -> int:
@@ -32,9 +32,12 @@ def count_flops(network: nn.Module, inputs: Any) -> int:
     Args:
         network: runs in evaluation mode, and is left in the mode it was in.
         inputs: whatever it takes, see `ModelInputs.of`; only the first sample is used.
+
+    Raises:
+        TaskError: it cannot run on one sample.
     """
     with mode(network, training=False), torch.no_grad(), counting() as counter:
-        ModelInputs.of(inputs).take(1).call(network)
+        run(network, ModelInputs.of(inputs).take(1).clone())
     return counter.flops
 
 

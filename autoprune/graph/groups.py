@@ -18,7 +18,8 @@ from autoprune.errors import TaskError, UserError
 from autoprune.graph.channels import ChannelFlow, FollowedRun, follow_channels
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import ChannelAxis, Layer, Side
-from autoprune.graph.recording.capture import Recording, record
+from autoprune.graph.recording.capture import CallSite
+from autoprune.graph.recording.runs import record_runs, undecided
 from autoprune.graph.rewrite import Simulation, simulate
 from autoprune.graph.rules.base import activations_in
 
@@ -71,12 +72,14 @@ class ChannelGraph:
     Attributes:
         frozen: what cannot be pruned, in forward order.
         roots: `[ids]` the root of every channel id.
+        remarks: what else to know of how the network was followed, a sentence each.
     """
 
     flow: ChannelFlow
     groups: tuple[ChannelGroup, ...]
     frozen: tuple[FrozenChannels, ...]
     roots: Tensor
+    remarks: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> ChannelGroup:
         for group in self.groups:
@@ -149,10 +152,15 @@ def find_groups(network: nn.Module, inputs: Any) -> ChannelGraph:
         inputs: whatever it takes, see `ModelInputs.of`; two samples are enough.
 
     Raises:
-        TaskError: the network cannot be traced or run.
+        TaskError: the network cannot be copied or run.
     """
     given = ModelInputs.of(inputs)
-    flow = follow_channels(network, *_record_all(network, given), given)
+    runs = record_runs(network, given)
+    flow = follow_channels(network, runs.recordings, runs.single, given)
+    for site, modules in undecided(network, runs):
+        why = "which way is taken depends on values" if site.line else "what is done differs from run to run"
+        reason = f"{why}, and no run went through {', '.join(modules)}"
+        _freeze_around(flow, site, reason)
     graph = _collect(flow)
     while faults := _faults(graph):
         _freeze_faulty(flow, faults)
@@ -162,40 +170,27 @@ def find_groups(network: nn.Module, inputs: Any) -> ChannelGraph:
             raise TaskError(f"the network's channels cannot be followed: {'; '.join(faults.values())}")
     for frozen in graph.frozen:
         log.info("%s: its %d channels stay: %s", frozen.layer, frozen.width, frozen.reason)
-    return graph
+    for remark in runs.remarks:
+        log.warning("%s: %s", type(network).__name__, remark)
+    return replace(graph, remarks=runs.remarks)
 
 
-DRAWS = 2
-"""Runs on drawn inputs, where what a network does may depend on the values."""
-
-
-def _record_all(network: nn.Module, inputs: ModelInputs) -> tuple[list[Recording], Recording]:
-    """Records what the network does with the inputs, with one sample, in training mode and, if it matters, with others.
-
-    Returns:
-        Recordings that differ in what was done, that of the inputs first; and that of one sample.
-    """
-    first = record(network, inputs)
-    single = _record_other(network, inputs.take(1)) or first
-    others = [_record_other(network, inputs, training=True)]
-    if any(node in first.reached for node in first.leaving):
-        generator = torch.Generator().manual_seed(0)
-        drawn = [inputs.random_like(len(inputs), generator) for _ in range(DRAWS)]
-        others += [_record_other(network, each) for each in (*drawn, inputs.turned_over())]
-    recordings = [first]
-    for other in (single, *others):
-        if other is not None and not any(other.does_the_same(each, other.training) for each in recordings):
-            recordings.append(other)
-    return recordings, single
-
-
-def _record_other(network: nn.Module, inputs: ModelInputs, training: bool = False) -> Recording | None:
-    """Records another run of a network that has run before; None where it cannot do that."""
-    try:
-        return record(network, inputs, training)
-    except TaskError as fault:
-        log.info("%s", fault)
-        return None
+def _freeze_around(flow: ChannelFlow, site: CallSite, reason: str) -> None:
+    """Freezes what a module works with: what it is given, computes itself, and gets from the modules that it calls."""
+    for run in flow.runs:
+        recording = run.recording
+        nodes: set[fx.Node] = set()
+        for node, where in recording.sites.items():
+            scope = recording.caller(where.scope) if node.op == "call_module" else where.scope
+            if scope == site.scope:
+                nodes |= {node, *node.all_input_nodes}
+        for call in recording.calls:
+            if call.name == site.scope or (call.name and recording.caller(call.name) == site.scope):
+                fx.node.map_arg((call.args, call.kwargs, call.result), nodes.add)
+        for node in nodes:
+            for each in activations_in(run.activations.get(node)):
+                for ids in each.ids:
+                    flow.channels.freeze(ids, reason)
 
 
 def _faults(graph: ChannelGraph) -> dict[fx.Node, str]:

@@ -133,7 +133,13 @@ class ModelInputs:
         return self._map(turn)
 
     def take(self, samples: int) -> ModelInputs:
-        """Returns the first samples; where there are fewer they begin again. What holds no samples stays as it is."""
+        """Returns the first samples; where there are fewer they begin again. What holds no samples stays as it is.
+
+        Raises:
+            TaskError: there are none.
+        """
+        if not self.samples:
+            raise TaskError(f"the network's inputs hold no samples: {self}")
         if samples == self.samples:
             return self
         numbers = [i % self.samples for i in range(samples)]
@@ -290,6 +296,12 @@ def _find_samples(value: Any, samples: int | None, axis: int | None) -> tuple[in
     (most, votes), *others = Counter(voting).most_common() or [(0, 0)]
     if samples is None and votes > max((votes for _, votes in others), default=0):
         return most, axes[0], False
+    if not sizes and all(not isinstance(part, Tensor) for part in parts):
+        kinds = ", ".join(sorted({type(part).__name__ for part in parts}))
+        raise TaskError(
+            f"the number of samples in the network's inputs cannot be told: no tensor is among them ({kinds}); give "
+            "them as the network takes them, or say it by autoprune.ModelInputs.of(inputs, samples=…)"
+        )
     raise TaskError(
         f"the number of samples in the network's inputs cannot be told: the sizes of axis "
         f"{' or '.join(map(str, axes))} of their tensors are {sorted(sizes)}"

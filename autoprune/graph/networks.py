@@ -27,8 +27,10 @@ def unwrap(network: nn.Module) -> nn.Module:
 
     Raises:
         TaskError: its weights are not all here, or are not what it computes with (sharded, scripted, or
-            `torch.nn.utils.prune` is still on); the message says what to do.
+            `torch.nn.utils.prune` is still on), or it is no module; the message says what to do.
     """
+    if not isinstance(network, nn.Module):
+        raise TaskError(f"the network should be a torch.nn.Module but is a {type(network).__name__}")
     while (inner := _inside(network)) is not None:
         network = inner
     _check_plain(network)

@@ -26,6 +26,7 @@ from autoprune.graph.branches import (
 )
 from autoprune.graph.costs import build_cost_table, measure_costs
 from autoprune.graph.groups import ChannelGraph, Kept
+from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import Layer
 from autoprune.pruning.criteria.base import Criterion, StatisticsFn
 from autoprune.pruning.patterns import Pattern
@@ -36,6 +37,7 @@ from autoprune.pruning.surgery.branch_removal import (
     remove_branches,
     without_branches,
 )
+from autoprune.pruning.surgery.checking import check_on_fresh_inputs
 from autoprune.pruning.surgery.masks import (
     Importance,
     Masks,
@@ -143,6 +145,23 @@ class Structures(ABC):
 
         Raises:
             UserError: the widths do not fit the groups, or the network cannot be copied.
+            ThinningError: an output of the smaller network differs from the masked one's.
+        """
+
+    def check_on_fresh_inputs(  # noqa: B027 - most patterns have nothing to check
+        self, network: nn.Module, importance: Importance, widths: Widths, inputs: Any
+    ) -> None:
+        """Checks that what an allocation makes of a network is right: in both modes, on inputs drawn anew.
+
+        Nothing is to be checked where only weights are set to zero.
+
+        Args:
+            network: that was scored.
+            importance: scores of the structures.
+            widths: how many stay of each group.
+            inputs: see `ModelInputs.of`; drawn ones are in their range.
+
+        Raises:
             ThinningError: an output of the smaller network differs from the masked one's.
         """
 
@@ -274,6 +293,19 @@ class ChannelStructures(Structures):
             check_without_branches(smaller, network, self.graph, removed, kept, check_on)
         return smaller
 
+    def check_on_fresh_inputs(self, network: nn.Module, importance: Importance, widths: Widths, inputs: Any) -> None:
+        """Checks in both modes, on inputs drawn anew, that the network without channels and branches is right.
+
+        Args:
+            network: that was scored.
+            importance: group name to `[width]` scores.
+            widths: how many channels stay of each group.
+            inputs: see `ModelInputs.of`; drawn ones are in their range.
+        """
+        kept, masks = self.kept_channels(importance, widths), branch_masks(network, self._removed(widths))
+        masked = masked_copy(network, masks) if masks else network
+        check_on_fresh_inputs(self.prune(network, importance, widths), masked, self.graph, kept, ModelInputs.of(inputs))
+
     def cost_table(self, network: nn.Module, inputs: Any) -> CostTable:
         """Builds the exact costs of the network at any widths; for `inputs` see `ModelInputs.of`."""
         if not self.branches:
@@ -315,6 +347,18 @@ class BranchStructures(Structures):
             check_on: inputs on which the copy is compared with the masked network; None: it is not.
         """
         return remove_branches(network, self.graph, self.removed_branches(widths), check_on)
+
+    def check_on_fresh_inputs(self, network: nn.Module, importance: Importance, widths: Widths, inputs: Any) -> None:
+        """Checks in both modes, on inputs drawn anew, that the network without the branches is right.
+
+        Args:
+            network: that was scored.
+            importance: not used.
+            widths: 0 for each branch that goes.
+            inputs: see `ModelInputs.of`; drawn ones are in their range.
+        """
+        masked = masked_copy(network, self.masks(network, importance, widths))
+        check_on_fresh_inputs(self.prune(network, importance, widths), masked, self.graph, {}, ModelInputs.of(inputs))
 
     def cost_table(self, network: nn.Module, inputs: Any) -> CostTable:
         """Builds the exact costs of the network without any of its branches; `inputs` are not read."""

@@ -261,4 +261,4 @@ def test_a_branch_whose_layers_the_code_around_asks_for_stays() -> None:
     prunable = analyze(Whole(asking=True), torch.randn(2, 5, 4), DEPTH)
     assert list(structures_of(prunable).branches) == ["block.second.dense"]
     (reason,) = prunable.structures.refused_branches.values()
-    assert reason == "without it: AttributeError: 'Split' object has no attribute 'opening'"
+    assert reason.endswith("AttributeError: 'Split' object has no attribute 'opening'")

@@ -8,10 +8,12 @@ Sizes and modules' integer attributes are recorded with where they came from (se
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import operator
 import sys
 import threading
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,11 +28,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from autoprune.errors import TaskError, describe, foreign_code
+from autoprune.errors import ForeignExit, TaskError, describe, foreign_code
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import is_understood, qualified_name
 from autoprune.graph.modules.attention import make_prunable
 from autoprune.graph.networks import deep_copy
+from autoprune.graph.recording.randomness import same_numbers, seeded
 from autoprune.graph.recording.tracked_ints import Attribute, Computed, Origin, Size, TrackedInt
 
 _KEPT_ENTRIES = 2**20
@@ -85,6 +88,7 @@ class Recording:
         kept: operation to its result, where that is a tensor of integers or booleans that is not too large.
         sites: operation to where it was called.
         leaving: operations whose values left torch, with the name of the call.
+        left: where they did.
         reached: operations whose results depend on the inputs.
         parameters: operation that reads a parameter or buffer to its qualified name.
         modules: names of all modules that ran.
@@ -92,6 +96,7 @@ class Recording:
         observed: operations that compute plain numbers and truth values with which the user's code went on.
         training: whether the network was in training mode.
         replayable: whether `traced` returns what the network returns; else it returns the tensors in it.
+        outputs: the tensors in what it returned.
     """
 
     graph: fx.Graph
@@ -100,6 +105,7 @@ class Recording:
     kept: dict[fx.Node, Tensor] = field(default_factory=dict)
     sites: dict[fx.Node, CallSite] = field(default_factory=dict)
     leaving: dict[fx.Node, str] = field(default_factory=dict)
+    left: dict[fx.Node, CallSite] = field(default_factory=dict)
     reached: set[fx.Node] = field(default_factory=set)
     parameters: dict[fx.Node, str] = field(default_factory=dict)
     modules: set[str] = field(default_factory=set)
@@ -107,6 +113,7 @@ class Recording:
     observed: list[fx.Node] = field(default_factory=list)
     training: bool = False
     replayable: bool = True
+    outputs: tuple[Tensor, ...] = ()
 
     def does_the_same(self, other: Recording, numbers: bool = False) -> bool:
         """Tells whether another run called the same operations on the same tensors.
@@ -115,17 +122,33 @@ class Recording:
             other: the other run.
             numbers: whether all other arguments have to be the same too.
         """
-        if len(self.graph.nodes) != len(other.graph.nodes):
-            return False
-        twins = dict(zip(self.graph.nodes, other.graph.nodes, strict=True))
+        return self.parting(other, numbers) is None
+
+    def parting(self, other: Recording, numbers: bool = False) -> fx.Node | None:
+        """Returns the first operation that another run did otherwise; None where it did the same.
+
+        Args:
+            other: the other run.
+            numbers: whether all other arguments have to be the same too.
+        """
+        mine: fx.Node | None = None
+        twins = dict(zip(self.graph.nodes, other.graph.nodes, strict=False))
         for mine, theirs in twins.items():
             if mine.op != theirs.op or mine.target != theirs.target:
-                return False
-            if [twins[source] for source in mine.all_input_nodes] != theirs.all_input_nodes:
-                return False
+                return mine
+            if [twins.get(source) for source in mine.all_input_nodes] != theirs.all_input_nodes:
+                return mine
             if numbers and _plain((mine.args, mine.kwargs)) != _plain((theirs.args, theirs.kwargs)):
-                return False
-        return True
+                return mine
+        return mine if len(self.graph.nodes) != len(other.graph.nodes) else None
+
+    def caller(self, name: str) -> str:
+        """Returns the innermost module around another one that ran itself, as containers do not."""
+        while name:
+            name = name.rpartition(".")[0]
+            if name in self.modules:
+                return name
+        return ""
 
 
 @contextmanager
@@ -141,35 +164,87 @@ def mode(network: nn.Module, training: bool) -> Iterator[None]:
             module.training = was
 
 
-def record(network: nn.Module, inputs: ModelInputs, training: bool = False) -> Recording:
+def record(
+    network: nn.Module, inputs: ModelInputs, training: bool = False, seed: int = 0, earlier: int = 0
+) -> Recording:
     """Records what a network does with some inputs.
 
     Args:
         network: is not changed; a copy of it runs.
         inputs: whatever it takes; a few samples.
         training: whether it runs in training mode.
+        seed: of its random numbers, see `same_numbers`.
+        earlier: how often it runs on them before it is recorded.
 
     Raises:
         TaskError: the network cannot be copied, or its forward fails on these inputs.
     """
-    try:
-        copied = deep_copy(network)
-    except (RuntimeError, TypeError) as fault:
-        raise TaskError(f"{type(network).__name__} cannot be copied ({fault})") from fault
+    copied = _copy(network)
     for module in copied.modules():
         module.training = training
-    recorder = _Recorder(network, copied)
-    recorder.recording.training = training
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), recorder.hooked():
-        given = inputs.clone()
-        recorder.add_inputs(given)
-        try:
-            with foreign_code(), torch.compiler.set_stance("force_eager"), _StrayOperators(recorder), recorder:
-                output = given.call(copied)
-        except Exception as fault:  # whatever the user's network raises
-            where = f" in {recorder.failed}" if recorder.failed else ""
-            raise TaskError(f"the network cannot run on {inputs}{where}: {describe(fault)}") from fault
+    with torch.no_grad(), same_numbers(seed):
+        for _ in range(earlier):
+            run(copied, inputs.clone())
+        recorder = _Recorder(network, copied)
+        recorder.recording.training = training
+        with recorder.hooked():
+            given = inputs.clone()
+            recorder.add_inputs(given)
+            with torch.compiler.set_stance("force_eager"), _StrayOperators(recorder), recorder:
+                output = run(copied, given, recorder)
         return recorder.finish(output)
+
+
+def run_repeatedly(network: nn.Module, inputs: ModelInputs) -> list[list[Tensor]]:
+    """Returns the tensors of a network's output when it runs twice, with other random numbers; less where it fails.
+
+    Args:
+        network: is not changed; a copy of it runs, in evaluation mode.
+        inputs: whatever it takes.
+    """
+    found: list[list[Tensor]] = []
+    copied = _copy(network).eval()
+    with torch.no_grad(), contextlib.suppress(TaskError):
+        for seed in (1, 2):
+            with seeded(seed):
+                output = run(copied, inputs.clone())
+            found.append([leaf for leaf in _leaves(output, objects=False) if isinstance(leaf, Tensor)])
+    return found
+
+
+def _copy(network: nn.Module) -> nn.Module:
+    empty = [name for name, tensor in _held(network) if isinstance(tensor, _UNINITIALISED)]
+    if empty:
+        raise TaskError(
+            f"{type(network).__name__} has parameters that get their shapes at its first run ({', '.join(empty[:3])}); "
+            "run it once on some inputs before it is pruned"
+        )
+    try:
+        return deep_copy(network)
+    except (RuntimeError, TypeError) as fault:
+        raise TaskError(f"{type(network).__name__} cannot be copied ({fault})") from fault
+
+
+def run(network: nn.Module, inputs: ModelInputs, recorder: _Recorder | None = None) -> Any:
+    """Returns what a network gives for some inputs.
+
+    Args:
+        network: the user's, or made of it.
+        inputs: whatever it takes.
+        recorder: knows which module failed.
+
+    Raises:
+        TaskError: its forward fails; the message is a single line, with the module and the line of code if known.
+    """
+    try:
+        with foreign_code():
+            return inputs.call(network)
+    except Exception as fault:  # whatever the user's network raises
+        line = _line_of(fault)
+        where = f" in {recorder.failed}" if recorder is not None and recorder.failed else ""
+        said = " ".join(describe(fault).split())
+        hint = "; autoprune runs networks without gradients" if "does not require grad" in said else ""
+        raise TaskError(f"the network cannot run on {inputs}{where}{line and f' ({line})'}: {said}{hint}") from fault
 
 
 class _Recorder(TorchFunctionMode):
@@ -190,12 +265,13 @@ class _Recorder(TorchFunctionMode):
         self._scopes = [""]
         self._nodes = WeakTensorKeyDictionary()
         self._read: dict[str, fx.Node] = {}
-        self._constants: list[Tensor] = []
+        self._constants: list[Any] = []
         self._names: dict[int, str] = {}
         for name, tensor in _held(copied):
             self._names.setdefault(id(tensor), name)
         self._parts: dict[fx.Node, dict[int, fx.Node]] = {}
         self._observed: dict[Any, fx.Node] = {}
+        self._attributes: dict[str, Any] = {}
 
     # What runs
 
@@ -220,6 +296,7 @@ class _Recorder(TorchFunctionMode):
             if key.startswith("_") or key == "training":
                 continue
             attribute = qualified_name(name, key)
+            self._attributes[attribute] = value
             if type(value) is int:
                 module.__dict__[key] = TrackedInt(value, Attribute(attribute), self)
             elif type(value) in (list, tuple) and value and all(type(each) is int for each in value):
@@ -316,6 +393,8 @@ class _Recorder(TorchFunctionMode):
                     for tensor in tensors:
                         if tensor in self._nodes:
                             self.recording.leaving.setdefault(self._node_of(tensor), asked)
+                            site = CallSite(self._scopes[-1], _users_line())
+                            self.recording.left.setdefault(self._node_of(tensor), site)
                 return result
             node = create(self.argument(tuple(args)), self.argument(dict(kwargs)))
             self._describe(node, result)
@@ -341,12 +420,13 @@ class _Recorder(TorchFunctionMode):
         recording = self.recording
         held = {str(node.target): self._held(str(node.target)) for node in self.graph.nodes if node.op in _HELD}
         recording.replayable = whole
+        recording.outputs = tuple(leaf.detach() for leaf in found)
         for node in self.graph.nodes:
             recording.values.setdefault(node, None)
         recording.traced = fx.GraphModule(held, self.graph, class_name=type(self._network).__name__)
         moved = dict(zip(self.graph.nodes, recording.traced.graph.nodes, strict=True))
         recording.graph = recording.traced.graph
-        for name in ("values", "kept", "sites", "leaving", "parameters"):
+        for name in ("values", "kept", "sites", "leaving", "left", "parameters"):
             setattr(recording, name, {moved[node]: value for node, value in getattr(recording, name).items()})
         recording.observed = [moved[node] for node in recording.observed]
         recording.calls = [
@@ -386,6 +466,9 @@ class _Recorder(TorchFunctionMode):
             return self._number(value.origin) if value.observer is self else int.__int__(value)
         if isinstance(value, PackedSequence):
             return self.graph.call_function(PackedSequence, tuple(self.argument(each) for each in tuple(value)))
+        if isinstance(value, (torch.Generator, torch.ScriptObject)):  # what code cannot spell
+            self._constants.append(value)
+            return self._reader(f"{_CONSTANT}{len(self._constants) - 1}")
         if isinstance(value, slice):
             return slice(*(self.argument(each) for each in (value.start, value.stop, value.step)))
         if isinstance(value, (tuple, list)):
@@ -401,8 +484,7 @@ class _Recorder(TorchFunctionMode):
             return origin.node if origin.dim is None else self._part(origin.node, (origin.dim,))
         if isinstance(origin, Attribute):
             node = self._reader(origin.name)
-            path, _, key = origin.name.rpartition(".")
-            held = getattr(self._network.get_submodule(path), key)
+            held = self._attributes[origin.name]
             self.recording.values[node] = tuple(held) if isinstance(held, list) else held
             return node if origin.index is None else self._part(node, (origin.index,))
         operands = self.argument(origin.operands)
@@ -525,6 +607,7 @@ def _version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else int(tensor._version)
 
 
+_UNINITIALISED = (nn.UninitializedParameter, nn.UninitializedBuffer)
 _NO_CONTAINERS = (Tensor, nn.Module, type)
 
 
@@ -567,3 +650,11 @@ def _users_line() -> str:
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     return ""
+
+
+def _line_of(fault: BaseException) -> str:
+    """Returns file and line of the innermost code that is neither torch's nor ours on the way to an error."""
+    cause = fault.__cause__ if isinstance(fault, ForeignExit) and fault.__cause__ else fault
+    frames = [*traceback.walk_tb(cause.__traceback__)]
+    lines = [f"{f.f_code.co_filename}:{line}" for f, line in frames if not f.f_code.co_filename.startswith(_OWN)]
+    return lines[-1] if lines else ""

@@ -19,10 +19,10 @@ from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.recording.capture import Recording, mode
 from autoprune.graph.recording.module_graphs import Call, ModuleGraph, NotSeparable, extract_module
+from autoprune.pruning.surgery.checking import check_same_outputs, compare_runs, run_thinned
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.masked_run import run_masked
 from autoprune.pruning.surgery.masks import Masks, masked_copy
-from autoprune.pruning.surgery.thinning import check_same_outputs, compare_outputs
 from autoprune.pruning.surgery.written_forward import write_forward
 
 
@@ -196,10 +196,14 @@ def check_without_branches(
         ThinningError: it does not.
     """
     given, masked = ModelInputs.of(inputs), masked_copy(network, branch_masks(network, branches))
-    with mode(smaller, training=False), mode(masked, training=False), torch.no_grad():
-        results = (given.clone().call(smaller), run_masked(masked, graph, kept, given))
-    found, expected = ([leaf for leaf in tree_leaves(each) if _is_something(leaf)] for each in results)
-    compare_outputs(found, expected)
+    with mode(smaller, training=False), mode(masked, training=False):
+        compare_runs(
+            lambda: _something(run_thinned(smaller, given)), lambda: _something(run_masked(masked, graph, kept, given))
+        )
+
+
+def _something(output: Any) -> list[Any]:
+    return [leaf for leaf in tree_leaves(output) if _is_something(leaf)]
 
 
 def _is_something(leaf: Any) -> bool:

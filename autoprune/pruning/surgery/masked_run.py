@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from autoprune.graph.channel_ids import axes_of
-from autoprune.graph.channels import ChannelFlow
+from autoprune.graph.channels import FollowedRun
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.rules.base import Activation
@@ -20,7 +20,9 @@ from autoprune.pruning.surgery.masks import mask_network
 _NORMS = frozenset("layer_norm rms_norm group_norm normalize".split())
 
 
-def run_masked(network: nn.Module, graph: ChannelGraph, kept: Kept, inputs: ModelInputs) -> Any:
+def run_masked(
+    network: nn.Module, graph: ChannelGraph, kept: Kept, inputs: ModelInputs, followed: FollowedRun | None = None
+) -> Any:
     """Returns the outputs of the dense network without the channels that go.
 
     Args:
@@ -28,9 +30,10 @@ def run_masked(network: nn.Module, graph: ChannelGraph, kept: Kept, inputs: Mode
         graph: of this network.
         kept: by group, the channels that stay.
         inputs: whatever it takes.
+        followed: what it does; None is what it did at first in evaluation mode.
     """
     masked = mask_network(network, graph, kept, sides=("in",))
-    return MaskedRun(masked, graph.flow, graph.keep_mask(kept)).run(*inputs.clone().tensors())
+    return MaskedRun(masked, followed or graph.flow.run, graph.keep_mask(kept)).run(*inputs.clone().tensors())
 
 
 class MaskedRun(fx.Interpreter):
@@ -38,17 +41,21 @@ class MaskedRun(fx.Interpreter):
 
     Args:
         network: with masked weights.
-        flow: of the dense network.
+        flow: what the dense network did.
         keep: `[ids]` whether each id stays.
     """
 
-    def __init__(self, network: nn.Module, flow: ChannelFlow, keep: Tensor) -> None:
-        super().__init__(network, graph=flow.traced.graph)
+    def __init__(self, network: nn.Module, flow: FollowedRun, keep: Tensor) -> None:
+        super().__init__(network, graph=flow.recording.graph)
         self._flow, self._keep = flow, keep
 
     def fetch_attr(self, target: str) -> Any:
         """Returns what the network holds, or a constant that it made when it was recorded."""
-        return getattr(self._flow.traced, target) if target.startswith("_constant_") else super().fetch_attr(target)
+        return (
+            getattr(self._flow.recording.traced, target)
+            if target.startswith("_constant_")
+            else super().fetch_attr(target)
+        )
 
     def run_node(self, n: fx.Node) -> Any:
         """Runs one operation."""
@@ -153,7 +160,7 @@ class MaskedRun(fx.Interpreter):
         return value
 
 
-def _reduces(n: fx.Node, flow: ChannelFlow) -> bool:
+def _reduces(n: fx.Node, flow: FollowedRun) -> bool:
     """Tells whether a mean or variance is taken over channels."""
     found = flow.activations.get(n)
     results: Collection[Any] = found if isinstance(found, list) else [found]

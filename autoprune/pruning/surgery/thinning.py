@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from autoprune.errors import AutopruneError
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import CONVOLUTIONS, TRANSPOSED, qualified_name
 from autoprune.graph.modules import attention, recurrent, recurrent_axes
-from autoprune.graph.recording.capture import mode
 from autoprune.graph.rules.base import Activation
 from autoprune.graph.rules.channel_layers import whole_groups
+from autoprune.pruning.surgery.checking import ThinningError, check_thinned
 from autoprune.pruning.surgery.copying import copy_network
-from autoprune.pruning.surgery.masked_run import run_masked
 from autoprune.pruning.surgery.written_forward import write_forward
-
-# Largest accepted difference of outputs, relative to their largest value: sums in another order, per precision.
-TOLERANCE: Mapping[torch.dtype, float] = {
-    torch.float64: 1e-6,
-    torch.float32: 1e-3,
-    torch.float16: 5e-2,
-    torch.bfloat16: 2e-1,
-}
-
-
-class ThinningError(AutopruneError):
-    """The thinned network does not compute what the masked one computes; a fault of autoprune, never shipped."""
 
 
 def thin(network: nn.Module, graph: ChannelGraph, kept: Kept, check_on: Any = None) -> nn.Module:
@@ -164,66 +148,3 @@ def _set_counts(module: nn.Module, before: torch.Size, after: torch.Size) -> Non
         module.num_parameters = module.weight.numel()
     elif hasattr(module, "num_features"):
         module.num_features = before[1]  # type: ignore[assignment]
-
-
-def check_thinned(thinned: nn.Module, network: nn.Module, graph: ChannelGraph, kept: Kept, inputs: ModelInputs) -> None:
-    """Checks in evaluation mode that a thinned network gives the masked one's outputs.
-
-    Args:
-        thinned: the smaller one.
-        network: the dense one.
-        graph: of the dense one.
-        kept: by group, the channels that stay.
-        inputs: whatever they take.
-
-    Raises:
-        ThinningError: they do not.
-    """
-    with mode(thinned, training=False), mode(network, training=False), torch.no_grad():
-        # Only its consumers ignore a channel: one of zeros may become infinite on its way, divided by its variance.
-        compare_outputs(inputs.clone().call(thinned), run_masked(network, graph, kept, inputs))
-
-
-def check_same_outputs(thinned: nn.Module, masked: nn.Module, inputs: Any) -> None:
-    """Checks that both networks give the same outputs in evaluation mode.
-
-    Args:
-        thinned: the smaller one.
-        masked: the one with zeros.
-        inputs: whatever they take, see `ModelInputs.of`.
-
-    Raises:
-        ThinningError: they do not.
-    """
-    with mode(thinned, training=False), mode(masked, training=False), torch.no_grad():
-        found, expected = (ModelInputs.of(inputs).clone().call(network) for network in (thinned, masked))
-        compare_outputs(found, expected)
-
-
-def compare_outputs(found: Any, expected: Any) -> None:
-    """Checks that the tensors in two outputs are the same but for rounding.
-
-    What was recorded lacks those inside of objects of the user's own, such as a cache, which come last.
-
-    Raises:
-        ThinningError: they are not.
-    """
-    ones, others = ([leaf for leaf in tree_leaves(each) if isinstance(leaf, Tensor)] for each in (found, expected))
-    for one, other in zip(ones, others, strict=False):
-        _compare_tensors(one, other)
-
-
-def _compare_tensors(found: Tensor, expected: Tensor) -> None:
-    if found.shape != expected.shape:
-        raise ThinningError(f"the thinned network gives {list(found.shape)}, the masked one {list(expected.shape)}")
-    if not expected.is_floating_point() or expected.numel() == 0:
-        return
-    finite = expected.isfinite()
-    if not torch.equal(finite, found.isfinite()):
-        raise ThinningError("the thinned network's output is finite elsewhere than the masked one's")
-    scale = float(expected[finite].abs().amax().clamp_min(1e-6)) if bool(finite.any()) else 1.0
-    difference = float((found - expected)[finite].abs().max()) if bool(finite.any()) else 0.0
-    if difference > TOLERANCE.get(expected.dtype, 1e-3) * scale:
-        raise ThinningError(
-            f"the thinned network's output differs from the masked one's by {difference:.3g} of {scale:.3g}"
-        )

@@ -235,6 +235,7 @@ class Pruning:
                 "channels and layers can be thinned away: prune by pattern 'filter' or 'layer'"
             )
         widths = self.allocation if self._importance else {}  # nothing is scored before the first update
+        self._structures.check_on_fresh_inputs(self.network, self._importance, widths, self._inputs)
         return self._structures.prune(self.network, self._importance, widths, check_on=self._inputs)
 
     def kept_channels(self) -> Kept:

@@ -157,3 +157,28 @@ def test_other_threads_are_not_recorded() -> None:
         stop.set()
         thread.join()
     assert [node.op for node in found.graph.nodes] == ["placeholder", "call_module", "call_module", "output"]
+
+
+def test_a_forward_that_fails_is_named_in_one_line_with_its_module_and_its_line_of_code() -> None:
+    class Inner(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise ValueError("first\n  second")
+
+    with pytest.raises(TaskError) as caught:
+        recorded(nn.Sequential(nn.Linear(3, 3), Inner()), torch.ones(2, 3))
+    text = str(caught.value)
+    assert "\n" not in text
+    assert "cannot run on a batch of shape [2, 3] in 1 (" in text
+    assert f"{__file__}:" in text
+    assert text.endswith("ValueError: first second")
+
+
+def test_parameters_without_a_shape_are_refused_by_name() -> None:
+    with pytest.raises(TaskError, match=r"shapes at its first run \(0.weight, 0.bias\)"):
+        recorded(nn.Sequential(nn.LazyLinear(3)), torch.ones(2, 3))
+
+
+def test_generators_are_recorded_as_the_objects_that_they_are() -> None:
+    generator = torch.Generator()
+    network = Calling(lambda self, x: self.conv(x) + torch.rand(x.shape[0], 1, 1, 1, generator=generator))
+    assert recorded(network, torch.ones(2, 3, 4, 4)).traced(torch.ones(2, 3, 4, 4)).shape == (2, 8, 4, 4)

@@ -17,7 +17,8 @@ from autoprune.graph.branches import find_branches
 from autoprune.graph.costs import count_flops, count_params
 from autoprune.graph.groups import ChannelGraph, find_groups
 from autoprune.pruning.surgery.branch_removal import branch_masks, dead_branches, remove_branches
-from autoprune.pruning.surgery.thinning import ThinningError, thin
+from autoprune.pruning.surgery.checking import ThinningError
+from autoprune.pruning.surgery.thinning import thin
 from autoprune.pruning.surgery.written_forward import WrittenForward
 from autoprune.tasks.models.cifar_resnet import CifarResNet
 from tests.graph.contract import batch, check_network, randomise, same_outputs, usable, widths

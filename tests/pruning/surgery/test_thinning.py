@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.graph.groups import find_groups
+from autoprune.pruning.surgery.checking import ThinningError, check_same_outputs
 from autoprune.pruning.surgery.masks import mask_network
-from autoprune.pruning.surgery.thinning import ThinningError, check_same_outputs, thin
+from autoprune.pruning.surgery.thinning import thin
 from autoprune.pruning.surgery.written_forward import WrittenForward
 from autoprune.tasks.models.cifar_resnet import CifarResNet
 from tests.graph.contract import batch, check_network, randomise, same_outputs, widths
