@@ -80,12 +80,30 @@ def _write_modules(flow: ChannelFlow, result: Simulation) -> None:
                 blame.setdefault(recording.sites[node].scope, node)
         for scope, node in blame.items():
             try:
-                for other in flow.runs:
-                    part = extract_module(other.recording, scope, result.calls)
-                    result.written.setdefault(scope, {})[other.recording.training] = part
+                _write_module(scope, flow, result)
             except NotSeparable as reason:
                 line = recording.sites[node].line
                 result.faults[node] = f"{reason}; {line} counts channels"
+
+
+def _write_module(scope: str, flow: ChannelFlow, result: Simulation) -> None:
+    """Extracts what a module does in each mode.
+
+    Raises:
+        NotSeparable: it cannot be told apart, or does not do the same in all runs in a mode.
+    """
+    written: dict[bool, ModuleGraph] = {}
+    for run in flow.runs:
+        if scope in run.recording.varying:
+            line = run.recording.varying[scope] or "what it is given"
+            raise NotSeparable(f"{line} has a plain number that is another one in other runs, as that of samples is")
+    for recording in (run.recording for run in flow.runs):
+        if not any(call.name == scope for call in recording.calls):
+            continue
+        part = extract_module(recording, scope, result.calls)
+        if str(written.setdefault(recording.training, part).graph) != str(part.graph):
+            raise NotSeparable(f"{scope or 'the network'} does different things with other values")
+    result.written[scope] = written
 
 
 class _Simulator:

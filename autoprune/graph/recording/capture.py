@@ -97,6 +97,7 @@ class Recording:
         training: whether the network was in training mode.
         replayable: whether `traced` returns what the network returns; else it returns the tensors in it.
         outputs: the tensors in what it returned.
+        varying: modules in which a plain number was another one in a run that did the same otherwise, and the line.
     """
 
     graph: fx.Graph
@@ -114,6 +115,7 @@ class Recording:
     training: bool = False
     replayable: bool = True
     outputs: tuple[Tensor, ...] = ()
+    varying: dict[str, str] = field(default_factory=dict)
 
     def does_the_same(self, other: Recording, numbers: bool = False) -> bool:
         """Tells whether another run called the same operations on the same tensors.
@@ -141,6 +143,18 @@ class Recording:
             if numbers and _plain((mine.args, mine.kwargs)) != _plain((theirs.args, theirs.kwargs)):
                 return mine
         return mine if len(self.graph.nodes) != len(other.graph.nodes) else None
+
+    def compare_numbers(self, other: Recording) -> None:
+        """Notes where plain numbers, such as `len(x)`, differ from those of a run that did the same otherwise."""
+        for mine, theirs in zip(self.graph.nodes, other.graph.nodes, strict=True):
+            if _plain((mine.args, mine.kwargs)) != _plain((theirs.args, theirs.kwargs)):
+                site = self.sites.get(mine, CallSite("", ""))
+                scope = self.caller(site.scope) if mine.op == "call_module" else site.scope
+                self.varying.setdefault(scope, site.line)
+        for call, twin in zip(self.calls, other.calls, strict=False):
+            if _plain((call.args, call.kwargs)) != _plain((twin.args, twin.kwargs)):
+                self.varying.setdefault(call.name, "")
+                self.varying.setdefault(self.caller(call.name), "")
 
     def caller(self, name: str) -> str:
         """Returns the innermost module around another one that ran itself, as containers do not."""

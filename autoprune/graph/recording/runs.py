@@ -66,8 +66,13 @@ def record_runs(network: nn.Module, inputs: ModelInputs) -> RecordedRuns:
         others += [_record_other(network, each) for each in (*drawn, inputs.turned_over())]
     recordings = [first]
     for other in others:
-        if other is not None and not any(other.does_the_same(each, other.training) for each in recordings):
+        if other is None:
+            continue
+        same = next((each for each in recordings if other.does_the_same(each, other.training)), None)
+        if same is None:
             recordings.append(other)
+        elif same is not other:
+            same.compare_numbers(other)
     remarks = _remarks(first, recordings[1:], varies)
     if training is None:
         remarks += ("it does not run in training mode on these inputs: what it does there is not followed",)

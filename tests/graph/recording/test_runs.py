@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -114,3 +116,38 @@ def test_the_users_random_numbers_are_not_touched() -> None:
     torch.manual_seed(5)
     find_groups(network, torch.ones(2, 6))
     assert torch.equal(torch.rand(3), expected)
+
+
+class Literal(TwoWays):
+    """States a channel count as a number, so that its forward has to be written anew where channels go."""
+
+    def __init__(self, count: Callable[[Tensor], int]) -> None:
+        super().__init__()
+        self.count = count
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).view(self.count(x), 16)
+        return self.last(F.relu(self.one(x)))
+
+
+@pytest.mark.parametrize("count", [len, lambda x: int(x.shape[0])])
+def test_a_plain_number_of_samples_is_never_written_into_a_forward(count: Callable[[Tensor], int]) -> None:
+    graph = graph_of(Literal(count))
+    assert {group.name for group in graph.groups} == {"one"}
+    assert "test_runs.py:" in next(frozen.reason for frozen in graph.frozen if frozen.layer == "first")
+
+
+def test_tracked_numbers_of_samples_may_be_written() -> None:
+    assert {group.name for group in graph_of(Literal(lambda x: x.shape[0])).groups} == {"first", "one"}
+
+
+def test_a_forward_that_takes_two_ways_is_not_written_anew() -> None:
+    class Both(TwoWays):
+        def forward(self, x: Tensor) -> Tensor:
+            high = bool(x[0, 0] > x[0, 1])
+            x = F.relu(self.first(x)).view(x.shape[0], 16)
+            return self.last(F.relu(self.one(x) if high else self.other(x)))
+
+    graph = graph_of(Both())
+    assert {group.name for group in graph.groups} == {"one"}
+    assert any("does different things" in frozen.reason for frozen in graph.frozen)
