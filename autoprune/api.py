@@ -137,8 +137,8 @@ def apply(
     by = registry.resolve("pruner", pruner) if isinstance(pruner, str) else pruner
     by = by.with_depth() if by.pattern.coupled and 0 in allocation.values() else by
     prunable = analyze(copy_network(model), given, by, samples)
-    structures, importance = prunable.structures, prunable.importance
-    structures.check_on_fresh_inputs(prunable.network, importance, Allocation(allocation), prunable.inputs)
+    prunable.check_on_fresh_inputs(Allocation(allocation))
     if task is not None:
         return Evaluator(prunable, task, EvaluationConfig()).prune(allocation, recipe or Recipe())
+    structures, importance = prunable.structures, prunable.importance
     return structures.prune(prunable.network, importance, Allocation(allocation), prunable.inputs).eval()

@@ -202,6 +202,9 @@ def _add_inspect(command: _Parser) -> None:
     _add_task(command)
     _add_settings(command, "--pattern", "--space")
     command.add_argument("--json", action="store_true")
+    command.add_argument(
+        "--plot", metavar="FILE", type=Path, help="also draw the network and its groups: .svg or .html"
+    )
 
 
 def _samples(text: str) -> int:

@@ -131,8 +131,9 @@ def search_space(
         )
     chosen = chosen.with_depth() if found_rules.depth else chosen
     network, samples = copy_network(unwrap(model)).eval(), ModelInputs.of(inputs).take(2)
-    structures = chosen.find_structures(network, find_groups(network, samples))
-    groups = build_space(found_rules, structures.groups)
+    graph = find_groups(network, samples)
+    structures = chosen.find_structures(network, graph)
+    groups = build_space(found_rules, structures.groups, graph.reasons())
     return NetworkSpace(groups, structures.cost_table(network, samples), pruner, samples)
 
 

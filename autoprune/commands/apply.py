@@ -71,6 +71,7 @@ def _check_output(arguments: argparse.Namespace) -> None:
 
 
 def _print(pruned: PrunedModel, output: Path, exported: Path | None) -> None:
+    from autoprune.errors import printable
     from autoprune.reporting.results import cost_name, short
 
     print(f"{output}: {pruned.origin}")
@@ -79,6 +80,8 @@ def _print(pruned: PrunedModel, output: Path, exported: Path | None) -> None:
         name, share = cost_name(kind, pruned.effective), 100 * cost / dense
         print(f"  {short(cost):>10} {name:10} {share:6.2f} % of the dense network's")
     print(f"  expect {_expectation(pruned)}")
+    for line in pruned.coverage or pruned.recorded.coverage:
+        print(f"  {printable(line)}")
     counted = "the search" if pruned.recorded.costs else "autoprune"
     print(f"  read back, it costs what {counted} counted")
     if pruned.recorded.remark:

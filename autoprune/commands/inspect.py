@@ -15,33 +15,45 @@ if TYPE_CHECKING:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prints the groups of a network: width, layers, share of the costs, what is frozen and why."""
+    """Prints the groups of a network: what they are, share of the costs, what is frozen and why."""
     experiment = experiment_of(arguments)
     from autoprune.running.progress import Display
     from autoprune.running.setup import prepare
 
     setup = prepare(experiment, Display())
-    groups = [_group(setup, group) for group in setup.prunable.structures.groups]
-    frozen = [vars(frozen) for frozen in setup.prunable.graph.frozen]
+    graph = setup.prunable.graph
+    names = _structure_names(setup)
+    groups = [_group(setup, group, names) for group in setup.prunable.structures.groups]
     staying = {**setup.prunable.structures.refused_branches, **setup.space.staying}
     if arguments.json:
+        frozen = [vars(each) for each in graph.frozen]
+        passed = [{**vars(each), "shares": dict(each.shares)} for each in setup.coverage.passed]
         found = {"costs": setup.prunable.costs.dense(), "groups": groups, "frozen": frozen, "staying": staying}
-        print(json.dumps(found, indent=1))
+        print(json.dumps({**found, "passed_over": passed, "remarks": graph.remarks}, indent=1))
     else:
-        _print(setup, groups, frozen, staying)
+        _print(setup, groups, staying)
 
 
-def _group(setup: Setup, group: Group) -> dict[str, Any]:
-    """Returns what is shown of one group; its shares are what goes if it alone is pruned to one structure, or none."""
+def _structure_names(setup: Setup) -> Mapping[str, str]:
+    """Returns by group what its structures are; nothing where parts of weights are zeroed."""
+    from autoprune.graph.overview.structures import structure_names
+
+    pattern = setup.prunable.structures.pattern
+    return structure_names(setup.prunable.graph) if pattern.coupled else {}
+
+
+def _group(setup: Setup, group: Group, names: Mapping[str, str]) -> dict[str, Any]:
+    """Returns what is shown of one group; `…_share` is what goes if it alone is pruned to one structure, or none."""
     name, costs = group.name, setup.prunable.costs
     dense, without = costs.dense(), costs.costs({name: 0 if group.removable else max(group.least, 1)})
     bounds = setup.space.bounds.get(name)
     return {
         "name": name,
         "width": group.width,
+        "structures": names.get(name, "branch" if group.removable else setup.prunable.structures.pattern.name),
         "layers": list(group.producers),
-        "flops_share": 1 - without["flops"] / dense["flops"],
-        "params_share": 1 - without["params"] / dense["params"],
+        "flops_share": 1 - without["flops"] / dense["flops"] if dense["flops"] else 0.0,
+        "params_share": 1 - without["params"] / dense["params"] if dense["params"] else 0.0,
         "floor": bounds.lowest if bounds else None,
         "ceiling": bounds.ceiling if bounds else None,
         "removable": bool(bounds and bounds.removable),
@@ -50,16 +62,15 @@ def _group(setup: Setup, group: Group) -> dict[str, Any]:
     }
 
 
-def _print(
-    setup: Setup, groups: list[dict[str, Any]], frozen: list[dict[str, Any]], staying: Mapping[str, str]
-) -> None:
+def _print(setup: Setup, groups: list[dict[str, Any]], staying: Mapping[str, str]) -> None:
     from rich.table import Table
 
     from autoprune.errors import printable
+    from autoprune.graph.overview.frozen import group_reasons, shorten
     from autoprune.reporting.results import cost_name, short
     from autoprune.reporting.terminal import plain_console
 
-    dense = setup.prunable.costs.dense()
+    dense, graph, coverage = setup.prunable.costs.dense(), setup.prunable.graph, setup.coverage
     console = plain_console()
     console.print(
         f"{setup.identity['model']}: {short(dense['flops'])}FLOPs ({short(dense['flops'] / 2)}MACs), "
@@ -67,24 +78,28 @@ def _print(
     )
     table = Table(box=None, header_style="bold", pad_edge=False)
     flops, params = (cost_name(kind, setup.prunable.costs.effective) for kind in ("flops", "params"))
-    for heading in ("group", "width", flops, params, "may keep", "layers"):
-        table.add_column(heading, justify="left" if heading in ("group", "layers", "may keep") else "right")
+    headings = {"group": "left", "width": "right", "of": "left", flops: "right", params: "right"}
+    for heading, justify in {**headings, "may keep": "left", "layers": "left"}.items():
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
     for group in groups:
         none = "0 or " if group["removable"] else ""
         may_keep = group["pinned"] or f"{none}{group['floor']} to {group['ceiling']}"
         shares = [f"{100 * group[share]:.1f} %" for share in ("flops_share", "params_share")]
-        cells = [group["name"], str(group["width"]), *shares, may_keep, _layers(group["layers"])]
+        cells = [group["name"], str(group["width"]), group["structures"], *shares, may_keep, shorten(group["layers"])]
         table.add_row(*map(printable, cells))
     console.print(table)
-    for item in frozen:
-        console.print(printable(f"frozen: {item['width']} channels of {item['layer']}: {item['reason']}"))
-    for name, reason in staying.items():
-        console.print(printable(f"no removal: the branch of {name}: {reason}"))
+    shares_of = {(each.reason, each.line): each.shares["flops"] for each in coverage.passed if not each.groups}
+    for reason in group_reasons(graph.frozen):
+        share = shares_of.get((reason.reason, reason.line))
+        made = f"; the layers that make them have {100 * share:.1f} % of the FLOPs" if share is not None else ""
+        console.print(printable(f"frozen: {reason}{made}"), soft_wrap=True)
+    for name, why in staying.items():
+        console.print(printable(f"no removal: the branch of {name}: {why}"), soft_wrap=True)
+    for remark in graph.remarks:
+        console.print(printable(f"note: {remark}"), soft_wrap=True)
     whole = ", or to none where it may go" if any(group["removable"] for group in groups) else ""
-    print(
-        f"\nShares: what goes if the group alone is pruned to one structure{whole}. Search space: {setup.space.source}"
-    )
-
-
-def _layers(names: list[str]) -> str:
-    return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])}, … {len(names) - 2} more"
+    print(f"\nShares of a group: what goes if it alone is pruned to one structure{whole}.")
+    print("Shares below: of the layers that make the channels; frozen channels may still have fewer inputs.")
+    for line in coverage.lines():
+        print(printable(line))
+    print(f"search space: {setup.space.source}")

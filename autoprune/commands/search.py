@@ -48,12 +48,15 @@ def _search(experiment: Experiment, folder: RunFolder, arguments: argparse.Names
 
 
 def _report(conclusion: Conclusion, experiment: Experiment) -> None:
+    from autoprune.errors import printable
     from autoprune.reporting.results import results_table
     from autoprune.reporting.terminal import plain_console
 
     folder = str(conclusion.folder.path)
     plain_console().print(results_table(conclusion.results))
     print(f"\n{_count(conclusion.trials)}; budget {experiment.budget}")
+    for line in conclusion.coverage.lines():
+        print(printable(line))
     print(f"run folder: {folder}\n\nnext:")
     print(f"  {typed('ui', folder)}")
     print(f"  {typed('apply', folder, '--output', 'pruned.pt')}")

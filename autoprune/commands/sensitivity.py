@@ -47,6 +47,8 @@ def _sweep(experiment: Experiment, folder: Path) -> None:
     others = curves_beside(setup, RunFolder(folder))
     curves = measure_curves(setup, evaluator, display, grid)
     write_curves(curves, RunFolder(folder), others)
+    for line in setup.coverage.lines():
+        display.say(line)
     display.say(work_line(curves, setup.prunable.costs))
     for suffix in ("json", "csv", "png"):
         print(RunFolder(folder).sensitivity(suffix))

@@ -69,6 +69,10 @@ def _report(result: TrainingResult, experiment: Experiment) -> None:
     plain_console().print(text_table(headings, rows, ["network"]))
     for name, share in result.sparsity.items():
         print(f"{name}: {percent(share)} of its structures pruned")
+    if result.sparsity:
+        left, dense_costs = result.effective or result.costs, result.dense_costs
+        gone = {kind: percent(1 - left[kind] / dense_costs[kind]) for kind in ("params", "flops")}
+        print(f"of the whole network: {gone['params']} of the parameters and {gone['flops']} of the FLOPs pruned")
     final_file = str(result.file)
     print(f"run folder: {result.file.parent}\n\nnext:")
     print(f"  {typed('evaluate', final_file, '--sparsity-table')}")

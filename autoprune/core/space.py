@@ -213,23 +213,43 @@ def _under(bounds: Bounds, ceiling: int) -> Bounds:
     return replace(bounds, ceiling=ceiling) if ceiling else Bounds(0, 0, bounds.step)
 
 
-def build_space(rules: SpaceRules, groups: Sequence[Group]) -> SearchSpace:
+def build_space(rules: SpaceRules, groups: Sequence[Group], reasons: Sequence[str] = ()) -> SearchSpace:
     """Returns the search space that `rules` describe over the groups of a network.
+
+    Args:
+        rules: which may be pruned, and how far.
+        groups: in forward order.
+        reasons: why all the rest stays, for an error.
 
     Raises:
         ConfigError: a pattern matches nothing, or no group is left to prune.
     """
+    if not groups:
+        raise ConfigError([nothing_to_prune(reasons)])
     faults = _patterns_without_match(rules, groups)
     if faults:
         raise ConfigError([f"{rules.source}: {fault}" for fault in faults])
     pinned = {group.name: reason for group in groups if (reason := _why_pinned(rules, group))}
     free = tuple(group for group in groups if group.name not in pinned)
     if not free:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in pinned.items()) or "the network has no group"
-        raise ConfigError([f"{rules.source}: no group is left to prune ({reasons})"])
+        why = [*(f"{', '.join(names)}: {reason}" for reason, names in _by_reason(pinned).items()), *reasons]
+        raise ConfigError([f"{rules.source}: no group is left to prune:", *(f"  {line}" for line in why)])
     staying = _why_staying(rules, groups, pinned)
     bounds = {group.name: _bounds(rules, group, removable=group.name not in staying) for group in free}
     return SearchSpace(free, bounds, pinned, rules.source, dict(rules.settings), staying)
+
+
+def nothing_to_prune(reasons: Sequence[str]) -> str:
+    """Returns what to say of a network without groups: all the reasons."""
+    lines = reasons or ["no layer in it has channels that can be told apart"]
+    return "\n".join(["nothing in this network can be pruned:", *(f"  {line}" for line in lines)])
+
+
+def _by_reason(pinned: Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, reason in pinned.items():
+        found.setdefault(reason, []).append(name)
+    return found
 
 
 def matching(pattern: str, groups: Sequence[Group]) -> list[str]:

@@ -65,7 +65,15 @@ class PrunableModel:
 
     def space(self, rules: SpaceRules) -> SearchSpace:
         """Returns the search space of its groups."""
-        return build_space(rules, self.structures.groups)
+        return build_space(rules, self.structures.groups, self.graph.reasons())
+
+    def check_on_fresh_inputs(self, allocation: Mapping[str, int]) -> None:
+        """Checks, in both modes, that what an allocation makes of the network does what the masked one does.
+
+        Raises:
+            ThinningError: it does not.
+        """
+        self.structures.check_on_fresh_inputs(self.network, self.importance, allocation, self.inputs)
 
     def limits(self, budget: Budget) -> Limits:
         """Returns a budget as whole numbers."""

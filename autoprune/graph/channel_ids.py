@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why channels stay, and the file and line of the user's code where that was; empty where it is none."""
+
+    text: str
+    line: str = ""
 
 
 class ChannelIds:
@@ -14,11 +23,15 @@ class ChannelIds:
 
     A disjoint-set forest (Tarjan 1975); the root of a class is its least id, so that results do not depend on the
     order of ties.
+
+    Attributes:
+        line: file and line of the user's code that is followed; what is frozen is so because of it.
     """
 
     def __init__(self) -> None:
         self._parent: list[int] = []
-        self._reasons: dict[int, str] = {}
+        self._reasons: dict[int, Reason] = {}
+        self.line = ""
 
     def __len__(self) -> int:
         return len(self._parent)
@@ -57,15 +70,15 @@ class ChannelIds:
     def freeze(self, ids: Tensor, reason: str) -> None:
         """Marks the classes of `[…]` ids as never to be removed; the first reason given for an id is kept."""
         for one in sorted(set(ids.flatten().tolist())):
-            self._reasons.setdefault(one, reason)
+            self._reasons.setdefault(one, Reason(reason, self.line))
 
     def roots(self) -> Tensor:
         """Returns the root of every id, `[ids]`."""
         return torch.tensor([self.root(one) for one in range(len(self._parent))], dtype=torch.long)
 
-    def reasons(self) -> dict[int, str]:
+    def reasons(self) -> dict[int, Reason]:
         """Maps the root of every frozen class to the reason, that of its least frozen id."""
-        reasons: dict[int, str] = {}
+        reasons: dict[int, Reason] = {}
         for one in sorted(self._reasons):
             reasons.setdefault(self.root(one), self._reasons[one])
         return reasons

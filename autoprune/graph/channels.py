@@ -55,7 +55,7 @@ class ChannelFlow:
         axes: the axes of parameters and buffers that hold channels.
         layers: the layers with channels that can be told apart, in forward order.
         channels: the ids, with what is tied and frozen.
-        products: multiply-adds by operation of the first run.
+        products: multiply-adds of one sample by operation of the first run, or of one sample's where that does others.
         inputs: a few samples.
     """
 
@@ -98,15 +98,17 @@ def follow_channels(
     """
     follower = _ChannelFollower(network)
     runs = [follower.follow(recording, single) for recording in recordings]
+    follower.channels.ids.line = ""
     for run in runs:
         follower.split_evenly(run)
+    counted = next((run for run in runs if run.recording is single), runs[0])  # its own where one sample does others
     return ChannelFlow(
         runs[0],
         tuple(runs[1:]),
         tuple(follower.axes.values()),
-        tuple(follower.layers(runs[0])),
+        tuple(follower.layers(counted)),
         follower.channels.ids,
-        {node: found for node, found in follower.channels.products.items() if node in runs[0].activations},
+        {node: found for node, found in follower.channels.products.items() if node in counted.activations},
         inputs.take(2),
     )
 
@@ -134,6 +136,8 @@ class _ChannelFollower:
         self.activations: dict[fx.Node, Any] = {}
         self.opaque: set[fx.Node] = set()
         for node in recording.graph.nodes:
+            site = recording.sites.get(node)
+            self.channels.ids.line = site.line if site is not None else ""
             found = self._follow(node)
             if found is not None:
                 self.activations[node] = found

@@ -15,9 +15,11 @@ from torch import Tensor, fx, nn
 from autoprune.core.allocation import Allocation
 from autoprune.core.space import Group
 from autoprune.errors import TaskError, UserError
+from autoprune.graph.channel_ids import Reason
 from autoprune.graph.channels import ChannelFlow, FollowedRun, follow_channels
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import ChannelAxis, Layer, Side
+from autoprune.graph.overview.frozen import FrozenChannels, group_reasons
 from autoprune.graph.recording.capture import CallSite
 from autoprune.graph.recording.runs import record_runs, undecided
 from autoprune.graph.rewrite import Simulation, simulate
@@ -57,15 +59,6 @@ class ChannelGroup:
 
 
 @dataclass(frozen=True)
-class FrozenChannels:
-    """Channels that cannot be removed: made by `layer`, `width` of them, because of `reason`."""
-
-    layer: str
-    width: int
-    reason: str
-
-
-@dataclass(frozen=True)
 class ChannelGraph:
     """A network as its groups.
 
@@ -94,6 +87,14 @@ class ChannelGraph:
     @property
     def axes(self) -> tuple[ChannelAxis, ...]:
         return self.flow.axes
+
+    def reasons(self) -> list[str]:
+        """Returns why what cannot be pruned stays, a line each: also remarks, and what could not be followed."""
+        lines = [*map(str, group_reasons(self.frozen)), *self.remarks]
+        for node in self.flow.run.recording.graph.nodes if not self.layers else ():
+            if node in self.flow.opaque:
+                lines.append(f"{node.name} is not followed ({self.flow.run.recording.sites[node].line})")
+        return lines
 
     def tensor_rows(self, name: str) -> list[tuple[str, int, Tensor]]:
         """Returns where the structures of a group lie in the network's parameters and buffers.
@@ -177,6 +178,7 @@ def find_groups(network: nn.Module, inputs: Any) -> ChannelGraph:
 
 def _freeze_around(flow: ChannelFlow, site: CallSite, reason: str) -> None:
     """Freezes what a module works with: what it is given, computes itself, and gets from the modules that it calls."""
+    flow.channels.line = site.line
     for run in flow.runs:
         recording = run.recording
         nodes: set[fx.Node] = set()
@@ -213,6 +215,7 @@ def _half(width: int, draw: int) -> list[int]:
 def _freeze_faulty(flow: ChannelFlow, faults: Mapping[fx.Node, str]) -> None:
     for node, reason in faults.items():
         run = next(run for run in flow.runs if node in run.recording.sites or node in run.activations)
+        flow.channels.line = run.recording.sites[node].line if node in run.recording.sites else ""
         for source in (node, *_origins(node, run)):
             for each in activations_in(run.activations.get(source)):
                 for ids in each.ids:
@@ -304,7 +307,7 @@ def _distinct_names(groups: list[ChannelGroup]) -> tuple[ChannelGroup, ...]:
     return tuple(named)
 
 
-def _frozen(flow: ChannelFlow, roots: Tensor, reasons: dict[int, str]) -> tuple[FrozenChannels, ...]:
+def _frozen(flow: ChannelFlow, roots: Tensor, reasons: dict[int, Reason]) -> tuple[FrozenChannels, ...]:
     """Counts the frozen channels that each layer makes by reason, in forward order."""
     found = Counter(
         (layer.name, reasons[root])
@@ -313,4 +316,4 @@ def _frozen(flow: ChannelFlow, roots: Tensor, reasons: dict[int, str]) -> tuple[
         for root in roots[layer.outgoing].tolist()
         if root in reasons
     )
-    return tuple(FrozenChannels(layer, width, reason) for (layer, reason), width in found.items())
+    return tuple(FrozenChannels(layer, width, reason.text, reason.line) for (layer, reason), width in found.items())

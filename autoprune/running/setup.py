@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.networks import unwrap
 from autoprune.pruning.patterns import parse_pattern
 from autoprune.pruning.pruner import Pruner
+from autoprune.running.coverage import Coverage, measure_coverage
 from autoprune.running.progress import Display, training_progress
 from autoprune.running.threads import settle_threads
 from autoprune.searchers.base.searcher import Searcher
@@ -101,6 +103,12 @@ class Setup:
         limits = self.prunable.limits(self.experiment.budget_value())
         check_feasible(self.space, self.prunable.costs, limits)
         return limits
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        """What the space reaches of the network, and what it passes over."""
+        prunable = self.prunable
+        return measure_coverage(prunable.network, prunable.structures, prunable.costs, self.space)
 
     def evaluation_config(self) -> EvaluationConfig:
         """Returns how candidates are evaluated, nothing of them kept."""

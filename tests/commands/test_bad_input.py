@@ -297,7 +297,7 @@ def _best(digits_run: DigitsRun, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"widths": {"stage1.conv1": 0}}, "stage1.conv1"),
+        ({"widths": {"conv": 0}}, "'conv' has 16 structures, not 0"),
         ({"widths": {"stage1.conv1": 17}}, "16"),
         ({"widths": {"stage9.conv1": 4}}, "stage9.conv1"),
         ({"widths": {"stage1.conv1": "four"}}, "whole number"),

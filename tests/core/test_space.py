@@ -211,3 +211,8 @@ def test_what_is_gone_in_a_narrowed_space_does_not_come_back():
     assert narrowed.widest() == {"one.a": 12, "two.a": 0, "two.b": 0}
     assert narrowed.bounds["one.a"].removable
     assert narrowed.narrowest() == space.narrowest()
+
+
+def test_a_network_without_groups_is_refused_with_all_reasons() -> None:
+    with pytest.raises(ConfigError, match=r"nothing in this network can be pruned:\n  one reason\n  another"):
+        build_space(SpaceRules(), (), ["one reason", "another"])

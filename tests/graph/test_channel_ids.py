@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from autoprune.graph.channel_ids import ChannelIds, axes_of, compress, lay_along, thin_ids
+from autoprune.graph.channel_ids import ChannelIds, Reason, axes_of, compress, lay_along, thin_ids
 
 
 def test_ties_are_transitive_and_the_root_is_the_least_id() -> None:
@@ -18,7 +18,7 @@ def test_a_class_is_frozen_with_any_of_its_ids_for_the_first_reason() -> None:
     channels.freeze(ids[2:3], "late")
     channels.freeze(ids[2:3], "later")
     channels.tie(ids[:1], ids[2:3])
-    assert channels.reasons() == {0: "late"}
+    assert channels.reasons() == {0: Reason("late")}
 
 
 def test_ids_are_compressed_to_the_axes_along_which_they_vary() -> None:

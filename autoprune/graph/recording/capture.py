@@ -179,7 +179,7 @@ def mode(network: nn.Module, training: bool) -> Iterator[None]:
 
 
 def record(
-    network: nn.Module, inputs: ModelInputs, training: bool = False, seed: int = 0, earlier: int = 0
+    network: nn.Module, inputs: ModelInputs, training: bool = False, seed: int = 0, runs_before: int = 0
 ) -> Recording:
     """Records what a network does with some inputs.
 
@@ -188,7 +188,7 @@ def record(
         inputs: whatever it takes; a few samples.
         training: whether it runs in training mode.
         seed: of its random numbers, see `same_numbers`.
-        earlier: how often it runs on them before it is recorded.
+        runs_before: how often it runs on them before it is recorded.
 
     Raises:
         TaskError: the network cannot be copied, or its forward fails on these inputs.
@@ -197,7 +197,7 @@ def record(
     for module in copied.modules():
         module.training = training
     with torch.no_grad(), same_numbers(seed):
-        for _ in range(earlier):
+        for _ in range(runs_before):
             run(copied, inputs.clone())
         recorder = _Recorder(network, copied)
         recorder.recording.training = training
@@ -657,9 +657,9 @@ _OWN = (torch.__path__[0], __file__.rpartition("graph")[0])
 
 
 def _users_line() -> str:
-    """Returns file and line of the innermost code that is neither torch's nor ours."""
+    """Returns file and line of the innermost code of the network that is neither torch's nor ours."""
     frame = sys._getframe(1)
-    while frame is not None:
+    while frame is not None and frame.f_code is not run.__code__:
         if not frame.f_code.co_filename.startswith(_OWN):
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]

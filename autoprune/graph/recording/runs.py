@@ -59,7 +59,7 @@ def record_runs(network: nn.Module, inputs: ModelInputs) -> RecordedRuns:
     others = [single, training]
     varies = _varies(network, inputs, first)
     if varies:
-        others += [_record_other(network, inputs, seed=seed, earlier=seed % 2) for seed in range(1, 1 + 2 * DRAWS)]
+        others += [_record_other(network, inputs, seed=seed, runs_before=seed % 2) for seed in range(1, 1 + 2 * DRAWS)]
     if any(node in first.reached for node in first.leaving):
         generator = torch.Generator().manual_seed(0)
         drawn = [inputs.random_like(len(inputs), generator) for _ in range(DRAWS)]
@@ -81,11 +81,11 @@ def record_runs(network: nn.Module, inputs: ModelInputs) -> RecordedRuns:
 
 
 def _record_other(
-    network: nn.Module, inputs: ModelInputs, training: bool = False, seed: int = 0, earlier: int = 0
+    network: nn.Module, inputs: ModelInputs, training: bool = False, seed: int = 0, runs_before: int = 0
 ) -> Recording | None:
     """Records another run of a network that has run before; None where it cannot do that."""
     try:
-        return record(network, inputs, training, seed, earlier)
+        return record(network, inputs, training, seed, runs_before)
     except TaskError as fault:
         log.info("%s", fault)
         return None

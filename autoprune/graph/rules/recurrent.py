@@ -134,7 +134,8 @@ def _count(
     steps = prod(op.single(node, source)[:-1])
     for tensor in dict.fromkeys(axis.tensor for axis in axes if axis.dim == 1):
         rows, columns = tensors[tensor, 0], tensors[tensor, 1]
-        op.channels.products.setdefault(op.node, []).append(Product(op.layer_name(), 2 * steps, (rows, columns)))
+        layer = f"{op.owner}.{tensor}".lstrip(".")
+        op.channels.products.setdefault(op.node, []).append(Product(layer, 2 * steps, (rows, columns)))
 
 
 def cell(op: Operation) -> Any:

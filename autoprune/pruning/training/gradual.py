@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from autoprune import registry
 from autoprune.core.allocation import Allocation
+from autoprune.core.space import nothing_to_prune
 from autoprune.errors import UserError
 from autoprune.graph.groups import Kept, find_groups
 from autoprune.graph.networks import unwrap
@@ -96,6 +97,8 @@ class Pruning:
         self._graph = find_groups(network, inputs)
         self._inputs = inputs
         self._structures = self.pruner.find_structures(network, self._graph)
+        if not self._structures.groups:
+            raise UserError(nothing_to_prune(self._graph.reasons()))
         groups = matching_groups(self._structures.groups, layers)
         self.groups, self._target = resolve_target(groups, self.pruner, amount, widths, initial)
         self.allocation = Allocation({group.name: group.width for group in self.groups})

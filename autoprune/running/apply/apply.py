@@ -157,6 +157,7 @@ def _prune_anew(
         weights: the folder where the weights of its parent lie.
     """
     evaluator = _evaluator(setup, weights)
+    setup.prunable.check_on_fresh_inputs(candidate.allocation)
     wanted, origin = options.of(candidate), f"{source}, pruned anew"
     evaluator.warm_up(wanted.recipe)
     if options.reconstruct:

@@ -35,6 +35,7 @@ class RecordedResult:
         digest: of the dense network's weights.
         dropped: whether its evaluation ended early.
         remark: what else to know of it.
+        coverage: what the search reached of the network and what it passed over, a line each.
     """
 
     score: Score | None = None
@@ -42,18 +43,21 @@ class RecordedResult:
     digest: str | None = None
     dropped: bool = False
     remark: str = ""
+    coverage: tuple[str, ...] = ()
 
     @classmethod
     def of_trial(cls, history: History, trial: Trial) -> RecordedResult:
         """Returns what a run's ledger says of one of its trials."""
-        digest = history.of("started")[0]["identity"]["checkpoint"]
+        started = history.of("started")[0]
+        digest, coverage = started["identity"]["checkpoint"], tuple(started.get("coverage", ()))
         outcome, remark = trial.outcome, ""
         assert not isinstance(outcome, Failure), "a failed trial has no result"
         if trial.candidate.role == "intermediate":
             remark = f"trial {trial.number} is a step of a round on the way: the run's budget was not its limit"
         if isinstance(outcome, Stopped):
-            return cls(outcome.score, trial.costs, digest, True, remark)
-        return cls(_on_all_samples(history, trial.number) or outcome, trial.costs, digest, False, remark)
+            return cls(outcome.score, trial.costs, digest, True, remark, coverage)
+        score = _on_all_samples(history, trial.number) or outcome
+        return cls(score, trial.costs, digest, False, remark, coverage)
 
     @classmethod
     def of_best(cls, content: Mapping[str, Any]) -> RecordedResult:
@@ -92,6 +96,7 @@ class PrunedModel:
         recorded: what the search's records say of it.
         as_scored: whether it is the very network that the search scored.
         change: in words, with what or before what the recorded score was, if this network is meant to differ.
+        coverage: what could be pruned of the dense network and what could not, a line each, where it was looked at.
     """
 
     network: nn.Module
@@ -104,6 +109,7 @@ class PrunedModel:
     recorded: RecordedResult = field(default_factory=RecordedResult)
     as_scored: bool = False
     change: str = ""
+    coverage: tuple[str, ...] = ()
 
     def measured(self) -> Score:
         """Returns the score of the network itself."""
@@ -202,6 +208,8 @@ def finalize(
     metrics = {"accuracy": score.accuracy, "loss": score.loss, "samples": score.samples}
     checkpoint = built.checkpoint(metrics, evaluator.config.identity)
     costs, table, dense = built.costs(), setup.prunable.costs, setup.prunable.network
+    coverage = tuple(setup.coverage.lines())
     return PrunedModel(
-        built.network.cpu(), dense, checkpoint, costs, dict(**table.dense()), origin, table.effective, change=change
-    )
+        built.network.cpu(), dense, checkpoint, costs, dict(**table.dense()), origin, table.effective, change=change,
+        coverage=coverage,
+    )  # fmt: skip

@@ -19,6 +19,7 @@ from autoprune.reporting.figures import overview_figure
 from autoprune.reporting.frontier import frontier, frontier_csv
 from autoprune.reporting.record import read_record
 from autoprune.reporting.results import Result, results_csv, results_in
+from autoprune.running.coverage import Coverage
 from autoprune.running.run_folder import RunFolder
 from autoprune.running.search.loop import RunContext
 from autoprune.searchers.base.searcher import SearchProblem
@@ -32,12 +33,14 @@ class Conclusion:
     Attributes:
         results: dense, uniform at the same budget, and best.
         trials: every trial, in the order told.
+        coverage: what the space reaches of the network, and what it passes over.
     """
 
     folder: RunFolder
     best: Trial
     results: tuple[Result, ...]
     trials: tuple[Trial, ...]
+    coverage: Coverage
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,14 @@ def conclude(run: RunContext, dense: Score, found: SearchOutcome) -> Conclusion:
         found: what the search came to.
     """
     best, results = found.best, results_in(run.history)
+    run.setup.prunable.check_on_fresh_inputs(best.candidate.allocation)
     if not results or (results[-1].name, results[-1].number) != ("best", best.number):
         results = _measure(run, dense, found)
         for result in results:
             run.ledger.write("result", **result.to_json())
     _write_files(run, found.trials, best, results)
     run.ledger.write("finished", best=best.number)
-    return Conclusion(run.folder, best, tuple(results), tuple(found.trials))
+    return Conclusion(run.folder, best, tuple(results), tuple(found.trials), run.setup.coverage)
 
 
 def conclude_again(run: RunContext) -> Conclusion:
@@ -80,7 +84,7 @@ def conclude_again(run: RunContext) -> Conclusion:
     if not all(path.exists() for path in (folder.frontier, folder.frontier_table, folder.results, folder.best)):
         _write_files(run, trials, best, results)
     run.ledger.write("finished", best=best.number)
-    return Conclusion(folder, best, tuple(results), tuple(trials))
+    return Conclusion(folder, best, tuple(results), tuple(trials), run.setup.coverage)
 
 
 def _write_files(run: RunContext, trials: list[Trial], best: Trial, results: list[Result]) -> None:
