@@ -5,22 +5,30 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.commands.options import experiment_of
 from autoprune.core.space import Group
+from autoprune.errors import UserError
 
 if TYPE_CHECKING:
     from autoprune.running.setup import Setup
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prints the groups of a network: what they are, share of the costs, what is frozen and why."""
+    """Prints the groups of a network: what they are, share of the costs, what is frozen and why; or draws them.
+
+    Raises:
+        UserError: an option, network or the data are at fault, or the picture cannot be written.
+    """
     experiment = experiment_of(arguments)
     from autoprune.running.progress import Display
     from autoprune.running.setup import prepare
 
     setup = prepare(experiment, Display())
+    if arguments.plot is not None:
+        _plot(setup, arguments.plot)
     graph = setup.prunable.graph
     names = _structure_names(setup)
     groups = [_group(setup, group, names) for group in setup.prunable.structures.groups]
@@ -32,6 +40,23 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps({**found, "passed_over": passed, "remarks": graph.remarks}, indent=1))
     else:
         _print(setup, groups, staying)
+
+
+def _plot(setup: Setup, path: Path) -> None:
+    from autoprune.files import write_whole
+    from autoprune.reporting.network_figure import draw_network
+    from autoprune.reporting.results import short
+    from autoprune.running.network_plan import plan_network
+
+    if path.suffix not in (".svg", ".html"):
+        raise UserError(f"--plot writes .svg or .html, not {path}")
+    dense = setup.prunable.costs.dense()
+    title = f"{setup.identity['model']}: {short(dense['flops'])}FLOPs, {short(dense['params'])} parameters"
+    drawn = draw_network(title, plan_network(setup), page=path.suffix == ".html")
+    try:
+        write_whole(path, drawn.encode())
+    except OSError as fault:
+        raise UserError(f"{path} cannot be written ({fault.strerror}); choose another --plot") from fault
 
 
 def _structure_names(setup: Setup) -> Mapping[str, str]:

@@ -36,6 +36,10 @@ class PassedOver:
     line: str
     shares: Mapping[str, float]
 
+    def costs_anything(self) -> bool:
+        """Tells whether it has any share."""
+        return any(self.shares.values())
+
     def __str__(self) -> str:
         named = f"{shorten(self.groups)}: " if self.groups else ""
         where = f" ({self.line})" if self.line else ""
@@ -118,7 +122,7 @@ def measure_coverage(network: nn.Module, structures: Structures, costs: CostTabl
     return Coverage(
         {owner: shares for owner, shares in owners.items() if isinstance(owner, str)},
         _sum([shares for owner, shares in owners.items() if owner in space.bounds]),
-        tuple(sorted(passed, key=lambda each: -each.shares["flops"])),
+        tuple(sorted(filter(PassedOver.costs_anything, passed), key=lambda each: -each.shares["flops"])),
         {kind: narrowest[kind] / max(dense[kind], 1) for kind in _KINDS},
         len(space.groups),
         costs.effective,
