@@ -63,7 +63,8 @@ class CostTable:
     """FLOPs, parameters and bytes of every allocation of one network, counted as on the pruned network.
 
     FLOPs are two per multiply-add of convolutions, linear layers and matrix products, for one sample, as
-    `torch.utils.flop_counter` counts them; `params` are parameters; `size` is bytes of parameters and buffers.
+    `torch.utils.flop_counter` counts them; `params` are parameters; `size` is bytes of the parameters
+    and buffers that a checkpoint holds.
 
     Costs are sums of products of two widths. Where residual branches may be removed, of the terms in a branch those
     that its own groups do not bring to zero (what its last layer adds for each channel of the stream) are taken off

@@ -26,8 +26,7 @@ from autoprune.graph.channels import ChannelFlow, layer_of
 from autoprune.graph.costs import build_cost_table, measure_costs, measure_operations, tensor_terms
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import CONVOLUTIONS, TRANSPOSED, named_tensors, qualified_name
-from autoprune.graph.rules.base import Activation
-from autoprune.graph.rules.table import name_of
+from autoprune.graph.rules.base import Activation, name_of
 from autoprune.graph.zero_output import inspect_additions, outputs_zero
 
 Modules = Mapping[str, nn.Module]
@@ -275,7 +274,7 @@ def _branch(part: _Part, modules: Modules, flow: ChannelFlow, copied: bool) -> B
     used = _slots_used(part.nodes, modules).values()
     tensors = tuple(name for name in used if name in registered)
     return Branch(
-        name=next((layer.module for layer in flow.layers if layer.name == part.weights[0]), part.weights[0]),
+        name=next((each.module for each in flow.layers if each.name == part.weights[0]), "") or part.weights[0],
         layers=tuple(dict.fromkeys(name.rpartition(".")[0] for name in tensors)),
         weights=part.weights,
         necessary=tuple(name for name in part.weights if _is_necessary(name, part, flow)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -120,22 +120,32 @@ def lay_along(ids: Tensor, rank: int, dim: int) -> Tensor:
     return ids.reshape(view)
 
 
-def thin_ids(ids: Tensor, keep: Tensor) -> Tensor | None:
-    """Drops the ids that go from each axis; None where those that stay do not form an array.
+def thin_ids(arrays: Sequence[Tensor], keep: Tensor) -> list[Tensor] | None:
+    """Drops the entries of an activation that go; None where those that stay do not form an array.
 
     Args:
-        ids: `[…]` of any shape, compressed.
+        arrays: `[…]` ids of one rank, compressed; an entry of an axis goes with its id in any of them.
         keep: `[ids]` for every id there is, whether it stays.
     """
-    stays = keep[ids]
-    rows = [stays.movedim(dim, 0).flatten(1).any(1) if ids.dim() > 1 else stays for dim in range(ids.dim())]
-    # Rows with something in them span an array; if it has more entries than stay, there are holes in it.
-    if math.prod(int(kept.sum()) for kept in rows) != int(stays.sum()):
-        return None
-    for dim, kept in enumerate(rows):
-        if ids.size(dim) > 1:
+    rank = arrays[0].dim() if arrays else 0
+    rows: list[Tensor | None] = [None] * rank
+    for ids in arrays:
+        stays = keep[ids]
+        own = [stays.movedim(dim, 0).flatten(1).any(1) if rank > 1 else stays for dim in range(rank)]
+        # Rows with something in them span an array; if it has more entries than stay, there are holes in it.
+        if math.prod(int(kept.sum()) for kept in own) != int(stays.sum()):
+            return None
+        for dim in axes_of(ids):
+            before = rows[dim]
+            rows[dim] = own[dim] if before is None else before & own[dim]
+    found = []
+    for ids in arrays:
+        for dim in axes_of(ids):
+            kept = rows[dim]
+            assert kept is not None
             ids = ids.index_select(dim, kept.nonzero().flatten())
-    return ids
+        found.append(ids)
+    return found
 
 
 def overlap(one: Tensor, other: Tensor) -> bool:

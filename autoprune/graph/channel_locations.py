@@ -11,9 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from autoprune.graph.channel_ids import axes_of, first_along
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import ACTIVATIONS, Layer, is_one_of
-from autoprune.graph.rules.base import Activation
+from autoprune.graph.rules.base import Activation, name_of
 from autoprune.graph.rules.elementwise import ACTIVATION_FUNCTIONS
-from autoprune.graph.rules.table import name_of
 
 
 @dataclass(frozen=True)

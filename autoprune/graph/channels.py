@@ -23,8 +23,8 @@ from autoprune.graph.layers import ChannelAxis, Layer, LayerKind, Side, qualifie
 from autoprune.graph.modules.recurrent_axes import recurrent_axes
 from autoprune.graph.recording.capture import Recording
 from autoprune.graph.rules import channel_layers, contractions, elementwise, recurrent, shapes
-from autoprune.graph.rules.base import Activation, Channels, Operation, Product, activations_in
-from autoprune.graph.rules.table import RULES, name_of
+from autoprune.graph.rules.base import Activation, Channels, Operation, Product, activations_in, name_of
+from autoprune.graph.rules.table import RULES
 
 _LONGEST = 2**17
 """Axes of bare parameters that are longer hold no channels."""
@@ -93,7 +93,7 @@ def follow_channels(
     Args:
         network: is not changed.
         recordings: of a few samples, first that of the inputs in evaluation mode.
-        single: of one sample, from which costs are taken where it did the same operations.
+        single: of one sample, from which costs are taken; one of these, unless it did the same as the first.
         inputs: those samples.
     """
     follower = _ChannelFollower(network)

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.space import Group
-from autoprune.errors import TaskError, UserError
+from autoprune.errors import UserError
 from autoprune.graph.channel_ids import Reason
 from autoprune.graph.channels import ChannelFlow, FollowedRun, follow_channels
 from autoprune.graph.inputs import ModelInputs
@@ -164,11 +164,7 @@ def find_groups(network: nn.Module, inputs: Any) -> ChannelGraph:
         _freeze_around(flow, site, reason)
     graph = _collect(flow)
     while faults := _faults(graph):
-        _freeze_faulty(flow, faults)
-        structures = sum(group.group.width for group in graph.groups)
-        graph = _collect(flow)
-        if sum(group.group.width for group in graph.groups) == structures:
-            raise TaskError(f"the network's channels cannot be followed: {'; '.join(faults.values())}")
+        graph = _without(graph, faults)
     for frozen in graph.frozen:
         log.info("%s: its %d channels stay: %s", frozen.layer, frozen.width, frozen.reason)
     for remark in runs.remarks:
@@ -195,13 +191,11 @@ def _freeze_around(flow: ChannelFlow, site: CallSite, reason: str) -> None:
                     flow.channels.freeze(ids, reason)
 
 
-def _faults(graph: ChannelGraph) -> dict[fx.Node, str]:
-    """Finds operations that cannot do without some channels by simulating two removals: an uneven half, all but one."""
-    faults: dict[fx.Node, str] = {}
+def _faults(graph: ChannelGraph) -> list[Simulation]:
+    """Simulates two removals, an uneven half and all but one; returns those with operations that cannot do without."""
     half = {group.name: _half(group.group.width, draw) for draw, group in enumerate(graph.groups)}
-    for kept in (half, {group.name: [group.group.width - 1] for group in graph.groups}):
-        faults.update(graph.simulate(kept).faults)
-    return faults
+    last = {group.name: [group.group.width - 1] for group in graph.groups}
+    return [found for kept in (half, last) if (found := graph.simulate(kept)).faults]
 
 
 def _half(width: int, draw: int) -> list[int]:
@@ -212,21 +206,67 @@ def _half(width: int, draw: int) -> list[int]:
     return [int(i) for i in stays.nonzero()[0]]
 
 
-def _freeze_faulty(flow: ChannelFlow, faults: Mapping[fx.Node, str]) -> None:
-    for node, reason in faults.items():
-        run = next(run for run in flow.runs if node in run.recording.sites or node in run.activations)
-        flow.channels.line = run.recording.sites[node].line if node in run.recording.sites else ""
-        for source in (node, *_origins(node, run)):
-            for each in activations_in(run.activations.get(source)):
-                for ids in each.ids:
+def _without(graph: ChannelGraph, faulty: Sequence[Simulation]) -> ChannelGraph:
+    """Freezes the channels that reach operations which cannot do without them.
+
+    First those of the activations there that lost some; where that frees no fault, all that the operation uses, and
+    then all channels of the network.
+    """
+    flow = graph.flow
+    structures = sum(group.group.width for group in graph.groups)
+    for freeze in (_freeze_lost, _freeze_used, _freeze_everything):
+        for simulation in faulty:
+            for node, reason in simulation.faults.items():
+                site = _run_of(flow, node).recording.sites.get(node)
+                flow.channels.line = site.line if site else ""
+                freeze(flow, node, simulation, reason)
+        graph = _collect(flow)
+        if sum(group.group.width for group in graph.groups) < structures:
+            break
+    return graph
+
+
+def _run_of(flow: ChannelFlow, node: fx.Node) -> FollowedRun:
+    return next(run for run in flow.runs if node in run.recording.values)
+
+
+def _freeze_lost(flow: ChannelFlow, node: fx.Node, simulation: Simulation, reason: str) -> None:
+    run = _run_of(flow, node)
+    for source in (node, *_origins(node, run, simulation.activations)):
+        dense = activations_in(run.activations.get(source))
+        for whole, thin in zip(dense, activations_in(simulation.activations[source]), strict=True):
+            if source is node or whole.shape != thin.shape:
+                for ids in whole.ids:
                     flow.channels.freeze(ids, reason)
 
 
-def _origins(node: fx.Node, flow: FollowedRun) -> list[fx.Node]:
-    """Lists the activations that a node uses, and those from whose shapes its other arguments were computed."""
+def _freeze_used(flow: ChannelFlow, node: fx.Node, simulation: Simulation, reason: str) -> None:
+    run = _run_of(flow, node)
+    for source in (node, *_origins(node, run, {})):
+        for each in activations_in(run.activations.get(source)):
+            for ids in each.ids:
+                flow.channels.freeze(ids, reason)
+
+
+def _freeze_everything(flow: ChannelFlow, node: fx.Node, simulation: Simulation, reason: str) -> None:
+    for axis in flow.axes:
+        flow.channels.freeze(axis.ids, reason)
+
+
+def _origins(node: fx.Node, run: FollowedRun, simulated: Mapping[fx.Node, Any]) -> list[fx.Node]:
+    """Lists the activations that a node uses, and those from whose shapes its other arguments were computed.
+
+    Args:
+        node: an operation.
+        run: in which it was done.
+        simulated: values in a simulation; numbers that are the same there have no origin.
+    """
     found: list[fx.Node] = []
     for source in node.all_input_nodes:
-        found += [source] if source in flow.activations else _origins(source, flow)
+        if source in run.activations:
+            found.append(source)
+        elif source not in simulated or simulated[source] != run.recording.values.get(source):
+            found += _origins(source, run, simulated)
     return found
 
 

@@ -18,9 +18,8 @@ from autoprune.graph.channel_ids import ChannelIds, axes_of, thin_ids
 from autoprune.graph.channels import ChannelFlow, FollowedRun
 from autoprune.graph.recording.module_graphs import Call, ModuleGraph, NotSeparable, extract_module
 from autoprune.graph.rules import shapes
-from autoprune.graph.rules.base import Activation, activations_in, map_activations
+from autoprune.graph.rules.base import Activation, activations_in, map_activations, name_of
 from autoprune.graph.rules.channel_layers import order_of, whole_groups
-from autoprune.graph.rules.table import name_of
 
 _MOVING = shapes.STRUCTURAL | {"channel_shuffle", "pixel_shuffle", "pixel_unshuffle"}
 _FAULTS = (RuntimeError, TypeError, IndexError, AttributeError, ValueError, NotImplementedError, ZeroDivisionError)
@@ -127,6 +126,9 @@ class _Simulator:
                     self.faults[node] = f"the network returns {changed.name}, a channel count"
                 continue
             self.env[node] = map_activations(dense, self._thin)
+            if isinstance(dense, Activation) and not dense.shape.numel() and not dense.ids and node.all_input_nodes:
+                self.env[node] = self._empty(node, dense)
+                continue
             if any(each is None for each in _flat(self.env[node])):
                 self.faults[node] = f"what stays of {node.name} is no array"
             elif (fault := self._check(node)) is not None:
@@ -138,15 +140,21 @@ class _Simulator:
         self.changed = [node for node in flow.recording.observed if self.env[node] != values[node]]
 
     def _thin(self, dense: Activation) -> Activation | None:
-        shape, arrays = list(dense.shape), []
-        for ids in dense.ids:
-            small = thin_ids(ids, self._keep)
-            if small is None:
-                return None
+        shape, arrays = list(dense.shape), thin_ids(dense.ids, self._keep)
+        if arrays is None:
+            return None
+        for ids, small in zip(dense.ids, arrays, strict=True):
             for axis in axes_of(ids):
-                shape[axis] = min(shape[axis], small.size(axis))
-            arrays.append(small)
+                shape[axis] = small.size(axis)
         return Activation(torch.Size(shape), tuple(arrays))
+
+    def _empty(self, node: fx.Node, dense: Activation) -> Activation:
+        """Returns what an operation makes that has no entries, as those that it has along other axes cannot tell."""
+        try:
+            found = self._evaluate(node.op, node.target, node.args, node.kwargs)
+        except _FAULTS:
+            return dense
+        return Activation(found.shape) if isinstance(found, Tensor) else dense
 
     def _recompute(self, node: fx.Node) -> Any:
         """Computes a number or a shape as the thinned network would."""
@@ -309,12 +317,12 @@ class _Simulator:
             part = torch.zeros(1).expand(before.shape)[self._number(index)].shape
             if torch.broadcast_shapes(part, written) != part:  # type: ignore[no-untyped-call]
                 return False
-            for ids, small in zip(self._flow.activations[target].ids, before.ids, strict=True):
-                plain = fx.node.map_arg(node.args[1], values.get)
-                expected = thin_ids(ids.expand(dense.shape)[plain], self._keep)
-                found = small.expand(before.shape)[self._number(index)]
-                if expected is None or found.shape != expected.shape or not torch.equal(found, expected):
-                    return False
+            plain = fx.node.map_arg(node.args[1], values.get)
+            parts = [ids.expand(dense.shape)[plain] for ids in self._flow.activations[target].ids]
+            expected = thin_ids(parts, self._keep)
+            found = [ids.expand(before.shape)[self._number(index)] for ids in before.ids]
+            if expected is None or not all(map(torch.equal, found, expected)):
+                return False
         except _FAULTS:
             return False
         return True

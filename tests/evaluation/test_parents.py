@@ -28,12 +28,13 @@ from autoprune.pruning.patterns import ELEMENT, FILTER, KERNEL, LAYER, TWO_FOUR,
 from autoprune.pruning.pruner import FPGM_FILTER, L1_FILTER, LEVEL, Pruner
 from autoprune.pruning.surgery.masked_run import run_masked
 from tests.graph.contract import batch, randomise
+from tests.graph.indexed_networks import INDEXED
 from tests.graph.networks import WELL_KNOWN, Case
 from tests.graph.unusual_networks import UNUSUAL
 from tests.tiers import rest_slow
 from tests.user_tasks import task
 
-CASES = {**WELL_KNOWN, **UNUSUAL}
+CASES = {**WELL_KNOWN, **UNUSUAL, **INDEXED}
 SOME = {name: CASES[name] for name in ("resnet20", "resnext", "vit_module", "mlp")}
 TUNED = Recipe(0, finetune=Finetune(4, rate=0.05, batch_size=32))
 

@@ -18,10 +18,11 @@ from autoprune.graph.groups import find_groups
 from autoprune.pruning.surgery.branch_removal import remove_branches
 from autoprune.tasks.models.cifar_resnet import CifarResNet
 from tests.graph.contract import batch, randomise
+from tests.graph.indexed_networks import INDEXED
 from tests.graph.networks import WELL_KNOWN, Residual, classifier, conv_bn
 from tests.graph.unusual_networks import UNUSUAL
 
-CASES = {**WELL_KNOWN, **UNUSUAL}
+CASES = {**WELL_KNOWN, **UNUSUAL, **INDEXED}
 # Every network with branches that can go; in all others none must be found.
 EXPECTED: dict[str, tuple[str, ...]] = {
     "resnet20": tuple(f"layer{stage}.{block}.conv1" for stage in (1, 2, 3) for block in range(3)),
@@ -37,6 +38,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     "layer_scale": ("conv",),
     "zeros": ("conv.0",),
     "slices": ("left",),
+    "experts": ("router",),
 }
 
 

@@ -37,8 +37,14 @@ def test_roots_lie_along_one_axis_where_the_others_hold_tied_ones() -> None:
 
 def test_what_stays_is_cut_out_where_it_is_a_rectangle_and_nothing_else() -> None:
     ids, keep = torch.arange(6).view(2, 3), torch.tensor([True, False, True, True, False, True])
-    cut = thin_ids(ids, keep)
+    cut = thin_ids([ids], keep)
     assert cut is not None
-    assert cut.tolist() == [[0, 2], [3, 5]]
+    assert cut[0].tolist() == [[0, 2], [3, 5]]
     keep[5] = False
-    assert thin_ids(ids, keep) is None
+    assert thin_ids([ids], keep) is None
+
+
+def test_an_entry_goes_with_its_id_in_any_of_several_arrays() -> None:
+    inputs, positions = torch.arange(2).repeat_interleave(3), torch.arange(2, 5).repeat(2)
+    keep = torch.tensor([False, True, True, False, True])
+    assert [ids.tolist() for ids in thin_ids([inputs, positions], keep) or ()] == [[1, 1], [2, 4]]

@@ -11,10 +11,11 @@ from autoprune.errors import TaskError, UserError
 from autoprune.graph.groups import find_groups
 from autoprune.tasks.models.cifar_resnet import resnet20, resnet56
 from tests.graph.contract import batch, widths
+from tests.graph.indexed_networks import INDEXED
 from tests.graph.networks import WELL_KNOWN, Case, LeNet
 from tests.graph.unusual_networks import UNUSUAL
 
-CASES = {**WELL_KNOWN, **UNUSUAL}
+CASES = {**WELL_KNOWN, **UNUSUAL, **INDEXED}
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

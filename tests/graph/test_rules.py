@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from autoprune.graph.rules.table import name_of
+from autoprune.graph.rules.base import name_of
 
 
 def pad(x: Tensor) -> Tensor:

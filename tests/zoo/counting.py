@@ -17,13 +17,14 @@ _GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1, nn.LSTMCell: 4, nn.GRUCell: 3, nn.RN
 
 
 def count_costs(network: nn.Module, inputs: Any) -> dict[str, int]:
-    """Returns FLOPs of one call, parameters and bytes, each shared tensor once.
+    """Returns FLOPs of one call, parameters, and bytes of what a checkpoint holds, each shared tensor once.
 
     Args:
         network: in evaluation mode; is left as it is.
         inputs: of one sample.
     """
-    tensors = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    stored = network.state_dict(keep_vars=True).values()
+    tensors = {id(tensor): tensor for tensor in stored if isinstance(tensor, torch.Tensor)}
     return {
         "flops": count_flops(network, inputs),
         "params": sum(parameter.numel() for parameter in network.parameters()),

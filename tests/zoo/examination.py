@@ -120,12 +120,14 @@ def _fill(row: Row, zoo: ZooNetwork, network: nn.Module, inputs: Any, allocation
 def draw_allocation(widths: Mapping[str, int], draw: int) -> Kept:
     """Draws how many structures of each group stay, and which: any number from one on, from half on, from 7/8 on.
 
+    Of each group that can lose one at least one goes.
+
     With any number of channels in each of many layers a signal fades, and what differs early is lost in rounding.
     """
     rng = np.random.default_rng(draw)
     least = {name: max(1, (0, width // 2, width * 7 // 8)[draw % 3]) for name, width in widths.items()}
     return {
-        name: sorted(rng.choice(width, rng.integers(least[name], width + 1), replace=False).tolist())
+        name: sorted(rng.choice(width, rng.integers(least[name], max(width, 2)), replace=False).tolist())
         for name, width in widths.items()
     }
 

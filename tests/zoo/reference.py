@@ -95,7 +95,7 @@ class _Masking(TorchFunctionMode):
         self._stays: list[Tensor] = []  # `[channels]` of the norms of its own that run
         self._kernels: list[Tensor] = []  # the weights of the standardised convolutions that run
         for module in network.modules():
-            if _STANDARDISED.search(type(module).__name__):
+            if _STANDARDISED.search(type(module).__name__) and isinstance(module, nn.Conv2d):
                 self._around(module, self._kernels, lambda module=module: self._standardised(module))
             elif _NORM.search(type(module).__name__) and not type(module).__module__.startswith("torch."):
                 mask = [gone[id(p)] for p in module.parameters(recurse=False) if id(p) in gone]

@@ -9,8 +9,7 @@ from torch import Tensor, fx
 
 from autoprune.graph.channel_ids import axes_of
 from autoprune.graph.groups import ChannelGraph, ChannelGroup
-from autoprune.graph.rules.base import activations_in
-from autoprune.graph.rules.table import name_of
+from autoprune.graph.rules.base import activations_in, name_of
 
 _ATTENTION = frozenset(("softmax", "Softmax", "scaled_dot_product_attention"))
 _RECURRENT = frozenset("LSTM GRU RNN LSTMCell GRUCell RNNCell".split())

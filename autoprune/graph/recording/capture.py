@@ -15,7 +15,7 @@ import sys
 import threading
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass, replace
 from functools import partial
@@ -509,7 +509,10 @@ class _Recorder(TorchFunctionMode):
 
     def _node_of(self, tensor: Tensor) -> fx.Node:
         if tensor in self._nodes:
-            return self._part(*self._nodes[tensor])
+            node = self._part(*self._nodes[tensor])
+            if node not in self.recording.kept:  # one of several results
+                self._keep(node, tensor)
+            return node
         name = self._names.get(id(tensor))
         if name is None:
             name = f"{_CONSTANT}{len(self._constants)}"
@@ -561,9 +564,12 @@ class _Recorder(TorchFunctionMode):
         recording = self.recording
         recording.values[node] = _shapes(result)
         recording.sites[node] = CallSite(self._scopes[-1], _users_line())
-        whole = isinstance(result, Tensor) and not result.is_floating_point() and not result.is_complex()
-        if whole and result.numel() <= _KEPT_ENTRIES:
-            recording.kept[node] = result.detach().clone()
+        if isinstance(result, Tensor):
+            self._keep(node, result)
+
+    def _keep(self, node: fx.Node, tensor: Tensor) -> None:
+        if not tensor.is_floating_point() and not tensor.is_complex() and tensor.numel() <= _KEPT_ENTRIES:
+            self.recording.kept[node] = tensor.detach().clone()
 
 
 _CONSTANT = "_constant_"
@@ -625,24 +631,31 @@ _UNINITIALISED = (nn.UninitializedParameter, nn.UninitializedBuffer)
 _NO_CONTAINERS = (Tensor, nn.Module, type)
 
 
-def _leaves(value: Any, objects: bool = True) -> Iterator[Any]:
-    """Yields what is in nested containers and, if asked, in other objects (a cache of keys and values)."""
+def _leaves(value: Any, objects: bool = True, seen: tuple[Any, ...] = ()) -> Iterator[Any]:
+    """Yields what is in nested containers and, if asked, in other objects (a cache of keys and values).
+
+    Args:
+        value: anything.
+        objects: whether to look into other objects.
+        seen: those around it, as objects may hold each other.
+    """
     if isinstance(value, Mapping):
-        for each in value.values():
-            yield from _leaves(each, objects)
+        inside: Iterable[Any] = value.values()
     elif isinstance(value, (tuple, list, set, frozenset)):
-        for each in value:
-            yield from _leaves(each, objects)
-    elif is_dataclass(value) and not isinstance(value, type) and not hasattr(value, "update"):
-        for each in vars(value).values():
-            yield from _leaves(each, objects)
+        inside = value
     elif isinstance(value, slice):
-        yield from (value.start, value.stop, value.step)
+        inside = (value.start, value.stop, value.step)
+    elif is_dataclass(value) and not isinstance(value, type) and not hasattr(value, "update"):
+        inside = vars(value).values()
     elif objects and hasattr(value, "__dict__") and not isinstance(value, _NO_CONTAINERS) and not callable(value):
-        for each in vars(value).values():
-            yield from _leaves(each)
+        if any(value is each for each in seen):
+            return
+        inside, seen = vars(value).values(), (*seen, value)
     else:
         yield value
+        return
+    for each in inside:
+        yield from _leaves(each, objects, seen)
 
 
 def _shapes(result: Any) -> Any:

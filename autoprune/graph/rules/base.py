@@ -18,6 +18,9 @@ from torch import Tensor, fx
 
 from autoprune.graph.channel_ids import ChannelIds, axes_of, covered, overlap
 
+# Packages whose functions are known by their names; another's own `pad` may do anything.
+_LIBRARIES = frozenset("_operator aten builtins operator prims torch torchvision autoprune".split())
+
 
 @dataclass(frozen=True)
 class Activation:
@@ -266,3 +269,22 @@ def map_activations(value: Any, change: Callable[[Activation], Any]) -> Any:
     if isinstance(value, Activation):
         return change(value)
     return [map_activations(item, change) for item in value] if isinstance(value, list) else value
+
+
+def name_of(node: fx.Node) -> str:
+    """Returns the plain name of the function or method that a node calls, without marks of places and order.
+
+    That of a function that is not torch's has its module in front.
+    """
+    if node.op == "call_method":
+        return str(node.target).strip("_")
+    if node.target is getattr:
+        return str(node.args[1])
+    function = node.target
+    name = str(getattr(function, "_opname", getattr(function, "__name__", function)))
+    packet = getattr(function, "overloadpacket", None)
+    if packet is not None:
+        name = str(packet.__name__)
+    module = getattr(function, "__module__", None) or "torch"
+    known = module.replace("torch._ops.", "").partition(".")[0] in _LIBRARIES
+    return name.strip("_") if known else f"{module}.{name}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from autoprune.graph.channel_ids import axes_of
-from autoprune.graph.rules.base import Activation, Operation, Product
+from autoprune.graph.rules.base import Activation, Operation, Product, name_of
+from autoprune.graph.rules.shapes import STRUCTURAL
 
 Label = Hashable
 
@@ -22,13 +24,21 @@ class Factor:
     Attributes:
         labels: of its axes; equal ones run together.
         sizes: of its axes for one sample.
-        weight: whether it does not depend on the network's inputs.
+        weight: whether it is a parameter, or a part of one.
     """
 
     activation: Activation
     labels: Sequence[Label]
     sizes: Sequence[int]
     weight: bool
+
+
+def _is_weight(op: Operation, node: Any) -> bool:
+    """Tells whether a tensor does not depend on the inputs, but for which part of a parameter it is (an expert's)."""
+    if not isinstance(node, fx.Node) or op.fixed(node):
+        return True
+    taken = node.op in ("call_function", "call_method") and name_of(node) in STRUCTURAL
+    return taken and _is_weight(op, node.args[0])
 
 
 def contract(op: Operation, factors: Sequence[Factor], output: Sequence[Label], shape: torch.Size) -> Activation:
@@ -119,7 +129,7 @@ def _count(
     sizes: dict[Label, int] = {}
     for factor in factors:
         for label, size in zip(factor.labels, factor.sizes, strict=True):
-            sizes[label] = max(sizes.get(label, 1), size)
+            sizes[label] = size if sizes.get(label, 1) == 1 else sizes[label]
     arrays: list[Tensor] = []
     counted: set[Label] = set()
     for ids in result:
@@ -168,8 +178,8 @@ def apply_linear(
     """
     rest = list(range(len(source.shape) - 1))
     factors = [
-        Factor(source, [*rest, "in"], op.single(given, source), op.fixed(given)),
-        Factor(weight, ["out", "in"], weight.shape, weight_node is None or op.fixed(weight_node)),
+        Factor(source, [*rest, "in"], op.single(given, source), _is_weight(op, given)),
+        Factor(weight, ["out", "in"], weight.shape, weight_node is None or _is_weight(op, weight_node)),
     ]
     shape = torch.Size([*source.shape[:-1], weight.shape[0]])
     result = contract(op, factors, [*rest, "out"], shape)
@@ -197,7 +207,7 @@ def matmul(op: Operation) -> Activation | None:
     output = [label for label in dict.fromkeys([*first, *second]) if label != "k"]
     output.sort(key=_order)
     factors = [
-        Factor(each, labels, op.single(given[name], each), op.fixed(given[name]))
+        Factor(each, labels, op.single(given[name], each), _is_weight(op, given[name]))
         for name, each, labels in (("input", left, first), ("other", right, second))
     ]
     result = contract(op, factors, output, op.shape)
@@ -239,7 +249,7 @@ def einsum(op: Operation) -> Activation | None:
         once = sorted(letter for letter in set(left) - set(".,") if left.count(letter) == 1)
         output = [*dots, *once]
     factors = [
-        Factor(each, own, op.single(node, each), op.fixed(node))
+        Factor(each, own, op.single(node, each), _is_weight(op, node))
         for node, each, own in zip(operands, found, labels, strict=True)
         if each is not None
     ]

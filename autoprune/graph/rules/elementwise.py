@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from autoprune.graph.channel_ids import axes_of, first_along
-from autoprune.graph.rules.base import Activation, Channels, Operation, Statistic
+from autoprune.graph.rules.base import Activation, Channels, Operation, Statistic, name_of
 
 # Nonlinear functions of each value alone (of `prelu` with one slope per channel).
 ACTIVATION_FUNCTIONS = frozenset(
@@ -21,16 +21,16 @@ ACTIVATION_FUNCTIONS = frozenset(
 # Work on each value alone, or on values at the same position in several tensors.
 ELEMENTWISE = (ACTIVATION_FUNCTIONS - {"prelu"}) | frozenset(
     """
-    abs absolute add addcdiv addcmul alias alpha_dropout angle asinh atan atan2 atanh bernoulli bitwise_and bitwise_not
-    bitwise_or bitwise_xor bool byte ceil clamp clamp_max clamp_min clip clone conj contiguous copy cos cosh cpu cuda
-    data deg2rad detach div divide double dropout dropout1d dropout2d dropout3d empty_like eq erf erfc erfinv exp exp2
-    expm1 feature_alpha_dropout fill float float_power floor floor_divide floordiv fmod frac full_like ge gt half
-    heaviside hypot imag int invert isfinite isinf isnan le lerp lgamma log log10 log1p log2 logaddexp logical_and
-    logical_not logical_or logical_xor logit long lt masked_fill maximum minimum mul multiply nan_to_num ne neg negative
-    normal ones_like polygamma pos positive pow rand_like randn_like real reciprocal relu_ remainder requires_grad_ rdiv
-    rfloordiv rmod rmul rpow round rsqrt rsub rtruediv sgn sign sin sinc sinh softmax_ sqrt square squared_relu
-    stochastic_depth sub subtract tan to triu tril true_divide truediv trunc type type_as uniform where xlogy zero
-    zeros_like
+    abs absolute add addcdiv addcmul alias alpha_dropout and angle asinh atan atan2 atanh bernoulli bitwise_and
+    bitwise_not bitwise_or bitwise_xor bool byte ceil clamp clamp_max clamp_min clip clone conj contiguous copy cos
+    cosh cpu cuda data deg2rad detach div divide double dropout dropout1d dropout2d dropout3d empty_like eq erf erfc
+    erfinv exp exp2 expm1 feature_alpha_dropout fill float float_power floor floor_divide floordiv fmod frac
+    full_like ge gt half heaviside hypot imag int invert isfinite isinf isnan le lerp lgamma log log10 log1p log2
+    logaddexp logical_and logical_not logical_or logical_xor logit long lt masked_fill maximum minimum mul multiply
+    nan_to_num ne neg negative normal ones_like or polygamma pos positive pow rand_like randn_like rdiv real
+    reciprocal relu_ remainder requires_grad_ rfloordiv rmod rmul round rpow rsqrt rsub rtruediv sgn sign sin sinc
+    sinh softmax_ sqrt square squared_relu stochastic_depth sub subtract tan to tril triu true_divide truediv trunc
+    type type_as uniform where xlogy xor zero zeros_like
     """.split()
 )
 # Elementwise ones of which only the first argument passes its channels on.
@@ -112,26 +112,17 @@ def reduction(op: Operation) -> Any:
     source = op.activation(given.get("input", given.get("self")))
     if source is None:
         return None
-    second = given.get("dim", given.get("axis"))
-    if (
-        op.name in ("norm", "vector_norm") and "dim" not in op.node.kwargs
-    ):  # norm(input, p, dim), vector_norm(x, ord, dim)
-        second = op.node.args[2] if len(op.node.args) > 2 else None
-    if op.activation(second) is not None:  # max and min of two tensors
+    if op.activation(_dims_given(op.node)) is not None:  # max and min of two tensors
         return elementwise(op)
-    dims = op.number(second)
     rank = len(source.shape)
-    if isinstance(dims, bool) or not (dims is None or isinstance(dims, int) or _integers(dims)):
+    reduced = reduced_axes(op.node, rank, op.number)
+    if reduced is None:
         return None
-    dims = range(rank) if dims is None or dims == () or dims == [] else [dims] if isinstance(dims, int) else dims
-    reduced = {int(dim) % rank for dim in dims} if rank else set()
     shapes = op.shape if isinstance(op.shape, list) else [op.shape]
     if not all(isinstance(shape, torch.Size) for shape in shapes):
         return None
     statistics, left = set(source.statistics), []
     arrays = op.channels.rooted(source).ids
-    if sum(reduced.issuperset(axes_of(ids)) for ids in arrays) > 1:
-        return None  # over several kinds of channels, as of a weight's outputs and inputs: no norm
     for ids in arrays:
         over = [axis for axis in axes_of(ids) if axis in reduced]
         if len(over) == len(axes_of(ids)):
@@ -153,6 +144,27 @@ def reduction(op: Operation) -> Any:
             )
         )
     return results if isinstance(op.shape, list) else results[0]
+
+
+def _dims_given(node: fx.Node) -> Any:
+    name, keywords = name_of(node), node.kwargs
+    at = 2 if name in ("norm", "vector_norm") else 1  # norm(input, p, dim), vector_norm(x, ord, dim)
+    return keywords.get("dim", keywords.get("axis", node.args[at] if len(node.args) > at else None))
+
+
+def reduced_axes(node: fx.Node, rank: int, number: Callable[[Any], Any]) -> set[int] | None:
+    """Returns the axes that a mean, sum, maximum … is taken over; None where that is not known.
+
+    Args:
+        node: the operation.
+        rank: of its input.
+        number: returns an argument with numbers in place of the operations that compute them.
+    """
+    dims = number(_dims_given(node))
+    if isinstance(dims, bool) or not (dims is None or isinstance(dims, int) or _integers(dims)):
+        return None
+    dims = range(rank) if dims is None or dims == () or dims == [] else [dims] if isinstance(dims, int) else dims
+    return {int(dim) % rank for dim in dims} if rank else set()
 
 
 def along_axis(op: Operation) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -136,6 +136,28 @@ def _count(
         rows, columns = tensors[tensor, 0], tensors[tensor, 1]
         layer = f"{op.owner}.{tensor}".lstrip(".")
         op.channels.products.setdefault(op.node, []).append(Product(layer, 2 * steps, (rows, columns)))
+
+
+def pack(op: Operation) -> Any:
+    """Packs `[batch, time, …]` into `[entries, …]`; other axes keep their channels."""
+    return _repack(op, (0, 1), lambda ids: ids.reshape(1, *ids.shape[2:]))
+
+
+def pad_packed(op: Operation) -> Any:
+    """Pads `[entries, …]` to `[batch, time, …]`, or time first; other axes keep their channels."""
+    return _repack(op, (0,), lambda ids: ids.unsqueeze(0))
+
+
+def _repack(op: Operation, positions: Sequence[int], move: Callable[[Tensor], Tensor]) -> Any:
+    source = op.activation(op.node.args[0])
+    if source is None or not isinstance(op.shape, list):
+        return None
+    arrays = op.channels.rooted(source).ids
+    if any(ids.size(axis) > 1 for ids in arrays for axis in positions):
+        return None
+    op.channels.use_statistics([source], f"{op.node.name} uses")
+    moved = Activation(op.shape[0], tuple(map(move, arrays)), origin=source.origin)
+    return [moved, *(Activation(each) if isinstance(each, torch.Size) else None for each in op.shape[1:])]
 
 
 def cell(op: Operation) -> Any:

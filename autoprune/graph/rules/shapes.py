@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -41,9 +42,13 @@ def structural(op: Operation) -> Any:
     ids = op.channels.rooted(first).ids
     results: list[Any] = []
     for array in ids:
-        moved = _run_on(array.expand(first.shape), source, op, run)
+        whole = array.expand(_filled(first.shape))
+        moved = _run_on(whole, source, op, run)
         if moved is None or not _same_shapes(moved, op.shape):
             return None
+        if any(not _same_ids(moved, other) for other in _with_other_indices(whole, source, op, run)):
+            op.channels.ids.freeze(array, f"which of them {op.node.name} takes depends on the inputs")
+            continue
         results.append(moved)
     return _collect(op, op.shape, results, first)
 
@@ -75,12 +80,51 @@ def call_with(node: fx.Node, name: str) -> Callable[[Any, Any], Any]:
     return run
 
 
-def _run_on(ids: Tensor, source: fx.Node, op: Operation, run: Callable[[Any, Any], Any]) -> Any:
+def _with_other_indices(ids: Tensor, source: fx.Node, op: Operation, run: Callable[[Any, Any], Any]) -> Iterator[Any]:
+    """Yields what an operation does with other values of those indices that depend on the network's inputs."""
+    varying = {
+        node: op.kept[node]
+        for node in op.node.all_input_nodes
+        if node in op.kept and not op.fixed(node) and op.kept[node].numel()
+    }
+    varying.pop(source, None)
+    if not varying or not axes_of(compress(ids)):
+        return
+    for change in (_reversed, _turned, lambda index: index + 1 if index.dtype is not torch.bool else index):
+        found = _run_on(ids, source, op, run, {node: change(index) for node, index in varying.items()})
+        if found is not None and _same_shapes(found, op.shape):
+            yield found
+
+
+def _reversed(index: Tensor) -> Tensor:
+    return index.flip(list(range(index.dim())))
+
+
+def _turned(index: Tensor) -> Tensor:
+    return index if index.dtype is torch.bool or not index.numel() else index.max() - index
+
+
+def _same_ids(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    return all(map(_same_ids, one, other))
+
+
+def _run_on(
+    ids: Tensor,
+    source: fx.Node,
+    op: Operation,
+    run: Callable[[Any, Any], Any],
+    indices: Mapping[fx.Node, Tensor] | None = None,
+) -> Any:
     def replace(node: fx.Node) -> Any:
         if node is source:
             return ids
+        if indices and node in indices:
+            return indices[node]
         if node in op.kept:
-            return op.kept[node]
+            index = op.kept[node]
+            return index if index.numel() else index.new_zeros(_filled(index.shape))
         value = op.values.get(node)
         return torch.zeros(1).expand(value) if isinstance(value, torch.Size) and node in op.activations else value
 
@@ -91,9 +135,14 @@ def _run_on(ids: Tensor, source: fx.Node, op: Operation, run: Callable[[Any, Any
         return None
 
 
+def _filled(shape: torch.Size) -> torch.Size:
+    """Returns a shape with one entry in place of none, so that ids along its other axes have somewhere to be."""
+    return torch.Size([max(size, 1) for size in shape])
+
+
 def _same_shapes(found: Any, wanted: Any) -> bool:
     if isinstance(found, Tensor):
-        return bool(found.shape == wanted)
+        return isinstance(wanted, torch.Size) and found.shape in (wanted, _filled(wanted))
     many = isinstance(found, (tuple, list)) and isinstance(wanted, list) and len(found) == len(wanted)
     return many and all(_same_shapes(one, other) for one, other in zip(found, wanted, strict=True))
 
@@ -131,6 +180,7 @@ def _joined(op: Operation, parts: Sequence[Activation], dim: int) -> Tensor | No
     """Returns the ids along the axis of the parts, or None where they hold none; each part has one array there."""
     if not any(each.along(dim) for each in parts):
         return None
+    beside = {axis for each in parts for ids in each.along(dim) for axis in axes_of(ids)} - {dim}
     arrays = []
     for each in parts:
         found: list[Tensor | None] = [*each.along(dim)]
@@ -138,6 +188,9 @@ def _joined(op: Operation, parts: Sequence[Activation], dim: int) -> Tensor | No
         for ids in others:
             assert ids is not None
             op.channels.ids.freeze(ids, f"{op.node.name} concatenates several kinds of channels")
+        if own is None and beside:  # of heads and their channels, here whole heads
+            heads = next((ids for ids in each.ids if beside.issuperset(axes_of(ids))), None)
+            own = None if heads is None else heads.expand(*heads.shape[:dim], each.shape[dim], *heads.shape[dim + 1 :])
         if own is None:
             fixed = op.channels.new(each.shape[dim])
             op.channels.ids.freeze(fixed, each.origin or f"{op.node.name} concatenates it to other channels")
@@ -199,6 +252,23 @@ def filled(op: Operation) -> Activation | None:
         return None
     axes = [dim for dim, size in enumerate(op.shape) if 1 < size <= _MOST_ENTRIES]
     return op.result([lay_along(op.channels.new(op.shape[dim]), len(op.shape), dim) for dim in axes])
+
+
+def index_add(op: Operation) -> Activation | None:
+    """Ties channels that are added, or copied, to some positions of a tensor to those that it holds."""
+    given = op.arguments("input", "dim", "index", "source")
+    given["source"] = given.get("source", given.get("tensor"))
+    dim, parts = op.number(given.get("dim")), [op.activation(given.get(key)) for key in ("input", "source")]
+    found = [each for each in parts if each is not None]
+    if not isinstance(dim, int) or len(found) != 2 or any(each.along(dim) for each in map(op.channels.rooted, found)):
+        return None
+    op.channels.use_statistics(found, f"{op.node.name} uses")
+    dim %= len(op.shape)
+    across = [
+        replace(each, shape=torch.Size([1 if axis == dim else size for axis, size in enumerate(each.shape)]))
+        for each in found
+    ]
+    return op.result(op.channels.merge(across[0].shape, across, op.node.name))
 
 
 def set_item(op: Operation) -> Activation | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +13,9 @@ from autoprune.graph.channel_ids import axes_of
 from autoprune.graph.channels import FollowedRun
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.inputs import ModelInputs
-from autoprune.graph.rules.base import Activation
-from autoprune.graph.rules.elementwise import STATISTICS
-from autoprune.graph.rules.table import name_of
+from autoprune.graph.rules.base import Activation, name_of
+from autoprune.graph.rules.elementwise import STATISTICS, reduced_axes
+from autoprune.graph.rules.table import PRODUCTS
 from autoprune.pruning.surgery.masks import mask_network
 
 _NORMS = frozenset("layer_norm rms_norm group_norm normalize".split())
@@ -59,6 +60,8 @@ class MaskedRun(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """Runs one operation."""
+        if n.op in ("call_function", "call_method") and name_of(n) in PRODUCTS:
+            return self._run_product(n)
         normed = self._normed(n)
         source = next((each for each in n.all_input_nodes if each in self._flow.activations), None)
         dense = self._flow.activations.get(source) if source is not None else None
@@ -77,12 +80,27 @@ class MaskedRun(fx.Interpreter):
             return getattr(self, n.op)(n.target, args, kwargs)
         return self._spread(self._run_norm(n, value, stays), self.env[source], stays)
 
+    def _run_product(self, n: fx.Node) -> Any:
+        """Runs a product without the channels that go, which may not be zero in a weight that is computed."""
+        before = {each: self.env[each] for each in n.all_input_nodes}
+        for each, value in before.items():
+            dense = self._flow.activations.get(each)
+            if isinstance(dense, Activation) and isinstance(value, Tensor):
+                for ids in dense.ids:
+                    stays = self._keep[ids].to(value.device)
+                    self.env[each] = self.env[each].masked_fill(~stays, 0) if not bool(stays.all()) else self.env[each]
+        try:
+            return super().run_node(n)
+        finally:
+            self.env.update(before)
+
     def _rows(self, dense: Activation, axis: int) -> Tensor:
         """Returns which entries of an axis stay, `[size]`; all, where ids vary along other axes too."""
+        rows = torch.ones(dense.shape[axis], dtype=torch.bool)
         for ids in dense.along(axis):
             if len(axes_of(ids)) == 1:
-                return self._keep[ids].flatten()
-        return torch.ones(dense.shape[axis], dtype=torch.bool)
+                rows &= self._keep[ids].flatten()
+        return rows
 
     def _normed(self, n: fx.Node) -> Any:
         """Returns what tells over which axes of its input an operation takes statistics; None where it takes none."""
@@ -96,7 +114,9 @@ class MaskedRun(fx.Interpreter):
             return None
         name = name_of(n)
         if name in STATISTICS:
-            return lambda dense: range(len(dense.shape)) if _reduces(n, self._flow) else []
+            values = self._flow.recording.values
+            plain = partial(fx.node.map_arg, fn=values.get)
+            return lambda dense: (reduced_axes(n, len(dense.shape), plain) or []) if _reduces(n, self._flow) else []
         if name == "group_norm":
             return lambda dense: [1]
         if name in _NORMS:

@@ -22,11 +22,12 @@ from autoprune.pruning.surgery.thinning import thin
 from autoprune.pruning.surgery.written_forward import WrittenForward
 from autoprune.tasks.models.cifar_resnet import CifarResNet
 from tests.graph.contract import batch, check_network, randomise, same_outputs, usable, widths
+from tests.graph.indexed_networks import INDEXED
 from tests.graph.networks import WELL_KNOWN
 from tests.graph.test_branches import EXPECTED, Added
 from tests.graph.unusual_networks import UNUSUAL
 
-CASES = {**WELL_KNOWN, **UNUSUAL}
+CASES = {**WELL_KNOWN, **UNUSUAL, **INDEXED}
 
 
 def prepared(name: str) -> tuple[nn.Module, Tensor, ChannelGraph]:

@@ -15,10 +15,11 @@ from autoprune.pruning.surgery.thinning import thin
 from autoprune.pruning.surgery.written_forward import WrittenForward
 from autoprune.tasks.models.cifar_resnet import CifarResNet
 from tests.graph.contract import batch, check_network, randomise, same_outputs, widths
+from tests.graph.indexed_networks import INDEXED
 from tests.graph.networks import WELL_KNOWN, Case, LeNet, resnet_b, vgg
 from tests.graph.unusual_networks import UNUSUAL, FunctionalNorm
 
-CASES = {**WELL_KNOWN, **UNUSUAL}
+CASES = {**WELL_KNOWN, **UNUSUAL, **INDEXED}
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 

@@ -64,7 +64,9 @@ _TEXT: dict[str, dict[str, Any]] = {
     "Phi3ForCausalLM": {**_DECODER, "num_key_value_heads": 2},
     "BloomForCausalLM": {**_SHORT, "hidden_size": 64, "n_layer": 2, "n_head": 4},
     "FalconForCausalLM": {**_DECODER, "new_decoder_architecture": True, "num_kv_heads": 2},
-    "MixtralForCausalLM": {**_GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "MixtralForCausalLM": {
+        **_GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2, "experts_implementation": "eager",
+    },
 }  # fmt: skip
 _BOTH_WAYS: dict[str, dict[str, Any]] = {
     "T5ForConditionalGeneration": _T5,
