@@ -11,8 +11,7 @@ from autoprune.graph.channel_ids import Reason
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import Layer
 from autoprune.graph.overview.structures import structure_names
-from autoprune.graph.rules.base import Activation
-from autoprune.graph.rules.table import name_of
+from autoprune.graph.rules.base import Activation, name_of
 from autoprune.reporting.network_figure import NetworkRow
 from autoprune.running.setup import Setup
 
