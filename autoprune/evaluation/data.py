@@ -18,6 +18,7 @@ from autoprune.errors import DataError, TaskError
 from autoprune.evaluation.training_snapshots import SNAPSHOT_SECONDS
 from autoprune.graph.inputs import ModelInputs, call_network, network_inputs
 from autoprune.graph.recording.capture import mode
+from autoprune.graph.recording.randomness import seeded
 from autoprune.pruning.statistics.collection import CalibrationData
 from autoprune.tasks.base import Batch, Split, Task
 from autoprune.tasks.training.distillation import logits
@@ -232,7 +233,7 @@ class EvaluationData:
         key = (split, samples)
         if key not in self._teacher_logits:
             dense.eval()
-            with torch.inference_mode():
+            with torch.inference_mode(), seeded(0):
                 outputs = (call_network(dense, inputs) for inputs, _ in self.batches(split, samples))
                 self._teacher_logits[key] = [logits(each, "objective kl") for each in outputs]
         return self._teacher_logits[key]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from autoprune.core.trial import Objective, Score, Stopped, value
 from autoprune.evaluation.metrics import MetricAccumulator
 from autoprune.graph.inputs import call_network
+from autoprune.graph.recording.randomness import seeded
 from autoprune.tasks.base import Batch, Task
 
 _ORDER_SEED = 0
@@ -47,7 +48,7 @@ def evaluate_with_early_stopping(
     """
     network.eval()
     metrics, passed = MetricAccumulator(task, teacher_logits), list[Score]()
-    with torch.inference_mode():
+    with torch.inference_mode(), seeded(0):
         for number, (inputs, targets) in _shuffled(batches):
             metrics.add(call_network(network, inputs), targets, len(inputs), number)
             while len(passed) < len(rungs) and metrics.samples >= rungs[len(passed)]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from autoprune.core.trial import Score
 from autoprune.errors import DataError
 from autoprune.graph.inputs import call_network
+from autoprune.graph.recording.randomness import seeded
 from autoprune.tasks.base import Batch, Task
 from autoprune.tasks.metrics import applicable_top_k, top_k
 from autoprune.tasks.training.distillation import soft_loss
@@ -89,7 +90,7 @@ def evaluate(
     """
     network.eval()
     metrics = MetricAccumulator(task, teacher_logits)
-    with torch.inference_mode():
+    with torch.inference_mode(), seeded(0):  # all networks draw the same random numbers, if any
         for batch, (inputs, targets) in enumerate(batches):
             outputs = call_network(network, inputs)
             on_batch(outputs, targets)

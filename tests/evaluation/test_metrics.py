@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from autoprune.errors import DataError
 from autoprune.evaluation.data import Batches
@@ -36,3 +37,13 @@ def test_a_split_without_images_is_refused() -> None:
         Batches(empty, "validation", None, 8, 0, CPU).load()
     with pytest.raises(DataError, match="no samples"):
         evaluate(tiny(), empty, [])
+
+
+def test_a_network_that_draws_random_numbers_has_the_same_score_every_time() -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.randn_like(x)
+
+    batches = [(torch.rand(8, 4), torch.randint(0, 4, (8,))) for _ in range(2)]
+    scores = {evaluate(Noisy(), task, batches).loss for _ in range(3)}
+    assert len(scores) == 1
