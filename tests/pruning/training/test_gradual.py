@@ -466,7 +466,7 @@ def test_rounds_are_of_a_schedule_that_rewinds() -> None:
 
 
 def test_a_network_without_layers_is_refused() -> None:
-    with pytest.raises(UserError, match="no group that can be pruned"):
+    with pytest.raises(UserError, match="nothing in this network can be pruned"):
         Pruning(Undecided(), "level", 0.5, inputs=INPUTS)
 
 
