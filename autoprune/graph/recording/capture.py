@@ -666,7 +666,7 @@ def _shapes(result: Any) -> Any:
     return [_shapes(each) for each in result] if isinstance(result, (tuple, list)) else result
 
 
-_OWN = (torch.__path__[0], __file__.rpartition("graph")[0])
+_OWN = (torch.__path__[0], __file__.rpartition("graph")[0], "<frozen ")
 
 
 def _users_line() -> str:
