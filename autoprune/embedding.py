@@ -23,7 +23,6 @@ from autoprune.core.costs import CostTable
 from autoprune.core.projecting.projection import Projection
 from autoprune.core.space import SearchSpace, build_space
 from autoprune.errors import UserError
-from autoprune.graph.groups import find_groups
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.networks import unwrap
 from autoprune.pruning.pruner import Pruner
@@ -131,9 +130,8 @@ def search_space(
         )
     chosen = chosen.with_depth() if found_rules.depth else chosen
     network, samples = copy_network(unwrap(model)).eval(), ModelInputs.of(inputs).take(2)
-    graph = find_groups(network, samples)
-    structures = chosen.find_structures(network, graph)
-    groups = build_space(found_rules, structures.groups, graph.reasons())
+    structures = chosen.find_structures(network, samples)
+    groups = build_space(found_rules, structures.groups, structures.reasons)
     return NetworkSpace(groups, structures.cost_table(network, samples), pruner, samples)
 
 

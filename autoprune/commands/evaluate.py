@@ -77,9 +77,9 @@ def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: Pru
     from autoprune.evaluation.checkpoints.checkpoint import rebuild
     from autoprune.evaluation.metrics import evaluate
     from autoprune.evaluation.prunable_model import example_inputs
-    from autoprune.graph.costs import measure_costs, measure_effective, measure_latency
-    from autoprune.graph.groups import find_groups
+    from autoprune.graph.costs import measure_costs, measure_latency
     from autoprune.graph.networks import unwrap
+    from autoprune.pruning.weight_uses import measure_effective
     from autoprune.running.progress import Display
     from autoprune.running.setup import choose_device, task_of
     from autoprune.running.threads import settle_threads
@@ -94,7 +94,7 @@ def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: Pru
     network = network.to(device).eval()
     batches = _batches(task, arguments.split, experiment.evaluation.batch_size, network, inputs)
     score = evaluate(network, task, Display().watch(f"{arguments.split} batches", batches))
-    effective = measure_effective(network, find_groups(network, inputs), inputs) if pruned and pruned.masked else {}
+    effective = measure_effective(network, inputs) if pruned and pruned.masked else {}
     return {
         "file": str(arguments.file),
         "split": arguments.split,

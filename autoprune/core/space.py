@@ -27,6 +27,7 @@ class Group:
         first, last: whether a producer is the network's first or last layer with weights.
         least: structures that stay at the very least; 0 where a whole layer may go.
         grain: kept widths are multiples of it, whatever a search space says.
+        parameter: qualified name of the one weight that it is a part of; empty where it has several.
         lead: the group in the same residual branch at whose width 0 the branch is removed, and this one with it; None
             where no branch goes, and for the lead itself.
     """
@@ -40,6 +41,7 @@ class Group:
     least: int = 1
     grain: int = 1
     lead: str | None = None
+    parameter: str = ""
 
     @property
     def removable(self) -> bool:
@@ -253,12 +255,12 @@ def _by_reason(pinned: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def matching(pattern: str, groups: Sequence[Group]) -> list[str]:
-    """Returns the names of the groups that a shell pattern matches, by their own name or a producer's."""
+    """Returns the names of the groups that a shell pattern matches, by their name, a producer's or their weight's."""
     return [group.name for group in groups if _matches(pattern, group)]
 
 
 def _names(group: Group) -> tuple[str, ...]:
-    return (group.name, *group.producers)
+    return tuple(filter(None, (group.name, *group.producers, group.parameter)))
 
 
 def _matches(pattern: str, group: Group) -> bool:

@@ -61,6 +61,10 @@ class PrunedNetwork:
         masking.set("allocation", prunable.structures.masks(self.network, prunable.importance, self.allocation))
         return Hook(after_step=lambda *_: masking.hold())
 
+    def _kept_by_layer(self) -> dict[str, list[int]]:
+        kept = self.prunable.structures.kept_channels(self.prunable.importance, self.allocation)
+        return kept_by_layer(self.prunable.graph, kept) if kept else {}
+
     def checkpoint(self, metrics: Mapping[str, Any], identity: Mapping[str, Any]) -> PrunedCheckpoint:
         """Returns what is written of it.
 
@@ -72,7 +76,7 @@ class PrunedNetwork:
         return PrunedCheckpoint(
             copied(self.network.state_dict(), "state_dict"),
             dict(self.allocation),
-            kept_by_layer(prunable.graph, structures.kept_channels(prunable.importance, self.allocation)),
+            self._kept_by_layer(),
             str(identity.get("model", "")),
             describe_inputs(prunable.inputs),
             dict(metrics),
@@ -171,7 +175,7 @@ class CandidateBuilder:
             return replace(start, network=network)
         admm = Admm(
             network,
-            start.graph,
+            start.source,
             start.pruner.pattern,
             widths=widths,
             rho=training.rho,

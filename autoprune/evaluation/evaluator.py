@@ -158,7 +158,7 @@ class Evaluator:
         Raises:
             CheckpointError: the file is damaged or not of this network.
         """
-        return rebuild_from(self.prunable.network, self.prunable.graph, _read(path))
+        return rebuild_from(self.prunable.network, self.prunable.source, _read(path))
 
     def restore_to_train(self, path: Path) -> PrunedNetwork:
         """Returns the same with what was pruned, so that it can stay so in training.
@@ -167,7 +167,7 @@ class Evaluator:
             CheckpointError: as `restore`.
         """
         checkpoint = _read(path)
-        network = rebuild_from(self.prunable.network, self.prunable.graph, checkpoint)
+        network = rebuild_from(self.prunable.network, self.prunable.source, checkpoint)
         return PrunedNetwork(network, restore_parent(self.prunable, checkpoint), checkpoint.widths)
 
     def _evaluate_built(self, network: nn.Module, candidate: Candidate) -> Score | Stopped:

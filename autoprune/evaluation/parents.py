@@ -91,7 +91,7 @@ def restore_parent(dense: PrunableModel, checkpoint: PrunedCheckpoint) -> Prunab
         raise CheckpointError(
             f"the checkpoint was pruned by pattern {checkpoint.pattern!r}, not {dense.pruner.pattern.name!r}"
         )
-    small = rebuild_from(dense.network, dense.graph, checkpoint)  # refuses what does not fit
+    small = rebuild_from(dense.network, dense.source, checkpoint)  # refuses what does not fit
     network = _spread(dense, checkpoint)
     lost = _lost(dense, network, checkpoint)
     importance = {group.name: np.zeros_like(dense.importance[group.name]) for group in dense.structures.groups}
@@ -109,7 +109,7 @@ def restore_parent(dense: PrunableModel, checkpoint: PrunedCheckpoint) -> Prunab
 
 def _spread(dense: PrunableModel, checkpoint: PrunedCheckpoint) -> nn.Module:
     """Returns a copy of the dense network with the checkpoint's entries where they came from."""
-    indices = reshape(_numbered(dense.network), dense.graph, PrunedShape((), checkpoint.kept)).state_dict()
+    indices = reshape(_numbered(dense.network), dense.source, PrunedShape((), checkpoint.kept)).state_dict()
     network = copy_network(dense.network)
     state = network.state_dict()
     with torch.no_grad():

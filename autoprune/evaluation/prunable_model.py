@@ -20,7 +20,7 @@ from autoprune.core.space import SearchSpace, SpaceRules, build_space, matching
 from autoprune.core.trial import Setting
 from autoprune.errors import DataError
 from autoprune.evaluation.data import ScoringSamples, takes_channels_last
-from autoprune.graph.groups import ChannelGraph, find_groups
+from autoprune.graph.groups import ChannelGraph, channels_of
 from autoprune.graph.inputs import ModelInputs, network_inputs
 from autoprune.pruning.criteria.base import among_nonzero
 from autoprune.pruning.pruner import Pruner
@@ -36,7 +36,6 @@ class PrunableModel:
     Attributes:
         network: with its trained weights, in evaluation mode; never changed. What it has lost is zero.
         inputs: two samples like those it was recorded with.
-        graph: its channels, whatever the pruner's pattern.
         structures: its groups under that pattern.
         importance: per group, scores of its structures by `pruner`.
         scoring: what was chosen to score them: pruner, criterion, how layers are combined, how many samples were read.
@@ -48,7 +47,6 @@ class PrunableModel:
 
     network: nn.Module
     inputs: ModelInputs
-    graph: ChannelGraph
     structures: Structures
     costs: CostTable
     pruner: Pruner
@@ -58,6 +56,20 @@ class PrunableModel:
     samples: ScoringSamples | None = None
     seed: int = 0
 
+    @property
+    def source(self) -> ChannelGraph | ModelInputs:
+        """Its channels where the pruner's pattern needs them, else its inputs."""
+        return self.inputs if self.structures.graph is None else self.structures.graph
+
+    @cached_property
+    def graph(self) -> ChannelGraph:
+        """Its channels, which are found when first asked for where the pruner's pattern does not need them.
+
+        Raises:
+            TaskError: the network cannot be followed.
+        """
+        return channels_of(self.network, self.source)
+
     @cached_property
     def channels_last(self) -> bool:
         """Whether the network runs on images laid with channels last."""
@@ -65,7 +77,7 @@ class PrunableModel:
 
     def space(self, rules: SpaceRules) -> SearchSpace:
         """Returns the search space of its groups."""
-        return build_space(rules, self.structures.groups, self.graph.reasons())
+        return build_space(rules, self.structures.groups, self.structures.reasons)
 
     def check_on_fresh_inputs(self, allocation: Mapping[str, int]) -> None:
         """Checks, in both modes, that what an allocation makes of the network does what the masked one does.
@@ -87,7 +99,7 @@ class PrunableModel:
         """
         calibration = self.samples.calibration_data() if self.samples else None
         asked = replace(pruner, criterion=among_nonzero(pruner.criterion)) if self.lost else pruner
-        scores = asked.estimate_importance(self.network, self.graph, calibration, self.seed, self.structures)
+        scores = asked.estimate_importance(self.network, self.source, calibration, self.seed, self.structures)
         read = self.samples.describe() if self.samples and pruner.criterion.reads_data else {"samples": 0}
         drawn = {"seed": self.seed} if pruner.criterion.drawn else {}
         scoring = {**pruner.describe(), **read, **drawn}
@@ -140,10 +152,9 @@ def analyze(
     """
     network.eval()
     given = ModelInputs.of(inputs).take(2)
-    graph = find_groups(network, given)
-    structures = pruner.find_structures(network, graph)
+    structures = pruner.find_structures(network, given)
     costs = structures.cost_table(network, given)
-    prunable = PrunableModel(network, given, graph, structures, costs, pruner, {}, {}, samples=samples, seed=seed)
+    prunable = PrunableModel(network, given, structures, costs, pruner, {}, {}, samples=samples, seed=seed)
     return prunable.scored_by(pruner)
 
 

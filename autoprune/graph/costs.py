@@ -20,7 +20,7 @@ from autoprune.core.costs import ONE, CostTable, CostTerm, Count
 from autoprune.graph.flops import FlopCounter, counting
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.inputs import ModelInputs
-from autoprune.graph.layers import ChannelAxis, named_tensors, stored_tensors
+from autoprune.graph.layers import ChannelAxis, stored_tensors
 from autoprune.graph.recording.capture import mode, run
 
 
@@ -54,24 +54,6 @@ def count_bytes(network: nn.Module) -> int:
 def measure_costs(network: nn.Module, inputs: Any) -> dict[str, int]:
     """Counts FLOPs of one sample, parameters and bytes on the network itself; for `inputs` see `ModelInputs.of`."""
     return {"flops": count_flops(network, inputs), "params": count_params(network), "size": count_bytes(network)}
-
-
-def measure_effective(network: nn.Module, graph: ChannelGraph, inputs: Any) -> dict[str, int]:
-    """Counts costs as `measure_costs`, without weights that are zero and their multiply-adds; bytes stay.
-
-    Args:
-        network: whose weights are counted.
-        graph: of this network; weights of layers that it does not follow count as they are.
-        inputs: whatever it takes, see `ModelInputs.of`.
-    """
-    costs = measure_costs(network, inputs)
-    tensors = named_tensors(network)
-    for layer in graph.layers:
-        if layer.incoming is not None:
-            zeros = int((tensors[layer.weight_name] == 0).sum())
-            costs["params"] -= zeros
-            costs["flops"] -= 2 * layer.positions * zeros
-    return costs
 
 
 def build_cost_table(network: nn.Module, graph: ChannelGraph, inputs: Any) -> CostTable:

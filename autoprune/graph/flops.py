@@ -83,11 +83,24 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
             if parts is not NotImplemented:
                 return parts
         found = func(*args, **kwargs)
+        flops = 0
         if own is not None:
-            self.flops += own(*args, **kwargs)
+            flops = own(*args, **kwargs)
         elif packet in flop_registry:
-            self.flops += int(flop_registry[packet](*args, **kwargs, out_val=found))
+            flops = int(flop_registry[packet](*args, **kwargs, out_val=found))
+        self.flops += flops
+        self.observe(packet.__name__, args, found, flops)
         return found
+
+    def observe(self, name: str, args: tuple[Any, ...], found: Any, flops: int) -> None:
+        """Follows one operation; does nothing here.
+
+        Args:
+            name: of the operation, without its overload.
+            args: its positional arguments.
+            found: its result.
+            flops: what it was counted as.
+        """
 
 
 class _EveryFunctionSeen(TorchFunctionMode):
@@ -98,7 +111,7 @@ class _EveryFunctionSeen(TorchFunctionMode):
 
 
 @contextmanager
-def counting() -> Iterator[FlopCounter]:
-    """Counts the floating-point operations of this thread for a while."""
-    with _EveryFunctionSeen(), FlopCounter() as counter:
-        yield counter
+def counting(counter: FlopCounter | None = None) -> Iterator[FlopCounter]:
+    """Counts the floating-point operations of this thread for a while, by a new counter or the given one."""
+    with _EveryFunctionSeen(), counter or FlopCounter() as active:
+        yield active

@@ -142,6 +142,20 @@ class ChannelGraph:
         return simulate(self.flow, self.keep_mask(kept))
 
 
+def channels_of(network: nn.Module, source: ChannelGraph | Any) -> ChannelGraph:
+    """Returns a network's channels: the source itself where it is them, else found with it as inputs.
+
+    Raises:
+        TaskError: the network cannot be traced or run.
+    """
+    return source if isinstance(source, ChannelGraph) else find_groups(network, source)
+
+
+def inputs_of(source: ChannelGraph | Any) -> ModelInputs:
+    """Returns the samples that channels were found with, or the source itself as inputs."""
+    return source.flow.inputs if isinstance(source, ChannelGraph) else ModelInputs.of(source)
+
+
 def find_groups(network: nn.Module, inputs: Any) -> ChannelGraph:
     """Finds the groups of a network by running a small batch through it in evaluation mode.
 

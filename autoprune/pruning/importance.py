@@ -62,7 +62,8 @@ class ImportanceEstimator:
         return self.structures.pattern.arrange(layer, weight).flatten(0, 1)
 
     def _batch_norm_scale(self, layer: Layer) -> Tensor | None:
-        found = find_batch_norm(self.structures.graph, layer)
+        graph = self.structures.graph
+        found = None if graph is None else find_batch_norm(graph, layer)
         if found is None:
             return None
         scale = self.network.get_parameter(qualified_name(found[0], "weight")).detach().double().abs()

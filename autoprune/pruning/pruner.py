@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from autoprune import registry
 from autoprune.errors import UserError
-from autoprune.graph.groups import ChannelGraph
+from autoprune.graph.groups import ChannelGraph, channels_of, inputs_of
 from autoprune.pruning.allocators import ABOVE_THRESHOLD, GLOBAL, UNIFORM, Allocator
 from autoprune.pruning.criteria.base import Criterion
 from autoprune.pruning.criteria.magnitudes import L1
@@ -22,13 +22,30 @@ from autoprune.pruning.importance import make_estimator
 from autoprune.pruning.patterns import BLOCK_1X1X8, ELEMENT, FILTER, TWO_FOUR, Pattern, with_depth
 from autoprune.pruning.schedules import AGP, GROWING, LOTTERY_TICKET, ONE_SHOT, Schedule
 from autoprune.pruning.statistics.collection import CalibrationData
-from autoprune.pruning.structures import Structures, find_structures
+from autoprune.pruning.structures import Structures, find_thinned_structures
 from autoprune.pruning.surgery.masks import Importance
+from autoprune.pruning.weight_structures import find_weight_structures
 
 log = logging.getLogger(__name__)
 
 Combine = Literal["mean", "sum", "max"]
 _COMBINED: Mapping[Combine, Callable[..., Tensor]] = {"mean": torch.mean, "sum": torch.sum, "max": torch.amax}
+
+
+def find_structures(network: nn.Module, source: ChannelGraph | Any, pattern: Pattern) -> Structures:
+    """Finds the groups of a network under a pattern; those of single weights need no graph.
+
+    Args:
+        network: is not changed.
+        source: what `find_groups` found in the network, or samples as it takes them (see `ModelInputs.of`).
+        pattern: the shape of what is removed.
+
+    Raises:
+        TaskError: the network cannot run, or, where channels or branches go, not be followed.
+    """
+    if pattern.thins:
+        return find_thinned_structures(network, channels_of(network, source), pattern)
+    return find_weight_structures(network, inputs_of(source), pattern)
 
 
 @dataclass(frozen=True)
@@ -55,9 +72,9 @@ class Pruner:
     combine: Combine = "mean"
     normalise: bool = True
 
-    def find_structures(self, network: nn.Module, graph: ChannelGraph) -> Structures:
-        """Returns the network's groups under this pruner's pattern."""
-        return find_structures(network, graph, self.pattern)
+    def find_structures(self, network: nn.Module, source: ChannelGraph | Any) -> Structures:
+        """Returns the network's groups under this pruner's pattern; see the function of this name."""
+        return find_structures(network, source, self.pattern)
 
     def with_depth(self) -> Pruner:
         """Returns the same pruner with residual branches that may be removed beside channels.
@@ -70,7 +87,7 @@ class Pruner:
     def estimate_importance(
         self,
         network: nn.Module,
-        graph: ChannelGraph,
+        source: ChannelGraph | Any,
         calibration: CalibrationData | None = None,
         seed: int = 0,
         structures: Structures | None = None,
@@ -82,7 +99,7 @@ class Pruner:
 
         Args:
             network: left as it is.
-            graph: the network's.
+            source: what `find_groups` found in the network, or samples as it takes them.
             calibration: samples and loss; only a criterion that reads data needs it, and only then it is read.
             seed: of random draws.
             structures: the network's under this pattern, where they are known.
@@ -94,7 +111,7 @@ class Pruner:
             UserError: the criterion needs data and there is none, it cannot score such structures, or a score is
                 not finite.
         """
-        structures = structures or self.find_structures(network, graph)
+        structures = structures or self.find_structures(network, source)
         estimator = make_estimator(network, structures, self.criterion, calibration, seed)
         names = [group.name for group in structures.groups]
         by_layer = {name: estimator.layer_scores(name, self.criterion) for name in names}

@@ -1,6 +1,7 @@
 """Structures: what a pattern finds in a network to remove, and how an allocation of it is pruned and costed.
 
-Output channels of coupled layers are thinned away, residual branches go whole, parts of single weights become zero.
+Output channels of coupled layers are thinned away, residual branches go whole; `weight_structures` sets parts of single
+weights to zero.
 """
 
 from __future__ import annotations
@@ -10,12 +11,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from autoprune.core.costs import CostTable, CostTerm, Count
+from autoprune.core.costs import CostTable
 from autoprune.core.space import Group
-from autoprune.errors import UserError
 from autoprune.graph.branches import (
     Branch,
     build_branch_costs,
@@ -44,13 +43,8 @@ from autoprune.pruning.surgery.masks import (
     Widths,
     build_masks,
     choose_kept,
-    masked_copy,
-    top_k_mask,
 )
 from autoprune.pruning.surgery.thinning import thin
-
-# Widths of one weight that a search distinguishes at most: finer steps change nothing measurable.
-STEPS = 256
 
 
 @dataclass(frozen=True)
@@ -59,19 +53,33 @@ class Structures(ABC):
 
     Attributes:
         pattern: the shape of what is removed.
-        graph: what `find_groups` found in the network.
+        graph: what `find_groups` found in the network; None where the pattern needs no graph.
         groups: in forward order.
     """
 
     pattern: Pattern
-    graph: ChannelGraph
+    graph: ChannelGraph | None
     groups: tuple[Group, ...]
+
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """The network's layers, in forward order."""
+        return self.graph.layers if self.graph is not None else ()
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why what cannot be pruned stays, a line each."""
+        if self.graph is not None:
+            return self.graph.reasons()
+        return (
+            [] if self.groups else [f"no weight in it holds structures of pattern {self.pattern.name!r} that could go"]
+        )
 
     @property
     def scored_layers(self) -> Sequence[Layer]:
         """The layers by whose weights the groups can be scored, in forward order."""
         producers = {name for group in self.groups for name in group.producers}
-        return [layer for layer in self.graph.layers if layer.name in producers]
+        return [layer for layer in self.layers if layer.name in producers]
 
     def layer_scores(self, group: str, criterion: Criterion, statistics_of: StatisticsFn) -> list[Tensor]:
         """Scores a group's structures by each of its layers that the criterion can score.
@@ -85,7 +93,7 @@ class Structures(ABC):
             `[width]` scores in double precision, or `[choices, width]` where there are several choices, by layer.
         """
         producers = next(found.producers for found in self.groups if found.name == group)
-        layers = [layer for layer in self.graph.layers if layer.name in producers]
+        layers = [layer for layer in self.layers if layer.name in producers]
         scores = [(layer, criterion.score(statistics_of(layer))) for layer in layers]
         return [self._by_structure(group, layer, found.double()) for layer, found in scores if found is not None]
 
@@ -187,15 +195,7 @@ class Structures(ABC):
             importance: scores of the structures.
             widths: how many stay of each group.
         """
-        costs = measure_costs(pruned, inputs)
-        masks = {} if self.pattern.thins else self.masks(pruned, importance, widths)
-        for layer in self.scored_layers:
-            if layer.weight_name in masks:
-                zero = pruned.get_parameter(layer.weight_name).detach() == 0
-                gone = int((~masks[layer.weight_name] & zero).sum())
-                costs["params"] -= gone
-                costs["flops"] -= 2 * layer.positions * gone
-        return costs
+        return measure_costs(pruned, inputs)
 
 
 @dataclass(frozen=True)
@@ -210,6 +210,7 @@ class ChannelStructures(Structures):
         refused: the first layer of each branch that cannot be removed, and why not; empty where none may be.
     """
 
+    graph: ChannelGraph
     branches: Mapping[str, Branch] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
 
@@ -317,6 +318,7 @@ class ChannelStructures(Structures):
 class BranchStructures(Structures):
     """Residual branches, each a group of width 1, to be removed whole."""
 
+    graph: ChannelGraph
     branches: tuple[Branch, ...]
 
     def _by_structure(self, group: str, layer: Layer, scores: Tensor) -> Tensor:
@@ -365,109 +367,21 @@ class BranchStructures(Structures):
         return build_branch_costs(network, self.graph, self.branches)
 
 
-@dataclass(frozen=True)
-class WeightGroup:
-    """One layer's weight and how it falls into `choices` rows of `group.width` structures of `entries` weights."""
-
-    group: Group
-    layer: Layer
-    choices: int
-    entries: int
-
-    @property
-    def parameter(self) -> str:
-        return self.layer.weight_name
-
-
-@dataclass(frozen=True)
-class WeightStructures(Structures):
-    """Parts of single layers' weights, to be set to zero."""
-
-    weights: tuple[WeightGroup, ...]
-
-    def __getitem__(self, name: str) -> WeightGroup:
-        for found in self.weights:
-            if found.group.name == name:
-                return found
-        names = ", ".join(group.name for group in self.groups) or "none"
-        raise UserError(f"pattern {self.pattern.name!r} has no group {name!r}; it has {names}")
-
-    def _by_structure(self, group: str, layer: Layer, scores: Tensor) -> Tensor:
-        found = self[group]
-        return scores if found.choices == 1 else scores.view(found.choices, found.group.width)
-
-    def masks(self, network: nn.Module, importance: Importance, widths: Widths) -> Masks:
-        """Builds masks of the weights that hold structures that go, exactly counted.
-
-        Args:
-            network: of the architecture that was scored; its weights give the masks' shapes.
-            importance: group name to `[width]` or `[choices, width]` scores.
-            widths: how many structures stay of each group, or of each of its choices.
-        """
-        masks = {}
-        for name, keep in widths.items():
-            found = self[name]
-            if keep < found.group.width:
-                stays = torch.from_numpy(top_k_mask(importance[name], keep, found.group.least))
-                masks[found.parameter] = self.spread(found, stays, network.get_parameter(found.parameter), True)
-        return masks
-
-    def spread(self, found: WeightGroup, values: Tensor, weight: Tensor, rest: float) -> Tensor:
-        """Spreads one value for each structure over the entries of a weight.
-
-        Args:
-            found: the weight's group.
-            values: `[choices, width]`.
-            weight: gives the shape of the result.
-            rest: the value of entries that no structure holds.
-        """
-        numbered = torch.arange(weight.numel(), device=weight.device).view(weight.shape)
-        entries = self.pattern.arrange(found.layer, numbered)
-        whole = torch.full((weight.numel(),), rest, dtype=values.dtype, device=weight.device)
-        whole[entries.flatten()] = values.to(weight.device).reshape(-1, 1).expand(-1, entries.shape[-1]).flatten()
-        return whole.view(weight.shape)
-
-    def prune(self, network: nn.Module, importance: Importance, widths: Widths, check_on: Any = None) -> nn.Module:
-        """Builds a copy of the network in which the structures that go are zero; all shapes stay.
-
-        Args:
-            network: of the architecture that was scored.
-            importance: group name to `[width]` or `[choices, width]` scores.
-            widths: how many structures stay of each group, or of each of its choices.
-            check_on: inputs; not used, as the copy is the masked network itself.
-        """
-        return masked_copy(network, self.masks(network, importance, widths))
-
-    def cost_table(self, network: nn.Module, inputs: Any) -> CostTable:
-        """Builds the effective costs: a zeroed weight counts neither as a parameter nor at its layer's positions.
-
-        Args:
-            network: of this architecture.
-            inputs: whatever it takes, see `ModelInputs.of`; only the first sample is used.
-        """
-        dense = measure_costs(network, inputs)
-        terms = []
-        for found in self.weights:
-            weights, width = found.choices * found.entries, Count(0, {found.group.name: 1})
-            for kind, factor in (("params", weights), ("flops", 2 * found.layer.positions * weights)):
-                terms.append(CostTerm(kind, found.layer.name, factor, width))  # type: ignore[arg-type]
-                dense[kind] -= factor * found.group.width
-        rest = [CostTerm(kind, "(everything else)", cost) for kind, cost in dense.items()]  # type: ignore[arg-type]
-        return CostTable([*terms, *rest], {group.name: group.width for group in self.groups}, effective=True)
-
-
-def find_structures(network: nn.Module, graph: ChannelGraph, pattern: Pattern) -> Structures:
-    """Finds the groups of a network under a pattern.
+def find_thinned_structures(
+    network: nn.Module, graph: ChannelGraph, pattern: Pattern
+) -> ChannelStructures | BranchStructures:
+    """Finds the groups of a network under a pattern of channels or branches.
 
     Args:
-        network: its weights' shapes, and where branches go whole its modules, are looked at.
+        network: where branches go, its modules are looked at.
         graph: what `find_groups` found in the network.
         pattern: the shape of what is removed.
     """
-    if pattern.coupled:
-        groups = tuple(group.group for group in graph.groups)
-        return _with_branches(network, graph, pattern) if pattern.depth else ChannelStructures(pattern, graph, groups)
-    return _find_branches(network, graph, pattern) if pattern.whole else find_weight_structures(network, graph, pattern)
+    if not pattern.coupled:
+        return _find_branches(network, graph, pattern)
+    if pattern.depth:
+        return _with_branches(network, graph, pattern)
+    return ChannelStructures(pattern, graph, tuple(group.group for group in graph.groups))
 
 
 def _with_branches(network: nn.Module, graph: ChannelGraph, pattern: Pattern) -> ChannelStructures:
@@ -510,36 +424,3 @@ def _find_branches(network: nn.Module, graph: ChannelGraph, pattern: Pattern) ->
 
 def _branch_group(branch: Branch, types: Mapping[str, str]) -> Group:
     return Group(branch.name, 1, branch.weights, tuple(types.get(name, "") for name in branch.weights), least=0)
-
-
-def find_weight_structures(network: nn.Module, graph: ChannelGraph, pattern: Pattern) -> WeightStructures:
-    """Finds a pattern's structures in each layer by itself; weights that several layers share are not followed.
-
-    A layer whose weight holds no structure that could go is left out.
-
-    Args:
-        network: the shapes of its weights are looked at.
-        graph: what `find_groups` found in the network.
-        pattern: the shape of what is removed.
-    """
-    # A weight that several layers share is one group, under the first layer's name.
-    layers = list({layer.weight_name: layer for layer in reversed(graph.layers) if layer.incoming is not None}.values())
-    layers.reverse()
-    found = []
-    for layer in layers:
-        weight = network.get_parameter(layer.weight_name).detach().to("meta")
-        choices, width, entries = pattern.arrange(layer, weight).shape
-        if choices == 0 or entries == 0 or width <= pattern.least:
-            continue
-        group = Group(
-            layer.name,
-            width,
-            (layer.name,),
-            (layer.type,),
-            first=layer is layers[0],
-            last=layer is layers[-1],
-            least=pattern.least,
-            grain=max(pattern.grain, -(-width // STEPS)),
-        )
-        found.append(WeightGroup(group, layer, choices, entries))
-    return WeightStructures(pattern, graph, tuple(weight.group for weight in found), tuple(found))

@@ -24,11 +24,11 @@ from autoprune.evaluation.data import Batches, takes_channels_last
 from autoprune.evaluation.metrics import evaluate
 from autoprune.evaluation.prunable_model import example_inputs
 from autoprune.evaluation.schedules.training_run import TrainingCallbacks, TrainingRun
-from autoprune.graph.costs import measure_costs, measure_effective
-from autoprune.graph.groups import find_groups
+from autoprune.graph.costs import measure_costs
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.networks import unwrap
 from autoprune.pruning.patterns import FILTER
+from autoprune.pruning.weight_uses import measure_effective
 from autoprune.running.progress import Display, training_progress
 from autoprune.running.run_folder import RunFolder
 from autoprune.running.setup import choose_device, identity_of, task_of
@@ -261,8 +261,7 @@ def _result(run: TrainingRun, recorder: _Recorder, start: _Start, dense: Score, 
         test: Score | None = evaluate(run.network, start.task, _batches(start, "test"))
     except UserError:  # the task has no test samples
         test = None
-    graph = find_groups(run.network, start.inputs)
-    effective = measure_effective(run.network, graph, start.inputs) if run.active.masking.masks else {}
+    effective = measure_effective(run.network, start.inputs) if run.active.masking.masks else {}
     return TrainingResult(
         recorder.folder / _FINAL,
         dense,

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from autoprune.errors import UserError
-from autoprune.graph.costs import count_params, measure_costs, measure_effective
+from autoprune.graph.costs import count_params, measure_costs
 from autoprune.graph.groups import ChannelGraph, find_groups
 from autoprune.pruning.criteria.base import Criterion
 from autoprune.pruning.patterns import FILTER, Pattern
@@ -24,6 +24,7 @@ from autoprune.pruning.statistics.collection import CalibrationData
 from autoprune.pruning.structures import Structures
 from autoprune.pruning.surgery.masks import Importance, build_masks, choose_kept, top_k_mask
 from autoprune.pruning.surgery.thinning import thin
+from autoprune.pruning.weight_uses import measure_effective
 
 INPUTS = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 BATCHES = [(torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(i)), torch.arange(4)) for i in (1, 2)]
@@ -258,7 +259,7 @@ class PrunerContract(_ScoringContract):
             assert structures.measure(pruned, INPUTS, scores, widths) == table.costs(widths)
             assert table.costs(widths)["params"] < table.dense()["params"]
             if table.effective:
-                assert table.costs(widths) == measure_effective(pruned, find_groups(pruned, INPUTS), INPUTS)
+                assert table.costs(widths) == measure_effective(pruned, INPUTS)
 
     def test_it_is_described_by_what_was_chosen(self) -> None:
         """Records name each part of it."""

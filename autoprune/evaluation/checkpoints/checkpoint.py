@@ -13,7 +13,7 @@ from autoprune import registry
 from autoprune.errors import CheckpointError
 from autoprune.evaluation.checkpoints.example_inputs import build_inputs
 from autoprune.evaluation.checkpoints.reshape import PrunedShape, reshape
-from autoprune.graph.groups import ChannelGraph, find_groups
+from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.networks import unwrap
 from autoprune.pruning.patterns import FILTER, LAYER
@@ -144,20 +144,20 @@ def rebuild(
     """
     dense = _dense(checkpoint, model)
     given = checkpoint.example_inputs() if inputs is None else inputs
-    return rebuild_from(dense, find_groups(dense, given), checkpoint)
+    return rebuild_from(dense, given, checkpoint)
 
 
-def rebuild_from(dense: nn.Module, graph: ChannelGraph, checkpoint: PrunedCheckpoint) -> nn.Module:
+def rebuild_from(dense: nn.Module, source: ChannelGraph | Any, checkpoint: PrunedCheckpoint) -> nn.Module:
     """Returns the pruned network of a checkpoint, in evaluation mode.
 
     Args:
         dense: the network that it was pruned from; it is not changed.
-        graph: its channels.
+        source: its channels, or samples as it takes them.
 
     Raises:
         CheckpointError: the file does not fit it.
     """
-    network = reshape(dense, graph, PrunedShape(tuple(checkpoint.removed), checkpoint.kept))
+    network = reshape(dense, source, PrunedShape(tuple(checkpoint.removed), checkpoint.kept))
     try:
         network.load_state_dict(checkpoint.state_dict)
     except RuntimeError as fault:

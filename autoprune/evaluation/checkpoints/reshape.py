@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from autoprune.errors import CheckpointError, UserError
 from autoprune.graph.branches import choose_branches, find_branches
-from autoprune.graph.groups import ChannelGraph, Kept, find_groups
+from autoprune.graph.groups import ChannelGraph, Kept, channels_of, find_groups
 from autoprune.graph.inputs import ModelInputs
 from autoprune.pruning.surgery.branch_removal import remove_branches, without_branches
 from autoprune.pruning.surgery.copying import copy_network
@@ -71,7 +72,7 @@ class ReshapedNetwork:
         return ReshapedNetwork(change(self.network, self.inputs), self.inputs, shape, masks)
 
 
-def reshape(dense: nn.Module, graph: ChannelGraph, shape: PrunedShape) -> nn.Module:
+def reshape(dense: nn.Module, source: ChannelGraph | Any, shape: PrunedShape) -> nn.Module:
     """Returns a copy of a dense network in a shape, with its own weights where they stay.
 
     Channels of layers in a branch that is gone are told only where the dense network's were chosen, before it went; a
@@ -79,12 +80,15 @@ def reshape(dense: nn.Module, graph: ChannelGraph, shape: PrunedShape) -> nn.Mod
 
     Args:
         dense: not changed.
-        graph: its channels.
+        source: its channels, or samples as it takes them; where nothing is missing, it is not looked at.
         shape: what the copy is without.
 
     Raises:
         CheckpointError: the shape is not one of this network.
     """
+    if not shape.removed and not shape.kept:
+        return copy_network(dense)
+    graph = channels_of(dense, source)
     gone = [branch for branch in find_branches(dense, graph) if branch.name in shape.removed] if shape.removed else []
     if set(shape.kept) & {layer for branch in gone for layer in branch.layers}:
         kept = kept_by_group(graph, shape.kept)

@@ -17,7 +17,6 @@ from autoprune.config.schedule import PenaltySection, PrunerSection, ScheduleFil
 from autoprune.core.allocation import Allocation
 from autoprune.errors import UserError
 from autoprune.evaluation.data import ScoringSamples
-from autoprune.graph.groups import find_groups
 from autoprune.graph.inputs import ModelInputs
 from autoprune.pruning.patterns import parse_pattern
 from autoprune.pruning.pruner import Pruner
@@ -264,7 +263,7 @@ def _build_penalty(
     if "masking" in known:
         settings["masking"] = masking
     try:
-        penalty: Penalty = make(network, find_groups(network, inputs), **settings)
+        penalty: Penalty = make(network, inputs, **settings)
     except TypeError as fault:
         missing = str(fault).partition("missing ")[2] or str(fault)
         raise UserError(f"penalty {name!r}: {section.penalty} needs {missing.partition(': ')[2] or missing}") from fault

@@ -92,7 +92,7 @@ class TrainingRun:
         self._channels_last = takes_channels_last(dense, self._inputs)
         self._validation = Batches(task, "validation", None, 250, 0, self._inputs.device, self._channels_last).load()
         self._check_times()
-        self.network = reshape(dense, find_groups(dense, self._inputs), PrunedShape())
+        self.network = reshape(dense, self._inputs, PrunedShape())
         self.shape = PrunedShape()
         self._changes = _shape_changes(schedule, self._steps_per_epoch)
         self._changes_made = 0
@@ -140,7 +140,7 @@ class TrainingRun:
         state = snapshot.extra
         try:
             self.shape = PrunedShape(tuple(state["removed"]), state["kept"])
-            self.network = reshape(self._dense, find_groups(self._dense, self._inputs), self.shape)
+            self.network = reshape(self._dense, self._inputs, self.shape)
             self.network.load_state_dict(snapshot.state_dict)
             self._changes_made, self._losses = state["changes_made"], list(state["losses"])
             self._passed, self._passed_at_change = state["passed"], state["passed_at_change"]

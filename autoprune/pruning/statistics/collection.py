@@ -58,7 +58,11 @@ class _Collector(Protocol):
 
 
 def collect_statistics(
-    network: nn.Module, graph: ChannelGraph, layers: Sequence[Layer], needs: Set[Need], calibration: CalibrationData
+    network: nn.Module,
+    graph: ChannelGraph | None,
+    layers: Sequence[Layer],
+    needs: Set[Need],
+    calibration: CalibrationData,
 ) -> NetworkStatistics:
     """Collects statistics of some layers in one pass through the batches, in evaluation mode.
 
@@ -66,7 +70,8 @@ def collect_statistics(
 
     Args:
         network: runs the batches.
-        graph: what `find_groups` found in the network, or in one of the same architecture.
+        graph: what `find_groups` found in the network, or in one of the same architecture; None where only gradients
+            of weights are wanted.
         layers: those whose statistics are wanted; consumers are those of all groups.
         needs: which statistics.
         calibration: samples and loss.
@@ -75,12 +80,13 @@ def collect_statistics(
         DataError: there is no batch.
         UserError: gradients are needed and the loss cannot be differentiated.
     """
-    make: Mapping[Need, Callable[[], _Collector]] = {
-        "activations": lambda: ActivationCollector(network, graph, layers),
-        "gradients": lambda: GradientCollector(network, layers, calibration.loss),
-        "gates": lambda: GateCollector(network, graph, layers, calibration.loss),
-        "consumers": lambda: ConsumerCollector(network, graph),
+    make: dict[Need, Callable[[], _Collector]] = {
+        "gradients": lambda: GradientCollector(network, layers, calibration.loss)
     }
+    if graph is not None:
+        make["activations"] = lambda: ActivationCollector(network, graph, layers)
+        make["gates"] = lambda: GateCollector(network, graph, layers, calibration.loss)
+        make["consumers"] = lambda: ConsumerCollector(network, graph)
     collectors = {need: make[need]() for need in sorted(needs & make.keys())}
     seen = 0
     for inputs, targets in calibration.batches:

@@ -13,11 +13,11 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.space import Group
 from autoprune.errors import UserError
 from autoprune.graph.groups import ChannelGraph
-from autoprune.graph.layers import Layer, qualified_name
+from autoprune.graph.layers import Layer
 from autoprune.pruning.allocators import UNIFORM
 from autoprune.pruning.criteria.base import Criterion, LayerStatistics
 from autoprune.pruning.patterns import Pattern, parse_pattern
-from autoprune.pruning.structures import find_structures
+from autoprune.pruning.pruner import find_structures
 from autoprune.pruning.surgery.masks import Importance, Masks, Widths, build_masks
 from autoprune.pruning.training.masking import Masking
 from autoprune.pruning.training.targets import amounts_by_group, check_widths, matching_groups
@@ -53,7 +53,7 @@ class Admm:
 
     Args:
         network: the one that is trained; only `finish` masks its weights, in place.
-        graph: the network's.
+        source: what `find_groups` found in the network, or samples as it takes them.
         pattern: its name, or itself.
         amount: the sparsity of every group. A mapping gives sparsities to shell patterns of groups or layers; later
             ones win, and groups that match none stay as they are.
@@ -70,7 +70,7 @@ class Admm:
     def __init__(
         self,
         network: nn.Module,
-        graph: ChannelGraph,
+        source: ChannelGraph | Any,
         pattern: str | Pattern,
         amount: float | Mapping[str, float] | None = None,
         *,
@@ -83,14 +83,15 @@ class Admm:
         if not (math.isfinite(rho) and rho > 0) or frequency < 1:
             raise UserError(f"ADMM takes a rho above 0 and a frequency of 1 or more steps, not {rho} and {frequency}")
         self.masking = masking or Masking(network)
-        self._network, self._graph = network, graph
+        self._network = network
         self._rho, self._frequency = rho, frequency
         self._pattern = parse_pattern(pattern) if isinstance(pattern, str) else pattern
-        self._structures = find_structures(network, graph, self._pattern)
+        self._structures = find_structures(network, source, self._pattern)
         groups = matching_groups(self._structures.groups, layers)
         self.widths = _target_widths(groups, amount, widths)
-        producers = dict.fromkeys(name for group in groups if group.name in self.widths for name in group.producers)
-        self._names = [qualified_name(name, "weight") for name in producers]
+        producers = {name for group in groups if group.name in self.widths for name in group.producers}
+        layers_of = (layer for layer in self._structures.layers if layer.name in producers)
+        self._names = list(dict.fromkeys(layer.weight_name for layer in layers_of))
         self._passed = 0
         weights = self._weights()
         self._projected = self._project(weights)
@@ -156,9 +157,10 @@ class Admm:
 
     def _project(self, weights: Weights) -> dict[str, Tensor]:
         importance = self._importance(weights)
-        if self._pattern.coupled:  # the inputs of a channel's users are not part of it
+        graph = self._structures.graph
+        if self._pattern.coupled and graph is not None:  # the inputs of a channel's users are not part of it
             kept = self._structures.kept_channels(importance, self.widths)
-            masks: Masks = build_masks(self._network, self._graph, kept, sides=("out",))
+            masks: Masks = build_masks(self._network, graph, kept, sides=("out",))
             gone = self._structures.removed_layers(self.widths)
             whole = (name for name in weights if name.rpartition(".")[0] in gone)
             masks = {**masks, **{name: torch.zeros_like(weights[name], dtype=torch.bool) for name in whole}}

@@ -15,7 +15,7 @@ from autoprune import registry
 from autoprune.core.allocation import Allocation
 from autoprune.core.space import nothing_to_prune
 from autoprune.errors import UserError
-from autoprune.graph.groups import Kept, find_groups
+from autoprune.graph.groups import Kept
 from autoprune.graph.networks import unwrap
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.schedules import Timing, Unit, default_timing
@@ -94,11 +94,10 @@ class Pruning:
         loss = loss or nn.functional.cross_entropy
         self._calibration = None if statistics_batches is None else CalibrationData(statistics_batches, loss)
         self._seed = seed
-        self._graph = find_groups(network, inputs)
         self._inputs = inputs
-        self._structures = self.pruner.find_structures(network, self._graph)
+        self._structures = self.pruner.find_structures(network, inputs)
         if not self._structures.groups:
-            raise UserError(nothing_to_prune(self._graph.reasons()))
+            raise UserError(nothing_to_prune(self._structures.reasons))
         groups = matching_groups(self._structures.groups, layers)
         self.groups, self._target = resolve_target(groups, self.pruner, amount, widths, initial)
         self.allocation = Allocation({group.name: group.width for group in self.groups})
@@ -153,7 +152,9 @@ class Pruning:
         if recovers:
             self.masking.restore()
         try:
-            scores = self.pruner.estimate_importance(self.network, self._graph, self._calibration, self._seed)
+            scores = self.pruner.estimate_importance(
+                self.network, self._inputs, self._calibration, self._seed, self._structures
+            )
         finally:
             self.masking.hold()
         found = {group.name: scores[group.name].copy() for group in self.groups}

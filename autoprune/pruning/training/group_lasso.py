@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import UserError
-from autoprune.graph.groups import ChannelGraph
+from autoprune.graph.groups import ChannelGraph, inputs_of
 from autoprune.pruning.patterns import ELEMENT, Pattern, parse_pattern
-from autoprune.pruning.structures import WeightGroup, find_weight_structures
 from autoprune.pruning.surgery.masks import Masks
 from autoprune.pruning.training.masking import Masking
 from autoprune.pruning.training.penalties import check_strength
 from autoprune.pruning.training.targets import matching_groups
+from autoprune.pruning.weight_structures import WeightGroup, find_weight_structures
 
 _MAGNITUDES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda entries: entries.abs().mean(-1),
@@ -67,7 +67,7 @@ class GroupLasso:
 
     Args:
         network: the one that is trained; thresholding masks its weights in place.
-        graph: the network's.
+        source: what `find_groups` found in the network, or samples as it takes them.
         pattern: its name, or itself.
         strength: above 0; per step a structure's norm shrinks by about strength · rate.
         layers: shell patterns of the layers' names.
@@ -86,7 +86,7 @@ class GroupLasso:
     def __init__(
         self,
         network: nn.Module,
-        graph: ChannelGraph,
+        source: ChannelGraph | Any,
         pattern: str | Pattern,
         strength: float,
         layers: Sequence[str] = ("*",),
@@ -99,7 +99,7 @@ class GroupLasso:
         self.masking = masking or Masking(network)
         self._network, self._strength = network, check_strength(strength)
         pattern = parse_pattern(pattern) if isinstance(pattern, str) else pattern
-        self._structures = find_weight_structures(network, graph, pattern)
+        self._structures = find_weight_structures(network, inputs_of(source), pattern)
         if any(found.choices > 1 for found in self._structures.weights):
             raise UserError(
                 f"pattern {pattern.name!r} keeps a number of every few weights, which no penalty leads to; use "
@@ -191,7 +191,7 @@ class GroupLasso:
 
 def l1(
     network: nn.Module,
-    graph: ChannelGraph,
+    source: ChannelGraph | Any,
     strength: float,
     layers: Sequence[str] = ("*",),
     *,
@@ -208,7 +208,7 @@ def l1(
 
     Args:
         network: the one that is trained.
-        graph: the network's.
+        source: what `find_groups` found in the network, or samples as it takes them.
         strength: above 0.
         layers: shell patterns of the layers' names.
         scale_by_size: without effect: every structure is one weight.
@@ -217,7 +217,7 @@ def l1(
         masking: as of `GroupLasso`.
     """
     return GroupLasso(
-        network, graph, ELEMENT, strength, layers, proximal=proximal, thresholding=thresholding, masking=masking
+        network, source, ELEMENT, strength, layers, proximal=proximal, thresholding=thresholding, masking=masking
     )
 
 

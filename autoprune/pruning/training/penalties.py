@@ -59,7 +59,7 @@ class ScaleL1:
 
     Args:
         network: the one that is trained.
-        graph: the network's.
+        source: what `find_groups` found in the network, or samples as it takes them; not looked at.
         strength: above 0.
         layers: shell patterns of the batch norms' names.
 
@@ -68,16 +68,13 @@ class ScaleL1:
     """
 
     def __init__(
-        self, network: nn.Module, graph: ChannelGraph, strength: float, layers: Sequence[str] = ("*",)
+        self, network: nn.Module, source: ChannelGraph | Any, strength: float, layers: Sequence[str] = ("*",)
     ) -> None:
         self._network, self._strength = network, check_strength(strength)
-        known = dict(network.named_parameters())
-        per_channel = [layer for layer in graph.layers if layer.kind == "per_channel"]
-        norms = [layer for layer in per_channel if isinstance(network.get_submodule(layer.name), _BatchNorm)]
         groups = [
-            Group(layer.name, len(layer.outgoing), (layer.name,), (layer.type,))
-            for layer in norms
-            if layer.weight_name in known
+            Group(name, module.num_features, (name,), (type(module).__name__,))
+            for name, module in network.named_modules()
+            if isinstance(module, _BatchNorm) and module.affine
         ]
         self._names = [qualified_name(group.name, "weight") for group in matching_groups(groups, layers)]
 

@@ -18,8 +18,8 @@ from autoprune.errors import AutopruneError
 from autoprune.evaluation.candidate_builder import PrunedNetwork
 from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.graph.costs import measure_costs, measure_effective
-from autoprune.graph.groups import find_groups
+from autoprune.graph.costs import measure_costs
+from autoprune.pruning.weight_uses import measure_effective
 from autoprune.running.progress import Display, training_progress
 from autoprune.running.setup import Setup
 from autoprune.tasks.training.distillation import distillation
@@ -155,7 +155,7 @@ def _count(network: nn.Module, checkpoint: PrunedCheckpoint) -> dict[str, int]:
     inputs = checkpoint.example_inputs()
     costs = measure_costs(network, inputs)
     if checkpoint.masked:
-        costs |= measure_effective(network, find_groups(network, inputs), inputs)
+        costs |= measure_effective(network, inputs)
     return costs
 
 

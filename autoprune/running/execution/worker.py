@@ -20,7 +20,6 @@ from autoprune.evaluation.data import EvaluationConfig
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import PrunableModel
 from autoprune.evaluation.sensitivity.sweep import Grid, SweepSettings
-from autoprune.graph.groups import find_groups
 from autoprune.graph.inputs import ModelInputs
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.surgery.copying import copy_network
@@ -79,13 +78,11 @@ class WorkerPayload:
         torch.set_num_threads(math.ceil(run.cpus_per_trial))
         device = torch.device("cuda" if run.gpus_per_trial and torch.cuda.is_available() else "cpu")
         network, inputs = copy_network(self.network).to(device).eval(), self.inputs.to(device)
-        graph = find_groups(network, inputs)
-        structures = self.pruner.find_structures(network, graph)
+        structures = self.pruner.find_structures(network, inputs)
         task = self.task or task_of(self.experiment)
         prunable = PrunableModel(
             network,
             inputs,
-            graph,
             structures,
             self.costs,
             self.pruner,

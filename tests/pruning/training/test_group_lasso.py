@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from autoprune.errors import UserError
 from autoprune.graph.groups import ChannelGraph, find_groups
 from autoprune.pruning.patterns import LAYER
-from autoprune.pruning.structures import find_weight_structures
 from autoprune.pruning.surgery.masks import Masks
 from autoprune.pruning.training.gradual import Pruning
 from autoprune.pruning.training.group_lasso import GroupLasso, Thresholding, l1
 from autoprune.pruning.training.masking import Masking
+from autoprune.pruning.weight_structures import find_weight_structures
 from tests.graph.networks import resnet_b
 from tests.pruning.residual import digits_accuracy, fresh_residual, train_on_digits
 
@@ -254,7 +254,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
 
 def test_a_whole_layer_is_a_structure_that_may_go() -> None:
     network, graph = _network_and_graph()
-    groups = find_weight_structures(network, graph, LAYER).groups
+    groups = find_weight_structures(network, graph.flow.inputs, LAYER).groups
     assert [(group.name, group.width, group.least) for group in groups] == [(name, 1, 0) for name in "0359"]
 
 

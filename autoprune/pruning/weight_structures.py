@@ -1,0 +1,188 @@
+"""Structures of single weights, blocks and N:M: parts of any of a network's parameters, which are set to zero."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.core.costs import CostTable, CostTerm, Count
+from autoprune.core.space import Group
+from autoprune.errors import UserError
+from autoprune.graph.costs import measure_costs
+from autoprune.graph.layers import Layer
+from autoprune.pruning.patterns import Pattern
+from autoprune.pruning.structures import Structures
+from autoprune.pruning.surgery.masks import Importance, Masks, Widths, masked_copy, top_k_mask
+from autoprune.pruning.weight_uses import find_weights
+
+log = logging.getLogger(__name__)
+
+# Widths of one weight that a search distinguishes at most: finer steps change nothing measurable.
+STEPS = 256
+
+
+@dataclass(frozen=True)
+class WeightGroup:
+    """One weight and how it falls into `choices` rows of `group.width` structures of `entries` weights.
+
+    Attributes:
+        uncounted: why nothing can be said of its multiply-adds; empty where they are known.
+    """
+
+    group: Group
+    layer: Layer
+    choices: int
+    entries: int
+    uncounted: str = ""
+
+    @property
+    def parameter(self) -> str:
+        return self.layer.weight_name
+
+
+@dataclass(frozen=True)
+class WeightStructures(Structures):
+    """Parts of single weights, to be set to zero; the network's graph is not needed."""
+
+    weights: tuple[WeightGroup, ...]
+
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """The layers of the weights, in the order in which they are used."""
+        return [found.layer for found in self.weights]
+
+    def __getitem__(self, name: str) -> WeightGroup:
+        for found in self.weights:
+            if found.group.name == name:
+                return found
+        names = ", ".join(group.name for group in self.groups) or "none"
+        raise UserError(f"pattern {self.pattern.name!r} has no group {name!r}; it has {names}")
+
+    def _by_structure(self, group: str, layer: Layer, scores: Tensor) -> Tensor:
+        found = self[group]
+        return scores if found.choices == 1 else scores.view(found.choices, found.group.width)
+
+    def masks(self, network: nn.Module, importance: Importance, widths: Widths) -> Masks:
+        """Builds masks of the weights that hold structures that go, exactly counted.
+
+        Args:
+            network: of the architecture that was scored; its weights give the masks' shapes.
+            importance: group name to `[width]` or `[choices, width]` scores.
+            widths: how many structures stay of each group, or of each of its choices.
+        """
+        masks = {}
+        for name, keep in widths.items():
+            found = self[name]
+            if keep < found.group.width:
+                stays = torch.from_numpy(top_k_mask(importance[name], keep, found.group.least))
+                masks[found.parameter] = self.spread(found, stays, network.get_parameter(found.parameter), True)
+        return masks
+
+    def spread(self, found: WeightGroup, values: Tensor, weight: Tensor, rest: float) -> Tensor:
+        """Spreads one value for each structure over the entries of a weight.
+
+        Args:
+            found: the weight's group.
+            values: `[choices, width]`.
+            weight: gives the shape of the result.
+            rest: the value of entries that no structure holds.
+        """
+        numbered = torch.arange(weight.numel(), device=weight.device).view(weight.shape)
+        entries = self.pattern.arrange(found.layer, numbered)
+        whole = torch.full((weight.numel(),), rest, dtype=values.dtype, device=weight.device)
+        whole[entries.flatten()] = values.to(weight.device).reshape(-1, 1).expand(-1, entries.shape[-1]).flatten()
+        return whole.view(weight.shape)
+
+    def prune(self, network: nn.Module, importance: Importance, widths: Widths, check_on: Any = None) -> nn.Module:
+        """Builds a copy of the network in which the structures that go are zero; all shapes stay.
+
+        Args:
+            network: of the architecture that was scored.
+            importance: group name to `[width]` or `[choices, width]` scores.
+            widths: how many structures stay of each group, or of each of its choices.
+            check_on: inputs; not used, as the copy is the masked network itself.
+        """
+        return masked_copy(network, self.masks(network, importance, widths))
+
+    def cost_table(self, network: nn.Module, inputs: Any) -> CostTable:
+        """Builds the effective costs: a zeroed weight counts neither as a parameter nor wherever it is multiplied.
+
+        Where that is not known (see `WeightGroup.uncounted`) its multiply-adds stay, as if none of them were saved.
+
+        Args:
+            network: of this architecture.
+            inputs: whatever it takes, see `ModelInputs.of`; only the first sample is used.
+        """
+        dense = measure_costs(network, inputs)
+        terms = []
+        for found in self.weights:
+            weights, width = found.choices * found.entries, Count(0, {found.group.name: 1})
+            for kind, factor in (("params", weights), ("flops", 2 * found.layer.positions * weights)):
+                terms.append(CostTerm(kind, found.layer.name, factor, width))  # type: ignore[arg-type]
+                dense[kind] -= factor * found.group.width
+        rest = [CostTerm(kind, "(everything else)", cost) for kind, cost in dense.items()]  # type: ignore[arg-type]
+        return CostTable([*terms, *rest], {group.name: group.width for group in self.groups}, effective=True)
+
+    def measure(self, pruned: nn.Module, inputs: Any, importance: Importance, widths: Widths) -> dict[str, int]:
+        """Counts on a pruned network what `cost_table` predicts: weights that were pruned and are zero do not count.
+
+        Args:
+            pruned: from `prune` with the same scores and widths, perhaps trained further.
+            inputs: whatever it takes, see `ModelInputs.of`.
+            importance: scores of the structures.
+            widths: how many structures stay of each group.
+        """
+        costs, masks = measure_costs(pruned, inputs), self.masks(pruned, importance, widths)
+        for found in self.weights:
+            if found.parameter in masks:
+                zero = pruned.get_parameter(found.parameter).detach() == 0
+                gone = int((~masks[found.parameter] & zero).sum())
+                costs["params"] -= gone
+                costs["flops"] -= 2 * found.layer.positions * gone
+        return costs
+
+
+def find_weight_structures(network: nn.Module, inputs: Any, pattern: Pattern) -> WeightStructures:
+    """Finds a pattern's structures in each weight by itself; a weight that several layers share is one.
+
+    A weight that holds no structure that could go is left out. Those of which the multiply-adds are not known are named
+    in the log.
+
+    Args:
+        network: is left as it is.
+        inputs: whatever it takes, see `ModelInputs.of`; it runs on the first sample.
+        pattern: the shape of what is removed.
+
+    Raises:
+        TaskError: the network cannot run on the inputs.
+    """
+    weights = find_weights(network, inputs)
+    used = [weight.layer.name for weight in weights if weight.used]
+    found = []
+    for weight in weights:
+        layer = weight.layer
+        tensor = network.get_parameter(layer.weight_name).detach().to("meta")
+        choices, width, entries = pattern.arrange(layer, tensor).shape
+        if choices == 0 or entries == 0 or width <= pattern.least:
+            continue
+        group = Group(
+            layer.name,
+            width,
+            (layer.name,),
+            (layer.type,),
+            first=layer.name == used[0],
+            last=layer.name == used[-1],
+            least=pattern.least,
+            grain=max(pattern.grain, -(-width // STEPS)),
+            parameter=layer.weight_name,
+        )
+        found.append(WeightGroup(group, layer, choices, entries, weight.uncounted))
+    for each in found:
+        if each.uncounted:
+            log.info("%s: its multiply-adds are not known and count as they are: %s", each.parameter, each.uncounted)
+    return WeightStructures(pattern, None, tuple(weight.group for weight in found), tuple(found))
