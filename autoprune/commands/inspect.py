@@ -29,15 +29,17 @@ def run(arguments: argparse.Namespace) -> None:
     setup = prepare(experiment, Display())
     if arguments.plot is not None:
         _plot(setup, arguments.plot)
-    graph = setup.prunable.graph
+    graph = setup.prunable.structures.graph
     names = _structure_names(setup)
     groups = [_group(setup, group, names) for group in setup.prunable.structures.groups]
     staying = {**setup.prunable.structures.refused_branches, **setup.space.staying}
     if arguments.json:
-        frozen = [vars(each) for each in graph.frozen]
+        frozen = [vars(each) for each in graph.frozen] if graph is not None else []
         passed = [{**vars(each), "shares": dict(each.shares)} for each in setup.coverage.passed]
         found = {"costs": setup.prunable.costs.dense(), "groups": groups, "frozen": frozen, "staying": staying}
-        print(json.dumps({**found, "passed_over": passed, "remarks": graph.remarks}, indent=1))
+        found["uncounted"] = dict(setup.prunable.structures.uncounted)
+        remarks = graph.remarks if graph is not None else ()
+        print(json.dumps({**found, "passed_over": passed, "remarks": remarks}, indent=1))
     else:
         _print(setup, groups, staying)
 
@@ -63,8 +65,8 @@ def _structure_names(setup: Setup) -> Mapping[str, str]:
     """Returns by group what its structures are; nothing where parts of weights are zeroed."""
     from autoprune.graph.overview.structures import structure_names
 
-    pattern = setup.prunable.structures.pattern
-    return structure_names(setup.prunable.graph) if pattern.coupled else {}
+    graph, pattern = setup.prunable.structures.graph, setup.prunable.structures.pattern
+    return structure_names(graph) if graph is not None and pattern.coupled else {}
 
 
 def _group(setup: Setup, group: Group, names: Mapping[str, str]) -> dict[str, Any]:
@@ -95,7 +97,7 @@ def _print(setup: Setup, groups: list[dict[str, Any]], staying: Mapping[str, str
     from autoprune.reporting.results import cost_name, short
     from autoprune.reporting.terminal import plain_console
 
-    dense, graph, coverage = setup.prunable.costs.dense(), setup.prunable.graph, setup.coverage
+    dense, graph, coverage = setup.prunable.costs.dense(), setup.prunable.structures.graph, setup.coverage
     console = plain_console()
     console.print(
         f"{setup.identity['model']}: {short(dense['flops'])}FLOPs ({short(dense['flops'] / 2)}MACs), "
@@ -114,13 +116,17 @@ def _print(setup: Setup, groups: list[dict[str, Any]], staying: Mapping[str, str
         table.add_row(*map(printable, cells))
     console.print(table)
     shares_of = {(each.reason, each.line): each.shares["flops"] for each in coverage.passed if not each.groups}
-    for reason in group_reasons(graph.frozen):
+    for reason in group_reasons(graph.frozen if graph is not None else ()):
         share = shares_of.get((reason.reason, reason.line))
         made = f"; the layers that make them have {100 * share:.1f} % of the FLOPs" if share is not None else ""
         console.print(printable(f"frozen: {reason}{made}"), soft_wrap=True)
     for name, why in staying.items():
         console.print(printable(f"no removal: the branch of {name}: {why}"), soft_wrap=True)
-    for remark in graph.remarks:
+    for name, why in setup.prunable.structures.uncounted.items():
+        console.print(
+            printable(f"not known: the multiply-adds of {name}, which count as they are: {why}"), soft_wrap=True
+        )
+    for remark in graph.remarks if graph is not None else ():
         console.print(printable(f"note: {remark}"), soft_wrap=True)
     whole = ", or to none where it may go" if any(group["removable"] for group in groups) else ""
     print(f"\nShares of a group: what goes if it alone is pruned to one structure{whole}.")

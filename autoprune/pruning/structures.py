@@ -43,6 +43,7 @@ from autoprune.pruning.surgery.masks import (
     Widths,
     build_masks,
     choose_kept,
+    masked_copy,
 )
 from autoprune.pruning.surgery.thinning import thin
 
@@ -71,9 +72,7 @@ class Structures(ABC):
         """Why what cannot be pruned stays, a line each."""
         if self.graph is not None:
             return self.graph.reasons()
-        return (
-            [] if self.groups else [f"no weight in it holds structures of pattern {self.pattern.name!r} that could go"]
-        )
+        return [] if self.groups else [f"no weight holds structures of pattern {self.pattern.name!r} that could go"]
 
     @property
     def scored_layers(self) -> Sequence[Layer]:
@@ -113,6 +112,11 @@ class Structures(ABC):
     @property
     def refused_branches(self) -> Mapping[str, str]:
         """Why residual branches cannot be removed, by their first layers; empty where none may be."""
+        return {}
+
+    @property
+    def uncounted(self) -> Mapping[str, str]:
+        """Parameters of which the multiply-adds are not known, so that they count as they are, and why."""
         return {}
 
     def removed_branches(self, widths: Widths) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,11 @@ class WeightStructures(Structures):
     def layers(self) -> Sequence[Layer]:
         """The layers of the weights, in the order in which they are used."""
         return [found.layer for found in self.weights]
+
+    @property
+    def uncounted(self) -> Mapping[str, str]:
+        """Parameters of which the multiply-adds are not known, so that they count as they are, and why."""
+        return {found.parameter: found.uncounted for found in self.weights if found.uncounted}
 
     def __getitem__(self, name: str) -> WeightGroup:
         for found in self.weights:
@@ -182,7 +187,7 @@ def find_weight_structures(network: nn.Module, inputs: Any, pattern: Pattern) ->
             parameter=layer.weight_name,
         )
         found.append(WeightGroup(group, layer, choices, entries, weight.uncounted))
-    for each in found:
-        if each.uncounted:
-            log.info("%s: its multiply-adds are not known and count as they are: %s", each.parameter, each.uncounted)
-    return WeightStructures(pattern, None, tuple(weight.group for weight in found), tuple(found))
+    structures = WeightStructures(pattern, None, tuple(weight.group for weight in found), tuple(found))
+    for name, reason in structures.uncounted.items():
+        log.info("%s: its multiply-adds are not known and count as they are: %s", name, reason)
+    return structures

@@ -135,7 +135,7 @@ def _sum(shares: list[dict[str, float]]) -> dict[str, float]:
 
 def _costs_by_owner(network: nn.Module, structures: Structures, costs: CostTable) -> dict[str, Counter[Owner]]:
     """Divides costs by groups and reasons; where no channels go, a group has what is saved without all of it."""
-    if structures.pattern.coupled:
+    if structures.pattern.coupled and structures.graph is not None:
         return costs_by_owner(network, structures.graph)
     dense = costs.dense()
     found: dict[str, Counter[Owner]] = {kind: Counter() for kind in _KINDS}

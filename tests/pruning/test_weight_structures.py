@@ -8,12 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoprune.errors import UserError
+from autoprune.api import apply
+from autoprune.embedding import search_space
+from autoprune.errors import TaskError, UserError
 from autoprune.graph.costs import measure_costs
 from autoprune.graph.groups import find_groups
+from autoprune.graph.recording.capture import _Recorder
 from autoprune.pruning.patterns import Pattern, parse_pattern
 from autoprune.pruning.pruner import LEVEL, RANDOM_FILTER, Pruner
 from autoprune.pruning.surgery.masks import Importance
+from autoprune.pruning.training.gradual import Pruning
 from autoprune.pruning.weight_structures import STEPS, WeightStructures, find_weight_structures
 from autoprune.pruning.weight_uses import measure_effective
 
@@ -175,3 +179,60 @@ def test_an_unknown_group_is_refused() -> None:
     network = _small()
     with pytest.raises(UserError, match=r"pattern 'element' has no group 'nine'; it has twice, strided, up, fc"):
         _found(network).prune(network, {}, {"nine": 3})
+
+
+class Unfollowable(nn.Module):
+    """Cannot run while it is recorded; an embedding, a recurrent layer, a weight of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.layers = nn.Embedding(24, 8), nn.LSTM(8, 16, 2, batch_first=True)
+        self.own = nn.Parameter(torch.randn(16, 24))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if isinstance(torch.overrides._get_current_function_mode(), _Recorder):
+            raise RuntimeError("not while somebody looks")
+        return self.layers(self.embedding(tokens))[0] @ self.own
+
+
+UNFOLLOWABLE = ["embedding", *(f"layers.weight_{part}_l{i}" for i in (0, 1) for part in ("ih", "hh")), "own"]
+TOKENS = torch.randint(20, (2, 5), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", ["level", "block_1x1x8", "two_four"])
+def test_a_network_that_cannot_be_followed_is_pruned_by_its_parameters(name: str) -> None:
+    torch.manual_seed(0)
+    network = Unfollowable()
+    with pytest.raises(TaskError, match="not while somebody looks"):
+        find_groups(network, TOKENS)
+    space = search_space(network, TOKENS, {"protect": []}, pruner=name)
+    assert list(space.groups.names) == UNFOLLOWABLE
+    assert space.costs.dense() == measure_costs(network, TOKENS)
+    halves = {group.name: group.width // 2 for group in space.groups.groups}
+    pruned = apply(network, halves, inputs=TOKENS, pruner=name)
+    assert measure_effective(pruned, TOKENS) == space.costs.costs(halves)
+    assert {part: int((pruned.get_parameter(part) == 0).sum()) for part in dict(pruned.named_parameters())} == {
+        part: parameter.numel() // 2 if parameter.dim() > 1 else 0 for part, parameter in network.named_parameters()
+    }
+
+
+def test_a_space_names_weights_by_their_parameters() -> None:
+    rules = {"protect": [], "include": ["*.weight_hh_*", "embedding.weight", "own"], "exclude": ["layers.weight_hh_l1"]}
+    space = search_space(Unfollowable(), TOKENS, rules, pruner="level").groups
+    assert list(space.names) == ["embedding", "layers.weight_hh_l0", "own"]
+
+
+def test_masks_hold_while_a_network_that_cannot_be_followed_trains() -> None:
+    torch.manual_seed(0)
+    network = Unfollowable()
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+    pruning = Pruning(network, "level", {"layers.weight_hh_*": 0.5, "own": 0.75}, inputs=TOKENS)
+    for _ in range(3):
+        optimizer.zero_grad()
+        network(TOKENS).square().mean().backward()
+        optimizer.step()
+        pruning.step()
+    shares = {name: float((parameter == 0).float().mean()) for name, parameter in network.named_parameters()}
+    assert shares["layers.weight_hh_l0"] == shares["layers.weight_hh_l1"] == 0.5
+    assert shares["own"] == 0.75
+    assert shares["layers.weight_ih_l0"] == 0
