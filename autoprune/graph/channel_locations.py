@@ -88,21 +88,40 @@ def find_activation(graph: ChannelGraph, layer: Layer) -> ChannelLocation | None
 def _operations_behind(graph: ChannelGraph, layer: Layer) -> tuple[list[fx.Node], list[fx.Node]]:
     """Lists the operations that pass a layer's channels on, and those whose results another layer uses, in order."""
     flow = graph.flow
-    producers = {found.name for found in flow.layers if found.produces}
+    producers = {found.weight_name for found in flow.layers if found.produces}
     carrying: set[fx.Node] = set()
     passed: list[fx.Node] = []
     used: list[fx.Node] = []
-    for node in flow.traced.graph.nodes:
-        target = str(node.target) if node.op == "call_module" else None
+    for node, weights in _weights_used(graph).items():
         sources = [source for source in node.all_input_nodes if source in carrying]
-        if target == layer.name:
+        made = weights & producers
+        if layer.weight_name in made:
             carrying.add(node)
-        elif target in producers:
+        if made - {layer.weight_name} or (made and sources):
             used += sources
-        elif sources and node in flow.activations and node not in flow.opaque:
+        elif not made and sources and node in flow.activations and node not in flow.opaque:
             carrying.add(node)
             passed.append(node)
     return passed, used
+
+
+def _weights_used(graph: ChannelGraph) -> dict[fx.Node, set[str]]:
+    """Returns, for each operation on activations, which parameters it uses, also in parts, or laid in another way."""
+    flow, recording = graph.flow, graph.flow.run.recording
+    held: dict[str, set[str]] = {}
+    for layer in flow.layers:
+        held.setdefault(layer.module, set()).add(layer.weight_name)
+    found: dict[fx.Node, set[str]] = {}
+    parts: dict[fx.Node, set[str]] = {}
+    for node in flow.traced.graph.nodes:
+        names = {name for source in node.all_input_nodes for name in parts.get(source, ())}
+        if node in recording.parameters:
+            parts[node] = {recording.parameters[node]}
+        elif node not in recording.reached:
+            parts[node] = names
+        else:
+            found[node] = held.get(str(node.target), set()) if node.op == "call_module" else names
+    return found
 
 
 def _is_activation(node: fx.Node, traced: fx.GraphModule) -> bool:

@@ -16,7 +16,7 @@ from autoprune import registry
 from autoprune.errors import UserError
 from autoprune.graph.groups import ChannelGraph, channels_of, inputs_of
 from autoprune.pruning.allocators import ABOVE_THRESHOLD, GLOBAL, UNIFORM, Allocator
-from autoprune.pruning.criteria.base import Criterion
+from autoprune.pruning.criteria.base import Criterion, Need
 from autoprune.pruning.criteria.magnitudes import L1
 from autoprune.pruning.importance import make_estimator
 from autoprune.pruning.patterns import BLOCK_1X1X8, ELEMENT, FILTER, TWO_FOUR, Pattern, with_depth
@@ -29,6 +29,11 @@ from autoprune.pruning.weight_structures import find_weight_structures
 log = logging.getLogger(__name__)
 
 Combine = Literal["mean", "sum", "max"]
+_UNSCORED: Mapping[Need, str] = {
+    "norm": "no batch norm follows them",
+    "activations": "no activation holds their channels all together",
+    "consumers": "no linear layer or convolution uses them",
+}
 _COMBINED: Mapping[Combine, Callable[..., Tensor]] = {"mean": torch.mean, "sum": torch.sum, "max": torch.amax}
 
 
@@ -117,7 +122,9 @@ class Pruner:
         by_layer = {name: estimator.layer_scores(name, self.criterion) for name in names}
         unscored = [name for name in names if not by_layer[name]]
         if unscored:
-            log.warning("%s: %s cannot score %s; scored by l1", self.name, self.criterion.name, ", ".join(unscored))
+            why = " and ".join(_UNSCORED[need] for need in sorted(self.criterion.needs & _UNSCORED.keys()))
+            of = f"{', '.join(unscored)}{f', as {why}' if why else ''}"
+            log.warning("%s: %s cannot score %s; scored by l1", self.name, self.criterion.name, of)
             by_layer.update({name: estimator.layer_scores(name, L1) for name in unscored})
         return {name: self._combine(name, scores) for name, scores in by_layer.items()}
 

@@ -27,7 +27,7 @@ from autoprune.graph.costs import build_cost_table, measure_costs
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import Layer
-from autoprune.pruning.criteria.base import Criterion, StatisticsFn
+from autoprune.pruning.criteria.base import Criterion, LayerStatistics, StatisticsFn
 from autoprune.pruning.patterns import Pattern
 from autoprune.pruning.surgery.branch_removal import (
     branch_masks,
@@ -93,12 +93,19 @@ class Structures(ABC):
         """
         producers = next(found.producers for found in self.groups if found.name == group)
         layers = [layer for layer in self.layers if layer.name in producers]
-        scores = [(layer, criterion.score(statistics_of(layer))) for layer in layers]
-        return [self._by_structure(group, layer, found.double()) for layer, found in scores if found is not None]
+        scores = [self._score(group, layer, criterion, statistics_of(layer)) for layer in layers]
+        return [found.double() for found in scores if found is not None]
 
     @abstractmethod
-    def _by_structure(self, group: str, layer: Layer, scores: Tensor) -> Tensor:
-        """Returns the scores of a group's structures from those of a layer's rows, in the shape of `layer_scores`."""
+    def _score(self, group: str, layer: Layer, criterion: Criterion, statistics: LayerStatistics) -> Tensor | None:
+        """Returns a group's scores by one layer, in the shape of `layer_scores`, or None if it cannot be scored.
+
+        Args:
+            group: its name.
+            layer: one of its producers.
+            criterion: scores the layer.
+            statistics: of the layer's rows, as the pattern arranges them.
+        """
 
     def kept_channels(self, importance: Importance, widths: Widths) -> Kept:
         """Returns the channels that stay when the network is thinned; empty where only weights or branches go.
@@ -258,16 +265,17 @@ class ChannelStructures(Structures):
         leads = {lead for lead, branch in self.branches.items() if branch.name in branches}
         return frozenset(group.name for group in self.groups if {group.name, group.lead} & leads)
 
-    def _by_structure(self, group: str, layer: Layer, scores: Tensor) -> Tensor:
-        """Sums over the several channels of a layer (across a convolution's groups) that a structure may hold.
+    def _score(self, group: str, layer: Layer, criterion: Criterion, statistics: LayerStatistics) -> Tensor | None:
+        """Scores structures as wholes: a head by all its rows of the layer, a hidden unit by those of all gates.
 
         A branch that is one structure has the mean of its layers' channels.
         """
         if group in self.branches and all(group != each.name for each in self.graph.groups):
-            return scores.mean(-1, keepdim=True)
+            found = criterion.score(statistics)
+            return None if found is None else found.mean(-1, keepdim=True)
         members = self.graph[group].members
         rows = next(member.rows for member in members if (member.layer, member.side) == (layer.name, "out"))
-        return scores[rows.to(scores.device)].sum(1)
+        return criterion.score(statistics.of_structures(rows))
 
     def masks(self, network: nn.Module, importance: Importance, widths: Widths) -> Masks:
         """Builds masks of the channels that go, in all that makes or uses them, and of branches that go whole.
@@ -325,8 +333,8 @@ class BranchStructures(Structures):
     graph: ChannelGraph
     branches: tuple[Branch, ...]
 
-    def _by_structure(self, group: str, layer: Layer, scores: Tensor) -> Tensor:
-        return scores
+    def _score(self, group: str, layer: Layer, criterion: Criterion, statistics: LayerStatistics) -> Tensor | None:
+        return criterion.score(statistics)
 
     def masks(self, network: nn.Module, importance: Importance, widths: Widths) -> Masks:
         """Builds masks of everything in the branches that go, with which they add zero to their shortcuts.

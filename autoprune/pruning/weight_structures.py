@@ -15,6 +15,7 @@ from autoprune.core.space import Group
 from autoprune.errors import UserError
 from autoprune.graph.costs import measure_costs
 from autoprune.graph.layers import Layer
+from autoprune.pruning.criteria.base import Criterion, LayerStatistics
 from autoprune.pruning.patterns import Pattern
 from autoprune.pruning.structures import Structures
 from autoprune.pruning.surgery.masks import Importance, Masks, Widths, masked_copy, top_k_mask
@@ -68,9 +69,9 @@ class WeightStructures(Structures):
         names = ", ".join(group.name for group in self.groups) or "none"
         raise UserError(f"pattern {self.pattern.name!r} has no group {name!r}; it has {names}")
 
-    def _by_structure(self, group: str, layer: Layer, scores: Tensor) -> Tensor:
-        found = self[group]
-        return scores if found.choices == 1 else scores.view(found.choices, found.group.width)
+    def _score(self, group: str, layer: Layer, criterion: Criterion, statistics: LayerStatistics) -> Tensor | None:
+        found, scores = self[group], criterion.score(statistics)
+        return scores if scores is None or found.choices == 1 else scores.view(found.choices, found.group.width)
 
     def masks(self, network: nn.Module, importance: Importance, widths: Widths) -> Masks:
         """Builds masks of the weights that hold structures that go, exactly counted.

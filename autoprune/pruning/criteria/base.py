@@ -76,6 +76,35 @@ class LayerStatistics:
     contributions: Tensor | None = None
     seed: int = 0
 
+    def of_structures(self, rows: Tensor) -> LayerStatistics:
+        """Gathers the statistics of a layer's channels into those of structures, which may hold several of them.
+
+        A structure's weights and gradients are those of all its rows. Its activations and its scale are the means over
+        its channels, and the squared derivatives by its channels' gates are summed, as Molchanov et al. 2019 sum over a
+        set of parameters.
+
+        Args:
+            rows: `[structures, times]` the layer's rows, or channels, that belong to each structure: the rows of a head
+                in a projection, those of all gates of a hidden unit.
+        """
+        rows = rows.to(self.weight.device)
+
+        def joined(tensor: Tensor) -> Tensor:
+            return tensor[rows].flatten(1)
+
+        def mean(values: Tensor) -> Tensor:
+            return values[rows].mean(1)
+
+        seen, slopes = self.activations, self.gradients
+        return replace(
+            self,
+            weight=joined(self.weight),
+            scale=None if self.scale is None else mean(self.scale),
+            activations=None if seen is None else Activations(mean(seen.nonzero), mean(seen.magnitude)),
+            gradients=None if slopes is None else Gradients(joined(slopes.magnitude), joined(slopes.square)),
+            gate=None if self.gate is None else self.gate[rows].sum(1),
+        )
+
     def generator(self, use: str) -> np.random.Generator:
         """Returns a generator for one use: a function of the seed, the use and the layer alone."""
         return np.random.default_rng([self.seed, *f"{use} {self.layer}".encode()])

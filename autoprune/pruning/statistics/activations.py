@@ -14,6 +14,7 @@ from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import Layer
 from autoprune.graph.recording.capture import mode
+from autoprune.graph.recording.replay import Replay
 from autoprune.pruning.criteria.base import Activations
 
 
@@ -61,18 +62,12 @@ class _Totals:
         self.count += rows.size(1)
 
 
-class _Runner(fx.Interpreter):
-    """Runs the recorded operations on the network's own modules; values are dropped as soon as they are used."""
+class _Runner(Replay):
+    """Runs the recorded operations on the network's own modules, and adds up what is seen at some of them."""
 
     def __init__(self, network: nn.Module, traced: fx.GraphModule, totals: Collection[_Totals]) -> None:
-        super().__init__(network, graph=traced.graph)
-        self._traced, self._totals = traced, totals
-
-    def fetch_attr(self, target: str) -> Any:
-        try:
-            return super().fetch_attr(target)
-        except RuntimeError:  # a constant that the network made when it was recorded
-            return getattr(self._traced, target)
+        super().__init__(network, traced)
+        self._totals = totals
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)

@@ -81,7 +81,7 @@ class GateCollector:
         names = (
             [qualified_name(owner, key) for key in ("weight", "bias")]
             if owner
-            else [layer.weight_name, layer.bias_name]
+            else list(dict.fromkeys((layer.weight_name, layer.bias_name)))  # the same where it is no `…weight`
         )
         return _Gate(layer, channel_map, tuple(name for name in names if name in self._parameters))
 

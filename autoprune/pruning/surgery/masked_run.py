@@ -13,6 +13,7 @@ from autoprune.graph.channel_ids import axes_of
 from autoprune.graph.channels import FollowedRun
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.inputs import ModelInputs
+from autoprune.graph.recording.replay import Replay
 from autoprune.graph.rules.base import Activation, name_of
 from autoprune.graph.rules.elementwise import STATISTICS, reduced_axes
 from autoprune.graph.rules.table import PRODUCTS
@@ -37,7 +38,7 @@ def run_masked(
     return MaskedRun(masked, followed or graph.flow.run, graph.keep_mask(kept)).run(*inputs.clone().tensors())
 
 
-class MaskedRun(fx.Interpreter):
+class MaskedRun(Replay):
     """Runs what was recorded with norms and statistics over the channels that stay.
 
     Args:
@@ -47,16 +48,8 @@ class MaskedRun(fx.Interpreter):
     """
 
     def __init__(self, network: nn.Module, flow: FollowedRun, keep: Tensor) -> None:
-        super().__init__(network, graph=flow.recording.graph)
+        super().__init__(network, flow.recording.traced)
         self._flow, self._keep = flow, keep
-
-    def fetch_attr(self, target: str) -> Any:
-        """Returns what the network holds, or a constant that it made when it was recorded."""
-        return (
-            getattr(self._flow.recording.traced, target)
-            if target.startswith("_constant_")
-            else super().fetch_attr(target)
-        )
 
     def run_node(self, n: fx.Node) -> Any:
         """Runs one operation."""

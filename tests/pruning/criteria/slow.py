@@ -56,21 +56,43 @@ STRUCTURES: Mapping[str, Sequence[Mapping[str, Sequence[int]]]] = {
 NORMS = {name: f"bn_{name}" for name in ("stem", "grouped", "left", "right", "up", "fc1")}
 
 
+def structure_score(
+    criterion: str, network: Mixed, layer: str, held: Sequence[Sequence[int]], which: int, batches: Batches
+) -> float | None:
+    """The score of one structure by one layer, of which it holds some channels; None where there is nothing to go by.
+
+    Args:
+        criterion: its name.
+        network: whose layer it is.
+        layer: its name.
+        held: the channels of every structure.
+        which: of them is scored.
+        batches: that are read.
+    """
+    module = network.get_submodule(layer)
+    if criterion in ("bn_scale", "apoz", "mean_activation", "taylor", "gradient", "saliency", "taylor_gate"):
+        found = [channel_score(criterion, network, layer, channel, batches) for channel in held[which]]
+        if None in found:
+            return None
+        total = sum(score for score in found if score is not None)
+        return total / len(found) if criterion in ("bn_scale", "apoz", "mean_activation") else total
+    rows = [
+        [value for channel in channels for value in _filter(module, module.weight, channel).tolist()]
+        for channels in held
+    ]
+    deviation = statistics.pstdev(module.weight.flatten().tolist())
+    return {
+        "l1": lambda row: sum(map(abs, row)),
+        "l2": lambda row: math.hypot(*row),
+        "magnitude": lambda row: sum(map(abs, row)) / len(row),
+        "threshold": lambda row: max(map(abs, row)),
+        "std_threshold": lambda row: max(map(abs, row)) / deviation,
+        "fpgm": lambda row: sum(math.dist(row, other) for other in rows),
+    }[criterion](rows[which])
+
+
 def channel_score(criterion: str, network: Mixed, layer: str, channel: int, batches: Batches) -> float | None:
     """The score of one output channel of one layer; None where the criterion has nothing to go by."""
-    module: nn.Module = network.get_submodule(layer)
-    if criterion == "l1":
-        return float(_filter(module, module.weight, channel).abs().sum())
-    if criterion == "l2":
-        return float(_filter(module, module.weight, channel).norm())
-    if criterion in ("magnitude", "threshold", "std_threshold"):
-        magnitudes = [abs(value) for value in _filter(module, module.weight, channel).flatten().tolist()]
-        if criterion == "magnitude":
-            return sum(magnitudes) / len(magnitudes)
-        return max(magnitudes) / (statistics.pstdev(module.weight.flatten().tolist()) if "std" in criterion else 1)
-    if criterion == "fpgm":
-        own, others = _filter(module, module.weight, channel), range(_width(module))
-        return sum(math.dist(own.tolist(), _filter(module, module.weight, other).tolist()) for other in others)
     if criterion == "bn_scale":
         norm = network.get_submodule(NORMS[layer]) if layer in NORMS else None
         return None if norm is None else abs(float(norm.weight.detach()[channel]))
@@ -112,10 +134,6 @@ def _gate(network: Mixed, layer: str, channel: int, inputs: Tensor, targets: Ten
     F.cross_entropy(network(inputs), targets).backward(inputs=[gate])
     handle.remove()
     return float(gate.grad)
-
-
-def _width(module: nn.Module) -> int:
-    return module.out_features if isinstance(module, nn.Linear) else module.out_channels
 
 
 def _filter(module: nn.Module, tensor: Tensor, channel: int) -> Tensor:

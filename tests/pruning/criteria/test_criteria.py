@@ -26,7 +26,7 @@ from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.statistics.collection import CalibrationData
 from autoprune.pruning.surgery.masks import Importance, choose_kept
 from tests.graph.contract import randomise
-from tests.pruning.criteria.slow import STRUCTURES, Batches, Mixed, channel_score
+from tests.pruning.criteria.slow import STRUCTURES, Batches, Mixed, structure_score
 from tests.pruning.slow_patterns import structures
 
 # Not by the layers that make the channels: `reconstruction`, which has its own tests.
@@ -77,11 +77,11 @@ def test_every_criterion_equals_a_slow_loop_over_filters(
     assert set(scores) == set(STRUCTURES)
     for group, held in STRUCTURES.items():
         expected = []
-        for structure in held:
-            parts = [(layer, channel) for layer, channels in structure.items() for channel in channels]
-            found = [channel_score(name, mixed, layer, channel, batches) for layer, channel in parts]
+        for which, structure in enumerate(held):
+            by_layer = {layer: [channels[layer] for channels in held] for layer in structure}
+            found = [structure_score(name, mixed, layer, rows, which, batches) for layer, rows in by_layer.items()]
             if None in found:  # no batch norm follows: scored by L1
-                found = [channel_score("l1", mixed, layer, channel, batches) for layer, channel in parts]
+                found = [structure_score("l1", mixed, layer, rows, which, batches) for layer, rows in by_layer.items()]
             expected.append(sum(score for score in found if score is not None))
         np.testing.assert_allclose(scores[group], expected, rtol=1e-9, err_msg=group)
 

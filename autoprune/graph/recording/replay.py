@@ -1,0 +1,30 @@
+"""Runs what was recorded of one network on the modules and parameters of another, of the same architecture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx, nn
+
+
+class Replay(fx.Interpreter):
+    """Runs recorded operations; values are dropped as soon as they have been used.
+
+    What a user's hooks do was recorded with all else, so modules run without their hooks.
+
+    Args:
+        network: its modules and parameters are used.
+        traced: see `Recording.traced`; gives the operations, and the constants that the network made when it ran.
+    """
+
+    def __init__(self, network: nn.Module, traced: fx.GraphModule) -> None:
+        super().__init__(network, graph=traced.graph)
+        self._traced = traced
+
+    def fetch_attr(self, target: str) -> Any:
+        """Returns what the network holds, or a constant that was made when it was recorded."""
+        return getattr(self._traced, target) if target.startswith("_constant_") else super().fetch_attr(target)
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Runs a module without its hooks."""
+        return self.fetch_attr(str(target)).forward(*args, **kwargs)
