@@ -99,7 +99,8 @@ class PrunableModel:
         """
         calibration = self.samples.calibration_data() if self.samples else None
         asked = replace(pruner, criterion=among_nonzero(pruner.criterion)) if self.lost else pruner
-        scores = asked.estimate_importance(self.network, self.source, calibration, self.seed, self.structures)
+        kept = self.structures.kept_channels(self.without_lost(self._nothing_scored()), self.left())
+        scores = asked.estimate_importance(self.network, self.source, calibration, self.seed, self.structures, kept)
         read = self.samples.describe() if self.samples and pruner.criterion.reads_data else {"samples": 0}
         drawn = {"seed": self.seed} if pruner.criterion.drawn else {}
         scoring = {**pruner.describe(), **read, **drawn}
@@ -130,8 +131,10 @@ class PrunableModel:
             Parameter name to a boolean mask of the shape of its parameter, e.g. `[out, in, kh, kw]`, false where it is
             lost; only parameters of which something is.
         """
-        nothing = {name: np.zeros(gone.shape) for name, gone in self.lost.items()}
-        return self.structures.masks(self.network, self.without_lost(nothing), self.left())
+        return self.structures.masks(self.network, self.without_lost(self._nothing_scored()), self.left())
+
+    def _nothing_scored(self) -> Importance:
+        return {name: np.zeros(gone.shape) for name, gone in self.lost.items()}
 
 
 def analyze(

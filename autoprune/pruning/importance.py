@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from autoprune.errors import UserError
 from autoprune.graph.channel_locations import find_batch_norm
+from autoprune.graph.groups import Kept
 from autoprune.graph.layers import Layer, qualified_name
 from autoprune.pruning.criteria.base import Criterion, Gradients, LayerStatistics
 from autoprune.pruning.statistics.collection import CalibrationData, NetworkStatistics, collect_statistics
 from autoprune.pruning.structures import Structures
+from autoprune.pruning.surgery.masked_run import MaskedRun, masked_network
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,12 @@ class ImportanceEstimator:
 
 
 def make_estimator(
-    network: nn.Module, structures: Structures, criterion: Criterion, calibration: CalibrationData | None, seed: int
+    network: nn.Module,
+    structures: Structures,
+    criterion: Criterion,
+    calibration: CalibrationData | None,
+    seed: int,
+    kept: Kept,
 ) -> ImportanceEstimator:
     """Returns an estimator that has collected what the criterion needs.
 
@@ -81,6 +88,7 @@ def make_estimator(
         criterion: says what it needs.
         calibration: samples and loss; not read where the criterion goes by the weights alone.
         seed: of random draws.
+        kept: by group, the channels that the network has not lost yet: norms are over these when it reads samples.
 
     Raises:
         UserError: samples are needed and there are none, or the criterion cannot score such structures.
@@ -98,6 +106,11 @@ def make_estimator(
                 f"criterion {criterion.name!r} needs training samples and a loss to score by; give a task, or choose "
                 "one that goes by the weights, such as 'l1'"
             )
-        layers = structures.scored_layers
-        statistics = collect_statistics(network, structures.graph, layers, criterion.needs, calibration)
+        layers, graph, needs = structures.scored_layers, structures.graph, criterion.needs
+        if kept and graph is not None:
+            masked = masked_network(network, graph, kept)
+            replay = MaskedRun(masked, graph.flow.run, graph.keep_mask(kept))
+            statistics = collect_statistics(masked, graph, layers, needs, calibration, replay)
+        else:
+            statistics = collect_statistics(network, graph, layers, needs, calibration)
     return ImportanceEstimator(network, structures, statistics, seed)

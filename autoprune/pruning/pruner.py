@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from autoprune import registry
 from autoprune.errors import UserError
-from autoprune.graph.groups import ChannelGraph, channels_of, inputs_of
+from autoprune.graph.groups import ChannelGraph, Kept, channels_of, inputs_of
 from autoprune.pruning.allocators import ABOVE_THRESHOLD, GLOBAL, UNIFORM, Allocator
 from autoprune.pruning.criteria.base import Criterion, Need
 from autoprune.pruning.criteria.magnitudes import L1
@@ -96,6 +96,7 @@ class Pruner:
         calibration: CalibrationData | None = None,
         seed: int = 0,
         structures: Structures | None = None,
+        kept: Kept | None = None,
     ) -> Importance:
         """Scores every structure of every group of the network, by the network's present weights.
 
@@ -108,6 +109,7 @@ class Pruner:
             calibration: samples and loss; only a criterion that reads data needs it, and only then it is read.
             seed: of random draws.
             structures: the network's under this pattern, where they are known.
+            kept: group to the channels that the network has not lost yet, by being set to zero; None: it is whole.
 
         Returns:
             Group name to `[structures]` scores (`[choices, structures]` with N:M), higher is kept.
@@ -117,7 +119,7 @@ class Pruner:
                 not finite.
         """
         structures = structures or self.find_structures(network, source)
-        estimator = make_estimator(network, structures, self.criterion, calibration, seed)
+        estimator = make_estimator(network, structures, self.criterion, calibration, seed, kept or {})
         names = [group.name for group in structures.groups]
         by_layer = {name: estimator.layer_scores(name, self.criterion) for name in names}
         unscored = [name for name in names if not by_layer[name]]

@@ -77,7 +77,7 @@ def test_a_group_without_batch_norm_is_scored_by_l1_and_named_in_the_log(
         scores = pruner.estimate_importance(network, graph)
     assert scores["0"].tolist() == [1, 4, 0, 3]
     np.testing.assert_allclose(scores["3"], L1_FILTER_PLAIN.estimate_importance(network, graph)["3"])
-    assert "plain: bn_scale cannot score 3; scored by l1" in caplog.text
+    assert "plain: bn_scale cannot score 3, as no batch norm follows them; scored by l1" in caplog.text
 
 
 def test_a_layer_of_a_group_without_batch_norm_has_no_say() -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from autoprune.graph.channel_locations import ChannelLocation, find_activation
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import Layer
-from autoprune.graph.recording.capture import mode
 from autoprune.graph.recording.replay import Replay
 from autoprune.pruning.criteria.base import Activations
 
@@ -24,8 +23,8 @@ class ActivationCollector:
     Layers whose channels no activation holds all together are left out.
     """
 
-    def __init__(self, network: nn.Module, graph: ChannelGraph, layers: Sequence[Layer]) -> None:
-        self._network, self._traced = network, graph.flow.traced
+    def __init__(self, graph: ChannelGraph, layers: Sequence[Layer], replay: Replay) -> None:
+        self._replay = replay
         locations = {layer.name: find_activation(graph, layer) for layer in layers}
         self._locations = {name: found for name, found in locations.items() if found is not None}
         # By location, as several layers may meet at one.
@@ -33,9 +32,13 @@ class ActivationCollector:
 
     def update(self, inputs: Any, targets: Tensor) -> None:
         """Runs one batch through the network."""
-        with mode(self._traced, training=False):
-            given = tuple(ModelInputs.of(inputs).tensors())
-            _Runner(self._network, self._traced, self._totals.values()).run(*given)
+        self._replay.observer = self._add
+        self._replay.run(*ModelInputs.of(inputs).tensors())
+
+    def _add(self, node: fx.Node, value: Any) -> None:
+        for totals in self._totals.values():
+            if totals.location.node is node:
+                totals.add(value)
 
     def compute(self) -> dict[str, Activations]:
         """Returns by layer the means over all samples and positions, each `[out]`."""
@@ -60,18 +63,3 @@ class _Totals:
         self.nonzero = self.nonzero + (rows != 0).sum(1, dtype=torch.float64)
         self.magnitude = self.magnitude + rows.abs().sum(1, dtype=torch.float64)
         self.count += rows.size(1)
-
-
-class _Runner(Replay):
-    """Runs the recorded operations on the network's own modules, and adds up what is seen at some of them."""
-
-    def __init__(self, network: nn.Module, traced: fx.GraphModule, totals: Collection[_Totals]) -> None:
-        super().__init__(network, traced)
-        self._totals = totals
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        for totals in self._totals:
-            if totals.location.node is n:
-                totals.add(value)
-        return value

@@ -14,6 +14,7 @@ from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import Layer
 from autoprune.graph.recording.capture import mode
+from autoprune.graph.recording.replay import Replay
 from autoprune.pruning.criteria.base import Activations, Gradients, Need
 from autoprune.pruning.statistics.activations import ActivationCollector
 from autoprune.pruning.statistics.consumers import ConsumerCollector, ConsumerStatistics
@@ -63,6 +64,7 @@ def collect_statistics(
     layers: Sequence[Layer],
     needs: Set[Need],
     calibration: CalibrationData,
+    replay: Replay | None = None,
 ) -> NetworkStatistics:
     """Collects statistics of some layers in one pass through the batches, in evaluation mode.
 
@@ -75,6 +77,7 @@ def collect_statistics(
         layers: those whose statistics are wanted; consumers are those of all groups.
         needs: which statistics.
         calibration: samples and loss.
+        replay: runs what was recorded of the network, operation by operation; None: on the network as it is.
 
     Raises:
         DataError: there is no batch.
@@ -84,7 +87,7 @@ def collect_statistics(
         "gradients": lambda: GradientCollector(network, layers, calibration.loss)
     }
     if graph is not None:
-        make["activations"] = lambda: ActivationCollector(network, graph, layers)
+        make["activations"] = lambda: ActivationCollector(graph, layers, replay or Replay(network, graph.flow.traced))
         make["gates"] = lambda: GateCollector(network, graph, layers, calibration.loss)
         make["consumers"] = lambda: ConsumerCollector(network, graph)
     collectors = {need: make[need]() for need in sorted(needs & make.keys())}

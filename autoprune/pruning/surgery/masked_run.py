@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection
 from functools import partial
 from typing import Any
@@ -38,6 +39,30 @@ def run_masked(
     return MaskedRun(masked, followed or graph.flow.run, graph.keep_mask(kept)).run(*inputs.clone().tensors())
 
 
+def masked_network(network: nn.Module, graph: ChannelGraph, kept: Kept) -> nn.Module:
+    """Returns a copy of the dense network that computes what `run_masked` does, with gradients; shapes stay.
+
+    It repeats what was recorded, so it is for inputs with which the network does the same. Hooks are not copied: what
+    they do was recorded with all else.
+
+    Args:
+        network: the dense one; left as it is.
+        graph: of this network.
+        kept: by group, the channels that stay.
+    """
+    masked = mask_network(network, graph, kept, sides=("in",))
+    for module in masked.modules():
+        module._forward_hooks, module._forward_pre_hooks = OrderedDict(), OrderedDict()
+    keep = graph.keep_mask(kept)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        given = ModelInputs(args, kwargs)
+        return _HookedRun(masked, graph.flow.run, keep).run(*given.tensors())
+
+    masked.__dict__["forward"] = forward
+    return masked
+
+
 class MaskedRun(Replay):
     """Runs what was recorded with norms and statistics over the channels that stay.
 
@@ -51,18 +76,18 @@ class MaskedRun(Replay):
         super().__init__(network, flow.recording.traced)
         self._flow, self._keep = flow, keep
 
-    def run_node(self, n: fx.Node) -> Any:
-        """Runs one operation."""
+    def compute(self, n: fx.Node) -> Any:
+        """Returns the value of one operation."""
         if n.op in ("call_function", "call_method") and name_of(n) in PRODUCTS:
             return self._run_product(n)
         normed = self._normed(n)
         source = next((each for each in n.all_input_nodes if each in self._flow.activations), None)
         dense = self._flow.activations.get(source) if source is not None else None
         if not normed or not isinstance(dense, Activation) or source is None:
-            return super().run_node(n)
+            return super().compute(n)
         stays = {axis: rows for axis in normed(dense) if not bool((rows := self._rows(dense, axis)).all())}
         if not stays:
-            return super().run_node(n)
+            return super().compute(n)
         value = self.env[source]
         for axis, rows in stays.items():
             value = value.index_select(axis, rows.nonzero().flatten().to(value.device))
@@ -83,7 +108,7 @@ class MaskedRun(Replay):
                     stays = self._keep[ids].to(value.device)
                     self.env[each] = self.env[each].masked_fill(~stays, 0) if not bool(stays.all()) else self.env[each]
         try:
-            return super().run_node(n)
+            return super().compute(n)
         finally:
             self.env.update(before)
 
@@ -171,6 +196,13 @@ class MaskedRun(Replay):
             whole = value.new_zeros([*value.shape[:axis], like.shape[axis], *value.shape[axis + 1 :]])
             value = whole.index_copy(axis, rows.nonzero().flatten().to(value.device), value)
         return value
+
+
+class _HookedRun(MaskedRun):
+    """Runs modules with their hooks, which are an observer's."""
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self.fetch_attr(str(target))(*args, **kwargs)
 
 
 def _reduces(n: fx.Node, flow: FollowedRun) -> bool:
