@@ -167,11 +167,14 @@ class CandidateBuilder:
         network = copy_network(start.network)
         masking = Masking(network)
         masking.set("lost", start.lost_masks())
+        if start.structures.graph is not None:
+            masking.normalise_over("lost", start.structures.graph, start.left_channels())
         left = {group.name: group.width for group in start.structures.groups} | start.left()
         widths = {name: keep for name, keep in allocation.items() if keep < left[name]}
         if not widths:
             hooks = [Hook(after_step=lambda *_: masking.hold()), snapshots.hook("admm")]
             self._train(network, training, seed, hooks, interrupted)
+            masking.plain_norms()
             return replace(start, network=network)
         admm = Admm(
             network,
@@ -186,6 +189,7 @@ class CandidateBuilder:
             admm.load_state_dict(interrupted.admm)
         draw = Hook(loss_term=lambda *_: admm.term(), after_step=lambda *_: admm.step(0.0))
         self._train(network, training, seed, [draw, snapshots.hook("admm", admm.state_dict)], interrupted)
+        masking.plain_norms()
         scores = start.without_lost(admm.importance())
         return replace(start, network=network, importance={**start.importance, **scores})
 

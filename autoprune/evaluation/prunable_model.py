@@ -20,7 +20,7 @@ from autoprune.core.space import SearchSpace, SpaceRules, build_space, matching
 from autoprune.core.trial import Setting
 from autoprune.errors import DataError
 from autoprune.evaluation.data import ScoringSamples, takes_channels_last
-from autoprune.graph.groups import ChannelGraph, channels_of
+from autoprune.graph.groups import ChannelGraph, Kept, channels_of
 from autoprune.graph.inputs import ModelInputs, network_inputs
 from autoprune.pruning.criteria.base import among_nonzero
 from autoprune.pruning.pruner import Pruner
@@ -99,7 +99,7 @@ class PrunableModel:
         """
         calibration = self.samples.calibration_data() if self.samples else None
         asked = replace(pruner, criterion=among_nonzero(pruner.criterion)) if self.lost else pruner
-        kept = self.structures.kept_channels(self.without_lost(self._nothing_scored()), self.left())
+        kept = self.left_channels()
         scores = asked.estimate_importance(self.network, self.source, calibration, self.seed, self.structures, kept)
         read = self.samples.describe() if self.samples and pruner.criterion.reads_data else {"samples": 0}
         drawn = {"seed": self.seed} if pruner.criterion.drawn else {}
@@ -123,6 +123,10 @@ class PrunableModel:
     def left(self) -> dict[str, int]:
         """Returns how much is left of each group that is not whole."""
         return {name: gone.shape[-1] - int(gone.sum(-1).max()) for name, gone in self.lost.items()}
+
+    def left_channels(self) -> Kept:
+        """Returns the channels that are left of each group that is not whole; none where weights or branches go."""
+        return self.structures.kept_channels(self.without_lost(self._nothing_scored()), self.left())
 
     def lost_masks(self) -> Masks:
         """Returns the masks of everything that is lost.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from autoprune.pruning.training.gradual import Pruning
 from autoprune.pruning.training.group_lasso import Thresholding
 from autoprune.pruning.training.masking import Masking
 from autoprune.pruning.training.penalties import Penalty
+
+log = logging.getLogger(__name__)
 
 CARRIED = "carried"
 """Owner of the masks that were held before the network was thinned, also in `ActivePruners.state_dict`."""
@@ -125,6 +128,8 @@ class ActivePruners:
         for active in self._penalties.values():
             active.finish()
         self.masking.hold()
+        if self.masking.plain_norms():
+            log.warning("channels are masked and not thinned: to the norms over them they are zeros from here on")
 
     def finish_penalties(self, now: Passed, *names: str) -> None:
         """Masks, once, what penalties led to zero: those whose time is over, and those named."""

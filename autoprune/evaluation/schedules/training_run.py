@@ -249,6 +249,7 @@ class TrainingRun:
             self.active.finish_penalties(self._passed, policy.remove_layers)
         masking = self.active.masking
         masking.hold()
+        masking.plain_norms()  # of the network that is copied
         before = ReshapedNetwork(self.network, self._inputs, self.shape, masking.masks)
         if policy.remove_layers is not None:
             graph = find_groups(self.network, self._inputs)

@@ -53,8 +53,8 @@ class Gradients:
 class LayerStatistics:
     """Statistics of one layer's structures; None where they are not needed, or the network has none.
 
-    A structure may hold several rows of the layer, see `of_structures`; those of a group in several layers are scored by
-    each, and `Pruner.combine` says how the scores become one.
+    A structure may hold several rows of the layer, see `of_structures`. Those of a group in several layers are scored
+    by each, and `Pruner.combine` says how the scores become one.
 
     Attributes:
         layer: the layer's name.

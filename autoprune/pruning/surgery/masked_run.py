@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils.hooks import RemovableHandle
 
 from autoprune.graph.channel_ids import axes_of
 from autoprune.graph.channels import FollowedRun
@@ -19,6 +21,8 @@ from autoprune.graph.rules.base import Activation, name_of
 from autoprune.graph.rules.elementwise import STATISTICS, reduced_axes
 from autoprune.graph.rules.table import PRODUCTS
 from autoprune.pruning.surgery.masks import mask_network
+
+log = logging.getLogger(__name__)
 
 _NORMS = frozenset("layer_norm rms_norm group_norm normalize".split())
 
@@ -80,23 +84,40 @@ class MaskedRun(Replay):
         """Returns the value of one operation."""
         if n.op in ("call_function", "call_method") and name_of(n) in PRODUCTS:
             return self._run_product(n)
-        normed = self._normed(n)
-        source = next((each for each in n.all_input_nodes if each in self._flow.activations), None)
-        dense = self._flow.activations.get(source) if source is not None else None
-        if not normed or not isinstance(dense, Activation) or source is None:
+        source, stays = self.kept_rows(n)
+        if source is None or not stays:
             return super().compute(n)
-        stays = {axis: rows for axis in normed(dense) if not bool((rows := self._rows(dense, axis)).all())}
-        if not stays:
-            return super().compute(n)
-        value = self.env[source]
-        for axis, rows in stays.items():
-            value = value.index_select(axis, rows.nonzero().flatten().to(value.device))
         if n.op != "call_module" and name_of(n) in STATISTICS:
+            value = _select(self.env[source], stays)
             args, kwargs = fx.node.map_arg(
                 (n.args, dict(n.kwargs)), lambda each: value if each is source else self.env[each]
             )
             return getattr(self, n.op)(n.target, args, kwargs)
-        return self._spread(self._run_norm(n, value, stays), self.env[source], stays)
+        return self.norm(n, self.env[source], stays)
+
+    def kept_rows(self, n: fx.Node) -> tuple[fx.Node | None, dict[int, Tensor]]:
+        """Returns what a norm or a statistic over channels is taken of, and which entries of its axes stay.
+
+        Returns:
+            The operation whose value it is taken of, and axis to `[size]` booleans, for the axes that lose some; none
+            where the operation takes no statistics over channels that go.
+        """
+        normed = self._normed(n)
+        source = next((each for each in n.all_input_nodes if each in self._flow.activations), None)
+        dense = self._flow.activations.get(source) if source is not None else None
+        if not normed or not isinstance(dense, Activation):
+            return source, {}
+        return source, {axis: rows for axis in normed(dense) if not bool((rows := self._rows(dense, axis)).all())}
+
+    def norm(self, n: fx.Node, value: Tensor, stays: dict[int, Tensor]) -> Tensor:
+        """Normalises over the channels that stay; those that go are zero.
+
+        Args:
+            n: a norm.
+            value: `[…]` what it is given.
+            stays: of `kept_rows`.
+        """
+        return self._spread(self._run_norm(n, _select(value, stays), stays), value, stays)
 
     def _run_product(self, n: fx.Node) -> Any:
         """Runs a product without the channels that go, which may not be zero in a weight that is computed."""
@@ -198,11 +219,66 @@ class MaskedRun(Replay):
         return value
 
 
+class NormsOverKept:
+    """Makes the norms of a network with masked channels take their statistics over the channels that stay.
+
+    These are the network's layer, RMS and group norms, by hooks on them, while it trains in its dense shape. A norm
+    that is written out in a forward sees the masked channels as zeros until the network is thinned; it is named in the
+    log.
+
+    Args:
+        network: the dense one, of which channels will be masked.
+        graph: of this network.
+    """
+
+    def __init__(self, network: nn.Module, graph: ChannelGraph) -> None:
+        self._network, self._graph = network, graph
+        self._handles: list[RemovableHandle] = []
+        self._named: set[str] = set()
+
+    def set(self, kept: Kept) -> None:
+        """Sets which channels stay, of each group that does not stay whole."""
+        self.remove()
+        run = MaskedRun(self._network, self._graph.flow.run, self._graph.keep_mask(kept))
+        hooked: set[str] = set()
+        for n in self._graph.flow.traced.graph.nodes:
+            source, stays = run.kept_rows(n)
+            if source is None or not stays:
+                continue
+            if n.op == "call_module" and str(n.target) not in hooked:
+                hooked.add(str(n.target))
+                norm = self._network.get_submodule(str(n.target))
+                self._handles.append(norm.register_forward_hook(_norm_hook(norm, run, n, stays)))
+            elif n.op != "call_module" and (owner := self._graph.flow.run.recording.sites[n].scope) not in self._named:
+                self._named.add(owner)
+                log.warning("%s normalises by hand: while it trains, masked channels are zeros to it", owner or "it")
+
+    def remove(self) -> bool:
+        """Lets all norms be as they were; returns whether any was not."""
+        handles, self._handles = self._handles, []
+        for handle in handles:
+            handle.remove()
+        return bool(handles)
+
+
+def _norm_hook(norm: nn.Module, run: MaskedRun, n: fx.Node, stays: dict[int, Tensor]) -> Callable[..., Any]:
+    def over_kept(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        return run.norm(n, args[0], stays) if module is norm and args else None  # copies of the network have it too
+
+    return over_kept
+
+
 class _HookedRun(MaskedRun):
     """Runs modules with their hooks, which are an observer's."""
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self.fetch_attr(str(target))(*args, **kwargs)
+
+
+def _select(value: Tensor, stays: dict[int, Tensor]) -> Tensor:
+    for axis, rows in stays.items():
+        value = value.index_select(axis, rows.nonzero().flatten().to(value.device))
+    return value
 
 
 def _reduces(n: fx.Node, flow: FollowedRun) -> bool:

@@ -145,6 +145,8 @@ class Pruning:
         widths = self.allocation if self._importance else {}  # nothing is scored before the first update
         self._gone = {name: ~top_k_mask(self._importance[name], keep, least=0) for name, keep in widths.items()}
         self.masking.set(self, self._structures.masks(self.network, self._importance, widths), recover)
+        if self._structures.graph is not None:
+            self.masking.normalise_over(self, self._structures.graph, self.kept_channels())
 
     def _score(self) -> Importance:
         """Scores the groups; what is masked stays lowest unless the schedule lets it recover by its old weights."""
@@ -153,7 +155,7 @@ class Pruning:
             self.masking.restore()
         try:
             scores = self.pruner.estimate_importance(
-                self.network, self._inputs, self._calibration, self._seed, self._structures
+                self.network, self._inputs, self._calibration, self._seed, self._structures, self.kept_channels()
             )
         finally:
             self.masking.hold()
@@ -216,6 +218,9 @@ class Pruning:
     def finish(self, thin: bool = False) -> Masks | nn.Module:
         """Ends the pruning: masked weights are zero now but no longer held there.
 
+        While channels are masked, layer, RMS and group norms are taken over those that stay, as in the thinned network.
+        From here on they are not, so a network with such norms is to be thinned.
+
         Args:
             thin: whether to return a copy without the pruned channels or layers, compared with the masked network.
 
@@ -226,18 +231,16 @@ class Pruning:
         Raises:
             UserError: a thinned copy is wanted of a pattern that only zeroes weights.
         """
-        self.masking.hold()
-        thinned = self._thinned() if thin else None
-        masks = self.masking.release(self)
-        return masks if thinned is None else thinned
-
-    def _thinned(self) -> nn.Module:
         pattern = self.pruner.pattern
-        if not pattern.thins:
+        if thin and not pattern.thins:
             raise UserError(
                 f"pattern {pattern.name!r} sets weights to zero and leaves all layers' shapes; only whole "
                 "channels and layers can be thinned away: prune by pattern 'filter' or 'layer'"
             )
+        masks = self.masking.release(self)
+        if not thin:
+            return masks
+        self.masking.plain_norms()
         widths = self.allocation if self._importance else {}  # nothing is scored before the first update
         self._structures.check_on_fresh_inputs(self.network, self._importance, widths, self._inputs)
         return self._structures.prune(self.network, self._importance, widths, check_on=self._inputs)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from autoprune.errors import UserError
+from autoprune.graph.groups import ChannelGraph, Kept
+from autoprune.pruning.surgery.masked_run import NormsOverKept
 from autoprune.pruning.surgery.masks import Masks
 
 
@@ -16,7 +18,8 @@ class Masking:
     """Holds masked weights of a network at zero; several owners' masks act together.
 
     Gradients of masked weights are zeroed before the optimizer sees them, and `hold` puts back to zero what momentum
-    or decay has moved since. What a weight was when it was masked is remembered, so that it can recover.
+    or decay has moved since. What a weight was when it was masked is remembered, so that it can recover. Where whole
+    channels are masked, norms over channels are taken over those that stay (`normalise_over`).
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -25,6 +28,8 @@ class Masking:
         self._held: dict[str, Tensor] = {}
         self._remembered: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
+        self._kept: dict[Hashable, Kept] = {}
+        self._norms: NormsOverKept | None = None
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -61,6 +66,30 @@ class Masking:
             self.restore()
         self._masks[owner] = dict(masks)
         self._hold_product()
+
+    def normalise_over(self, owner: Hashable, graph: ChannelGraph, kept: Kept) -> None:
+        """Replaces the channels that an owner leaves: norms are taken over those that all owners leave.
+
+        Args:
+            owner: who masks the others.
+            graph: of the network.
+            kept: by group, the channels that stay.
+        """
+        self._norms = self._norms or NormsOverKept(self.network, graph)
+        self._kept[owner] = kept
+        self._set_norms()
+
+    def _set_norms(self) -> None:
+        if self._norms is None:
+            return
+        kept: dict[str, Sequence[int]] = {}
+        for group, stays in (item for each in self._kept.values() for item in each.items()):
+            kept[group] = [i for i in stays if i in kept[group]] if group in kept else stays
+        self._norms.set({group: stays for group, stays in kept.items() if stays})
+
+    def plain_norms(self) -> bool:
+        """Lets all norms be as they were, until channels are masked anew; returns whether any was not."""
+        return self._norms is not None and self._norms.remove()
 
     def _hold_product(self) -> None:
         """Holds what any owner masks, and remembers what these weights are now."""
@@ -112,6 +141,8 @@ class Masking:
         """
         self.hold()
         masks = self._masks.pop(owner, {})
+        if self._kept.pop(owner, None) is not None:
+            self._set_norms()
         remembered = self._remembered
         self._hold_product()
         self.remember({name: remembered[name] for name in self._held})
