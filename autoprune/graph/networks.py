@@ -68,17 +68,23 @@ def _masked(module: nn.Module) -> list[str]:
     return [str(hook._tensor_name) for hook in hooks if isinstance(hook, BasePruningMethod)]
 
 
-def deep_copy(network: nn.Module) -> nn.Module:
+def deep_copy(network: nn.Module, share_tensors: bool = False) -> nn.Module:
     """Returns a deep copy of a network, also where modules hold tensors that torch does not copy.
 
     Tensors that were computed from parameters (the weight of old-style weight and spectral norm, activations that a
     module keeps) are copied as plain values; what cannot be copied at all (locks, open files) is shared.
+
+    Args:
+        network: is left as it is.
+        share_tensors: whether parameters and buffers of the copy are the network's own.
 
     Raises:
         RuntimeError, TypeError: it cannot be copied.
     """
     held = [leaf for module in network.modules() for leaf in tree_leaves(list(module.__dict__.values()))]
     memo = {id(leaf): leaf.detach().clone() for leaf in held if isinstance(leaf, Tensor) and not leaf.is_leaf}
+    if share_tensors:
+        memo |= {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     try:
         return copy.deepcopy(network, dict(memo))
     except (RuntimeError, TypeError):

@@ -9,9 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.graph.groups import ChannelGraph
-from autoprune.graph.inputs import call_network
+from autoprune.graph.inputs import ModelInputs, call_network
 from autoprune.graph.layers import Layer
-from autoprune.pruning.statistics.layer_inputs import inputs_at, observe_layers, sample_positions, weighted_layer
+from autoprune.pruning.statistics.layer_inputs import (
+    inputs_at,
+    is_observed,
+    observable,
+    observe_layers,
+    sample_positions,
+    weighted_layer,
+)
 
 # Output positions of each sample that count, as He et al. 2017, arXiv:1707.06168, do in their experiments.
 POSITIONS = 10
@@ -66,34 +73,30 @@ class _ConsumerInput:
 class ConsumerCollector:
     """Sums, over batches, of Gram matrices of the structures' contributions to layers that use them.
 
-    These are convolutions and linear layers; transposed convolutions and layers that pass channels on are left out.
+    These are the layers of `is_observed`; transposed convolutions and layers that pass channels on are left out.
     """
 
     def __init__(self, network: nn.Module, graph: ChannelGraph) -> None:
-        self._network = network
+        self._network = network if "forward" in network.__dict__ else observable(network)
         self._batches = 0
         self._uses: dict[str, list[_ConsumerInput]] = {}
         self._grams: dict[tuple[str, str], Tensor] = {}
-        layers = {layer.name: layer for layer in graph.layers}
+        self._layers = layers = {layer.name: layer for layer in graph.layers}
         for group in graph.groups:
             for member in group.members:
                 layer = layers[member.layer]
-                if (
-                    member.side == "in"
-                    and layer.kind in ("convolution", "linear")
-                    and layer.produces
-                    and layer.is_module
-                ):
+                if member.side == "in" and is_observed(layer):
                     self._uses.setdefault(layer.name, []).append(_ConsumerInput.of(group.name, layer, member.rows))
 
     def update(self, inputs: Any, targets: Tensor) -> None:
         """Runs one batch through the network."""
-        with observe_layers(self._network, self._uses, self._add):
+        layers = [self._layers[name] for name in self._uses]
+        with observe_layers(self._network, layers, len(ModelInputs.of(inputs)), self._add):
             call_network(self._network, inputs)
         self._batches += 1
 
     def _add(self, name: str, call: int, inputs: Tensor, output: Tensor) -> None:
-        module = weighted_layer(self._network, name)
+        module = weighted_layer(self._network, self._layers[name])
         chosen = sample_positions(module, output, POSITIONS, name, self._batches, call)
         windows = inputs_at(module, inputs, chosen).double()
         for use in self._uses[name]:
@@ -105,7 +108,7 @@ class ConsumerCollector:
         """Returns the statistics by group and by layer that uses it; groups without such a layer are absent."""
         found: dict[str, dict[str, ConsumerStatistics]] = {}
         for name, uses in self._uses.items():
-            weight = weighted_layer(self._network, name).weight
+            weight = weighted_layer(self._network, self._layers[name]).weight
             for use in uses:
                 if (use.group, name) in self._grams:
                     rows = use.weights(weight).movedim(2, 0).flatten(1)

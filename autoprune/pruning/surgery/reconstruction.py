@@ -17,12 +17,14 @@ from torch.overrides import TorchFunctionMode
 
 from autoprune.errors import DataError, TaskError
 from autoprune.graph.groups import ChannelGraph, Kept
-from autoprune.graph.inputs import call_network
+from autoprune.graph.inputs import ModelInputs, call_network
 from autoprune.graph.layers import Layer
 from autoprune.graph.recording.capture import mode
 from autoprune.pruning.statistics.layer_inputs import (
     WeightedLayer,
     inputs_at,
+    is_observed,
+    observable,
     observe_layers,
     outputs_at,
     sample_positions,
@@ -57,8 +59,9 @@ def refit(
 ) -> None:
     """Refits weights and biases, in place, of every layer from the first whose inputs were thinned on.
 
-    In forward order each such convolution (grouped ones group by group) or linear layer gets the weights that map its
-    inputs in the thinned network onto its outputs in the dense one, those that stay, with the least squared error.
+    In forward order each such convolution (grouped ones group by group) or linear layer (of an MLP, behind the heads of
+    attention, also as a function of a module's weight, see `is_observed`) gets the weights that map its inputs in the
+    thinned network onto its outputs in the dense one, those that stay, with the least squared error.
     Inputs come from layers refitted before, so that later layers compensate for what earlier ones could not, also where
     they lost no inputs themselves. Where an output is added to something else, as a branch is to its shortcut, the
     target is the dense network's sum, so that a branch compensates for its shortcut too (see `observe_additions`).
@@ -95,11 +98,13 @@ def refit(
     layers = refitted_layers(graph, kept, consumers_only=consumers_only, removed=removed)
     if not layers:
         return
+    dense, thinned = observable(dense), observable(thinned)
     with mode(dense, training=False), mode(thinned, training=False), torch.no_grad():
         targets = _run_dense(dense, layers, keep, batches)
         for layer in layers:
             wanted = targets.pop(layer.name)
-            if any(batch.calls for batch in wanted):  # an auxiliary head is not called in evaluation mode
+            # An auxiliary head is not called in evaluation mode, and a function may be of something else as well.
+            if any(batch.calls for batch in wanted):
                 _refit_layer(thinned, layer, wanted, batches)
 
 
@@ -115,8 +120,7 @@ def refitted_layers(
         removed: layers that went with whole branches; what comes behind the first of them has other inputs.
     """
     keep = graph.keep_mask(kept)
-    kinds = ("convolution", "linear")
-    layers = [layer for layer in graph.layers if layer.produces and layer.kind in kinds and layer.is_module]
+    layers = [layer for layer in graph.layers if is_observed(layer)]
     changed = [layer.name in removed or not bool(keep[layer.incoming].all()) for layer in layers]
     first = changed.index(True) if any(changed) else len(layers)
     found = [layer for layer, lost in zip(layers, changed, strict=True) if lost] if consumers_only else layers[first:]
@@ -146,6 +150,8 @@ def _run_dense(
     """
     stays = {layer.name: keep[layer.outgoing].nonzero().flatten() for layer in layers}
     found: dict[str, list[_DenseOutputs]] = {name: [] for name in stays}
+    modules = {layer.name: weighted_layer(dense, layer) for layer in layers}
+    called = [layer.name for layer in layers if layer.is_module]
 
     def add_output(name: str, call: int, inputs: Tensor, output: Tensor) -> None:
         found[name][-1].calls.append(select(name, output, call))
@@ -154,14 +160,15 @@ def _run_dense(
         found[name][-1].addend = select(name, addition.other, 0)
 
     def select(name: str, value: Tensor, call: int) -> Tensor:
-        module = weighted_layer(dense, name)
+        module = modules[name]
         chosen = sample_positions(module, value, POSITIONS, name, len(found[name]) - 1, call)
         return outputs_at(module, value, chosen)[:, stays[name].to(value.device)]
 
     for inputs, _ in batches:
         for batch in found.values():
             batch.append(_DenseOutputs())
-        with observe_layers(dense, stays, add_output), observe_additions(dense, stays, add_addend):
+        samples = len(ModelInputs.of(inputs))
+        with observe_layers(dense, layers, samples, add_output), observe_additions(dense, called, add_addend):
             call_network(dense, inputs)
         for batch in found.values():
             if len(batch[-1].calls) > 1:
@@ -182,7 +189,7 @@ def _refit_layer(thinned: nn.Module, layer: Layer, wanted: Sequence[_DenseOutput
         DataError: there is another number of batches.
         TaskError: its inputs or outputs are not finite.
     """
-    module = weighted_layer(thinned, layer.name)
+    module = weighted_layer(thinned, layer)
     columns = module.weight[0].numel()
     if columns > MOST_INPUTS:
         log.warning("%s is not reconstructed: it has %d inputs, more than %d", layer.name, columns, MOST_INPUTS)
@@ -195,12 +202,12 @@ def _refit_layer(thinned: nn.Module, layer: Layer, wanted: Sequence[_DenseOutput
             raise DataError(
                 "the batches to reconstruct outputs from can be gone through only once; give a list of them"
             )
-        _add_batch(thinned, layer.name, batch[0], equations, outputs, index)
+        _add_batch(thinned, layer, batch[0], equations, outputs, index)
     equations.solve(layer.name)
 
 
 def _add_batch(
-    thinned: nn.Module, name: str, inputs: Any, equations: _NormalEquations, wanted: _DenseOutputs, index: int
+    thinned: nn.Module, layer: Layer, inputs: Any, equations: _NormalEquations, wanted: _DenseOutputs, index: int
 ) -> None:
     """Adds one batch, the `index`-th, to a layer's normal equations."""
     windows: list[Tensor] = []
@@ -223,7 +230,11 @@ def _add_batch(
             raise _EndOfPass
 
     try:
-        with observe_layers(thinned, [name], add_windows), observe_additions(thinned, [name], compare_addends):
+        samples, called = len(ModelInputs.of(inputs)), [layer.name] if layer.is_module else []
+        with (
+            observe_layers(thinned, [layer], samples, add_windows),
+            observe_additions(thinned, called, compare_addends),
+        ):
             call_network(thinned, inputs)
     except _EndOfPass:
         pass

@@ -138,6 +138,90 @@ def test_a_channel_that_repeats_another_can_go_without_a_trace(positions: int, m
     torch.testing.assert_close(thinned(seen), dense(seen), rtol=1e-6, atol=1e-8)
 
 
+class _Turned(nn.Module):
+    """A linear layer whose weight is `[in, out]`, computed by `addmm` over rows."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(inputs, outputs)), nn.Parameter(torch.randn(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight).view(*x.shape[:-1], -1)
+
+
+class _OwnBlock(nn.Module):
+    """Attention and MLP by turned layers, as in GPT-2, on a residual stream with norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(8), nn.LayerNorm(8)
+        self.query, self.key, self.value = _Turned(8, 8), _Turned(8, 8), _Turned(8, 8)
+        self.out, self.up, self.down = _Turned(8, 8), _Turned(8, 12), _Turned(12, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm1(x)
+        heads = (each(y).unflatten(-1, (4, 2)).transpose(1, 2) for each in (self.query, self.key, self.value))
+        x = x + self.out(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+def _torchs_block(norm_first: bool) -> nn.Module:
+    return nn.TransformerEncoderLayer(8, 4, 12, batch_first=True, norm_first=norm_first)
+
+
+TRANSFORMERS: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
+    "norm behind": (lambda: _torchs_block(False), "1.self_attn", "1.linear1"),
+    "norm in front": (lambda: _torchs_block(True), "1.self_attn", "1.linear1"),
+    "own": (_OwnBlock, "1.query", "1.up"),
+}
+
+
+def _repeat_first(layer: Any, rows: Sequence[int], of: Sequence[int]) -> None:
+    """Makes some outputs of a layer repeat others."""
+    for tensor in (layer.weight.T if isinstance(layer, _Turned) else layer.weight, layer.bias):
+        tensor[list(rows)] = tensor[list(of)]
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_heads_and_hidden_units_that_repeat_others_can_go_without_a_trace(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconstruction, "RIDGE", 1e-13)
+    block, heads, hidden = TRANSFORMERS[name]
+    dense, graph, batches = _build_case(lambda: nn.Sequential(nn.Linear(5, 8), block(), nn.Linear(8, 3)), (6, 5))
+    with torch.no_grad():
+        _repeat_first(dense.get_submodule(hidden), [4, 7], [1, 1])
+        if name == "own":
+            for part in (dense[1].query, dense[1].key, dense[1].value):
+                _repeat_first(part, [4, 5], [0, 1])
+        else:
+            for tensor in (dense[1].self_attn.in_proj_weight, dense[1].self_attn.in_proj_bias):
+                for offset in (0, 8, 16):
+                    tensor[offset + 4 : offset + 6] = tensor[offset : offset + 2]
+    kept = {heads: [0, 1, 3], hidden: [0, 1, 2, 3, 5, 6, 8, 9, 10, 11]}
+    thinned = thin(dense, graph, kept)
+    seen = batches[0][0]
+    assert (thinned(seen) - dense(seen)).abs().max() > 0.01
+    kinds = [type(module) for module in dense.modules()]
+    refit(thinned, dense, graph, kept, batches, consumers_only=True)
+    torch.testing.assert_close(thinned(seen), dense(seen), rtol=1e-6, atol=1e-8)
+    assert [type(module) for module in dense.modules()] == kinds
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_transformers_come_nearer_to_the_dense_ones_also_where_the_stream_is_thinned(name: str) -> None:
+    block, heads, hidden = TRANSFORMERS[name]
+    dense, graph, batches = _build_case(
+        lambda: nn.Sequential(nn.Linear(5, 8), block(), block(), nn.Linear(8, 3)), (6, 5)
+    )
+    unseen = _batches((6, 5), (64,))[0][0].flip(0).roll(1, -1)
+    for kept in ({heads: [0, 2]}, {hidden: list(range(6))}, {"0": [0, 1, 3, 4, 6, 7]}):
+        thinned = thin(dense, graph, kept)
+        before = (thinned(unseen) - dense(unseen)).square().mean()
+        refit(thinned, dense, graph, kept, batches)
+        assert (thinned(unseen) - dense(unseen)).square().mean() < 0.7 * before
+
+
 def test_the_ridge_holds_weights_and_leaves_the_bias_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconstruction, "RIDGE", 1e9)
     dense, graph, batches = _build_case(_chain, (2, 6, 6))
