@@ -176,10 +176,26 @@ class EvaluationConfig:
 
 
 class EvaluationData:
-    """Batches of a task, kept in memory where they fit."""
+    """Batches of a task, kept in memory where they fit.
 
-    def __init__(self, task: Task, config: EvaluationConfig, device: torch.device, channels_last: bool = True) -> None:
+    Args:
+        task: whose they are.
+        config: says how many at once, and how samples are drawn.
+        device: where they are wanted.
+        channels_last: whether images are laid so.
+        estimates: whether there is anything to re-estimate: without batch norm a recipe reads no samples for that.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        config: EvaluationConfig,
+        device: torch.device,
+        channels_last: bool = True,
+        estimates: bool = True,
+    ) -> None:
         self._task, self._config, self._device, self._channels_last = task, config, device, channels_last
+        self.estimates = estimates
         self._loaded: dict[tuple[object, ...], Iterable[Batch]] = {}
         self._teacher_logits: dict[tuple[object, ...], Sequence[Tensor]] = {}
 
@@ -205,6 +221,8 @@ class EvaluationData:
         if recipe.reconstruct:
             plain = ScoringSamples(self._task, self._device, seed=self._config.seed).split
             return self.batches(plain, recipe.reconstruct, RECALIBRATION_BATCH)
+        if not self.estimates:
+            return []
         return self.batches("train" if recipe.augment else "plain", recipe.recalibrate, RECALIBRATION_BATCH)
 
     def cap_samples(self, recipe: Recipe) -> Recipe:

@@ -14,7 +14,7 @@ from autoprune.core.recipe import Recipe
 from autoprune.core.settings import resolved
 from autoprune.core.trial import Candidate, Failure, Outcome, Score, Stopped, Trial
 from autoprune.errors import AutopruneError, CheckpointError, TaskError, UserError
-from autoprune.evaluation.candidate_builder import CandidateBuilder, PrunedNetwork
+from autoprune.evaluation.candidate_builder import CandidateBuilder, PrunedNetwork, estimating_norms
 from autoprune.evaluation.checkpoints.checkpoint import (
     PrunedCheckpoint,
     read_checkpoint,
@@ -52,7 +52,8 @@ class Evaluator:
         self.prunable = prunable
         self.task = task
         self.config = config
-        self.data = EvaluationData(task, config, prunable.inputs.device, prunable.channels_last)
+        estimates = bool(estimating_norms(prunable.network))
+        self.data = EvaluationData(task, config, prunable.inputs.device, prunable.channels_last, estimates)
         self.work = WorkModel(prunable, self.data)
         self._builder = CandidateBuilder(prunable.network, task, self.data, config.seed)
         self._parents = Parents(prunable, config.weights)

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
+from autoprune import SimpleTask
 from autoprune.core.allocation import Allocation
 from autoprune.core.recipe import Finetune, Recipe, TrainingPlan
 from autoprune.core.trial import Candidate, Failure, Score, Stopped
@@ -22,6 +26,7 @@ from autoprune.pruning.pruner import L1_FILTER, LEVEL, Pruner
 from autoprune.pruning.surgery.masks import choose_kept
 from autoprune.pruning.surgery.reconstruction import refit
 from autoprune.pruning.surgery.thinning import thin
+from autoprune.tasks.base import Batch, Split
 from tests.evaluation.evaluators import sweep
 from tests.user_tasks import Tiny, task, tiny
 
@@ -244,3 +249,27 @@ def test_a_finalist_is_evaluated_on_all_samples() -> None:
     assert [score.samples for score in scores if score] == [20, 64]
     assert evaluator.data.validation_samples() == 64
     assert evaluator.data.sample_count() == 20
+
+
+class _ValidationAlone(SimpleTask):
+    def batches(self, split: Split, batch_size: int, seed: int = 0) -> Iterable[Batch]:
+        assert split == "validation", "there is nothing to re-estimate"
+        return super().batches(split, batch_size, seed)
+
+
+def test_without_batch_norm_no_samples_are_read_to_re_estimate_it(capfd: pytest.CaptureFixture[str]) -> None:
+    def normed() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 9), nn.ReLU(), nn.Linear(9, 3))
+
+    data = TensorDataset(torch.randn(20, 6), torch.arange(20) % 3)
+    own = _ValidationAlone(normed, data, data)
+    evaluator = Evaluator(
+        analyze(normed(), example_inputs(own, torch.device("cpu")), L1_FILTER), own, EvaluationConfig()
+    )
+    evaluator.warm_up(RECIPE)
+    trial = evaluator.evaluate(Candidate(0, Allocation({"3": 4}), RECIPE))
+    assert trial.score is not None
+    assert trial.work == evaluator.work.evaluation({"3": 4}, Recipe(recalibrate=0), 20)
+    sweep(evaluator, {"3": [4]}, SweepSettings(RECIPE, 20), {}, lambda *_: None)
+    assert capfd.readouterr() == ("", "")

@@ -197,7 +197,8 @@ class Prefixes:
     @property
     def _estimates(self) -> bool:
         """Whether the recipe re-estimates the batch norm."""
-        return bool(self._recipe.recalibrate and not self._recipe.reconstruct)
+        estimates = self._evaluator.data.estimates
+        return bool(estimates and self._recipe.recalibrate and not self._recipe.reconstruct)
 
     @cached_property
     def _batches(self) -> list[Iterable[Batch]]:
