@@ -17,6 +17,7 @@ from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, read_c
 from autoprune.evaluation.checkpoints.reshape import PrunedShape, kept_by_group, reshape
 from autoprune.evaluation.prunable_model import PrunableModel, ScoredModels
 from autoprune.graph.layers import Layer
+from autoprune.graph.modules.weight_norm import forget_weight_norms
 from autoprune.pruning.criteria.base import LayerStatistics
 from autoprune.pruning.criteria.magnitudes import THRESHOLD
 from autoprune.pruning.surgery.checking import check_same_outputs, check_thinned
@@ -115,7 +116,7 @@ def _spread(dense: PrunableModel, checkpoint: PrunedCheckpoint) -> nn.Module:
     with torch.no_grad():
         for name, found in checkpoint.state_dict.items():
             if state[name].is_floating_point():
-                entries = state[name].flatten()
+                entries = state[name].flatten().clone()
                 entries[indices[name].flatten().long()] = found.to(entries).flatten()
                 state[name].copy_(entries.view(state[name].shape))
             else:
@@ -126,6 +127,7 @@ def _spread(dense: PrunableModel, checkpoint: PrunedCheckpoint) -> nn.Module:
 def _numbered(network: nn.Module) -> nn.Module:
     """Returns a copy whose tensors hold the number of each of their entries, which double precision has exactly."""
     twin = copy_network(network)
+    forget_weight_norms(twin)
     for tensor in twin.state_dict(keep_vars=True).values():
         if tensor.is_floating_point():
             tensor.data = torch.arange(tensor.numel(), dtype=torch.float64, device=tensor.device).view(tensor.shape)

@@ -85,8 +85,9 @@ class Layer:
 
     @property
     def module(self) -> str:
-        """Qualified name of the module that holds its weight; empty for the network itself."""
-        return self.name.rpartition(".")[0] if self.name == self.tensor else self.name
+        """Qualified name of the module that holds its weight, or what that is computed of; empty for the network."""
+        holder = self.name.rpartition(".")[0] if self.name == self.tensor else self.name
+        return f".{holder}".partition(".parametrizations.")[0].removeprefix(".")
 
     @property
     def bias_name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor, nn
 
@@ -10,6 +11,7 @@ from autoprune.errors import UserError
 from autoprune.graph.channel_locations import find_batch_norm
 from autoprune.graph.groups import Kept
 from autoprune.graph.layers import Layer, qualified_name
+from autoprune.graph.modules.weight_norm import WeightNorm, find_weight_norms
 from autoprune.pruning.criteria.base import Criterion, Gradients, LayerStatistics
 from autoprune.pruning.statistics.collection import CalibrationData, NetworkStatistics, collect_statistics
 from autoprune.pruning.structures import Structures
@@ -44,9 +46,17 @@ class ImportanceEstimator:
         )
         return [found.double() for found in scores if found is not None]
 
+    @cached_property
+    def _weight_norms(self) -> list[WeightNorm]:
+        return find_weight_norms(self.network)
+
     def _of_layer(self, layer: Layer, criterion: Criterion) -> LayerStatistics:
-        weight = self.network.get_parameter(layer.weight_name).detach().double()
         gradients = self.statistics.gradients.get(layer.name)
+        weight: Tensor = self.network.get_parameter(layer.weight_name)
+        computed = next((norm for norm in self._weight_norms if norm.direction == layer.weight_name), None)
+        if computed is not None and gradients is None:  # which are those by the direction
+            weight = computed.weight(self.network)
+        weight = weight.detach().double()
         return LayerStatistics(
             layer.name,
             self._arrange(layer, weight),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from tests.graph.networks import Case, conv_bn
 
@@ -431,7 +431,10 @@ UNUSUAL: Mapping[str, Case] = {
         lambda: DataDependent(BranchingConvolution(8, 8, 1)), (3, 6, 6), {"inner": 8, "conv2": 6}
     ),
     "standardised": Case(lambda: DataDependent(StandardisedConvolution(8, 8, 1)), (3, 6, 6), {"conv2": 6}),
-    "parametrized": Case(lambda: DataDependent(weight_norm(nn.Conv2d(8, 8, 1))), (3, 6, 6), {"conv2": 6}),
+    "parametrized": Case(lambda: DataDependent(spectral_norm(nn.Conv2d(8, 8, 1))), (3, 6, 6), {"conv2": 6}),
+    "weight_norm": Case(
+        lambda: DataDependent(weight_norm(nn.Conv2d(8, 8, 1))), (3, 6, 6), {"conv1": 8, "inner": 8, "conv2": 6}
+    ),
     "functional": Case(Functional, (3, 6, 6), {"weight": 8}),
     "functional_norm": Case(FunctionalNorm, (3, 4, 4), {"conv": 8}),
     "many_outputs": Case(ManyOutputs, (3, 6, 6), {"conv": 8}),

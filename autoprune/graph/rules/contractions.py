@@ -194,6 +194,11 @@ def plus(op: Operation, result: Activation, *others: Activation | None) -> Activ
     return replace(result, ids=op.channels.merge(result.shape, [result, *addends], op.node.name))
 
 
+def matrix_vector(op: Operation) -> Activation | None:
+    """`[n, k]` times `[k]`; of parameters alone it is part of spectral norm, by which a whole weight is divided."""
+    return None if op.fixed(op.node) else matmul(op)
+
+
 def matmul(op: Operation) -> Activation | None:
     """`[…, n, k]` times `[…, k, m]`; also `bmm`, `mm`, `mv`, `addmm` and `baddbmm`, which add something."""
     names = ("bias", "input", "other") if op.name in ("addmm", "baddbmm", "addbmm", "addmv") else ("input", "other")

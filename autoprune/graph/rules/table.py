@@ -28,6 +28,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("index_add", "index_copy"), shapes.index_add),
     "linear": contractions.linear,
     **dict.fromkeys(_MATRIX_PRODUCTS, contractions.matmul),
+    "mv": contractions.matrix_vector,
     "einsum": contractions.einsum,
     "scaled_dot_product_attention": contractions.attention,
     **dict.fromkeys(_CONVOLUTIONS, channel_layers.convolution),
@@ -36,6 +37,8 @@ RULES: Mapping[str, Rule] = {
     "pack_padded_sequence": recurrent.pack,
     "pad_packed_sequence": recurrent.pad_packed,
     "embedding": channel_layers.functional_embedding,
+    # What weight norm computes has the rows and columns of its direction; its norms are adapted when these go.
+    "weight_norm": elementwise.elementwise,
     **{f"{name}_pool{axes}d": partial(channel_layers.spatial, positions=axes) for name in _POOLS for axes in (1, 2, 3)},
     **dict.fromkeys(("interpolate", "upsample"), channel_layers.spatial),
     **dict.fromkeys(("grid_sample", "ps_roi_align", "roi_align", "roi_pool"), channel_layers.read_at_positions),

@@ -15,6 +15,7 @@ from autoprune.graph.channel_locations import ChannelMap, find_batch_norm
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.inputs import arguments_for
 from autoprune.graph.layers import Layer, qualified_name
+from autoprune.graph.modules.weight_norm import find_weight_norms
 from autoprune.pruning.criteria.base import Gradients
 from autoprune.pruning.patterns import filters
 
@@ -72,12 +73,17 @@ class GateCollector:
     def __init__(self, network: nn.Module, graph: ChannelGraph, layers: Sequence[Layer], loss: Loss) -> None:
         self._network, self._loss = network, loss
         self._parameters = dict(network.named_parameters())
+        self._weight_norms = {norm.direction: norm for norm in find_weight_norms(network)}
         self._gates = [self._gate(layer, find_batch_norm(graph, layer)) for layer in layers]
         self._totals: dict[str, Tensor] = {}
         self._batches = 0
 
     def _gate(self, layer: Layer, norm: tuple[str, ChannelMap] | None) -> _Gate:
         owner, channel_map = norm or ("", None)
+        computed = self._weight_norms.get(layer.weight_name)
+        if not owner and computed is not None:  # its derivative by the direction is none along the direction
+            weight = computed.scale if computed.dim == 0 and layer.kind != "transposed" else computed.direction
+            return _Gate(layer, None, tuple(name for name in (weight, computed.bias) if name in self._parameters))
         names = (
             [qualified_name(owner, key) for key in ("weight", "bias")]
             if owner

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from autoprune.errors import UserError
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.layers import Side
+from autoprune.graph.modules.weight_norm import find_weight_norms, weights_that_stay
 from autoprune.pruning.surgery.copying import copy_network
 
 SIDES: tuple[Side, ...] = ("out", "in", "passthrough")
@@ -86,13 +87,16 @@ def build_masks(
     """
     keep = graph.keep_mask(kept)
     parameters = dict(network.named_parameters())
+    # The scale makes a row of a computed weight zero: a direction of zeros would be divided by its norm.
+    scales = {(norm.direction, norm.dim): norm.scale for norm in find_weight_norms(network)}
     masks: dict[str, Tensor] = {}
     for axis in graph.axes:
         stays = keep[axis.ids]
-        if axis.side not in sides or axis.tensor not in parameters or bool(stays.all()):
+        name = scales.get((axis.tensor, axis.dim), axis.tensor)
+        if axis.side not in sides or name not in parameters or bool(stays.all()):
             continue
-        parameter = parameters[axis.tensor]
-        mask = masks.setdefault(axis.tensor, torch.ones_like(parameter, dtype=torch.bool, requires_grad=False))
+        parameter = parameters[name]
+        mask = masks.setdefault(name, torch.ones_like(parameter, dtype=torch.bool, requires_grad=False))
         mask.index_fill_(axis.dim, (~stays).nonzero().flatten().to(parameter.device), False)
     return masks
 
@@ -121,4 +125,9 @@ def mask_network(network: nn.Module, graph: ChannelGraph, kept: Kept, sides: Seq
         kept: by group, the channels that stay.
         sides: which axes are masked.
     """
-    return masked_copy(network, build_masks(network, graph, kept, sides))
+    masks, masked = build_masks(network, graph, kept, sides), copy_network(network)
+    parameters = dict(masked.named_parameters())
+    with weights_that_stay(masked, masks), torch.no_grad():
+        for name, mask in masks.items():
+            parameters[name].mul_(mask)
+    return masked

@@ -11,6 +11,7 @@ from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import CONVOLUTIONS, TRANSPOSED, qualified_name
 from autoprune.graph.modules import attention, recurrent, recurrent_axes
+from autoprune.graph.modules.weight_norm import weights_that_stay
 from autoprune.graph.rules.base import Activation
 from autoprune.graph.rules.channel_layers import whole_groups
 from autoprune.pruning.surgery.checking import ThinningError, check_thinned
@@ -41,8 +42,10 @@ def thin(network: nn.Module, graph: ChannelGraph, kept: Kept, check_on: Any = No
     keep = graph.keep_mask(kept)
     thinned = copy_network(network)
     holders = _holders(thinned)
-    for axis in graph.axes:
-        _select_entries(holders[axis.tensor], axis.dim, keep[axis.ids])
+    losing = {axis.tensor for axis in graph.axes if not bool(keep[axis.ids].all())}
+    with weights_that_stay(thinned, losing):
+        for axis in graph.axes:
+            _select_entries(holders[axis.tensor], axis.dim, keep[axis.ids])
     for node, after in simulation.activations.items():
         if node.op == "call_module":
             source = simulation.activations.get(node.all_input_nodes[0])
