@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from autoprune.core.space import SpaceRules, build_space
 from autoprune.graph.groups import find_groups
 from autoprune.pruning.patterns import parse_pattern
-from autoprune.pruning.structures import find_structures
+from autoprune.pruning.pruner import find_structures
 from autoprune.running.coverage import Coverage, measure_coverage
 
 
