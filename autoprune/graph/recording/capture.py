@@ -628,7 +628,7 @@ def _version(tensor: Tensor) -> int:
 
 
 _UNINITIALISED = (nn.UninitializedParameter, nn.UninitializedBuffer)
-_NO_CONTAINERS = (Tensor, nn.Module, type)
+_NO_CONTAINERS = (Tensor, nn.Module, type, int, float, str)
 
 
 def _leaves(value: Any, objects: bool = True, seen: tuple[Any, ...] = ()) -> Iterator[Any]:
