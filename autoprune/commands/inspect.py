@@ -78,6 +78,7 @@ def _group(setup: Setup, group: Group, names: Mapping[str, str]) -> dict[str, An
         "name": name,
         "width": group.width,
         "structures": names.get(name, "branch" if group.removable else setup.prunable.structures.pattern.name),
+        "kind": group.kind,
         "layers": list(group.producers),
         "flops_share": 1 - without["flops"] / dense["flops"] if dense["flops"] else 0.0,
         "params_share": 1 - without["params"] / dense["params"] if dense["params"] else 0.0,
@@ -105,14 +106,15 @@ def _print(setup: Setup, groups: list[dict[str, Any]], staying: Mapping[str, str
     )
     table = Table(box=None, header_style="bold", pad_edge=False)
     flops, params = (cost_name(kind, setup.prunable.costs.effective) for kind in ("flops", "params"))
-    headings = {"group": "left", "width": "right", "of": "left", flops: "right", params: "right"}
+    headings = {"group": "left", "width": "right", "of": "left", "kind": "left", flops: "right", params: "right"}
     for heading, justify in {**headings, "may keep": "left", "layers": "left"}.items():
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
     for group in groups:
         none = "0 or " if group["removable"] else ""
         may_keep = group["pinned"] or f"{none}{group['floor']} to {group['ceiling']}"
         shares = [f"{100 * group[share]:.1f} %" for share in ("flops_share", "params_share")]
-        cells = [group["name"], str(group["width"]), group["structures"], *shares, may_keep, shorten(group["layers"])]
+        what = [str(group["width"]), group["structures"], group["kind"]]
+        cells = [group["name"], *what, *shares, may_keep, shorten(group["layers"])]
         table.add_row(*map(printable, cells))
     console.print(table)
     shares_of = {(each.reason, each.line): each.shares["flops"] for each in coverage.passed if not each.groups}

@@ -7,12 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.fields import Checked, Fault, Positive, UpToOne
 from autoprune.core.settings import Dimension, criterion_pattern
 from autoprune.errors import ConfigError, UserError, did_you_mean
+
+GroupKind = Literal["heads", "hidden", "stream", ""]
+"""What a group of channels is: heads of attention, units inside one residual branch (of an MLP, between convolutions),
+the residual stream that branches add to, or none of these."""
+
+BY_KIND = "kind:"
+"""Begins a pattern of a kind of groups instead of names."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,7 @@ class Group:
         parameter: qualified name of the one weight that it is a part of; empty where it has several.
         lead: the group in the same residual branch at whose width 0 the branch is removed, and this one with it; None
             where no branch goes, and for the lead itself.
+        kind: what it is.
     """
 
     name: str
@@ -42,6 +50,7 @@ class Group:
     grain: int = 1
     lead: str | None = None
     parameter: str = ""
+    kind: GroupKind = ""
 
     @property
     def removable(self) -> bool:
@@ -113,7 +122,8 @@ class GroupRule(Checked):
 class SpaceRules(Checked):
     """A search space before it meets a network: what `search_spaces/*.yaml` says.
 
-    Patterns are shell patterns (`layer1.*`) matched against a group's name and the names of its producers.
+    Patterns are shell patterns (`layer1.*`) matched against a group's name and the names of its producers, or
+    `kind:heads`, `kind:hidden` and `kind:stream`, see `GroupKind`.
     A group is prunable if a pattern of `include` matches, none of `exclude` does, one of its producers is of a type in
     `types` (where given), it is not protected, and, with `coupled` False, it has a single producer.
     `groups` maps a pattern to a rule of its own; later entries win. Where structures are whole layers they have a floor
@@ -255,7 +265,7 @@ def _by_reason(pinned: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def matching(pattern: str, groups: Sequence[Group]) -> list[str]:
-    """Returns the names of the groups that a shell pattern matches, by their name, a producer's or their weight's."""
+    """Returns the names of the groups that a pattern matches, by their name, a producer's, their weight's or their kind."""
     return [group.name for group in groups if _matches(pattern, group)]
 
 
@@ -264,18 +274,21 @@ def _names(group: Group) -> tuple[str, ...]:
 
 
 def _matches(pattern: str, group: Group) -> bool:
+    if pattern.startswith(BY_KIND):
+        return pattern == f"{BY_KIND}{group.kind}"
     return any(fnmatchcase(name, pattern) for name in _names(group))
 
 
 def _patterns_without_match(rules: SpaceRules, groups: Sequence[Group]) -> list[str]:
-    names = sorted({name for group in groups for name in _names(group)})
+    kinds = [f"{BY_KIND}{kind}" for kind in get_args(GroupKind) if kind]  # which a network may do without
+    names = sorted({name for group in groups for name in _names(group)} | set(kinds))
     patterns = [("include", p) for p in rules.include] + [("exclude", p) for p in rules.exclude]
     patterns += [("groups", p) for p in rules.groups]
     patterns += [("settings", p) for name in rules.settings if (p := criterion_pattern(name))]
     return [
         f"{place}: {pattern!r} matches no group{did_you_mean(pattern, names)}; `autoprune inspect` lists them"
         for place, pattern in patterns
-        if not any(_matches(pattern, group) for group in groups)
+        if pattern not in kinds and not any(_matches(pattern, group) for group in groups)
     ]
 
 

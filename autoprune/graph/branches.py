@@ -20,13 +20,14 @@ from torch import Tensor, fx, nn
 
 from autoprune.core.budget import COST_KINDS
 from autoprune.core.costs import ONE, CostTable, CostTerm, Count
-from autoprune.core.space import Group
+from autoprune.core.space import Group, GroupKind
 from autoprune.errors import UserError, did_you_mean
+from autoprune.graph.channel_ids import axes_of
 from autoprune.graph.channels import ChannelFlow, layer_of
 from autoprune.graph.costs import build_cost_table, measure_costs, measure_operations, tensor_terms
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import CONVOLUTIONS, TRANSPOSED, named_tensors, qualified_name
-from autoprune.graph.rules.base import Activation, name_of
+from autoprune.graph.rules.base import Activation, activations_in, name_of
 from autoprune.graph.zero_output import inspect_additions, outputs_zero
 
 Modules = Mapping[str, nn.Module]
@@ -305,9 +306,58 @@ def _is_necessary(layer: str, part: _Part, flow: ChannelFlow) -> bool:
 
 def inner_groups(branch: Branch, graph: ChannelGraph) -> tuple[Group, ...]:
     """Returns the groups of channels that are made and used inside a branch alone, in forward order."""
-    held = {*branch.layers, *branch.tensors}
+    return _groups_within({*branch.layers, *branch.tensors}, graph)
+
+
+def _groups_within(held: Collection[str], graph: ChannelGraph) -> tuple[Group, ...]:
+    """Returns the groups of which only modules and tensors of these names make or use channels, in forward order."""
+    held = set(held)
     inside = {layer.name for layer in graph.layers if {layer.name, layer.weight_name} & held}
     return tuple(each.group for each in graph.groups if all(member.layer in inside for member in each.members))
+
+
+def find_kinds(network: nn.Module, graph: ChannelGraph) -> dict[str, GroupKind]:
+    """Finds what the groups of channels are, by name; those that are nothing of the kind are absent.
+
+    Heads each have a product of two activations of their own, as of queries and keys. The stream is what a residual
+    branch adds to, whether or not it could go. What is made and used inside one branch alone is hidden, unless it is
+    a part of such a product, as the channels of a head are.
+
+    Args:
+        network: what `graph` was found in, or a copy of it; it is not changed.
+        graph: with the operations that are looked at.
+    """
+    flow, modules = graph.flow, dict(network.named_modules(remove_duplicate=False))
+    reached = _depends_on_input(flow.traced.graph)
+
+    def roots_in(node: fx.Node, last: int | None = None) -> set[int]:
+        """Returns the roots of the channels along the axes of a value but for the last ones."""
+        roots: set[int] = set()
+        for each in activations_in(flow.activations.get(node)):
+            axes = set(range(len(each.shape))[:last])
+            along = [found for ids in each.ids if axes.issuperset(axes_of(found := graph.roots[ids]))]
+            roots |= {root for found in along for root in found.flatten().tolist()}
+        return roots
+
+    products = [node for node in flow.products if len(reached & {*node.all_input_nodes}) > 1]
+    factors = {root for node in products for source in node.all_input_nodes for root in roots_in(source)}
+    heads = {root for node in products for root in roots_in(node, -2)}  # the last two axes are those of matrices
+    stream: set[int] = set()
+    hidden: set[str] = set()
+    for part in _parts(flow, modules):
+        stream |= roots_in(part.addition)
+        held = {name for name, _ in _modules(part.nodes, modules)} | {*_slots_used(part.nodes, modules).values()}
+        hidden |= {group.name for group in _groups_within(held, graph)}
+    kinds: dict[str, GroupKind] = {}
+    for group in graph.groups:
+        root = int(group.roots[0])
+        if root in heads:
+            kinds[group.name] = "heads"
+        elif root in stream:
+            kinds[group.name] = "stream"
+        elif group.name in hidden and root not in factors:
+            kinds[group.name] = "hidden"
+    return kinds
 
 
 def build_depth_costs(

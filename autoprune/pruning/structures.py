@@ -20,6 +20,7 @@ from autoprune.graph.branches import (
     build_branch_costs,
     build_depth_costs,
     find_branches,
+    find_kinds,
     inner_groups,
     judge_branches,
 )
@@ -391,14 +392,15 @@ def find_thinned_structures(
     """
     if not pattern.coupled:
         return _find_branches(network, graph, pattern)
-    if pattern.depth:
-        return _with_branches(network, graph, pattern)
-    return ChannelStructures(pattern, graph, tuple(group.group for group in graph.groups))
+    kinds = find_kinds(network, graph)
+    groups = tuple(replace(group.group, kind=kinds.get(group.name, "")) for group in graph.groups)
+    structures = ChannelStructures(pattern, graph, groups)
+    return _with_branches(network, structures) if pattern.depth else structures
 
 
-def _with_branches(network: nn.Module, graph: ChannelGraph, pattern: Pattern) -> ChannelStructures:
-    """Finds groups of channels, and the branches that can go with the groups that lie in them."""
-    groups = {group.name: group.group for group in graph.groups}
+def _with_branches(network: nn.Module, channels: ChannelStructures) -> ChannelStructures:
+    """Finds the branches that can go with the groups of channels that lie in them."""
+    graph, groups = channels.graph, {group.name: group for group in channels.groups}
     types = {layer.name: layer.type for layer in graph.layers}
     judged = judge_branches(network, graph)
     refused = dict(judged.refused)
@@ -414,13 +416,13 @@ def _with_branches(network: nn.Module, graph: ChannelGraph, pattern: Pattern) ->
         if branch.name in refused:
             continue
         alone = replace(_branch_group(branch, types), name=_unused(branch.name, groups))
-        lead, *others = inner_groups(branch, graph) or (alone,)
+        lead, *others = [groups[each.name] for each in inner_groups(branch, graph)] or [alone]
         branches[lead.name] = branch
         groups[lead.name] = replace(lead, least=0)
         groups |= {other.name: replace(other, least=0, lead=lead.name) for other in others}
     order = {layer.name: place for place, layer in enumerate(graph.layers)}
     found = sorted(groups.values(), key=lambda group: min(order[name] for name in group.producers if name in order))
-    return ChannelStructures(pattern, graph, tuple(found), branches, refused)
+    return replace(channels, groups=tuple(found), branches=branches, refused=refused)
 
 
 def _unused(name: str, groups: Collection[str]) -> str:

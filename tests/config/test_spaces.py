@@ -11,7 +11,7 @@ from autoprune.core.space import SpaceRules
 
 def test_the_shipped_spaces_are_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert shipped_spaces() == ["filters", "inner_only"]
+    assert shipped_spaces() == ["filters", "hardware_8", "inner_only", "transformer"]
 
 
 @pytest.mark.parametrize("name", ["inner_only", "inner_only.yaml", "search_spaces/inner_only.yaml"])

@@ -216,3 +216,30 @@ def test_what_is_gone_in_a_narrowed_space_does_not_come_back():
 def test_a_network_without_groups_is_refused_with_all_reasons() -> None:
     with pytest.raises(ConfigError, match=r"nothing in this network can be pruned:\n  one reason\n  another"):
         build_space(SpaceRules(), (), ["one reason", "another"])
+
+
+def transformer():
+    """The groups of a small transformer."""
+    return [
+        group("embed", 64, kind="stream", producers=("embed", "0.attention.out", "0.mlp.2")),
+        group("0.attention.qkv", 4, kind="heads"),
+        group("0.mlp.0", 128, kind="hidden"),
+        group("pooler", 64),
+    ]
+
+
+def test_a_pattern_of_a_kind_matches_what_groups_are_and_no_names():
+    space = build_space(SpaceRules(include=("kind:heads", "kind:hidden")), transformer())
+    assert space.names == ("0.attention.qkv", "0.mlp.0")
+    assert space.pinned == {"embed": "not included", "pooler": "not included"}
+    rules = SpaceRules(exclude=("kind:stream",), multiple_of=8, groups={"kind:heads": GroupRule(multiple_of=1)})
+    space = build_space(rules, transformer())
+    assert {name: space.bounds[name].step for name in space.names} == {"0.attention.qkv": 1, "0.mlp.0": 8, "pooler": 8}
+
+
+def test_a_network_may_lack_a_kind_but_an_unknown_kind_is_refused():
+    assert build_space(SpaceRules(exclude=("kind:heads",)), resnet()).names
+    with pytest.raises(ConfigError, match=r"exclude: 'kind:head' matches no group; did you mean 'kind:heads'\?"):
+        build_space(SpaceRules(exclude=("kind:head",)), transformer())
+    with pytest.raises(ConfigError, match=r"no group is left to prune .*not included"):
+        build_space(SpaceRules(include=("kind:heads",)), resnet())

@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from autoprune.core.costs import CostTable
 from autoprune.errors import UserError
-from autoprune.graph.branches import Branch, build_branch_costs, choose_branches, find_branches
+from autoprune.graph.branches import Branch, build_branch_costs, choose_branches, find_branches, find_kinds
 from autoprune.graph.costs import measure_costs
 from autoprune.graph.groups import find_groups
 from autoprune.pruning.surgery.branch_removal import remove_branches
@@ -317,3 +317,39 @@ def test_branches_that_are_left_out_are_part_of_the_constant() -> None:
     table = build_branch_costs(network, graph, find_branches(network, graph)[2:4])
     assert table.widths == {"layer1.2.conv1": 1, "layer2.0.conv1": 1}
     assert table.dense() == measure_costs(network, inputs)
+
+
+def kinds_of(network: nn.Module, *shape: int) -> dict[str, str]:
+    found = find_groups(network, torch.randn(2, *shape))
+    kinds = find_kinds(network, found)
+    return {group.name: kinds.get(group.name, "") for group in found.groups}
+
+
+@pytest.mark.parametrize("name", ["vit_fused", "vit_module"])
+def test_of_a_transformer_heads_hidden_units_and_the_stream_are_told_apart(name: str) -> None:
+    network = CASES[name].build()
+    kinds = kinds_of(network, *CASES[name].shape)
+    blocks = [(f"blocks.{i}.attention" + (".qkv" if name == "vit_fused" else ""), f"blocks.{i}.mlp.0") for i in (0, 1)]
+    assert [name for name, kind in kinds.items() if kind == "heads"] == [heads for heads, _ in blocks]
+    assert [name for name, kind in kinds.items() if kind == "hidden"] == [hidden for _, hidden in blocks]
+    assert [kind for name, kind in kinds.items() if "blocks" not in name] == ["stream"]
+
+
+def test_between_the_convolutions_of_a_block_channels_are_hidden_and_a_stem_without_addition_is_of_no_kind() -> None:
+    kinds = kinds_of(classifier(nn.Sequential(conv_bn(3, 6), Residual(6, 8)), 16), 3, 8, 8)
+    assert kinds == {"0.0.0": "", "0.1.conv1": "hidden", "0.1.conv2": "hidden", "0.1.conv3": "stream"}
+
+
+def test_the_channels_of_a_single_head_are_no_hidden_units_and_the_pooler_behind_the_stream_is_of_no_kind() -> None:
+    class Single(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(5))
+            self.pooler, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.embed(x)
+            x = x + self.out((self.q(x) @ self.k(x).transpose(1, 2)).softmax(-1) @ self.v(x))
+            return self.head(self.pooler(x[:, 0]).tanh())
+
+    assert kinds_of(Single(), 5, 8) == {"embed": "stream", "v": "", "pooler": ""}
