@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx
 
 from autoprune.graph.channel_ids import ChannelIds, axes_of, thin_ids
@@ -21,6 +22,8 @@ from autoprune.graph.rules import shapes
 from autoprune.graph.rules.base import Activation, activations_in, map_activations, name_of
 from autoprune.graph.rules.channel_layers import order_of, whole_groups
 
+_PADDED = -1
+"""No channel's id."""
 _MOVING = shapes.STRUCTURAL | {"channel_shuffle", "pixel_shuffle", "pixel_unshuffle"}
 _FAULTS = (RuntimeError, TypeError, IndexError, AttributeError, ValueError, NotImplementedError, ZeroDivisionError)
 
@@ -223,8 +226,10 @@ class _Simulator:
             return lambda call: self._writes(node, call)
         if name in shapes.CONCATENATIONS | shapes.STACKS:
             return lambda call: self._has_shape(node, call)
-        if name in shapes.FILLED or name == "pad":
+        if name in shapes.FILLED:
             return lambda call: self._has_shape(node, call)
+        if name == "pad":
+            return lambda call: self._has_shape(node, call) and self._pads(node, call)
         if name in ("layer_norm", "rms_norm", "group_norm") or name.startswith("conv"):
             wanted = self._wanted_number(node, name)
             return None if wanted is None else lambda call: self._number_fits(call, name, wanted)
@@ -303,6 +308,18 @@ class _Simulator:
             )
 
         return _same(found, expected, holds)
+
+    def _pads(self, node: fx.Node, call: Call) -> bool:
+        """Tells whether the channels that stay of what is padded lie where they should: as many stay before them."""
+        _, args, kwargs = call
+        given = {**dict(zip(("input", "pad"), args, strict=False)), **kwargs}
+        before, expected = self.env[given["input"]], self.env[node]
+        wanted = [self._channels.rooted(ids).expand(expected.shape) for ids in expected.ids]
+        for ids in before.ids:
+            own = F.pad(self._channels.rooted(ids).expand(before.shape), self._number(given["pad"]), value=_PADDED)
+            if not any(torch.equal(own, torch.where(own == _PADDED, _PADDED, each)) for each in wanted):
+                return False
+        return True
 
     def _writes(self, node: fx.Node, call: Call) -> bool:
         """Tells whether what is written fits into the part of a tensor that it is written into."""
