@@ -97,7 +97,9 @@ def search(
     found = start_session(setup, folder, tracking_of(experiment), display)
     best = found.best
     network = Evaluator(setup.prunable, task, EvaluationConfig()).restore(folder.weights_of(best.number))
-    return SearchResult(network, best.number, best.candidate.allocation, found.results, found.trials, folder.path)
+    return SearchResult(
+        network, best.number, setup.space.expanded(best.candidate.allocation), found.results, found.trials, folder.path
+    )
 
 
 def apply(

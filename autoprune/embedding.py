@@ -56,6 +56,7 @@ class NetworkSpace:
     """The prunable groups of one network and what their widths cost; it holds no weights, so it travels to workers.
 
     Attributes:
+        costs: of the groups as they are searched: of those that are equally wide, one.
         inputs: two samples.
     """
 
@@ -94,7 +95,7 @@ class NetworkSpace:
             if name in shares:
                 widths[group.name] = max(round(float(shares[name]) * group.width), 0)
         limits = Budget.of(budget).resolve(self.costs.dense(), self.costs.effective)
-        return Projection(self.groups, self.costs, limits).project(widths)
+        return self.groups.expanded(Projection(self.groups, self.costs, limits).project(widths))
 
     def apply(self, model: nn.Module, allocation: Mapping[str, int]) -> nn.Module:
         """Returns a smaller network: `model`, which is not changed, with each group at its kept width.
@@ -128,7 +129,7 @@ def search_space(
             f"{found_rules.source} has settings ({', '.join(found_rules.settings)}), which a search of your own "
             "suggests itself; leave them out"
         )
-    chosen = chosen.with_depth() if found_rules.depth else chosen
+    chosen = chosen.within(found_rules)
     network, samples = copy_network(unwrap(model)).eval(), ModelInputs.of(inputs).take(2)
     structures = chosen.find_structures(network, samples)
     groups = build_space(found_rules, structures.groups, structures.reasons)

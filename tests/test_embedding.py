@@ -173,3 +173,30 @@ def test_with_depth_a_share_near_nothing_removes_a_branch() -> None:
     assert allocation["layer2.0.conv1"] == 0
     small = space.apply(model, allocation)
     assert measure_costs(small, INPUTS) == space.costs.costs(allocation)
+
+
+def test_groups_that_are_equally_wide_are_one_dimension_and_written_out_in_the_allocation() -> None:
+    model, inputs = (
+        nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), 3),
+        torch.randn(2, 5, 32),
+    )
+    rules = {
+        "include": ["kind:heads", "kind:hidden"],
+        "equal": ["kind:heads", "kind:hidden"],
+        "protect": [],
+        "depth": True,
+    }
+    space = autoprune.search_space(model, inputs, rules)
+    assert {f"keep.layers.{i}.linear1:branch" for i in range(3)} < set(space.dimensions())
+    assert {"keep.layers.0.self_attn", "keep.layers.0.linear1"} < set(space.dimensions())
+    assert "keep.layers.1.linear1" not in space.dimensions()
+    shares = {name: float(name.endswith(":branch")) or 0.5 for name in space.dimensions()}
+    shares["keep.layers.2.linear1:branch"] = 0.0
+    allocation = space.allocation(shares, "flops=0.6")
+    assert set(allocation) == {f"layers.{i}.{name}" for i in range(3) for name in ("self_attn", "linear1")}
+    assert len({allocation[f"layers.{i}.self_attn"] for i in range(3)} - {0}) == 1
+    widths = [allocation[f"layers.{i}.linear1"] for i in range(3)]
+    assert widths == [widths[0], widths[0], 0]
+    small = space.apply(model, allocation)
+    assert [layer.linear1.out_features for layer in small.layers[:2]] == widths[:2]
+    assert measure_costs(small, inputs)["flops"] <= 0.6 * measure_costs(model, inputs)["flops"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -186,6 +186,25 @@ class CostTable:
         """Returns the most multiply-adds of one sample that an allocation within the limits can take."""
         dense = self.dense()["flops"] // 2
         return dense if self.effective else min(dense, limits.get("flops", 2 * dense) // 2)
+
+    def joined(self, one: Mapping[str, str]) -> CostTable:
+        """Returns the table of groups of which some are equally wide.
+
+        Args:
+            one: such groups to the one that stands for them in an allocation.
+        """
+
+        def count(found: Count) -> Count:
+            per_width: dict[str, int] = {}
+            for group, times in found.per_width.items():
+                name = one.get(group, group)
+                per_width[name] = per_width.get(name, 0) + times
+            return Count(found.fixed, per_width)
+
+        terms = [replace(term, left=count(term.left), right=count(term.right)) for term in self.terms]
+        widths = {one.get(group, group): width for group, width in self.widths.items()}
+        leads = {group: lead for group, lead in self.leads.items() if group not in one}
+        return CostTable(terms, widths, self.effective, leads)
 
     def by_layer(self, kind: str, allocation: Mapping[str, int] | None = None) -> dict[str, int]:
         """Returns what each layer costs; groups that the allocation does not name are dense."""

@@ -38,6 +38,7 @@ class Group:
         lead: the group in the same residual branch at whose width 0 the branch is removed, and this one with it; None
             where no branch goes, and for the lead itself.
         kind: what it is.
+        parts: the groups that it stands for, which have to be equally wide; empty where it is one by itself.
     """
 
     name: str
@@ -51,11 +52,17 @@ class Group:
     lead: str | None = None
     parameter: str = ""
     kind: GroupKind = ""
+    parts: tuple[Group, ...] = ()
 
     @property
     def removable(self) -> bool:
         """Whether it may go whole by itself, so that nothing of it is kept."""
         return self.least == 0 and self.lead is None
+
+    @property
+    def each(self) -> tuple[Group, ...]:
+        """The groups that it stands for, or itself."""
+        return self.parts or (self,)
 
     @property
     def coupled(self) -> bool:
@@ -130,6 +137,8 @@ class SpaceRules(Checked):
     of 0, unless a rule of their own says how much of them stays: `min_keep` of the space is for all other groups.
     With `depth` residual branches of channels may be removed too, each by its first group at width 0, unless a group in
     it is pinned or a rule of that first group says `depth: false`; what stays of it keeps to the bounds of its groups.
+    Groups that a pattern of `equal` matches are equally wide in every allocation: they are searched as one, named after
+    the first, and pinned if one of them is. Branches with some of them are removed by a group of their own.
     `settings` are further dimensions, by name; see `autoprune.core.settings`.
     """
 
@@ -142,6 +151,7 @@ class SpaceRules(Checked):
     max_keep: UpToOne = 1.0
     multiple_of: Positive = 1
     depth: bool = False
+    equal: tuple[str, ...] = ()
     groups: Mapping[str, GroupRule] = field(default_factory=dict)
     source: str = "the default search space"
     settings: Mapping[str, Dimension] = field(default_factory=dict)
@@ -214,6 +224,10 @@ class SearchSpace:
             for name, width in allocation.items()
         )
 
+    def expanded(self, allocation: Mapping[str, int]) -> Allocation:
+        """Returns an allocation as `expand` does."""
+        return expand(self.groups, allocation)
+
     def narrowed(self, ceilings: Mapping[str, int]) -> SearchSpace:
         """Returns the same space with no group wider than its ceiling, a width that the space allows."""
         bounds = {name: _under(self.bounds[name], ceilings[name]) for name in self.names}
@@ -264,16 +278,71 @@ def _by_reason(pinned: Mapping[str, str]) -> dict[str, list[str]]:
     return found
 
 
+def equal_sets(groups: Sequence[Group], patterns: Sequence[str]) -> list[list[Group]]:
+    """Returns sets of groups that are to be equally wide, each in forward order; of patterns that overlap, joined.
+
+    Raises:
+        UserError: their dense widths differ.
+    """
+    sets = [[group] for group in groups]
+    for pattern in patterns:
+        joined = [found for found in sets if any(_matches(pattern, group) for group in found)]
+        if joined:
+            joined[0][:] = [group for group in groups if any(group in found for found in joined)]
+            sets = [found for found in sets if found is joined[0] or found not in joined]
+        odd = [group for group in joined[0] if group.width != joined[0][0].width] if joined else []
+        if odd:
+            first = joined[0][0]
+            raise UserError(
+                f"equal: {pattern!r} matches groups of different widths: {first.name!r} has {first.width} structures, "
+                f"{odd[0].name!r} has {odd[0].width}"
+            )
+    return [found for found in sets if len(found) > 1]
+
+
+def as_one(groups: Sequence[Group]) -> Group:
+    """Returns the group that stands for several ones of one width, whose branches are removed by others."""
+    first = groups[0]
+    return Group(
+        first.name,
+        first.width,
+        tuple(name for group in groups for name in group.producers),
+        tuple(name for group in groups for name in group.types),
+        any(group.first for group in groups),
+        any(group.last for group in groups),
+        grain=math.lcm(*(group.grain for group in groups)),
+        kind=first.kind if len({group.kind for group in groups}) == 1 else "",
+        parts=tuple(groups),
+    )
+
+
+def expand(groups: Sequence[Group], allocation: Mapping[str, int]) -> Allocation:
+    """Returns the widths of groups by themselves, where some are searched as one: of those in a removed branch, 0."""
+    own = {part.lead for group in groups for part in group.parts}  # they say only what their groups do
+    return Allocation(
+        {
+            part.name: 0 if part.lead and allocation.get(part.lead) == 0 else allocation[group.name]
+            for group in groups
+            if group.name in allocation and group.name not in own
+            for part in group.each
+        }
+    )
+
+
 def matching(pattern: str, groups: Sequence[Group]) -> list[str]:
-    """Returns the names of the groups that a pattern matches, by their name, a producer's, their weight's or their kind."""
+    """Returns the names of the groups that a pattern matches, by name, a producer's, their weight's or their kind."""
     return [group.name for group in groups if _matches(pattern, group)]
 
 
 def _names(group: Group) -> tuple[str, ...]:
-    return tuple(filter(None, (group.name, *group.producers, group.parameter)))
+    return tuple(
+        dict.fromkeys(name for part in group.each for name in (part.name, *part.producers, part.parameter) if name)
+    )
 
 
 def _matches(pattern: str, group: Group) -> bool:
+    if group.parts:
+        return any(_matches(pattern, part) for part in group.parts)
     if pattern.startswith(BY_KIND):
         return pattern == f"{BY_KIND}{group.kind}"
     return any(fnmatchcase(name, pattern) for name in _names(group))
@@ -283,7 +352,7 @@ def _patterns_without_match(rules: SpaceRules, groups: Sequence[Group]) -> list[
     kinds = [f"{BY_KIND}{kind}" for kind in get_args(GroupKind) if kind]  # which a network may do without
     names = sorted({name for group in groups for name in _names(group)} | set(kinds))
     patterns = [("include", p) for p in rules.include] + [("exclude", p) for p in rules.exclude]
-    patterns += [("groups", p) for p in rules.groups]
+    patterns += [("equal", p) for p in rules.equal] + [("groups", p) for p in rules.groups]
     patterns += [("settings", p) for name in rules.settings if (p := criterion_pattern(name))]
     return [
         f"{place}: {pattern!r} matches no group{did_you_mean(pattern, names)}; `autoprune inspect` lists them"
@@ -297,6 +366,9 @@ def _rules_for(rules: SpaceRules, group: Group) -> list[GroupRule]:
 
 
 def _why_pinned(rules: SpaceRules, group: Group) -> str | None:
+    if group.parts:
+        reasons = ((part.name, _why_pinned(rules, part)) for part in group.parts)
+        return next((f"as wide as {name}: {reason}" for name, reason in reasons if reason), None)
     if not any(_matches(pattern, group) for pattern in rules.include):
         return "not included"
     if any(_matches(pattern, group) for pattern in rules.exclude):
@@ -318,11 +390,11 @@ def _why_staying(rules: SpaceRules, groups: Sequence[Group], pinned: Mapping[str
     """Returns why branches of channels may not be removed, by their leads."""
     staying: dict[str, str] = {}
     for group in groups if rules.depth else ():
-        lead = group.lead or group.name
-        if group.name in pinned and (group.removable or group.lead):
-            staying.setdefault(lead, f"{group.name} in it stays: {pinned[group.name]}")
+        for part in group.each:
+            if group.name in pinned and (part.removable or part.lead):
+                staying.setdefault(part.lead or part.name, f"{part.name} in it stays: {pinned[group.name]}")
         if group.removable and _last_of([rule.depth for rule in _rules_for(rules, group)], True) is False:
-            staying.setdefault(lead, "depth: false")
+            staying.setdefault(group.name, "depth: false")
     return staying
 
 

@@ -140,11 +140,13 @@ def _lost(dense: PrunableModel, network: nn.Module, checkpoint: PrunedCheckpoint
     if pattern.whole:
         present: Mapping[str, NDArray[np.bool_]] = {name: np.array([False]) for name in checkpoint.removed}
     elif pattern.coupled:
-        widths = {group.name: group.width for group in dense.structures.groups}
+        widths = {part.name: part.width for group in dense.structures.groups for part in group.each}
         by_group = kept_by_group(dense.graph, checkpoint.kept)
         present = {name: np.isin(np.arange(widths[name]), kept) for name, kept in by_group.items()}
         gone = dense.structures.members(checkpoint.removed)
         present |= {name: np.zeros(widths[name], dtype=np.bool_) for name in gone}
+        whole = {name: np.ones(width, dtype=np.bool_) for name, width in widths.items()}
+        present = dense.structures.by_group({**whole, **present})
     else:
         present = _nonzero(dense, network, checkpoint.widths)
     return {name: ~there for name, there in present.items() if not there.all()}

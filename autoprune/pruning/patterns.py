@@ -32,6 +32,7 @@ class Pattern:
         least: structures that stay of every choice at the very least.
         grain: kept widths are multiples of it.
         depth: whether residual branches of channels may be removed as well.
+        equal: patterns of groups of channels that are made equally wide, see `SpaceRules`.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Pattern:
     least: int = 1
     grain: int = 1
     depth: bool = False
+    equal: tuple[str, ...] = ()
 
     @property
     def thins(self) -> bool:
@@ -130,13 +132,31 @@ def with_depth(pattern: Pattern) -> Pattern:
     Raises:
         UserError: the pattern is of something else than channels.
     """
+    _check_coupled(pattern, "depth removes residual branches", "; branches alone are removed by pattern 'layer'")
+    return replace(pattern, depth=True)
+
+
+def with_equal(pattern: Pattern, equal: tuple[str, ...]) -> Pattern:
+    """Returns the pattern of channels with groups that are made equally wide.
+
+    Args:
+        pattern: of channels.
+        equal: patterns of these groups.
+
+    Raises:
+        UserError: the pattern is of something else than channels.
+    """
+    _check_coupled(pattern, "equal makes groups equally wide")
+    return replace(pattern, equal=equal)
+
+
+def _check_coupled(pattern: Pattern, purpose: str, otherwise: str = "") -> None:
     if not pattern.coupled:
         raise UserError(
-            f"space.depth removes residual branches where channels are pruned, but the structures are those of pattern "
+            f"space.{purpose} where channels are pruned, but the structures are those of pattern "
             f"{pattern.name!r} ({pattern.description}): leave it out, or choose pattern 'filter' (--pruner l1_filter, "
-            "say); branches alone are removed by pattern 'layer'"
+            f"say){otherwise}"
         )
-    return replace(pattern, depth=True)
 
 
 def block(height: int, width: int, depth: int, out: int = 1) -> Pattern:

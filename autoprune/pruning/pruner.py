@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autoprune import registry
+from autoprune.core.space import SpaceRules
 from autoprune.errors import UserError
 from autoprune.graph.groups import ChannelGraph, Kept, channels_of, inputs_of
 from autoprune.pruning.allocators import ABOVE_THRESHOLD, GLOBAL, UNIFORM, Allocator
 from autoprune.pruning.criteria.base import Criterion, Need
 from autoprune.pruning.criteria.magnitudes import L1
 from autoprune.pruning.importance import make_estimator
-from autoprune.pruning.patterns import BLOCK_1X1X8, ELEMENT, FILTER, TWO_FOUR, Pattern, with_depth
+from autoprune.pruning.patterns import BLOCK_1X1X8, ELEMENT, FILTER, TWO_FOUR, Pattern, with_depth, with_equal
 from autoprune.pruning.schedules import AGP, GROWING, LOTTERY_TICKET, ONE_SHOT, Schedule
 from autoprune.pruning.statistics.collection import CalibrationData
 from autoprune.pruning.structures import Structures, find_thinned_structures
@@ -81,6 +82,15 @@ class Pruner:
         """Returns the network's groups under this pruner's pattern; see the function of this name."""
         return find_structures(network, source, self.pattern)
 
+    def within(self, rules: SpaceRules) -> Pruner:
+        """Returns the same pruner with what a space asks of the structures: removable branches, equal widths.
+
+        Raises:
+            UserError: it asks for either, and what the pruner removes are no channels.
+        """
+        pruner = self.with_depth() if rules.depth else self
+        return replace(pruner, pattern=with_equal(pruner.pattern, rules.equal)) if rules.equal else pruner
+
     def with_depth(self) -> Pruner:
         """Returns the same pruner with residual branches that may be removed beside channels.
 
@@ -112,7 +122,8 @@ class Pruner:
             kept: group to the channels that the network has not lost yet, by being set to zero; None: it is whole.
 
         Returns:
-            Group name to `[structures]` scores (`[choices, structures]` with N:M), higher is kept.
+            Group name to `[structures]` scores (`[choices, structures]` with N:M, `[groups, structures]` of groups that
+            are made equally wide), higher is kept.
 
         Raises:
             UserError: the criterion needs data and there is none, it cannot score such structures, or a score is
@@ -120,7 +131,7 @@ class Pruner:
         """
         structures = structures or self.find_structures(network, source)
         estimator = make_estimator(network, structures, self.criterion, calibration, seed, kept or {})
-        names = [group.name for group in structures.groups]
+        names = [part.name for group in structures.groups for part in group.each]
         by_layer = {name: estimator.layer_scores(name, self.criterion) for name in names}
         unscored = [name for name in names if not by_layer[name]]
         if unscored:
@@ -128,7 +139,7 @@ class Pruner:
             of = f"{', '.join(unscored)}{f', as {why}' if why else ''}"
             log.warning("%s: %s cannot score %s; scored by l1", self.name, self.criterion.name, of)
             by_layer.update({name: estimator.layer_scores(name, L1) for name in unscored})
-        return {name: self._combine(name, scores) for name, scores in by_layer.items()}
+        return structures.by_group({name: self._combine(name, scores) for name, scores in by_layer.items()})
 
     def _combine(self, group: str, by_layer: list[Tensor]) -> NDArray[np.float64]:
         """Returns one score for each structure from those by each layer, all of one shape."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autoprune.core.costs import CostTable
-from autoprune.core.space import Group
+from autoprune.core.space import Group, as_one, equal_sets
 from autoprune.graph.branches import (
     Branch,
     build_branch_costs,
@@ -47,6 +49,8 @@ from autoprune.pruning.surgery.masks import (
     masked_copy,
 )
 from autoprune.pruning.surgery.thinning import thin
+
+_Value = TypeVar("_Value", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -85,17 +89,25 @@ class Structures(ABC):
         """Scores a group's structures by each of its layers that the criterion can score.
 
         Args:
-            group: its name.
+            group: its name, or that of one of those that it stands for.
             criterion: scores one layer.
             statistics_of: returns what the criterion needs to know of a layer.
 
         Returns:
             `[width]` scores in double precision, or `[choices, width]` where there are several choices, by layer.
         """
-        producers = next(found.producers for found in self.groups if found.name == group)
+        producers = next(part.producers for found in self.groups for part in found.each if part.name == group)
         layers = [layer for layer in self.layers if layer.name in producers]
         scores = [self._score(group, layer, criterion, statistics_of(layer)) for layer in layers]
         return [found.double() for found in scores if found is not None]
+
+    def by_group(self, found: Mapping[str, NDArray[_Value]]) -> dict[str, NDArray[_Value]]:
+        """Returns `[width]` values by group, of those made equally wide `[groups, width]`; others stay as they are."""
+        return {
+            group.name: np.stack([found[part.name] for part in group.parts]) if group.parts else found[group.name]
+            for group in self.groups
+            if group.each[0].name in found
+        }
 
     @abstractmethod
     def _score(self, group: str, layer: Layer, criterion: Criterion, statistics: LayerStatistics) -> Tensor | None:
@@ -234,18 +246,23 @@ class ChannelStructures(Structures):
     @property
     def leads(self) -> dict[str, str]:
         """The groups that are removed with another one, and that one."""
-        return {group.name: group.lead for group in self.groups if group.lead is not None}
+        return {part.name: part.lead for group in self.groups for part in group.each if part.lead is not None}
 
     def kept_channels(self, importance: Importance, widths: Widths) -> Kept:
         """Returns the channels that stay when the network is thinned.
 
         Args:
-            importance: group name to `[width]` scores.
+            importance: group name to `[width]` scores, `[groups, width]` of those made equally wide.
             widths: how many stay of each group; those of branches that go whole do not count.
         """
         leads, known = self.leads, {group.name for group in self.graph.groups} | (set(widths) - set(self.branches))
-        there = {n: keep for n, keep in widths.items() if n in known and not self._is_gone(leads.get(n, n), widths)}
-        return choose_kept(importance, there)
+        scores, own = dict(importance), dict(widths)
+        for group in self.groups:
+            if group.parts and group.name in widths:
+                own |= {part.name: widths[group.name] for part in group.parts}
+                scores |= zip((part.name for part in group.parts), importance[group.name], strict=True)
+        there = {n: keep for n, keep in own.items() if n in known and not self._is_gone(leads.get(n, n), widths)}
+        return choose_kept(scores, there)
 
     def _is_gone(self, lead: str, widths: Widths) -> bool:
         return lead in self.branches and widths.get(lead) == 0
@@ -322,9 +339,12 @@ class ChannelStructures(Structures):
 
     def cost_table(self, network: nn.Module, inputs: Any) -> CostTable:
         """Builds the exact costs of the network at any widths; for `inputs` see `ModelInputs.of`."""
-        if not self.branches:
-            return build_cost_table(network, self.graph, inputs)
-        return build_depth_costs(network, self.graph, self.branches, self.leads, inputs)
+        if self.branches:
+            table = build_depth_costs(network, self.graph, self.branches, self.leads, inputs)
+        else:
+            table = build_cost_table(network, self.graph, inputs)
+        one = {part.name: group.name for group in self.groups for part in group.parts}
+        return table.joined(one) if one else table
 
 
 @dataclass(frozen=True)
@@ -395,11 +415,29 @@ def find_thinned_structures(
     kinds = find_kinds(network, graph)
     groups = tuple(replace(group.group, kind=kinds.get(group.name, "")) for group in graph.groups)
     structures = ChannelStructures(pattern, graph, groups)
-    return _with_branches(network, structures) if pattern.depth else structures
+    sets = [[group.name for group in found] for found in equal_sets(groups, pattern.equal)]
+    if pattern.depth:
+        structures = _with_branches(network, structures, {name for names in sets for name in names})
+    return _as_one(structures, sets)
 
 
-def _with_branches(network: nn.Module, channels: ChannelStructures) -> ChannelStructures:
-    """Finds the branches that can go with the groups of channels that lie in them."""
+def _as_one(structures: ChannelStructures, sets: Sequence[Collection[str]]) -> ChannelStructures:
+    """Returns structures in which one group stands for those of each set, at the place of the first."""
+    ones = [as_one([group for group in structures.groups if group.name in names]) for names in sets]
+    first = {group.name: group for group in ones}
+    others = {part.name for group in ones for part in group.parts[1:]}
+    groups = tuple(first.get(group.name, group) for group in structures.groups if group.name not in others)
+    return replace(structures, groups=groups)
+
+
+def _with_branches(network: nn.Module, channels: ChannelStructures, equal: Collection[str]) -> ChannelStructures:
+    """Finds the branches that can go with the groups of channels that lie in them.
+
+    Args:
+        network: its modules are looked at.
+        channels: with the groups.
+        equal: groups that are made equally wide with others, so that none of them says whether its branch goes.
+    """
     graph, groups = channels.graph, {group.name: group for group in channels.groups}
     types = {layer.name: layer.type for layer in graph.layers}
     judged = judge_branches(network, graph)
@@ -416,7 +454,9 @@ def _with_branches(network: nn.Module, channels: ChannelStructures) -> ChannelSt
         if branch.name in refused:
             continue
         alone = replace(_branch_group(branch, types), name=_unused(branch.name, groups))
-        lead, *others = [groups[each.name] for each in inner_groups(branch, graph)] or [alone]
+        inner = [groups[each.name] for each in inner_groups(branch, graph)]
+        alone = replace(alone, kind=inner[0].kind if inner else "")
+        lead, *others = inner if inner and not {group.name for group in inner} & set(equal) else [alone, *inner]
         branches[lead.name] = branch
         groups[lead.name] = replace(lead, least=0)
         groups |= {other.name: replace(other, least=0, lead=lead.name) for other in others}

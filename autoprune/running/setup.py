@@ -234,7 +234,7 @@ def chosen_pruner(experiment: Experiment) -> Pruner:
     }
     pruner: Pruner = registry.resolve("pruner", experiment.pruner)
     pruner = replace(pruner, **{name: value for name, value in chosen.items() if value is not None})
-    return pruner.with_depth() if experiment.space.depth else pruner
+    return pruner.within(experiment.space)
 
 
 def choose_device(experiment: Experiment) -> torch.device:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from autoprune.core.costs import ONE, CostTable, CostTerm, Count
 from autoprune.core.sensitivity import SensitivityCurves, sweep_grid
 from autoprune.core.settings import Choice, Dimension, Range
-from autoprune.core.space import Bounds, Group, SearchSpace
+from autoprune.core.space import Bounds, Group, SearchSpace, as_one
 from autoprune.core.trial import Candidate, Failure, Score, Trial
 from autoprune.searchers.base.searcher import Searcher, SearchProblem
 
@@ -133,6 +133,26 @@ def depth(blocks: int = 3, keep: float = 0.5, trials: int = 24, step: int = 1) -
     return with_curves(SearchProblem(space, costs, limits, trials, 0, importance=scores_of_structures(groups)))
 
 
+def equal(step: int = 1, removable: bool = False) -> SearchProblem:
+    """Returns a space in which the channels inside all blocks of a stage are equally wide.
+
+    Args:
+        step: kept widths are multiples of it.
+        removable: whether blocks may be removed, each by a group of its own.
+    """
+    costs, groups = resnet_costs(3, streams=True)
+    ones = [as_one([g for g in groups if g.name.startswith(f"s{stage}.")]) for stage in range(3)]
+    name_of = {part.name: one.name for one in ones for part in one.parts}
+    leads = [Group(f"{name}:branch", 1, (name,), ("Conv2d",), least=0) for name in name_of] if removable else []
+    terms = [replace(t, branch=f"{t.layer.rpartition('.')[0]}:branch" if removable else None) for t in costs.terms]
+    costs = CostTable(terms, {**costs.widths, **{lead.name: 1 for lead in leads}}).joined(name_of)
+    groups = [*(group for group in groups if group.name not in name_of), *ones, *leads]
+    bounds = {g.name: Bounds(max(1, g.width // 8), g.width, min(step, g.width), g.removable) for g in groups}
+    limits: dict[str, int] = {"flops": costs.dense()["flops"] // 2}
+    space = SearchSpace(tuple(groups), bounds)
+    return with_curves(SearchProblem(space, costs, limits, 24, 0, importance=scores_of_structures(groups)))
+
+
 def few_groups(problem: SearchProblem, count: int) -> SearchProblem:
     """Returns the same network with only the first groups free, the others dense."""
     space = SearchSpace(
@@ -215,6 +235,8 @@ def case(name: str) -> SearchProblem:
         "depth without curves": lambda: replace(depth(), curves={}),
         "without most branches": lambda: narrow(depth()),
         "one branch": lambda: depth(blocks=1, keep=0.3),
+        "equal": equal,
+        "equal in steps of 8 with depth": lambda: equal(step=8, removable=True),
     }
     return problems[name]()
 
@@ -222,7 +244,7 @@ def case(name: str) -> SearchProblem:
 CASES = [
     "plain", "accuracy", "no curves", "two limits", "three limits", "just above the least", "steps of 8", "one group",
     "tiny", "may go whole", "narrowest of what may go whole", "branches", "settings", "depth", "depth in steps of 8",
-    "depth without curves", "without most branches", "one branch",
+    "depth without curves", "without most branches", "one branch", "equal", "equal in steps of 8 with depth",
 ]  # fmt: skip
 
 

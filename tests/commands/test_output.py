@@ -10,8 +10,10 @@ import threading
 from pathlib import Path
 
 import pytest
+import yaml
 
 from autoprune import registry
+from autoprune.evaluation.checkpoints.checkpoint import load
 from tests.journeys import SEARCH, Cli, DigitsRun, history_of, search_in_child
 
 
@@ -94,6 +96,31 @@ def test_inspect_shows_which_branches_may_be_removed_and_why_others_may_not(auto
     assert shown["staying"] == {"stage2.conv1": "depth: false"}
     refused = autoprune.refused("inspect", "--set", "space.depth=true", "--pattern", "element")
     assert "space.depth removes residual branches where channels are pruned" in refused
+
+
+def test_groups_equally_wide_are_shown_as_one_and_others_are_refused(autoprune: Cli, workdir: Path) -> None:
+    given = ("--set", "space.equal=[stage1.conv1, stage1.conv*]", "--set", "space.protect=[]")
+    shown = json.loads(autoprune.succeed("inspect", "--json", *given).out)["groups"]
+    (one,) = [group for group in shown if group["name"] == "conv"]
+    assert one["layers"] == ["conv", "stage1.conv2", "stage1.conv1"]
+    assert len(shown) == 5
+    refused = autoprune.refused("inspect", "--set", "space.equal=[stage*.conv1]")
+    assert "'stage1.conv1' has 16 structures, 'stage2.conv1' has 32" in refused
+
+
+def test_a_search_of_equal_widths_writes_them_out_and_is_applied_from_its_folder_and_its_best_file(
+    autoprune: Cli, workdir: Path
+) -> None:
+    given = ("--set", "space.equal=[stage1.conv*]", "--set", "space.protect=[]", "--set", "space.depth=true")
+    autoprune.succeed(*SEARCH, *given, "--output", "run")
+    widths = yaml.safe_load(Path("run/best.yaml").read_text(encoding="utf-8"))["widths"]
+    assert set(widths) == {"conv", *(f"stage{i}.conv{j}" for i in (1, 2, 3) for j in (1, 2))} - {"stage1.conv2"}
+    assert widths["stage1.conv1"] in (0, widths["conv"])
+    for source in ("run", "run/best.yaml"):
+        autoprune.succeed("apply", source, "--output", "pruned.pt", "--overwrite")
+        layers = dict(load("pruned.pt").named_modules())
+        assert layers["conv"].out_channels == widths["conv"]
+        assert not widths["stage1.conv1"] or layers["stage1.conv1"].out_channels == widths["stage1.conv1"]
 
 
 def test_inspect_names_groups_shares_and_bounds(autoprune: Cli, workdir: Path) -> None:

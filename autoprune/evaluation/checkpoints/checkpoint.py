@@ -30,7 +30,7 @@ class PrunedCheckpoint:
 
     Attributes:
         state_dict: parameters and buffers of the thinned network.
-        widths: group to kept width.
+        widths: group to kept width, as it was searched.
         kept: layer to the output channels of the dense layer that stayed; layers that lost none are absent.
         model: name of the dense network; empty for one that only its owner can build.
         inputs: shapes and types of what the network is run on to be rebuilt, see `describe_inputs`.

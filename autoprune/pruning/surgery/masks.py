@@ -51,6 +51,11 @@ def top_k_mask(scores: NDArray[np.float64], keep: int, least: int = 1) -> NDArra
     return stays
 
 
+def by_rank(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns `[width]` scores of what goes first, second …: of `[choices, width]` scores the mean over the choices."""
+    return scores if scores.ndim == 1 else np.asarray(np.sort(scores).mean(axis=0))
+
+
 def choose_kept(importance: Importance, widths: Widths) -> dict[str, tuple[int, ...]]:
     """Chooses the structures that stay in each group: those with the highest scores.
 

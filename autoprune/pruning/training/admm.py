@@ -175,8 +175,10 @@ class Admm:
             arranged = self._pattern.arrange(layer, weights[layer.weight_name].double())
             return LayerStatistics(layer.name, arranged.flatten(0, 1))
 
-        squares = {name: self._structures.layer_scores(name, _SQUARED, statistics_of) for name in self.widths}
-        return {name: torch.stack(parts).sum(0).sqrt().cpu().numpy() for name, parts in squares.items()}
+        names = [part.name for group in self._structures.groups if group.name in self.widths for part in group.each]
+        squares = {name: self._structures.layer_scores(name, _SQUARED, statistics_of) for name in names}
+        norms = {name: torch.stack(parts).sum(0).sqrt().cpu().numpy() for name, parts in squares.items()}
+        return self._structures.by_group(norms)
 
 
 def _target_widths(

@@ -126,8 +126,10 @@ def _prune_trial(
 def _prune_best(best: BestFile, experiment: Experiment, options: ApplyOptions) -> PrunedModel:
     """Prunes the widths of a `best.yaml` from the experiment's checkpoint, by the experiment's recipe."""
     allocation = Allocation.from_json(best.content["widths"])
-    if 0 in allocation.values() and chosen_pruner(experiment).pattern.coupled:
-        experiment = experiment.model_copy(update={"space": replace(experiment.space, depth=True)})
+    depth = 0 in allocation.values() and chosen_pruner(experiment).pattern.coupled
+    # Equal widths are written out.
+    space = replace(experiment.space, depth=experiment.space.depth or depth, equal=())
+    experiment = experiment.model_copy(update={"space": space})
     setup, source, settings = prepare(experiment, Display()), str(best.path), best.criteria()
     setup.prunable.costs.vector(allocation)  # refuses a group that the network does not have
     groups = {group.name: group for group in setup.prunable.structures.groups}

@@ -158,7 +158,7 @@ def _best(run: RunContext, best: Trial, result: Result) -> dict[str, Any]:
     scoring = {name: value for name, value in of_scoring(settings).items() if criterion_pattern(name) is None}
     return {
         "trial": best.number,
-        "widths": best.candidate.allocation.to_json(),
+        "widths": run.setup.space.expanded(best.candidate.allocation).to_json(),
         "accuracy": result.validation.accuracy,
         "loss": result.validation.loss,
         "samples": result.validation.samples,

@@ -26,6 +26,7 @@ from autoprune.errors import UserError
 from autoprune.evaluation.evaluator import Evaluator, evaluate_dense
 from autoprune.evaluation.outcomes import EvaluationResult
 from autoprune.evaluation.sensitivity.sweep import Grid
+from autoprune.pruning.surgery.masks import by_rank
 from autoprune.reporting.results import results_in
 from autoprune.running.execution.inline import run_inline
 from autoprune.running.execution.jobs import Stages, WorkerContext
@@ -299,7 +300,7 @@ def _problem(run: RunContext, dense: Score, curves: SensitivityCurves | None, sw
         objective=experiment.evaluation.objective,
         recipe=experiment.recipe(),
         curves={prunable.pruner.name: curves} if curves else {},
-        importance=prunable.importance,
+        importance={name: by_rank(scores) for name, scores in prunable.importance.items()},
         work=run.compute_budget.left(spent),
         price=run.compute_budget.candidate,
         rungs=run.evaluator.data.rungs(),
