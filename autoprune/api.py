@@ -23,6 +23,7 @@ from autoprune.evaluation.prunable_model import analyze, example_inputs
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.networks import unwrap
 from autoprune.pruning.pruner import Pruner
+from autoprune.pruning.surgery.configuration import follow_configuration
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.reporting.results import Result
 from autoprune.running.progress import Display
@@ -97,6 +98,7 @@ def search(
     found = start_session(setup, folder, tracking_of(experiment), display)
     best = found.best
     network = Evaluator(setup.prunable, task, EvaluationConfig()).restore(folder.weights_of(best.number))
+    follow_configuration(network, setup.prunable.inputs)
     return SearchResult(
         network, best.number, setup.space.expanded(best.candidate.allocation), found.results, found.trials, folder.path
     )
@@ -112,6 +114,8 @@ def apply(
     recipe: Recipe | None = None,
 ) -> nn.Module:
     """Returns a pruned network: `model` with each group at its kept width; groups that are not named stay whole.
+
+    Where the model is built from a `config` that can say these widths (see `docs/deploying.md`), its config says them.
 
     Args:
         model: trained; it is not changed. Wrappers are taken off, as by `search`.
@@ -140,7 +144,10 @@ def apply(
     by = by.with_depth() if by.pattern.coupled and 0 in allocation.values() else by
     prunable = analyze(copy_network(model), given, by, samples)
     prunable.check_on_fresh_inputs(Allocation(allocation))
-    if task is not None:
-        return Evaluator(prunable, task, EvaluationConfig()).prune(allocation, recipe or Recipe())
     structures, importance = prunable.structures, prunable.importance
-    return structures.prune(prunable.network, importance, Allocation(allocation), prunable.inputs).eval()
+    if task is not None:
+        network = Evaluator(prunable, task, EvaluationConfig()).prune(allocation, recipe or Recipe())
+    else:
+        network = structures.prune(prunable.network, importance, Allocation(allocation), prunable.inputs).eval()
+    follow_configuration(network, prunable.inputs)
+    return network

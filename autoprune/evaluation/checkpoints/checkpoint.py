@@ -17,6 +17,7 @@ from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.networks import unwrap
 from autoprune.pruning.patterns import FILTER, LAYER
+from autoprune.pruning.surgery.configuration import follow_configuration
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.tasks import weights
 from autoprune.tasks.weights import maps_to, write_tensors
@@ -144,7 +145,9 @@ def rebuild(
     """
     dense = _dense(checkpoint, model)
     given = checkpoint.example_inputs() if inputs is None else inputs
-    return rebuild_from(dense, given, checkpoint)
+    network = rebuild_from(dense, given, checkpoint)
+    follow_configuration(network, ModelInputs.of(given))
+    return network
 
 
 def rebuild_from(dense: nn.Module, source: ChannelGraph | Any, checkpoint: PrunedCheckpoint) -> nn.Module:

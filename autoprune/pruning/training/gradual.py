@@ -16,11 +16,13 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.space import nothing_to_prune
 from autoprune.errors import UserError
 from autoprune.graph.groups import Kept
+from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.networks import unwrap
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.schedules import Timing, Unit, default_timing
 from autoprune.pruning.statistics.collection import CalibrationData
 from autoprune.pruning.statistics.gradients import Loss
+from autoprune.pruning.surgery.configuration import follow_configuration
 from autoprune.pruning.surgery.masks import Importance, Masks, Widths, top_k_mask
 from autoprune.pruning.training.masking import Masking
 from autoprune.pruning.training.targets import matching_groups, resolve_target
@@ -243,7 +245,9 @@ class Pruning:
         self.masking.plain_norms()
         widths = self.allocation if self._importance else {}  # nothing is scored before the first update
         self._structures.check_on_fresh_inputs(self.network, self._importance, widths, self._inputs)
-        return self._structures.prune(self.network, self._importance, widths, check_on=self._inputs)
+        thinned = self._structures.prune(self.network, self._importance, widths, check_on=self._inputs)
+        follow_configuration(thinned, ModelInputs.of(self._inputs))
+        return thinned
 
     def kept_channels(self) -> Kept:
         """Returns group → the channels that stay; nothing for a pattern that only zeroes weights."""
