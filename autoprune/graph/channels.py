@@ -20,6 +20,7 @@ from autoprune.graph import layers
 from autoprune.graph.channel_ids import ChannelIds, axes_of, lay_along
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import ChannelAxis, Layer, LayerKind, Side, qualified_name
+from autoprune.graph.modules.recurrent import Prunable
 from autoprune.graph.modules.recurrent_axes import recurrent_axes
 from autoprune.graph.recording.capture import Recording
 from autoprune.graph.rules import channel_layers, contractions, elementwise, recurrent, shapes
@@ -306,7 +307,7 @@ class _ChannelFollower:
                 size = self._tensors[name].shape[axis.dim]
                 known = self.axes[name, axis.dim] = ChannelAxis(name, axis.dim, axis.side, self.channels.new(size))
             tensors[axis.tensor, axis.dim] = known.ids
-        found = recurrent.recurrent(op, axes, tensors)
+        found = recurrent.recurrent(op, axes, tensors, whole_states=isinstance(module, Prunable))
         if found is not None:
             for tensor in dict.fromkeys(axis.tensor for axis in axes if axis.dim == 1):
                 name = f"{op.owner}.{tensor}".lstrip(".")

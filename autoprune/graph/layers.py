@@ -9,6 +9,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from autoprune.graph.modules.recurrent import PrunableGRU, PrunableLSTM, PrunableRNN
+
 
 def _classes(names: str) -> tuple[type[nn.Module], ...]:
     return tuple(getattr(nn, name) for name in names.split())
@@ -23,7 +25,7 @@ PER_CHANNEL = _classes(
 FOLLOWED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, *PER_CHANNEL)
 # Normalise over channels: statistics are those of the channels that stay.
 OVER_CHANNELS = _classes("LayerNorm RMSNorm GroupNorm")
-RECURRENT = _classes("LSTM GRU RNN")
+RECURRENT = (*_classes("LSTM GRU RNN"), PrunableLSTM, PrunableGRU, PrunableRNN)
 
 # What makes a network nonlinear.
 ACTIVATIONS = _classes(

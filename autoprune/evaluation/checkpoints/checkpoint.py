@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.module import _EXTRA_STATE_KEY_SUFFIX
 
 from autoprune import registry
 from autoprune.errors import CheckpointError
@@ -103,7 +104,7 @@ def _odd_fields(checkpoint: PrunedCheckpoint) -> list[str]:
     """Returns the fields that hold something else than belongs there."""
     removed = checkpoint.removed
     right = {
-        "state_dict": maps_to(checkpoint.state_dict, Tensor),
+        "state_dict": _is_state(checkpoint.state_dict),
         "widths": maps_to(checkpoint.widths, int),
         "kept": maps_to(checkpoint.kept, list) and all(_are_counts(kept) for kept in checkpoint.kept.values()),
         "model": isinstance(checkpoint.model, str),
@@ -114,6 +115,13 @@ def _odd_fields(checkpoint: PrunedCheckpoint) -> list[str]:
         "removed": isinstance(removed, (list, tuple)) and all(isinstance(name, str) for name in removed),
     }
     return [name for name, good in right.items() if not good]
+
+
+def _is_state(content: Mapping[str, object]) -> bool:
+    """Tells whether it maps names to tensors, or to what a module of the user's keeps beside them."""
+    return maps_to(content, object) and all(
+        isinstance(value, Tensor) or name.endswith(_EXTRA_STATE_KEY_SUFFIX) for name, value in content.items()
+    )
 
 
 def _are_inputs(content: object) -> bool:

@@ -51,7 +51,12 @@ def tie_units(
     return found
 
 
-def recurrent(op: Operation, axes: Sequence[RecurrentAxis], tensors: Mapping[tuple[str, int], Tensor]) -> Any:
+def recurrent(
+    op: Operation,
+    axes: Sequence[RecurrentAxis],
+    tensors: Mapping[tuple[str, int], Tensor],
+    whole_states: bool = False,
+) -> Any:
     """Follows a recurrent layer: its output has the units of its last layer, its states those of all.
 
     States that are given at their dense width, or returned to go with these, have no channels of their own.
@@ -60,6 +65,7 @@ def recurrent(op: Operation, axes: Sequence[RecurrentAxis], tensors: Mapping[tup
         op: the operation; its result is the output and the final states.
         axes: of the layer's tensors.
         tensors: ids along each axis of each tensor, by its name in the module and the axis.
+        whole_states: whether states are as wide as before the layer was pruned; if they are used, its units stay.
     """
     given = op.arguments("input", "hx")
     source = op.activation(given.get("input"))
@@ -83,8 +89,10 @@ def recurrent(op: Operation, axes: Sequence[RecurrentAxis], tensors: Mapping[tup
     output = torch.cat([ids for (kind, layer, _), ids in units.items() if kind == outputs and layer == last])
     states = op.operands()[1:] if source in op.operands() else op.operands()
     states = [each for each in states if each is not source]
-    dense = any(not each.along(len(each.shape) - 1) for each in states)
+    dense = whole_states or any(not each.along(len(each.shape) - 1) for each in states)
     used = any(user.target is not fx.node.map_arg and user.args[1:] == (1,) and user.users for user in op.node.users)
+    for ids in units.values() if whole_states and used else ():
+        op.channels.ids.freeze(ids, f"{op.node.name} has states that are used at the width of the layer before pruning")
     _count(op, axes, tensors, source, packed)
 
     def state(kind: str, shape: torch.Size) -> Activation:

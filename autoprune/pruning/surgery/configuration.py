@@ -10,11 +10,11 @@ from itertools import islice, product
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.graph.inputs import ModelInputs
+from autoprune.pruning.surgery.checking import ThinningError, compare_outputs
 from autoprune.pruning.surgery.copying import copy_network
-from autoprune.pruning.surgery.thinning import ThinningError, compare_outputs
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +45,8 @@ def follow_configuration(network: nn.Module, inputs: ModelInputs) -> bool:
         Whether the class builds the network from the configuration.
     """
     config = getattr(network, "config", None)
-    wanted = _sizes(network)
     built = None if config is None else _built_sizes(network, {})
+    wanted = _sizes(network)
     if built is None or {name for name, _ in built} != {name for name, _ in wanted}:
         return False
     ratios = Counter((wanted[axis], size) for axis, size in built.items() if wanted.get(axis) != size)
@@ -68,7 +68,8 @@ def follow_configuration(network: nn.Module, inputs: ModelInputs) -> bool:
 
 def _sizes(network: nn.Module) -> dict[_Axis, int]:
     """Returns the size of every axis of the tensors that a checkpoint holds."""
-    return {(name, dim): size for name, t in network.state_dict().items() for dim, size in enumerate(t.shape)}
+    tensors = {name: found for name, found in network.state_dict().items() if isinstance(found, Tensor)}
+    return {(name, dim): size for name, tensor in tensors.items() for dim, size in enumerate(tensor.shape)}
 
 
 def _built_sizes(network: nn.Module, values: Mapping[_Path, int]) -> dict[_Axis, int] | None:

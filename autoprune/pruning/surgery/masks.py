@@ -94,11 +94,14 @@ def build_masks(
     parameters = dict(network.named_parameters())
     # The scale makes a row of a computed weight zero: a direction of zeros would be divided by its norm.
     scales = {(norm.direction, norm.dim): norm.scale for norm in find_weight_norms(network)}
+    used = [(layer.weight_name, layer.incoming) for layer in graph.layers if layer.incoming is not None]
     masks: dict[str, Tensor] = {}
     for axis in graph.axes:
         stays = keep[axis.ids]
         name = scales.get((axis.tensor, axis.dim), axis.tensor)
-        if axis.side not in sides or name not in parameters or bool(stays.all()):
+        # A tensor that is tied may be used by one layer along the axis along which another makes channels with it.
+        own = {axis.side} | {"in" for tensor, ids in used if tensor == axis.tensor and torch.equal(ids, axis.ids)}
+        if not own & set(sides) or name not in parameters or bool(stays.all()):
             continue
         parameter = parameters[name]
         mask = masks.setdefault(name, torch.ones_like(parameter, dtype=torch.bool, requires_grad=False))

@@ -110,18 +110,24 @@ def _adapt_class(module: nn.Module, prefix: str, graph: ChannelGraph, keep: Tens
     if not isinstance(module, nn.RNNBase):
         return
     stays = {axis.tensor.removeprefix(prefix): keep[axis.ids] for axis in graph.axes if axis.dim == 1}
-    kept: dict[tuple[int, int], Tensor] = {}
-    for i, names in enumerate(module._all_weights):
-        where = divmod(i, 2 if module.bidirectional else 1)
-        if names[1] in stays:
-            kept[where] = stays[names[1]].nonzero().flatten()
     if all(bool(rows.all()) for rows in stays.values()):
         return
-    try:
-        recurrent_axes.update_sizes(module)
-    except ValueError:  # layers of different widths
-        recurrent.make_prunable(module)
-        recurrent_axes.update_sizes(module, hidden=kept)
+    # Columns of weight_hh are outputs; of weight_hr, which comes last where there is one, hidden units.
+    outputs, hidden = (
+        {
+            divmod(i, 2 if module.bidirectional else 1): stays[names[at]].nonzero().flatten()
+            for i, names in enumerate(module._all_weights)
+            if names[at] in stays
+        }
+        for at in (1, -1 if module.proj_size else 1)
+    )
+    if not isinstance(module, recurrent.Prunable):
+        try:
+            recurrent_axes.update_sizes(module)
+        except ValueError:  # layers of different widths
+            recurrent.make_prunable(module)
+    if isinstance(module, recurrent.Prunable):
+        recurrent_axes.update_sizes(module, hidden=hidden, projected=outputs)
 
 
 def _set_counts(module: nn.Module, before: torch.Size, after: torch.Size) -> None:

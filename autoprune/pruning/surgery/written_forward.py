@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -27,11 +27,19 @@ class WrittenCode:
         source: imports, and a function `forward` of the module and of what `paths` select.
         paths: where in the call's `(args, kwargs)` its arguments are.
         given: by path, what other arguments were when it was recorded.
+        function: the source, compiled here so that `torch.compile` need not.
     """
 
     source: str
     paths: tuple[Path, ...]
     given: tuple[tuple[Path, Any], ...]
+    function: Callable[..., Any] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "function", _compiled(self.source))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WrittenCode, (self.source, self.paths, self.given)
 
     @classmethod
     def of(cls, part: ModuleGraph) -> WrittenCode:
@@ -85,7 +93,7 @@ class WrittenForward(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Does what was recorded in the mode that the module is in."""
         code = self._written[self.training if self.training in self._written else not self.training]
-        return _compiled(code.source)(self, *code.select(args, kwargs))
+        return code.function(self, *code.select(args, kwargs))
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return _rebuild, (type(self).__mro__[2],), self.__dict__
