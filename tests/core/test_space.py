@@ -241,5 +241,5 @@ def test_a_network_may_lack_a_kind_but_an_unknown_kind_is_refused():
     assert build_space(SpaceRules(exclude=("kind:heads",)), resnet()).names
     with pytest.raises(ConfigError, match=r"exclude: 'kind:head' matches no group; did you mean 'kind:heads'\?"):
         build_space(SpaceRules(exclude=("kind:head",)), transformer())
-    with pytest.raises(ConfigError, match=r"no group is left to prune .*not included"):
+    with pytest.raises(ConfigError, match=r"no group is left to prune(?s:.*)not included"):
         build_space(SpaceRules(include=("kind:heads",)), resnet())
