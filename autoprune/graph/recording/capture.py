@@ -490,7 +490,10 @@ class _Recorder(TorchFunctionMode):
             return items if isinstance(value, list) else tuple(items)
         if isinstance(value, Mapping):
             named = {key: self.argument(each) for key, each in value.items()}
-            return named if type(value) is dict else self.graph.call_function(type(value), (), named)
+            if type(value) is dict:
+                return named
+            by_name = all(isinstance(key, str) and key.isidentifier() for key in named)
+            return self.graph.call_function(type(value), () if by_name else (named,), named if by_name else {})
         return value
 
     def _number(self, origin: Origin) -> fx.Node:
