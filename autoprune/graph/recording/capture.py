@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import operator
+import os
 import sys
 import threading
 import traceback
@@ -669,7 +670,7 @@ def _shapes(result: Any) -> Any:
     return [_shapes(each) for each in result] if isinstance(result, (tuple, list)) else result
 
 
-_OWN = (torch.__path__[0], __file__.rpartition("graph")[0], "<frozen ")
+_OWN = (torch.__path__[0] + os.sep, __file__.rpartition("graph")[0], "<frozen ")
 
 
 def _users_line() -> str:
