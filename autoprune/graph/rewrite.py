@@ -8,6 +8,7 @@ another value (`num_heads`); where none states it, the call's arguments are rewr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,8 +130,8 @@ class _Simulator:
                     self.faults[node] = f"the network returns {changed.name}, a channel count"
                 continue
             self.env[node] = map_activations(dense, self._thin)
-            if isinstance(dense, Activation) and not dense.shape.numel() and not dense.ids and node.all_input_nodes:
-                self.env[node] = self._empty(node, dense)
+            if isinstance(dense, Activation) and not dense.ids and self._is_computed(node, dense):
+                self.env[node] = self._computed(node, dense)
                 continue
             if any(each is None for each in _flat(self.env[node])):
                 self.faults[node] = f"what stays of {node.name} is no array"
@@ -151,8 +152,14 @@ class _Simulator:
                 shape[axis] = small.size(axis)
         return Activation(torch.Size(shape), tuple(arrays))
 
-    def _empty(self, node: fx.Node, dense: Activation) -> Activation:
-        """Returns what an operation makes that has no entries, as those that it has along other axes cannot tell."""
+    def _is_computed(self, node: fx.Node, dense: Activation) -> bool:
+        """Tells whether a tensor of no channels is empty, or computed from shapes, as the numbers of all channels."""
+        recording = self._flow.recording
+        numbers = node in recording.kept and node not in recording.reached
+        return bool(node.all_input_nodes) and node.op != "call_module" and (numbers or not dense.shape.numel())
+
+    def _computed(self, node: fx.Node, dense: Activation) -> Activation:
+        """Returns what an operation makes of what it is given in the thinned network."""
         try:
             found = self._evaluate(node.op, node.target, node.args, node.kwargs)
         except _FAULTS:
@@ -181,8 +188,12 @@ class _Simulator:
 
     def _blank(self, node: fx.Node) -> Any:
         value = self.env[node]
-        if node in self._flow.recording.kept and isinstance(value, Activation) and not value.ids:
-            return self._flow.recording.kept[node]
+        kept = self._flow.recording.kept
+        if node in kept and isinstance(value, Activation) and not value.ids:
+            if self._is_computed(node, value):
+                with suppress(*_FAULTS):
+                    return self._evaluate(node.op, node.target, node.args, node.kwargs)
+            return kept[node]
         return map_activations(value, lambda each: torch.zeros(1).expand(each.shape))
 
     def _check(self, node: fx.Node) -> str | None:

@@ -76,6 +76,20 @@ class ChosenChannels(nn.Module):
         return self.out(torch.cat([self.conv(x)[:, best], self.free(x)], 1))
 
 
+class NumberedChannels(nn.Module):
+    """Takes all channels by their numbers, and at each the positions that the data decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(3, 6, 1), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        row = x.mean((1, 3)).argmax(1)
+        x = self.conv(x)
+        samples, channels = torch.arange(len(x)), torch.arange(x.size(1))
+        return self.out(x[samples[:, None], channels[None], row[:, None], 0])
+
+
 class Standardised(nn.Conv2d):
     """A convolution whose filters are standardised (Qiao et al. 2019, arXiv:1903.10520)."""
 
@@ -129,6 +143,7 @@ INDEXED: Mapping[str, Case] = {
     "wholly_rotated": Case(lambda: PartlyRotated(6), (7, 12), {"q": 2}),
     "experts": Case(Experts, (4, 5), {"enter": 6}),
     "chosen_channels": Case(ChosenChannels, (3, 4, 4), {"free": 5}),
+    "numbered_channels": Case(NumberedChannels, (3, 4, 4), {"conv": 6}),
     "standardised": Case(
         lambda: nn.Sequential(Standardised(3, 6, 3), nn.ReLU(), Standardised(6, 5, 3), nn.ReLU(), nn.Conv2d(5, 2, 1)),
         (3, 8, 8),

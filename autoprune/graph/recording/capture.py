@@ -90,7 +90,7 @@ class Recording:
         sites: operation to where it was called.
         leaving: operations whose values left torch, with the name of the call.
         left: where they did.
-        reached: operations whose results depend on the inputs.
+        reached: operations whose results depend on the values of the inputs, not on their shapes alone.
         parameters: operation that reads a parameter or buffer to its qualified name.
         modules: names of all modules that ran.
         calls: of modules that are no operations, in the order in which they ended.
@@ -449,7 +449,8 @@ class _Recorder(TorchFunctionMode):
             for call in recording.calls
         ]
         for node in recording.graph.nodes:
-            if node.op == "placeholder" or recording.reached & set(node.all_input_nodes):
+            given = (each for each in node.all_input_nodes if not _is_of_shapes(recording.values[each]))
+            if node.op == "placeholder" or any(each in recording.reached for each in given):
                 recording.reached.add(node)
         return recording
 
@@ -670,15 +671,22 @@ def _shapes(result: Any) -> Any:
     return [_shapes(each) for each in result] if isinstance(result, (tuple, list)) else result
 
 
+def _is_of_shapes(value: Any) -> bool:
+    """Tells whether an operation's value says something of shapes; a tensor's is a `torch.Size`."""
+    return isinstance(value, (int, float, tuple)) and not isinstance(value, torch.Size)
+
+
 _OWN = (torch.__path__[0] + os.sep, __file__.rpartition("graph")[0], "<frozen ")
 
 
 def _users_line() -> str:
     """Returns file and line of the innermost code of the network that is neither torch's nor ours."""
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code is not run.__code__:
-        if not frame.f_code.co_filename.startswith(_OWN):
-            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    found, frame = "", sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is run.__code__:
+            return found
+        if not found and not frame.f_code.co_filename.startswith(_OWN):
+            found = f"{frame.f_code.co_filename}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     return ""
 

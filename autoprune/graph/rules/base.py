@@ -196,7 +196,7 @@ class Operation:
         kept: operation to the values of its result, where these are known.
         singles: as `values`, with one sample; empty where that is another graph.
         samples: how many samples `values` are of.
-        reached: operations that depend on the network's inputs.
+        reached: operations that depend on the values of the network's inputs.
         owner: name of the module whose operation it is.
     """
 
@@ -217,7 +217,7 @@ class Operation:
         return found if isinstance(found, torch.Size) else activation.shape
 
     def fixed(self, node: Any) -> bool:
-        """Tells whether an operation's result is the same whatever the network's inputs are."""
+        """Tells whether an operation's result is the same whatever the values of the network's inputs are."""
         return node not in self.reached
 
     def layer_name(self) -> str:
