@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tests.zoo.analysis import Analysis, Kept
 from tests.zoo.counting import count_costs
 from tests.zoo.networks import ZooNetwork, call
-from tests.zoo.reference import default_double, in_double, masked, relative_difference, tensors_of, variation
+from tests.zoo.reference import in_double, masked, relative_difference, tensors_of, variation
 from tests.zoo.running import FRESH_SAMPLES, SAMPLES, explain, one_sample, train_once
 
 ALLOCATIONS = 3
@@ -75,8 +75,10 @@ def examine(zoo: ZooNetwork, allocations: int = ALLOCATIONS) -> Row:
     network, inputs = zoo.build(torch.float64), zoo.inputs(SAMPLES, seed=10, dtype=torch.float64)
     before, classes = _snapshot(network), [type(module) for module in network.modules()]
     try:
-        with default_double():
-            _fill(row, zoo, network, inputs, allocations)
+        with in_double():
+            thinned = _fill(row, zoo, network, inputs, allocations)
+        for each in thinned:
+            row.trains = row.trains or train_once(each.float(), zoo)
     except Exception as error:  # whatever goes wrong is what is to be found out
         row.failure = explain(error)
     after = _snapshot(network)
@@ -86,7 +88,8 @@ def examine(zoo: ZooNetwork, allocations: int = ALLOCATIONS) -> Row:
     return row
 
 
-def _fill(row: Row, zoo: ZooNetwork, network: nn.Module, inputs: Any, allocations: int) -> None:
+def _fill(row: Row, zoo: ZooNetwork, network: nn.Module, inputs: Any, allocations: int) -> list[nn.Module]:
+    """Fills in a row, but for training; returns the thinned networks."""
     analysis = Analysis(network, inputs)
     row.seconds, row.groups = round(analysis.seconds, 2), len(analysis.widths)
     sample = one_sample(inputs, SAMPLES)
@@ -94,16 +97,17 @@ def _fill(row: Row, zoo: ZooNetwork, network: nn.Module, inputs: Any, allocation
     _compare_costs(row, analysis.predicted(analysis.widths), dense)
     if not analysis.widths:
         row.failure = "nothing can be pruned"
-        return
+        return []
     row.least = round(analysis.predicted(dict.fromkeys(analysis.widths, 1))["flops"] / dense["flops"], 4)
     fresh = zoo.inputs(FRESH_SAMPLES, seed=11, dtype=torch.float64)
     expected_dense = masked(network, [], fresh)
+    networks: list[nn.Module] = []
     differences, noticed, varies, own = [], [], [], []
     for draw in range(allocations):
         kept = draw_allocation(analysis.widths, draw)
         thinned = analysis.thin(kept)
         twin = copy.deepcopy(thinned).eval()
-        with in_double(), torch.no_grad():
+        with torch.no_grad():
             found = call(twin, fresh)
         expected = masked(network, analysis.channels_without(kept), fresh)
         differences.append(relative_difference(found, expected))
@@ -112,9 +116,10 @@ def _fill(row: Row, zoo: ZooNetwork, network: nn.Module, inputs: Any, allocation
         widths = {name: len(stays) for name, stays in kept.items()}
         _compare_costs(row, analysis.predicted(widths), count_costs(thinned, sample))
         own.append(isinstance(thinned, type(network)))
-        row.trains = row.trains or train_once(thinned, zoo)
+        networks.append(thinned)
     row.difference, row.noticed, row.varies = max(differences), min(noticed), max(varies)
     row.own_class = all(own)
+    return networks
 
 
 def draw_allocation(widths: Mapping[str, int], draw: int) -> Kept:

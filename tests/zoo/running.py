@@ -29,12 +29,12 @@ def loss_of(output: Any) -> Tensor:
 
 
 def train_once(network: nn.Module, zoo: ZooNetwork) -> str | None:
-    """Takes one step of training; returns what failed, or None."""
+    """Takes one step of training in float32; returns what failed, or None."""
     network.train()
     try:
         torch.manual_seed(0)
         optimiser = torch.optim.SGD(network.parameters(), lr=1e-4)
-        loss_of(call(network, zoo.inputs(FRESH_SAMPLES, seed=12, dtype=torch.float64, training=True))).backward()
+        loss_of(call(network, zoo.inputs(FRESH_SAMPLES, seed=12, dtype=torch.float32, training=True))).backward()
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
         if not gradients or not all(bool(gradient.isfinite().all()) for gradient in gradients):
             return "no gradients" if not gradients else "infinite gradients"
