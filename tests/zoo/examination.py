@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autoprune.errors import TaskError
 from tests.zoo.analysis import Analysis, Kept
 from tests.zoo.counting import count_costs
 from tests.zoo.networks import ZooNetwork, call
-from tests.zoo.reference import in_double, masked, relative_difference, tensors_of, variation
+from tests.zoo.reference import default_double, in_double, masked, relative_difference, tensors_of, variation
 from tests.zoo.running import FRESH_SAMPLES, SAMPLES, explain, one_sample, train_once
 
 ALLOCATIONS = 3
@@ -75,8 +76,9 @@ def examine(zoo: ZooNetwork, allocations: int = ALLOCATIONS) -> Row:
     network, inputs = zoo.build(torch.float64), zoo.inputs(SAMPLES, seed=10, dtype=torch.float64)
     before, classes = _snapshot(network), [type(module) for module in network.modules()]
     try:
+        analysis = _analyse(network, inputs)
         with in_double():
-            thinned = _fill(row, zoo, network, inputs, allocations)
+            thinned = _fill(row, zoo, network, inputs, analysis, allocations)
         for each in thinned:
             row.trains = row.trains or train_once(each.float(), zoo)
     except Exception as error:  # whatever goes wrong is what is to be found out
@@ -88,9 +90,20 @@ def examine(zoo: ZooNetwork, allocations: int = ALLOCATIONS) -> Row:
     return row
 
 
-def _fill(row: Row, zoo: ZooNetwork, network: nn.Module, inputs: Any, allocations: int) -> list[nn.Module]:
+def _analyse(network: nn.Module, inputs: Any) -> Analysis:
+    """Analyses a network; one that insists on float32 somewhere is made to compute in float64 there too."""
+    try:
+        with default_double():
+            return Analysis(network, inputs)
+    except TaskError:
+        with in_double():
+            return Analysis(network, inputs)
+
+
+def _fill(
+    row: Row, zoo: ZooNetwork, network: nn.Module, inputs: Any, analysis: Analysis, allocations: int
+) -> list[nn.Module]:
     """Fills in a row, but for training; returns the thinned networks."""
-    analysis = Analysis(network, inputs)
     row.seconds, row.groups = round(analysis.seconds, 2), len(analysis.widths)
     sample = one_sample(inputs, SAMPLES)
     dense = count_costs(network, sample)

@@ -205,7 +205,7 @@ def record(
         with recorder.hooked():
             given = inputs.clone()
             recorder.add_inputs(given)
-            with torch.compiler.set_stance("force_eager"), _StrayOperators(recorder), recorder:
+            with _StrayOperators(recorder), recorder:
                 output = run(copied, given, recorder)
         return recorder.finish(output)
 
@@ -252,7 +252,7 @@ def run(network: nn.Module, inputs: ModelInputs, recorder: _Recorder | None = No
         TaskError: its forward fails; the message is a single line, with the module and the line of code if known.
     """
     try:
-        with foreign_code():
+        with foreign_code(), torch.compiler.set_stance("force_eager"):  # compiling takes longer than a few runs
             return inputs.call(network)
     except Exception as fault:  # whatever the user's network raises
         line = _line_of(fault)

@@ -43,10 +43,12 @@ def structural(op: Operation) -> Any:
     results: list[Any] = []
     for array in ids:
         whole = array.expand(_filled(first.shape))
-        moved = _run_on(whole, source, op, run)
+        positions = _indices_of_positions(op, array)
+        moved = _spread(_run_on(whole, source, op, run, positions), op.shape if positions else None)
         if moved is None or not _same_shapes(moved, op.shape):
             return None
-        if any(not _same_ids(moved, other) for other in _with_other_indices(whole, source, op, run)):
+        varying = iter(()) if positions else _with_other_indices(whole, source, op, run)
+        if any(not _same_ids(moved, other) for other in varying):
             op.channels.ids.freeze(array, f"which of them {op.node.name} takes depends on the inputs")
             continue
         results.append(moved)
@@ -78,6 +80,41 @@ def call_with(node: fx.Node, name: str) -> Callable[[Any, Any], Any]:
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
     return run
+
+
+def _indices_of_positions(op: Operation, ids: Tensor) -> dict[fx.Node, Tensor]:
+    """Returns single ones in place of those indices that choose positions, if no others are known by the data alone.
+
+    Args:
+        op: the operation.
+        ids: `[…]` of what is indexed.
+    """
+    index = op.node.args[1] if op.name == "getitem" else ()
+    items = index if isinstance(index, tuple) else (index,)
+    consumed = sum(item is not None and item is not Ellipsis for item in items)
+    found: dict[fx.Node, Tensor] = {}
+    axis = 0
+    for item in items:
+        if isinstance(item, fx.Node) and isinstance(op.values.get(item), torch.Size):
+            value = op.kept.get(item)
+            if value is None or value.dtype is torch.bool or axis >= ids.dim():
+                return {}
+            if ids.size(axis) == 1:
+                found[item] = value.new_zeros([1] * value.dim())
+            elif not op.fixed(item) or item in found:
+                return {}
+        axis += 0 if item is None else ids.dim() - consumed if item is Ellipsis else 1
+    return found
+
+
+def _spread(moved: Any, shape: Any) -> Any:
+    """Returns `[…]` ids repeated to a shape; as they are where none is given or they do not fit."""
+    if not isinstance(moved, Tensor) or not isinstance(shape, torch.Size):
+        return moved
+    try:
+        return moved.expand(_filled(shape))
+    except RuntimeError:
+        return moved
 
 
 def _with_other_indices(ids: Tensor, source: fx.Node, op: Operation, run: Callable[[Any, Any], Any]) -> Iterator[Any]:
