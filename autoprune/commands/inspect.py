@@ -30,8 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.plot is not None:
         _plot(setup, arguments.plot)
     graph = setup.prunable.structures.graph
-    names = _structure_names(setup)
-    groups = [_group(setup, group, names) for group in setup.prunable.structures.groups]
+    groups = [_group(setup, group) for group in setup.prunable.structures.groups]
     staying = {**setup.prunable.structures.refused_branches, **setup.space.staying}
     if arguments.json:
         frozen = [vars(each) for each in graph.frozen] if graph is not None else []
@@ -61,23 +60,15 @@ def _plot(setup: Setup, path: Path) -> None:
         raise UserError(f"{path} cannot be written ({fault.strerror}); choose another --plot") from fault
 
 
-def _structure_names(setup: Setup) -> Mapping[str, str]:
-    """Returns by group what its structures are; nothing where parts of weights are zeroed."""
-    from autoprune.graph.overview.structures import structure_names
-
-    graph, pattern = setup.prunable.structures.graph, setup.prunable.structures.pattern
-    return structure_names(graph) if graph is not None and pattern.coupled else {}
-
-
-def _group(setup: Setup, group: Group, names: Mapping[str, str]) -> dict[str, Any]:
+def _group(setup: Setup, group: Group) -> dict[str, Any]:
     """Returns what is shown of one group; `…_share` is what goes if it alone is pruned to one structure, or none."""
-    name, costs = group.name, setup.prunable.costs
+    name, costs, pattern = group.name, setup.prunable.costs, setup.prunable.structures.pattern
     dense, without = costs.dense(), costs.costs({name: 0 if group.removable else max(group.least, 1)})
     bounds = setup.space.bounds.get(name)
     return {
         "name": name,
         "width": group.width,
-        "structures": names.get(name, "branch" if group.removable else setup.prunable.structures.pattern.name),
+        "structures": group.structures if pattern.coupled else "branch" if group.removable else pattern.name,
         "kind": group.kind,
         "layers": list(group.producers),
         "flops_share": 1 - without["flops"] / dense["flops"] if dense["flops"] else 0.0,
@@ -106,14 +97,14 @@ def _print(setup: Setup, groups: list[dict[str, Any]], staying: Mapping[str, str
     )
     table = Table(box=None, header_style="bold", pad_edge=False)
     flops, params = (cost_name(kind, setup.prunable.costs.effective) for kind in ("flops", "params"))
-    headings = {"group": "left", "width": "right", "of": "left", "kind": "left", flops: "right", params: "right"}
+    headings = {"group": "left", "width": "right", "of": "left", flops: "right", params: "right"}
     for heading, justify in {**headings, "may keep": "left", "layers": "left"}.items():
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
     for group in groups:
         none = "0 or " if group["removable"] else ""
         may_keep = group["pinned"] or f"{none}{group['floor']} to {group['ceiling']}"
         shares = [f"{100 * group[share]:.1f} %" for share in ("flops_share", "params_share")]
-        what = [str(group["width"]), group["structures"], group["kind"]]
+        what = [str(group["width"]), group["structures"]]
         cells = [group["name"], *what, *shares, may_keep, shorten(group["layers"])]
         table.add_row(*map(printable, cells))
     console.print(table)

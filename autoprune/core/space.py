@@ -69,6 +69,15 @@ class Group:
         """Whether several layers share the channels, as on a residual stream."""
         return len(self.producers) > 1
 
+    @property
+    def structures(self) -> str:
+        """What its structures are called, in the plural."""
+        if self.kind in ("heads", "stream"):
+            return self.kind
+        layers = {name.rpartition(".")[0] for name in self.producers}  # a recurrent layer has several weights
+        dense = not any("Conv" in name or name == "Embedding" for name in self.types)
+        return "hidden units" if dense and (self.kind == "hidden" or len(layers) == 1) else "channels"
+
 
 @dataclass(frozen=True)
 class Bounds:

@@ -10,7 +10,6 @@ from torch import Tensor, fx
 from autoprune.graph.channel_ids import Reason
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.layers import Layer
-from autoprune.graph.overview.structures import structure_names
 from autoprune.graph.rules.base import Activation, name_of
 from autoprune.reporting.network_figure import NetworkRow
 from autoprune.running.setup import Setup
@@ -28,7 +27,8 @@ class _Planner:
         self._graph: ChannelGraph = setup.prunable.graph
         self._pinned = setup.space.pinned
         self._group_of = {root: group.name for group in self._graph.groups for root in group.roots.tolist()}
-        self._structures = structure_names(self._graph)
+        searched = setup.prunable.structures.groups
+        self._structures = {part.name: part.structures for group in searched for part in group.each}
         self._reasons = self._graph.flow.channels.reasons()
         self._layers = {layer.name: layer for layer in self._graph.layers if layer.incoming is not None}
         self._by_tensor = {layer.weight_name: layer for layer in self._layers.values()}

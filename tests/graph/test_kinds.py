@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
+from autoprune.graph.branches import find_kinds
 from autoprune.graph.groups import find_groups
-from autoprune.graph.overview.structures import structure_names
 from autoprune.tasks.models.digits_resnet import digits_resnet
 from tests.graph.unusual_networks import TransformerBlock
 
 
 def named(network: nn.Module, inputs: torch.Tensor) -> dict[str, str]:
-    return structure_names(find_groups(network.eval(), inputs))
+    graph = find_groups(network.eval(), inputs)
+    kinds = find_kinds(network, graph)
+    return {each.name: replace(each.group, kind=kinds.get(each.name, "")).structures for each in graph.groups}
 
 
 def test_heads_hidden_units_and_stream_of_a_transformer_are_named() -> None:
