@@ -99,6 +99,14 @@ class Standardised(nn.Conv2d):
         return self._conv_forward(input, weight, self.bias)
 
 
+class NormedWeight(nn.Conv2d):
+    """As `Standardised`, by a batch norm of the weight."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight = F.batch_norm(self.weight.reshape(1, self.out_channels, -1), None, None, training=True, eps=1e-6)
+        return self._conv_forward(input, weight.reshape_as(self.weight), self.bias)
+
+
 class OneSampleApart(nn.Module):
     """Does something else with one sample than with several."""
 
@@ -146,6 +154,11 @@ INDEXED: Mapping[str, Case] = {
     "numbered_channels": Case(NumberedChannels, (3, 4, 4), {"conv": 6}),
     "standardised": Case(
         lambda: nn.Sequential(Standardised(3, 6, 3), nn.ReLU(), Standardised(6, 5, 3), nn.ReLU(), nn.Conv2d(5, 2, 1)),
+        (3, 8, 8),
+        {"0": 6, "2": 5},
+    ),
+    "normed_weight": Case(
+        lambda: nn.Sequential(NormedWeight(3, 6, 3), nn.ReLU(), NormedWeight(6, 5, 3), nn.ReLU(), nn.Conv2d(5, 2, 1)),
         (3, 8, 8),
         {"0": 6, "2": 5},
     ),

@@ -141,7 +141,8 @@ class Channels:
         ]
         result = []
         for cluster in _clusters([(ids, at) for at, own in enumerate(arrays) for ids in own]):
-            result.append(self._merge_cluster(cluster, sizes, what))
+            alone = len({at for _, at in cluster}) == 1  # several kinds of channels of one operand do not meet
+            result += [ids for ids, _ in cluster] if alone else [self._merge_cluster(cluster, sizes, what)]
         final = []
         for ids in result:
             meets = covered([ids])

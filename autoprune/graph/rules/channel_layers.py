@@ -230,6 +230,18 @@ def per_channel(op: Operation, source: Activation, vectors: Sequence[Activation]
     return with_vectors(op, Activation(op.shape, tuple(arrays), origin=source.origin), vectors, 1)
 
 
+def _norm_of_batch(op: Operation, source: Activation, vectors: Sequence[Activation]) -> Activation | None:
+    """Follows a norm of each channel over all else, as of a weight's outputs over its inputs: over those that stay."""
+    if len(source.shape) < 2:
+        return None
+    op.channels.use_statistics([source], f"{op.node.name} uses")
+    arrays = []
+    for ids in op.channels.rooted(source).ids:
+        beside = [axis for axis in axes_of(ids) if axis != 1]
+        arrays.append(op.channels.hold(ids, beside, "") if ids.size(1) > 1 and beside else ids)
+    return with_vectors(op, Activation(op.shape, tuple(arrays), origin=source.origin), vectors, 1)
+
+
 def with_vectors(op: Operation, result: Activation, vectors: Sequence[Activation], axis: int) -> Activation:
     """Ties vectors of one value per channel to an axis of an activation.
 
@@ -317,6 +329,8 @@ def functional_norm(op: Operation) -> Activation | None:
         return None
     keys = ("running_mean", "running_var", "weight", "bias")
     vectors = [each for key in keys if (each := op.activation(given.get(key))) is not None]
+    if op.name == "batch_norm" and op.activation(given.get("running_mean")) is None:
+        return _norm_of_batch(op, source, vectors)
     if op.name in NORMS_OF_CHANNELS:
         return per_channel(op, source, vectors)
     if op.name == "group_norm":

@@ -36,7 +36,7 @@ def structural(op: Operation) -> Any:
     if first is None or not isinstance(source, fx.Node):
         return None
     others = [each for each in op.operands() if each is not first]
-    if any(each.ids or each.statistics for each in others):
+    if any(each.ids or each.statistics for each in others) and not op.name.endswith("_as"):  # which ask for a shape
         return None
     run = call_with(op.node, op.name)
     ids = op.channels.rooted(first).ids

@@ -158,6 +158,8 @@ class MaskedRun(Replay):
             return lambda dense: (reduced_axes(n, len(dense.shape), plain) or []) if _reduces(n, self._flow) else []
         if name == "group_norm":
             return lambda dense: [1]
+        if name == "batch_norm":  # of a weight's outputs over its inputs; along axis 1 nothing is mixed
+            return lambda dense: [axis for axis in range(len(dense.shape)) if axis != 1]
         if name in _NORMS:
             return lambda dense: [len(dense.shape) - 1] if name != "normalize" else range(len(dense.shape))
         return None
@@ -182,9 +184,12 @@ class MaskedRun(Replay):
                 "rms_norm": "input normalized_shape weight eps",
                 "group_norm": "input num_groups weight bias eps",
                 "normalize": "input p dim eps",
+                "batch_norm": "input running_mean running_var weight bias training momentum eps",
             }
             args, kwargs = fx.node.map_arg((n.args, dict(n.kwargs)), lambda each: self.env[each])
             given: dict[str, Any] = {**dict(zip(orders[name].split(), args, strict=False)), **kwargs}
+            if name == "batch_norm":
+                return nn.functional.batch_norm(**{**given, "input": value})
             if name == "normalize":
                 return nn.functional.normalize(**{**given, "input": value})
             weight, bias, groups = given.get("weight"), given.get("bias"), given.get("num_groups")
