@@ -194,10 +194,9 @@ def record(
     Raises:
         TaskError: the network cannot be copied, or its forward fails on these inputs.
     """
-    copied = _copy(network)
-    for module in copied.modules():
-        module.training = training
-    with torch.no_grad(), same_numbers(seed):
+    with _copy_of(network) as copied, torch.no_grad(), same_numbers(seed):
+        for module in copied.modules():
+            module.training = training
         for _ in range(runs_before):
             run(copied, inputs.clone())
         recorder = _Recorder(network, copied)
@@ -218,8 +217,8 @@ def run_repeatedly(network: nn.Module, inputs: ModelInputs) -> list[list[Tensor]
         inputs: whatever it takes.
     """
     found: list[list[Tensor]] = []
-    copied = _copy(network).eval()
-    with torch.no_grad(), contextlib.suppress(TaskError):
+    with _copy_of(network) as copied, torch.no_grad(), contextlib.suppress(TaskError):
+        copied.eval()
         for seed in (1, 2):
             with seeded(seed):
                 output = run(copied, inputs.clone())
@@ -227,7 +226,9 @@ def run_repeatedly(network: nn.Module, inputs: ModelInputs) -> list[list[Tensor]
     return found
 
 
-def _copy(network: nn.Module) -> nn.Module:
+@contextmanager
+def _copy_of(network: nn.Module) -> Iterator[nn.Module]:
+    """Lends a deep copy of a network; its tensors go at once, also where its modules refer to each other."""
     empty = [name for name, tensor in _held(network) if isinstance(tensor, _UNINITIALISED)]
     if empty:
         raise TaskError(
@@ -235,9 +236,15 @@ def _copy(network: nn.Module) -> nn.Module:
             "run it once on some inputs before it is pruned"
         )
     try:
-        return deep_copy(network)
+        copied = deep_copy(network)
     except (RuntimeError, TypeError) as fault:
         raise TaskError(f"{type(network).__name__} cannot be copied ({fault})") from fault
+    try:
+        yield copied
+    finally:
+        for module in copied.modules():
+            module._parameters.clear()
+            module._buffers.clear()
 
 
 def run(network: nn.Module, inputs: ModelInputs, recorder: _Recorder | None = None) -> Any:
