@@ -7,6 +7,7 @@ that is not understood freezes the ids that reach it, which costs prunability, n
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -349,19 +350,17 @@ class _ChannelFollower:
             factors = [each for each in op.node.args[2:4] if isinstance(each, fx.Node)]
         for source in factors:
             origin = source
-            while origin.op != "get_attr" and origin.all_input_nodes and op.fixed(origin):
+            while origin.op != "get_attr" and origin.all_input_nodes and (op.fixed(origin) or _takes_part(origin)):
                 origin = origin.all_input_nodes[0]
             name = self._recording.parameters.get(origin)
-            if (
-                name is None
-                or self._tensors[name].dim() < 2
-                or (self._tensors[name].dim() > 2 and "conv" not in op.name)
-            ):
+            rank = 0 if name is None else self._tensors[name].dim()
+            experts = rank == 3 and op.name == "linear" and _takes_part(source)
+            if name is None or rank < 2 or (rank > 2 and "conv" not in op.name and not experts):
                 continue
-            kind, groups = _FUNCTIONS[op.name], 1
+            kind, groups = "experts" if experts else _FUNCTIONS[op.name], 1
             if op.name in ("addmm", "matmul", "mm") and source is factors[-1]:
                 kind = "transposed"  # `x @ weight`, whose weight is `[in, out]`
-            outer, inner = (1, 0) if kind in ("transposed", "embedding") else (0, 1)
+            outer, inner = layers.OUTER_AND_INNER.get(kind, (0, 1))
             for dim, side in ((outer, "out"), (inner, "in")):
                 axis = self.axes.get((name, dim))
                 if axis is not None and axis.side == "passthrough":
@@ -396,7 +395,7 @@ class _ChannelFollower:
         shape = self._tensors[tensor].shape
         if kind == "per_channel":
             return Layer(name, kind, type_name, None, self._ids_along(tensor, 0), tensor=tensor)
-        outer, inner = (1, 0) if kind in ("transposed", "embedding") else (0, 1)
+        outer, inner = layers.OUTER_AND_INNER.get(kind, (0, 1))
         outgoing, incoming = self._ids_along(tensor, outer), self._ids_along(tensor, inner)
         if groups > 1 and kind == "transposed":
             outgoing = outgoing.repeat(groups)
@@ -427,6 +426,10 @@ def _fixed(shape: Any, origin: str) -> Any:
     if isinstance(shape, torch.Size):
         return Activation(shape, origin=origin)
     return [_fixed(each, origin) for each in shape] if isinstance(shape, list) else None
+
+
+def _takes_part(node: fx.Node) -> bool:
+    return node.op == "call_function" and node.target is operator.getitem
 
 
 def _holds_tensors(shape: Any) -> bool:

@@ -56,7 +56,10 @@ _UNDERSTOOD = (*FOLLOWED, *OVER_CHANNELS, *ELEMENTWISE, *SPATIAL, nn.Embedding, 
 # Methods that decide what a layer computes; a subclass that overrides one of them is another layer.
 _COMPUTING = ("forward", "_conv_forward", "_output_padding", "_check_input_dim")
 
-LayerKind = Literal["convolution", "transposed", "linear", "embedding", "per_channel", "parameter"]
+LayerKind = Literal["convolution", "transposed", "linear", "experts", "embedding", "per_channel", "parameter"]
+"""Of `experts` the weight is `[experts, out, in]`, and each call uses a part of it."""
+OUTER_AND_INNER: Mapping[LayerKind, tuple[int, int]] = {"transposed": (1, 0), "embedding": (1, 0), "experts": (1, 2)}
+"""Axes of a weight along which its outputs and inputs lie, where these are not the first two."""
 Side = Literal["out", "in", "passthrough"]
 """Channels that a layer makes, uses up, or passes on (batch norm, a depthwise convolution, a bare parameter)."""
 

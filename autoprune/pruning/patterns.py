@@ -53,6 +53,8 @@ class Pattern:
 
 def filters(layer: Layer, weight: Tensor) -> Tensor:
     """Returns a layer's weight with one row for each output channel, `[out, in of a group, …]`."""
+    if layer.kind == "experts":
+        return weight.transpose(0, 1)
     if layer.kind not in ("transposed", "embedding"):
         return weight
     per_group = weight.reshape(layer.groups, -1, *weight.shape[1:])  # [groups, in of a group, out of a group, …]

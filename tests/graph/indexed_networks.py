@@ -45,6 +45,21 @@ class PartlyRotated(nn.Module):
         return torch.cat((turned * angles.cos() + torch.cat((-other, one), -1) * angles.sin(), rest), -1)
 
 
+class HeadsInBatch(nn.Module):
+    """Attention whose heads lie along the axis of the samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(12, 12) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        samples, length = x.shape[:2]
+        q, k, v = (each(x).view(samples, length, -1, 4).transpose(1, 2) for each in (self.q, self.k, self.v))
+        q, k, v = (each.reshape(-1, length, 4) for each in (q, k, v))
+        mixed = torch.bmm(torch.bmm(q, k.transpose(1, 2)).softmax(-1), v)
+        return self.out(mixed.view(samples, -1, length, 4).transpose(1, 2).flatten(2))
+
+
 class Experts(nn.Module):
     """Every token goes to the expert that it chooses, whose weights are a part of a parameter."""
 
@@ -52,7 +67,7 @@ class Experts(nn.Module):
         super().__init__()
         self.enter, self.out = nn.Linear(5, 6), nn.Linear(6, 3)
         self.router = nn.Parameter(torch.randn(6, 3))
-        self.weight = nn.Parameter(torch.randn(3, 6, 6) / 3)
+        self.up, self.down = nn.Parameter(torch.randn(3, 8, 6) / 3), nn.Parameter(torch.randn(3, 6, 8) / 3)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.enter(x).flatten(0, 1)
@@ -60,7 +75,8 @@ class Experts(nn.Module):
         for expert in range(3):
             where = (chosen == expert).nonzero().flatten()
             expert_index = torch.full((), expert, dtype=torch.long) + 0 * chosen.max()
-            result.index_add_(0, where, F.linear(tokens[where], self.weight[expert_index]))
+            hidden = F.linear(tokens[where], self.up[expert_index]).relu()
+            result.index_add_(0, where, F.linear(hidden, self.down[expert_index]))
         return self.out(result.view(*x.shape[:2], -1) + tokens.view(*x.shape[:2], -1))
 
 
@@ -149,7 +165,8 @@ INDEXED: Mapping[str, Case] = {
     "packed": Case(Packed, (4, 5), {"enter": 6, "lstm": 8}),
     "partly_rotated": Case(lambda: PartlyRotated(4), (7, 12), {"q": 2}),
     "wholly_rotated": Case(lambda: PartlyRotated(6), (7, 12), {"q": 2}),
-    "experts": Case(Experts, (4, 5), {"enter": 6}),
+    "heads_in_batch": Case(HeadsInBatch, (7, 12), {"q": 3}),
+    "experts": Case(Experts, (4, 5), {"enter": 6, "up": 8}),
     "chosen_channels": Case(ChosenChannels, (3, 4, 4), {"free": 5}),
     "numbered_channels": Case(NumberedChannels, (3, 4, 4), {"conv": 6}),
     "standardised": Case(

@@ -127,9 +127,11 @@ def _count(
 ) -> None:
     """Records the multiply-adds of one sample."""
     sizes: dict[Label, int] = {}
+    whole: dict[Label, int] = {}  # of one sample, and of those that were followed
     for factor in factors:
-        for label, size in zip(factor.labels, factor.sizes, strict=True):
-            sizes[label] = size if sizes.get(label, 1) == 1 else sizes[label]
+        for found, shape in ((sizes, factor.sizes), (whole, factor.activation.shape)):
+            for label, size in zip(factor.labels, shape, strict=True):
+                found[label] = size if found.get(label, 1) == 1 else found[label]
     arrays: list[Tensor] = []
     counted: set[Label] = set()
     for ids in result:
@@ -145,6 +147,9 @@ def _count(
                     arrays.append(op.channels.ids.rooted(along[0]).flatten())
                     counted.add(label)
     factor_of_rest = 2 * prod(size for label, size in sizes.items() if label not in counted)
+    # The samples of what was followed may lie along an axis with channels, as heads do in a batch of matrices.
+    repeated = prod(whole[label] for label in counted)
+    factor_of_rest = factor_of_rest * prod(sizes[label] for label in counted) // max(repeated, 1)
     op.channels.products.setdefault(op.node, []).append(Product(op.layer_name(), factor_of_rest, tuple(arrays)))
 
 
