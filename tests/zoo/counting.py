@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import ExitStack
 from typing import Any
 
@@ -38,6 +39,8 @@ def count_flops(network: nn.Module, inputs: Any) -> int:
     Fused kernels, which torch's counter does not see, are avoided; recurrent layers are counted by their formula,
     2 · steps · gates · hidden · (inputs + hidden), whether the counter sees into them or not.
     """
+    # Parameters that are passed to modules would be asked for their gradients.
+    network = copy.deepcopy(network).requires_grad_(False)
     recurrent = _RecurrentFlops()
     fast = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:

@@ -97,6 +97,7 @@ class Recording:
         observed: operations that compute plain numbers and truth values with which the user's code went on.
         training: whether the network was in training mode.
         replayable: whether `traced` returns what the network returns; else it returns the tensors in it.
+        asking_types: names of modules that ask tensors for their data types.
         outputs: the tensors in what it returned.
         varying: modules in which a plain number was another one in a run that did the same otherwise, and the line.
     """
@@ -115,6 +116,7 @@ class Recording:
     observed: list[fx.Node] = field(default_factory=list)
     training: bool = False
     replayable: bool = True
+    asking_types: set[str] = field(default_factory=set)
     outputs: tuple[Tensor, ...] = ()
     varying: dict[str, str] = field(default_factory=dict)
 
@@ -411,6 +413,8 @@ class _Recorder(TorchFunctionMode):
             asked = target.__name__ if callable(target) else str(target)
             is_size = asked in ("size", "numel") or (asked == "getattr" and args[1] == "shape")
             if not written and not is_size and not any(isinstance(leaf, Tensor) for leaf in _leaves(result)):
+                if asked == "getattr" and args[1] == "dtype":
+                    self.recording.asking_types.add(self._scopes[-1])
                 if asked in _LEAVING:
                     for tensor in tensors:
                         if tensor in self._nodes:

@@ -31,12 +31,14 @@ class ModuleGraph:
         paths: of its placeholders, in order.
         given: arguments that are neither tensors nor tracked numbers, by path: it was recorded with these.
         constants: tensors that it made out of nothing torch knows of, by name.
+        asks_types: whether it asks tensors for their data types, which then follow the network's.
     """
 
     graph: fx.Graph
     paths: tuple[Path, ...]
     given: Mapping[Path, Any]
     constants: dict[str, Tensor] = field(default_factory=dict)
+    asks_types: bool = False
 
 
 def extract_module(
@@ -126,7 +128,8 @@ class _Extraction:
             i += 1
         self._graph.output(self._map(call.result))
         self._graph.lint()
-        return ModuleGraph(self._graph, tuple(paths), given, self._constants)
+        asks_types = call.name in self._recording.asking_types
+        return ModuleGraph(self._graph, tuple(paths), given, self._constants, asks_types)
 
     def _children(self) -> list[ModuleCall]:
         """Lists the outermost calls within this one that did something."""

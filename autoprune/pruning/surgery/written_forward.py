@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.fx.graph_module import _format_import_block
+from torch.fx.node import map_aggregate
 from torch.package.importer import sys_importer
 
 from autoprune.errors import AutopruneError
@@ -108,10 +110,36 @@ def write_forward(module: nn.Module, parts: Mapping[bool, ModuleGraph]) -> None:
     """
     if not isinstance(module, WrittenForward):
         module.__class__ = _subclass(type(module))  # type: ignore[arg-type]
+    for part in parts.values():
+        _follow_device_and_type(part, module)
     module._written = {training: WrittenCode.of(part) for training, part in parts.items()}  # type: ignore[assignment]
     for part in parts.values():
         for name, tensor in part.constants.items():
             module.register_buffer(name, tensor, persistent=False)
+
+
+def _follow_device_and_type(part: ModuleGraph, module: nn.Module) -> None:
+    """Replaces the device on which a module was recorded, and its data type where it asks for it, by those it has."""
+    named = ((name, each) for name, each in module.named_parameters() if each.is_floating_point())
+    name, parameter = next(named, ("", None))
+    if parameter is None:
+        return
+    first = next(node for node in part.graph.nodes if node.op != "placeholder")
+    with part.graph.inserting_before(first):
+        own = part.graph.get_attr(name)
+        device = part.graph.call_function(getattr, (own, "device"))
+        dtype = part.graph.call_function(getattr, (own, "dtype"))
+
+    def follow(value: Any) -> Any:
+        if isinstance(value, torch.device):
+            return device
+        return dtype if part.asks_types and value is parameter.dtype else value
+
+    for node in part.graph.nodes:
+        node.args, node.kwargs = map_aggregate(node.args, follow), map_aggregate(node.kwargs, follow)
+    for node in (dtype, device, own):
+        if not node.users:
+            part.graph.erase_node(node)
 
 
 @cache

@@ -167,3 +167,23 @@ def test_weight_norm_of_the_old_style_is_followed_by_its_rows() -> None:
     graph = find_groups(network, inputs)
     assert widths(graph)["1"] == 5
     same_outputs(thin(network, graph, {"1": [0]}), mask_network(network, graph, {"1": [0]}), inputs, 1e-4)
+
+
+def test_a_written_forward_follows_the_network_to_another_device_and_type() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(5, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x).view(-1, x.shape[1], 8)
+            return self.last(x + torch.arange(x.shape[1], dtype=x.dtype, device=x.device)[:, None])
+
+    network, inputs = Positions().double(), torch.randn(2, 4, 5, dtype=torch.float64)
+    thinned = thin(network, find_groups(network, inputs), {"first": [1, 4, 6]})
+    assert isinstance(thinned, WrittenForward)
+    expected = thinned(inputs)
+    single = copy.deepcopy(thinned).float()(inputs.float())
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), expected, rtol=1e-4, atol=1e-4)
+    assert copy.deepcopy(thinned).to("meta")(inputs.to("meta")).device.type == "meta"
