@@ -140,7 +140,7 @@ class CostTable:
 
     @cached_property
     def _removals(self) -> _Removals | None:
-        """What is taken off where branches are gone; None where no term stays behind in any."""
+        """Costs that are taken off where branches are gone; None where no term stays behind in any."""
         kept = [term for term in self.terms if term.branch is not None and not self._vanishes(term)]
         return _Removals(kept, self._index, self._is_small) if kept else None
 
@@ -320,7 +320,7 @@ def _matrix(counts: Sequence[Count], index: Mapping[str, int]) -> tuple[Ints, In
 
 
 class _Removals:
-    """What the terms of removed branches would still cost.
+    """Costs that the terms of removed branches would still have.
 
     Args:
         terms: those that the branch's own groups do not bring to zero.

@@ -15,7 +15,7 @@ from autoprune.core.settings import Dimension, criterion_pattern
 from autoprune.errors import ConfigError, UserError, did_you_mean
 
 GroupKind = Literal["heads", "hidden", "stream", ""]
-"""What a group of channels is: heads of attention, units inside one residual branch (of an MLP, between convolutions),
+"""Kinds of groups of channels: heads of attention, units inside one residual branch (of an MLP, between convolutions),
 the residual stream that branches add to, or none of these."""
 
 BY_KIND = "kind:"
@@ -71,7 +71,7 @@ class Group:
 
     @property
     def structures(self) -> str:
-        """What its structures are called, in the plural."""
+        """Name of its structures, in the plural."""
         if self.kind in ("heads", "stream"):
             return self.kind
         layers = {name.rpartition(".")[0] for name in self.producers}  # a recurrent layer has several weights

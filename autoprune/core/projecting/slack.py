@@ -1,4 +1,4 @@
-"""What limits leave beside the costs of an allocation, while single groups become wider or narrower."""
+"""Slack of limits: what they leave beside the costs of an allocation, while single groups become wider or narrower."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UNLIMITED = np.iinfo(np.int64).max
 
 
 class CostCurvature:
-    """How the limited costs grow with the widths of the groups at some columns of a cost table, beyond their slopes.
+    """Growth of the limited costs with the widths of the groups at some columns of a cost table, beyond their slopes.
 
     Args:
         curvature: `[cost, group of the table, group of the table]` second derivatives.
@@ -38,7 +38,7 @@ def _nonzero(values: Ints) -> list[tuple[int, int]]:
 
 
 class Slack:
-    """What the limits leave at some widths of the groups.
+    """Slack of the limits at some widths of the groups.
 
     Args:
         left: `[kind]` of each limited cost.

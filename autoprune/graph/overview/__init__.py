@@ -1,1 +1,1 @@
-"""What there is to say of a network's groups: what they are, what they cost, and why the rest stays."""
+"""Overview of a network's groups: what they are, what they cost, and why the rest stays."""
