@@ -17,8 +17,8 @@ from autoprune.core.trial import Objective
 from autoprune.errors import DataError, TaskError
 from autoprune.evaluation.training_snapshots import SNAPSHOT_SECONDS
 from autoprune.graph.inputs import ModelInputs, call_network, network_inputs
-from autoprune.graph.recording.capture import mode
 from autoprune.graph.recording.randomness import seeded
+from autoprune.graph.recording.running import mode
 from autoprune.pruning.statistics.collection import CalibrationData
 from autoprune.tasks.base import Batch, Split, Task
 from autoprune.tasks.training.distillation import logits

@@ -23,7 +23,7 @@ from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import ChannelAxis, Layer, LayerKind, Side, qualified_name
 from autoprune.graph.modules.recurrent import Prunable
 from autoprune.graph.modules.recurrent_axes import recurrent_axes
-from autoprune.graph.recording.capture import Recording
+from autoprune.graph.recording.recordings import Recording
 from autoprune.graph.rules import channel_layers, contractions, elementwise, recurrent, shapes
 from autoprune.graph.rules.base import Activation, Channels, Operation, Product, activations_in, name_of
 from autoprune.graph.rules.table import RULES

@@ -21,7 +21,7 @@ from autoprune.graph.flops import FlopCounter, counting
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import ChannelAxis, stored_tensors
-from autoprune.graph.recording.capture import mode, run
+from autoprune.graph.recording.running import mode, run
 
 
 def count_flops(network: nn.Module, inputs: Any) -> int:

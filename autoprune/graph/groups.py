@@ -20,7 +20,7 @@ from autoprune.graph.channels import ChannelFlow, FollowedRun, follow_channels
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import ChannelAxis, Layer, Side
 from autoprune.graph.overview.frozen import FrozenChannels, group_reasons
-from autoprune.graph.recording.capture import CallSite
+from autoprune.graph.recording.recordings import CallSite
 from autoprune.graph.recording.runs import record_runs, undecided
 from autoprune.graph.rewrite import Simulation, simulate
 from autoprune.graph.rules.base import activations_in

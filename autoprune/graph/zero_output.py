@@ -17,7 +17,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
 from autoprune.graph.channels import ChannelFlow
-from autoprune.graph.recording.capture import mode
+from autoprune.graph.recording.running import mode
 
 
 @dataclass

@@ -20,7 +20,7 @@ from autoprune.graph.costs import measure_costs
 from autoprune.graph.flops import FlopCounter, counting
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import CONVOLUTIONS, OVER_CHANNELS, PER_CHANNEL, TRANSPOSED, Layer, LayerKind
-from autoprune.graph.recording.capture import mode
+from autoprune.graph.recording.running import mode
 
 _PRODUCTS = frozenset("mm addmm _addmm_activation bmm baddbmm addbmm _grouped_mm".split())
 _RECURRENT = frozenset("mkldnn_rnn_layer _cudnn_rnn miopen_rnn _lstm_mps".split())

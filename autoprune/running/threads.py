@@ -13,7 +13,7 @@ from torch import nn
 from autoprune.config import Experiment
 from autoprune.core.trial import Candidate
 from autoprune.graph.inputs import ModelInputs
-from autoprune.graph.recording.capture import mode
+from autoprune.graph.recording.running import mode
 from autoprune.searchers.base.searcher import Searcher
 
 # Several threads must be this much faster than one to be taken: where other work takes a core away they wait for each

@@ -11,14 +11,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import operator
-import os
-import sys
 import threading
-import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -29,156 +26,20 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from autoprune.errors import ForeignExit, TaskError, describe, foreign_code
+from autoprune.errors import TaskError
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import is_understood, qualified_name
 from autoprune.graph.modules.attention import make_prunable
-from autoprune.graph.networks import deep_copy
 from autoprune.graph.recording.randomness import same_numbers, seeded
+from autoprune.graph.recording.recordings import CallSite, ModuleCall, Recording
+from autoprune.graph.recording.running import copy_of, held_tensors, run, users_line
 from autoprune.graph.recording.tracked_ints import Attribute, Computed, Origin, Size, TrackedInt
+from autoprune.graph.recording.values import is_nest, is_of_shapes, leaves_of, shapes_of
 
 _KEPT_ENTRIES = 2**20
 """Integer and boolean results of at most so many entries are kept, as indices among them decide where channels go."""
 _LEAVING = frozenset("__bool__ __float__ __index__ __int__ allclose equal item numpy tolist".split())
 """Calls by which an activation's values leave torch."""
-
-
-@dataclass(frozen=True)
-class CallSite:
-    """Where in the user's network an operation was called.
-
-    Attributes:
-        scope: qualified name of the innermost module that was running.
-        line: file and line of the user's code.
-    """
-
-    scope: str
-    line: str
-
-
-@dataclass(frozen=True)
-class ModuleCall:
-    """One call of a module that is not an operation by itself.
-
-    Attributes:
-        name: qualified name of the module.
-        args: with operations in place of tensors and tracked numbers, as `kwargs` and `result`.
-        start: number of operations before it.
-        stop: number of operations when it ended.
-        with_hooks: whether the module's hooks are in it; such a call lies around one without.
-    """
-
-    name: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    result: Any
-    start: int
-    stop: int
-    with_hooks: bool = False
-
-
-@dataclass
-class Recording:
-    """What a network did in one run.
-
-    Attributes:
-        graph: its operations; the inputs are the tensors of `ModelInputs.tensors()`.
-        traced: runs them again; shares the network's modules and parameters.
-        values: operation to its result: of tensors the shape, a `torch.Size`, of shapes a plain tuple, of several
-            results a list.
-        kept: operation to its result, where that is a tensor of integers or booleans that is not too large.
-        sites: operation to where it was called.
-        leaving: operations whose values left torch, with the name of the call.
-        left: where they did.
-        reached: operations whose results depend on the values of the inputs, not on their shapes alone.
-        parameters: operation that reads a parameter or buffer to its qualified name.
-        modules: names of all modules that ran.
-        calls: of modules that are no operations, in the order in which they ended.
-        observed: operations that compute plain numbers and truth values with which the user's code went on.
-        training: whether the network was in training mode.
-        replayable: whether `traced` returns what the network returns; else it returns the tensors in it.
-        asking_types: names of modules that ask tensors for their data types.
-        outputs: the tensors in what it returned.
-        varying: modules in which a plain number was another one in a run that did the same otherwise, and the line.
-    """
-
-    graph: fx.Graph
-    traced: fx.GraphModule
-    values: dict[fx.Node, Any] = field(default_factory=dict)
-    kept: dict[fx.Node, Tensor] = field(default_factory=dict)
-    sites: dict[fx.Node, CallSite] = field(default_factory=dict)
-    leaving: dict[fx.Node, str] = field(default_factory=dict)
-    left: dict[fx.Node, CallSite] = field(default_factory=dict)
-    reached: set[fx.Node] = field(default_factory=set)
-    parameters: dict[fx.Node, str] = field(default_factory=dict)
-    modules: set[str] = field(default_factory=set)
-    calls: list[ModuleCall] = field(default_factory=list)
-    observed: list[fx.Node] = field(default_factory=list)
-    training: bool = False
-    replayable: bool = True
-    asking_types: set[str] = field(default_factory=set)
-    outputs: tuple[Tensor, ...] = ()
-    varying: dict[str, str] = field(default_factory=dict)
-
-    def does_the_same(self, other: Recording, numbers: bool = False) -> bool:
-        """Tells whether another run called the same operations on the same tensors.
-
-        Args:
-            other: the other run.
-            numbers: whether all other arguments have to be the same too.
-        """
-        return self.parting(other, numbers) is None
-
-    def parting(self, other: Recording, numbers: bool = False) -> fx.Node | None:
-        """Returns the first operation that another run did otherwise; None where it did the same.
-
-        Args:
-            other: the other run.
-            numbers: whether all other arguments have to be the same too.
-        """
-        mine: fx.Node | None = None
-        twins = dict(zip(self.graph.nodes, other.graph.nodes, strict=False))
-        for mine, theirs in twins.items():
-            if mine.op != theirs.op or mine.target != theirs.target:
-                return mine
-            if [twins.get(source) for source in mine.all_input_nodes] != theirs.all_input_nodes:
-                return mine
-            if numbers and _plain((mine.args, mine.kwargs)) != _plain((theirs.args, theirs.kwargs)):
-                return mine
-        return mine if len(self.graph.nodes) != len(other.graph.nodes) else None
-
-    def compare_numbers(self, other: Recording) -> None:
-        """Notes where plain numbers, such as `len(x)`, differ from those of a run that did the same otherwise."""
-        for mine, theirs in zip(self.graph.nodes, other.graph.nodes, strict=True):
-            if _plain((mine.args, mine.kwargs)) != _plain((theirs.args, theirs.kwargs)):
-                site = self.sites.get(mine, CallSite("", ""))
-                scope = self.caller(site.scope) if mine.op == "call_module" else site.scope
-                self.varying.setdefault(scope, site.line)
-        for call, twin in zip(self.calls, other.calls, strict=False):
-            if _plain((call.args, call.kwargs)) != _plain((twin.args, twin.kwargs)):
-                self.varying.setdefault(call.name, "")
-                self.varying.setdefault(self.caller(call.name), "")
-
-    def caller(self, name: str) -> str:
-        """Returns the innermost module around another one that ran itself, as containers do not."""
-        while name:
-            name = name.rpartition(".")[0]
-            if name in self.modules:
-                return name
-        return ""
-
-
-@contextmanager
-def mode(network: nn.Module, training: bool) -> Iterator[None]:
-    """Puts the network and all its modules into one mode for a while, and each back into its own afterwards."""
-    before = {module: module.training for module in network.modules()}
-    for module in before:
-        module.training = training
-    try:
-        yield
-    finally:
-        for module, was in before.items():
-            module.training = was
 
 
 def record(
@@ -196,7 +57,7 @@ def record(
     Raises:
         TaskError: the network cannot be copied, or its forward fails on these inputs.
     """
-    with _copy_of(network) as copied, torch.no_grad(), same_numbers(seed):
+    with copy_of(network) as copied, torch.no_grad(), same_numbers(seed):
         for module in copied.modules():
             module.training = training
         for _ in range(runs_before):
@@ -207,7 +68,7 @@ def record(
             given = inputs.clone()
             recorder.add_inputs(given)
             with _StrayOperators(recorder), recorder:
-                output = run(copied, given, recorder)
+                output = run(copied, given, lambda: recorder.failed)
         return recorder.finish(output)
 
 
@@ -219,56 +80,13 @@ def run_repeatedly(network: nn.Module, inputs: ModelInputs) -> list[list[Tensor]
         inputs: whatever it takes.
     """
     found: list[list[Tensor]] = []
-    with _copy_of(network) as copied, torch.no_grad(), contextlib.suppress(TaskError):
+    with copy_of(network) as copied, torch.no_grad(), contextlib.suppress(TaskError):
         copied.eval()
         for seed in (1, 2):
             with seeded(seed):
                 output = run(copied, inputs.clone())
-            found.append([leaf for leaf in _leaves(output, objects=False) if isinstance(leaf, Tensor)])
+            found.append([leaf for leaf in leaves_of(output, objects=False) if isinstance(leaf, Tensor)])
     return found
-
-
-@contextmanager
-def _copy_of(network: nn.Module) -> Iterator[nn.Module]:
-    """Lends a deep copy of a network; its tensors go at once, also where its modules refer to each other."""
-    empty = [name for name, tensor in _held(network) if isinstance(tensor, _UNINITIALISED)]
-    if empty:
-        raise TaskError(
-            f"{type(network).__name__} has parameters that get their shapes at its first run ({', '.join(empty[:3])}); "
-            "run it once on some inputs before it is pruned"
-        )
-    try:
-        copied = deep_copy(network)
-    except (RuntimeError, TypeError) as fault:
-        raise TaskError(f"{type(network).__name__} cannot be copied ({fault})") from fault
-    try:
-        yield copied
-    finally:
-        for module in copied.modules():
-            module._parameters.clear()
-            module._buffers.clear()
-
-
-def run(network: nn.Module, inputs: ModelInputs, recorder: _Recorder | None = None) -> Any:
-    """Returns what a network gives for some inputs.
-
-    Args:
-        network: the user's, or made of it.
-        inputs: whatever it takes.
-        recorder: knows which module failed.
-
-    Raises:
-        TaskError: its forward fails; the message is a single line, with the module and the line of code if known.
-    """
-    try:
-        with foreign_code(), torch.compiler.set_stance("force_eager"):  # compiling takes longer than a few runs
-            return inputs.call(network)
-    except Exception as fault:  # whatever the user's network raises
-        line = _line_of(fault)
-        where = f" in {recorder.failed}" if recorder is not None and recorder.failed else ""
-        said = " ".join(describe(fault).split())
-        hint = "; autoprune runs networks without gradients" if "does not require grad" in said else ""
-        raise TaskError(f"the network cannot run on {inputs}{where}{line and f' ({line})'}: {said}{hint}") from fault
 
 
 class _Recorder(TorchFunctionMode):
@@ -291,7 +109,7 @@ class _Recorder(TorchFunctionMode):
         self._read: dict[str, fx.Node] = {}
         self._constants: list[Any] = []
         self._names: dict[int, str] = {}
-        for name, tensor in _held(copied):
+        for name, tensor in held_tensors(copied):
             self._names.setdefault(id(tensor), name)
         self._parts: dict[fx.Node, dict[int, fx.Node]] = {}
         self._observed: dict[Any, fx.Node] = {}
@@ -403,7 +221,7 @@ class _Recorder(TorchFunctionMode):
     def _call(self, run: Callable[[], Any], args: Any, kwargs: Any, create: Callable[..., fx.Node]) -> Any:
         """Runs a call and records it, unless it only asks for something that is no tensor and no size."""
         with self.paused():
-            tensors = [leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            tensors = [leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, Tensor)]
             versions = [_version(tensor) for tensor in tensors]
             result = run()
             written = [tensor for tensor, version in zip(tensors, versions, strict=True) if _version(tensor) != version]
@@ -412,14 +230,14 @@ class _Recorder(TorchFunctionMode):
             target = create.args[0]  # type: ignore[attr-defined]
             asked = target.__name__ if callable(target) else str(target)
             is_size = asked in ("size", "numel") or (asked == "getattr" and args[1] == "shape")
-            if not written and not is_size and not any(isinstance(leaf, Tensor) for leaf in _leaves(result)):
+            if not written and not is_size and not any(isinstance(leaf, Tensor) for leaf in leaves_of(result)):
                 if asked == "getattr" and args[1] == "dtype":
                     self.recording.asking_types.add(self._scopes[-1])
                 if asked in _LEAVING:
                     for tensor in tensors:
                         if tensor in self._nodes:
                             self.recording.leaving.setdefault(self._node_of(tensor), asked)
-                            site = CallSite(self._scopes[-1], _users_line())
+                            site = CallSite(self._scopes[-1], users_line())
                             self.recording.left.setdefault(self._node_of(tensor), site)
                 return result
             node = create(self.argument(tuple(args)), self.argument(dict(kwargs)))
@@ -440,8 +258,8 @@ class _Recorder(TorchFunctionMode):
     def finish(self, output: Any) -> Recording:
         """Ends the graph with the network's output and makes it runnable."""
         with self.paused():
-            whole = _is_nest(output)
-            found = [leaf for leaf in _leaves(output, objects=False) if isinstance(leaf, Tensor)]
+            whole = is_nest(output)
+            found = [leaf for leaf in leaves_of(output, objects=False) if isinstance(leaf, Tensor)]
             self.graph.output(self.argument(output if whole else found))
         recording = self.recording
         held = {str(node.target): self._held(str(node.target)) for node in self.graph.nodes if node.op in _HELD}
@@ -460,7 +278,7 @@ class _Recorder(TorchFunctionMode):
             for call in recording.calls
         ]
         for node in recording.graph.nodes:
-            given = (each for each in node.all_input_nodes if not _is_of_shapes(recording.values[each]))
+            given = (each for each in node.all_input_nodes if not is_of_shapes(recording.values[each]))
             if node.op == "placeholder" or any(each in recording.reached for each in given):
                 recording.reached.add(node)
         return recording
@@ -520,7 +338,7 @@ class _Recorder(TorchFunctionMode):
         operands = self.argument(origin.operands)
         node = self.graph.call_function(origin.function, operands)
         self.recording.values[node] = origin.function(*(_untracked(each) for each in origin.operands))
-        self.recording.sites[node] = CallSite(self._scopes[-1], _users_line())
+        self.recording.sites[node] = CallSite(self._scopes[-1], users_line())
         return node
 
     def _node_of(self, tensor: Tensor) -> fx.Node:
@@ -578,8 +396,8 @@ class _Recorder(TorchFunctionMode):
 
     def _describe(self, node: fx.Node, result: Any) -> None:
         recording = self.recording
-        recording.values[node] = _shapes(result)
-        recording.sites[node] = CallSite(self._scopes[-1], _users_line())
+        recording.values[node] = shapes_of(result)
+        recording.sites[node] = CallSite(self._scopes[-1], users_line())
         if isinstance(result, Tensor):
             self._keep(node, result)
 
@@ -604,10 +422,6 @@ class _StrayOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # to
         return self._recorder.stray(func, args, kwargs or {})
 
 
-def _plain(arguments: Any) -> str:
-    return str(fx.node.map_arg(arguments, lambda node: None))
-
-
 def _set_item(tensor: Tensor, index: Any, value: Any) -> Tensor:
     """Writes into `[…]` a tensor and returns it, so that what follows is known to come after."""
     tensor[index] = value
@@ -619,92 +433,9 @@ def _written(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _held(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for name, module in network.named_modules():
-        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None:
-                yield qualified_name(name, key), tensor
-
-
 def _untracked(number: Any) -> Any:
     return int.__int__(number) if isinstance(number, TrackedInt) else number
 
 
-def _is_nest(value: Any) -> bool:
-    """Tells whether a value is made of tensors, plain values, tuples, lists and mappings alone."""
-    if isinstance(value, Mapping):
-        return all(_is_nest(each) for each in value.values())
-    if isinstance(value, (tuple, list)):
-        return all(_is_nest(each) for each in value)
-    return value is None or isinstance(value, (Tensor, bool, int, float, str))
-
-
 def _version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else int(tensor._version)
-
-
-_UNINITIALISED = (nn.UninitializedParameter, nn.UninitializedBuffer)
-_NO_CONTAINERS = (Tensor, nn.Module, type, int, float, str)
-
-
-def _leaves(value: Any, objects: bool = True, seen: tuple[Any, ...] = ()) -> Iterator[Any]:
-    """Yields what is in nested containers and, if asked, in other objects (a cache of keys and values).
-
-    Args:
-        value: anything.
-        objects: whether to look into other objects.
-        seen: those around it, as objects may hold each other.
-    """
-    if isinstance(value, Mapping):
-        inside: Iterable[Any] = value.values()
-    elif isinstance(value, (tuple, list, set, frozenset)):
-        inside = value
-    elif isinstance(value, slice):
-        inside = (value.start, value.stop, value.step)
-    elif is_dataclass(value) and not isinstance(value, type) and not hasattr(value, "update"):
-        inside = vars(value).values()
-    elif objects and hasattr(value, "__dict__") and not isinstance(value, _NO_CONTAINERS) and not callable(value):
-        if any(value is each for each in seen):
-            return
-        inside, seen = vars(value).values(), (*seen, value)
-    else:
-        yield value
-        return
-    for each in inside:
-        yield from _leaves(each, objects, seen)
-
-
-def _shapes(result: Any) -> Any:
-    if isinstance(result, Tensor):
-        return result.shape
-    if isinstance(result, torch.Size):
-        return tuple(map(int, result))
-    return [_shapes(each) for each in result] if isinstance(result, (tuple, list)) else result
-
-
-def _is_of_shapes(value: Any) -> bool:
-    """Tells whether an operation's value says something of shapes; a tensor's is a `torch.Size`."""
-    return isinstance(value, (int, float, tuple)) and not isinstance(value, torch.Size)
-
-
-_OWN = (torch.__path__[0] + os.sep, __file__.rpartition("graph")[0], "<frozen ")
-
-
-def _users_line() -> str:
-    """Returns file and line of the innermost code of the network that is neither torch's nor ours."""
-    found, frame = "", sys._getframe(1)
-    while frame is not None:
-        if frame.f_code is run.__code__:
-            return found
-        if not found and not frame.f_code.co_filename.startswith(_OWN):
-            found = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
-    return ""
-
-
-def _line_of(fault: BaseException) -> str:
-    """Returns file and line of the innermost code that is neither torch's nor ours on the way to an error."""
-    cause = fault.__cause__ if isinstance(fault, ForeignExit) and fault.__cause__ else fault
-    frames = [*traceback.walk_tb(cause.__traceback__)]
-    lines = [f"{f.f_code.co_filename}:{line}" for f, line in frames if not f.f_code.co_filename.startswith(_OWN)]
-    return lines[-1] if lines else ""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from autoprune.graph.recording.capture import ModuleCall, Recording
+from autoprune.graph.recording.recordings import ModuleCall, Recording
 
 Path = tuple[Any, ...]
 """Where an argument's tensor or number is: of `(args, kwargs)` the keys and indices that lead to it."""

@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 from autoprune.errors import TaskError
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import qualified_name
-from autoprune.graph.recording.capture import CallSite, Recording, record, run_repeatedly
+from autoprune.graph.recording.capture import record, run_repeatedly
+from autoprune.graph.recording.recordings import CallSite, Recording
 
 log = logging.getLogger(__name__)
 

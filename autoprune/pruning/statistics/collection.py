@@ -13,8 +13,8 @@ from autoprune.errors import DataError
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.layers import Layer
-from autoprune.graph.recording.capture import mode
 from autoprune.graph.recording.replay import Replay
+from autoprune.graph.recording.running import mode
 from autoprune.pruning.criteria.base import Activations, Gradients, Need
 from autoprune.pruning.statistics.activations import ActivationCollector
 from autoprune.pruning.statistics.consumers import ConsumerCollector, ConsumerStatistics

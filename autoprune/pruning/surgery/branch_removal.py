@@ -17,8 +17,9 @@ from autoprune.errors import AutopruneError, TaskError
 from autoprune.graph.branches import Branch, choose_branches, find_branches
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.inputs import ModelInputs
-from autoprune.graph.recording.capture import Recording, mode
 from autoprune.graph.recording.module_graphs import Call, ModuleGraph, NotSeparable, extract_module
+from autoprune.graph.recording.recordings import Recording
+from autoprune.graph.recording.running import mode
 from autoprune.pruning.surgery.checking import check_same_outputs, compare_runs, run_thinned
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.masked_run import run_masked

@@ -17,8 +17,8 @@ from autoprune.graph.channels import FollowedRun
 from autoprune.graph.costs import count_bytes
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.inputs import ModelInputs
-from autoprune.graph.recording.capture import mode, run
 from autoprune.graph.recording.randomness import same_numbers
+from autoprune.graph.recording.running import mode, run
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.masked_run import run_masked
 

@@ -19,7 +19,7 @@ from autoprune.errors import DataError, TaskError
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.graph.inputs import ModelInputs, call_network
 from autoprune.graph.layers import Layer
-from autoprune.graph.recording.capture import mode
+from autoprune.graph.recording.running import mode
 from autoprune.pruning.statistics.layer_inputs import (
     WeightedLayer,
     inputs_at,

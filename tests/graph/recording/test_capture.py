@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from autoprune.errors import TaskError
 from autoprune.graph.inputs import ModelInputs
-from autoprune.graph.recording.capture import Recording, mode, record
+from autoprune.graph.recording.capture import record
+from autoprune.graph.recording.recordings import Recording
+from autoprune.graph.recording.running import mode
 from tests.graph.unusual_networks import Branching, DataDependent, FunctionalNorm
 
 
