@@ -146,7 +146,7 @@ class _Part:
 
 def _parts(flow: ChannelFlow, modules: Modules) -> Iterator[_Part]:
     """Yields one possible branch for each addition that has any, in forward order."""
-    reached = _depends_on_input(flow.traced.graph)
+    reached = flow.run.recording.reached
     functional = {layer.tensor for layer in flow.layers if layer.incoming is not None}
     for node in flow.traced.graph.nodes:
         addends = _addends(node, flow)
@@ -159,15 +159,6 @@ def _parts(flow: ChannelFlow, modules: Modules) -> Iterator[_Part]:
         ]
         if fitting:
             yield max(fitting, key=lambda side: len(side.weights))  # of equals the first
-
-
-def _depends_on_input(graph: fx.Graph) -> set[fx.Node]:
-    """Returns the operations whose results depend on the network's input."""
-    reached: set[fx.Node] = set()
-    for node in graph.nodes:
-        if node.op == "placeholder" or reached & set(node.all_input_nodes):
-            reached.add(node)
-    return reached
 
 
 def _addends(node: fx.Node, flow: ChannelFlow) -> tuple[fx.Node, fx.Node] | None:
@@ -292,7 +283,7 @@ def _is_necessary(layer: str, part: _Part, flow: ChannelFlow) -> bool:
     read = [node for node in part.nodes if node.op == "get_attr" and layer_of(str(node.target)) == layer]
     calls |= {user for node in read for user in node.users if user in flow.activations}
     inside, waiting, seen = set(part.nodes), [part.nodes[-1]], set(calls)
-    reached = _depends_on_input(flow.traced.graph)
+    reached = flow.run.recording.reached
     while waiting:
         node = waiting.pop()
         if node in seen or node not in flow.activations:
@@ -328,7 +319,7 @@ def find_kinds(network: nn.Module, graph: ChannelGraph) -> dict[str, GroupKind]:
         graph: with the operations that are looked at.
     """
     flow, modules = graph.flow, dict(network.named_modules(remove_duplicate=False))
-    reached = _depends_on_input(flow.traced.graph)
+    reached = flow.run.recording.reached
 
     def roots_in(node: fx.Node, last: int | None = None) -> set[int]:
         """Returns the roots of the channels along the axes of a value but for the last ones."""
