@@ -55,15 +55,17 @@ def record_runs(network: nn.Module, inputs: ModelInputs) -> RecordedRuns:
         TaskError: it cannot be copied, or cannot run on the inputs.
     """
     first = record(network, inputs)
-    single = _record_other(network, inputs.take(1)) or first
+    alone = inputs.take(1)
+    single = _record_other(network, alone)
+    small, of_small = (inputs, first) if single is None else (alone, single)
     training = _record_other(network, inputs, training=True)
     others = [single, training]
-    varies = _varies(network, inputs, first)
+    varies = _varies(network, small, of_small)
     if varies:
         others += [_record_other(network, inputs, seed=seed, runs_before=seed % 2) for seed in range(1, 1 + 2 * DRAWS)]
     if any(node in first.reached for node in first.leaving):
         generator = torch.Generator().manual_seed(0)
-        drawn = [inputs.random_like(len(inputs), generator) for _ in range(DRAWS)]
+        drawn = [inputs.random_like(len(small), generator) for _ in range(DRAWS)]
         others += [_record_other(network, each) for each in (*drawn, inputs.turned_over())]
     recordings = [first]
     for other in others:
@@ -78,7 +80,7 @@ def record_runs(network: nn.Module, inputs: ModelInputs) -> RecordedRuns:
     if training is None:
         remarks += ("it does not run in training mode on these inputs: what it does there is not followed",)
     unexplained = varies and not any(_draws(node) for node in first.graph.nodes)
-    return RecordedRuns(tuple(recordings), single, remarks, unexplained)
+    return RecordedRuns(tuple(recordings), of_small, remarks, unexplained)
 
 
 def _record_other(
