@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+import optuna
 import pytest
 import torch
 from hypothesis import given, settings
@@ -96,6 +97,21 @@ def test_a_space_travels_to_other_processes_without_the_network() -> None:
     config = dict.fromkeys(SPACE.dimensions(), 0.4)
     assert autoprune.allocation_from(config, again, "flops=0.5") == SPACE.allocation(config, "flops=0.5")
     assert len(written) < 20_000
+
+
+def test_trials_may_run_beside_each_other_in_threads() -> None:
+    dense = network().eval()
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+
+    def objective(trial: optuna.Trial) -> float:
+        small = SPACE.apply(dense, autoprune.suggest_allocation(trial, SPACE, "flops=0.5"))
+        return float(small(torch.ones(2, 3, 8, 8)).detach().square().mean())
+
+    study.optimize(objective, n_trials=24, n_jobs=4)
+    assert all(trial.state is optuna.trial.TrialState.COMPLETE for trial in study.trials)
+    for trial in study.trials[:4]:
+        again = SPACE.apply(dense, SPACE.allocation(trial.params, "flops=0.5"))
+        assert trial.value == pytest.approx(float(again(torch.ones(2, 3, 8, 8)).detach().square().mean()), rel=1e-5)
 
 
 def test_a_missing_dimension_is_named() -> None:

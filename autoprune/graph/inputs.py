@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -145,7 +146,9 @@ class ModelInputs:
         numbers = [i % self.samples for i in range(samples)]
         return self._by_sample(samples, lambda leaf: self._pick(leaf, numbers))
 
-    def random_like(self, samples: int, generator: torch.Generator) -> ModelInputs:
+    def random_like(
+        self, samples: int, generator: torch.Generator, part: tuple[float, float] = (0.0, 1.0)
+    ) -> ModelInputs:
         """Draws inputs of the same shapes and types, within the range observed in each tensor.
 
         Floating-point numbers are uniform in their range (normal around it where it is a point), integers too. Masks
@@ -155,16 +158,17 @@ class ModelInputs:
         Args:
             samples: how many.
             generator: on the CPU; all is drawn from it.
+            part: of the range to draw from, its ends as shares of the range: (0.5, 1.0) is the upper half.
         """
         numbers = [i % self.samples for i in range(samples)]
 
         def draw(leaf: Any) -> Any:
             picked = self._pick(leaf, numbers)
             if isinstance(picked, list):
-                return [_map(entry, lambda part: _draw_like(part, part, generator)) for entry in picked]
+                return [_map(entry, lambda each: _draw_like(each, each, generator, part)) for entry in picked]
             if isinstance(picked, PackedSequence):
-                return picked._replace(data=_draw_like(picked.data, picked.data, generator))
-            return _draw_like(picked, leaf, generator)
+                return picked._replace(data=_draw_like(picked.data, picked.data, generator, part))
+            return _draw_like(picked, leaf, generator, part)
 
         return self._by_sample(samples, draw)
 
@@ -318,17 +322,18 @@ def _describe(value: Any) -> str:
     return repr(value) if value is None or isinstance(value, (bool, int, float, str)) else type(value).__name__
 
 
-def _draw_like(tensor: Any, observed: Any, generator: torch.Generator) -> Any:
+def _draw_like(tensor: Any, observed: Any, generator: torch.Generator, part: tuple[float, float]) -> Any:
     """Draws numbers of a tensor's shape in the range of an observed one; returns masks and other values themselves."""
     if not isinstance(tensor, Tensor) or is_mask(observed):
         return tensor
-    low, high = observed.min(), observed.max()
-    if observed.is_floating_point():
-        drawn = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * float(high - low) + float(low)
-        if low == high:
-            drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float64) + float(low)
+    least, range_ = float(observed.min()), float(observed.max() - observed.min())
+    low, high = (least + share * range_ for share in part)
+    if not observed.is_floating_point():
+        drawn = torch.randint(math.ceil(low), math.floor(high) + 1, tensor.shape, generator=generator)
+    elif range_:
+        drawn = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * (high - low) + low
     else:
-        drawn = torch.randint(int(low), int(high) + 1, tensor.shape, generator=generator)
+        drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float64) + least
     return drawn.to(tensor)
 
 

@@ -20,9 +20,10 @@ from autoprune.tasks.models.cifar_resnet import CifarResNet
 from tests.graph.contract import batch, randomise
 from tests.graph.indexed_networks import INDEXED
 from tests.graph.networks import WELL_KNOWN, Residual, classifier, conv_bn
+from tests.graph.ordinary_networks import ORDINARY
 from tests.graph.unusual_networks import UNUSUAL
 
-CASES = {**WELL_KNOWN, **UNUSUAL, **INDEXED}
+CASES = {**WELL_KNOWN, **UNUSUAL, **INDEXED, **ORDINARY}
 # Every network with branches that can go; in all others none must be found.
 EXPECTED: dict[str, tuple[str, ...]] = {
     "resnet20": tuple(f"layer{stage}.{block}.conv1" for stage in (1, 2, 3) for block in range(3)),
@@ -39,6 +40,10 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     "zeros": ("conv.0",),
     "slices": ("left",),
     "experts": ("router",),
+    "hook_gain": ("wide",),
+    "hook_watching": ("wide",),
+    "hook_on_inputs": ("wide",),
+    "hook_per_channel": ("wide",),
 }
 
 

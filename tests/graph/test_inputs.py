@@ -152,6 +152,9 @@ def test_fresh_inputs_lie_in_the_observed_range() -> None:
     assert found["zeros"].std() > 0.5
     again = inputs.random_like(3, generator()).kwargs
     assert all(torch.equal(again[name], found[name]) for name in ("x", "ids", "zeros"))
+    highest = inputs.random_like(3, generator(), (0.9, 1.0)).kwargs
+    assert 3.8 < highest["x"].min() < highest["x"].max() <= 4
+    assert highest["ids"].unique().tolist() == [8]
 
 
 def test_inputs_are_described_in_messages() -> None:

@@ -18,7 +18,7 @@ from autoprune.graph.recording.recordings import CallSite, Recording
 log = logging.getLogger(__name__)
 
 DRAWS = 2
-"""Runs on drawn inputs, and with other random numbers, where what a network does may depend on them."""
+"""Twice as many runs with other random numbers, where what a network does may depend on them."""
 _ALIKE = 1e-3
 """Outputs of two runs that differ by less, relative to the largest value, are the same but for rounding."""
 _SHOWN = 3
@@ -44,7 +44,8 @@ class RecordedRuns:
 def record_runs(network: nn.Module, inputs: ModelInputs) -> RecordedRuns:
     """Records what a network does with inputs, with one sample, in training mode and, if it matters, with others.
 
-    Other inputs matter where values of activations leave torch (`if x.mean() > 0`), other random numbers where its
+    Other inputs matter where values of activations leave torch (`if x.mean() > 0`): some are drawn from the lowest and
+    from the highest tenth of what was given, and the given ones are turned over. Other random numbers matter where the
     output differs from run to run.
 
     Args:
@@ -65,7 +66,7 @@ def record_runs(network: nn.Module, inputs: ModelInputs) -> RecordedRuns:
         others += [_record_other(network, inputs, seed=seed, runs_before=seed % 2) for seed in range(1, 1 + 2 * DRAWS)]
     if any(node in first.reached for node in first.leaving):
         generator = torch.Generator().manual_seed(0)
-        drawn = [inputs.random_like(len(small), generator) for _ in range(DRAWS)]
+        drawn = [inputs.random_like(len(small), generator, tenth) for tenth in ((0.0, 0.1), (0.9, 1.0))]
         others += [_record_other(network, each) for each in (*drawn, inputs.turned_over())]
     recordings = [first]
     for other in others:

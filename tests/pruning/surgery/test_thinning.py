@@ -17,9 +17,10 @@ from autoprune.tasks.models.cifar_resnet import CifarResNet
 from tests.graph.contract import batch, check_network, randomise, same_outputs, widths
 from tests.graph.indexed_networks import INDEXED
 from tests.graph.networks import WELL_KNOWN, Case, LeNet, resnet_b, vgg
+from tests.graph.ordinary_networks import ORDINARY
 from tests.graph.unusual_networks import UNUSUAL, FunctionalNorm
 
-CASES = {**WELL_KNOWN, **UNUSUAL, **INDEXED}
+CASES = {**WELL_KNOWN, **UNUSUAL, **INDEXED, **ORDINARY}
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 
