@@ -67,7 +67,7 @@ def record_runs(network: nn.Module, inputs: ModelInputs) -> RecordedRuns:
     if any(node in first.reached for node in first.leaving):
         generator = torch.Generator().manual_seed(0)
         drawn = [inputs.random_like(len(small), generator, tenth) for tenth in ((0.0, 0.1), (0.9, 1.0))]
-        others += [_record_other(network, each) for each in (*drawn, inputs.turned_over())]
+        others += [_record_other(network, each) for each in (*drawn, small.turned_over())]
     recordings = [first]
     for other in others:
         if other is None:
