@@ -123,16 +123,6 @@ class ModelInputs:
         """Returns them with every tensor copied, so that operations in place do not reach these."""
         return self._map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
 
-    def turned_over(self) -> ModelInputs:
-        """Returns them with each floating-point tensor turned over within its range, the least for the greatest."""
-
-        def turn(leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or not leaf.numel():
-                return leaf
-            return leaf.min() + leaf.max() - leaf if bool(leaf.isfinite().all()) else leaf
-
-        return self._map(turn)
-
     def take(self, samples: int) -> ModelInputs:
         """Returns the first samples; where there are fewer they begin again. What holds no samples stays as it is.
 

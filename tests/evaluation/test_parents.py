@@ -30,11 +30,12 @@ from autoprune.pruning.surgery.masked_run import run_masked
 from tests.graph.contract import batch, randomise
 from tests.graph.indexed_networks import INDEXED
 from tests.graph.networks import WELL_KNOWN, Case
+from tests.graph.ordinary_networks import ORDINARY
 from tests.graph.unusual_networks import UNUSUAL
 from tests.tiers import rest_slow
 from tests.user_tasks import task
 
-CASES = {**WELL_KNOWN, **UNUSUAL, **INDEXED}
+CASES = {**WELL_KNOWN, **UNUSUAL, **INDEXED, **ORDINARY}
 SOME = {name: CASES[name] for name in ("resnet20", "resnext", "vit_module", "mlp")}
 TUNED = Recipe(0, finetune=Finetune(4, rate=0.05, batch_size=32))
 

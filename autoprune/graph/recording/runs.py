@@ -44,9 +44,8 @@ class RecordedRuns:
 def record_runs(network: nn.Module, inputs: ModelInputs) -> RecordedRuns:
     """Records what a network does with inputs, with one sample, in training mode and, if it matters, with others.
 
-    Other inputs matter where values of activations leave torch (`if x.mean() > 0`): some are drawn from the lowest and
-    from the highest tenth of what was given, and the given ones are turned over. Other random numbers matter where the
-    output differs from run to run.
+    Other inputs matter where values of activations leave torch (`if x.mean() > 0`): some are drawn from the lowest
+    and from the highest tenth of what was given. Other random numbers matter where the output differs from run to run.
 
     Args:
         network: is not changed.
@@ -67,7 +66,7 @@ def record_runs(network: nn.Module, inputs: ModelInputs) -> RecordedRuns:
     if any(node in first.reached for node in first.leaving):
         generator = torch.Generator().manual_seed(0)
         drawn = [inputs.random_like(len(small), generator, tenth) for tenth in ((0.0, 0.1), (0.9, 1.0))]
-        others += [_record_other(network, each) for each in (*drawn, small.turned_over())]
+        others += [_record_other(network, each) for each in drawn]
     recordings = [first]
     for other in others:
         if other is None:

@@ -25,9 +25,10 @@ from tests.graph.contract import batch, check_network, randomise, same_outputs, 
 from tests.graph.indexed_networks import INDEXED
 from tests.graph.networks import WELL_KNOWN
 from tests.graph.test_branches import EXPECTED, Added
+from tests.graph.ordinary_networks import ORDINARY
 from tests.graph.unusual_networks import UNUSUAL
 
-CASES = {**WELL_KNOWN, **UNUSUAL, **INDEXED}
+CASES = {**WELL_KNOWN, **UNUSUAL, **INDEXED, **ORDINARY}
 
 
 def prepared(name: str) -> tuple[nn.Module, Tensor, ChannelGraph]:
