@@ -21,41 +21,50 @@ class Reason:
 class ChannelIds:
     """A growing set of ids, some tied into classes that stay or go together, some frozen.
 
-    A disjoint-set forest (Tarjan 1975); the root of a class is its least id, so that results do not depend on the
-    order of ties.
+    A disjoint-set forest (Tarjan 1975) in which whole arrays are looked up and tied at once; the root of a class is its
+    least id, so that results do not depend on the order of ties.
 
     Attributes:
         line: file and line of the user's code that is followed; what is frozen is so because of it.
     """
 
     def __init__(self) -> None:
-        self._parent: list[int] = []
+        self._parent = torch.empty(0, dtype=torch.long)  # longer than there are ids, which are its beginning
+        self._count = 0
         self._reasons: dict[int, Reason] = {}
         self.line = ""
 
     def __len__(self) -> int:
-        return len(self._parent)
+        return self._count
 
     def new(self, count: int) -> Tensor:
         """Returns `[count]` new ids, each alone in its class."""
-        first = len(self._parent)
-        self._parent.extend(range(first, first + count))
-        return torch.arange(first, first + count)
+        made = torch.arange(self._count, self._count + count)
+        self._count += count
+        if self._count > len(self._parent):
+            self._parent = torch.cat([self._parent, torch.arange(len(self._parent), 2 * self._count)])
+        return made
 
     def root(self, one: int) -> int:
         """Returns the root of an id's class."""
-        while self._parent[one] != one:
-            self._parent[one] = self._parent[self._parent[one]]  # halves the path for the next look-up
-            one = self._parent[one]
-        return one
+        return int(self._find(torch.tensor([one])))
+
+    def _find(self, ids: Tensor) -> Tensor:
+        """Returns the root of each of `[…]` ids, all at once, and lets the ids point there."""
+        found = self._parent[ids]
+        while not torch.equal(found, above := self._parent[found]):
+            found = above
+        self._parent[ids] = found
+        return found
 
     def tie(self, left: Tensor, right: Tensor) -> None:
         """Ties the ids at the same positions of two arrays, `[…]` of shapes that broadcast."""
-        if left.shape != right.shape:
-            left, right = torch.broadcast_tensors(left, right)  # type: ignore[no-untyped-call]
-        for a, b in {(a, b) for a, b in zip(left.flatten().tolist(), right.flatten().tolist(), strict=True) if a != b}:
-            low, high = sorted((self.root(a), self.root(b)))
-            self._parent[high] = low
+        left, right = torch.broadcast_tensors(self._find(left), self._find(right))  # type: ignore[no-untyped-call]
+        while (apart := left != right).any():
+            left, right = left[apart], right[apart]
+            low, high = torch.minimum(left, right), torch.maximum(left, right)
+            self._parent.scatter_reduce_(0, high, low, "amin")  # of several lower ones the least: others come round
+            left, right = self._find(low), self._find(high)
 
     def tie_along(self, ids: Tensor, axes: Iterable[int]) -> None:
         """Ties the entries of `[…]` ids along some axes, so that they stay or go together."""
@@ -63,18 +72,16 @@ class ChannelIds:
 
     def rooted(self, ids: Tensor) -> Tensor:
         """Returns `[…]` ids, each replaced by the root of its class; axes along which they do not vary are cut to 1."""
-        small = compress(ids)
-        roots = [self.root(one) for one in small.flatten().tolist()]
-        return compress(torch.tensor(roots, dtype=torch.long).view(small.shape))
+        return compress(self._find(compress(ids)))
 
     def freeze(self, ids: Tensor, reason: str) -> None:
         """Marks the classes of `[…]` ids as never to be removed; the first reason given for an id is kept."""
-        for one in sorted(set(ids.flatten().tolist())):
+        for one in torch.unique(ids).tolist():
             self._reasons.setdefault(one, Reason(reason, self.line))
 
     def roots(self) -> Tensor:
         """Returns the root of every id, `[ids]`."""
-        return torch.tensor([self.root(one) for one in range(len(self._parent))], dtype=torch.long)
+        return self._find(torch.arange(self._count))
 
     def reasons(self) -> dict[int, Reason]:
         """Maps the root of every frozen class to the reason, that of its least frozen id."""

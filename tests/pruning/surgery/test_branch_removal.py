@@ -24,8 +24,8 @@ from autoprune.tasks.models.cifar_resnet import CifarResNet
 from tests.graph.contract import batch, check_network, randomise, same_outputs, usable, widths
 from tests.graph.indexed_networks import INDEXED
 from tests.graph.networks import WELL_KNOWN
-from tests.graph.test_branches import EXPECTED, Added
 from tests.graph.ordinary_networks import ORDINARY
+from tests.graph.test_branches import EXPECTED, Added
 from tests.graph.unusual_networks import UNUSUAL
 
 CASES = {**WELL_KNOWN, **UNUSUAL, **INDEXED, **ORDINARY}
