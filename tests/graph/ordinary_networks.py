@@ -155,7 +155,7 @@ class EmptyCache(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.k, self.f = nn.Linear(5, 6), nn.Sequential(nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 4))
-        self.cache = torch.tensor([], dtype=torch.float64)
+        self.register_buffer("cache", torch.tensor([]), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.f(torch.cat([self.cache, self.k(x)], dim=-2).mean(1))
