@@ -25,7 +25,7 @@ from autoprune.config.sections import (
 )
 from autoprune.core.budget import Budget
 from autoprune.core.fields import FieldError, only_fields
-from autoprune.core.recipe import Recipe
+from autoprune.core.recipe import Recipe, Training
 from autoprune.core.settings import FINETUNE, needs_finetune, own_value, with_own
 from autoprune.core.space import SpaceRules
 from autoprune.errors import UserError
@@ -64,11 +64,11 @@ class Experiment(Section):
         own = {name: own_value(name, self.recipe()) for name in self.space.settings}
         return replace(only_fields(SpaceRules, self.space), settings=with_own(self.space.settings, own))
 
-    def in_steps(self, count: Callable[[float, int], int]) -> Experiment:
+    def in_steps(self, count: Callable[[Training], int]) -> Experiment:
         """Returns the same with steps wherever a length in epochs is given.
 
         Args:
-            count: how many steps a number of epochs takes at a batch size.
+            count: how many steps a training takes whose length is in epochs.
         """
         finetune, rounds = self.evaluation.finetune, self.search.rounds
         if rounds is not None:

@@ -21,13 +21,18 @@ class Training(Checked):
         steps: optimizer steps; in their place `epochs`, passes over the training samples, not necessarily whole.
         rate: the highest learning rate; `autoprune.tasks.training.optimizers` says what it is at each step.
         schedule: `cosine` falls to 0 along half a cosine, `steps` falls at the milestones, `constant` does not fall.
-        batch_size: samples a step.
+        batch_size: samples a batch.
         momentum: of SGD; for Adam and AdamW how fast the mean of the gradients forgets (β₁).
         milestones: for `steps`, ascending: the parts of the run after which the rate is multiplied by `factor`.
         warmup: the part of the run in which the rate first rises linearly to `rate`.
         channels_last: computes with each pixel's channels side by side: a step of ResNet-20 on CIFAR-10 takes about a
             fifth less on one CPU core. The results differ by rounding, and a network that calls `view` on
             `[n, c, h, w]` activations fails.
+        accumulate: batches a step, whose gradients are averaged by their samples; the last step of a pass may have
+            fewer.
+        clip_norm: to which the Euclidean norm of a step's gradient is clipped; None leaves it.
+        precision: of the forward pass and the loss: `bf16` and `fp16` by torch's autocast, `fp16` with its scaler of
+            gradients and not on a CPU. Weights, gradients and the optimizer stay as the network has them.
 
     Raises:
         FieldError: values out of range or that contradict each other, all of them named.
@@ -45,6 +50,9 @@ class Training(Checked):
     factor: UpToOne = 0.1
     warmup: BelowOne = 0.0
     channels_last: bool = False
+    accumulate: Positive = 1
+    clip_norm: Above0 | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
     needs_length: ClassVar[bool] = True
 
@@ -63,13 +71,13 @@ class Training(Checked):
         elif marks and marks[0] < self.warmup:
             yield ("milestones",), f"should come after the warm-up ({self.warmup} of the run) but begin at {marks[0]}"
 
-    def in_steps(self, count: Callable[[float, int], int]) -> Self:
+    def in_steps(self, count: Callable[[Training], int]) -> Self:
         """Returns the same with steps in place of epochs.
 
         Args:
-            count: how many steps a number of epochs takes at a batch size.
+            count: how many steps a training takes whose length is in epochs.
         """
-        return self if self.epochs is None else replace(self, steps=count(self.epochs, self.batch_size), epochs=None)
+        return self if self.epochs is None else replace(self, steps=count(self), epochs=None)
 
     def plan(self, seed: int) -> TrainingPlan:
         """Returns the plan of this training for a task."""
@@ -129,7 +137,8 @@ class Finetune(Training):
             dense_macs: those of the dense network.
         """
         assert self.steps is not None, "how many steps they take is known once the task is"
-        return self.steps * self.batch_size * (FORWARDS_PER_STEP * macs + (dense_macs if self.distill else 0))
+        samples = self.steps * self.accumulate * self.batch_size
+        return samples * (FORWARDS_PER_STEP * macs + (dense_macs if self.distill else 0))
 
 
 @dataclass(frozen=True)

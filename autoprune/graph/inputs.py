@@ -162,16 +162,38 @@ class ModelInputs:
 
         return self._by_sample(samples, draw)
 
+    def joined(self, other: ModelInputs) -> ModelInputs:
+        """Returns the samples of both; what holds no samples is that of the first.
+
+        Raises:
+            TaskError: they differ in more than the number of samples.
+        """
+        theirs = iter(_leaves((other.args, dict(other.kwargs)), other._holds_samples))
+
+        def join(leaf: Any) -> Any:
+            their = next(theirs, None)
+            if not self._holds_samples(leaf):
+                return leaf
+            if isinstance(leaf, list) and isinstance(their, list):
+                return leaf + their
+            if isinstance(leaf, Tensor) and isinstance(their, Tensor):
+                with contextlib.suppress(RuntimeError):  # of other shapes
+                    return torch.cat((leaf, their), self.axis)
+            raise TaskError(f"the samples of {self} and {other} cannot be joined into one batch")
+
+        joined = self._map(join, self._holds_samples)
+        return replace(joined, samples=self.samples + other.samples)
+
+    def _holds_samples(self, value: Any) -> bool:
+        return _size(value, self.axis) == self.samples and (self.lists or not isinstance(value, list))
+
     def _map(self, function: Callable[[Any], Any], whole: Callable[[Any], bool] = lambda _: False) -> ModelInputs:
         args, kwargs = _map((self.args, dict(self.kwargs)), function, whole)
         return replace(self, args=args, kwargs=kwargs)
 
     def _by_sample(self, samples: int, function: Callable[[Any], Any]) -> ModelInputs:
         """Applies a function to whatever holds samples: tensors, packed sequences and lists."""
-
-        def holds(value: Any) -> bool:
-            return _size(value, self.axis) == self.samples and (self.lists or not isinstance(value, list))
-
+        holds = self._holds_samples
         changed = self._map(lambda leaf: function(leaf) if holds(leaf) else leaf, holds)
         return replace(changed, samples=samples)
 

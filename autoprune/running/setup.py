@@ -15,7 +15,6 @@ from autoprune import registry
 from autoprune.config import Experiment
 from autoprune.core.budget import Limits
 from autoprune.core.projecting.projection import check_feasible
-from autoprune.core.recipe import TrainingPlan
 from autoprune.core.settings import CRITERION, Choice, criterion_pattern, defaults, format_settings, with_own
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Setting
@@ -172,7 +171,7 @@ def assemble(experiment: Experiment, task: Task, network: nn.Module, display: Di
     inputs = example_inputs(task, device)
     # Nothing is read where no length is in epochs.
     experiment = settle_threads(experiment, network, inputs).in_steps(
-        lambda epochs, batch_size: max(1, count_steps(task, TrainingPlan(epochs=epochs, batch_size=batch_size)))
+        lambda training: max(1, count_steps(task, training.plan(seed=0), network))
     )
     prunable = _analyze(experiment, task, network, inputs, display)
     space = settle(prunable.space(experiment.space_rules()), prunable.pruner)

@@ -125,7 +125,7 @@ def test_a_length_in_epochs_takes_the_place_of_default_steps_until_it_is_known_i
         return settings
 
     assert (inside(experiment).steps, inside(experiment).epochs) == (None, 1.5)
-    settled = inside(experiment.in_steps(lambda epochs, batch_size: round(epochs * 128 / batch_size)))
+    settled = inside(experiment.in_steps(lambda training: round(training.epochs * 128 / training.batch_size)))
     assert (settled.steps, settled.epochs, settled.batch_size) == (3, None, 64)
     assert load_experiment().in_steps(lambda *_: 0) == load_experiment()
 

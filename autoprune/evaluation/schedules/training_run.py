@@ -87,8 +87,8 @@ class TrainingRun:
         self._task, self._dense, self._inputs = task, dense, ModelInputs.of(inputs)
         self._schedule, self._callbacks, self._seed = schedule, callbacks, seed
         self.plan = schedule.train.plan(seed)
-        self.steps = count_steps(task, self.plan)
-        self._steps_per_epoch = max(1, count_steps(task, replace(self.plan, steps=None, epochs=1.0)))
+        self.steps = count_steps(task, self.plan, dense)
+        self._steps_per_epoch = max(1, count_steps(task, replace(self.plan, steps=None, epochs=1.0), dense))
         self._channels_last = takes_channels_last(dense, self._inputs)
         self._validation = Batches(task, "validation", None, 250, 0, self._inputs.device, self._channels_last).load()
         self._check_times()

@@ -89,6 +89,11 @@ class ImageBatches:
     def __len__(self) -> int:
         return math.ceil(len(self.images) / self.batch_size)
 
+    @property
+    def ends_with_one(self) -> bool:
+        """Whether the last batch is a rest of one sample."""
+        return len(self.images) > self.batch_size > 1 == len(self.images) % self.batch_size
+
     def __iter__(self) -> Iterator[Batch]:
         return self._in_order() if self.seed is None else self._shuffled(self.seed)
 

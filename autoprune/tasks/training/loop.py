@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,154 +15,157 @@ from autoprune.core.recipe import TrainingPlan
 from autoprune.errors import Diverged, TaskError
 from autoprune.graph.inputs import ModelInputs, call_network, network_inputs
 from autoprune.tasks.base import Batch, Hook, Task
-from autoprune.tasks.training.optimizers import build_optimizer, rate_at, set_rate
+from autoprune.tasks.training.computing import arranged, autocast, check_precision, gradients_on, trainable
+from autoprune.tasks.training.optimizers import build_optimizer, build_scaler, rate_at, set_rate
+from autoprune.tasks.training.passes import count_steps, derive_seed, remaining_steps, samples_of
+
+__all__ = ["Forward", "check_loss", "count_steps", "derive_seed", "device_of", "seeded", "train"]
+
+Forward = Callable[[nn.Module, Any, Any], tuple[Any, Tensor]]
+"""`(network, inputs, targets)` of a batch to the network's outputs and the mean loss, a scalar `[]`."""
 
 
-@contextlib.contextmanager
-def arranged(
-    network: nn.Module, channels_last: bool
-) -> Iterator[Callable[[Tensor | ModelInputs], Tensor | ModelInputs]]:
-    """Lays `[out, in, rows, columns]` parameters channels last, if asked, and yields what lays a batch likewise.
-
-    Afterwards the parameters lie as before; their values, and which objects they are, never change.
-    """
-    if not channels_last:
-        yield lambda inputs: inputs
-        return
-    moved = [parameter for parameter in network.parameters() if parameter.dim() == 4 and parameter.is_contiguous()]
-    try:
-        for parameter in moved:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-        yield _channels_last
-    finally:
-        for parameter in moved:
-            parameter.data = parameter.data.contiguous()
-
-
-def _channels_last(inputs: Tensor | ModelInputs) -> Tensor | ModelInputs:
-    if isinstance(inputs, Tensor) and inputs.dim() == 4:
-        return inputs.contiguous(memory_format=torch.channels_last)
-    return inputs
-
-
-_Numbered = tuple[int, int, bool, Batch]
-"""Step and epoch from 1, whether a whole pass ends with it, and the batch."""
-
-
-def train(network: nn.Module, task: Task, plan: TrainingPlan, hooks: Sequence[Hook] = ()) -> None:
+def train(
+    network: nn.Module, task: Task, plan: TrainingPlan, hooks: Sequence[Hook] = (), forward: Forward | None = None
+) -> None:
     """Trains the network in place, where its parameters are; it is left in evaluation mode.
 
     The same plan trains the same weights to the same result on the same machine, and torch's global random state is as
     before. A plan that begins later sees the very batches that an unbroken run would have seen from there, where they
-    follow from the seed given to `task.batches` alone.
+    follow from the seed given to `task.batches` alone. Gradients are on, whatever the caller has switched off. Where
+    the network takes statistics of batches, a rest of one sample is joined to the batch before it.
 
     Args:
         network: on any device; batches are moved there.
         task: its training batches and its loss are used.
         plan: how long, by which optimizer, at which rate and on batches of which size.
         hooks: called in their order at every event.
+        forward: gives outputs and loss of a batch; None calls the network with the inputs, and then the task's loss.
 
     Raises:
-        TaskError: the plan cannot be followed.
+        TaskError: the plan cannot be followed, or a loss is no scalar that depends on the network.
         Diverged: a loss is NaN or infinite.
     """
-    steps = count_steps(task, plan)
     device = device_of(network)
-    optimizer = build_optimizer(network, plan)
-    network.train()
-    try:
-        with seeded(plan.seed, device), arranged(network, plan.channels_last) as arrange:
-            remaining = _remaining(task, plan, steps)
-            for hook in hooks:
-                hook.on_start(network, optimizer, steps)
-            for step, epoch, last, batch in remaining:
-                set_rate(optimizer, rate_at(plan, step, steps))
-                moved = arrange(network_inputs(*batch).to(device)), batch[1].to(device)
-                loss = _step(network, task, optimizer, moved, step, hooks)
+    check_precision(plan, network, device)
+    with gradients_on(network):
+        steps = count_steps(task, plan, network)
+        optimizer = build_optimizer(network, plan)
+        scaler = build_scaler(optimizer, plan, device)
+        network.train()
+        try:
+            with seeded(plan.seed, device), arranged(network, plan.channels_last) as arrange:
+                remaining = remaining_steps(task, plan, network, steps)
                 for hook in hooks:
-                    hook.after_step(network, step, steps, loss)
-                for hook in hooks if last else ():
-                    hook.after_epoch(network, epoch)
-                for hook in hooks:
-                    hook.at_rest(network, step, steps)
-    finally:
-        optimizer.zero_grad()
-        network.eval()
+                    hook.on_start(network, optimizer, steps)
+                loop = _Loop(network, plan, hooks, optimizer, scaler, forward or _forward_of(task), task.name)
+                for step in remaining:
+                    set_rate(optimizer, rate_at(plan, step.number, steps))
+                    sizes = samples_of(step.batches) if len(step.batches) > 1 else [1]
+                    loss = loop.step([_moved(batch, device, arrange) for batch in step.batches], sizes, step.number)
+                    for hook in hooks:
+                        hook.after_step(network, step.number, steps, loss)
+                    for hook in hooks if step.ends_epoch else ():
+                        hook.after_epoch(network, step.epoch)
+                    for hook in hooks:
+                        hook.at_rest(network, step.number, steps)
+        finally:
+            optimizer.zero_grad()
+            network.eval()
 
 
-def count_steps(task: Task, plan: TrainingPlan) -> int:
-    """Returns the number of a plan's last step: its own, or that of `epochs` passes, rounded up.
+def _forward_of(task: Task) -> Forward:
+    def forward(network: nn.Module, inputs: Any, targets: Any) -> tuple[Any, Tensor]:
+        outputs = call_network(network, inputs)
+        return outputs, task.loss(outputs, targets)
 
-    Training batches without a length are counted by going through them once.
+    return forward
+
+
+def _moved(
+    batch: Batch, device: torch.device, arrange: Callable[[Tensor | ModelInputs], Tensor | ModelInputs]
+) -> Batch:
+    inputs, targets = trainable(ModelInputs((network_inputs(*batch), batch[1])).to(device)).args
+    return arrange(inputs), targets
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """What all steps of a training share."""
+
+    network: nn.Module
+    plan: TrainingPlan
+    hooks: Sequence[Hook]
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    forward: Forward
+    task: str
+
+    def step(self, batches: Sequence[Batch], sizes: Sequence[int], number: int) -> float:
+        """Takes one optimizer step and returns the loss before it, with the hooks' terms.
+
+        Args:
+            batches: whose gradients are averaged by their samples.
+            sizes: samples of each.
+            number: of the step.
+        """
+        self.optimizer.zero_grad()
+        total = 0.0
+        for batch, size in zip(batches, sizes, strict=True):
+            loss = self._loss(batch)
+            share = size / sum(sizes)
+            total += share * float(loss.detach())
+            if not math.isfinite(total):
+                raise Diverged(
+                    f"the training loss is {total} at step {number}; lower the rate, or check the training data"
+                )
+            scaled = self.scaler.scale(loss if len(batches) == 1 else share * loss)
+            scaled.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.scaler.unscale_(self.optimizer)
+        for hook in self.hooks:
+            hook.after_backward(self.network, number)
+        if self.plan.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.clip_norm)
+        self.scaler.step(self.optimizer)  # not taken where fp16 gradients have overflowed
+        self.scaler.update()
+        return total
+
+    def _loss(self, batch: Batch) -> Tensor:
+        inputs, targets = batch
+        with autocast(self.plan, device_of(self.network)):
+            outputs, loss = self.forward(self.network, inputs, targets)
+            check_loss(loss, f"the loss of task {self.task!r}")
+            for hook in self.hooks:
+                term = hook.loss_term(self.network, inputs, outputs)
+                if term is not None:
+                    check_loss(term, "a hook's loss term", needs_gradient=False)
+                    loss = loss + term
+        return loss
+
+
+def check_loss(loss: object, what: str, needs_gradient: bool = True) -> None:
+    """Checks that a training can go by a loss.
+
+    Args:
+        loss: of a batch.
+        what: it is called in the message.
+        needs_gradient: whether it has to depend on parameters.
 
     Raises:
-        TaskError: the plan begins after its last step.
+        TaskError: it is no scalar tensor, or depends on no parameter.
     """
-    steps = plan.steps
-    if steps is None:
-        batches = task.batches("train", plan.batch_size, plan.seed)
-        length = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
-        steps = math.ceil((plan.epochs or 1.0) * length - 1e-9)
-    if plan.begin > steps:
-        raise TaskError(f"training should begin after step {plan.begin}, but the plan has only {steps} steps")
-    return steps
-
-
-def _remaining(task: Task, plan: TrainingPlan, steps: int) -> Iterator[_Numbered]:
-    """Yields what comes after the plan's first `begin` steps; of whole passes with a length no batch is made."""
-    if plan.begin == 0:
-        return _numbered(task, plan, steps)
-    batches = task.batches("train", plan.batch_size, plan.seed)
-    length = len(batches) if isinstance(batches, Sized) else 0
-    epochs = plan.begin // length if length else 0
-    remaining = _numbered(task, plan, steps, epochs * length, epochs)
-    for _ in range(epochs * length, plan.begin):
-        next(remaining)
-    return remaining
-
-
-def _numbered(task: Task, plan: TrainingPlan, steps: int, step: int = 0, epoch: int = 0) -> Iterator[_Numbered]:
-    """Yields the steps after `step`, which ended pass `epoch`; every pass has an order of its own."""
-    while step < steps:
-        epoch += 1
-        held: Batch | None = None
-        for batch in task.batches("train", plan.batch_size, derive_seed(plan.seed, epoch)):
-            if held is not None:
-                step += 1
-                yield step, epoch, False, held
-                if step == steps:
-                    return
-            held = batch
-        if held is None:
-            raise TaskError(f"task {task.name!r} has no training batches; `batches('train', ...)` came back empty")
-        step += 1
-        yield step, epoch, True, held
-
-
-def _step(
-    network: nn.Module, task: Task, optimizer: torch.optim.Optimizer, batch: Batch, step: int, hooks: Sequence[Hook]
-) -> float:
-    """Takes one optimizer step and returns the loss before it, with the hooks' terms."""
-    inputs, targets = batch
-    outputs = call_network(network, inputs)
-    loss = task.loss(outputs, targets)
-    for hook in hooks:
-        term = hook.loss_term(network, inputs, outputs)
-        loss = loss if term is None else loss + term
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise Diverged(f"the training loss is {value} at step {step}; lower the rate, or check the training data")
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    for hook in hooks:
-        hook.after_backward(network, step)
-    optimizer.step()
-    return value
-
-
-def derive_seed(*parts: int) -> int:
-    """Returns a seed for one use out of several numbers: (seed, epoch), say."""
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+    if not isinstance(loss, Tensor):
+        raise TaskError(f"{what} should be a scalar tensor, the mean over a batch, but is a {type(loss).__name__}")
+    if loss.dim():
+        raise TaskError(
+            f"{what} should be a scalar, the mean over a batch, but has shape {list(loss.shape)}; "
+            "return loss.mean(), or leave out reduction='none'"
+        )
+    if needs_gradient and not loss.requires_grad:
+        raise TaskError(
+            f"{what} does not depend on the network's parameters, so that nothing can be learnt by it; "
+            "compute it from the outputs without .detach(), .item() or torch.no_grad()"
+        )
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,6 +32,35 @@ def build_optimizer(network: nn.Module, plan: TrainingPlan) -> torch.optim.Optim
         return torch.optim.SGD(groups, lr=plan.rate, momentum=plan.momentum)
     kind = torch.optim.Adam if plan.optimizer == "adam" else torch.optim.AdamW
     return kind(groups, lr=plan.rate, betas=(plan.momentum, 0.999))
+
+
+SCALER = "scaler"
+"""Where the optimizer's state holds that of the scaler."""
+
+
+def build_scaler(optimizer: torch.optim.Optimizer, plan: TrainingPlan, device: torch.device) -> torch.amp.GradScaler:
+    """Returns the scaler of gradients, which acts with precision fp16 alone.
+
+    Its state is part of the optimizer's `state_dict` then, so that snapshots hold it.
+
+    Args:
+        optimizer: whose gradients are scaled.
+        plan: with the precision.
+        device: of the network.
+    """
+    scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
+
+    def put(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        return {**state, SCALER: scaler.state_dict()}
+
+    def take(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        scaler.load_state_dict(state[SCALER])
+        return {name: value for name, value in state.items() if name != SCALER}
+
+    if scaler.is_enabled():
+        optimizer.register_state_dict_post_hook(put)
+        optimizer.register_load_state_dict_pre_hook(take)
+    return scaler
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -14,6 +14,7 @@ from autoprune.core.recipe import TrainingPlan
 from autoprune.errors import CheckpointError, TaskError
 from autoprune.tasks.base import Hook
 from autoprune.tasks.training.loop import device_of
+from autoprune.tasks.training.optimizers import SCALER
 from autoprune.tasks.weights import maps_to, read_checkpoint, write_tensors
 
 FORMAT = 1
@@ -215,6 +216,11 @@ def resume(snapshot: Snapshot) -> Hook:
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     kind, own = type(optimizer).__name__, optimizer.state_dict()["param_groups"]
+    if (SCALER in state) != (SCALER in optimizer.state_dict()):
+        raise CheckpointError(
+            "the snapshot was taken with another precision: of it and this training only one is fp16; "
+            "resume with the plan it was taken with"
+        )
     pairs = zip(state["param_groups"], own, strict=False)  # torch says where their number differs
     changed = sorted({name for given, group in pairs for name in _changed(given, group)})
     if changed:

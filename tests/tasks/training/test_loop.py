@@ -1,51 +1,35 @@
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
 
 from autoprune.core.recipe import TrainingPlan
 from autoprune.errors import TaskError
-from autoprune.tasks.base import Batch, Hook, Split
-from autoprune.tasks.simple import SimpleTask
-from autoprune.tasks.training.loop import arranged, count_steps, device_of, seeded, train
+from autoprune.tasks.base import Hook
+from autoprune.tasks.training.loop import device_of, seeded, train
 from autoprune.tasks.training.optimizers import rate_of
+from tests.tasks.training.tasks import DATA, network, network_of_one, task_of, trained
 
-DATA = [(torch.randn(4, 3, generator=torch.Generator().manual_seed(i)), torch.tensor([0, 1, 0, 1])) for i in range(5)]
-
-
-def _network() -> nn.Module:
-    with seeded(7):
-        return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.3), nn.Linear(4, 2))
-
-
-def _task(**changes: object) -> SimpleTask:
-    return replace(SimpleTask(_network, DATA, DATA), **changes)  # type: ignore[arg-type]
-
-
-def _trained(plan: TrainingPlan, hooks: tuple[Hook, ...] = (), task: SimpleTask | None = None) -> Tensor:
-    network = _network()
-    train(network, task or _task(), plan, hooks)
-    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+GOLDEN = [-0.03747075, 0.35079575, -0.18833727, -0.81794614, 0.04380844, -0.01647680]
 
 
 def test_same_plan_gives_the_same_weights_and_another_seed_others() -> None:
     plan = TrainingPlan(steps=7)
-    assert torch.equal(_trained(plan), _trained(plan))
-    assert not torch.equal(_trained(plan), _trained(replace(plan, seed=1)))
+    assert torch.equal(trained(plan), trained(plan))
+    assert not torch.equal(trained(plan), trained(replace(plan, seed=1)))
 
 
 def test_global_random_state_is_neither_used_nor_changed() -> None:
     torch.manual_seed(1)
-    first, before = _trained(TrainingPlan(steps=3)), torch.get_rng_state()
+    first, before = trained(TrainingPlan(steps=3)), torch.get_rng_state()
     torch.manual_seed(2)
-    assert torch.equal(_trained(TrainingPlan(steps=3)), first)
+    assert torch.equal(trained(TrainingPlan(steps=3)), first)
     torch.manual_seed(1)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -56,30 +40,13 @@ def test_network_is_left_in_evaluation_mode_without_gradients_even_after_an_erro
         raise KeyboardInterrupt
 
     for hooks in ([], [Hook(after_backward=fail)]):
-        network = _network()
+        made = network()
         try:
-            train(network, _task(), TrainingPlan(steps=2), hooks)
+            train(made, task_of(), TrainingPlan(steps=2), hooks)
         except KeyboardInterrupt:
             assert hooks
-        assert not network.training
-        assert all(parameter.grad is None for parameter in network.parameters())
-
-
-@pytest.mark.parametrize(
-    ("plan", "steps"),
-    [
-        (TrainingPlan(steps=7), 7),
-        (TrainingPlan(), 5),
-        (TrainingPlan(epochs=2), 10),
-        (TrainingPlan(epochs=0.5), 3),
-        (TrainingPlan(epochs=0.2), 1),
-    ],
-)
-def test_steps_are_those_of_the_plan(plan: TrainingPlan, steps: int) -> None:
-    seen: list[tuple[int, int]] = []
-    _trained(plan, (Hook(after_step=lambda network, step, steps, loss: seen.append((step, steps))),))
-    assert seen == [(step, steps) for step in range(1, steps + 1)]
-    assert count_steps(_task(), plan) == steps
+        assert not made.training
+        assert all(parameter.grad is None for parameter in made.parameters())
 
 
 def test_hooks_are_called_in_the_stated_order() -> None:
@@ -95,7 +62,7 @@ def test_hooks_are_called_in_the_stated_order() -> None:
             after_epoch=lambda network, epoch: calls.append(f"{name} epoch {epoch}"),
         )
 
-    _trained(TrainingPlan(steps=3), (hook("a"), hook("b")), _task(train_data=DATA[:2]))
+    trained(TrainingPlan(steps=3), (hook("a"), hook("b")), task_of(train_data=DATA[:2]))
 
     def each(*kinds: str) -> list[str]:
         return [f"{name} {kind}" for kind in kinds for name in "ab"]
@@ -105,64 +72,6 @@ def test_hooks_are_called_in_the_stated_order() -> None:
 
     ends = each("rest 1/3"), each("epoch 1", "rest 2/3"), each("rest 3/3")
     assert calls == [*each("start 3"), *of_step(1), *ends[0], *of_step(2), *ends[1], *of_step(3), *ends[2]]
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("begin", range(13))
-def test_training_that_begins_later_has_the_steps_epochs_rates_and_batches_of_the_unbroken_run(
-    begin: int, streaming: bool
-) -> None:
-    shuffled = TensorDataset(torch.arange(18.0).view(6, 3), torch.zeros(6, dtype=torch.int64))
-
-    def seen(begin: int) -> list[object]:
-        events: list[object] = []
-        kept: list[torch.optim.Optimizer] = []
-
-        def watch(network: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
-            events.append(("batch", inputs.tolist()))
-
-        hook = Hook(
-            on_start=lambda network, optimizer, steps: kept.append(optimizer),
-            loss_term=watch,
-            after_step=lambda network, step, steps, loss: events.append((step, steps, rate_of(kept[0]))),
-            after_epoch=lambda network, epoch: events.append(("epoch", epoch)),
-        )
-        task = _task(train_data=shuffled)
-        plan = TrainingPlan(steps=12, batch_size=1, warmup=0.25, begin=begin)
-        train(_network_of_one(), task if streaming else Counted(task), plan, [hook])
-        return events
-
-    whole = seen(0)
-    done = next((i for i, event in enumerate(whole) if event[0] == begin), -1) + 1  # type: ignore[index]
-    done += done < len(whole) and whole[done][0] == "epoch"  # type: ignore[index]
-    assert seen(begin) == whole[done:]
-    assert (len(seen(begin)) == 0) == (begin == 12)
-
-
-def test_training_that_begins_later_makes_no_batch_of_whole_passes_before() -> None:
-    made: list[int] = []
-
-    class Watched(Counted):
-        def batches(self, split: Split, batch_size: int, seed: int = 0) -> Iterable[Batch]:
-            batches = list(super().batches(split, batch_size, seed))
-
-            class Lazy:
-                def __len__(self) -> int:
-                    return len(batches)
-
-                def __iter__(self) -> Iterator[Batch]:
-                    made.append(seed)
-                    return iter(batches)
-
-            return Lazy()
-
-    train(_network(), Watched(_task()), TrainingPlan(steps=17, begin=16), [])
-    assert len(made) == 1
-
-
-def test_training_cannot_begin_after_its_end() -> None:
-    with pytest.raises(TaskError, match="begin after step 11, but the plan has only 10 steps"):
-        _trained(TrainingPlan(epochs=2, begin=11))
 
 
 def test_hooks_can_report_the_mean_loss_and_the_rate_of_every_epoch() -> None:
@@ -180,7 +89,7 @@ def test_hooks_can_report_the_mean_loss_and_the_rate_of_every_epoch() -> None:
         after_epoch=after_epoch,
     )
     plan = TrainingPlan(epochs=2, rate=0.4, schedule="steps", milestones=(0.5,))
-    _trained(plan, (hook,))
+    trained(plan, (hook,))
     assert [(epoch, rate) for epoch, _, rate in report] == [(1, 0.4), (2, pytest.approx(0.04))]
     assert all(0 < mean < 3 for _, mean, _ in report)
 
@@ -194,15 +103,15 @@ def test_hooks_see_gradients_before_the_step_and_weights_after_it() -> None:
         assert parameter.grad is not None
         weights.append(parameter.detach().clone())
 
-    train(network, _task(), TrainingPlan(steps=1), [Hook(after_backward=keep, after_step=keep)])
+    train(network, task_of(), TrainingPlan(steps=1), [Hook(after_backward=keep, after_step=keep)])
     assert not torch.equal(weights[0], weights[1])
 
 
 def test_loss_terms_are_added_to_the_loss() -> None:
     losses: list[float] = []
     report = Hook(after_step=lambda network, step, steps, loss: losses.append(loss))
-    _trained(TrainingPlan(steps=1), (report,))
-    _trained(TrainingPlan(steps=1), (Hook(loss_term=lambda *_: torch.tensor(2.5)), report))
+    trained(TrainingPlan(steps=1), (report,))
+    trained(TrainingPlan(steps=1), (Hook(loss_term=lambda *_: torch.tensor(2.5)), report))
     assert losses[1] == pytest.approx(losses[0] + 2.5)
 
 
@@ -211,7 +120,7 @@ def test_rate_falls_along_half_a_cosine_and_weight_decay_spares_vectors() -> Non
     network = nn.Linear(1, 1)
     nn.init.ones_(network.weight)
     nn.init.ones_(network.bias)
-    task = _task(train_data=[(torch.ones(1, 1), torch.ones(1))] * 4, loss=lambda outputs, targets: outputs.sum() * 0)
+    task = task_of(train_data=[(torch.ones(1, 1), torch.ones(1))] * 4, loss=lambda outputs, targets: outputs.sum() * 0)
     train(network, task, TrainingPlan(steps=4, rate=0.8, momentum=0.0, weight_decay=0.5))
     expected = math.prod(1 - 0.5 * rate for rate in (0.8, 0.4 + 0.8 / 2**1.5, 0.4, 0.4 - 0.8 / 2**1.5))
     assert network.weight.item() == pytest.approx(expected)
@@ -221,53 +130,16 @@ def test_rate_falls_along_half_a_cosine_and_weight_decay_spares_vectors() -> Non
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_loss_that_is_not_finite_stops_the_training_and_names_the_step(value: float) -> None:
     count = iter(range(100))
-    task = _task(loss=lambda outputs, targets: outputs.sum() * (value if next(count) == 2 else 1))
+    task = task_of(loss=lambda outputs, targets: outputs.sum() * (value if next(count) == 2 else 1))
     with pytest.raises(TaskError, match="at step 3"):
-        _trained(TrainingPlan(steps=9), task=task)
-
-
-class Streaming:
-    """A task whose batches are a generator without a length."""
-
-    def __init__(self, task: SimpleTask) -> None:
-        self.seeds: list[int] = []
-        self.name, self.network, self.load, self.loss, self.metric, self.train = (
-            task.name, task.network, task.load, task.loss, task.metric, task.train,
-        )  # fmt: skip
-
-    def batches(self, split: Split, batch_size: int, seed: int = 0) -> Iterable[Batch]:
-        self.seeds.append(seed)
-        yield from DATA
-
-
-class Counted(Streaming):
-    """A task whose batches have a length."""
-
-    def __init__(self, task: SimpleTask) -> None:
-        super().__init__(task)
-        self._task = task
-
-    def batches(self, split: Split, batch_size: int, seed: int = 0) -> Iterable[Batch]:
-        return list(self._task.batches(split, batch_size, seed))
-
-
-def _network_of_one() -> nn.Module:
-    """A network that takes batches of a single sample in training."""
-    return nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.3))
-
-
-def test_batches_without_a_length_are_counted_and_every_epoch_has_an_order_of_its_own() -> None:
-    task, epochs = Streaming(_task()), []
-    train(_network(), task, TrainingPlan(epochs=2), [Hook(after_epoch=lambda network, epoch: epochs.append(epoch))])
-    assert epochs == [1, 2]
-    assert len(task.seeds) == len(set(task.seeds)) == 3
+        trained(TrainingPlan(steps=9), task=task)
 
 
 def test_empty_data_and_frozen_networks_are_refused() -> None:
     with pytest.raises(TaskError, match="no training batches"):
-        _trained(TrainingPlan(steps=1), task=_task(train_data=[]))
+        trained(TrainingPlan(steps=1), task=task_of(train_data=[]))
     with pytest.raises(TaskError, match="no parameter that requires a gradient"):
-        train(_network().requires_grad_(False), _task(), TrainingPlan(steps=1))
+        train(network().requires_grad_(False), task_of(), TrainingPlan(steps=1))
 
 
 def test_device_is_that_of_the_parameters() -> None:
@@ -275,53 +147,90 @@ def test_device_is_that_of_the_parameters() -> None:
     assert device_of(nn.ReLU()).type == "cpu"
 
 
-def _convolutional() -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
+def test_a_plan_trains_the_weights_that_it_has_always_trained() -> None:
+    """Numbers of the loop as it was before it knew accumulation, clipping and precision."""
+    terms = [
+        lambda network, inputs, outputs: outputs.square().mean(),
+        lambda network, *_: network[0].weight.abs().sum(),
+    ]
+    plan = TrainingPlan(epochs=1.5, rate=0.1, warmup=0.2, seed=3)
+    weights = trained(plan, [Hook(loss_term=term) for term in terms])
+    torch.testing.assert_close(weights[:6], torch.tensor(GOLDEN))
 
 
-def test_kernels_lie_channels_last_inside_and_as_before_afterwards_even_after_an_error() -> None:
-    network = _convolutional()
-    parameters = list(network.parameters())
-    values, strides = [p.detach().clone() for p in parameters], [p.stride() for p in parameters]
-    with contextlib.suppress(KeyboardInterrupt), arranged(network, True) as arrange:
-        assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
-        assert arrange(torch.zeros(2, 3, 4, 4)).is_contiguous(memory_format=torch.channels_last)
-        assert arrange(torch.zeros(2, 3)).is_contiguous()
-        raise KeyboardInterrupt
-    assert all(after is before for after, before in zip(network.parameters(), parameters, strict=True))
-    assert [p.stride() for p in parameters] == strides
-    assert all(torch.equal(p, value) for p, value in zip(parameters, values, strict=True))
+def test_an_accumulated_step_is_that_of_one_large_batch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    samples, targets = torch.randn(10, 3, generator=generator), torch.arange(10) % 2
+    found = []
+    for sizes in ([10], [4, 4, 2]):
+        losses: list[float] = []
+        gradients: list[Tensor] = []
+
+        def after_backward(network: nn.Module, step: int, into: list[Tensor] = gradients) -> None:
+            assert isinstance(network, nn.Linear)
+            assert network.weight.grad is not None
+            into.append(network.weight.grad.clone())
+
+        def after_step(network: nn.Module, step: int, steps: int, loss: float, into: list[float] = losses) -> None:
+            into.append(loss)
+
+        penalty = Hook(loss_term=lambda network, *_: 0.1 * network.weight.abs().sum())
+        with seeded(1):
+            linear = nn.Linear(3, 2)
+        task = task_of(train_data=list(zip(samples.split(sizes), targets.split(sizes), strict=True)))
+        plan = TrainingPlan(epochs=3, rate=0.1, accumulate=3)
+        train(linear, task, plan, [penalty, Hook(after_backward=after_backward, after_step=after_step)])
+        found.append([linear.weight.detach(), torch.tensor(losses), torch.stack(gradients)])
+        assert len(losses) == 3
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
-def test_network_that_lies_channels_last_already_stays_so() -> None:
-    network = _convolutional().to(memory_format=torch.channels_last)
-    with arranged(network, True):
-        pass
-    assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
+def test_gradients_are_clipped_by_their_norm_after_the_hooks_have_seen_them() -> None:
+    """With a rate of 1 and no momentum or decay the weights move by the gradient."""
+    norms, made = [], network_of_one()
+    before = [parameter.detach().clone() for parameter in made.parameters()]
+
+    def norm(tensors: Iterable[Tensor]) -> float:
+        return math.sqrt(sum(float(tensor.square().sum()) for tensor in tensors))
+
+    watch = Hook(
+        after_backward=lambda network, step: norms.append(norm(p.grad for p in network.parameters())),
+        after_step=lambda network, *_: norms.append(
+            norm(p.detach() - old for p, old in zip(network.parameters(), before, strict=True))
+        ),
+    )
+    train(made, task_of(), TrainingPlan(steps=1, rate=1.0, momentum=0.0, weight_decay=0.0, clip_norm=0.01), [watch])
+    assert norms[0] > 0.1
+    assert norms[1] == pytest.approx(0.01, rel=1e-3)
 
 
-def test_training_arranges_kernels_and_batches_if_asked_and_learns_the_same() -> None:
-    seen: list[bool] = []
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda outputs, targets: outputs.square(), r"should be a scalar, .* but has shape \[4, 2\]; return loss.mean"),
+        (lambda outputs, targets: {"loss": outputs.mean()}, "should be a scalar tensor, .* but is a dict"),
+        (lambda outputs, targets: outputs.mean().item(), "should be a scalar tensor, .* but is a float"),
+        (lambda outputs, targets: outputs.detach().mean(), "does not depend on the network's parameters"),
+    ],
+)
+def test_a_loss_that_nothing_can_be_learnt_by_is_refused(loss: Any, message: str) -> None:
+    with pytest.raises(TaskError, match=f"the loss of task 'user' {message}"):
+        trained(TrainingPlan(steps=1), task=task_of(loss=loss))
 
-    class Watched(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = _convolutional()
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            kernel: torch.Tensor = self.network[0].weight
-            seen.append(all(part.is_contiguous(memory_format=torch.channels_last) for part in (x, kernel)))
-            return self.network(x)  # type: ignore[no-any-return]
+def test_a_loss_term_that_is_no_scalar_is_refused_and_a_constant_one_taken() -> None:
+    with pytest.raises(TaskError, match="a hook's loss term should be a scalar"):
+        trained(TrainingPlan(steps=1), [Hook(loss_term=lambda network, inputs, outputs: outputs)])
+    trained(TrainingPlan(steps=1), [Hook(loss_term=lambda *_: torch.tensor(1.0))])
 
-    weights = []
-    for channels_last in (False, True):
-        generator = torch.Generator().manual_seed(0)
-        data = [(torch.randn(8, 3, 4, 4, generator=generator), torch.tensor([0, 1] * 4))]
-        torch.manual_seed(0)
-        network = Watched()
-        plan = TrainingPlan(steps=3, channels_last=channels_last)
-        train(network, SimpleTask(Watched, data, data), plan)
-        weights.append(network.network[0].weight.detach())
-    assert seen == [False] * 3 + [True] * 3
-    assert weights[1].is_contiguous()
-    torch.testing.assert_close(weights[1], weights[0], rtol=1e-3, atol=1e-5)
+
+def test_outputs_and_loss_may_come_from_a_function_of_the_whole_batch() -> None:
+    def forward(network: nn.Module, inputs: Any, targets: Any) -> tuple[Any, Tensor]:
+        outputs = network(2 * inputs)
+        return outputs, nn.functional.cross_entropy(outputs, 1 - targets)
+
+    doubled = task_of(train_data=[(2 * inputs, 1 - targets) for inputs, targets in DATA])
+    made, plan = network(), TrainingPlan(steps=3)
+    train(made, task_of(), plan, forward=forward)
+    assert torch.equal(torch.cat([p.detach().flatten() for p in made.parameters()]), trained(plan, task=doubled))

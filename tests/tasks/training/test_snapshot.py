@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from autoprune.errors import CheckpointError, TaskError
 from autoprune.tasks.base import Hook, Task
 from autoprune.tasks.datasets.digits import DigitsTask
 from autoprune.tasks.simple import SimpleTask
+from autoprune.tasks.training import loop
 from autoprune.tasks.training.loop import seeded, train
+from autoprune.tasks.training.optimizers import SCALER
 from autoprune.tasks.training.snapshot import (
     FORMAT,
     Snapshot,
@@ -162,7 +165,7 @@ BATCH = {_digits: 250, _dataset: 6, _loader: 99}  # four batches a pass, or the 
 PLANS = [
     TrainingPlan(steps=10, warmup=0.2),
     TrainingPlan(steps=10, rate=0.01, optimizer="adam", schedule="steps", milestones=(0.4, 0.7)),
-    TrainingPlan(steps=10, rate=0.01, optimizer="adamw", schedule="constant", channels_last=True),
+    TrainingPlan(steps=10, rate=0.01, optimizer="adamw", schedule="constant", channels_last=True, precision="bf16"),
 ]
 
 
@@ -307,6 +310,36 @@ def test_optimizer_state_of_other_parameters_is_refused(change: str) -> None:
     plan = TrainingPlan(steps=6, begin=2)
     with pytest.raises(CheckpointError, match="SGD does not fit the network"):
         train(_small(), SimpleTask(_small, DATA, DATA), plan, [resume(replace(snapshot, optimizer=state))])
+
+
+@pytest.fixture
+def fp16_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets fp16 train on a CPU, slowly, for the sake of its scaler, with a scale that grows at every second step."""
+    monkeypatch.setattr(loop, "check_precision", lambda *_: None)
+    scaler = partial(torch.amp.GradScaler, growth_interval=2, init_scale=8.0)
+    monkeypatch.setattr(torch.amp, "GradScaler", scaler)
+
+
+@pytest.mark.usefixtures("fp16_on_cpu")
+def test_snapshots_of_fp16_hold_the_scaler_and_training_goes_on_with_it(tmp_path: Path) -> None:
+    plan = TrainingPlan(steps=6, accumulate=2, clip_norm=1.0, precision="fp16")
+    *_, third, fourth, fifth, last = _snapshots(plan, 1)
+    assert [each.optimizer[SCALER]["scale"] for each in (third, fourth, fifth, last)] == [16, 32, 32, 64]
+    write_snapshot(tmp_path / "s.pt", fifth)
+    fifth = read_snapshot(tmp_path / "s.pt")
+    network, taken = _small(), []
+    hooks = [resume(fifth), checkpointing(taken.append, 1)]
+    train(network, SimpleTask(_small, DATA, DATA), fifth.remaining(plan), hooks)
+    assert _flat(vars(taken[-1])) == _flat(vars(last))
+
+
+@pytest.mark.usefixtures("fp16_on_cpu")
+@pytest.mark.parametrize(("before", "after"), [("fp16", "fp32"), ("fp32", "fp16")])
+def test_a_training_is_not_resumed_with_another_precision(before: Any, after: Any) -> None:
+    snapshot = _snapshots(TrainingPlan(steps=3, precision=before))[-1]
+    plan = TrainingPlan(steps=5, precision=after)
+    with pytest.raises(CheckpointError, match="with another precision"):
+        train(_small(), SimpleTask(_small, DATA, DATA), snapshot.remaining(plan), [resume(snapshot)])
 
 
 def test_plan_that_begins_elsewhere_is_refused_before_a_step_is_taken() -> None:
