@@ -44,6 +44,12 @@ def test_gradual_pruning_in_a_training_loop_of_ones_own(tmp_path: Path, trained_
 
 
 @pytest.mark.slow
+def test_a_training_loop_of_ones_own_as_the_training_of_a_task(tmp_path: Path, trained_home: Path) -> None:
+    said = run_example("own_training.py", tmp_path, trained_home)
+    assert re.fullmatch(r"Allocation\(\{'3': \d+, '7': \d+, '12': \d+\}\)", said[-1])
+
+
+@pytest.mark.slow
 def test_an_allocation_in_an_optuna_study(tmp_path: Path, trained_home: Path) -> None:
     loss, rate, widths = run_example("optuna_study.py", tmp_path, trained_home)[-1].split(maxsplit=2)
     assert 0 < float(loss) < 0.6

@@ -26,6 +26,7 @@ from autoprune.pruning.surgery.reconstruction import refit
 from autoprune.pruning.training.admm import Admm
 from autoprune.pruning.training.masking import Masking
 from autoprune.tasks.base import Batch, Hook, Task
+from autoprune.tasks.training.calls import train_with_hooks
 from autoprune.tasks.training.distillation import distillation
 from autoprune.tasks.training.loop import derive_seed
 from autoprune.tasks.training.snapshot import copied, resume
@@ -207,7 +208,7 @@ class CandidateBuilder:
             hooks = [distillation(self._dense, training.temperature, training.distill), *hooks]
         if interrupted is not None:
             plan, hooks = interrupted.snapshot.remaining(plan), [resume(interrupted.snapshot), *hooks]
-        self._task.train(network, plan, hooks)
+        train_with_hooks(self._task, network, plan, hooks)
         if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
             raise Diverged("weights are no numbers after training; lower the rate")
 

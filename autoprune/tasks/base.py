@@ -26,13 +26,15 @@ class Hook:
     """What acts inside training: functions that a training loop calls; those not given do nothing.
 
     At each event all hooks are called, in the order of the list, before the next event: on_start once, then for every
-    step loss_term, after_backward, after_step, after_epoch where a pass ends, and at_rest. A task's own loop may leave
-    out on_start and at_rest: only hooks that say so need them.
+    step of the optimizer loss_term, after_backward, after_step, after_epoch where a pass ends, and at_rest. A task's
+    own loop may leave out on_start and at_rest: only hooks that say so need them. `docs/training.md` has such a loop.
 
     Attributes:
         loss_term: `(network, inputs, outputs)` to a scalar added to the task's loss, or None; the inputs are a tensor,
-            or `ModelInputs` where the task's are something else.
-        after_backward: `(network, step)`: gradients are there, the step is not yet taken.
+            or `ModelInputs` where the task's are something else. Where a step accumulates the gradients of several
+            batches it is called for each, and its term is averaged over them as the loss is.
+        after_backward: `(network, step)`: the gradients of the whole step are there, as they are without a scaler and
+            before they are clipped; the step is not yet taken.
         after_step: `(network, step, steps, loss)`: weights have moved; `step` counts from 1 up to `steps`.
         after_epoch: `(network, epoch)`: one whole pass over the training samples ended; `epoch` counts from 1.
         on_start: `(network, optimizer, steps)`: before the first step of this call, which need not be step 1; `steps`
@@ -47,6 +49,28 @@ class Hook:
     after_epoch: Callable[[nn.Module, int], None] = _nothing
     on_start: Callable[[nn.Module, torch.optim.Optimizer, int], None] = _nothing
     at_rest: Callable[[nn.Module, int, int], None] = _nothing
+
+    def acts_at(self, event: str) -> bool:
+        """Returns whether there is a function for an event, by its name."""
+        return getattr(self, event) is not _nothing
+
+
+def together(hooks: Sequence[Hook]) -> Hook:
+    """Returns one hook that calls all of them, in their order; its loss term is the sum of theirs."""
+
+    def call_all(event: str) -> Callable[..., None]:
+        def call(*values: Any) -> None:
+            for hook in hooks:
+                getattr(hook, event)(*values)
+
+        return call
+
+    def loss_term(network: nn.Module, inputs: Any, outputs: Any) -> Tensor | None:
+        found = (hook.loss_term(network, inputs, outputs) for hook in hooks)
+        terms = [term for term in found if term is not None]
+        return sum(terms[1:], start=terms[0]) if terms else None
+
+    return Hook(loss_term, *map(call_all, ("after_backward", "after_step", "after_epoch", "on_start", "at_rest")))
 
 
 class Task(Protocol):
@@ -88,6 +112,8 @@ class Task(Protocol):
 
     def train(self, network: nn.Module, plan: TrainingPlan, hooks: Sequence[Hook] = ()) -> None:
         """Trains the network in place on `train` batches, calling the hooks; it is left in evaluation mode.
+
+        Gradients are to be on in it, whatever the caller has switched off.
 
         Args:
             network: on any device.

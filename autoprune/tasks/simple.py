@@ -20,6 +20,7 @@ from autoprune.registry import TASKS, is_own, resolve
 from autoprune.tasks.base import Batch, Hook, Split, Task
 from autoprune.tasks.metrics import top_1
 from autoprune.tasks.models.named import NamedModel, named_model, qualified_name
+from autoprune.tasks.training.computing import gradients_on
 from autoprune.tasks.training.loop import train
 from autoprune.tasks.weights import load_weights
 
@@ -46,6 +47,8 @@ class SimpleTask:
         plain_data: the training samples without augmentation.
         loss: `(outputs, targets)` to the mean loss of a batch.
         metric: `(outputs, targets)` to `[batch]` values in [0, 1], higher is better.
+        training: `(network, task, plan, hooks)`: trains the network in place, see `Task.train`; a loop of your own
+            calls the hooks.
     """
 
     network: Callable[[], nn.Module]
@@ -56,6 +59,7 @@ class SimpleTask:
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
     metric: Callable[[Tensor, Tensor], Tensor] = top_1
     name: str = "user"
+    training: Callable[[nn.Module, Task, TrainingPlan, Sequence[Hook]], None] = train
 
     def __post_init__(self) -> None:
         if isinstance(self.network, nn.Module):
@@ -91,14 +95,15 @@ class SimpleTask:
         return UserBatches(data, field, batch_size, seed, shuffle=split == "train")
 
     def train(self, network: nn.Module, plan: TrainingPlan, hooks: Sequence[Hook] = ()) -> None:
-        """Trains the network in place; see `autoprune.tasks.training.loop.train`.
+        """Trains the network in place by `training`; see `autoprune.tasks.training.loop.train`.
 
         Args:
             network: on any device.
             plan: how long, at which rate and on batches of which size.
             hooks: called in their order at every event.
         """
-        train(network, self, plan, hooks)
+        with gradients_on(network):
+            self.training(network, self, plan, hooks)
 
 
 def _check_data(field: str, data: object) -> None:

@@ -23,6 +23,7 @@ from autoprune.pruning.surgery.branch_removal import dead_branches
 from autoprune.pruning.surgery.masks import Masks
 from autoprune.pruning.training.gradual import Pruning
 from autoprune.tasks.base import Hook, Task
+from autoprune.tasks.training.calls import train_with_hooks
 from autoprune.tasks.training.distillation import distillation
 from autoprune.tasks.training.loop import count_steps
 from autoprune.tasks.training.optimizers import rate_of
@@ -185,7 +186,8 @@ class TrainingRun:
                 if step <= self._passed["step"]:
                     self._change_shape(policy)
             try:
-                self._task.train(self.network, replace(self.plan, begin=self._passed["step"]), self._hooks())
+                plan = replace(self.plan, begin=self._passed["step"])
+                train_with_hooks(self._task, self.network, plan, self._hooks())
                 return
             except _ShapeChangeDue:
                 continue

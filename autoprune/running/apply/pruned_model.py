@@ -22,6 +22,7 @@ from autoprune.graph.costs import measure_costs
 from autoprune.pruning.weight_uses import measure_effective
 from autoprune.running.progress import Display, training_progress
 from autoprune.running.setup import Setup
+from autoprune.tasks.training.calls import train_with_hooks
 from autoprune.tasks.training.distillation import distillation
 
 
@@ -202,7 +203,7 @@ def finalize(
         if finetune.distill:
             hooks.insert(0, distillation(setup.prunable.network, finetune.temperature, finetune.distill))
         with training_progress(Display(), "fine-tuning") as hook:
-            setup.task.train(built.network, finetune.plan(options.seed), [*hooks, hook])
+            train_with_hooks(setup.task, built.network, finetune.plan(options.seed), hooks, [hook])
         origin, change = f"{origin}, fine-tuned ({finetune})", "in the search, before the fine-tuning"
     score = evaluator.evaluate_network(built.network, None)
     metrics = {"accuracy": score.accuracy, "loss": score.loss, "samples": score.samples}
