@@ -32,12 +32,6 @@ def _task_name(name: str) -> str:
     return name if ":" in name else registry.check("task", name)  # a task passed in from Python has any name
 
 
-def _budget_text(value: Any) -> Any:
-    if not isinstance(value, (str, Mapping, Budget)):
-        raise ValueError(f"should be a text such as flops=0.5 or a mapping such as {{flops: 0.5}} but is {value!r}")
-    return str(Budget.of(value))
-
-
 PathText = Annotated[Path, BeforeValidator(parse_path)]
 ExistingFile = Annotated[PathText, AfterValidator(partial(existing, kind="file"))]
 ExistingPath = Annotated[PathText, AfterValidator(partial(existing, kind="file or folder"))]
@@ -45,7 +39,7 @@ Dimensions = Annotated[dict[str, Any], BeforeValidator(read_settings), PlainSeri
 CriterionName = Annotated[str, named("criterion")]
 PrunerName = Annotated[str, named("pruner")]
 PatternName = Annotated[str, named("pattern")]
-BudgetText = Annotated[str, BeforeValidator(_budget_text)]
+BudgetText = Annotated[str, BeforeValidator(lambda value: str(Budget.of(value)))]
 
 
 class Section(BaseModel):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from numbers import Real
+from typing import Any, Literal
 
 from autoprune.errors import BudgetError, did_you_mean
 
@@ -48,20 +50,17 @@ class Budget:
     limits: tuple[Limit, ...]
 
     @classmethod
-    def of(cls, value: str | Budget | Mapping[str, float | str]) -> Budget:
+    def of(cls, value: str | float | Budget | Mapping[str, float | str]) -> Budget:
         """Returns the budget written as `flops=0.5`, `flops=20M` or `flops=0.5,params=0.6`, or as `{"flops": 0.5}`.
 
-        A budget is returned as it is.
+        A number alone is a fraction of the FLOPs; a budget is returned as it is.
 
         Raises:
             BudgetError: what is written is no budget; the message says which part and what was expected.
         """
         if isinstance(value, Budget):
             return value
-        if isinstance(value, str):
-            parts = [part.strip() for part in value.split(",") if part.strip()]
-        else:
-            parts = [f"{kind}={limit}" for kind, limit in value.items()]
+        parts = _parts(value)
         if not parts:
             raise BudgetError(f"the budget is empty; expected {_EXAMPLE}")
         limits = [_parse_limit(part) for part in parts]
@@ -94,7 +93,24 @@ class Budget:
         return {limit.kind: limit.resolve(dense[limit.kind]) for limit in self.limits}
 
 
+def _parts(value: Any) -> list[str]:
+    """Returns each limit of a budget as it is typed."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    if isinstance(value, Mapping):
+        return [f"{kind}={limit}" for kind, limit in value.items()]
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return [str(value)]
+    given = textwrap.shorten(repr(value), 60)
+    raise BudgetError(
+        f"{given} is no budget; expected {_EXAMPLE}, as a text or a mapping, or a number alone, which is a fraction of "
+        "the FLOPs; several budgets are several searches"
+    )
+
+
 def _parse_limit(part: str) -> Limit:
+    if (alone := _NUMBER.fullmatch(part)) and not alone[2]:
+        part = f"flops={part}"
     kind, equals, value = (piece.strip() for piece in part.partition("="))
     if not equals:
         raise BudgetError(f"budget {part!r} should read COST=LIMIT; expected {_EXAMPLE}")

@@ -140,7 +140,7 @@ def test_options_are_evaluated_even_if_the_file_has_wrong_syntax(here):
         ),
         ("space: [a]", "e.yaml:1:8: space: should be a file, a shipped name or a mapping but is a list"),
         ("space: filtrs", "e.yaml:1:8: space: no such search space: 'filtrs'; did you mean 'filters'?"),
-        ("budget: 0.5", "e.yaml:1:9: budget: should be a text such as flops=0.5"),
+        ("budget: [0.5]", "e.yaml:1:9: budget: (0.5,) is no budget; expected"),
         ("budget: {watts: 1}", "e.yaml:1:9: budget: unknown cost 'watts'"),
         ("task: {model: resnet21}", "e.yaml:1:15: task.model: unknown model 'resnet21'; did you mean 'resnet"),
         ("search: {searcher: tep}", "e.yaml:1:20: search.searcher: unknown searcher 'tep'; did you mean 'tpe'"),

@@ -1,3 +1,7 @@
+import math
+from fractions import Fraction
+
+import numpy as np
 import pytest
 
 from autoprune.core.budget import Budget
@@ -23,6 +27,8 @@ DENSE = {"flops": 10_000, "params": 1000, "size": 4000}
         ("size=3 KB", {"size": 3000}),
         ("size=123B", {"size": 123}),
         ("flops=0.29999", {"flops": 2999}),
+        ("0.5", {"flops": 5000}),
+        ("0.5,params=0.6", {"flops": 5000, "params": 600}),
     ],
 )
 def test_budgets_are_read_into_whole_numbers(text, limits):
@@ -39,7 +45,9 @@ def test_budgets_are_read_into_whole_numbers(text, limits):
         ("", "is empty"),
         (" , ", "is empty"),
         ("flops", "should read COST=LIMIT"),
-        ("0.5", "should read COST=LIMIT"),
+        ("20M", "should read COST=LIMIT"),
+        ("0.5 0.6", "should read COST=LIMIT"),
+        ("60", "'flops=60': without a unit a limit is a fraction"),
         ("flops=", "is not a number"),
         ("flops=abc", "'abc' is not a number"),
         ("flops=50%", "is not a number"),
@@ -70,6 +78,20 @@ def test_a_budget_may_be_a_mapping_or_a_budget():
     assert str(budget) == "flops=0.5,params=200k"
     assert Budget.of(budget) is budget
     assert Budget.of("flops=0.5,params=200k") == budget
+
+
+@pytest.mark.parametrize("value", [0.5, 1, np.float32(0.25), Fraction(1)])
+def test_a_number_alone_is_a_fraction_of_the_flops(value):
+    assert Budget.of(value).resolve(DENSE) == {"flops": float(value) * 10_000}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [True, None, 0, 1.5, -0.5, math.nan, math.inf, 20_000_000, [0.5], ["flops=0.5"], (0.5, 0.6), object(), b"1"],
+)
+def test_what_is_neither_text_nor_mapping_nor_a_fraction_is_refused_in_one_line(value):
+    with pytest.raises(BudgetError, match=r"\A[^\n]*(expected|at most 1)[^\n]*\Z"):
+        Budget.of(value)
 
 
 @pytest.mark.parametrize("value", [{}, {"flops": None}, {"flops": True}, {"flops": "0.5,params=0.6"}])
