@@ -25,7 +25,16 @@ def plain_console(file: IO[str] | None = None, width: int | None = None, stderr:
     """
     if width is None and file is None and not stderr and not sys.stdout.isatty():
         width = _PIPED_WIDTH
-    return Console(file=file, width=width, stderr=stderr, markup=False, emoji=False, highlight=False)
+    return Console(
+        file=file,
+        width=width,
+        stderr=stderr,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        force_jupyter=False,
+        force_terminal=None if file is None else False,  # a text has no control sequences, whatever FORCE_COLOR says
+    )
 
 
 def text_table(

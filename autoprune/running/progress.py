@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import ExitStack, contextmanager
-from typing import TypeVar
+from html import escape
+from typing import Any, TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
@@ -18,6 +22,8 @@ Advance = Callable[[str], None]
 
 # Without a terminal a line is printed this often, in seconds.
 LINE_SECONDS = 30.0
+# A notebook's line is replaced at most this often, in seconds.
+NOTEBOOK_SECONDS = 0.2
 # Items that are used up in less, in seconds, are not worth a line.
 LEAST_SECONDS = 1.0
 
@@ -25,15 +31,23 @@ Item = TypeVar("Item")
 
 
 class Display:
-    """Progress bars on stderr, with an estimate of the time left; single lines where stderr is no terminal."""
+    """Progress of a run: bars on stderr with an estimate of the time left, or single lines where it is no terminal.
+
+    In a notebook each stage has one line below the cell, which is replaced as it moves on.
+    """
 
     def __init__(self, enabled: bool = True) -> None:
         self._console = plain_console(stderr=True)
+        self._notebook = _notebook_display()
         self._enabled = enabled
 
     def say(self, text: str) -> None:
         """Prints one line."""
-        if self._enabled:
+        if not self._enabled:
+            return
+        if self._notebook:
+            self._notebook({"text/plain": printable(text)}, raw=True)
+        else:
             self._console.print(printable(text))
 
     def watch(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
@@ -52,7 +66,9 @@ class Display:
         """
         if not self._enabled:
             yield lambda _: None
-        elif self._console.is_terminal:
+        elif self._notebook:
+            yield _notebook_line(self._notebook, name, total, done, unless_under)
+        elif self._console.is_interactive and self._console.file.isatty():  # else control sequences are not understood
             before = SpinnerColumn(), TextColumn("{task.description}", markup=False)
             after = TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False)
             with Progress(*before, BarColumn(), MofNCompleteColumn(), *after, console=self._console) as progress:
@@ -75,6 +91,41 @@ class Display:
             self.say(f"{name} {_outlook(count, done, total, now - start)}{', ' + note if note else ''}")
 
         return advance
+
+
+def _notebook_display() -> Callable[..., Any] | None:
+    """Returns IPython's function that shows something below a notebook's cell; None where this is no notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython and ipython.get_ipython()
+    if getattr(shell, "kernel", None) is None:  # IPython in a terminal has none
+        return None
+    display: Callable[..., Any] = importlib.import_module("IPython.display").display
+    return display
+
+
+def _notebook_line(
+    display: Callable[..., Any], name: str, total: int | None, done: int, unless_under: float
+) -> Advance:
+    """Returns what moves on the line of a stage, which is shown once the stage takes `unless_under` seconds."""
+    start, last, count = time.monotonic(), -math.inf, done
+    handle: Any = None
+
+    def advance(note: str) -> None:
+        nonlocal count, last, handle
+        count += 1
+        now = time.monotonic()
+        if now - start < unless_under or (now - last < NOTEBOOK_SECONDS and count != total):
+            return
+        last = now
+        text = printable(f"{name} {_outlook(count, done, total, now - start)}{', ' + note if note else ''}")
+        bar = "" if total is None else f'<progress value="{count}" max="{total}"></progress> '
+        line = {"text/plain": text, "text/html": f"{bar}{escape(text)}"}
+        if handle is None:
+            handle = display(line, raw=True, display_id=True)
+        else:
+            handle.update(line, raw=True)
+
+    return advance
 
 
 def _outlook(count: int, done: int, total: int | None, seconds: float) -> str:

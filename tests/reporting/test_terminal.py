@@ -30,6 +30,14 @@ def test_what_users_name_is_no_markup(name: str) -> None:
     assert text.getvalue().split() == ["name", *printable(name).split()]
 
 
+def test_a_text_has_no_control_sequences_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    text, table = io.StringIO(), Table(box=None)
+    table.add_column("name")
+    plain_console(text, 100).print(table)
+    assert "\x1b" not in text.getvalue()
+
+
 def test_a_setting_in_the_final_table_is_text() -> None:
     costs = {"flops": 2000, "params": 400}
     dense = Result("dense", None, {}, Score(0.1, 0.95, 10), None, costs, 1.5)
