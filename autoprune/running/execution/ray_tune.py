@@ -19,6 +19,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar, cast
 from unittest import mock
 
@@ -90,9 +91,18 @@ def connected(settings: RunSection) -> Iterator[None]:
         _check_resources(settings)
         yield
         return
-    address = settings.ray_address or os.environ.get("RAY_ADDRESS")
     try:
-        with _sigterm_restored():
+        _connect(settings.ray_address or os.environ.get("RAY_ADDRESS"))
+        _check_resources(settings)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
+    """Connects to the cluster at an address, or starts a Ray of our own where there is none."""
+    try:
+        with _sigterm_restored(), _interrupt_put_off():
             if address:
                 ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
             else:
@@ -106,11 +116,6 @@ def connected(settings: RunSection) -> Iterator[None]:
             f"no Ray cluster answers at {address!r} ({fault}); start one with `ray start --head`, or leave out "
             "--ray-address and RAY_ADDRESS"
         ) from fault
-    try:
-        _check_resources(settings)
-        yield
-    finally:
-        ray.shutdown()
 
 
 def run_on_ray(stages: Stages[T], setup: Setup, context: WorkerContext) -> T:
@@ -145,6 +150,29 @@ def _sigterm_restored() -> Iterator[None]:
     finally:
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _interrupt_put_off() -> Iterator[None]:
+    """Puts a first SIGINT off to the end: `ray.shutdown` does not know processes of a Ray that is half started."""
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+
+    def put_off(number: int, frame: FrameType | None) -> None:
+        came.append((number, frame))
+        if len(came) > 1:
+            before(number, frame)
+
+    signal.signal(signal.SIGINT, put_off)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        before(*came[0])
 
 
 def _check_resources(settings: RunSection) -> None:
@@ -213,6 +241,7 @@ def _tune(dispatch: Dispatch[T], payload: WorkerPayload, storage: Path) -> T:
             name="tune",
             storage_path=str(storage),
             verbose=0,
+            progress_reporter=tune.CLIReporter(),  # else Tune shows an empty field in a notebook
             failure_config=tune.FailureConfig(max_failures=settings.retries),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
