@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import io
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,14 @@ import torch
 from torch import nn
 
 from autoprune import registry
-from autoprune.config import load_experiment
+from autoprune.config import Experiment, load_experiment
+from autoprune.config.keywords import in_keywords, settings_of
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Budget
+from autoprune.core.ledger import check_idle
 from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Trial
-from autoprune.errors import UserError
+from autoprune.errors import AutopruneError, UserError, printable
 from autoprune.evaluation.data import EvaluationConfig, ScoringSamples, takes_channels_last
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import analyze, example_inputs
@@ -25,26 +30,26 @@ from autoprune.graph.networks import unwrap
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.surgery.configuration import follow_configuration
 from autoprune.pruning.surgery.copying import copy_network
-from autoprune.reporting.results import Result
+from autoprune.reporting.results import Result, results_cells, results_table
+from autoprune.reporting.terminal import plain_console
+from autoprune.running.interruption import interruptible
 from autoprune.running.progress import Display
-from autoprune.running.run_folder import new_folder
-from autoprune.running.search.session import start_session
+from autoprune.running.run_folder import RunFolder, existing_folder, new_folder
+from autoprune.running.search.results import Conclusion
+from autoprune.running.search.session import resume_session, start_session
 from autoprune.running.setup import FROM_PYTHON, assemble
-from autoprune.running.tracking.tracker import tracking_of
+from autoprune.running.tracking.mlflow_runs import trial_row
+from autoprune.running.tracking.tracker import chosen_in_mlflow, tracking_of
 from autoprune.tasks.base import Task
+from autoprune.tasks.simple import as_task
 
-_SHORT = {
-    "trials": "search.trials",
-    "evaluations": "search.evaluations",
-    "seed": "search.seed",
-    "searcher": "search.searcher",
-    "device": "run.device",
-}
+_REPR_WIDTH = 140
+"""Columns of a result that is printed; the table is as wide as it needs."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SearchResult:
-    """What a search found.
+    """What a search found; printed, or as the last line of a notebook's cell, it is the table of results.
 
     Attributes:
         network: the thinned network of the best trial, as it was scored.
@@ -62,46 +67,114 @@ class SearchResult:
     trials: tuple[Trial, ...]
     folder: Path
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns a row of plain values for each trial, in the order told: `pandas.DataFrame(result.rows())`.
+
+        Metrics that a trial does not have are left out of its row, as those of one that failed.
+        """
+        return [trial_row(trial, self.results[0].costs) for trial in self.trials]
+
+    def __repr__(self) -> str:
+        text = io.StringIO()
+        plain_console(text, _REPR_WIDTH).print(results_table(self.results))
+        return f"{self._headline()}\n{text.getvalue().rstrip()}"
+
+    def _repr_html_(self) -> str:
+        headings, rows = results_cells(self.results)
+        lines = ["".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) for tag, row in _tagged(headings, rows)]
+        return f"<p>{escape(self._headline())}</p><table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+    def _headline(self) -> str:
+        count = f"{len(self.trials)} trial{'' if len(self.trials) == 1 else 's'}"
+        return printable(f"best of {count}: trial {self.best}, in {self.folder}")
+
+
+def _tagged(headings: list[str], rows: list[list[str]]) -> list[tuple[str, list[str]]]:
+    return [("th", headings), *(("td", row) for row in rows)]
+
 
 def search(
     model: nn.Module,
     task: Task,
-    budget: str | Budget | Mapping[str, float | str],
+    budget: str | float | Budget | Mapping[str, float | str] | None = None,
     *,
     output: str | Path | None = None,
+    resume: bool = False,
     progress: bool = True,
     **settings: Any,
 ) -> SearchResult:
     """Searches for the allocation of a trained network that loses least under a budget.
 
+    Ctrl-C ends the run in order; nothing that was evaluated is lost, and the `KeyboardInterrupt` says how to go on.
+    Inside an MLflow run of the caller's the search is a child of that run, in its experiment.
+
     Args:
         model: with its trained weights; it is not changed. What training wrapped around it (`DataParallel`,
             `torch.compile`, a moving average) is taken off: the result is a bare network.
         task: data, loss and metric; its own `network` and `load` are not used.
-        budget: `"flops=0.5"` or `{"flops": 0.5, "params": "200k"}`.
+        budget: `"flops=0.5"` or `{"flops": 0.5, "params": "200k"}`; a number alone is a fraction of the FLOPs.
         output: the run's folder; a new one under `runs/` if None.
-        progress: whether to show progress on stderr.
+        resume: goes on with the run in `output`, where there is one. Settings and budget that are not given are those
+            it was started with; only where trials are evaluated and tracked, and their number, may be others. A run
+            that had finished is returned as it is.
+        progress: whether to show progress: in a notebook below the cell, else on stderr.
         **settings: any key of an experiment file, `__` in place of the dot: `search__trials=100`,
             `evaluation__samples=1000`, `track__enabled=False`; `trials`, `evaluations`, `seed`, `searcher`
             and `device` for short.
 
     Raises:
-        UserError: a setting, the budget, the network or the data are at fault.
+        UserError: a setting, the budget, the network or the data are at fault, `output` holds a run already, or the
+            run that is resumed was started with something else; the message says what differs.
+        KeyboardInterrupt: somebody stopped the run.
     """
-    given = {_SHORT.get(key, key.replace("__", ".")): value for key, value in settings.items()}
-    experiment = load_experiment(
-        None, {"budget": str(Budget.of(budget)), "output": output, "task.name": f"{FROM_PYTHON}{task.name}", **given}
-    )
-    folder = new_folder(experiment.output, task.name)
-    display = Display(progress)
-    setup = assemble(experiment, task, copy_network(unwrap(model)), display)
-    found = start_session(setup, folder, tracking_of(experiment), display)
-    best = found.best
-    network = Evaluator(setup.prunable, task, EvaluationConfig()).restore(folder.weights_of(best.number))
-    follow_configuration(network, setup.prunable.inputs)
-    return SearchResult(
-        network, best.number, setup.space.expanded(best.candidate.allocation), found.results, found.trials, folder.path
-    )
+    with _said_in_keywords():
+        task = as_task(task, "task")
+        given = settings_of(settings)
+        given |= {"task.name": f"{FROM_PYTHON}{task.name}", **({} if output is None else {"output": output})}
+        given |= {} if budget is None else {"budget": str(Budget.of(budget))}
+        folder, experiment, session = _run_to_do(given, resume, task.name)
+        display = Display(progress)
+        with interruptible(folder, f"autoprune.search(…, output={str(folder.path)!r}, resume=True)"):
+            setup = assemble(experiment, task, copy_network(unwrap(model)), display)
+            found = session(setup, folder, tracking_of(experiment), display)
+            config = replace(setup.evaluation_config(), weights=folder.weights)
+            network = setup.evaluator(config).restore_or_build(found.best.candidate)
+            follow_configuration(network, setup.prunable.inputs)
+    allocation = setup.space.expanded(found.best.candidate.allocation)
+    return SearchResult(network, found.best.number, allocation, found.results, found.trials, folder.path)
+
+
+def _run_to_do(
+    given: Mapping[str, Any], resume: bool, task: str
+) -> tuple[RunFolder, Experiment, Callable[..., Conclusion]]:
+    """Returns the run's folder, its settings, and what begins it or goes on with it.
+
+    Args:
+        given: dotted keys to values.
+        resume: whether a run that is there goes on.
+        task: its name.
+    """
+    experiment = load_experiment(None, given)
+    if resume:
+        if experiment.output is None:
+            raise UserError("resume=True goes on with the run in a folder; say in which with --output")
+        if RunFolder(experiment.output).holds_run():
+            folder = existing_folder(experiment.output)
+            check_idle(folder.ledger)
+            return folder, load_experiment(folder.experiment, given), resume_session
+    experiment = load_experiment(None, {**chosen_in_mlflow(), **given})
+    experiment.require_budget()
+    return new_folder(experiment.output, task), experiment, start_session
+
+
+@contextmanager
+def _said_in_keywords() -> Iterator[None]:
+    """Has errors name the keywords of `search`, where they name options of the command line."""
+    try:
+        yield
+    except AutopruneError as fault:
+        fault.args = tuple(in_keywords(part) if isinstance(part, str) else part for part in fault.args)
+        raise
 
 
 def apply(

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from autoprune import registry
-from autoprune.commands.interruption import interrupts, is_full
-from autoprune.errors import AutopruneError, UserError, did_you_mean, printable
+from autoprune.commands.interruption import interrupts
+from autoprune.errors import AutopruneError, UserError, did_you_mean, ended_by_user_code, printable
+from autoprune.files import is_full
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,7 +75,7 @@ def _run(arguments: argparse.Namespace) -> None:
         except (Exception, KeyboardInterrupt):
             raise
         except BaseException as fault:
-            raise AutopruneError(f"the network, task or data ended the run: {type(fault).__name__}: {fault}") from fault
+            raise AutopruneError(ended_by_user_code(fault)) from fault
 
 
 def _fail(message: str, code: int) -> int:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import itertools
+import os
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 
 
@@ -15,6 +18,18 @@ class AutopruneError(Exception):
     """Something went wrong that the message explains; no traceback helps."""
 
     exit_code = 1
+
+    def _render_traceback_(self) -> list[str]:
+        """Returns what a notebook shows of the error; all lines where there is a cause."""
+        return traceback.format_exception(self) if self.__cause__ else callers_traceback(self)
+
+
+def callers_traceback(fault: BaseException) -> list[str]:
+    """Returns a traceback that ends where autoprune was called, without the lines of the notebook's own machinery."""
+    inside, notebook = os.path.dirname(__file__) + os.sep, f"{os.sep}IPython{os.sep}"
+    frames = [frame for frame in traceback.extract_tb(fault.__traceback__) if notebook not in frame.filename]
+    own = itertools.takewhile(lambda frame: not frame.filename.startswith(inside), frames)
+    return [*traceback.format_list(own), f"{type(fault).__name__}: {fault}"]
 
 
 class ForeignExit(Exception):
@@ -34,6 +49,11 @@ def foreign_code() -> Iterator[None]:
         raise
     except BaseException as fault:
         raise ForeignExit(f"{type(fault).__name__}: {fault}") from fault
+
+
+def ended_by_user_code(fault: BaseException) -> str:
+    """Returns what is said where code of the user's ends the process or raises what is no `Exception`."""
+    return f"the network, task or data ended the run: {type(fault).__name__}: {fault}"
 
 
 def describe(fault: BaseException) -> str:

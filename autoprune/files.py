@@ -13,6 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_full(fault: OSError) -> bool:
+    """Returns whether there was no room to write: on the disk, in the user's quota or under a limit on files."""
+    return fault.errno in _FULL
+
 
 def read_whole(path: Path) -> bytes:
     """Reads a regular file; what could block or never end, a FIFO or a device, is refused.

@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import copy
+import os
+import pickle
+import shutil
+import signal
+import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import autoprune
 from autoprune import Allocation, SimpleTask, errors
 from autoprune.core.recipe import Recipe
 from autoprune.errors import UserError
+from tests import user_tasks
 from tests.evaluation.test_evaluator import HALF
 from tests.journeys import Cli, fresh_process, history_of
 from tests.repository import REPOSITORY
 from tests.tiers import rest_slow
-from tests.user_tasks import task, tiny
+from tests.user_tasks import faulty, task, tiny
 
 QUICK = {"trials": 3, "sensitivity__levels": 2, "track__enabled": False, "progress": False}
 IMAGES = torch.rand(5, 1, 8, 8)
+
+
+@pytest.fixture(autouse=True)
+def _no_faults_left() -> Iterator[None]:
+    yield
+    user_tasks.faults.clear()
+
 
 README = textwrap.dedent(
     """
@@ -91,6 +106,134 @@ def test_what_the_python_search_left_is_not_mistaken_for_another_task(autoprune_
     autoprune_cli.succeed("apply", "run", "--task", "tests.user_tasks:task", "--output", "p.pt")
 
 
+def search(**settings: Any) -> autoprune.SearchResult:
+    return autoprune.search(tiny(), faulty, **{"budget": 0.6, "output": "run", **QUICK, **settings})
+
+
+def test_a_cell_that_runs_twice_says_what_to_do_and_goes_on_where_that_is_asked_for(workdir: Path) -> None:
+    first = search(resume=True)  # nothing to go on with
+    with pytest.raises(UserError, match=r"^run already holds a run; continue it with resume=True or .* with output=$"):
+        search()
+    user_tasks.faults.append(refuse)
+    again = search(resume=True)
+    assert torch.equal(again.network(IMAGES), first.network(IMAGES))
+    assert (again.best, again.allocation, again.rows()) == (first.best, first.allocation, first.rows())
+    assert (again.folder, len(again.trials)) == (Path("run"), 3)
+    user_tasks.faults.clear()
+    assert len(search(resume=True, trials=5).trials) == 5
+
+
+def refuse(_: int, loss: Tensor) -> Tensor:
+    raise AssertionError("evaluated although the run had finished")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"budget": 0.5, "search__seed": 4},
+            r"budget: 'flops=0\.5' instead of 'flops=0\.6'; search\.seed: 4 instead of 0",
+        ),
+        ({"trials": 2}, "^trials: run has 3 trials already, more than 2"),
+        ({"model": nn.Sequential(tiny())}, "was started with another model and checkpoint .the weights differ."),
+        ({"output": None}, r"resume=True goes on with the run in a folder; say in which with output=$"),
+    ],
+)
+def test_what_differs_from_the_run_that_is_resumed_is_named(
+    ended_run: Path, changed: dict[str, Any], message: str
+) -> None:
+    before = (ended_run / "ledger.jsonl").read_bytes()
+    given = {"model": tiny(), "task": faulty, "output": "run", "resume": True, "progress": False, **changed}
+    with pytest.raises(UserError, match=message):
+        autoprune.search(**given)
+    assert (ended_run / "ledger.jsonl").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def _ended_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return search(output=tmp_path_factory.mktemp("finished") / "run").folder
+
+
+@pytest.fixture
+def ended_run(_ended_once: Path, workdir: Path) -> Path:
+    """A finished run of three trials, in the current folder."""
+    shutil.copytree(_ended_once, "run")
+    return Path("run")
+
+
+def test_a_folder_that_lost_its_settings_is_not_begun_anew(ended_run: Path) -> None:
+    (ended_run / "experiment.yaml").unlink()
+    with pytest.raises(UserError, match="it has no experiment"):
+        search(resume=True)
+
+
+def test_an_interrupt_keeps_what_was_done_and_says_how_to_go_on(workdir: Path) -> None:
+    def interrupt(judged: int, loss: Tensor) -> Tensor:
+        if Path("run/ledger.jsonl").read_bytes().count(b'"told"') == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss
+
+    whole = search(output="whole")
+    handler = signal.getsignal(signal.SIGINT)
+    user_tasks.faults.append(interrupt)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        search()
+    said = "interrupted after 2 trials, which are kept; continue with autoprune.search(…, output='run', resume=True)"
+    assert str(raised.value) == said
+    assert type(raised.value) is KeyboardInterrupt
+    assert signal.getsignal(signal.SIGINT) is handler
+    user_tasks.faults.clear()
+    resumed = autoprune.search(tiny(), faulty, output="run", resume=True, progress=False)
+    assert [trial.candidate for trial in resumed.trials] == [trial.candidate for trial in whole.trials]
+    assert torch.equal(resumed.network(IMAGES), whole.network(IMAGES))
+
+
+def test_code_of_the_users_that_ends_the_process_is_an_error(workdir: Path) -> None:
+    class Leaving(nn.Module):
+        def forward(self, samples: Tensor) -> Tensor:
+            sys.exit(0)
+
+    with pytest.raises(errors.AutopruneError, match="SystemExit: 0"):
+        autoprune.search(Leaving(), task, 0.5)
+    assert list(workdir.iterdir()) == []
+
+
+def test_a_result_is_shown_as_its_table_and_gives_plain_rows(ended_run: Path) -> None:
+    result = search(resume=True)
+    lines = repr(result).splitlines()
+    assert lines[0] == f"best of 3 trials: trial {result.best}, in run"
+    assert [line.split()[0] for line in lines[1:]] == ["network", "dense", "uniform", "best"]
+    page = result._repr_html_()
+    assert page.count("<tr>") == 4
+    assert f"<td>best (trial {result.best})</td>" in page
+    row = result.rows()[result.best]
+    assert {type(value) for value in row.values()} <= {str, int, float}
+    best = result.trials[result.best]
+    assert best.score is not None
+    assert (row["trial"], row["state"], row["loss"]) == (result.best, "scored", best.score.loss)
+    assert (row["flops"], row["keep.second"]) == (best.costs["flops"], result.allocation["second"])
+    stored = pickle.loads(pickle.dumps(result))
+    assert stored.rows() == result.rows()
+    assert torch.equal(stored.network(IMAGES), result.network(IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"task": [IMAGES]}, "'task' should be a task or return one, but the list lacks name"),
+        ({"model": tiny().state_dict()}, "should be a torch.nn.Module but is a OrderedDict"),
+        ({"budget": None}, r"^budget= is needed, for example budget='flops=0\.5'$"),
+        ({"budget": [0.5, 0.3]}, "several budgets are several searches"),
+        ({"trails": 3}, "unknown keyword 'trails'; did you mean 'trials'"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_in_one_line(workdir: Path, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        autoprune.search(**{"model": tiny(), "task": task, "budget": 0.5, **QUICK, **given})
+    assert "\n" not in str(raised.value)
+    assert list(workdir.iterdir()) == []
+
+
 @pytest.fixture
 def autoprune_cli(request: pytest.FixtureRequest) -> Cli:
     found: Cli = request.getfixturevalue("autoprune")
@@ -147,7 +290,8 @@ def test_widths_that_do_not_fit_are_refused(allocation: dict[str, int], message:
         ({"budget": "flops=2"}, "above 0 and at most 1"),
         ({"trials": 0}, "at least 1"),
         ({"searcher": "tpee"}, "did you mean 'tpe'"),
-        ({"serach__trials": 3}, "unknown key"),
+        ({"serach__trials": 3}, "unknown keyword 'serach__trials'; did you mean 'search'"),
+        ({"search__trails": 3}, "search.trails: unknown key; did you mean 'trials'"),
         ({"budget": "flops=0.001"}, "cannot be met"),
         ({"pruner": "l1"}, "l1_filter"),
     ],
@@ -183,7 +327,7 @@ IMPORTS = textwrap.dedent(
     """
     import sys
     import autoprune
-    from tests.user_tasks import task, tiny
+    from tests.user_tasks import faulty, task, tiny
 
     settings = {"trials": 3, "sensitivity__levels": 2, "track__enabled": False, "progress": False}
     autoprune.search(tiny(), task, "flops=0.6", searcher=sys.argv[1], output="run", **settings)

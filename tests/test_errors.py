@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import autoprune
 from autoprune.core.trial import Failure
 from autoprune.errors import ForeignExit, TaskError, UserError, describe, foreign_code
 from autoprune.evaluation.outcomes import outcome_of
@@ -48,3 +49,15 @@ def test_a_network_that_ends_the_process_is_refused(fault: BaseException) -> Non
     network = nn.Sequential(nn.Linear(4, 4), Leaving())
     with pytest.raises(TaskError, match=type(fault).__name__):
         analyze(network, torch.zeros(2, 4), L1_FILTER)
+
+
+def test_a_notebook_shows_the_callers_lines_and_the_message_alone() -> None:
+    with pytest.raises(UserError) as raised:
+        autoprune.apply(nn.Linear(2, 2), {})
+    lines = "".join(raised.value._render_traceback_())
+    assert "autoprune.apply(nn.Linear(2, 2), {})" in lines
+    assert lines.endswith(f"UserError: {raised.value}")
+    assert "autoprune/api.py" not in lines
+    with pytest.raises(TaskError) as caused:
+        raise TaskError("broken") from ValueError("x")
+    assert "ValueError: x" in "".join(caused.value._render_traceback_())

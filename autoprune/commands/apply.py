@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoprune.commands.interruption import is_full
 from autoprune.config.sections import read_finetune
 from autoprune.errors import UserError
+from autoprune.files import is_full
 from autoprune.running.apply.source import find_source
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
 import signal
@@ -12,13 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from autoprune.errors import AutopruneError, Interrupted
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def is_full(fault: OSError) -> bool:
-    """Returns whether there was no room to write: on the disk, in the user's quota or under a limit on files."""
-    return fault.errno in _FULL
+from autoprune.files import is_full
 
 
 @contextmanager

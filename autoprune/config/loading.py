@@ -54,7 +54,7 @@ def _folder() -> Path:
     return inside if inside.is_dir() else package.parent / "search_spaces"
 
 
-_OPTIONS = {
+OPTIONS = {
     "search.searcher": "--searcher",
     "search.trials": "--trials",
     "search.evaluations": "--evaluations",
@@ -70,6 +70,7 @@ _OPTIONS = {
     "budget": "--budget",
     "output": "--output",
 }
+"""Settings with an option of their own."""
 
 
 def load_experiment(
@@ -90,7 +91,7 @@ def load_experiment(
         draft.put_document(read_document(file), (), 0, str(file))
     for key, value in (overrides or {}).items():
         if value is not None:
-            draft.put_value(_split(key), value, _OPTIONS.get(key, key))
+            draft.put_value(_split(key), value, OPTIONS.get(key, key))
     pairs = [pair for text in sets if (pair := draft.parse_set(text))]
     for into_space in (False, True):  # a search space is read before single keys of it are set
         if into_space:

@@ -104,11 +104,16 @@ class RunFolder:
         Raises:
             RunFolderError: it does.
         """
-        if self.experiment.exists() or (records.exists() and records.stat().st_size):
+        if self.holds_run(records):
             raise RunFolderError(
                 f"{self.path} already holds a run; continue it with --resume {self.path} or choose another folder with "
                 "--output"
             )
+
+    def holds_run(self, records: Path | None = None) -> bool:
+        """Returns whether a run was begun here; `records` is the path of its ledger, a search's if None."""
+        records = records or self.ledger
+        return self.experiment.exists() or (records.exists() and records.stat().st_size > 0)
 
     def _refuse_if_not_here(self, fault: BaseException) -> None:
         cause = fault if isinstance(fault, OSError) else fault.__cause__

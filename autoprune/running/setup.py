@@ -39,6 +39,11 @@ FROM_PYTHON = "python:"
 """Begins the name of a task that was passed to `autoprune.search`."""
 
 
+def from_python(experiment: Experiment) -> bool:
+    """Returns whether the experiment's task was passed to `autoprune.search`."""
+    return experiment.task.name.startswith(FROM_PYTHON)
+
+
 def settle(space: SearchSpace, pruner: Pruner) -> SearchSpace:
     """Returns the space whose settings of the scoring know the pruner's own values.
 
@@ -128,7 +133,7 @@ def task_of(experiment: Experiment, progress: Hook | None = None) -> Task:
         UserError: it cannot be built; one that was passed in from Python can only be built there.
     """
     section = experiment.task
-    if section.name.startswith(FROM_PYTHON):
+    if from_python(experiment):
         raise TaskError(
             f"the run was started from Python with task {section.name.removeprefix(FROM_PYTHON)!r}, which its folder "
             "cannot build: name it with --task package.module:attribute, or go on in Python"

@@ -201,11 +201,16 @@ def build_task(name: str, model: str | None = None, data: Path | None = None, pr
         return cast(Task, resolve("task", name)(model=model, data=data, progress=progress))
     if data is not None:
         raise TaskError(f"task {name!r} brings its own data; --data is for {', '.join(TASKS)} only, leave it out")
-    task = _as_task(resolve("task", name), name)
+    task = as_task(resolve("task", name), name)
     return task if model is None else with_model(task, named_model(model))
 
 
-def _as_task(found: Any, text: str) -> Task:
+def as_task(found: Any, text: str) -> Task:
+    """Returns a task, or the one that a function makes; `text` is what it is called in messages.
+
+    Raises:
+        TaskError: it is neither.
+    """
     is_task = not isinstance(found, type) and all(hasattr(found, member) for member in _MEMBERS)
     built = found if is_task or not callable(found) else call(found, text)
     missing = [member for member in _MEMBERS if not hasattr(built, member)]

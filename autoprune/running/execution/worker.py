@@ -25,7 +25,7 @@ from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.masks import Importance
 from autoprune.running.execution.jobs import WorkerContext
-from autoprune.running.setup import FROM_PYTHON, Setup, scoring_samples, task_of
+from autoprune.running.setup import Setup, from_python, scoring_samples, task_of
 from autoprune.tasks.base import Task
 
 
@@ -60,7 +60,7 @@ class WorkerPayload:
         section = section.model_copy(update={"data": section.data and section.data.resolve()})
         return cls(
             setup.experiment.model_copy(update={"task": section}),
-            setup.task if section.name.startswith(FROM_PYTHON) else None,
+            setup.task if from_python(setup.experiment) else None,
             copy_network(prunable.network).cpu(),
             prunable.inputs.to("cpu"),
             prunable.pruner,

@@ -37,13 +37,14 @@ from autoprune.running.search.finalists import choose_winner
 from autoprune.running.search.loop import RunContext, search
 from autoprune.running.search.results import Conclusion, SearchOutcome, conclude, conclude_again
 from autoprune.running.search.sensitivity import read_curves, sweep_curves, sweep_settings, write_curves
-from autoprune.running.setup import Setup, unsearched_settings
+from autoprune.running.setup import Setup, from_python, unsearched_settings
 from autoprune.running.tracking.tracker import Tracking, active_run, mirroring
 from autoprune.searchers.base.searcher import Searcher, SearchProblem
 
 _LIBRARIES = ("autoprune", "torch", "numpy", "optuna", "ray", "mlflow")
 _CAN_CHANGE = ("run.", "track.", "search.trials", "output", "task.data", "task.checkpoint")
 """Settings that a resumed run may have otherwise; what lies under the paths of the task is compared itself."""
+_DIGESTED = {"checkpoint": " (the weights differ)", "data": " (the first samples differ)"}
 _SHOWN = 5
 
 
@@ -150,8 +151,9 @@ def _check_unchanged(history: History, setup: Setup, folder: RunFolder) -> None:
         return
     others = [key for key, value in started["identity"].items() if setup.identity.get(key) != value]
     if others:
+        said = " and ".join(f"{key}{_DIGESTED.get(key, '')}" for key in others)
         raise UserError(
-            f"{folder.path} was started with another {' and '.join(others)}; its trials do not hold for this one: "
+            f"{folder.path} was started with another {said}; its trials do not hold for this one: "
             "restore it, or start a new run"
         )
     before, now = dict(_flat(started["settings"])), dict(_flat(_settings(setup.experiment)))
@@ -161,10 +163,18 @@ def _check_unchanged(history: History, setup: Setup, folder: RunFolder) -> None:
         if before.get(key) != now.get(key) and not key.startswith(_CAN_CHANGE)
     ]
     if changed:
+        source = f"this call or {folder.experiment}" if from_python(setup.experiment) else folder.experiment
         raise UserError(
-            f"{folder.experiment} has other settings than the run was started with ({'; '.join(changed[:_SHOWN])}"
+            f"{source} has other settings than the run was started with ({'; '.join(changed[:_SHOWN])}"
             f"{'; …' if len(changed) > _SHOWN else ''}), for which its trials do not hold: restore them, or start a "
             "new run"
+        )
+    asked = {record["number"] for record in history.of("asked") if record["role"] != "finalist"}
+    most = setup.experiment.most_trials()
+    if most is not None and most < len(asked):
+        raise UserError(
+            f"--trials: {folder.path} has {len(asked)} trials already, more than {most}: give as many or more, or "
+            "start a new run"
         )
 
 

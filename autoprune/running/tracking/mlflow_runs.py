@@ -272,6 +272,25 @@ def trial_params(trial: Trial, params: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def trial_row(trial: Trial, dense: Mapping[str, int]) -> dict[str, Any]:
+    """Returns a trial as one row of plain values, by name.
+
+    Args:
+        dense: the dense network's costs.
+    """
+    failure = trial.outcome if isinstance(trial.outcome, Failure) else None
+    return {
+        "trial": trial.number,
+        "role": trial.candidate.role,
+        "state": _STATES[type(trial.outcome)],
+        **trial_metrics(trial, dense),
+        **trial.costs,
+        **{f"settings.{name}": value for name, value in trial.candidate.settings.items()},
+        **{f"keep.{group}": width for group, width in trial.candidate.allocation.items()},
+        **({"failure": f"{failure.kind}: {failure.reason}"} if failure else {}),
+    }
+
+
 def _allowed(name: str) -> str:
     return _NOT_IN_NAMES.sub("_", name)
 

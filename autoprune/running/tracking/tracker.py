@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import threading
 import time
@@ -71,6 +72,23 @@ def active_run() -> str | None:
     mlflow = sys.modules.get("mlflow")
     run = mlflow.active_run() if mlflow else None
     return str(run.info.run_id) if run else None
+
+
+def chosen_in_mlflow() -> dict[str, str]:
+    """Returns the settings of the store and of the experiment that this program has chosen by MLflow's own functions.
+
+    The experiment is that of the active run, else the one that was set; MLflow is not imported for it.
+    """
+    mlflow = sys.modules.get("mlflow")
+    if mlflow is None:
+        return {}
+    chosen = {"track.uri": str(mlflow.get_tracking_uri())} if mlflow.is_tracking_uri_set() else {}
+    run = mlflow.active_run()
+    number = run.info.experiment_id if run else os.environ.get("MLFLOW_EXPERIMENT_ID")
+    if number:
+        with contextlib.suppress(Exception):  # of the store; whoever mirrors the run meets it again, and says it
+            chosen["track.experiment"] = str(mlflow.get_experiment(number).name)
+    return chosen
 
 
 @contextlib.contextmanager
