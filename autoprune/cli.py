@@ -137,7 +137,9 @@ _TYPES = {"N": _whole, "X": _amount, "S": _amount}
 _SETTINGS = {
     "--task": ("task.name", "NAME", "a built-in task, or package.module:attribute (default: digits)"),
     "--model": ("task.model", "NAME", "a bundled network, or package.module:callable"),
-    "--checkpoint": ("task.checkpoint", "FILE", "the dense network's weights"),
+    "--checkpoint": ("task.checkpoint", "FILE", "the network's weights, or a file of autoprune's to go on from"),
+    "--masks": ("task.masks", "MODE", "hold (default) or drop what such a file holds at zero"),
+    "--relative-to": ("search.relative_to", "NETWORK", "what fractions are of: given (default) or first (see docs)"),
     "--data": ("task.data", "DIR", "where a built-in task finds its data"),
     "--device": ("run.device", "NAME", "auto, cpu or cuda (default: auto)"),
     "--budget": ("budget", "LIMITS", "flops=0.5 or flops=20M,params=0.6 (also: size)"),
@@ -175,13 +177,13 @@ def _add_settings(group: argparse._ActionsContainer, *options: str) -> None:
 
 def _add_task(command: _Parser) -> None:
     group = command.add_argument_group("network and data")
-    _add_settings(group, "--task", "--model", "--checkpoint", "--data", "--device")
+    _add_settings(group, "--task", "--model", "--checkpoint", "--masks", "--data", "--device")
     group.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="any key of an experiment file")
 
 
 def _add_search(command: _Parser) -> None:
     command.add_argument("experiment", nargs="?", type=Path, metavar="EXPERIMENT.yaml")
-    _add_settings(command, "--budget")
+    _add_settings(command, "--budget", "--relative-to")
     _add_task(command)
     group = command.add_argument_group("search")
     _add_settings(group, "--searcher", "--pruner", "--pattern", "--space", "--trials", "--evaluations", "--seed")

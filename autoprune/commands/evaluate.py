@@ -94,7 +94,7 @@ def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: Pru
     network = network.to(device).eval()
     batches = _batches(task, arguments.split, experiment.evaluation.batch_size, network, inputs)
     score = evaluate(network, task, Display().watch(f"{arguments.split} batches", batches))
-    effective = measure_effective(network, inputs) if pruned and pruned.masked else {}
+    effective = measure_effective(network, inputs) if pruned and (pruned.masked or pruned.masks) else {}
     return {
         "file": str(arguments.file),
         "split": arguments.split,

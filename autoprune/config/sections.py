@@ -49,12 +49,16 @@ class Section(BaseModel):
 
 
 class TaskSection(Section):
-    """Network, weights and data; None leaves the choice to the task."""
+    """Network, weights and data; None leaves the choice to the task.
+
+    `masks` says whether what is held at zero in a checkpoint of autoprune's stays there.
+    """
 
     name: Annotated[str, AfterValidator(_task_name)] = "digits"
     data: ExistingPath | None = None
     model: Annotated[str, named("model")] | None = None
     checkpoint: ExistingFile | None = None
+    masks: Literal["hold", "drop"] = "hold"
 
 
 @dataclass(frozen=True)
@@ -137,13 +141,15 @@ class SearchSection(Section):
     """Who proposes, how long, and how the best few are ranked at the end.
 
     `evaluations` caps the cost of everything, in evaluations of the dense network. `rounds` is for `netadapt` and
-    `autocompress` alone; null leaves them to their defaults.
+    `autocompress` alone; null leaves them to their defaults. `relative_to` says what the fractions of a budget are of,
+    where the checkpoint was pruned before: that one, or the network that was pruned first.
     """
 
     searcher: Annotated[str, named("searcher")] = "auto"
     trials: Positive | None = None
     evaluations: Positive | None = None
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    relative_to: Literal["given", "first"] = "given"
     rounds: RoundsSection | None = None
     rerank: RerankSection = RerankSection()
 

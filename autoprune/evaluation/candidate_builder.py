@@ -16,12 +16,12 @@ from autoprune.core.trial import Candidate
 from autoprune.errors import CheckpointError, Diverged, TaskError
 from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint
 from autoprune.evaluation.checkpoints.example_inputs import describe_inputs
-from autoprune.evaluation.checkpoints.reshape import kept_by_layer
 from autoprune.evaluation.data import EvaluationData
 from autoprune.evaluation.prunable_model import PrunableModel
 from autoprune.evaluation.training_snapshots import InterruptedTraining, TrainingSnapshots
 from autoprune.graph.inputs import call_network
 from autoprune.pruning.surgery.copying import copy_network
+from autoprune.pruning.surgery.provenance import provenance_of, zero_masked
 from autoprune.pruning.surgery.reconstruction import refit
 from autoprune.pruning.training.admm import Admm
 from autoprune.pruning.training.masking import Masking
@@ -54,17 +54,13 @@ class PrunedNetwork:
         return prunable.structures.measure(self.network, prunable.inputs, prunable.importance, self.allocation)
 
     def held_masks(self) -> Hook:
-        """Returns a hook that keeps pruned weights at zero while the network trains; a thinned one needs nothing."""
-        prunable = self.prunable
-        if not prunable.costs.effective:
+        """Returns a hook that keeps pruned weights at zero while the network trains, those from before too."""
+        masks = provenance_of(self.network).masks
+        if not masks:
             return Hook()
         masking = Masking(self.network)
-        masking.set("allocation", prunable.structures.masks(self.network, prunable.importance, self.allocation))
+        masking.set("held", masks)
         return Hook(after_step=lambda *_: masking.hold())
-
-    def _kept_by_layer(self) -> dict[str, list[int]]:
-        kept = self.prunable.structures.kept_channels(self.prunable.importance, self.allocation)
-        return kept_by_layer(self.prunable.graph, kept) if kept else {}
 
     def checkpoint(self, metrics: Mapping[str, Any], identity: Mapping[str, Any]) -> PrunedCheckpoint:
         """Returns what is written of it.
@@ -73,17 +69,18 @@ class PrunedNetwork:
             metrics: what was measured of it.
             identity: the names of model and task.
         """
-        prunable, structures = self.prunable, self.prunable.structures
+        prunable, provenance = self.prunable, provenance_of(self.network)
         return PrunedCheckpoint(
             copied(self.network.state_dict(), "state_dict"),
             dict(self.allocation),
-            self._kept_by_layer(),
+            provenance.shapes,
             str(identity.get("model", "")),
             describe_inputs(prunable.inputs),
             dict(metrics),
             str(identity.get("task", "")),
             prunable.pruner.pattern.name,
-            structures.removed_branches(self.allocation),
+            provenance.masks,
+            provenance.first or prunable.costs.dense(),
         )
 
 
@@ -168,6 +165,7 @@ class CandidateBuilder:
         network = copy_network(start.network)
         masking = Masking(network)
         masking.set("lost", start.lost_masks())
+        masking.set("held", provenance_of(network).masks)
         if start.structures.graph is not None:
             masking.normalise_over("lost", start.structures.graph, start.left_channels())
         left = {group.name: group.width for group in start.structures.groups} | start.left()
@@ -226,6 +224,7 @@ class CandidateBuilder:
             gone = start.structures.removed_layers(built.allocation)
             only = recipe.consumers_only
             refit(built.network, start.network, start.graph, kept, samples, consumers_only=only, removed=gone)
+            zero_masked(built.network)  # least squares knows no masks
         elif recipe.recalibrate:
             recalibrate(built.network, self._data.for_recipe(recipe))
 

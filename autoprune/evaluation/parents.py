@@ -14,7 +14,7 @@ from torch import nn
 from autoprune.core.trial import Candidate
 from autoprune.errors import AutopruneError, CheckpointError
 from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild_from
-from autoprune.evaluation.checkpoints.reshape import PrunedShape, kept_by_group, reshape
+from autoprune.evaluation.checkpoints.reshape import kept_by_group, reshape
 from autoprune.evaluation.prunable_model import PrunableModel, ScoredModels
 from autoprune.graph.layers import Layer
 from autoprune.graph.modules.weight_norm import forget_weight_norms
@@ -23,6 +23,7 @@ from autoprune.pruning.criteria.magnitudes import THRESHOLD
 from autoprune.pruning.surgery.checking import check_same_outputs, check_thinned
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.masks import masked_copy, top_k_mask
+from autoprune.pruning.surgery.provenance import PrunedShape
 
 
 class WiderThanParent(AutopruneError):
@@ -110,7 +111,8 @@ def restore_parent(dense: PrunableModel, checkpoint: PrunedCheckpoint) -> Prunab
 
 def _spread(dense: PrunableModel, checkpoint: PrunedCheckpoint) -> nn.Module:
     """Returns a copy of the dense network with the checkpoint's entries where they came from."""
-    indices = reshape(_numbered(dense.network), dense.source, PrunedShape((), checkpoint.kept)).state_dict()
+    kept = [PrunedShape((), shape.kept) for shape in checkpoint.lost_since(dense.network)]
+    indices = reshape(_numbered(dense.network), dense.source, kept).state_dict()
     network = copy_network(dense.network)
     state = network.state_dict()
     with torch.no_grad():
@@ -137,13 +139,14 @@ def _numbered(network: nn.Module) -> nn.Module:
 def _lost(dense: PrunableModel, network: nn.Module, checkpoint: PrunedCheckpoint) -> dict[str, NDArray[np.bool_]]:
     """Returns which structures the checkpoint's network is without, for each group that lost some."""
     pattern = dense.pruner.pattern
+    shape = next(iter(checkpoint.lost_since(dense.network)), PrunedShape())  # a trial is pruned at once
     if pattern.whole:
-        present: Mapping[str, NDArray[np.bool_]] = {name: np.array([False]) for name in checkpoint.removed}
+        present: Mapping[str, NDArray[np.bool_]] = {name: np.array([False]) for name in shape.removed}
     elif pattern.coupled:
         widths = {part.name: part.width for group in dense.structures.groups for part in group.each}
-        by_group = kept_by_group(dense.graph, checkpoint.kept)
+        by_group = kept_by_group(dense.graph, shape.kept)
         present = {name: np.isin(np.arange(widths[name]), kept) for name, kept in by_group.items()}
-        gone = dense.structures.members(checkpoint.removed)
+        gone = dense.structures.members(shape.removed)
         present |= {name: np.zeros(widths[name], dtype=np.bool_) for name in gone}
         whole = {name: np.ones(width, dtype=np.bool_) for name, width in widths.items()}
         present = dense.structures.by_group({**whole, **present})

@@ -48,6 +48,7 @@ from autoprune.pruning.surgery.masks import (
     choose_kept,
     masked_copy,
 )
+from autoprune.pruning.surgery.provenance import PrunedShape, kept_by_layer, note_change
 from autoprune.pruning.surgery.thinning import thin
 
 _Value = TypeVar("_Value", bound=np.generic)
@@ -316,13 +317,16 @@ class ChannelStructures(Structures):
             check_on: inputs on which the copy is compared with the masked network; None: it is not.
         """
         kept, removed = self.kept_channels(importance, widths), self._removed(widths)
-        if not removed:
-            return thin(network, self.graph, kept, check_on)
-        # Thinned first: the channels are those of the network that was scored.
-        smaller = without_branches(thin(network, self.graph, kept), self.graph, removed, kept)
-        if check_on is not None:
+
+        def change(dense: nn.Module) -> nn.Module:
+            # Thinned first: the channels are those of the network that was scored.
+            return without_branches(thin(dense, self.graph, kept), self.graph, removed, kept)
+
+        smaller = change(network) if removed else thin(network, self.graph, kept, check_on)
+        if removed and check_on is not None:
             check_without_branches(smaller, network, self.graph, removed, kept, check_on)
-        return smaller
+        shape = PrunedShape(tuple(branch.name for branch in removed), kept_by_layer(self.graph, kept))
+        return note_change(network, smaller, shape, change)
 
     def check_on_fresh_inputs(self, network: nn.Module, importance: Importance, widths: Widths, inputs: Any) -> None:
         """Checks in both modes, on inputs drawn anew, that the network without channels and branches is right.
@@ -381,7 +385,11 @@ class BranchStructures(Structures):
             widths: 0 for each branch that goes.
             check_on: inputs on which the copy is compared with the masked network; None: it is not.
         """
-        return remove_branches(network, self.graph, self.removed_branches(widths), check_on)
+        removed = self.removed_branches(widths)
+        smaller = remove_branches(network, self.graph, removed, check_on)
+        return note_change(
+            network, smaller, PrunedShape(removed), lambda dense: remove_branches(dense, self.graph, removed)
+        )
 
     def check_on_fresh_inputs(self, network: nn.Module, importance: Importance, widths: Widths, inputs: Any) -> None:
         """Checks in both modes, on inputs drawn anew, that the network without the branches is right.

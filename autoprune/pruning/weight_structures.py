@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from autoprune.pruning.criteria.base import Criterion, LayerStatistics
 from autoprune.pruning.patterns import Pattern
 from autoprune.pruning.structures import Structures
 from autoprune.pruning.surgery.masks import Importance, Masks, Widths, masked_copy, top_k_mask
+from autoprune.pruning.surgery.provenance import joined_masks, note_provenance, provenance_of
 from autoprune.pruning.weight_uses import find_weights
 
 log = logging.getLogger(__name__)
@@ -113,7 +114,11 @@ class WeightStructures(Structures):
             widths: how many structures stay of each group, or of each of its choices.
             check_on: inputs; not used, as the copy is the masked network itself.
         """
-        return masked_copy(network, self.masks(network, importance, widths))
+        provenance = provenance_of(network)
+        masks = joined_masks(provenance.masks, self.masks(network, importance, widths))
+        masked = masked_copy(network, masks)
+        note_provenance(masked, replace(provenance, masks=masks))
+        return masked
 
     def cost_table(self, network: nn.Module, inputs: Any) -> CostTable:
         """Builds the effective costs: a zeroed weight counts neither as a parameter nor wherever it is multiplied.

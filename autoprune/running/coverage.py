@@ -60,6 +60,7 @@ class Coverage:
         narrowest: the shares of `flops` and `params` that stay with everything at its narrowest.
         groups: how many are searched.
         effective: whether weights are set to zero.
+        start: what to know of the network that the search starts from, a sentence, if anything.
     """
 
     by_group: Mapping[str, Mapping[str, float]]
@@ -68,6 +69,7 @@ class Coverage:
     narrowest: Mapping[str, float]
     groups: int
     effective: bool
+    start: str = ""
 
     def lines(self) -> list[str]:
         """Returns what is searched, what is passed over and why, and how far it goes, a line each."""
@@ -81,7 +83,7 @@ class Coverage:
             rest = f"; and {more} more reason{'' if more == 1 else 's'} (autoprune inspect)" if more > 0 else ""
             found.append(f"passed over: {_amounts(whole)} ({shown}{rest})")
         least = _amounts(self.narrowest, "effective " if self.effective else "")
-        return [*found, f"the narrowest that the space allows has {least}"]
+        return [*filter(None, [self.start]), *found, f"the narrowest that the space allows has {least}"]
 
 
 def _amounts(shares: Mapping[str, float], kind: str = "") -> str:

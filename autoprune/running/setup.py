@@ -13,12 +13,14 @@ from torch import nn
 
 from autoprune import registry
 from autoprune.config import Experiment
+from autoprune.config.sections import TaskSection
 from autoprune.core.budget import Limits
 from autoprune.core.projecting.projection import check_feasible
 from autoprune.core.settings import CRITERION, Choice, criterion_pattern, defaults, format_settings, with_own
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Setting
-from autoprune.errors import ConfigError, TaskError, UserError
+from autoprune.errors import CheckpointError, ConfigError, TaskError, UserError
+from autoprune.evaluation.checkpoints.checkpoint import read_checkpoint, rebuild
 from autoprune.evaluation.data import EvaluationConfig, ScoringSamples, takes_channels_last
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import PrunableModel, analyze, example_inputs
@@ -26,6 +28,7 @@ from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.networks import unwrap
 from autoprune.pruning.patterns import parse_pattern
 from autoprune.pruning.pruner import Pruner
+from autoprune.pruning.surgery.provenance import provenance_of
 from autoprune.running.coverage import Coverage, measure_coverage
 from autoprune.running.progress import Display, training_progress
 from autoprune.running.threads import settle_threads
@@ -98,13 +101,19 @@ class Setup:
     space: SearchSpace
     identity: Mapping[str, Any]
 
+    @property
+    def first(self) -> Mapping[str, int]:
+        """What the first network costs; the network's own costs where nothing was pruned of it before."""
+        return provenance_of(self.prunable.network).first or self.prunable.costs.dense()
+
     def limits(self) -> Limits:
         """Returns the budget as whole numbers.
 
         Raises:
             BudgetInfeasible: the space cannot reach it.
         """
-        limits = self.prunable.limits(self.experiment.budget_value())
+        whole = self.first if self.experiment.search.relative_to == "first" else self.prunable.costs.dense()
+        limits = self.experiment.budget_value().resolve(whole, self.prunable.costs.effective)
         check_feasible(self.space, self.prunable.costs, limits)
         return limits
 
@@ -112,7 +121,21 @@ class Setup:
     def coverage(self) -> Coverage:
         """What the space reaches of the network, and what it passes over."""
         prunable = self.prunable
-        return measure_coverage(prunable.network, prunable.structures, prunable.costs, self.space)
+        found = measure_coverage(prunable.network, prunable.structures, prunable.costs, self.space)
+        return replace(found, start=self._describe_start())
+
+    def _describe_start(self) -> str:
+        """Returns what of the first network the checkpoint that was given has; empty where that is the first one."""
+        provenance, dense = provenance_of(self.prunable.network), self.prunable.costs.dense()
+        if not provenance.shapes and not provenance.masks:
+            return ""
+        kind = "effective " if self.prunable.costs.effective else ""
+        whole = "the first network" if self.experiment.search.relative_to == "first" else "what was given"
+        shares = {cost: f"{100 * dense[cost] / self.first[cost]:.1f} %" for cost in ("flops", "params")}
+        return (
+            f"started from a pruned network, here called dense: it has {shares['flops']} of the {kind}FLOPs and "
+            f"{shares['params']} of the {kind}parameters of the first one; fractions in the budget are of {whole}"
+        )
 
     def evaluation_config(self) -> EvaluationConfig:
         """Returns how candidates are evaluated, nothing of them kept."""
@@ -154,9 +177,34 @@ def prepare(experiment: Experiment, display: Display) -> Setup:
         task = task_of(experiment, hook)
         network = unwrap(task.network())
         device = choose_device(experiment)
-        experiment = settle_threads(experiment, network.to(device), example_inputs(task, device))
-        task.load(network, experiment.task.checkpoint)
+        inputs = example_inputs(task, device)
+        experiment = settle_threads(experiment, network.to(device), inputs)
+        network = load_checkpoint(experiment.task, task, network, inputs)
         return assemble(experiment, task, network, display)
+
+
+def load_checkpoint(section: TaskSection, task: Task, network: nn.Module, inputs: ModelInputs) -> nn.Module:
+    """Returns the network with the weights of the checkpoint: the same, filled, or what was pruned of it before.
+
+    Args:
+        section: names the checkpoint, if any, and says whether the masks in it hold.
+        task: loads the weights of the whole network.
+        network: the task's.
+        inputs: some that it takes, on its device.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or does not fit.
+    """
+    pruned = None if section.checkpoint is None else read_checkpoint(section.checkpoint)
+    if pruned is None:
+        task.load(network, section.checkpoint)
+        return network
+    if section.masks == "drop":
+        pruned = replace(pruned, masks={})
+    try:
+        return rebuild(pruned, network, inputs.to("cpu")).to(inputs.device)
+    except CheckpointError as fault:
+        raise CheckpointError(f"{section.checkpoint}: {fault}") from fault
 
 
 def assemble(experiment: Experiment, task: Task, network: nn.Module, display: Display | None = None) -> Setup:

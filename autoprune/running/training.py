@@ -28,10 +28,11 @@ from autoprune.graph.costs import measure_costs
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.networks import unwrap
 from autoprune.pruning.patterns import FILTER
+from autoprune.pruning.surgery.provenance import provenance_of
 from autoprune.pruning.weight_uses import measure_effective
 from autoprune.running.progress import Display, training_progress
 from autoprune.running.run_folder import RunFolder
-from autoprune.running.setup import choose_device, identity_of, task_of
+from autoprune.running.setup import choose_device, identity_of, load_checkpoint, task_of
 from autoprune.running.threads import settle_threads
 from autoprune.running.tracking.mlflow_runs import TRAINING
 from autoprune.running.tracking.tracker import Tracking, mirroring
@@ -208,7 +209,7 @@ def _load_start(experiment: Experiment, display: Display, scratch: bool, initial
         inputs = example_inputs(task, device)
         settle_threads(experiment, network, inputs)
         if not scratch:
-            task.load(network, experiment.task.checkpoint)
+            network = load_checkpoint(experiment.task, task, network, inputs)
         elif initial is not None:
             load_weights(network, initial)
     identity = identity_of(experiment, task, network, inputs)
@@ -276,14 +277,16 @@ def _result(run: TrainingRun, recorder: _Recorder, start: _Start, dense: Score, 
 
 
 def _checkpoint(run: TrainingRun, start: _Start, final: Score) -> PrunedCheckpoint:
+    before, masks = provenance_of(start.network), run.active.masking.masks
     return PrunedCheckpoint(
         copied(run.network.state_dict(), "state_dict"),
         {},
-        {name: list(stays) for name, stays in run.shape.kept.items()},
+        (*before.shapes, *run.shapes),
         str(start.identity["model"]),
         describe_inputs(start.inputs),
         {"accuracy": final.accuracy, "loss": final.loss, "samples": final.samples},
         str(start.identity["task"]),
-        "masked" if run.active.masking.masks else FILTER.name,
-        run.shape.removed,
+        "masked" if masks else FILTER.name,
+        masks,
+        before.first or measure_costs(start.network, start.inputs),
     )

@@ -373,7 +373,7 @@ def test_a_width_of_0_removes_the_branch_from_best_yaml_and_the_file_knows(
     Path("short.yaml").write_text(yaml.safe_dump(best), encoding="utf-8")
     autoprune.succeed("apply", "short.yaml", "--output", "p.pt")
     checkpoint = read("p.pt")
-    assert checkpoint.removed == ["stage2.conv1"]
+    assert checkpoint.shapes[0].removed == ("stage2.conv1",)
     assert checkpoint.widths["stage2.conv1"] == 0
     assert not any(name.startswith("stage2.conv1") for name in checkpoint.state_dict)
     assert load("p.pt")(IMAGES).shape == (4, 10)

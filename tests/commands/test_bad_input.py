@@ -351,7 +351,7 @@ def test_apply_that_cannot_write_says_so(autoprune: Cli, workdir: Path, digits_r
 def test_a_file_that_is_no_checkpoint_is_refused_by_evaluate(autoprune: Cli, workdir: Path) -> None:
     (workdir / "text.pt").write_text("hello")
     torch.save([1, 2], "list.pt")
-    torch.save({"autoprune": 1, "widths": {}}, "damaged.pt")
+    torch.save({"autoprune": 2, "widths": {}}, "damaged.pt")
     torch.save({"autoprune": 99}, "newer.pt")
     assert "not a checkpoint" in autoprune.refused("evaluate", "text.pt")
     assert "list" in autoprune.refused("evaluate", "list.pt")
@@ -359,7 +359,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_by_evaluate(autoprune: Cli, wor
     assert "format 99" in autoprune.refused("evaluate", "newer.pt")
 
 
-@pytest.mark.parametrize("field", ["state_dict", "widths", "kept", "inputs", "metrics", "model"])
+@pytest.mark.parametrize("field", ["state_dict", "widths", "shapes", "masks", "first", "inputs", "metrics", "model"])
 def test_a_pruned_checkpoint_with_a_field_of_another_type_is_damaged(
     autoprune: Cli, workdir: Path, digits_run: DigitsRun, field: str
 ) -> None:

@@ -90,7 +90,7 @@ def test_what_admm_keeps_is_kept_with_its_weights(watched: Watched) -> None:
     assert {name: len(stays) for name, stays in kept.items()} == dict(HALF)
     trained = built.prunable.network.get_submodule("second").weight
     assert torch.equal(built.network.get_submodule("second").weight, trained[list(kept["second"])])
-    assert built.checkpoint({}, {}).kept["second"] == list(kept["second"])
+    assert built.checkpoint({}, {}).shapes[0].kept["second"] == list(kept["second"])
     assert not torch.isin(trained, evaluator.prunable.network.get_submodule("second").weight).any()
     assert torch.equal(evaluator.prunable.network.get_submodule("second").weight, task.network().second.weight)
 
@@ -100,7 +100,7 @@ def test_admm_is_done_before_the_rest_of_the_recipe() -> None:
     recipe = Recipe(48, finetune=Finetune(4, rate=0.05, batch_size=32), admm=DRAWN)
     found = evaluator.build(Candidate(0, HALF, recipe))
     drawn = evaluator.build(Candidate(0, HALF, replace(recipe, finetune=None)))
-    assert found.checkpoint({}, {}).kept == drawn.checkpoint({}, {}).kept
+    assert found.checkpoint({}, {}).shapes == drawn.checkpoint({}, {}).shapes
     assert not torch.equal(found.network.get_parameter("head.weight"), drawn.network.get_parameter("head.weight"))
 
 
@@ -115,7 +115,7 @@ def test_admm_keeps_what_a_parent_lost_at_zero_and_chooses_from_the_rest(tmp_pat
     assert not bool((weight[~gone] == 0).any())
     assert watched.admm is not None
     assert watched.admm.widths == {"second": 6}  # "third" loses nothing, and nothing draws it
-    stays = set(built.checkpoint({}, {}).kept["second"])
+    stays = set(built.checkpoint({}, {}).shapes[0].kept["second"])
     assert len(stays) == 6
     assert stays < set(np.flatnonzero(~built.prunable.lost["second"]).tolist())
 

@@ -18,7 +18,7 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.recipe import Finetune, Recipe
 from autoprune.core.trial import Candidate, Failure, Trial
 from autoprune.evaluation.candidate_builder import PrunedNetwork
-from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint
+from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, write_checkpoint
 from autoprune.evaluation.data import EvaluationConfig, ScoringSamples
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.parents import restore_parent
@@ -229,7 +229,7 @@ def test_a_parent_that_is_missing_damaged_or_of_another_network_fails_the_trial(
     evaluator_of(tmp_path, LEVEL).evaluate(Candidate(0, Allocation({}), Recipe(0)))
     assert "pruned by pattern 'element', not 'filter'" in failed(evaluator.evaluate(child))
     other = study_case(SOME["resnet20"])
-    torch.save({"autoprune": 1, **vars(parent_of(other, draw(other, np.random.default_rng(0)))[1])}, tmp_path / "0.pt")
+    write_checkpoint(tmp_path / "0.pt", parent_of(other, draw(other, np.random.default_rng(0)))[1])
     assert "layers that the network does not have" in failed(evaluator.evaluate(child))
     evaluator.evaluate(Candidate(0, WIDE, Recipe(0)))
     assert evaluator.evaluate(child).score is not None

@@ -16,12 +16,12 @@ from autoprune.core.recipe import Finetune, Recipe
 from autoprune.core.trial import Candidate, Score
 from autoprune.errors import UserError
 from autoprune.evaluation.checkpoints.checkpoint import read_checkpoint
-from autoprune.evaluation.checkpoints.reshape import kept_by_layer
 from autoprune.evaluation.data import EvaluationConfig, ScoringSamples
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import PrunableModel, ScoredModels, analyze
 from autoprune.pruning.criteria.magnitudes import L2
 from autoprune.pruning.pruner import L1_FILTER, L2_FILTER, Pruner
+from autoprune.pruning.surgery.provenance import kept_by_layer
 from autoprune.tasks.training.loop import seeded
 
 INPUTS = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -128,5 +128,7 @@ def test_what_is_written_names_the_structures_that_its_criterion_kept(prunable: 
     written = read_checkpoint(tmp_path / "0.pt")
     by = ScoredModels(prunable).under({"criterion": "apoz"})
     assert written is not None
-    assert written.kept == kept_by_layer(prunable.graph, by.structures.kept_channels(by.importance, widths))
-    assert written.kept != kept_by_layer(prunable.graph, prunable.structures.kept_channels(prunable.importance, widths))
+    kept = kept_by_layer(prunable.graph, by.structures.kept_channels(by.importance, widths))
+    assert [shape.kept for shape in written.shapes] == [kept]
+    own = prunable.structures.kept_channels(prunable.importance, widths)
+    assert kept != kept_by_layer(prunable.graph, own)

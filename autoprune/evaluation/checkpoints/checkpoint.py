@@ -3,58 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _EXTRA_STATE_KEY_SUFFIX
 
 from autoprune import registry
 from autoprune.errors import CheckpointError
 from autoprune.evaluation.checkpoints.example_inputs import build_inputs
-from autoprune.evaluation.checkpoints.reshape import PrunedShape, reshape
+from autoprune.evaluation.checkpoints.export import in_one_line
+from autoprune.evaluation.checkpoints.reshape import reshape
 from autoprune.graph.groups import ChannelGraph
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.networks import unwrap
 from autoprune.pruning.patterns import FILTER, LAYER
+from autoprune.pruning.surgery.checking import ThinningError
 from autoprune.pruning.surgery.configuration import follow_configuration
 from autoprune.pruning.surgery.copying import copy_network
+from autoprune.pruning.surgery.masks import Masks
+from autoprune.pruning.surgery.provenance import Provenance, PrunedShape, note_provenance, provenance_of
 from autoprune.tasks import weights
 from autoprune.tasks.weights import maps_to, write_tensors
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class PrunedCheckpoint:
-    """A thinned network as tensors and plain values; the file is a dictionary of these fields.
+    """A pruned network as tensors and plain values; the file is a dictionary of these fields.
 
     Attributes:
-        state_dict: parameters and buffers of the thinned network.
-        widths: group to kept width, as it was searched.
-        kept: layer to the output channels of the dense layer that stayed; layers that lost none are absent.
-        model: name of the dense network; empty for one that only its owner can build.
+        state_dict: its parameters and buffers.
+        widths: group to kept width, as it was searched last.
+        shapes: what it lost, in order: the first of the first network, each other of what the one before it left. In
+            the file each is a dictionary of `removed` and `kept`, see `PrunedShape`.
+        model: name of the first network; empty for one that only its owner can build.
         inputs: shapes and types of what the network is run on to be rebuilt, see `describe_inputs`.
         metrics: its loss, accuracy and number of samples, or whatever was measured.
-        pattern: the pruning pattern; unless those are channels or whole layers, weights were set to zero.
-        removed: residual branches that were removed whole.
+        pattern: what was pruned last; unless those are channels or whole layers, weights were set to zero.
+        masks: of the weights that are held at zero; in the file the bits of each, packed.
+        first: what the first network costs, by kind; empty where it is not known.
     """
 
     state_dict: Mapping[str, Tensor]
     widths: Mapping[str, int]
-    kept: Mapping[str, Sequence[int]]
+    shapes: Sequence[PrunedShape]
     model: str
     inputs: Mapping[str, Any]
     metrics: Mapping[str, Any]
     task: str = ""
     pattern: str = FILTER.name
-    removed: Sequence[str] = ()
+    masks: Masks = field(default_factory=dict)
+    first: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def masked(self) -> bool:
         """Whether weights were set to zero rather than channels removed."""
         return self.pattern not in (FILTER.name, LAYER.name)
+
+    def lost_since(self, network: nn.Module) -> tuple[PrunedShape, ...]:
+        """Returns what was lost since another network, from which this one was pruned.
+
+        Args:
+            network: the first network, or one that a checkpoint before this one holds.
+
+        Raises:
+            CheckpointError: it has lost something else by then.
+        """
+        before = [shape.to_plain() for shape in provenance_of(network).shapes]
+        own = [shape.to_plain() for shape in self.shapes]
+        if own[: len(before)] != before:
+            raise CheckpointError(
+                f"the checkpoint was not pruned from this {type(network).__name__}, which has itself lost other "
+                "channels or branches; give the network that the first search or training started from"
+            )
+        return tuple(self.shapes[len(before) :])
 
     def example_inputs(self) -> ModelInputs:
         """Returns samples of the shapes and types that the network takes, with nothing in them.
@@ -71,14 +98,16 @@ def write_checkpoint(path: Path, checkpoint: PrunedCheckpoint) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    write_tensors(path, {"autoprune": FORMAT, **vars(checkpoint), "removed": list(checkpoint.removed)})
+    packed = {name: _packed(mask) for name, mask in checkpoint.masks.items()}
+    shapes = [shape.to_plain() for shape in checkpoint.shapes]
+    write_tensors(path, {"autoprune": FORMAT, **vars(checkpoint), "shapes": shapes, "masks": packed})
 
 
 def read_checkpoint(path: Path) -> PrunedCheckpoint | None:
     """Returns the pruned checkpoint in a file, or None if the file is of another kind.
 
     Raises:
-        CheckpointError: the file is missing, a newer release wrote it, or it is damaged.
+        CheckpointError: the file is missing, another release wrote it, or it is damaged.
     """
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint: {path}")
@@ -91,33 +120,66 @@ def read_checkpoint(path: Path) -> PrunedCheckpoint | None:
     version = content.pop("autoprune")
     if version != FORMAT:
         raise CheckpointError(f"{path} has format {version}; this release of autoprune reads {FORMAT}")
+    odd = [each.name for each in fields(PrunedCheckpoint) if not _is_right(each.name, content.get(each.name))]
+    odd += sorted(map(str, content.keys() - {each.name for each in fields(PrunedCheckpoint)}))
+    if odd:
+        raise CheckpointError(f"{path} is damaged: {' and '.join(odd)} is not what autoprune writes")
+    state, shapes = content["state_dict"], tuple(map(PrunedShape.from_plain, content["shapes"]))
     try:
-        checkpoint = PrunedCheckpoint(**content)
-    except TypeError as fault:
-        raise CheckpointError(f"{path} is damaged: {fault}") from fault
-    if odd := _odd_fields(checkpoint):
-        raise CheckpointError(f"{path} is damaged: {' and '.join(odd)} is not what `autoprune apply` writes")
-    return checkpoint
+        masks = {name: _unpacked(packed, state[name]) for name, packed in content["masks"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as fault:
+        raise CheckpointError(f"{path} is damaged: its masks are not those of its weights") from fault
+    return PrunedCheckpoint(**{**content, "shapes": shapes, "masks": masks})
 
 
-def _odd_fields(checkpoint: PrunedCheckpoint) -> list[str]:
-    """Returns the fields that hold something else than belongs there."""
-    removed = checkpoint.removed
-    right = {
-        "state_dict": _is_state(checkpoint.state_dict),
-        "widths": maps_to(checkpoint.widths, int),
-        "kept": maps_to(checkpoint.kept, list) and all(_are_counts(kept) for kept in checkpoint.kept.values()),
-        "model": isinstance(checkpoint.model, str),
-        "inputs": _are_inputs(checkpoint.inputs),
-        "metrics": maps_to(checkpoint.metrics, (int, float)),
-        "task": isinstance(checkpoint.task, str),
-        "pattern": isinstance(checkpoint.pattern, str),
-        "removed": isinstance(removed, (list, tuple)) and all(isinstance(name, str) for name in removed),
-    }
-    return [name for name, good in right.items() if not good]
+def _packed(mask: Tensor) -> Tensor:
+    """Returns `[⌈entries / 8⌉]` bytes that hold a mask's bits, those of `[…]` in order."""
+    return torch.from_numpy(np.packbits(mask.flatten().cpu().numpy()))
 
 
-def _is_state(content: Mapping[str, object]) -> bool:
+def _unpacked(packed: Tensor, weight: Tensor) -> Tensor:
+    """Returns the mask of a weight, `[…]` of its shape.
+
+    Raises:
+        ValueError: it is another weight's: of other size, or masking what is not zero.
+    """
+    bits = np.unpackbits(packed.numpy())
+    if packed.numel() != -(-weight.numel() // 8):
+        raise ValueError("another size")
+    mask = torch.from_numpy(bits[: weight.numel()]).bool().view(weight.shape)
+    if bool(weight[~mask].any()):
+        raise ValueError("something that is not zero is masked")
+    return mask
+
+
+def _is_right(name: str, value: Any) -> bool:
+    """Tells whether a field of a file is of the kind that belongs there."""
+    match name:
+        case "state_dict":
+            return _is_state(value)
+        case "widths" | "first":
+            return maps_to(value, int)
+        case "shapes":
+            return isinstance(value, list) and all(map(_is_shape, value))
+        case "inputs":
+            return _are_inputs(value)
+        case "metrics":
+            return maps_to(value, (int, float))
+        case "masks":
+            return maps_to(value, Tensor)
+        case _:
+            return isinstance(value, str)
+
+
+def _is_shape(content: Any) -> bool:
+    if not isinstance(content, dict) or content.keys() != {"removed", "kept"}:
+        return False
+    removed, kept = content["removed"], content["kept"]
+    named = isinstance(removed, list) and all(isinstance(name, str) for name in removed)
+    return named and maps_to(kept, list) and all(map(_are_counts, kept.values()))
+
+
+def _is_state(content: Any) -> bool:
     """Tells whether it maps names to tensors, or to what a module of the user's keeps beside them."""
     return maps_to(content, object) and all(
         isinstance(value, Tensor) or name.endswith(_EXTRA_STATE_KEY_SUFFIX) for name, value in content.items()
@@ -162,18 +224,26 @@ def rebuild_from(dense: nn.Module, source: ChannelGraph | Any, checkpoint: Prune
     """Returns the pruned network of a checkpoint, in evaluation mode.
 
     Args:
-        dense: the network that it was pruned from; it is not changed.
+        dense: a network that it was pruned from: the first one, or what a checkpoint before this one holds; it is not
+            changed.
         source: its channels, or samples as it takes them.
 
     Raises:
         CheckpointError: the file does not fit it.
     """
-    network = reshape(dense, source, PrunedShape(tuple(checkpoint.removed), checkpoint.kept))
+    shapes = checkpoint.lost_since(dense)
     try:
+        network = reshape(dense, source, shapes)
         network.load_state_dict(checkpoint.state_dict)
-    except RuntimeError as fault:
-        raise CheckpointError(f"the checkpoint does not fit {type(dense).__name__}: {fault}") from fault
+    except (RuntimeError, IndexError, CheckpointError, ThinningError) as fault:
+        raise CheckpointError(f"{_misfit(dense, checkpoint)}: {in_one_line(fault)}") from fault
+    note_provenance(network, Provenance(tuple(checkpoint.shapes), checkpoint.masks, checkpoint.first))
     return network.eval()
+
+
+def _misfit(dense: nn.Module, checkpoint: PrunedCheckpoint) -> str:
+    of = " on task ".join(filter(None, (checkpoint.model, checkpoint.task)))
+    return f"the checkpoint{of and f', pruned from {of},'} does not fit {type(dense).__name__}"
 
 
 def load(

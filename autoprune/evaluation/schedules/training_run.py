@@ -12,7 +12,7 @@ from torch import nn
 from autoprune.config.schedule import PolicySection, ScheduleFile
 from autoprune.core.trial import Score
 from autoprune.errors import CheckpointError, UserError
-from autoprune.evaluation.checkpoints.reshape import PrunedShape, ReshapedNetwork, reshape
+from autoprune.evaluation.checkpoints.reshape import ReshapedNetwork, reshape
 from autoprune.evaluation.data import Batches, ScoringSamples, takes_channels_last
 from autoprune.evaluation.metrics import evaluate_with_top_5, zeros_in
 from autoprune.evaluation.schedules.active_pruners import CARRIED, ActivePruners, Passed
@@ -21,6 +21,7 @@ from autoprune.graph.inputs import ModelInputs
 from autoprune.pruning.schedules import Unit
 from autoprune.pruning.surgery.branch_removal import dead_branches
 from autoprune.pruning.surgery.masks import Masks
+from autoprune.pruning.surgery.provenance import PrunedShape, provenance_of
 from autoprune.pruning.training.gradual import Pruning
 from autoprune.tasks.base import Hook, Task
 from autoprune.tasks.training.calls import train_with_hooks
@@ -59,7 +60,7 @@ class TrainingRun:
 
     Args:
         task: its data and its training loop are used, and its loss where a criterion differentiates it.
-        dense: the network with the weights that training starts from; not changed.
+        dense: the network with the weights that training starts from; not changed. The masks noted on it hold.
         inputs: two samples as the network takes them, see `ModelInputs.of`.
         schedule: what is pruned and when.
         callbacks: what the run reports to.
@@ -67,7 +68,7 @@ class TrainingRun:
 
     Attributes:
         network: what is trained: a copy of the dense one, in the shape that it has by now.
-        shape: what was removed by then.
+        shapes: what was removed by then, one loss after the other.
         plan: how it is trained.
         steps: the number of the last step.
         active: the schedule's prunings and penalties on the network.
@@ -93,8 +94,8 @@ class TrainingRun:
         self._channels_last = takes_channels_last(dense, self._inputs)
         self._validation = Batches(task, "validation", None, 250, 0, self._inputs.device, self._channels_last).load()
         self._check_times()
-        self.network = reshape(dense, self._inputs, PrunedShape())
-        self.shape = PrunedShape()
+        self.network = reshape(dense, self._inputs, ())
+        self.shapes: tuple[PrunedShape, ...] = ()
         self._changes = _shape_changes(schedule, self._steps_per_epoch)
         self._changes_made = 0
         self._round = 0
@@ -103,7 +104,7 @@ class TrainingRun:
         self._losses: list[float] = []
         self._optimizer: torch.optim.Optimizer | None = None
         self._start_from: Snapshot | None = None
-        self.active = self._activate()
+        self.active = self._activate(provenance_of(dense).masks)
 
     def _check_times(self) -> None:
         for policy in self._schedule.policies:
@@ -140,8 +141,8 @@ class TrainingRun:
         """
         state = snapshot.extra
         try:
-            self.shape = PrunedShape(tuple(state["removed"]), state["kept"])
-            self.network = reshape(self._dense, self._inputs, self.shape)
+            self.shapes = tuple(map(PrunedShape.from_plain, state["shapes"]))
+            self.network = reshape(self._dense, self._inputs, self.shapes)
             self.network.load_state_dict(snapshot.state_dict)
             self._changes_made, self._losses = state["changes_made"], list(state["losses"])
             self._passed, self._passed_at_change = state["passed"], state["passed_at_change"]
@@ -236,8 +237,7 @@ class TrainingRun:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "removed": self.shape.removed,
-            "kept": self.shape.kept,
+            "shapes": [shape.to_plain() for shape in self.shapes],
             "changes_made": self._changes_made,
             "passed": self._passed,
             "passed_at_change": self._passed_at_change,
@@ -252,13 +252,13 @@ class TrainingRun:
         masking = self.active.masking
         masking.hold()
         masking.plain_norms()  # of the network that is copied
-        before = ReshapedNetwork(self.network, self._inputs, self.shape, masking.masks)
+        before = ReshapedNetwork(self.network, self._inputs, self.shapes, masking.masks)
         if policy.remove_layers is not None:
             graph = find_groups(self.network, self._inputs)
             after = self._without_branches(before, dead_branches(self.network, graph))
         else:
             after = self._thinned(before, self.active.prunings.values())
-        self.network, self.shape = after.network, after.shape
+        self.network, self.shapes = after.network, after.shapes
         self._changes_made += 1
         self._passed_at_change = self._passed
         self.active = self._activate(after.masks)

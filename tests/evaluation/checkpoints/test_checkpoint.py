@@ -19,10 +19,10 @@ from autoprune.evaluation.checkpoints.checkpoint import (
 )
 from autoprune.evaluation.checkpoints.example_inputs import describe_inputs
 from autoprune.evaluation.checkpoints.export import export_network
-from autoprune.evaluation.checkpoints.reshape import kept_by_layer
 from autoprune.graph.groups import find_groups
 from autoprune.graph.inputs import ModelInputs
 from autoprune.pruning.surgery.branch_removal import remove_branches
+from autoprune.pruning.surgery.provenance import PrunedShape, kept_by_layer
 from autoprune.pruning.surgery.thinning import thin
 from tests.evaluation.test_evaluator import HALF, RECIPE, make_evaluator
 from tests.journeys import DigitsRun, fresh_process
@@ -41,8 +41,10 @@ def test_a_pruned_checkpoint_is_tensors_and_plain_values(tmp_path: Path) -> None
     network = write_tiny(tmp_path / "p.pt")
     content = torch.load(tmp_path / "p.pt", weights_only=True)
     assert content["widths"] == {"second": 8, "third": 5}
-    assert len(content["kept"]["second"]) == 8
-    assert "first" not in content["kept"]
+    [shape] = content["shapes"]
+    assert shape["removed"] == []
+    assert len(shape["kept"]["second"]) == 8
+    assert "first" not in shape["kept"]
     assert content["metrics"] == {"accuracy": 0.5}
     assert set(content["state_dict"]) == set(network.state_dict())
 
@@ -95,7 +97,8 @@ def write_residual(path: Path) -> nn.Module:
     network = thin(network, graph, kept, check_on=inputs).eval()
     state, by_layer = network.state_dict(), kept_by_layer(graph, kept)
     found = describe_inputs(ModelInputs.of(inputs))
-    write_checkpoint(path, PrunedCheckpoint(state, {"stem": 3}, by_layer, "", found, {}, removed=("inner", "first")))
+    shapes = [PrunedShape(("inner", "first"), by_layer)]
+    write_checkpoint(path, PrunedCheckpoint(state, {"stem": 3}, shapes, "", found, {}))
     return network
 
 
@@ -119,7 +122,7 @@ class Nested(nn.Module):
 def test_a_network_without_branches_is_rebuilt_and_then_thinned(tmp_path: Path) -> None:
     network = write_residual(tmp_path / "p.pt")
     inputs = torch.rand(3, 1, 8, 8)
-    assert torch.load(tmp_path / "p.pt", weights_only=True)["removed"] == ["inner", "first"]
+    assert torch.load(tmp_path / "p.pt", weights_only=True)["shapes"][0]["removed"] == ["inner", "first"]
     loaded = load(tmp_path / "p.pt", model=Nested)
     assert torch.equal(loaded(inputs), network(inputs))
     assert {name.partition(".")[0] for name in loaded.state_dict()} == {"stem", "other", "head"}
@@ -139,8 +142,8 @@ def test_files_of_another_format_are_refused(tmp_path: Path) -> None:
 def test_branches_that_are_no_list_of_names_are_refused(tmp_path: Path, removed: object) -> None:
     write_residual(tmp_path / "p.pt")
     content = torch.load(tmp_path / "p.pt", weights_only=True)
-    torch.save({**content, "removed": removed}, tmp_path / "p.pt")
-    with pytest.raises(CheckpointError, match="damaged: removed is not what"):
+    torch.save({**content, "shapes": [{"removed": removed, "kept": {}}]}, tmp_path / "p.pt")
+    with pytest.raises(CheckpointError, match="damaged: shapes is not what"):
         load(tmp_path / "p.pt", model=Nested)
 
 

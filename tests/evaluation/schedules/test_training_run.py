@@ -143,7 +143,8 @@ def test_thinning_carries_the_masks_of_weights_over(tmp_path: Path, dense: nn.Mo
     masks = watched.run.active.masking.masks
     assert int((~masks["linear.weight"]).sum()) == 320
     assert int((~masks["stage3.conv2.weight"]).sum()) == int(64 * 64 * 9 * 0.6 + 1e-9)
-    assert watched.run.shape.kept["stage1.conv1"] == sorted(watched.run.shape.kept["stage1.conv1"])
+    [shape] = watched.run.shapes
+    assert shape.kept["stage1.conv1"] == sorted(shape.kept["stage1.conv1"])
     assert zeros_in(network) > 0.2
 
 
@@ -177,7 +178,7 @@ def test_dead_layers_are_gone_and_the_network_is_trained_on(tmp_path: Path, dens
     names = {name for name, _ in watched.run.network.named_parameters()}
     for branch in removed["branches"]:
         assert not any(name.startswith(branch) for name in names)
-    assert watched.run.shape.removed == tuple(removed["branches"])
+    assert [shape.removed for shape in watched.run.shapes] == [tuple(removed["branches"])]
     assert score.accuracy > 0.6
 
 
@@ -194,7 +195,7 @@ policies:
 """
     watched = _Watched(tmp_path, dense, text)
     watched.run.run()
-    [gone] = watched.run.shape.removed
+    [gone] = watched.run.shapes[-1].removed
     names = [name for name, _ in watched.run.network.named_modules()]
     assert gone not in names
     left = [name for name in ("stage1.conv1", "stage2.conv1", "stage3.conv1") if name != gone]
@@ -221,4 +222,4 @@ def test_a_snapshot_of_another_schedule_is_refused(tmp_path: Path, dense: nn.Mod
     watched.run.run()
     other = _Watched(tmp_path, dense, TICKET)
     with pytest.raises(CheckpointError, match="not of this schedule"):
-        other.run.resume(Snapshot(3, {}, {}, {}, {"removed": []}))
+        other.run.resume(Snapshot(3, {}, {}, {}, {"shapes": []}))
