@@ -77,8 +77,15 @@ def _print(pruned: PrunedModel, output: Path, exported: Path | None) -> None:
     print(f"{output}: {pruned.origin}")
     for kind in ("flops", "params", "size"):
         cost, dense = pruned.costs[kind], pruned.dense_costs[kind]
-        name, share = cost_name(kind, pruned.effective), 100 * cost / dense
-        print(f"  {short(cost):>10} {name:10} {share:6.2f} % of the dense network's")
+        name, share, first = (
+            cost_name(kind, pruned.effective),
+            100 * cost / dense,
+            pruned.checkpoint.first.get(kind, dense),
+        )
+        whole = (
+            "the dense network's" if first == dense else f"what was searched, {100 * cost / first:.2f} % of the first"
+        )
+        print(f"  {short(cost):>10} {name:10} {share:6.2f} % of {whole}")
     print(f"  expect {_expectation(pruned)}")
     for line in pruned.coverage or pruned.recorded.coverage:
         print(f"  {printable(line)}")
@@ -94,12 +101,12 @@ def _expectation(pruned: PrunedModel) -> str:
     """Returns what accuracy to expect, and in brackets what the search had where that is something else."""
     now, then = pruned.measured(), pruned.recorded.score
     if then is not None and (pruned.as_scored or (not pruned.change and _agree(now, then))):
-        return f"{_words(then)}, as in the search"
+        return f"{_words(then)}, as in {pruned.recorded.place}"
     if then is None:
         return _words(now)
     had = f"{100 * then.accuracy:.2f} % and {then.loss:.4f}"
     had += f" on {then.samples}" if then.samples not in (0, now.samples) else ""
-    dropped = "in the search, which then dropped it" if pruned.recorded.dropped else "in the search"
+    dropped = f"in {pruned.recorded.place}{', which then dropped it' if pruned.recorded.dropped else ''}"
     return f"{_words(now)} ({had} {pruned.change or dropped})"
 
 

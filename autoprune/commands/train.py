@@ -76,4 +76,5 @@ def _report(result: TrainingResult, experiment: Experiment) -> None:
     final_file = str(result.file)
     print(f"run folder: {result.file.parent}\n\nnext:")
     print(f"  {typed('evaluate', final_file, '--sparsity-table')}")
+    print(f"  {typed('apply', str(result.file.parent), '--output', 'trained.pt', '--export', 'pt2')}")
     print(f"  {typed('evaluate', final_file, *task_options(experiment), '--split', 'test')}")

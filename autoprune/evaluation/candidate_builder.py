@@ -53,15 +53,6 @@ class PrunedNetwork:
         prunable = self.prunable
         return prunable.structures.measure(self.network, prunable.inputs, prunable.importance, self.allocation)
 
-    def held_masks(self) -> Hook:
-        """Returns a hook that keeps pruned weights at zero while the network trains, those from before too."""
-        masks = provenance_of(self.network).masks
-        if not masks:
-            return Hook()
-        masking = Masking(self.network)
-        masking.set("held", masks)
-        return Hook(after_step=lambda *_: masking.hold())
-
     def checkpoint(self, metrics: Mapping[str, Any], identity: Mapping[str, Any]) -> PrunedCheckpoint:
         """Returns what is written of it.
 
@@ -82,6 +73,16 @@ class PrunedNetwork:
             provenance.masks,
             provenance.first or prunable.costs.dense(),
         )
+
+
+def held_masks(network: nn.Module) -> Hook:
+    """Returns a hook that keeps what the masks noted on a network hold at zero so while it trains."""
+    masks = provenance_of(network).masks
+    if not masks:
+        return Hook()
+    masking = Masking(network)
+    masking.set("held", masks)
+    return Hook(after_step=lambda *_: masking.hold())
 
 
 class CandidateBuilder:
@@ -143,7 +144,7 @@ class CandidateBuilder:
         if recipe.finetune is not None:
             scores = start.importance if recipe.admm is not None else None
             snapshot_hook = snapshots.hook("finetune", importance=scores)
-            self._train(network, recipe.finetune, seed, [built.held_masks(), snapshot_hook], finetuning)
+            self._train(network, recipe.finetune, seed, [held_masks(network), snapshot_hook], finetuning)
         return built
 
     def _train_admm(

@@ -18,6 +18,8 @@ from autoprune.errors import LedgerWriteError, RunFolderError, UserError
 from autoprune.files import write_whole
 
 EXPERIMENT = "experiment.yaml"
+FINAL = "final.pt"
+"""What a training ends with."""
 SHARED = "shared-"
 """Begins the name of a file that shows whether other machines see the folder."""
 # What a ledger tells before anything is evaluated.

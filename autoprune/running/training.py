@@ -31,7 +31,7 @@ from autoprune.pruning.patterns import FILTER
 from autoprune.pruning.surgery.provenance import provenance_of
 from autoprune.pruning.weight_uses import measure_effective
 from autoprune.running.progress import Display, training_progress
-from autoprune.running.run_folder import RunFolder
+from autoprune.running.run_folder import FINAL, RunFolder
 from autoprune.running.setup import choose_device, identity_of, load_checkpoint, task_of
 from autoprune.running.threads import settle_threads
 from autoprune.running.tracking.mlflow_runs import TRAINING
@@ -40,7 +40,7 @@ from autoprune.tasks.base import Batch, Hook, Split, Task
 from autoprune.tasks.training.snapshot import Snapshot, copied, read_snapshot, write_snapshot
 from autoprune.tasks.weights import load_weights
 
-_SCHEDULE, _INITIAL, _SNAPSHOT, _FINAL = "schedule.yaml", "initial.pt", "snapshot.pt", "final.pt"
+_SCHEDULE, _INITIAL, _SNAPSHOT = "schedule.yaml", "initial.pt", "snapshot.pt"
 _SPARSITY = "sparsity."
 
 
@@ -264,7 +264,7 @@ def _result(run: TrainingRun, recorder: _Recorder, start: _Start, dense: Score, 
         test = None
     effective = measure_effective(run.network, start.inputs) if run.active.masking.masks else {}
     return TrainingResult(
-        recorder.folder / _FINAL,
+        recorder.folder / FINAL,
         dense,
         measure_costs(start.network, start.inputs),
         final,

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from autoprune.config import Experiment, load_experiment
 from autoprune.config.documents import read_document
 from autoprune.core.allocation import Allocation
@@ -15,13 +17,15 @@ from autoprune.core.trial import Candidate, Failure, Trial, winners
 from autoprune.errors import CheckpointError, UserError
 from autoprune.evaluation.checkpoints.checkpoint import read_checkpoint, rebuild
 from autoprune.evaluation.evaluator import Evaluator
+from autoprune.evaluation.prunable_model import example_inputs
 from autoprune.graph.costs import measure_costs
 from autoprune.graph.networks import unwrap
+from autoprune.running.apply.checkpoint_file import apply_checkpoint
 from autoprune.running.apply.pruned_model import ApplyOptions, PrunedModel, RecordedResult, finalize
-from autoprune.running.apply.source import BestFile, TrialSource
+from autoprune.running.apply.source import BestFile, CheckpointFile, TrialSource
 from autoprune.running.progress import Display
 from autoprune.running.run_folder import RunFolder, existing_folder
-from autoprune.running.setup import Setup, chosen_pruner, prepare, task_of
+from autoprune.running.setup import Setup, chosen_pruner, load_checkpoint, prepare, task_of
 from autoprune.tasks.weights import digest, read_state_dict
 
 _SHOWN = 12
@@ -29,9 +33,12 @@ _OF_THE_SEARCH = ("evaluation.recalibrate", "evaluation.reconstruct", "evaluatio
 
 
 def apply_source(
-    source: TrialSource | BestFile, given: Mapping[str, Any], sets: Sequence[str], options: ApplyOptions
+    source: TrialSource | BestFile | CheckpointFile,
+    given: Mapping[str, Any],
+    sets: Sequence[str],
+    options: ApplyOptions,
 ) -> PrunedModel:
-    """Returns the smaller network of a run's trial or of a `best.yaml`.
+    """Returns the smaller network of a run's trial, of a `best.yaml` or of a pruned file.
 
     Args:
         source: what was found.
@@ -42,6 +49,8 @@ def apply_source(
     Raises:
         UserError: the source, network, data or settings are at fault, or were another's when it was searched.
     """
+    if isinstance(source, CheckpointFile):
+        return apply_checkpoint(source, given, sets, options)
     if isinstance(source, BestFile):
         return _prune_best(source, source.experiment(given, sets), options)
     return _apply_trial(source, given, sets, options)
@@ -232,9 +241,10 @@ def _holds_searched(recorded: RecordedResult, experiment: Experiment, path: Path
         return True
     # The file may leave out what the network has by itself (counters of batches); compare what is loaded.
     task = task_of(experiment)
-    network = unwrap(task.network())
     try:
-        task.load(network, file)
+        network = load_checkpoint(
+            experiment.task, task, unwrap(task.network()), example_inputs(task, torch.device("cpu"))
+        )
     except CheckpointError as fault:
         raise CheckpointError(
             f"{fault}; leave out --checkpoint, or give the one that {path} was searched on"

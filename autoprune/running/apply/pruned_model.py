@@ -15,7 +15,7 @@ from autoprune.core.ledger import History
 from autoprune.core.recipe import Finetune
 from autoprune.core.trial import Candidate, Failure, Score, Stopped, Trial
 from autoprune.errors import AutopruneError
-from autoprune.evaluation.candidate_builder import PrunedNetwork
+from autoprune.evaluation.candidate_builder import PrunedNetwork, held_masks
 from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.graph.costs import measure_costs
@@ -36,6 +36,7 @@ class RecordedResult:
         digest: of the dense network's weights.
         dropped: whether its evaluation ended early.
         remark: what else to know of it.
+        place: where it was recorded, in words.
         coverage: what the search reached of the network and what it passed over, a line each.
     """
 
@@ -44,6 +45,7 @@ class RecordedResult:
     digest: str | None = None
     dropped: bool = False
     remark: str = ""
+    place: str = "the search"
     coverage: tuple[str, ...] = ()
 
     @classmethod
@@ -56,9 +58,9 @@ class RecordedResult:
         if trial.candidate.role == "intermediate":
             remark = f"trial {trial.number} is a step of a round on the way: the run's budget was not its limit"
         if isinstance(outcome, Stopped):
-            return cls(outcome.score, trial.costs, digest, True, remark, coverage)
+            return cls(outcome.score, trial.costs, digest, True, remark, coverage=coverage)
         score = _on_all_samples(history, trial.number) or outcome
-        return cls(score, trial.costs, digest, False, remark, coverage)
+        return cls(score, trial.costs, digest, False, remark, coverage=coverage)
 
     @classmethod
     def of_best(cls, content: Mapping[str, Any]) -> RecordedResult:
@@ -199,7 +201,7 @@ def finalize(
     """
     change, finetune = "", options.finetune
     if finetune is not None:
-        hooks = [built.held_masks()]
+        hooks = [held_masks(built.network)]
         if finetune.distill:
             hooks.insert(0, distillation(setup.prunable.network, finetune.temperature, finetune.distill))
         with training_progress(Display(), "fine-tuning") as hook:

@@ -13,8 +13,11 @@ from autoprune import registry
 from autoprune.config import Experiment, load_experiment
 from autoprune.core.settings import criterion_pattern
 from autoprune.errors import UserError
-from autoprune.running.run_folder import EXPERIMENT
+from autoprune.running.run_folder import EXPERIMENT, FINAL
+from autoprune.running.tracking.mlflow_runs import TRAINING
 
+# What torch.save has begun its files with.
+_CHECKPOINTS = (b"PK", b"\x80\x02")
 _NEEDED = ("widths", "task", "model", "pruner")
 # Settings that may name the user's own code, with what kind of it.
 _OWN_CODE = {"task.name": "task", "pruner": "pruner", "scoring.criterion": "criterion", "scoring.pattern": "pattern"}
@@ -31,6 +34,18 @@ class TrialSource:
 
     path: Path
     trial: int | None = None
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """A pruned file of autoprune's, of whatever it came from.
+
+    Attributes:
+        experiment: the settings of the training in whose folder it lies, where that is named; None for a file alone.
+    """
+
+    path: Path
+    experiment: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +140,7 @@ def _is_code(kind: str, name: str) -> bool:
     return registry.is_own(kind, name) or (kind in ("task", "model") and ":" in name)
 
 
-def find_source(text: str, trial: int | None, tracking_uri: str | None) -> TrialSource | BestFile:
+def find_source(text: str, trial: int | None, tracking_uri: str | None) -> TrialSource | BestFile | CheckpointFile:
     """Returns what a text names; a file is read.
 
     Args:
@@ -146,9 +161,18 @@ def find_source(text: str, trial: int | None, tracking_uri: str | None) -> Trial
     if path.is_dir() and not (path / EXPERIMENT).is_file():
         raise UserError(f"{path} is no run of autoprune: it has no {EXPERIMENT}; name a folder that a search wrote")
     if not path.exists():
-        raise UserError(f"no such run or file: {path}; give a run's folder, a best.yaml or mlflow:RUN_ID")
-    if path.is_dir():
+        raise UserError(
+            f"no such run or file: {path}; give a run's folder, a best.yaml, a pruned file or mlflow:RUN_ID"
+        )
+    is_training = path.is_dir() and (path / TRAINING).is_file()
+    if path.is_dir() and not is_training:
         return TrialSource(path, trial)
     if trial is not None:
-        raise UserError("--trial picks from a run's folder; a file of widths holds one allocation")
-    return BestFile.read(path)
+        raise UserError("--trial picks from a search's folder; a training and a file hold one network")
+    if is_training and not (path / FINAL).is_file():
+        raise UserError(f"{path} is a training that has not ended; go on with: autoprune train --resume {path}")
+    if is_training:
+        return CheckpointFile(path / FINAL, path / EXPERIMENT)
+    with path.open("rb") as file:
+        begins = file.read(2)
+    return CheckpointFile(path) if begins in _CHECKPOINTS else BestFile.read(path)
