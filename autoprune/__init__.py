@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from autoprune.pruning.schedules import Timing
     from autoprune.pruning.training.gradual import Pruning
     from autoprune.tasks.base import Hook, Task
+    from autoprune.tasks.metrics import Metric
     from autoprune.tasks.simple import SimpleTask
 
 __version__ = "0.1.0"
@@ -55,6 +56,7 @@ __all__ = [
     "Hook",
     "Interrupted",
     "LedgerWriteError",
+    "Metric",
     "ModelInputs",
     "NetworkSpace",
     "PluginError",
@@ -87,6 +89,7 @@ _MODULES = {
     "autoprune.pruning.schedules": ("Timing",),
     "autoprune.pruning.training.gradual": ("Pruning",),
     "autoprune.tasks.base": ("Hook", "Task"),
+    "autoprune.tasks.metrics": ("Metric",),
     "autoprune.tasks.simple": ("SimpleTask",),
 }
 """Where the names are that are imported on first use."""

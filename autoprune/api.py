@@ -19,6 +19,7 @@ from autoprune.config.keywords import in_keywords, settings_of
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Budget
 from autoprune.core.ledger import check_idle
+from autoprune.core.metrics import MetricInfo
 from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Trial
 from autoprune.errors import AutopruneError, UserError, printable
@@ -58,6 +59,8 @@ class SearchResult:
         results: dense, uniform at the same budget, and best.
         trials: every trial, in the order told.
         folder: the run's folder.
+        metrics: the task's.
+        shown: by which networks are described where there is room for one number.
     """
 
     network: nn.Module
@@ -66,6 +69,8 @@ class SearchResult:
     results: tuple[Result, ...]
     trials: tuple[Trial, ...]
     folder: Path
+    metrics: tuple[MetricInfo, ...]
+    shown: MetricInfo
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns a row of plain values for each trial, in the order told: `pandas.DataFrame(result.rows())`.
@@ -76,11 +81,11 @@ class SearchResult:
 
     def __repr__(self) -> str:
         text = io.StringIO()
-        plain_console(text, _REPR_WIDTH).print(results_table(self.results))
+        plain_console(text, _REPR_WIDTH).print(results_table(self.results, self.metrics, self.shown))
         return f"{self._headline()}\n{text.getvalue().rstrip()}"
 
     def _repr_html_(self) -> str:
-        headings, rows = results_cells(self.results)
+        headings, rows = results_cells(self.results, self.metrics, self.shown)
         lines = ["".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) for tag, row in _tagged(headings, rows)]
         return f"<p>{escape(self._headline())}</p><table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
@@ -111,7 +116,7 @@ def search(
     Args:
         model: with its trained weights; it is not changed. What training wrapped around it (`DataParallel`,
             `torch.compile`, a moving average) is taken off: the result is a bare network.
-        task: data, loss and metric; its own `network` and `load` are not used.
+        task: data, loss and metrics; its own `network` and `load` are not used.
         budget: `"flops=0.5"` or `{"flops": 0.5, "params": "200k"}`; a number alone is a fraction of the FLOPs.
         output: the run's folder; a new one under `runs/` if None.
         resume: goes on with the run in `output`, where there is one. Settings and budget that are not given are those
@@ -141,7 +146,9 @@ def search(
             network = setup.evaluator(config).restore_or_build(found.best.candidate)
             follow_configuration(network, setup.prunable.inputs)
     allocation = setup.space.expanded(found.best.candidate.allocation)
-    return SearchResult(network, found.best.number, allocation, found.results, found.trials, folder.path)
+    return SearchResult(
+        network, found.best.number, allocation, found.results, found.trials, folder.path, found.metrics, found.shown
+    )
 
 
 def _run_to_do(

@@ -12,7 +12,7 @@ task.train(model, autoprune.TrainingPlan(epochs=8, rate=0.1))  # or load your we
 result = autoprune.search(model, task, budget="flops=0.5", trials=10, output="search", track__enabled=False)
 print(result.allocation)  # group to kept width
 for row in result.results:
-    print(f"{row.name:8} {row.validation.accuracy:.2%} at {row.costs['flops']:,} FLOPs")
+    print(f"{row.name:8} {row.validation.metrics['accuracy']:.2%} at {row.costs['flops']:,} FLOPs")
 
 small = result.network  # ready to run; `model` is unchanged
 again = autoprune.apply(model, result.allocation, task)  # from the allocation alone

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprune.config.sections import read_finetune
+from autoprune.core.metrics import LOSS
 from autoprune.errors import UserError
 from autoprune.files import is_full
 from autoprune.running.apply.source import find_source
 
 if TYPE_CHECKING:
+    from autoprune.core.metrics import MetricInfo
     from autoprune.core.trial import Score
     from autoprune.running.apply.pruned_model import PrunedModel
 
@@ -99,23 +102,25 @@ def _print(pruned: PrunedModel, output: Path, exported: Path | None) -> None:
 
 def _expectation(pruned: PrunedModel) -> str:
     """Returns what accuracy to expect, and in brackets what the search had where that is something else."""
-    now, then = pruned.measured(), pruned.recorded.score
+    now, then, metrics = pruned.measured(), pruned.recorded.score, pruned.metrics
     if then is not None and (pruned.as_scored or (not pruned.change and _agree(now, then))):
-        return f"{_words(then)}, as in {pruned.recorded.place}"
+        return f"{_words(then, metrics)}, as in {pruned.recorded.place}"
     if then is None:
-        return _words(now)
-    had = f"{100 * then.accuracy:.2f} % and {then.loss:.4f}"
+        return _words(now, metrics)
+    had = " and ".join(each.text(then.get(each.name)) for each in (*metrics, LOSS))
     had += f" on {then.samples}" if then.samples not in (0, now.samples) else ""
     dropped = f"in {pruned.recorded.place}{', which then dropped it' if pruned.recorded.dropped else ''}"
-    return f"{_words(now)} ({had} {pruned.change or dropped})"
+    return f"{_words(now, metrics)} ({had} {pruned.change or dropped})"
 
 
-def _words(score: Score) -> str:
+def _words(score: Score, metrics: Sequence[MetricInfo]) -> str:
     on = f" on {score.samples} validation samples" if score.samples else ""
-    return f"{100 * score.accuracy:.2f} % accuracy and a loss of {score.loss:.4f}{on}"
+    found = [f"{each.text(score.get(each.name))} {each.name.replace('_', ' ')}" for each in metrics]
+    return f"{', '.join(found)} and a loss of {score.loss:.4f}{on}".removeprefix(" and ")
 
 
 def _agree(now: Score, then: Score) -> bool:
     """Returns whether two scores say the same but for rounding, on another machine too."""
-    alike = math.isclose(now.loss, then.loss, rel_tol=1e-3) and math.isclose(now.accuracy, then.accuracy, abs_tol=5e-4)
+    pairs = [(value, then.get(name)) for name, value in now.numbers().items()]
+    alike = all(other is not None and math.isclose(value, other, rel_tol=1e-3, abs_tol=5e-4) for value, other in pairs)
     return alike and then.samples in (0, now.samples)

@@ -14,6 +14,7 @@ from autoprune import registry
 from autoprune.commands.options import experiment_of
 from autoprune.config import Experiment
 from autoprune.core.budget import EFFECTIVE_KINDS
+from autoprune.core.metrics import MetricInfo
 from autoprune.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _SPLITS: Mapping[str, Sequence[Split]] = {"validation": ["validation"], "test": 
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prints accuracy, loss, parameters, FLOPs and latency of a dense or pruned checkpoint, or its sparsity table."""
+    """Prints metrics, loss, parameters, FLOPs and latency of a dense or pruned checkpoint, or its sparsity table."""
     experiment_of(arguments)  # options at fault are reported before torch is imported
     if arguments.sparsity_table is None:
         _print_report(arguments)
@@ -42,11 +43,11 @@ def _print_report(arguments: argparse.Namespace) -> None:
 
     pruned = read_checkpoint(arguments.file)
     experiment = experiment_of(arguments, None, _defaults(arguments, pruned))
-    report = _evaluate(arguments, experiment, pruned)
+    report, metrics = _evaluate(arguments, experiment, pruned)
     if arguments.json:
         print(json.dumps(report, indent=1))
     else:
-        _print(report)
+        _print(report, metrics)
 
 
 def _print_sparsity(arguments: argparse.Namespace) -> None:
@@ -73,7 +74,10 @@ def _defaults(arguments: argparse.Namespace, pruned: PrunedCheckpoint | None) ->
     return {key: name for key, (name, bundled) in named.items() if name in bundled}
 
 
-def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: PrunedCheckpoint | None) -> dict[str, Any]:
+def _evaluate(
+    arguments: argparse.Namespace, experiment: Experiment, pruned: PrunedCheckpoint | None
+) -> tuple[dict[str, Any], list[MetricInfo]]:
+    """Returns what was measured, and the task's metrics."""
     from autoprune.evaluation.checkpoints.checkpoint import rebuild
     from autoprune.evaluation.metrics import evaluate
     from autoprune.evaluation.prunable_model import example_inputs
@@ -95,16 +99,17 @@ def _evaluate(arguments: argparse.Namespace, experiment: Experiment, pruned: Pru
     batches = _batches(task, arguments.split, experiment.evaluation.batch_size, network, inputs)
     score = evaluate(network, task, Display().watch(f"{arguments.split} batches", batches))
     effective = measure_effective(network, inputs) if pruned and (pruned.masked or pruned.masks) else {}
-    return {
+    report = {
         "file": str(arguments.file),
         "split": arguments.split,
         "samples": score.samples,
-        "accuracy": score.accuracy,
+        "metrics": dict(score.metrics),
         "loss": score.loss,
         **measure_costs(network, inputs),
         **{f"effective_{kind}": effective[kind] for kind in EFFECTIVE_KINDS if effective},
         "latency_ms": measure_latency([network], inputs.take(1))[0],
     }
+    return report, [each.info for each in task.metrics]
 
 
 def _batches(task: Task, split: str, batch_size: int, network: nn.Module, inputs: ModelInputs) -> Iterable[Batch]:
@@ -125,11 +130,12 @@ def _batches(task: Task, split: str, batch_size: int, network: nn.Module, inputs
     return [batch for part in parts for batch in part] if whole else chain.from_iterable(parts)
 
 
-def _print(report: dict[str, Any]) -> None:
+def _print(report: dict[str, Any], metrics: Sequence[MetricInfo]) -> None:
     from autoprune.reporting.results import short
 
     print(f"{report['file']} on {report['samples']} {report['split']} samples")
-    print(f"  accuracy    {100 * report['accuracy']:.2f} %")
+    for each in metrics:
+        print(f"  {each.name.replace('_', ' '):11} {each.text(report['metrics'][each.name])}")
     print(f"  loss        {report['loss']:.4f}")
     print(f"  FLOPs       {report['flops']:,} ({short(report['flops'] / 2)}MACs)")
     print(f"  parameters  {report['params']:,}")

@@ -53,7 +53,7 @@ def _report(conclusion: Conclusion, experiment: Experiment) -> None:
     from autoprune.reporting.terminal import plain_console
 
     folder = str(conclusion.folder.path)
-    plain_console().print(results_table(conclusion.results))
+    plain_console().print(results_table(conclusion.results, conclusion.metrics, conclusion.shown))
     print(f"\n{_count(conclusion.trials)}; budget {experiment.budget}")
     for line in conclusion.coverage.lines():
         print(printable(line))

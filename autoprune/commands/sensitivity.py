@@ -46,7 +46,7 @@ def _sweep(experiment: Experiment, folder: Path) -> None:
     grid = sweep_grid(setup.space, experiment.sensitivity.levels)
     others = curves_beside(setup, RunFolder(folder))
     curves = measure_curves(setup, evaluator, display, grid)
-    write_curves(curves, RunFolder(folder), others)
+    write_curves(curves, RunFolder(folder), setup.metrics, others)
     for line in setup.coverage.lines():
         display.say(line)
     display.say(work_line(curves, setup.prunable.costs))

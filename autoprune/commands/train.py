@@ -10,9 +10,11 @@ from autoprune.commands.interruption import interruptible, typed
 from autoprune.commands.options import experiment_of, resumed_run, task_options
 from autoprune.config import Experiment
 from autoprune.config.schedule import load_schedule
+from autoprune.core.metrics import LOSS
 from autoprune.errors import UserError
 
 if TYPE_CHECKING:
+    from autoprune.core.trial import Score
     from autoprune.running.training import TrainingResult
 
 
@@ -50,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _report(result: TrainingResult, experiment: Experiment) -> None:
-    """Prints accuracy and costs before and after, and the next commands."""
+    """Prints metrics and costs before and after, and the next commands."""
     from autoprune.reporting.results import percent, short
     from autoprune.reporting.terminal import plain_console, text_table
 
@@ -58,14 +60,21 @@ def _report(result: TrainingResult, experiment: Experiment) -> None:
         return [short(costs["flops"]), short(costs["params"])]
 
     dense, final = result.dense, result.final
-    top_5, test = percent(result.top_5), percent(result.test.accuracy if result.test else None)
+    shown = [*result.metrics, LOSS]
+    tested = shown[0] if result.test else None
+
+    def measured(score: Score) -> list[str]:
+        return [each.text(score.get(each.name)) for each in shown]
+
+    test = [tested.text(result.test.get(tested.name))] if tested and result.test else []
     rows = [
-        ["before", percent(dense.accuracy), "", f"{dense.loss:.4f}", *cells(result.dense_costs), ""],
-        ["trained", percent(final.accuracy), top_5, f"{final.loss:.4f}", *cells(result.costs), test],
+        ["before", *measured(dense), *cells(result.dense_costs), *("" for _ in test)],
+        ["trained", *measured(final), *cells(result.costs), *test],
     ]
     if result.effective:
-        rows.append(["effective, without zeros", "", "", "", *cells(result.effective), ""])
-    headings = ["network", "accuracy", "top-5", "loss", "FLOPs", "parameters", "test accuracy"]
+        rows.append(["effective, without zeros", *("" for _ in shown), *cells(result.effective), *("" for _ in test)])
+    names = [each.name.replace("_", " ") for each in shown]
+    headings = ["network", *names, "FLOPs", "parameters", *(f"test {names[0]}" for _ in test)]
     plain_console().print(text_table(headings, rows, ["network"]))
     for name, share in result.sparsity.items():
         print(f"{name}: {percent(share)} of its structures pruned")

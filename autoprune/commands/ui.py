@@ -55,10 +55,11 @@ def _views(folder: Path | None, store: Store, uri: str) -> list[View]:
     Raises:
         UserError: the store does not have the run.
     """
+    from autoprune.core.metrics import LOSS
     from autoprune.running.tracking.mlflow_view import View, telling_groups
 
     if folder is None:
-        return [View("loss", store.newest_groups())]
+        return [View(LOSS, (), store.newest_groups())]
     from autoprune.core.ledger import NAME
     from autoprune.reporting.record import read_record
     from autoprune.running.tracking.mlflow_runs import SEARCH_ROLE, run_key, track_command
@@ -67,7 +68,8 @@ def _views(folder: Path | None, store: Store, uri: str) -> list[View]:
     if store.find(key, SEARCH_ROLE) is None:
         raise UserError(f"{folder} is not in {redact(uri, uri)} yet; put it there with: {track_command(folder)}")
     groups = telling_groups([trial.candidate.allocation for trial in record.trials])
-    return [View(record.objective, groups, key), View(record.objective, groups)]
+    names = [each.name for each in record.metrics]
+    return [View(record.objective, names, groups, key), View(record.objective, names, groups)]
 
 
 def _addresses(views: Sequence[View], root: str, number: str) -> str:

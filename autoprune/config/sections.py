@@ -16,10 +16,10 @@ from autoprune.config.messages import validated
 from autoprune.config.settings import read_settings, write_settings
 from autoprune.core.budget import Budget
 from autoprune.core.fields import Above0, AtLeast0, Between, FieldError, Positive, UpToOne, Whole, only_fields
+from autoprune.core.metrics import LOSS
 from autoprune.core.recipe import Finetune, Rounds
 from autoprune.core.settings import Combination
 from autoprune.core.space import SpaceRules
-from autoprune.core.trial import Objective
 from autoprune.errors import ConfigError
 
 
@@ -168,7 +168,7 @@ class EvaluationSection(Section):
     rungs each is evaluated on all samples.
     """
 
-    objective: Objective = "loss"
+    objective: str = LOSS.name
     samples: Positive = 5000
     batch_size: Positive = 128
     rungs: tuple[Between, ...] = (0.1, 0.3)
@@ -187,7 +187,8 @@ class EvaluationSection(Section):
 class SensitivitySection(Section):
     """The sweep: a file of curves to use instead, or how to make them.
 
-    A group's levels end with the first whose accuracy is below `stop` times the dense network's (null: none ends).
+    A group's levels end with the first whose first metric, where that should be high, is below `stop` times the dense
+    network's (null: none ends).
     With `reuse` what comes before a group is computed once for all of its levels.
     """
 

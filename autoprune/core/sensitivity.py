@@ -1,4 +1,4 @@
-"""Per group: loss and accuracy against kept width, everything else dense."""
+"""Per group: loss and metrics against kept width, everything else dense."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from autoprune.core.costs import Floats, Ints
+from autoprune.core.metrics import LOSS, Objective
 from autoprune.core.space import Bounds, SearchSpace
-from autoprune.core.trial import Objective, Score, value
+from autoprune.core.trial import Score, value
 from autoprune.errors import UserError
 from autoprune.files import csv_text
 
@@ -73,7 +74,7 @@ class SensitivityCurves:
     work: int | None = None
     naive_work: int | None = None
 
-    def curve(self, group: str, objective: Objective = "loss") -> Curve:
+    def curve(self, group: str, objective: Objective = LOSS) -> Curve:
         """Returns how much worse than dense the network is at the widths of one group, made monotone.
 
         A degradation is the greatest found at that width or any wider one: noise can show a narrower group as better
@@ -116,13 +117,14 @@ class SensitivityCurves:
         return cls(Score.from_json(data["dense"]), levels, data["widths"], data["fingerprint"], work, naive)
 
     def to_csv(self) -> str:
-        """Returns one line a level: group, width, kept, loss, accuracy."""
+        """Returns one line a level: group, width, kept, loss, each metric, samples."""
+        metrics = list(self.dense.metrics)
         rows = [
-            [group, self.widths[group], kept, score.loss, score.accuracy, score.samples]
+            [group, self.widths[group], kept, score.loss, *(score.get(name) for name in metrics), score.samples]
             for group, levels in self.levels.items()
             for kept, score in sorted({**levels, self.widths[group]: self.dense}.items())
         ]
-        return csv_text(["group", "width", "kept", "loss", "accuracy", "samples"], rows)
+        return csv_text(["group", "width", "kept", "loss", *metrics, "samples"], rows)
 
 
 def sweep_grid(space: SearchSpace, levels: int) -> dict[str, list[int]]:

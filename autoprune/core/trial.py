@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.fields import set_fields
+from autoprune.core.metrics import KL, LOSS, Objective
 from autoprune.core.recipe import Recipe
 
 Role = Literal["final", "intermediate", "finalist"]
@@ -80,17 +81,31 @@ class Score:
 
     Attributes:
         loss: mean over the samples.
-        accuracy: mean of the task's metric over the samples, higher is better.
+        metrics: what each metric of the task comes to, by name.
         samples: how many were evaluated.
         kl: mean divergence of the outputs from the dense network's, KL(dense ‖ pruned) in nats, where it was asked for.
         rungs: the scores on the first samples, fewest first, where they were asked for.
     """
 
     loss: float
-    accuracy: float
+    metrics: Mapping[str, float]
     samples: int
     kl: float | None = None
     rungs: tuple[Score, ...] = ()
+
+    def get(self, name: str) -> float | None:
+        """Returns the loss, the divergence or a metric; None where it was not measured."""
+        return {LOSS.name: self.loss, KL.name: self.kl}.get(name, self.metrics.get(name))
+
+    def numbers(self) -> dict[str, float]:
+        """Returns everything that was measured, by name."""
+        return {**self.metrics, LOSS.name: self.loss, **({} if self.kl is None else {KL.name: self.kl})}
+
+    @classmethod
+    def of_numbers(cls, numbers: Mapping[str, float], samples: int) -> Score:
+        """Returns the score whose `numbers` these are."""
+        metrics = {name: value for name, value in numbers.items() if name not in (LOSS.name, KL.name)}
+        return cls(numbers[LOSS.name], metrics, samples, numbers.get(KL.name))
 
     def to_json(self) -> dict[str, Any]:
         """Returns what was measured."""
@@ -100,7 +115,7 @@ class Score:
     def from_json(cls, data: Mapping[str, Any]) -> Score:
         """Returns the score that `to_json` wrote."""
         rungs = tuple(cls.from_json(rung) for rung in data.get("rungs", ()))
-        return cls(**{**data, "rungs": rungs})
+        return cls(**{"metrics": {}, **data, "rungs": rungs})
 
 
 @dataclass(frozen=True)
@@ -207,20 +222,16 @@ def reasons(trials: Iterable[Trial]) -> str:
     return "; ".join(sorted(found)[:3])
 
 
-Objective = Literal["loss", "accuracy", "kl"]
-
-
 def value(score: Score, objective: Objective) -> float:
-    """Returns what a search minimises: the loss, one minus the accuracy, or the divergence from the dense network.
+    """Returns what a search minimises of a score; see `MetricInfo.cost`.
 
     Raises:
-        ValueError: the divergence was not measured.
+        ValueError: the objective was not measured.
     """
-    if objective == "kl":
-        if score.kl is None:
-            raise ValueError("the score has no divergence from the dense network")
-        return score.kl
-    return score.loss if objective == "loss" else 1.0 - score.accuracy
+    found = score.get(objective.name)
+    if found is None:
+        raise ValueError(f"the score has no {objective.name}: it has {', '.join(score.numbers())}")
+    return objective.cost(found)
 
 
 def ranked(trials: Sequence[Trial], objective: Objective, role: Role = "final") -> list[Trial]:

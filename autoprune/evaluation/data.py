@@ -12,8 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.metrics import KL, LOSS, Objective
 from autoprune.core.recipe import Recipe
-from autoprune.core.trial import Objective
 from autoprune.errors import DataError, TaskError
 from autoprune.evaluation.training_snapshots import SNAPSHOT_SECONDS
 from autoprune.graph.inputs import ModelInputs, call_network, network_inputs
@@ -168,7 +168,7 @@ class EvaluationConfig:
     samples: int | None = None
     batch_size: int = 128
     seed: int = 0
-    objective: Objective = "loss"
+    objective: Objective = LOSS
     rungs: tuple[float, ...] = ()
     weights: Path | None = None
     snapshot_seconds: float = SNAPSHOT_SECONDS
@@ -246,7 +246,7 @@ class EvaluationData:
         Raises:
             TaskError: they are not logits.
         """
-        if self._config.objective != "kl":
+        if self._config.objective != KL:
             return None
         key = (split, samples)
         if key not in self._teacher_logits:

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autoprune.core.trial import Objective, Score, Stopped, value
+from autoprune.core.metrics import Objective
+from autoprune.core.trial import Score, Stopped, value
 from autoprune.evaluation.metrics import MetricAccumulator
 from autoprune.graph.inputs import call_network
 from autoprune.graph.recording.randomness import seeded

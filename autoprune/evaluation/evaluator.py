@@ -23,7 +23,7 @@ from autoprune.evaluation.checkpoints.checkpoint import (
 )
 from autoprune.evaluation.data import EvaluationConfig, EvaluationData
 from autoprune.evaluation.early_stopping import evaluate_with_early_stopping
-from autoprune.evaluation.metrics import evaluate
+from autoprune.evaluation.metrics import check_metrics, evaluate
 from autoprune.evaluation.outcomes import is_finite, outcome_of
 from autoprune.evaluation.parents import Parents, restore_parent
 from autoprune.evaluation.prunable_model import PrunableModel
@@ -108,7 +108,7 @@ class Evaluator:
         split: Split = "validation",
         watch: Watch | None = None,
     ) -> Score:
-        """Returns loss and accuracy of a network, and its divergence from the dense one if that is the objective.
+        """Returns loss and metrics of a network, and its divergence from the dense one if that is the objective.
 
         Args:
             samples: the first so many of the split; None is all.
@@ -205,7 +205,7 @@ class Evaluator:
         return self.work.evaluation(candidate.allocation, _recipe(candidate), samples)
 
     def _write(self, built: PrunedNetwork, score: Score, path: Path) -> None:
-        metrics = {"accuracy": score.accuracy, "loss": score.loss, "samples": score.samples}
+        metrics = {**score.numbers(), "samples": score.samples}
         write_checkpoint(path, built.checkpoint(metrics, self.config.identity))
 
 
@@ -225,13 +225,14 @@ def evaluate_dense(evaluator: Evaluator, watch: Watch | None = None) -> Score:
     """Returns the score of the dense network as it is, on the samples that candidates are evaluated on.
 
     Raises:
-        TaskError: it cannot be evaluated, so that no candidate could be.
+        TaskError: it cannot be evaluated, so that no candidate could be, or a metric is not what it is said to be.
     """
     network, samples = evaluator.prunable.network, evaluator.config.samples
     outcome = outcome_of(lambda: evaluator.evaluate_network(network, samples, watch=watch))
     if isinstance(outcome, Failure):
         raise TaskError(
             f"the dense network cannot be evaluated on the validation samples ({outcome.reason}); "
-            "check the checkpoint, the data, the loss and the metric"
+            "check the checkpoint, the data, the loss and the metrics"
         )
+    check_metrics(evaluator.task, outcome, network, next(iter(evaluator.data.batches("validation", samples))))
     return outcome

@@ -1,29 +1,32 @@
-"""Loss, accuracy and divergence of a network on samples."""
+"""Loss, metrics and divergence of a network on samples."""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.metrics import SHARE
 from autoprune.core.trial import Score
-from autoprune.errors import DataError
+from autoprune.errors import DataError, TaskError
 from autoprune.graph.inputs import call_network
 from autoprune.graph.recording.randomness import seeded
 from autoprune.tasks.base import Batch, Task
-from autoprune.tasks.metrics import applicable_top_k, top_k
+from autoprune.tasks.metrics import Metric, predictions
 from autoprune.tasks.training.distillation import soft_loss
 
-OnBatch = Callable[[Tensor, Tensor], None]
-"""Takes the outputs and targets of each batch."""
+log = logging.getLogger(__name__)
 
 
 class MetricAccumulator:
     """Sums of an evaluation in progress; exact, so that the order of the batches does not matter.
 
     Args:
+        task: gives loss and metrics.
         teacher_logits: of each batch, in order, the dense network's outputs, from which the divergence is measured;
             None measures none.
     """
@@ -31,36 +34,53 @@ class MetricAccumulator:
     def __init__(self, task: Task, teacher_logits: Sequence[Tensor] | None = None) -> None:
         self._task, self._teacher_logits = task, teacher_logits
         self._losses: list[float] = []
-        self._accuracies: list[float] = []
         self._divergences: list[float] = []
+        self._means: dict[str, list[float]] = {each.name: [] for each in task.metrics if not each.accumulates}
+        self._objects = {each.name: each.accumulator() for each in task.metrics if each.accumulates}
         self.samples = 0
 
-    def add(self, outputs: Tensor, targets: Tensor, count: int, number: int) -> None:
+    def add(self, outputs: Any, targets: Any, count: int, number: int) -> None:
         """Adds a batch.
 
         Args:
-            outputs: `[count, …]`.
-            targets: `[count, …]`.
+            outputs: whatever the network gives.
+            targets: whatever the task has for them.
             count: samples in it.
             number: of the batch, from 0, in the order of the teacher's outputs.
         """
-        self._losses.append(float(self._task.loss(outputs, targets)) * count)
-        self._accuracies.append(float(self._task.metric(outputs, targets).double().mean()) * count)
+        self._losses.append(_scalar(self._task.loss(outputs, targets)) * count)
+        seen = predictions(outputs)
+        for metric in self._task.metrics:
+            if metric.accumulates:
+                self._objects[metric.name].update(seen, targets)
+            else:
+                self._means[metric.name].append(metric.batch_mean(seen, targets, count) * count)
         if self._teacher_logits is not None:
             self._divergences.append(float(soft_loss(outputs, self._teacher_logits[number], 1.0)) * count)
         self.samples += count
 
     def score(self, rungs: tuple[Score, ...] = ()) -> Score:
-        """Returns the means over the samples so far; not a number if the network gives none.
+        """Returns the values over the samples so far; not a number if the network gives none.
 
         Raises:
             DataError: there were no samples.
         """
         if not self.samples:
             raise DataError(f"task {self._task.name} gave no samples to evaluate on")
-        loss, accuracy = (_sum(parts) / self.samples for parts in (self._losses, self._accuracies))
+        metrics = {
+            metric.name: metric.result(self._objects[metric.name].compute())
+            if metric.accumulates
+            else _sum(self._means[metric.name]) / self.samples
+            for metric in self._task.metrics
+        }
         kl = _sum(self._divergences) / self.samples if self._teacher_logits is not None else None
-        return Score(loss, accuracy, self.samples, kl, rungs)
+        return Score(_sum(self._losses) / self.samples, metrics, self.samples, kl, rungs)
+
+
+def _scalar(loss: Tensor) -> float:
+    if isinstance(loss, Tensor) and loss.numel() != 1:
+        raise TaskError(f"the loss should be a scalar, the mean over the batch, but has shape {list(loss.shape)}")
+    return float(loss)
 
 
 def _sum(parts: Sequence[float]) -> float:
@@ -72,19 +92,14 @@ def _sum(parts: Sequence[float]) -> float:
 
 
 def evaluate(
-    network: nn.Module,
-    task: Task,
-    batches: Iterable[Batch],
-    on_batch: OnBatch = lambda *_: None,
-    teacher_logits: Sequence[Tensor] | None = None,
+    network: nn.Module, task: Task, batches: Iterable[Batch], teacher_logits: Sequence[Tensor] | None = None
 ) -> Score:
-    """Returns mean loss and accuracy over the batches, in evaluation mode; not a number if the network gives none.
+    """Returns mean loss and metrics over the batches, in evaluation mode; not a number if the network gives none.
 
     Args:
         network: left in evaluation mode.
-        task: gives loss and metric.
-        batches: pairs of inputs and `[batch, …]` targets on the network's device.
-        on_batch: called after each batch.
+        task: gives loss and metrics.
+        batches: pairs of inputs and targets on the network's device.
         teacher_logits: the dense network's `[batch, classes]` outputs of each batch, from which the divergence is
             measured; None measures none.
     """
@@ -92,28 +107,52 @@ def evaluate(
     metrics = MetricAccumulator(task, teacher_logits)
     with torch.inference_mode(), seeded(0):  # all networks draw the same random numbers, if any
         for batch, (inputs, targets) in enumerate(batches):
-            outputs = call_network(network, inputs)
-            on_batch(outputs, targets)
-            metrics.add(outputs, targets, len(inputs), batch)
+            metrics.add(call_network(network, inputs), targets, len(inputs), batch)
     return metrics.score()
 
 
-def evaluate_with_top_5(network: nn.Module, task: Task, batches: Iterable[Batch]) -> tuple[Score, float | None]:
-    """Returns the score, and the top-5 accuracy, in [0, 1]; None where there are too few classes.
+def check_metrics(task: Task, score: Score, network: nn.Module, batch: Batch) -> None:
+    """Checks once, on the dense network, that the metrics say something.
+
+    What is odd and may be meant is a warning: one number for a whole batch, or the same for other samples' outputs.
 
     Args:
-        network: left in evaluation mode.
-        task: gives loss and metric.
-        batches: pairs of inputs and `[batch, …]` targets on the network's device.
+        task: gives the metrics.
+        score: of the dense network.
+        network: that network, left in evaluation mode.
+        batch: of the samples that were scored.
+
+    Raises:
+        TaskError: a metric is out of its range.
     """
-    hits: list[Tensor] = []
+    for metric in task.metrics:
+        low, high = metric.range or (None, None)
+        value = score.metrics[metric.name]
+        if (low is not None and value < low) or (high is not None and value > high):
+            hint = f"; without unit={metric.unit!r} it may be any number" if metric.unit == SHARE else ""
+            raise TaskError(
+                f"metric {metric.name!r} is {value:.6g} for the dense network, but should be in [{low}, {high}]{hint}"
+            )
+    inputs, targets = batch
+    with torch.inference_mode(), seeded(0):
+        outputs = predictions(call_network(network.eval(), inputs))
+    for metric in task.metrics:
+        if not metric.accumulates and len(inputs) > 1 and (doubt := _doubt(metric, outputs, targets)):
+            log.warning("metric %r %s", metric.name, doubt)
 
-    def count_hits(outputs: Tensor, targets: Tensor) -> None:
-        if isinstance(outputs, Tensor) and applicable_top_k(outputs, targets, 5):
-            hits.append(top_k(outputs, targets, 5))
 
-    score = evaluate(network, task, batches, count_hits)
-    return score, float(torch.cat(hits).double().mean()) if hits else None
+def _doubt(metric: Metric, outputs: Any, targets: Any) -> str:
+    """Returns what is odd about a metric that is a function, on outputs and targets of several samples."""
+    assert callable(metric.measure), "the caller looked"
+    values = torch.as_tensor(metric.measure(outputs, targets))
+    if values.numel() == 1:
+        return "gives one number for a batch: the mean over the batches is taken, weighted by their samples"
+    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)):
+        return ""
+    several = all(bool((each != each[:1]).any()) for each in (outputs, targets))
+    if several and torch.equal(values, torch.as_tensor(metric.measure(outputs.roll(1, 0), targets))):
+        return "is the same for other samples' outputs; does it look at them?"
+    return ""
 
 
 def zeros_in(network: nn.Module) -> float:

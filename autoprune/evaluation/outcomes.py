@@ -57,12 +57,16 @@ def outcome_of(evaluate: Callable[[], S]) -> S | Failure:
     except Exception as fault:  # the user's network, loss or data may raise anything
         return Failure("exception", describe(fault))
     score = outcome.score if isinstance(outcome, Stopped) else outcome
-    return outcome if is_finite(score) else Failure("nan", f"loss {score.loss}, accuracy {score.accuracy}")
+    return outcome if is_finite(score) else Failure("nan", _named(score))
 
 
 def is_finite(score: Score) -> bool:
-    """Returns whether loss, accuracy and, where it was measured, divergence are numbers."""
-    return all(math.isfinite(number) for number in (score.loss, score.accuracy, score.kl or 0.0))
+    """Returns whether everything that was measured is a number."""
+    return all(map(math.isfinite, score.numbers().values()))
+
+
+def _named(score: Score) -> str:
+    return ", ".join(f"{name} {number}" for name, number in score.numbers().items() if not math.isfinite(number))
 
 
 def retry_out_of_memory(run: Callable[[], R], retries: int) -> R:

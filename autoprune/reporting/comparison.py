@@ -26,7 +26,7 @@ def nni_json(record: RunRecord) -> str:
 
 def run_fields(record: RunRecord) -> dict[str, Any]:
     """Returns the fields of one run; what is not known is left out."""
-    best, score, dense = record.best, record.best_validation, record.dense
+    best, score, dense, tested = record.best, record.best_validation, record.dense, record.result("best")
     fields: dict[str, Any] = {
         "run": record.name,
         "state": record.state,
@@ -39,12 +39,12 @@ def run_fields(record: RunRecord) -> dict[str, Any]:
         "evaluations": record.evaluations,
         "best": best.number if best else None,
         "loss": score.loss if score else None,
-        "accuracy": score.accuracy if score else None,
-        "test_accuracy": record.test_accuracy("best"),
+        "metrics": dict(score.metrics) if score else None,
+        "test": tested.test.numbers() if tested and tested.test else None,
         "kept": record.kept(best),
         "seconds": record.seconds,
         "folder": str(record.folder.resolve()),
-        "objective": record.objective,
+        "objective": record.objective.name,
         "effective": record.effective,
         "identity": dict(record.identity),
         "limits": dict(record.limits),
@@ -76,18 +76,19 @@ def nni_fields(record: RunRecord) -> dict[str, Any]:
 
     `original` is the dense network, `pruned` the masked one, `speedup` the one with smaller layers, `finetuned` what
     training made of it. Ours is checked to compute the same masked and with smaller layers, so these two are equal;
-    where weights are only set to zero there is no `speedup`. Accuracies are those on test samples if all are known,
-    else on validation samples. Costs are ours: two FLOPs for each multiply-add, where NNI counts one.
+    where weights are only set to zero there is no `speedup`. Numbers are the primary metric's, on test samples if all
+    are known, else on validation samples. Costs are ours: two FLOPs for each multiply-add, where NNI counts one.
     """
     dense, trial, score = record.dense, record.best, record.best_validation
     if dense is None:
         return {}
-    original, found = dense.validation.accuracy, score.accuracy if score else None
+    name = record.primary.name
+    original, found = dense.validation.get(name), score.get(name) if score else None
     trained = trial is not None and _trained(trial)
     untrained = _untrained(record, trial) if trial and trained else None
-    tested = record.test_accuracy("best")
+    tested = record.tested("best")
     if dense.test and tested is not None and untrained is None:
-        original, found = dense.test.accuracy, tested
+        original, found = dense.test.get(name), tested
     masked = untrained if trained else found
     smaller = None if record.effective else masked
     finetuned = found if trained else None
@@ -96,7 +97,7 @@ def nni_fields(record: RunRecord) -> dict[str, Any]:
     if trial and found is not None and not record.effective:
         for kind, of_kind in costs.items():
             of_kind["speedup"] = trial.costs[kind]
-    return {"performance": {name: accuracy for name, accuracy in performance.items() if accuracy is not None}, **costs}
+    return {"performance": {stage: value for stage, value in performance.items() if value is not None}, **costs}
 
 
 def _trained(trial: Trial) -> bool:
@@ -105,10 +106,10 @@ def _trained(trial: Trial) -> bool:
 
 
 def _untrained(record: RunRecord, trial: Trial) -> float | None:
-    """Returns the accuracy of the same widths without training, if a trial had them."""
+    """Returns the primary metric of the same widths without training, if a trial had them."""
     for other in record.trials:
         if other.score and other.candidate.allocation == trial.candidate.allocation and not _trained(other):
-            return other.score.accuracy
+            return other.score.get(record.primary.name)
     return None
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from autoprune.core.budget import EFFECTIVE_KINDS
+from autoprune.core.metrics import LOSS
 from autoprune.core.trial import Failure, Score, Trial, ranked, winners
 from autoprune.errors import printable
 from autoprune.files import write_whole
@@ -19,7 +20,7 @@ from autoprune.reporting.comparison import comparison_json, nni_json
 from autoprune.reporting.drawing import DARK, LIGHT, png, svg
 from autoprune.reporting.figures import Figures, figures_of
 from autoprune.reporting.record import RunRecord
-from autoprune.reporting.results import cost_name, percent, results_cells
+from autoprune.reporting.results import cost_name, heading, percent, results_cells
 
 
 def escape(text: str) -> str:
@@ -159,7 +160,7 @@ def _one(record: RunRecord, figures: Figures) -> str:
         paragraph(_sentence(record), "lead"),
         numbers(_headline(record)),
         section("Dense, uniform, best", _results(record)),
-        section("Accuracy against cost", _grid(figures, "accuracy-")),
+        section(f"{heading(record.primary).capitalize()} against cost", _grid(figures, "cost-")),
         section("How the search went", _grid(figures, "best-")),
         section("What the best one keeps", _grid(figures, "widths", wide=True)),
         section("Sensitivity of each group", _grid(figures, "sensitivity-", wide=True)),
@@ -177,28 +178,33 @@ def _sentence(record: RunRecord) -> str:
     best, score, dense = record.best, record.best_validation, record.dense
     if best is None or score is None or dense is None:
         return f"{opening}no trial has a score yet ({tables.progress(record)})."
-    kept = record.kept(best)
+    kept, name = record.kept(best), heading(record.primary)
+
+    def shown(measured: Score) -> str:
+        return record.primary.text(measured.get(record.primary.name))
+
     flops, params = (f"{percent(kept[kind])} of the {cost_name(kind, record.effective)}" for kind in EFFECTIVE_KINDS)
     text = (
-        f"{opening}trial {best.number} keeps {flops} and {params} at {percent(score.accuracy)} validation accuracy; "
-        f"the dense network has {percent(dense.validation.accuracy)}"
+        f"{opening}trial {best.number} keeps {flops} and {params} at {shown(score)} validation {name}; "
+        f"the dense network has {shown(dense.validation)}"
     )
     if (uniform := record.result("uniform")) is not None:
-        text += f", uniform pruning to the same budget {percent(uniform.validation.accuracy)}"
+        text += f", uniform pruning to the same budget {shown(uniform.validation)}"
     return text + ("." if record.state == "finished" else f". The search has not finished ({tables.progress(record)}).")
 
 
 def _headline(record: RunRecord) -> list[tuple[str, str, str]]:
     score, dense, kept = record.best_validation, record.dense, record.kept(record.best)
-    whole = f"dense {percent(dense.validation.accuracy)}" if dense else ""
-    test = f"dense {percent(dense.test.accuracy)}" if dense and dense.test else ""
+    metric, name = record.primary, heading(record.primary)
+    whole = f"dense {metric.text(dense.validation.get(metric.name))}" if dense else ""
+    test = f"dense {metric.text(dense.test.get(metric.name))}" if dense and dense.test else ""
     work = "" if record.evaluations is None else f", {record.evaluations:.0f} evaluations"
     limits: dict[str, str] = dict.fromkeys(EFFECTIVE_KINDS, "not limited")
     if dense is not None:
         limits |= {kind: f"limit {percent(limit / dense.costs[kind])}" for kind, limit in record.limits.items()}
     return [
-        ("validation accuracy", percent(score.accuracy if score else None), whole),
-        ("test accuracy", percent(record.test_accuracy("best")), test),
+        (f"validation {name}", metric.text(score.get(metric.name) if score else None), whole),
+        (f"test {name}", metric.text(record.tested("best")), test),
         *((f"{cost_name(k, record.effective)} kept", percent(kept.get(k)), limits[k]) for k in EFFECTIVE_KINDS),
         ("searched for", tables.duration(record.seconds), tables.progress(record) + work),
     ]
@@ -207,7 +213,7 @@ def _headline(record: RunRecord) -> list[tuple[str, str, str]]:
 def _results(record: RunRecord) -> str:
     if not record.results:
         return ""
-    headings, rows = results_cells(record.results)
+    headings, rows = results_cells(record.results, record.metrics, record.primary)
     return table(headings, rows, ["network"], [len(rows) - 1])
 
 
@@ -217,7 +223,8 @@ def _top(record: RunRecord) -> str:
     if not trials:
         return ""
     kept = [f"{cost_name(kind, record.effective)} kept" for kind in EFFECTIVE_KINDS]
-    headings = ["trial", "loss", "accuracy", *kept, "samples", "seconds", "role", "worker"]
+    metrics = [heading(each) for each in record.metrics]
+    headings = ["trial", "loss", *metrics, *kept, "samples", "seconds", "role", "worker"]
     rows = [_trial_cells(record, trial, trial.score) for trial in trials[:_TOP] if trial.score]
     number = record.best.number if record.best else -1
     marked = [i for i, trial in enumerate(trials[:_TOP]) if trial.number == number]
@@ -227,7 +234,7 @@ def _top(record: RunRecord) -> str:
 
 def _trial_cells(record: RunRecord, trial: Trial, score: Score) -> list[str]:
     kept = record.kept(trial)
-    cells = [str(trial.number), f"{score.loss:.4f}", percent(score.accuracy)]
+    cells = [str(trial.number), *(each.text(score.get(each.name)) for each in (LOSS, *record.metrics))]
     cells += [percent(kept.get(kind)) for kind in EFFECTIVE_KINDS]
     return [*cells, f"{score.samples:,}", f"{trial.seconds:.2f}", trial.candidate.role, trial.worker]
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from autoprune.core.budget import COST_KINDS, EFFECTIVE_KINDS, CostKind
+from autoprune.core.metrics import KL, LOSS, MetricInfo
 from autoprune.core.sensitivity import SensitivityCurves
-from autoprune.core.trial import Score, Trial, value
+from autoprune.core.trial import Score, Trial
 from autoprune.reporting.comparison import frontier_of
 from autoprune.reporting.drawing import LIGHT, SERIES, legend, log_scale, name_text, panels, shade
 from autoprune.reporting.record import RunRecord, best_so_far
-from autoprune.reporting.results import cost_name
+from autoprune.reporting.results import cost_name, heading
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 _Style: TypeAlias = dict[str, Any]
 Figures: TypeAlias = Mapping[str, tuple["Figure", str]]
 """By name of the file: a figure and what it shows."""
-_OBJECTIVES = {"loss": "validation loss", "accuracy": "validation error", "kl": "divergence from dense"}
 _DRAWN_AS_POINTS = 3000
 """More trials than these are drawn as a picture, which keeps the page small."""
 _NAMED = 8
@@ -39,18 +40,22 @@ def figures_of(records: Sequence[RunRecord]) -> Figures:
     if len(records) > 1:
         for kind in EFFECTIVE_KINDS:
             name = cost_name(kind, records[0].effective)
-            text = f"The frontier of each run in accuracy and {name}; a star is its best."
+            text = f"The frontier of each run in {heading(records[0].primary)} and {name}; a star is its best."
             drawn[f"frontiers-{kind}"] = frontiers_figure(records, kind), text
     else:
         record = records[0]
         for kind in _drawn_costs(record):
-            text = f"Accuracy of every trial against the {cost_name(kind, record.effective)} that it keeps."
-            drawn[f"accuracy-{kind}"] = cost_figure(record, kind), f"{text} Numbers name trials of the frontier."
+            name = heading(record.primary)
+            text = f"Validation {name} of every trial against the {cost_name(kind, record.effective)} that it keeps."
+            drawn[f"cost-{kind}"] = cost_figure(record, kind), f"{text} Numbers name trials of the frontier."
         text = "Channels or weights that each group keeps in the best one, beside the dense network."
         drawn["widths"] = widths_figure(record), text
-        for metric in ("loss", "accuracy"):
-            text = f"Validation {metric} with one group pruned and all others dense."
-            drawn[f"sensitivity-{metric}"] = sensitivity_figure(record.curves, metric) if record.curves else None, text
+        for metric in dict.fromkeys((LOSS, *record.metrics)):
+            text = f"Validation {heading(metric)} with one group pruned and all others dense."
+            drawn[f"sensitivity-{metric.name}"] = (
+                sensitivity_figure(record.curves, metric) if record.curves else None,
+                text,
+            )
     return {name: (found, caption) for name, (found, caption) in drawn.items() if found is not None}
 
 
@@ -60,7 +65,7 @@ def _drawn_costs(record: RunRecord) -> list[CostKind]:
 
 
 def overview_figure(record: RunRecord) -> Figure | None:
-    """Draws accuracy against each cost, and the best so far: one picture of a run."""
+    """Draws the primary metric against each cost, and the best so far: one picture of a run."""
     kinds = _drawn_costs(record)
     if not _has_scores(record):
         return None
@@ -73,7 +78,7 @@ def overview_figure(record: RunRecord) -> Figure | None:
 
 
 def cost_figure(record: RunRecord, kind: str) -> Figure | None:
-    """Draws accuracy against the share of a cost that is kept, with dense, uniform, best and the frontier."""
+    """Draws the primary metric against the share of a cost that is kept, with dense, uniform, best and the frontier."""
     if not _has_scores(record):
         return None
     with panels() as (figure, (axes,)):
@@ -90,23 +95,23 @@ def _draw_cost(axes: Axes, record: RunRecord, kind: str) -> None:
     """Draws every trial, the frontier, the limit, and the networks of the final table."""
     assert record.dense is not None  # the caller looked
     dense = record.dense.costs[kind]
-    kept, accuracy = _points(record.trials, kind, dense)
+    kept, values = _points(record, record.trials, kind)
     many = len(kept) > _DRAWN_AS_POINTS
-    axes.scatter(kept, accuracy, s=14, alpha=0.55, color=LIGHT["trial"], label="trials", rasterized=many)
-    _draw_frontier(axes, record, kind, dense)
+    axes.scatter(kept, values, s=14, alpha=0.55, color=LIGHT["trial"], label="trials", rasterized=many)
+    _draw_frontier(axes, record, kind)
     if kind in record.limits:
         axes.axvline(100 * record.limits[kind] / dense, color=LIGHT["limit"], linestyle=":", label="limit")
     _draw_networks(axes, record, kind, dense)
-    axes.set(xlabel=f"{cost_name(kind, record.effective)} kept (%)", ylabel="validation accuracy (%)")
+    axes.set(xlabel=f"{cost_name(kind, record.effective)} kept (%)", ylabel=f"validation {record.primary.label}")
 
 
-def _draw_frontier(axes: Axes, record: RunRecord, kind: str, dense: int) -> None:
+def _draw_frontier(axes: Axes, record: RunRecord, kind: str) -> None:
     trials = frontier_of(record)
-    kept, accuracy = _points(trials, kind, dense)
+    kept, values = _points(record, trials, kind)
     line: _Style = {"linewidth": 1.2 if _alone(record, kind) else 0, "color": LIGHT["frontier"]}
-    axes.plot(kept, accuracy, marker="o", markersize=5, label="frontier", zorder=3, **line)
+    axes.plot(kept, values, marker="o", markersize=5, label="frontier", zorder=3, **line)
     written: _Style = {"textcoords": "offset points", "fontsize": 8, "color": LIGHT["muted"]}
-    for trial, x, y in _apart(list(zip(trials, kept, accuracy, strict=True))):
+    for trial, x, y in _apart(list(zip(trials, kept, values, strict=True)), record.primary):
         axes.annotate(str(trial.number), (x, y), (6, -9), **written)
 
 
@@ -115,11 +120,12 @@ def _alone(record: RunRecord, kind: str) -> bool:
     return list(record.limits or ("flops",)) == [kind]
 
 
-def _apart(points: list[tuple[Trial, float, float]]) -> list[tuple[Trial, float, float]]:
-    """Returns points (in per cent) whose numbers do not touch when written beside them, the most accurate first."""
+def _apart(points: list[tuple[Trial, float, float]], metric: MetricInfo) -> list[tuple[Trial, float, float]]:
+    """Returns points whose numbers do not touch when written beside them, the best values first."""
+    upwards = -1 if metric.direction == "maximize" else 1
     chosen: list[tuple[Trial, float, float]] = []
     height = max((y for _, _, y in points), default=0) - min((y for _, _, y in points), default=0)
-    for point in sorted(points, key=lambda each: -each[2]):
+    for point in sorted(points, key=lambda each: upwards * each[2]):
         if all(abs(point[1] - x) > _APART or abs(point[2] - y) > height / _NAMED for _, x, y in chosen):
             chosen.append(point)
     return chosen
@@ -137,13 +143,21 @@ def _draw_networks(axes: Axes, record: RunRecord, kind: str, dense: int) -> None
         marker, size = markers[name]
         text = name if name != "best" or record.results else "best so far"
         style: _Style = {"marker": marker, "s": size, "color": LIGHT[name], "label": text, "zorder": 4}
-        axes.scatter([100 * cost / dense], [100 * score.accuracy], **style)
+        axes.scatter([100 * cost / dense], [_shown(record, score)], **style)
 
 
-def _points(trials: Sequence[Trial], kind: str, dense: int) -> tuple[list[float], list[float]]:
-    """Returns per cent of the cost that is kept and of samples that are right, of the trials that have a score."""
-    scored = [(100 * trial.costs[kind] / dense, trial.score) for trial in trials if trial.score]
-    return [kept for kept, _ in scored], [100 * score.accuracy for _, score in scored]
+def _points(record: RunRecord, trials: Sequence[Trial], kind: str) -> tuple[list[float], list[float]]:
+    """Returns per cent of the cost that is kept and the primary metric, of the trials that have a score."""
+    assert record.dense is not None  # the caller looked
+    scored = [(100 * trial.costs[kind] / record.dense.costs[kind], trial.score) for trial in trials if trial.score]
+    return [kept for kept, _ in scored], [_shown(record, score) for _, score in scored]
+
+
+def _shown(record: RunRecord, score: Score, metric: MetricInfo | None = None) -> float:
+    """Returns the primary metric of a score, or another, as it is drawn; not a number where it was not measured."""
+    metric = metric or record.primary
+    found = score.get(metric.name)
+    return math.nan if found is None else metric.drawn(found)
 
 
 def anytime_figure(records: Sequence[RunRecord], against: str) -> Figure | None:
@@ -175,7 +189,7 @@ def _draw_anytime(axes: Axes, records: Sequence[RunRecord], against: str) -> Non
         log_scale(axes)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    names = {_OBJECTIVES[record.objective] for record in drawn}
+    names = {f"validation {record.objective.label}" for record in drawn}
     axes.set_xlabel(against if against == "trials" else "evaluations (of the dense network)")
     axes.set_ylabel(names.pop() if len(names) == 1 else "objective")
 
@@ -184,12 +198,12 @@ def _draw_best_so_far(axes: Axes, record: RunRecord, against: str, colour: str) 
     """Draws one run; returns the least value that is drawn."""
     places = _positions(record, against)
     best = [
-        (place, value(trial.score, record.objective))
+        (place, _shown(record, trial.score, record.objective))
         for place, trial in zip(places, best_so_far(record.trials, record.objective), strict=True)
         if trial is not None and trial.score is not None
     ]
     own = [
-        (place, value(t.score, record.objective))
+        (place, _shown(record, t.score, record.objective))
         for place, t in zip(places, record.trials, strict=True)
         if t.score is not None and t.candidate.role == "final"
     ]
@@ -204,9 +218,9 @@ def _draw_best_so_far(axes: Axes, record: RunRecord, against: str, colour: str) 
 
 def _draw_levels(axes: Axes, record: RunRecord) -> None:
     for result in record.results or ((record.dense,) if record.dense else ()):
-        if result.name != "best" and (result.validation.kl is not None or record.objective != "kl"):
+        if result.name != "best" and (result.validation.kl is not None or record.objective != KL):
             style: _Style = {"color": LIGHT[result.name], "linestyle": "--", "linewidth": 1.1, "label": result.name}
-            axes.axhline(value(result.validation, record.objective), **style)
+            axes.axhline(_shown(record, result.validation, record.objective), **style)
 
 
 def _positions(record: RunRecord, against: str) -> list[float]:
@@ -240,26 +254,29 @@ def widths_figure(record: RunRecord) -> Figure | None:
     return figure
 
 
-def sensitivity_figure(curves: SensitivityCurves, *metrics: str) -> Figure:
-    """Draws the metrics (`loss`, `accuracy`) of every group against its kept share, the others dense."""
+def sensitivity_figure(curves: SensitivityCurves, *metrics: MetricInfo) -> Figure:
+    """Draws the loss or metrics of every group against its kept share, the others dense."""
     height = max(3.9, 0.9 + 0.17 * len(curves.levels))
     with panels(len(metrics), 5.2 * len(metrics) + 2.4, height) as (figure, every):
-        for axes, name in zip(every, metrics, strict=True):
-            _draw_sensitivity(axes, curves, name)
+        for axes, metric in zip(every, metrics, strict=True):
+            _draw_sensitivity(axes, curves, metric)
         legend(figure, side=True)
     return figure
 
 
-def _draw_sensitivity(axes: Axes, curves: SensitivityCurves, name: str) -> None:
-    read: Callable[[Score], float] = (lambda s: s.loss) if name == "loss" else (lambda s: 100 * s.accuracy)
+def _draw_sensitivity(axes: Axes, curves: SensitivityCurves, metric: MetricInfo) -> None:
+    def read(score: Score) -> float:
+        found = score.get(metric.name)
+        return math.nan if found is None else metric.drawn(found)
+
     for i, (group, levels) in enumerate(curves.levels.items()):
         points = sorted({**levels, curves.widths[group]: curves.dense}.items())
         kept = [100 * width / curves.widths[group] for width, _ in points]
         style: _Style = {"marker": ".", "linewidth": 1.3, "color": shade(i, len(curves.levels))}
         axes.plot(kept, [read(score) for _, score in points], label=name_text(group), **style)
-    if name == "loss" and all(score.loss > 0 for levels in curves.levels.values() for score in levels.values()):
+    if metric == LOSS and all(score.loss > 0 for levels in curves.levels.values() for score in levels.values()):
         log_scale(axes)
-    axes.set(xlabel="kept of the group (%)", ylabel="validation loss" if name == "loss" else f"validation {name} (%)")
+    axes.set(xlabel="kept of the group (%)", ylabel=f"validation {metric.label}")
 
 
 def frontiers_figure(records: Sequence[RunRecord], kind: str) -> Figure | None:
@@ -271,11 +288,13 @@ def frontiers_figure(records: Sequence[RunRecord], kind: str) -> Figure | None:
         for record in drawn:
             assert record.dense is not None
             assert record.best is not None
-            dense, colour = record.dense.costs[kind], _colour(records, record)
+            colour = _colour(records, record)
             line: _Style = {"color": colour, "marker": "o", "markersize": 4, "linewidth": int(_alone(record, kind))}
-            axes.plot(*_points(frontier_of(record), kind, dense), label=name_text(record.name), **line)
-            axes.scatter(*_points([record.best], kind, dense), marker="*", s=150, color=colour, zorder=4)
-        axes.set(xlabel=f"{cost_name(kind, drawn[0].effective)} kept (%)", ylabel="validation accuracy (%)")
+            axes.plot(*_points(record, frontier_of(record), kind), label=name_text(record.name), **line)
+            axes.scatter(*_points(record, [record.best], kind), marker="*", s=150, color=colour, zorder=4)
+        axes.set(
+            xlabel=f"{cost_name(kind, drawn[0].effective)} kept (%)", ylabel=f"validation {drawn[0].primary.label}"
+        )
         legend(figure, 2)
     return figure
 

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.core.budget import EFFECTIVE_KINDS
-from autoprune.core.trial import Objective, Trial, ranked, value
+from autoprune.core.metrics import Objective
+from autoprune.core.trial import Trial, ranked, value
 from autoprune.files import csv_text
 
 
@@ -51,11 +52,13 @@ def frontier_csv(frontier: Sequence[Trial], dense: Mapping[str, int], effective:
         effective: whether the costs leave out weights that are set to zero.
     """
     names = {kind: f"effective_{kind}" if effective and kind in EFFECTIVE_KINDS else kind for kind in dense}
-    headings = ["trial", "accuracy", "loss", "samples"]
+    metrics = list(frontier[0].score.metrics) if frontier and frontier[0].score else []
+    headings = ["trial", *metrics, "loss", "samples"]
     headings += [heading for name in names.values() for heading in (name, f"{name}_kept")]
     rows = []
     for trial in frontier:
         assert trial.score is not None, "a trial of a frontier has a score"
         costs = [cell for kind in names for cell in (trial.costs[kind], round(trial.costs[kind] / dense[kind], 6))]
-        rows.append([trial.number, trial.score.accuracy, trial.score.loss, trial.score.samples, *costs])
+        measured = [trial.score.get(name) for name in (*metrics, "loss")]
+        rows.append([trial.number, *measured, trial.score.samples, *costs])
     return csv_text(headings, rows)

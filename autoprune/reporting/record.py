@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autoprune.core.ledger import NAME, History, read_history
+from autoprune.core.metrics import LOSS, MetricInfo, Objective, infos_from_json, primary
 from autoprune.core.sensitivity import SensitivityCurves, curves_from_json
-from autoprune.core.trial import Objective, Score, Trial, ranked, winners
+from autoprune.core.trial import Score, Trial, ranked, winners
 from autoprune.errors import RunFolderError, UserError
 from autoprune.files import parse_json, read_whole
 from autoprune.reporting.results import Result, results_in
@@ -91,8 +92,19 @@ class RunRecord:
 
     @property
     def objective(self) -> Objective:
-        named: Objective = self.setting("evaluation.objective", "loss")
-        return named
+        """What the search minimised or maximised."""
+        found = self.started.get("objective")
+        return MetricInfo(**found) if found else LOSS
+
+    @property
+    def metrics(self) -> tuple[MetricInfo, ...]:
+        """The metrics of the task."""
+        return infos_from_json(self.started.get("metrics", ()))
+
+    @property
+    def primary(self) -> MetricInfo:
+        """By what networks are described where there is room for one number."""
+        return primary(self.objective, self.metrics)
 
     @cached_property
     def results(self) -> tuple[Result, ...]:
@@ -132,10 +144,10 @@ class RunRecord:
             return found.validation
         return self.best.score if self.best else None
 
-    def test_accuracy(self, name: str) -> float | None:
-        """Returns what a network of the final table reaches on test samples; None where that is not known."""
+    def tested(self, name: str) -> float | None:
+        """Returns the primary metric of a network of the final table on test samples; None where it is not known."""
         found = self.result(name)
-        return found.test.accuracy if found and found.test else None
+        return found.test.get(self.primary.name) if found and found.test else None
 
     def kept(self, trial: Trial | None) -> dict[str, float]:
         """Returns, by kind of cost, the share of the dense network's that a trial keeps; empty if unknown."""
@@ -196,7 +208,7 @@ def _record(folder: Path, history: History) -> RunRecord:
         sessions_seconds(history.records),
         **{name: started.get(name, {}) for name in ("settings", "identity", "limits", "groups")},
     )
-    _ = record.results, record.dense, record.curves  # what is damaged shows here
+    _ = record.results, record.dense, record.curves, record.objective, record.metrics  # what is damaged shows here
     if record.state == "finished" and record.best is None:
         raise RunFolderError(f"its ledger names {history.last('finished')!r} as the end, but holds no such trial")
     return record

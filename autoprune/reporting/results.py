@@ -10,6 +10,7 @@ from rich.table import Table
 
 from autoprune.core.budget import EFFECTIVE_KINDS
 from autoprune.core.ledger import History
+from autoprune.core.metrics import LOSS, MetricInfo
 from autoprune.core.settings import format_setting
 from autoprune.core.trial import Score, Setting, Trial
 from autoprune.files import csv_text
@@ -67,47 +68,66 @@ def results_csv(results: Sequence[Result]) -> str:
     effective = any(result.effective for result in results)
     kinds, searched = list(results[0].costs), list(results[-1].settings)
     costs = [f"effective_{kind}" if effective and kind in EFFECTIVE_KINDS else kind for kind in kinds]
-    headings = ["network", "trial", "accuracy", "loss", "test_accuracy", *costs, "latency_ms", "training_steps"]
+    measured = list(results[0].validation.numbers())
+    tested = [f"test_{name}" for name in measured] if any(result.test for result in results) else []
+    headings = ["network", "trial", *measured, *tested, *costs, "latency_ms", "training_steps"]
     rows: list[list[object]] = []
     for result in results:
-        test = result.test.accuracy if result.test else None
-        rows.append([result.name, result.number, result.validation.accuracy, result.validation.loss, test])
+        test = [result.test.get(name) if result.test else None for name in measured] if tested else []
+        rows.append([result.name, result.number, *(result.validation.get(name) for name in measured), *test])
         rows[-1] += [result.costs[kind] for kind in kinds]
         rows[-1] += [result.latency_ms, result.steps]
         rows[-1] += [format_setting(result.settings.get(name, "")) for name in searched]
     return csv_text([*headings, *(f"settings.{name}" for name in searched)], rows)
 
 
-def results_table(results: Sequence[Result]) -> Table:
-    """Returns the final table for the terminal, the best network in bold."""
-    headings, rows = results_cells(results)
+def results_table(results: Sequence[Result], metrics: Sequence[MetricInfo], shown: MetricInfo) -> Table:
+    """Returns the final table for the terminal, the best network in bold.
+
+    Args:
+        results: the dense network first, the best last.
+        metrics: the task's.
+        shown: the one that is shown of the test samples too.
+    """
+    headings, rows = results_cells(results, metrics, shown)
     best = [i for i, result in enumerate(results) if result.name == "best"]
     return text_table(headings, rows, ("network", "settings"), best)
 
 
-def results_cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+def results_cells(
+    results: Sequence[Result], metrics: Sequence[MetricInfo], shown: MetricInfo
+) -> tuple[list[str], list[list[str]]]:
     """Returns headings and rows of the final table, with what each network costs beside the dense one.
 
     Columns in which there would be nothing are left out.
+
+    Args:
+        results: the dense network first, the best last.
+        metrics: the task's.
+        shown: the one that is shown of the test samples too.
     """
     dense = next(result for result in results if result.name == "dense")
     effective, trained = any(result.effective for result in results), any(result.steps for result in results)
     columns = [
         ("network", [f"{r.name} (trial {r.number})" if r.number is not None else r.name for r in results]),
-        ("accuracy", [percent(r.validation.accuracy) for r in results]),
-        ("loss", [f"{r.validation.loss:.4f}" for r in results]),
+        *((heading(each), [each.text(r.validation.get(each.name)) for r in results]) for each in (*metrics, LOSS)),
     ]
     for kind in EFFECTIVE_KINDS:
         columns.append((cost_name(kind, effective), [short(r.costs[kind]) for r in results]))
         columns.append(("of dense", [percent(r.costs[kind] / dense.costs[kind]) for r in results]))
     columns += [
         ("latency", [f"{r.latency_ms:.2f} ms" for r in results]),
-        ("test accuracy", [percent(r.test.accuracy if r.test else None) for r in results]),
+        (f"test {heading(shown)}", [shown.text(r.test.get(shown.name) if r.test else None) for r in results]),
         ("trained for", [f"{r.steps:,} steps" if trained else "" for r in results]),
         ("settings", ["\n".join(f"{name}={format_setting(v)}" for name, v in r.settings.items()) for r in results]),
     ]
-    shown = [(heading, cells) for heading, cells in columns if any(cells)]
-    return [heading for heading, _ in shown], [list(row) for row in zip(*(cells for _, cells in shown), strict=True)]
+    filled = [(title, cells) for title, cells in columns if any(cells)]
+    return [title for title, _ in filled], [list(row) for row in zip(*(cells for _, cells in filled), strict=True)]
+
+
+def heading(metric: MetricInfo) -> str:
+    """Returns what a metric is called where people read it."""
+    return metric.name.replace("_", " ")
 
 
 _NAMES: Mapping[str, str] = {"flops": "FLOPs", "params": "parameters", "size": "bytes"}
@@ -140,8 +160,7 @@ def outcome_metrics(results: Sequence[Result], trials: Sequence[Trial]) -> dict[
     """
     dense, winner = results[0], results[-1]
     metrics: dict[str, float] = {
-        "accuracy": winner.validation.accuracy,
-        "loss": winner.validation.loss,
+        **winner.validation.numbers(),
         **winner.costs,
         "flops_kept": winner.costs["flops"] / dense.costs["flops"],
         "params_kept": winner.costs["params"] / dense.costs["params"],
@@ -152,7 +171,7 @@ def outcome_metrics(results: Sequence[Result], trials: Sequence[Trial]) -> dict[
     }
     for result in results:
         prefix = "" if result is winner else f"{result.name}_"
-        metrics[f"{prefix}accuracy"] = result.validation.accuracy
+        metrics |= {f"{prefix}{name}": value for name, value in result.validation.metrics.items()}
         if result.test:
-            metrics[f"{prefix}test_accuracy"] = result.test.accuracy
+            metrics |= {f"{prefix}test_{name}": value for name, value in result.test.metrics.items()}
     return metrics

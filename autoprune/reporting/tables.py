@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from autoprune.core.budget import EFFECTIVE_KINDS
+from autoprune.core.metrics import LOSS
 from autoprune.core.trial import Failure, Score, Stopped, Trial
 from autoprune.files import csv_text
 from autoprune.reporting.record import RunRecord
@@ -42,9 +43,9 @@ def cells(record: RunRecord) -> dict[str, str]:
         "budget": record.setting("budget", ""),
         "trials": str(len(record.trials)),
         "evaluations": "" if record.evaluations is None else f"{record.evaluations:.1f}",
-        "loss": f"{score.loss:.4f}" if score else "",
-        "accuracy": percent(score.accuracy if score else None),
-        "test": percent(record.test_accuracy("best")),
+        "loss": LOSS.text(score.loss if score else None),
+        **{each.name.replace("_", " "): each.text(score.get(each.name) if score else None) for each in record.metrics},
+        f"test {record.primary.name.replace('_', ' ')}": record.primary.text(record.tested("best")),
         **{f"{cost_name(kind, record.effective)} kept": percent(kept.get(kind)) for kind in EFFECTIVE_KINDS},
         "time": duration(record.seconds),
     }
@@ -82,7 +83,7 @@ def mixture(records: Sequence[RunRecord]) -> str | None:
     different = [name for name, values in named.items() if len(values) > 1]
     if not different:
         return None
-    return f"these runs have different {' and '.join(different)}: their accuracies do not compare directly"
+    return f"these runs have different {' and '.join(different)}: their numbers do not compare directly"
 
 
 def duration(seconds: float) -> str:
@@ -102,12 +103,18 @@ def trials_csv(records: Sequence[RunRecord]) -> str:
     A trial that was dropped early has its scores on the samples until then; `samples` says how many.
     """
     rows = [_row(record, trial) for record in records for trial in record.trials]
-    fixed = ["run", "trial", "role", "parent", "state", "accuracy", "loss", "kl", "samples"]
+    metrics = dict.fromkeys(each.name for record in records for each in record.metrics)
+    fixed = ["run", "trial", "role", "parent", "state", *metrics, "loss", "kl", "samples"]
     fixed += ["flops", "flops_kept", "params", "params_kept", "size", "size_kept", "seconds", "worker", "failure"]
     further = sorted({name for row in rows for name in row if name.startswith("setting.")})
     keeps = dict.fromkeys(name for row in rows for name in row if name.startswith("keep."))
     headings = [*fixed, *further, *keeps]
     return csv_text(headings, ([row.get(heading) for heading in headings] for row in rows))
+
+
+def _measured(outcome: Score | Stopped) -> dict[str, float]:
+    score = outcome.score if isinstance(outcome, Stopped) else outcome
+    return {**score.numbers(), "samples": score.samples}
 
 
 def _row(record: RunRecord, trial: Trial) -> dict[str, Any]:
@@ -119,7 +126,7 @@ def _row(record: RunRecord, trial: Trial) -> dict[str, Any]:
         "role": trial.candidate.role,
         "parent": trial.candidate.parent,
         "state": _STATES[type(outcome)],
-        **({} if isinstance(outcome, Failure) else outcome.to_json()),
+        **({} if isinstance(outcome, Failure) else _measured(outcome)),
         **trial.costs,
         **{f"{kind}_kept": round(share, 6) for kind, share in record.kept(trial).items()},
         "seconds": round(trial.seconds, 3),

@@ -15,6 +15,7 @@ from autoprune import registry
 from autoprune.config import Experiment
 from autoprune.config.sections import TaskSection
 from autoprune.core.budget import Limits
+from autoprune.core.metrics import MetricInfo, Objective, choose_objective
 from autoprune.core.projecting.projection import check_feasible
 from autoprune.core.settings import CRITERION, Choice, criterion_pattern, defaults, format_settings, with_own
 from autoprune.core.space import SearchSpace
@@ -137,11 +138,25 @@ class Setup:
             f"{shares['params']} of the {kind}parameters of the first one; fractions in the budget are of {whole}"
         )
 
+    @cached_property
+    def metrics(self) -> tuple[MetricInfo, ...]:
+        """The task's metrics, as records know them."""
+        return tuple(each.info for each in self.task.metrics)
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What is minimised or maximised.
+
+        Raises:
+            UserError: the task has no such metric, or nobody said which direction is better.
+        """
+        return choose_objective(self.experiment.evaluation.objective, self.metrics)
+
     def evaluation_config(self) -> EvaluationConfig:
         """Returns how candidates are evaluated, nothing of them kept."""
         section, seed = self.experiment.evaluation, self.experiment.search.seed
         return EvaluationConfig(
-            section.samples, section.batch_size, seed, section.objective, section.rungs, identity=self.identity
+            section.samples, section.batch_size, seed, self.objective, section.rungs, identity=self.identity
         )
 
     def evaluator(self, config: EvaluationConfig) -> Evaluator:

@@ -16,6 +16,7 @@ from torch import nn
 from autoprune.config import Experiment, dump_experiment
 from autoprune.config.schedule import ScheduleFile, load_schedule
 from autoprune.core.ledger import Ledger
+from autoprune.core.metrics import LOSS, MetricInfo, infos_to_json
 from autoprune.core.trial import Score
 from autoprune.errors import RunFolderError, UserError
 from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, write_checkpoint
@@ -56,8 +57,8 @@ class TrainingResult:
         test: of the trained network, on the test samples, which chose nothing; None if the task has none.
         costs: the trained network's, by kind.
         effective: its costs without weights of zero, where some were set to zero; else empty.
-        top_5: accuracy in the first five, on the validation samples; None where there are too few classes.
         sparsity: by pruner, the share of its structures that it masked.
+        metrics: the task's.
     """
 
     file: Path
@@ -67,8 +68,8 @@ class TrainingResult:
     test: Score | None
     costs: Mapping[str, int]
     effective: Mapping[str, int]
-    top_5: float | None
     sparsity: Mapping[str, float]
+    metrics: tuple[MetricInfo, ...]
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,9 @@ class _Recorder:
 
     ledger: Ledger
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any], display: Display) -> None:
-        self.folder, self._identity, self._display = folder, identity, display
+    def __init__(self, folder: Path, start: _Start, display: Display) -> None:
+        self.folder, self._identity, self._display = folder, start.identity, display
+        self._metric = next((each.info for each in start.task.metrics), LOSS)
         self.last: dict[str, Any] = {}
         self.sparsity: dict[str, float] = {}
 
@@ -112,7 +114,7 @@ class _Recorder:
         if event["event"] == "removed":
             names = ", ".join(fields["branches"]) or "nothing"
             self._display.say(f"step {fields['step']}: removed {names}")
-        if "accuracy" in fields:
+        if "loss" in fields:
             self.last = fields
             shares = {key: share for key, share in fields.items() if key.startswith(_SPARSITY)}
             self.sparsity |= {key.removeprefix(_SPARSITY): share for key, share in shares.items()}
@@ -124,8 +126,8 @@ class _Recorder:
 
     def note(self) -> str:
         """Returns what the bar of progress says beside the loss."""
-        accuracy = self.last.get("accuracy")
-        return f", validation {100 * accuracy:.2f} %" if accuracy is not None else ""
+        value = self.last.get(self._metric.name)
+        return f", validation {self._metric.name} {self._metric.text(value)}" if value is not None else ""
 
 
 def start_training(
@@ -153,7 +155,7 @@ def start_training(
         content = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError
         torch.save(start.network.state_dict(), content)
         beside[_INITIAL] = content.getvalue()
-    recorder = _Recorder(folder.path, start.identity, display)
+    recorder = _Recorder(folder.path, start, display)
     with training_progress(display, "training", recorder.note) as hook:
         run = _build_run(start, schedule, recorder, hook)
         with folder.new_run(folder.path / TRAINING, dump_experiment(experiment), beside) as recorder.ledger:
@@ -178,7 +180,7 @@ def resume_training(
     if not schedule.is_file():
         raise RunFolderError(f"{folder.path} is no training of autoprune: it has no {_SCHEDULE}")
     start = _load_start(experiment, display, initial.is_file(), initial)
-    recorder = _Recorder(folder.path, start.identity, display)
+    recorder = _Recorder(folder.path, start, display)
     with training_progress(display, "training", recorder.note) as hook:
         run = _build_run(start, load_schedule(schedule), recorder, hook)
         if snapshot.is_file():
@@ -223,15 +225,16 @@ def _build_run(start: _Start, schedule: ScheduleFile, recorder: _Recorder, progr
 
 def _train(run: TrainingRun, recorder: _Recorder, start: _Start, tracking: Tracking | None) -> TrainingResult:
     settings = yaml.safe_load(dump_experiment(start.experiment))
-    recorder.ledger.begin(autoprune=version("autoprune"), params=_params(start, run), settings=settings)
+    infos = infos_to_json(each.info for each in start.task.metrics)
+    recorder.ledger.begin(autoprune=version("autoprune"), params=_params(start, run), settings=settings, metrics=infos)
     with mirroring(recorder.folder, tracking):
         dense = evaluate(start.network, start.task, _batches(start, "validation"))
         final = run.run()
         result = _result(run, recorder, start, dense, final)
         write_checkpoint(result.file, _checkpoint(run, start, final))
-        metrics = {"accuracy": final.accuracy, "loss": final.loss, **{k: float(c) for k, c in result.costs.items()}}
+        metrics = {**final.numbers(), **{kind: float(cost) for kind, cost in result.costs.items()}}
         if result.test is not None:
-            metrics["test_accuracy"] = result.test.accuracy
+            metrics |= {f"test_{name}": value for name, value in result.test.numbers().items()}
         recorder.ledger.write("finished", **metrics)
     return result
 
@@ -271,8 +274,8 @@ def _result(run: TrainingRun, recorder: _Recorder, start: _Start, dense: Score, 
         test,
         measure_costs(run.network, start.inputs),
         effective,
-        recorder.last.get("top_5"),
         dict(recorder.sparsity),
+        tuple(each.info for each in start.task.metrics),
     )
 
 
@@ -284,7 +287,7 @@ def _checkpoint(run: TrainingRun, start: _Start, final: Score) -> PrunedCheckpoi
         (*before.shapes, *run.shapes),
         str(start.identity["model"]),
         describe_inputs(start.inputs),
-        {"accuracy": final.accuracy, "loss": final.loss, "samples": final.samples},
+        {**final.numbers(), "samples": final.samples},
         str(start.identity["task"]),
         "masked" if masks else FILTER.name,
         masks,

@@ -175,20 +175,20 @@ class Nsga2(SequentialSearcher):
     def _budget(self, scored: Sequence[Trial], rng: np.random.Generator) -> float:
         """Draws a budget between the least reachable costs (0) and the limits (1).
 
-        Mostly it is where the frontier has an accuracy that is drawn evenly.
+        Mostly it is where the frontier has a value that is drawn evenly.
         """
         kind, where = rng.random(2).tolist()
         if kind < _AT_LIMITS:
             return 1.0
         points: list[tuple[float, float]] = []
-        costs = [(float(self._shares(trial).max()), trial.score.accuracy) for trial in scored if trial.score]
-        for share, accuracy in sorted(costs):
-            if not points or accuracy > points[-1][1]:
-                points.append((share, accuracy))
-        shares, accuracies = np.array(points).T
+        found = [(float(self._shares(trial).max()), -self._history.value_of(trial)) for trial in scored]
+        for share, goodness in sorted(found):
+            if not points or goodness > points[-1][1]:
+                points.append((share, goodness))
+        shares, values = np.array(points).T
         if kind < _AT_LIMITS + _ANYWHERE or len(points) < 2:
             return float(where)
-        return float(np.interp(accuracies[0] + where * (accuracies[-1] - accuracies[0]), accuracies, shares))
+        return float(np.interp(values[0] + where * (values[-1] - values[0]), values, shares))
 
     def _scored(self) -> list[Trial]:
         return [trial for trial in self._history.told.values() if trial.score]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.recipe import TrainingPlan
+from autoprune.tasks.metrics import Metric
 
 Split = Literal["train", "plain", "validation", "test"]
 Batch = tuple[Any, Tensor]
@@ -104,11 +105,12 @@ class Task(Protocol):
             seed: of the order and the augmentation of `train`.
         """
 
-    def loss(self, outputs: Tensor, targets: Tensor, /) -> Tensor:
-        """Returns the mean loss of a batch, a scalar `[]`, of `[batch, …]` outputs and targets."""
+    def loss(self, outputs: Any, targets: Any, /) -> Tensor:
+        """Returns the mean loss of a batch, a scalar `[]`, of outputs and targets of its samples."""
 
-    def metric(self, outputs: Tensor, targets: Tensor, /) -> Tensor:
-        """Returns `[batch]` values in [0, 1], higher is better; their mean is the accuracy."""
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        """What else networks are measured by; the first describes a network where there is room for one."""
 
     def train(self, network: nn.Module, plan: TrainingPlan, hooks: Sequence[Hook] = ()) -> None:
         """Trains the network in place on `train` batches, calling the hooks; it is left in evaluation mode.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,10 +16,12 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from autoprune.core.recipe import TrainingPlan
 from autoprune.errors import TaskError
+from autoprune.graph.inputs import call_network
+from autoprune.graph.networks import unwrap
 from autoprune.plugins import call
 from autoprune.registry import TASKS, is_own, resolve
 from autoprune.tasks.base import Batch, Hook, Split, Task
-from autoprune.tasks.metrics import top_1
+from autoprune.tasks.metrics import ACCURACY, Metric, as_metrics, classification_metrics
 from autoprune.tasks.models.named import NamedModel, named_model, qualified_name
 from autoprune.tasks.training.computing import gradients_on
 from autoprune.tasks.training.loop import train
@@ -27,7 +30,7 @@ from autoprune.tasks.weights import load_weights
 __all__ = ["SimpleTask", "build_task", "model_name", "with_model"]
 
 Data = Dataset[Any] | Iterable[Batch]
-_MEMBERS = ("name", "network", "load", "batches", "loss", "metric", "train")
+_MEMBERS = ("name", "network", "load", "batches", "loss", "metrics", "train")
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ class SimpleTask:
         test_data: what is only reported.
         plain_data: the training samples without augmentation.
         loss: `(outputs, targets)` to the mean loss of a batch.
-        metric: `(outputs, targets)` to `[batch]` values in [0, 1], higher is better.
+        metrics: what else is measured: a `Metric`, a function of outputs and targets, an object with `update` and
+            `compute` (of torchmetrics, say), several of these, or a mapping of names to them. None is top-1 accuracy,
+            and top-5 from ten classes on; `[]` goes by the loss alone.
         training: `(network, task, plan, hooks)`: trains the network in place, see `Task.train`; a loop of your own
             calls the hooks.
     """
@@ -57,7 +62,7 @@ class SimpleTask:
     test_data: Data | None = None
     plain_data: Data | None = None
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
-    metric: Callable[[Tensor, Tensor], Tensor] = top_1
+    metrics: Any = None
     name: str = "user"
     training: Callable[[nn.Module, Task, TrainingPlan, Sequence[Hook]], None] = train
 
@@ -66,6 +71,10 @@ class SimpleTask:
             raise TaskError(
                 "SimpleTask: `network` should build a network anew at each call, but is one; pass a function"
             )
+        if self.metrics is None:
+            object.__setattr__(self, "metrics", _ClassificationMetrics(self.network, self.batches))
+        else:
+            object.__setattr__(self, "metrics", as_metrics(self.metrics))
         for field in fields(self):
             if field.name.endswith("_data"):
                 _check_data(field.name, getattr(self, field.name))
@@ -104,6 +113,27 @@ class SimpleTask:
         """
         with gradients_on(network):
             self.training(network, self, plan, hooks)
+
+
+class _ClassificationMetrics(Sequence[Metric]):
+    """Top-1 accuracy, and top-5 from ten classes on: how many there are is asked of the network when it is needed."""
+
+    def __init__(self, network: Callable[[], nn.Module], batches: Callable[[Split, int], Iterable[Batch]]) -> None:
+        self._network, self._batches = network, batches
+
+    @cached_property
+    def _found(self) -> tuple[Metric, ...]:
+        inputs, targets = next(iter(self._batches("validation", 2)), (None, None))
+        if inputs is None:
+            return (ACCURACY,)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            return classification_metrics(call_network(unwrap(self._network()).eval(), inputs), targets)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._found[index]
 
 
 def _check_data(field: str, data: object) -> None:

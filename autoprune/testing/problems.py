@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.core.costs import ONE, CostTable, CostTerm, Count
+from autoprune.core.metrics import MetricInfo
 from autoprune.core.sensitivity import SensitivityCurves, sweep_grid
 from autoprune.core.settings import Choice, Dimension, Range
 from autoprune.core.space import Bounds, Group, SearchSpace, as_one
@@ -77,7 +79,7 @@ def sensitivity_curves(problem: SearchProblem, told: Loss) -> SensitivityCurves:
 
 def score(loss: float) -> Score:
     """Returns a score of this loss."""
-    return Score(loss, 1 / (1 + max(loss, 0.0)), 100)
+    return Score(loss, {"accuracy": 1 / (1 + max(loss, 0.0)), "psnr": -10 * math.log10(1 + max(loss, 0.0))}, 100)
 
 
 def with_curves(problem: SearchProblem) -> SearchProblem:
@@ -218,7 +220,8 @@ def case(name: str) -> SearchProblem:
     two: dict[str, int] = {"flops": problem.limits["flops"], "params": int(0.4 * problem.costs.dense()["params"])}
     problems: dict[str, Callable[[], SearchProblem]] = {
         "plain": lambda: problem,
-        "accuracy": lambda: replace(problem, objective="accuracy"),
+        "accuracy": lambda: replace(problem, objective=MetricInfo("accuracy", "maximize", "%")),
+        "negative values": lambda: replace(problem, objective=MetricInfo("psnr", "maximize", "dB")),
         "no curves": lambda: replace(problem, curves={}),
         "two limits": lambda: replace(problem, limits=two),
         "three limits": lambda: three_limits(problem),
@@ -242,9 +245,10 @@ def case(name: str) -> SearchProblem:
 
 
 CASES = [
-    "plain", "accuracy", "no curves", "two limits", "three limits", "just above the least", "steps of 8", "one group",
-    "tiny", "may go whole", "narrowest of what may go whole", "branches", "settings", "depth", "depth in steps of 8",
-    "depth without curves", "without most branches", "one branch", "equal", "equal in steps of 8 with depth",
+    "plain", "accuracy", "negative values", "no curves", "two limits", "three limits", "just above the least",
+    "steps of 8", "one group", "tiny", "may go whole", "narrowest of what may go whole", "branches", "settings",
+    "depth", "depth in steps of 8", "depth without curves", "without most branches", "one branch", "equal",
+    "equal in steps of 8 with depth",
 ]  # fmt: skip
 
 
@@ -254,7 +258,7 @@ def outcome(candidate: Candidate, failing: bool = False) -> Trial:
         return Trial(candidate, Failure("nan", "the loss is not a number"))
     loss = sum(i % 3 / max(width, 0.5) for i, width in enumerate(candidate.allocation.values(), 1))
     loss *= 1 + sum(zlib.crc32(f"{name} {value}".encode()) % 7 for name, value in candidate.settings.items()) / 10
-    return Trial(candidate, Score(loss, 1 / (1 + loss), 10))
+    return Trial(candidate, replace(score(loss), samples=10))
 
 
 def events(searcher: Searcher, slots: int = 1, seed: int = 0, failures: float = 0.0) -> Iterator[Candidate | Trial]:

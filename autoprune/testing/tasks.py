@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import ClassVar
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.recipe import TrainingPlan
+from autoprune.evaluation.metrics import check_metrics, evaluate
 from autoprune.graph.groups import find_groups
 from autoprune.graph.inputs import call_network
 from autoprune.tasks.base import Split, Task
@@ -69,19 +71,22 @@ class TaskContract:
                 assert torch.equal(inputs, same)
                 assert torch.equal(targets, same_targets)
 
-    def test_the_loss_is_a_finite_scalar_with_gradients_and_the_metric_has_a_value_for_each_sample(
-        self, built: Task, network: nn.Module
-    ) -> None:
-        """Metrics lie in [0, 1]."""
+    def test_the_loss_is_a_finite_scalar_with_gradients(self, built: Task, network: nn.Module) -> None:
+        """What is trained on reaches the parameters."""
         inputs, targets = next(iter(built.batches("validation", 4)))
-        outputs = call_network(network, inputs)
-        loss, values = built.loss(outputs, targets), built.metric(outputs, targets)
+        loss = built.loss(call_network(network, inputs), targets)
         assert loss.dim() == 0
         assert bool(loss.isfinite())
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         assert any(parameter.grad is not None for parameter in network.parameters())
-        assert values.shape == (len(inputs),)
-        assert bool(((values >= 0) & (values <= 1)).all())
+
+    def test_metrics_are_finite_and_in_their_range(self, built: Task, network: nn.Module) -> None:
+        """Each has a name of its own."""
+        batch = next(iter(built.batches("validation", 4)))
+        score = evaluate(network, built, [batch])
+        check_metrics(built, score, network, batch)
+        assert all(map(math.isfinite, score.numbers().values()))
+        assert len({each.name for each in built.metrics}) == len(built.metrics)
 
     def test_its_network_has_groups_to_prune(self, built: Task, network: nn.Module) -> None:
         """The network can be followed on a batch of its inputs."""

@@ -158,7 +158,7 @@ def _step(trial: Trial) -> dict[str, Any]:
         "trial": trial.number,
         "flops": trial.costs["flops"],
         "widths": dict(trial.candidate.allocation),
-        "accuracy": trial.score.accuracy,
+        "accuracy": trial.score.metrics["accuracy"],
         "loss": trial.score.loss,
     }
 

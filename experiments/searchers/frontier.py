@@ -134,7 +134,7 @@ def _best(run: Path, dense: int) -> Point:
     best: dict[str, Any] = yaml.safe_load((run / "best.yaml").read_text())
     trial = next(trial for trial in read_history(run).trials() if trial.number == best["trial"])
     assert trial.score is not None
-    return Point(trial.costs["flops"] / dense, trial.score.accuracy, trial.score.loss, trial.score.samples)
+    return Point(trial.costs["flops"] / dense, trial.score.metrics["accuracy"], trial.score.loss, trial.score.samples)
 
 
 def _picture(case: Case, frontier: list[Point], singles: dict[float, Point]) -> None:

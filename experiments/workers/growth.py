@@ -88,7 +88,7 @@ def _made_up(candidate: Candidate, dense: Any) -> Score | Stopped:
     rungs: list[Score] = []
     for share, noise in ((0.1, 0.05), (0.3, 0.02), (1.0, 0.0)):
         value = loss * float(1 + noise * rng.normal())
-        score = Score(value, 1 / (1 + value), int(share * SAMPLES), rungs=tuple(rungs))
+        score = Score(value, {"accuracy": 1 / (1 + value)}, int(share * SAMPLES), rungs=tuple(rungs))
         at = candidate.stop_thresholds[len(rungs)] if len(rungs) < len(candidate.stop_thresholds) else None
         if share < 1.0 and at is not None and value > at:
             return Stopped(score)

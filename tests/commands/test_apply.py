@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_the_best_trial_comes_out_as_it_was_scored(autoprune: Cli, workdir: Path
     assert trial.score is not None
     checkpoint = read("new/pruned.pt")
     assert checkpoint.widths == trial.candidate.allocation
-    assert checkpoint.metrics == {"accuracy": trial.score.accuracy, "loss": trial.score.loss, "samples": 100}
+    assert checkpoint.metrics == {"accuracy": trial.score.metrics["accuracy"], "loss": trial.score.loss, "samples": 100}
     assert torch.equal(
         load("new/pruned.pt")(IMAGES), load(digits_run.folder / "weights" / f"{best['best']}.pt")(IMAGES)
     )
@@ -112,7 +113,7 @@ def test_other_weights_than_were_searched_on_are_refused_unless_they_are_forced(
         assert not Path("b.pt").exists()
         out = autoprune.succeed(*named, "--force").out
         assert "pruned anew" in out
-        assert f"({100 * searched['accuracy']:.2f} % and {searched['loss']:.4f} with the weights that were" in out
+        assert f"({_accuracy(searched)} and {searched['loss']:.4f} with the weights that were" in out
         Path("b.pt").rename("forced.pt")
     autoprune.succeed("apply", digits_run.folder, "--output", "a.pt")
     assert read("a.pt").widths == read("forced.pt").widths
@@ -154,7 +155,7 @@ def test_what_to_expect_is_what_all_validation_samples_say(
 ) -> None:
     """The trials were judged on 100 of the 400 samples, the best ones on all of them at the end."""
     best = yaml.safe_load((digits_run.folder / "best.yaml").read_text())
-    wanted = f"{100 * best['accuracy']:.2f} % accuracy and a loss of {best['loss']:.4f} on 400 validation samples"
+    wanted = f"{_accuracy(best)} accuracy and a loss of {best['loss']:.4f} on 400 validation samples"
     run = autoprune.succeed("apply", digits_run.folder, "--output", "a.pt").out
     alone = autoprune.succeed("apply", digits_run.folder / "best.yaml", "--output", "b.pt").out
     for out in (run, alone):
@@ -168,7 +169,7 @@ def test_a_best_yaml_without_results_is_compared_with_nothing(
     best = yaml.safe_load((digits_run.folder / "best.yaml").read_text())
     Path("mine.yaml").write_text(yaml.safe_dump({n: best[n] for n in ("widths", "task", "model", "pruner")}))
     out = autoprune.succeed("apply", "mine.yaml", "--output", "a.pt").out
-    assert f"expect {100 * best['accuracy']:.2f} % accuracy" in out
+    assert f"expect {_accuracy(best)} accuracy" in out
     assert "as in the search" not in out
     assert "read back, it costs what autoprune counted" in out
 
@@ -181,7 +182,7 @@ def test_widths_that_were_changed_by_hand_are_not_said_to_score_what_others_did(
     Path("mine.yaml").write_text(yaml.safe_dump(best))
     out = autoprune.succeed("apply", "mine.yaml", "--output", "a.pt").out
     assert "in the search" not in out
-    assert "mine.yaml has the accuracy and costs of another network: were its widths changed?" in out
+    assert "mine.yaml has the metrics and costs of another network: were its widths changed?" in out
 
 
 def test_a_file_that_is_not_what_the_search_scored_is_noticed(
@@ -224,7 +225,7 @@ def test_fine_tuning_makes_it_better_and_is_measured_afterwards(
     before, after = (json.loads(autoprune.succeed("evaluate", f, "--json").out) for f in ("before.pt", "after.pt"))
     assert after["loss"] < before["loss"]
     assert after["flops"] == before["flops"]
-    assert read("after.pt").metrics == {"accuracy": after["accuracy"], "loss": after["loss"], "samples": 400}
+    assert read("after.pt").metrics == {**after["metrics"], "loss": after["loss"], "samples": 400}
     assert read("after.pt").widths == read("before.pt").widths
 
 
@@ -324,7 +325,7 @@ def test_evaluate_says_the_same_of_a_dense_file_and_the_dense_row(
     row = next(row for row in history_of(digits_run.folder).of("result") if row["name"] == "dense")
     for split in ("validation", "test"):
         report = json.loads(autoprune.succeed("evaluate", "dense.pt", "--split", split, "--json").out)
-        assert report["accuracy"] == row[split]["accuracy"]
+        assert report["metrics"]["accuracy"] == row[split]["metrics"]["accuracy"]
         assert report["loss"] == pytest.approx(row[split]["loss"], rel=1e-6)
         assert {kind: report[kind] for kind in row["costs"]} == row["costs"]
     report = json.loads(autoprune.succeed("evaluate", "dense.pt", "--split", "all", "--json").out)
@@ -337,7 +338,7 @@ def test_a_users_own_network_goes_the_whole_way(autoprune: Cli, workdir: Path) -
     autoprune.succeed("apply", "run", "--output", "p.pt")
     report = json.loads(autoprune.succeed("evaluate", "p.pt", *named, "--json").out)
     metrics = read("p.pt").metrics
-    assert report["accuracy"] == metrics["accuracy"]
+    assert report["metrics"]["accuracy"] == metrics["accuracy"]
     assert "name it with --task" in autoprune.refused("evaluate", "p.pt")
     assert "name it with --task" in autoprune.refused("apply", "run/best.yaml", "--output", "q.pt")
     autoprune.succeed("apply", "run/best.yaml", *named, "--output", "q.pt")
@@ -377,3 +378,7 @@ def test_a_width_of_0_removes_the_branch_from_best_yaml_and_the_file_knows(
     assert checkpoint.widths["stage2.conv1"] == 0
     assert not any(name.startswith("stage2.conv1") for name in checkpoint.state_dict)
     assert load("p.pt")(IMAGES).shape == (4, 10)
+
+
+def _accuracy(best: Mapping[str, Mapping[str, float]]) -> str:
+    return f"{100 * best['metrics']['accuracy']:.2f} %"

@@ -49,9 +49,9 @@ def test_the_table_is_that_of_the_ledger(autoprune: Cli, workdir: Path) -> None:
     out = autoprune.succeed(*SEARCH, "--output", "run").out
     for row in history_of(workdir / "run").of("result"):
         line = next(line for line in out.splitlines() if line.startswith(row["name"]))
-        assert f"{100 * row['validation']['accuracy']:.2f} %" in line
+        assert f"{100 * row['validation']['metrics']['accuracy']:.2f} %" in line
         assert f"{row['validation']['loss']:.4f}" in line
-        assert f"{100 * row['test']['accuracy']:.2f} %" in line
+        assert f"{100 * row['test']['metrics']['accuracy']:.2f} %" in line
         assert f"{100 * row['costs']['flops'] / 1_527_040:.2f} %" in line
 
 
@@ -153,7 +153,7 @@ def test_evaluate_in_json_parses(autoprune: Cli, workdir: Path, digits_run: Digi
         "file",
         "split",
         "samples",
-        "accuracy",
+        "metrics",
         "loss",
         "flops",
         "params",

@@ -88,7 +88,7 @@ def _told(folder: Path) -> list[tuple[int, dict[str, int], float, float]]:
     trials = read_history(folder).trials()
     assert all(trial.score for trial in trials)
     return [
-        (trial.number, trial.candidate.allocation.to_json(), trial.score.loss, trial.score.accuracy)
+        (trial.number, trial.candidate.allocation.to_json(), trial.score.loss, trial.score.metrics["accuracy"])
         for trial in trials
         if trial.score
     ]

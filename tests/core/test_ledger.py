@@ -10,8 +10,9 @@ import pytest
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.ledger import NAME, VERSION, Ledger, check_idle, read_history
-from autoprune.core.trial import Candidate, Failure, Score, Trial
+from autoprune.core.trial import Candidate, Failure, Trial
 from autoprune.errors import LedgerWriteError, RunFolderError
+from tests.scores import scored
 
 
 def candidate(number):
@@ -19,7 +20,7 @@ def candidate(number):
 
 
 def trial(number):
-    return Trial(candidate(number), Score(0.5 + number, 0.9, 10), {"flops": 7}, 1.5)
+    return Trial(candidate(number), scored(0.5 + number, 0.9, 10), {"flops": 7}, 1.5)
 
 
 def write_run(folder, told=2, asked=3):
@@ -109,7 +110,7 @@ def test_a_candidate_asked_twice_appears_once_and_a_trial_told_twice_counts_once
     with Ledger(tmp_path / NAME) as ledger:
         ledger.asked(candidate(2))
         ledger.told(trial(2))
-        ledger.told(Trial(candidate(2), Score(99.0, 0.0, 10)))
+        ledger.told(Trial(candidate(2), scored(99.0, 0.0, 10)))
     history = read_history(tmp_path)
     assert [step.number for step in history.steps()] == [0, 0, 1, 1, 2, 2]
     assert history.trials()[-1] == trial(2)

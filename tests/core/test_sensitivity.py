@@ -21,14 +21,14 @@ from autoprune.core.sensitivity import (
     sweep_grid,
 )
 from autoprune.core.space import Bounds
-from autoprune.core.trial import Score
 from autoprune.errors import UserError
 from tests.core.networks import space_of
+from tests.scores import ACCURACY, scored
 
 
 def curves():
     def score(loss, accuracy):
-        return Score(loss, accuracy, 100)
+        return scored(loss, accuracy, 100)
 
     levels = {
         "a": {2: score(1.4, 0.5), 4: score(1.7, 0.45), 6: score(0.9, 0.85), 8: score(1.1, 0.75)},
@@ -44,7 +44,7 @@ def test_degradation_worked_by_hand_is_monotone_and_never_negative():
 
 
 def test_the_removal_of_a_branch_may_be_better_than_what_little_of_it_could_stay() -> None:
-    levels = {"a": {**curves().levels["a"], 0: Score(1.2, 0.7, 100)}}
+    levels = {"a": {**curves().levels["a"], 0: scored(1.2, 0.7, 100)}}
     curve = replace(curves(), levels=levels).curve("a")
     assert curve.widths.tolist() == [0, 2, 4, 6, 8, 10]
     np.testing.assert_allclose(curve.worse, [0.2, 0.7, 0.7, 0.1, 0.1, 0.0])
@@ -56,7 +56,7 @@ def test_where_a_branch_may_be_removed_a_grid_begins_with_that_and_the_narrowest
 
 
 def test_degradation_of_the_accuracy_worked_by_hand():
-    np.testing.assert_allclose(curves().curve("a", "accuracy").worse, [0.35, 0.35, 0.05, 0.05, 0.0])
+    np.testing.assert_allclose(curves().curve("a", ACCURACY).worse, [0.35, 0.35, 0.05, 0.05, 0.0])
 
 
 def test_degradation_is_linear_between_levels() -> None:
@@ -80,15 +80,15 @@ def test_noise_that_flattens_the_last_segment_makes_nothing_below_it_free() -> N
     st.integers(0, 64),
 )
 def test_a_narrower_width_is_never_better(points: list[tuple[int, float]], width: int) -> None:
-    levels = {kept: Score(loss, 0.5, 10) for kept, loss in points}
-    swept = SensitivityCurves(Score(1.0, 0.8, 10), {"a": levels}, {"a": 65})
+    levels = {kept: scored(loss, 0.5, 10) for kept, loss in points}
+    swept = SensitivityCurves(scored(1.0, 0.8, 10), {"a": levels}, {"a": 65})
     assert swept.curve("a").at(width) >= swept.curve("a").at(width + 1) >= 0.0
     if swept.curve("a").at(64) > 0:
         assert swept.curve("a").at(0) > swept.curve("a").at(min(levels))
 
 
 def test_a_group_that_was_not_swept_does_not_degrade():
-    bare = SensitivityCurves(Score(1.0, 0.8, 10), {}, {"a": 10})
+    bare = SensitivityCurves(scored(1.0, 0.8, 10), {}, {"a": 10})
     assert bare.curve("a").at(1) == 0.0
 
 
@@ -128,8 +128,8 @@ WANTED = {
 
 
 def measured(samples: int = 100, groups: tuple[str, ...] = ("a", "b"), **fingerprint: Any) -> SensitivityCurves:
-    levels = {group: {2: Score(1.4, 0.5, samples)} for group in groups}
-    return SensitivityCurves(Score(1.0, 0.8, samples), levels, {"a": 10, "b": 4}, {**WANTED, **fingerprint})
+    levels = {group: {2: scored(1.4, 0.5, samples)} for group in groups}
+    return SensitivityCurves(scored(1.0, 0.8, samples), levels, {"a": 10, "b": 4}, {**WANTED, **fingerprint})
 
 
 FPGM = measured(pruner="fpgm", scoring={"criterion": "fpgm"})
@@ -151,7 +151,9 @@ def test_json_round_trip_keeps_every_scoring() -> None:
         lambda data: data["curves"][0].pop("fingerprint"),
         lambda data: data["curves"][0].update(levels=[1]),
         lambda data: data["curves"][0].update(dense={"loss": 1.0}),
-        lambda data: data["curves"][0]["levels"]["a"].update(wide={"loss": 1.0, "accuracy": 0.5, "samples": 3}),
+        lambda data: data["curves"][0]["levels"]["a"].update(
+            wide={"loss": 1.0, "metrics": {"accuracy": 0.5}, "samples": 3}
+        ),
     ],
 )
 def test_json_that_holds_no_curves_is_refused_by_name(damage: Callable[[dict[str, Any]], object]) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.metrics import LOSS
 from autoprune.core.trial import Score, Stopped
 from autoprune.evaluation.early_stopping import evaluate_with_early_stopping
 from autoprune.evaluation.metrics import evaluate
 from autoprune.tasks.base import Batch
+from tests.scores import ACCURACY
 from tests.user_tasks import task, tiny
 
 
@@ -36,15 +39,15 @@ class Counting(nn.Module):
 
 def test_the_score_on_all_samples_is_that_of_evaluate() -> None:
     batches = sorted_batches()
-    found = evaluate_with_early_stopping(tiny(), task, batches, (16, 40), (), "loss")
+    found = evaluate_with_early_stopping(tiny(), task, batches, (16, 40), (), LOSS)
     assert isinstance(found, Score)
-    assert Score(found.loss, found.accuracy, found.samples) == evaluate(tiny(), task, batches)
+    assert replace(found, rungs=()) == evaluate(tiny(), task, batches)
     assert [rung.samples for rung in found.rungs] == [16, 40]
 
 
 def test_a_rung_is_the_score_on_the_images_seen_so_far() -> None:
     network = Counting()
-    found = evaluate_with_early_stopping(network, task, sorted_batches(), (16, 40), (), "loss")
+    found = evaluate_with_early_stopping(network, task, sorted_batches(), (16, 40), (), LOSS)
     assert isinstance(found, Score)
     samples, classes = map(torch.cat, zip(*sorted_batches(), strict=True))
     labels = dict(zip(samples.sum((1, 2, 3)).tolist(), classes, strict=True))
@@ -57,11 +60,11 @@ def test_a_rung_is_the_score_on_the_images_seen_so_far() -> None:
 
 def test_the_first_samples_are_not_all_of_one_class() -> None:
     network = Counting()
-    evaluate_with_early_stopping(network, task, sorted_batches(), (32,), (), "loss")
+    evaluate_with_early_stopping(network, task, sorted_batches(), (32,), (), LOSS)
     first = [float(samples.sum()) for samples in network.seen[:4]]
     assert first != [float(samples.sum()) for samples, _ in sorted_batches()[:4]]
     again = Counting()
-    evaluate_with_early_stopping(again, task, sorted_batches(), (32,), (), "loss")
+    evaluate_with_early_stopping(again, task, sorted_batches(), (32,), (), LOSS)
     assert [float(samples.sum()) for samples in again.seen[:4]] == first
 
 
@@ -70,7 +73,7 @@ def test_the_first_samples_are_not_all_of_one_class() -> None:
 )
 def test_it_ends_at_the_first_rung_above_its_threshold(stop_thresholds: tuple[float | None, ...], samples: int) -> None:
     network = Counting()
-    found = evaluate_with_early_stopping(network, task, sorted_batches(), (16, 40), stop_thresholds, "loss")
+    found = evaluate_with_early_stopping(network, task, sorted_batches(), (16, 40), stop_thresholds, LOSS)
     assert sum(map(len, network.seen)) == samples
     assert isinstance(found, Stopped) is (samples < 64)
     score = found.score if isinstance(found, Stopped) else found
@@ -78,22 +81,22 @@ def test_it_ends_at_the_first_rung_above_its_threshold(stop_thresholds: tuple[fl
 
 
 def test_a_stop_threshold_itself_is_not_above_it() -> None:
-    whole = evaluate_with_early_stopping(tiny(), task, sorted_batches(), (16,), (), "loss")
+    whole = evaluate_with_early_stopping(tiny(), task, sorted_batches(), (16,), (), LOSS)
     assert isinstance(whole, Score)
     assert isinstance(
-        evaluate_with_early_stopping(tiny(), task, sorted_batches(), (16,), (whole.rungs[0].loss,), "loss"), Score
+        evaluate_with_early_stopping(tiny(), task, sorted_batches(), (16,), (whole.rungs[0].loss,), LOSS), Score
     )
 
 
 def test_a_stop_threshold_is_in_the_objective() -> None:
-    whole = evaluate_with_early_stopping(tiny(), task, sorted_batches(), (16,), (), "accuracy")
+    whole = evaluate_with_early_stopping(tiny(), task, sorted_batches(), (16,), (), ACCURACY)
     assert isinstance(whole, Score)
-    wrong = 1 - whole.rungs[0].accuracy
+    wrong = 1 - whole.rungs[0].metrics["accuracy"]
     assert isinstance(
-        evaluate_with_early_stopping(tiny(), task, sorted_batches(), (16,), (wrong + 0.01,), "accuracy"), Score
+        evaluate_with_early_stopping(tiny(), task, sorted_batches(), (16,), (wrong + 0.01,), ACCURACY), Score
     )
     assert isinstance(
-        evaluate_with_early_stopping(tiny(), task, sorted_batches(), (16,), (wrong - 0.01,), "accuracy"), Stopped
+        evaluate_with_early_stopping(tiny(), task, sorted_batches(), (16,), (wrong - 0.01,), ACCURACY), Stopped
     )
 
 
@@ -103,7 +106,7 @@ def test_batches_that_are_read_anew_keep_their_order() -> None:
             return iter(sorted_batches())
 
     network = Counting()
-    evaluate_with_early_stopping(network, task, Read(), (16,), (), "loss")
+    evaluate_with_early_stopping(network, task, Read(), (16,), (), LOSS)
     assert [float(samples.sum()) for samples in network.seen] == [
         float(samples.sum()) for samples, _ in sorted_batches()
     ]

@@ -28,7 +28,7 @@ def test_a_score_is_the_mean_over_samples_whatever_the_batches() -> None:
         score = evaluate(network, task, Batches(task, "validation", None, size, 0, CPU))
         assert score.samples == samples == 64
         assert score.loss == pytest.approx(loss / samples, rel=1e-5)
-        assert score.accuracy == pytest.approx(correct / samples)
+        assert score.metrics["accuracy"] == pytest.approx(correct / samples)
 
 
 def test_a_split_without_images_is_refused() -> None:

@@ -12,6 +12,7 @@ from autoprune.core.recipe import TrainingPlan
 from autoprune.pruning.training.penalties import Penalty
 from autoprune.tasks.base import Hook
 from autoprune.tasks.datasets.digits import DigitsTask
+from autoprune.tasks.metrics import top_1
 from autoprune.tasks.training.loop import seeded
 
 
@@ -53,5 +54,5 @@ def train_on_digits(network: nn.Module, steps: int, penalty: Penalty | None) -> 
 def digits_accuracy(network: nn.Module) -> float:
     task = DigitsTask(residual)
     with torch.no_grad():
-        hits = torch.cat([task.metric(network(inputs), targets) for inputs, targets in task.batches("test", 200)])
+        hits = torch.cat([top_1(network(inputs), targets) for inputs, targets in task.batches("test", 200)])
     return float(hits.mean())

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.ledger import Ledger
+from autoprune.core.metrics import LOSS, infos_to_json
 from autoprune.core.recipe import Finetune, Recipe
-from autoprune.core.trial import Candidate, Failure, Outcome, Score, Stopped, Trial
+from autoprune.core.trial import Candidate, Failure, Outcome, Stopped, Trial
 from autoprune.reporting.results import Result
+from tests.scores import ACCURACY, scored
 
 DENSE_COSTS = {"flops": 2000, "params": 400, "size": 1600}
 LIMITS = {"flops": 1000}
@@ -25,11 +28,11 @@ SETTINGS = {
     "track": {"uri": None, "experiment": "autoprune"},
 }
 OUTCOMES: tuple[Outcome, ...] = (
-    Score(0.5, 0.80, 100),
-    Stopped(Score(0.9, 0.60, 10)),
+    scored(0.5, 0.80, 100),
+    Stopped(scored(0.9, 0.60, 10)),
     Failure("nan", "the loss is not finite"),
-    Score(0.3, 0.90, 100),
-    Score(0.4, 0.85, 100),
+    scored(0.3, 0.90, 100),
+    scored(0.4, 0.85, 100),
 )
 
 
@@ -63,16 +66,18 @@ def write_run(
         "settings": {**SETTINGS, **settings},
         "params": {"searcher": "auto", "pruner": "l1_filter", "costs": "actual", "trials": 5},
         "groups": WIDTHS,
+        "metrics": infos_to_json([ACCURACY]),
+        "objective": asdict(LOSS),
         "command": ["autoprune", "search", "--budget", "flops=0.5"],
         "environment": {"python": "3.11", "torch": "2.13"},
     }
     with Ledger(folder / "ledger.jsonl") as ledger:
         ledger.write("started", version=1, identity=identity, scoring={"pruner": "l1_filter"}, limits=dict(limits),
                      **(described if started is None else started))  # fmt: skip
-        ledger.write("dense", score=Score(0.1, 0.95, 100).to_json(), costs=DENSE_COSTS)
-        ledger.write("level", group="", width=0, score=Score(0.1, 0.95, 100).to_json(), work=100_000)
+        ledger.write("dense", score=scored(0.1, 0.95, 100).to_json(), costs=DENSE_COSTS)
+        ledger.write("level", group="", width=0, score=scored(0.1, 0.95, 100).to_json(), work=100_000)
         for group, width in (("a", 4), ("b", 2)):
-            ledger.write("level", group=group, width=width, score=Score(0.2, 0.9, 100).to_json(), work=50_000)
+            ledger.write("level", group=group, width=width, score=scored(0.2, 0.9, 100).to_json(), work=50_000)
         for number, outcome in enumerate(outcomes):
             told = trial(number, outcome, **({"recipe": recipe} if recipe else {}))
             ledger.asked(told.candidate)
@@ -86,11 +91,11 @@ def write_run(
 
 def results(test: bool) -> list[Result]:
     best = trial(3, OUTCOMES[3])
-    held = Score(0.35, 0.88, 50) if test else None
+    held = scored(0.35, 0.88, 50) if test else None
     return [
-        Result("dense", None, {}, Score(0.1, 0.95, 100), Score(0.12, 0.94, 50) if test else None, DENSE_COSTS, 1.5),
-        Result("uniform", 0, {"a": 8, "b": 2}, Score(0.5, 0.8, 100), held, trial(0, OUTCOMES[0]).costs, 1.0),
-        Result("best", 3, best.candidate.allocation.to_json(), Score(0.31, 0.89, 200), held, best.costs, 0.9),
+        Result("dense", None, {}, scored(0.1, 0.95, 100), scored(0.12, 0.94, 50) if test else None, DENSE_COSTS, 1.5),
+        Result("uniform", 0, {"a": 8, "b": 2}, scored(0.5, 0.8, 100), held, trial(0, OUTCOMES[0]).costs, 1.0),
+        Result("best", 3, best.candidate.allocation.to_json(), scored(0.31, 0.89, 200), held, best.costs, 0.9),
     ]
 
 

@@ -46,4 +46,4 @@ def test_json_holds_every_run_with_its_comparison(tmp_path: Path) -> None:
 def test_of_a_run_that_was_killed_what_is_known_is_said(tmp_path: Path) -> None:
     fields = run_fields(read_record(write_run(tmp_path / "killed", OUTCOMES[:2], ended=False)))
     assert (fields["progress"], fields["best"], fields["loss"]) == ("2 of 5 trials", 0, 0.5)
-    assert "test_accuracy" not in fields
+    assert "test" not in fields

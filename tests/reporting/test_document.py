@@ -10,6 +10,7 @@ from autoprune.core.trial import Failure, Score
 from autoprune.reporting.document import write_page
 from autoprune.reporting.record import read_record
 from tests.reporting.ledgers import OUTCOMES, write_run
+from tests.scores import scored
 
 _VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -55,7 +56,7 @@ def test_a_page_loads_nothing_and_holds_everything(tmp_path: Path) -> None:
         assert text in parser.text, text
     assert source.count("<svg") == 7
     names = {path.name for path in (tmp_path / "page").iterdir()}
-    assert {"index.html", "trials.csv", "report.json", "comparison.json", "accuracy-flops.png", "widths.png"} <= names
+    assert {"index.html", "trials.csv", "report.json", "comparison.json", "cost-flops.png", "widths.png"} <= names
 
 
 def test_a_page_takes_its_colours_from_the_reader(tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_a_page_takes_its_colours_from_the_reader(tmp_path: Path) -> None:
 
 
 def test_names_and_reasons_are_text_and_not_markup(tmp_path: Path) -> None:
-    outcomes = [Score(0.5, 0.8, 100), Failure("exception", "<script>alert(1)</script> & more")]
+    outcomes = [scored(0.5, 0.8, 100), Failure("exception", "<script>alert(1)</script> & more")]
     folder = write_run(tmp_path / "<b>run</b>", outcomes, ended=False)
     parser = read(write_page([read_record(folder)], tmp_path / "page"))
     assert "<script>alert(1)</script> & more" in parser.text
@@ -83,7 +84,7 @@ def test_a_run_that_has_not_finished_has_a_page_too(outcomes: tuple[Score, ...],
 
 
 def test_a_loss_of_zero_can_be_drawn(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", [Score(0.0, 1.0, 100)], ended=False)
+    folder = write_run(tmp_path / "run", [scored(0.0, 1.0, 100)], ended=False)
     assert "<svg" in write_page([read_record(folder)], tmp_path / "page").read_text()
 
 

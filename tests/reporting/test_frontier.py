@@ -9,13 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoprune.core.allocation import Allocation
-from autoprune.core.trial import Candidate, Failure, Role, Score, Trial
+from autoprune.core.metrics import LOSS
+from autoprune.core.trial import Candidate, Failure, Role, Trial
 from autoprune.reporting.frontier import frontier, frontier_csv, non_dominated
+from tests.scores import ACCURACY, scored
 
 
 def trial(number: int, loss: float, flops: int, params: int = 0, accuracy: float = 0.5, role: Role = "final") -> Trial:
     candidate = Candidate(number, Allocation({"a": number + 1}), role=role)
-    return Trial(candidate, Score(loss, accuracy, 10), {"flops": flops, "params": params})
+    return Trial(candidate, scored(loss, accuracy, 10), {"flops": flops, "params": params})
 
 
 def dominates(left: list[int], right: list[int]) -> bool:
@@ -33,34 +35,34 @@ def test_what_is_left_is_what_a_slow_loop_leaves(points: list[list[int]]) -> Non
 
 def test_a_frontier_goes_from_the_cheapest_to_the_best() -> None:
     trials = [trial(0, 0.2, 90), trial(1, 0.9, 10), trial(2, 0.5, 50), trial(3, 0.6, 60), trial(4, 0.5, 50)]
-    assert [t.number for t in frontier(trials, "loss", ["flops"])] == [1, 2, 0]
+    assert [t.number for t in frontier(trials, LOSS, ["flops"])] == [1, 2, 0]
 
 
 def test_each_named_cost_counts() -> None:
     trials = [trial(0, 0.5, 50, params=9), trial(1, 0.5, 60, params=5), trial(2, 0.6, 60, params=5)]
-    assert [t.number for t in frontier(trials, "loss", ["flops"])] == [0]
-    assert [t.number for t in frontier(trials, "loss", ["flops", "params"])] == [0, 1]
-    assert [t.number for t in frontier(trials, "loss", ["params", "flops"])] == [1, 0]
+    assert [t.number for t in frontier(trials, LOSS, ["flops"])] == [0]
+    assert [t.number for t in frontier(trials, LOSS, ["flops", "params"])] == [0, 1]
+    assert [t.number for t in frontier(trials, LOSS, ["params", "flops"])] == [1, 0]
 
 
 def test_the_objective_counts() -> None:
     trials = [trial(0, 0.5, 50, accuracy=0.6), trial(1, 0.4, 50, accuracy=0.5)]
-    assert [t.number for t in frontier(trials, "loss", ["flops"])] == [1]
-    assert [t.number for t in frontier(trials, "accuracy", ["flops"])] == [0]
+    assert [t.number for t in frontier(trials, LOSS, ["flops"])] == [1]
+    assert [t.number for t in frontier(trials, ACCURACY, ["flops"])] == [0]
 
 
 @pytest.mark.parametrize("others", [[], [trial(0, 0.1, 5, role="intermediate")]])
 def test_failures_and_what_cannot_win_are_left_out(others: list[Trial]) -> None:
     failed = Trial(Candidate(7, Allocation({"a": 1})), Failure("nan", "loss nan"))
-    assert frontier([failed, *others], "loss", ["flops"]) == []
-    assert [t.number for t in frontier([failed, *others, trial(8, 0.5, 50)], "loss", ["flops"])] == [8]
+    assert frontier([failed, *others], LOSS, ["flops"]) == []
+    assert [t.number for t in frontier([failed, *others, trial(8, 0.5, 50)], LOSS, ["flops"])] == [8]
 
 
 DENSE = {"flops": 200, "params": 30, "size": 400}
 TRIALS = [
     Trial(
         Candidate(n, Allocation({"a": n + 1})),
-        Score(1.0 - n / 10, n / 10, 50),
+        scored(1.0 - n / 10, n / 10, 50),
         {"flops": 10 * n, "params": n, "size": n},
     )
     for n in (4, 7)

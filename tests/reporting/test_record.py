@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from autoprune.core.ledger import Ledger
-from autoprune.core.trial import Score
+from autoprune.core.metrics import LOSS
 from autoprune.errors import RunFolderError
 from autoprune.reporting.record import best_so_far, read_record, sessions_seconds
 from tests.reporting.ledgers import OUTCOMES, WIDTHS, trial, write_run
+from tests.scores import scored
 
 
 def test_a_finished_run_is_told_by_its_ledger_alone(tmp_path: Path) -> None:
@@ -17,12 +18,12 @@ def test_a_finished_run_is_told_by_its_ledger_alone(tmp_path: Path) -> None:
     assert (record.name, record.state, len(record.trials)) == ("run", "finished", 5)
     assert record.best is not None
     assert record.best.number == 3
-    assert record.best_validation == Score(0.31, 0.89, 200)
+    assert record.best_validation == scored(0.31, 0.89, 200)
     assert record.groups == WIDTHS
     assert record.setting("search.searcher") == "auto"
     assert record.setting("search.nothing", 7) == 7
     assert record.curves is not None
-    assert record.curves.levels == {"a": {4: Score(0.2, 0.9, 100)}, "b": {2: Score(0.2, 0.9, 100)}}
+    assert record.curves.levels == {"a": {4: scored(0.2, 0.9, 100)}, "b": {2: scored(0.2, 0.9, 100)}}
 
 
 def test_evaluations_count_the_dense_reference_the_sweep_and_every_trial(tmp_path: Path) -> None:
@@ -36,9 +37,9 @@ def test_a_run_that_was_killed_shows_its_best_so_far(tmp_path: Path) -> None:
     assert record.state == "interrupted"
     assert record.best is not None
     assert record.best.number == 3
-    assert record.best_validation == Score(0.3, 0.90, 100)
+    assert record.best_validation == scored(0.3, 0.90, 100)
     assert record.dense is not None
-    assert record.dense.validation.accuracy == 0.95
+    assert record.dense.validation.metrics["accuracy"] == 0.95
 
 
 def test_a_run_that_is_being_written_goes_on(tmp_path: Path) -> None:
@@ -96,6 +97,6 @@ def test_the_time_between_two_sessions_does_not_count() -> None:
 
 
 def test_the_best_so_far_is_a_final_trial_with_a_score() -> None:
-    rounds = trial(0, Score(0.01, 0.99, 10), role="intermediate")
-    best = best_so_far([rounds, *(trial(i, OUTCOMES[i]) for i in (1, 4, 0, 3))], "loss")
+    rounds = trial(0, scored(0.01, 0.99, 10), role="intermediate")
+    best = best_so_far([rounds, *(trial(i, OUTCOMES[i]) for i in (1, 4, 0, 3))], LOSS)
     assert [each and each.number for each in best] == [None, None, 4, 4, 3]

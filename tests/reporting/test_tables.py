@@ -23,7 +23,7 @@ def test_csv_has_a_line_for_every_trial_of_every_run(tmp_path: Path) -> None:
 def test_a_summary_says_how_far_a_run_has_come(tmp_path: Path) -> None:
     killed = read_record(write_run(tmp_path / "killed", OUTCOMES[:2], ended=False))
     assert cells(killed)["state"] == "interrupted, 2 of 5 trials"
-    assert (cells(killed)["loss"], cells(killed)["test"]) == ("0.5000", "")
+    assert (cells(killed)["loss"], cells(killed)["test accuracy"]) == ("0.5000", "")
     nothing = read_record(write_run(tmp_path / "nothing", (), ended=False))
     assert cells(nothing)["state"] == "interrupted, 0 of 5 trials"
     assert cells(nothing)["accuracy"] == ""

@@ -5,10 +5,10 @@ import io
 import pytest
 from rich.table import Table
 
-from autoprune.core.trial import Score
 from autoprune.errors import printable
 from autoprune.reporting.results import Result, results_table
 from autoprune.reporting.terminal import plain_console
+from tests.scores import ACCURACY, scored
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def test_a_text_has_no_control_sequences_whatever_the_environment_says(monkeypat
 
 def test_a_setting_in_the_final_table_is_text() -> None:
     costs = {"flops": 2000, "params": 400}
-    dense = Result("dense", None, {}, Score(0.1, 0.95, 10), None, costs, 1.5)
-    best = Result("best", 3, {}, Score(0.1, 0.95, 10), None, costs, 1.5, settings={"criterion.[red]": "my:[/red]"})
+    dense = Result("dense", None, {}, scored(0.1, 0.95, 10), None, costs, 1.5)
+    best = Result("best", 3, {}, scored(0.1, 0.95, 10), None, costs, 1.5, settings={"criterion.[red]": "my:[/red]"})
     text = io.StringIO()
-    plain_console(text, 160).print(results_table([dense, best]))
+    plain_console(text, 160).print(results_table([dense, best], [ACCURACY], ACCURACY))
     assert "criterion.[red]=my:[/red]" in text.getvalue()

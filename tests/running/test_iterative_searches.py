@@ -66,7 +66,7 @@ def test_a_step_of_a_round_can_be_applied_while_its_weights_are_there(
     first, second = (next(t for t in trials if (t.candidate.parent is None) == new) for new in (True, False))
     out = autoprune.succeed(*named, first.number).out  # it is made again from the dense network
     assert f"trial {first.number} is a step of a round on the way: the run's budget was not its limit" in out
-    assert f"{100 * first.score.accuracy:.2f} % accuracy and a loss of {first.score.loss:.4f} on" in out
+    assert f"{100 * first.score.metrics['accuracy']:.2f} % accuracy and a loss of {first.score.loss:.4f} on" in out
     said = autoprune.refused(*named, second.number, "--overwrite")
     assert f"trial {second.number} of {run} cannot be made again: the weights of the parent, trial " in said
     assert "runs keep the weights of their best trials, choose one of those" in said

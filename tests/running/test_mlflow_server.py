@@ -155,7 +155,7 @@ def check_complete(server: Server, run: Path) -> None:
     for child in children:
         score = trials[int(child.data.tags["autoprune.number"])].score
         assert score is not None
-        assert (child.data.metrics["loss"], child.data.metrics["accuracy"]) == (score.loss, score.accuracy)
+        assert (child.data.metrics["loss"], child.data.metrics["accuracy"]) == (score.loss, score.metrics["accuracy"])
         assert child.info.status == "FINISHED"
     steps = [point.step for point in client(server).get_metric_history(parent.info.run_id, "best_loss")]
     assert steps == list(range(1, len(trials) + 1))

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from autoprune.core.trial import Candidate, Failure, Score, Stopped, Trial
+from autoprune.core.trial import Candidate, Failure, Stopped, Trial
 from autoprune.searchers.annealing import FINAL_TEMPERATURE, Annealing
 from autoprune.searchers.knapsack import standard_starts
+from tests.scores import scored
 from tests.searchers.landscapes import make_problem, with_curves
 from tests.tiers import rest_slow
 
@@ -17,7 +18,7 @@ PROBLEM = with_curves(make_problem(trials=200))
 
 
 def told(candidate: Candidate, loss: float) -> Trial:
-    return Trial(candidate, Score(loss, 0.5, 10))
+    return Trial(candidate, scored(loss, 0.5, 10))
 
 
 def warmed(rise: float = 0.1, seed: int = 0) -> tuple[Annealing, int]:
@@ -79,7 +80,7 @@ def draw(number: int) -> float:
 
 
 def scored_on_rungs(candidate: Candidate, loss: float) -> Trial:
-    return Trial(candidate, Score(loss, 0.5, 100, rungs=(Score(loss - 0.1, 0.5, 10),)))
+    return Trial(candidate, scored(loss, 0.5, 100, rungs=(scored(loss - 0.1, 0.5, 10),)))
 
 
 def test_a_neighbour_may_be_dropped_only_where_its_draw_would_not_take_it() -> None:
@@ -98,7 +99,7 @@ def test_a_neighbour_may_be_dropped_only_where_its_draw_would_not_take_it() -> N
         pytest.approx(standing(searcher) - 0.1 + searcher._accepted_rise(candidate.number)),
     )
     before = standing(searcher)
-    searcher.tell(Trial(candidate, Stopped(Score(3.0, 0.5, 10))))
+    searcher.tell(Trial(candidate, Stopped(scored(3.0, 0.5, 10))))
     assert standing(searcher) == before
 
 

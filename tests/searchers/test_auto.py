@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from autoprune.core.settings import Choice
-from autoprune.core.trial import Candidate, Failure, Score, Setting, Trial
+from autoprune.core.trial import Candidate, Failure, Setting, Trial
 from autoprune.searchers.auto import Auto
 from autoprune.searchers.knapsack import standard_starts
+from tests.scores import scored
 from tests.searchers.landscapes import evaluate, planted
 
 LANDSCAPE = planted("interactions", 3, True, pairs=0.9)
@@ -63,7 +64,7 @@ def test_values_that_have_no_logarithm_are_taken_as_they_are(value: float) -> No
     searcher = Auto(PROBLEM)
     for number in range(20):
         (candidate,) = searcher.ask(1)
-        searcher.tell(Trial(candidate, Score(value + 0.1 * number, 0.5, 10)))
+        searcher.tell(Trial(candidate, scored(value + 0.1 * number, 0.5, 10)))
 
 
 def test_what_a_setting_does_is_learnt_from_one_allocation_and_taken_to_hold_for_all() -> None:
@@ -77,7 +78,7 @@ def test_what_a_setting_does_is_learnt_from_one_allocation_and_taken_to_hold_for
     for _ in range(40):
         (candidate,) = searcher.ask(1)
         told = evaluate(LANDSCAPE, candidate)
-        searcher.tell(Trial(candidate, Score(told.score.loss * factor(candidate.settings), 0.5, 10)))
+        searcher.tell(Trial(candidate, scored(told.score.loss * factor(candidate.settings), 0.5, 10)))
     tried = [each.settings for each in searcher._history.asked]
     assert {each["criterion"] for each in tried} == {"l1", "l2", "fpgm"}
     for each in tried:

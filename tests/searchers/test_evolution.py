@@ -5,17 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from autoprune.core.trial import Candidate, Failure, Score, Trial
+from autoprune.core.trial import Candidate, Failure, Trial
 from autoprune.searchers import evolution
 from autoprune.searchers.evolution import Evolution
 from autoprune.searchers.knapsack import standard_starts
+from tests.scores import scored
 from tests.searchers.landscapes import make_problem, with_curves
 
 PROBLEM = with_curves(make_problem())
 
 
 def told(candidate: Candidate, loss: float) -> Trial:
-    return Trial(candidate, Score(loss, 0.5, 10))
+    return Trial(candidate, scored(loss, 0.5, 10))
 
 
 def moved(candidate: Candidate, parent: Candidate) -> int:

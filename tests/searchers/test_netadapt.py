@@ -9,11 +9,12 @@ import pytest
 from autoprune.core.allocation import Allocation
 from autoprune.core.costs import within
 from autoprune.core.recipe import Finetune, Recipe, Rounds
-from autoprune.core.trial import Candidate, Failure, Score, Trial
+from autoprune.core.trial import Candidate, Failure, Trial
 from autoprune.searchers.base.iterative import plan
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.netadapt import MAX_LOSS, NetAdapt, expected_degradation, saved_share
 from autoprune.testing.problems import events, few_groups, outcome
+from tests.scores import scored
 from tests.searchers.landscapes import best_regret, make_problem, planted, run, score, with_curves
 
 
@@ -129,7 +130,7 @@ def test_the_winner_by_value_has_the_least_objective() -> None:
 
 def test_the_winner_by_ratio_has_the_least_rise_for_what_it_saves() -> None:
     problem = problem_of(step=8)
-    first = replace(problem, dense=Score(1.0, 0.5, 100))
+    first = replace(problem, dense=scored(1.0, 0.5, 100))
     saved = {
         each.number: saved_share(
             problem.costs.dense(), problem.costs.costs(each.allocation), {"flops": each.limits["flops"]}
@@ -152,7 +153,7 @@ def test_the_winner_by_ratio_has_the_least_rise_for_what_it_saves() -> None:
 
 
 def test_of_those_that_are_better_than_their_parent_more_saved_is_better_still() -> None:
-    first = replace(problem_of(step=8), dense=Score(2.0, 0.5, 100))
+    first = replace(problem_of(step=8), dense=scored(2.0, 0.5, 100))
     costs = {each.number: first.costs.cost(each.allocation, "flops") for each in first_round(first)}
     _, searcher = two_rounds(first, lambda _: 1.0)
     assert costs[searcher.ask(1)[0].parent or 0] == min(costs.values())
@@ -166,7 +167,7 @@ def test_failures_are_passed_over_and_of_equal_ones_the_first_wins() -> None:
 @pytest.mark.parametrize("slots", [1, 4, 16])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_rounds_are_the_same_with_any_number_of_slots_and_any_order_of_results(slots: int, seed: int) -> None:
-    problem = replace(problem_of(count=4), dense=Score(0.5, 0.5, 10))
+    problem = replace(problem_of(count=4), dense=scored(0.5, 0.5, 10))
     alone = [event for event in events(NetAdapt(problem)) if isinstance(event, Candidate)]
     assert [event for event in events(NetAdapt(problem), slots, seed) if isinstance(event, Candidate)] == alone
     assert len(alone) == 4 * 12

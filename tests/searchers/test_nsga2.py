@@ -17,6 +17,7 @@ from autoprune.searchers.base.history import Estimate
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.base.surrogate import Surrogate
 from autoprune.searchers.nsga2 import BUDGETS, POPULATION, Nsga2, draw, neighbour, spread_allocations, tightened
+from tests.scores import scored
 from tests.searchers.landscapes import Landscape, make_problem, planted, run, with_curves
 
 LANDSCAPE = planted("interactions", 3, streams=True, pairs=0.9)
@@ -184,7 +185,7 @@ def test_what_is_near_a_budget_is_modelled_and_sought_from(monkeypatch: pytest.M
             if asked[0].number % ELSEWHERE:
                 tight = tightened(problem, budget)
                 assert begins[1:11] == [tight.project(trial.candidate.allocation) for trial in near[:10]]
-        told.append(Trial(asked[0], Score(LANDSCAPE.true(asked[0].allocation), 0.5, 100)))
+        told.append(Trial(asked[0], scored(LANDSCAPE.true(asked[0].allocation), 0.5, 100)))
         searcher.tell(told[-1])
     assert len(noted) == 60 - POPULATION
 
@@ -194,7 +195,7 @@ def test_a_flat_frontier_is_searched_under_all_budgets() -> None:
     problem = replace(LANDSCAPE.problem, trials=120)
     searcher = Nsga2(problem)
     while asked := searcher.ask(1):
-        searcher.tell(Trial(asked[0], Score(LANDSCAPE.told(asked[0].allocation), 0.5, 100)))
+        searcher.tell(Trial(asked[0], scored(LANDSCAPE.told(asked[0].allocation), 0.5, 100)))
     shares = [_share(problem, candidate.allocation) for candidate in searcher._history.asked[POPULATION:]]
     assert np.histogram(shares, bins=4, range=(0.0, 1.0))[0].min() > 10
 
@@ -206,7 +207,7 @@ def test_one_is_dropped_where_it_is_above_the_line_between_its_neighbours_on_the
 
     def told(candidate: Candidate) -> None:
         loss = LANDSCAPE.true(candidate.allocation)
-        trial = Trial(candidate, Score(loss, 0.5, 100, rungs=(Score(loss - 0.1, 0.5, 10),)))
+        trial = Trial(candidate, scored(loss, 0.5, 100, rungs=(scored(loss - 0.1, 0.5, 10),)))
         searcher.tell(trial)
         known.append(replace(trial, costs=dict(**problem.costs.costs(candidate.allocation))))
 
@@ -242,4 +243,4 @@ def test_of_two_limited_costs_a_stop_threshold_is_that_of_one_that_costs_no_more
             better = min(value for costs, value in known)
             assert better - 0.1 - 1e-9 <= asked[0].stop_thresholds[0] <= least - 0.1 + 1e-9
         known.append((dict(own), loss))
-        searcher.tell(Trial(asked[0], Score(loss, 0.5, 100, rungs=(Score(loss - 0.1, 0.5, 10),))))
+        searcher.tell(Trial(asked[0], scored(loss, 0.5, 100, rungs=(scored(loss - 0.1, 0.5, 10),))))

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from autoprune.core.settings import Choice, Range, defaults
-from autoprune.core.trial import Candidate, Score, Trial
+from autoprune.core.trial import Candidate, Trial
 from autoprune.searchers.auto import Auto
 from autoprune.searchers.base.sequential import SequentialSearcher
 from autoprune.searchers.cmaes import CmaEs
 from autoprune.searchers.evolution import Evolution
 from autoprune.searchers.knapsack import standard_starts
 from autoprune.searchers.optuna_samplers import PROBES, Gp, Tpe
+from tests.scores import scored
 from tests.searchers.landscapes import make_problem, with_curves
 
 SETTINGS = {"criterion": Choice(("l1", "l2", "fpgm")), "finetune.rate": Range(0.001, 1.0, log=True, own=0.01)}
@@ -21,7 +22,7 @@ PROBLEM = replace(PLAIN, space=replace(PLAIN.space, settings=SETTINGS))
 
 
 def told(candidate: Candidate, loss: float) -> Trial:
-    return Trial(candidate, Score(loss, 0.5, 10))
+    return Trial(candidate, scored(loss, 0.5, 10))
 
 
 def test_after_the_starts_settings_are_probed_under_the_widths_of_the_best_start() -> None:

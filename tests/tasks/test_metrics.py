@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from autoprune.tasks.metrics import applicable_top_k, top_1, top_k
+from autoprune.core.metrics import MetricInfo
+from autoprune.errors import TaskError
+from autoprune.tasks.metrics import ACCURACY, TOP_5, Metric, as_metrics, classification_metrics, top_1, top_k
 
 
 def test_top_1_is_one_where_the_largest_output_is_the_target() -> None:
@@ -33,20 +38,93 @@ def test_outputs_that_are_not_numbers_are_never_right() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outputs", "targets", "applicable"),
+    ("outputs", "targets", "said"),
     [
-        (torch.zeros(3, 6), torch.tensor([0, 1, 5]), True),
-        (torch.zeros(3, 5), torch.tensor([0, 1, 4]), False),
-        (torch.zeros(3, 6), torch.tensor([0, 1, 6]), False),
-        (torch.zeros(3, 6), torch.tensor([0, 1, -100]), False),
-        (torch.zeros(3, 6), torch.tensor([0, 1]), False),
-        (torch.zeros(3, 6), torch.tensor([0.0, 1.0, 2.0]), False),
-        (torch.zeros(3, 6), torch.zeros(3, 6), False),
-        (torch.zeros(3, 6, 2), torch.zeros(3, 2, dtype=torch.int64), False),
-        (torch.zeros(3, 6, dtype=torch.int64), torch.tensor([0, 1, 2]), False),
+        (torch.zeros(3, 1), torch.tensor([0, 0, 0]), r"float32 \[3, 1\] and int64 \[3\]"),
+        (torch.zeros(3, 6), torch.tensor([0, 1]), r"float32 \[3, 6\] and int64 \[2\]"),
+        (torch.zeros(3, 6), torch.tensor([0.0, 1.0, 2.0]), r"float32 \[3, 6\] and float32 \[3\]"),
+        (torch.zeros(3, 6), torch.zeros(3, 6), r"float32 \[3, 6\] and float32 \[3, 6\]"),
+        (torch.zeros(3, 6, 2), torch.zeros(3, 2, dtype=torch.int64), r"float32 \[3, 6, 2\] and int64 \[3, 2\]"),
+        ([torch.zeros(3)], torch.tensor([0, 1, 2]), r"a list and int64 \[3\]"),
+        (torch.zeros(3, 6), None, r"float32 \[3, 6\] and a NoneType"),
     ],
 )
-def test_top_5_applies_to_class_indices_among_more_than_five(
-    outputs: Tensor, targets: Tensor, applicable: bool
-) -> None:
-    assert applicable_top_k(outputs, targets, 5) is applicable
+def test_top_1_refuses_what_is_no_classification(outputs: Any, targets: Any, said: str) -> None:
+    with pytest.raises(TaskError, match=f"has {said}; give the metric that this task has, metrics=…"):
+        top_1(outputs, targets)
+
+
+def test_top_5_is_measured_from_ten_classes_on() -> None:
+    labels = torch.tensor([1, 0])
+    assert classification_metrics(torch.zeros(2, 9), labels) == (ACCURACY,)
+    assert classification_metrics(torch.zeros(2, 10), labels) == (ACCURACY, TOP_5)
+    assert classification_metrics({"logits": torch.zeros(2, 10)}, labels) == (ACCURACY, TOP_5)
+
+
+class Largest:
+    """Accumulates the largest difference, as metrics of torchmetrics would."""
+
+    higher_is_better = False
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.found = max(self.found, float((outputs - targets).abs().max()))
+
+    def compute(self) -> Any:
+        return {"largest": self.found, "other": 7.0}
+
+    def reset(self) -> None:
+        self.found = 0.0
+
+
+def mae(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).abs()
+
+
+def test_metrics_are_given_as_functions_or_objects_by_name_or_not() -> None:
+    (one,) = as_metrics(mae)
+    assert one.info == MetricInfo("mae", None)
+    two = as_metrics([Metric("error", mae, "minimize"), Largest()])
+    assert [each.info for each in two] == [MetricInfo("error"), MetricInfo("Largest")]
+    assert [each.info for each in as_metrics({"largest": Largest(), "top": top_1})] == [
+        MetricInfo("largest"), MetricInfo("top", "maximize", "%"),
+    ]  # fmt: skip
+    assert as_metrics([]) == ()
+
+
+def test_an_object_starts_anew_at_every_evaluation_and_gives_the_number_of_its_name() -> None:
+    own = Largest()
+    own.found = 99.0
+    (metric,) = as_metrics({"largest": own})
+    fresh = metric.accumulator()
+    fresh.update(torch.tensor([1.0, 4.0]), torch.tensor([1.5, 1.0]))
+    assert metric.result(fresh.compute()) == 3.0
+    assert own.found == 99.0
+    with pytest.raises(TaskError, match="computed numbers for largest, other; name it after one"):
+        Metric("mine", Largest()).result(fresh.compute())
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Metric("loss", mae), "something else is recorded under it"),
+        (lambda: Metric("two words", mae), "letters, digits"),
+        (lambda: Metric("mae", 3), "but is a int"),  # type: ignore[arg-type]
+        (lambda: Metric("mae", mae, "up"), "should be maximize or minimize but is 'up'"),  # type: ignore[arg-type]
+        (lambda: as_metrics([mae, mae]), "two metrics have one name"),
+        (lambda: as_metrics([3]), "but is a int"),
+        (lambda: Metric("m", lambda o, t: torch.zeros(2)).batch_mean(0, 0, 3), r"should return \[3\] values"),
+        (lambda: Metric("m", lambda o, t: "high").batch_mean(0, 0, 3), "returned a str"),
+    ],
+)
+def test_what_is_no_metric_is_refused(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(TaskError, match=said):
+        make()
+
+
+def test_a_number_for_a_batch_counts_for_its_samples() -> None:
+    metric = Metric("mean", lambda outputs, targets: mae(outputs, targets).mean())
+    assert metric.batch_mean(torch.tensor([1.0, 3.0]), torch.zeros(2), 2) == 2.0
+    assert Metric("always", lambda outputs, targets: 5).batch_mean(None, None, 2) == 5.0

@@ -14,7 +14,7 @@ from autoprune.core.trial import Score
 from autoprune.errors import CheckpointError, UserError
 from autoprune.evaluation.checkpoints.reshape import ReshapedNetwork, reshape
 from autoprune.evaluation.data import Batches, ScoringSamples, takes_channels_last
-from autoprune.evaluation.metrics import evaluate_with_top_5, zeros_in
+from autoprune.evaluation.metrics import evaluate, zeros_in
 from autoprune.evaluation.schedules.active_pruners import CARRIED, ActivePruners, Passed
 from autoprune.graph.groups import find_groups
 from autoprune.graph.inputs import ModelInputs
@@ -294,11 +294,9 @@ class TrainingRun:
     def _measure(self, event: str) -> Score:
         """Evaluates the network on the validation samples, and records that with what else can be measured."""
         self.active.masking.hold()
-        score, top_5 = evaluate_with_top_5(self.network, self._task, self._validation)
+        score = evaluate(self.network, self._task, self._validation)
         measured: dict[str, float | None] = {
-            "accuracy": score.accuracy,
-            "loss": score.loss,
-            "top_5": top_5,
+            **score.numbers(),
             "training_loss": sum(self._losses) / len(self._losses) if self._losses else None,
             "rate": rate_of(self._optimizer) if self._optimizer is not None else None,
             "zeros": zeros_in(self.network),

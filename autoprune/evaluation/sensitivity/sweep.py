@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from autoprune.core.metrics import KL
 from autoprune.core.recipe import Recipe
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.trial import Failure, Score
@@ -42,10 +43,10 @@ class SweepSettings:
             only the layers that use its group are refitted. That takes about as long as re-estimating the batch norm;
             all layers behind the group would take as many passes as there are layers.
         samples: validation samples to evaluate on.
-        stop: a group's levels, widest first, end with the first whose accuracy is below this share of the dense
-            network's after the recipe. A narrower one keeps a part of what that one keeps, so no allocation of use
-            would go there, and the curve goes on with its last slope. Width 0 is evaluated all the same: without its
-            branch a network may be better than with little of it. None evaluates all.
+        stop: a group's levels, widest first, end with the first whose first metric, if that should be high, is below
+            this share of the dense network's after the recipe. A narrower one keeps a part of what that one keeps, so
+            no allocation of use would go there, and the curve goes on with its last slope. Width 0 is evaluated all
+            the same: without its branch a network may be better than with little of it. None evaluates all.
         reuse: whether what comes before a group is computed once for all of its levels; the scores are the same.
     """
 
@@ -61,16 +62,18 @@ class GroupSweep:
 
     Attributes:
         widths: the greatest first; at least one.
-        floor: the accuracy below which a level is hopeless; None if none is.
+        metric: by which a level may be hopeless.
+        floor: what it has to be at least; None if no level is hopeless.
     """
 
     group: str
     widths: tuple[int, ...]
+    metric: str = ""
     floor: float | None = None
 
     def hopeless(self, outcome: Score | Failure) -> bool:
         """Returns whether narrower levels than this one need no evaluation; see `SweepSettings.stop`."""
-        return isinstance(outcome, Score) and self.floor is not None and outcome.accuracy < self.floor
+        return isinstance(outcome, Score) and self.floor is not None and outcome.metrics[self.metric] < self.floor
 
     def left(self, width: int, outcome: Score | Failure) -> tuple[int, ...]:
         """Returns the widths to be evaluated after this one."""
@@ -201,8 +204,7 @@ class Sweep:
             raise TaskError(
                 f"the dense network cannot be evaluated after its batch norm was re-estimated ({dense.reason})"
             )
-        self._dense, stop = dense, levels.settings.stop
-        self._floor = None if stop is None else stop * dense.accuracy
+        self._dense, self._floor = dense, _floor(levels, dense)
 
     def next(self) -> GroupSweep | None:
         """Returns the levels of the next group that has any to evaluate; None if all are handed out."""
@@ -254,7 +256,7 @@ class Sweep:
     def _due(self, group: str) -> GroupSweep:
         """Returns what is left to evaluate of a group: levels below a hopeless one count only if known already."""
         widths = sorted(self._levels.grid[group], reverse=True)
-        whole, ended, due = GroupSweep(group, tuple(widths), self._floor), False, []
+        whole, ended, due = GroupSweep(group, tuple(widths), *self._floor), False, []
         for width in widths:
             known = self._found.get((group, width))
             if known is not None:
@@ -263,7 +265,7 @@ class Sweep:
                 self._skip(group, width)
             else:
                 due.append(width)
-        return GroupSweep(group, tuple(due), self._floor)
+        return GroupSweep(group, tuple(due), *self._floor)
 
     def _curve(self, group: str) -> dict[int, Score]:
         scores: dict[int, Score] = {}
@@ -295,7 +297,7 @@ def sweep_fingerprint(evaluator: Evaluator, recipe: Recipe, samples: int) -> dic
         recipe: that of the levels.
         samples: validation samples that levels are evaluated on.
     """
-    divergence = {"objective": "kl"} if evaluator.config.objective == "kl" else {}  # only then levels have it
+    divergence = {"objective": "kl"} if evaluator.config.objective == KL else {}  # only then levels have it
     return {
         **evaluator.config.identity,
         "pruner": evaluator.prunable.pruner.name,
@@ -305,3 +307,11 @@ def sweep_fingerprint(evaluator: Evaluator, recipe: Recipe, samples: int) -> dic
         "seed": evaluator.config.seed,
         **divergence,
     }
+
+
+def _floor(levels: Levels, dense: Score) -> tuple[str, float | None]:
+    """Returns the metric by which a level may be hopeless, and the least it has to be; see `SweepSettings.stop`."""
+    first, stop = next(iter(levels.evaluator.task.metrics), None), levels.settings.stop
+    if first is None or stop is None or first.info.direction != "maximize" or dense.metrics[first.name] <= 0:
+        return "", None
+    return first.name, stop * dense.metrics[first.name]

@@ -13,6 +13,7 @@ from autoprune.config import Experiment, load_experiment
 from autoprune.config.documents import read_document
 from autoprune.core.allocation import Allocation
 from autoprune.core.ledger import History, read_history
+from autoprune.core.metrics import LOSS, MetricInfo
 from autoprune.core.trial import Candidate, Failure, Trial, winners
 from autoprune.errors import CheckpointError, UserError
 from autoprune.evaluation.checkpoints.checkpoint import read_checkpoint, rebuild
@@ -177,7 +178,7 @@ def _prune_anew(
     pruned = finalize(setup, evaluator, evaluator.build(wanted), options, origin)
     if any(pruned.costs.get(kind) != cost for kind, cost in recorded.costs.items()):
         recorded = RecordedResult(
-            remark=f"{source} has the accuracy and costs of another network: were its widths changed?"
+            remark=f"{source} has the metrics and costs of another network: were its widths changed?"
         )
     return replace(pruned, recorded=recorded, change=pruned.change or change)
 
@@ -253,9 +254,7 @@ def _holds_searched(recorded: RecordedResult, experiment: Experiment, path: Path
 
 
 def _evaluator(setup: Setup, weights: Path | None = None) -> Evaluator:
-    return setup.evaluator(
-        replace(setup.evaluation_config(), samples=None, rungs=(), objective="loss", weights=weights)
-    )
+    return setup.evaluator(replace(setup.evaluation_config(), samples=None, rungs=(), objective=LOSS, weights=weights))
 
 
 def _choose_trial(history: History, number: int | None, folder: RunFolder, experiment: Experiment) -> Trial:
@@ -265,7 +264,7 @@ def _choose_trial(history: History, number: int | None, folder: RunFolder, exper
     if number is None and finished is not None:
         number = int(finished["best"])
     if number is None:
-        scored = winners(list(trials.values()), experiment.evaluation.objective)
+        scored = winners(list(trials.values()), MetricInfo(**history.of("started")[-1]["objective"]))
         if not scored:
             raise UserError(f"{folder.path} has no scored trial yet; continue it with --resume {folder.path}")
         return scored[0]

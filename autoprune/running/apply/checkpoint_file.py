@@ -10,6 +10,7 @@ from torch import nn
 
 from autoprune import registry
 from autoprune.config import Experiment, load_experiment
+from autoprune.core.metrics import LOSS
 from autoprune.errors import CheckpointError, UserError
 from autoprune.evaluation.candidate_builder import held_masks
 from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, read_checkpoint, rebuild
@@ -24,7 +25,7 @@ from autoprune.pruning.patterns import FILTER
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.provenance import provenance_of
 from autoprune.pruning.weight_uses import measure_effective
-from autoprune.running.apply.pruned_model import ApplyOptions, PrunedModel, RecordedResult
+from autoprune.running.apply.pruned_model import ApplyOptions, PrunedModel, RecordedResult, score_in
 from autoprune.running.apply.source import CheckpointFile
 from autoprune.running.progress import Display, training_progress
 from autoprune.running.setup import choose_device, task_of
@@ -69,7 +70,7 @@ def apply_checkpoint(
             task.train(network, finetune.plan(options.seed), [*teaches, held_masks(network), hook])
         origin, change = f"{origin}, fine-tuned ({finetune})", f"in {source.path}, before the fine-tuning"
     score = evaluate(network, task, _batches(task, experiment, network, inputs))
-    metrics = {"accuracy": score.accuracy, "loss": score.loss, "samples": score.samples}
+    metrics = {**score.numbers(), "samples": score.samples}
     provenance, costs = provenance_of(network), measure_costs(network, inputs)
     masked = bool(provenance.masks)
     pattern = ("masked" if stored.pattern == FILTER.name else stored.pattern) if masked else FILTER.name
@@ -84,7 +85,8 @@ def apply_checkpoint(
     return PrunedModel(
         network.cpu(), first, written, costs | (measure_effective(network, inputs.to("cpu")) if masked else {}),
         provenance.first or measure_costs(first, inputs), origin, masked, change=change,
-        recorded=replace(RecordedResult.of_best(stored.metrics), place=str(source.path)),
+        recorded=RecordedResult(score_in(stored) if LOSS.name in stored.metrics else None, place=str(source.path)),
+        metrics=tuple(each.info for each in task.metrics),
     )  # fmt: skip
 
 

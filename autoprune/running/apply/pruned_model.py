@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from autoprune.core.ledger import History
+from autoprune.core.metrics import MetricInfo
 from autoprune.core.recipe import Finetune
 from autoprune.core.trial import Candidate, Failure, Score, Stopped, Trial
 from autoprune.errors import AutopruneError
@@ -65,8 +66,10 @@ class RecordedResult:
     @classmethod
     def of_best(cls, content: Mapping[str, Any]) -> RecordedResult:
         """Returns what a `best.yaml` says."""
-        accuracy, loss, samples = (_number(content.get(name)) for name in ("accuracy", "loss", "samples"))
-        score = None if accuracy is None or loss is None else Score(loss, accuracy, int(samples or 0))
+        loss, samples, metrics = _number(content.get("loss")), _number(content.get("samples")), content.get("metrics")
+        named = metrics if isinstance(metrics, Mapping) else {}
+        known = {str(name): number for name, given in named.items() if (number := _number(given)) is not None}
+        score = None if loss is None else Score(loss, known, int(samples or 0))
         found = content.get("costs")
         costs = {str(kind): cost for kind, cost in found.items()} if isinstance(found, dict) else {}
         digest = content.get("checkpoint_sha256")
@@ -82,6 +85,12 @@ def _on_all_samples(history: History, number: int) -> Score | None:
     scores = {record["number"]: record["score"] for record in history.of("reevaluated")}
     scores |= {record["number"]: record["validation"] for record in history.of("result")}
     return Score.from_json(scores[number]) if number in scores else None
+
+
+def score_in(checkpoint: PrunedCheckpoint) -> Score:
+    """Returns the score of a pruned network that its file holds."""
+    numbers = {name: value for name, value in checkpoint.metrics.items() if name != "samples"}
+    return Score.of_numbers(numbers, int(checkpoint.metrics["samples"]))
 
 
 def _number(value: object) -> float | None:
@@ -100,6 +109,7 @@ class PrunedModel:
         as_scored: whether it is the very network that the search scored.
         change: in words, with what or before what the recorded score was, if this network is meant to differ.
         coverage: what could be pruned of the dense network and what could not, a line each, where it was looked at.
+        metrics: the task's.
     """
 
     network: nn.Module
@@ -113,11 +123,11 @@ class PrunedModel:
     as_scored: bool = False
     change: str = ""
     coverage: tuple[str, ...] = ()
+    metrics: tuple[MetricInfo, ...] = ()
 
     def measured(self) -> Score:
         """Returns the score of the network itself."""
-        found = self.checkpoint.metrics
-        return Score(found["loss"], found["accuracy"], int(found["samples"]))
+        return score_in(self.checkpoint)
 
     def check_written(self, path: Path) -> None:
         """Builds the network again from the file, and checks that it costs what the search counted.
@@ -208,11 +218,11 @@ def finalize(
             train_with_hooks(setup.task, built.network, finetune.plan(options.seed), hooks, [hook])
         origin, change = f"{origin}, fine-tuned ({finetune})", "in the search, before the fine-tuning"
     score = evaluator.evaluate_network(built.network, None)
-    metrics = {"accuracy": score.accuracy, "loss": score.loss, "samples": score.samples}
+    metrics = {**score.numbers(), "samples": score.samples}
     checkpoint = built.checkpoint(metrics, evaluator.config.identity)
     costs, table, dense = built.costs(), setup.prunable.costs, setup.prunable.network
     coverage = tuple(setup.coverage.lines())
     return PrunedModel(
         built.network.cpu(), dense, checkpoint, costs, dict(**table.dense()), origin, table.effective, change=change,
-        coverage=coverage,
+        coverage=coverage, metrics=setup.metrics,
     )  # fmt: skip

@@ -154,7 +154,8 @@ class SearchLoop:
         for role, best in self._best.items():
             if best and best[0].score is not None:
                 of = "" if role == "final" else " of the rounds so far"
-                return f"best {objective}{of} {getattr(best[0].score, objective):.4f} (trial {best[0].number})"
+                found = objective.text(best[0].score.get(objective.name))
+                return f"best {objective.name}{of} {found} (trial {best[0].number})"
         return "no score yet"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from autoprune.core.metrics import MetricInfo, primary
 from autoprune.core.settings import criterion_pattern, of_scoring, resolved
 from autoprune.core.trial import Score, Trial
 from autoprune.errors import TaskError
@@ -34,6 +35,8 @@ class Conclusion:
         results: dense, uniform at the same budget, and best.
         trials: every trial, in the order told.
         coverage: what the space reaches of the network, and what it passes over.
+        metrics: the task's.
+        shown: by which networks are described where there is room for one number.
     """
 
     folder: RunFolder
@@ -41,6 +44,8 @@ class Conclusion:
     results: tuple[Result, ...]
     trials: tuple[Trial, ...]
     coverage: Coverage
+    metrics: tuple[MetricInfo, ...]
+    shown: MetricInfo
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ def conclude(run: RunContext, dense: Score, found: SearchOutcome) -> Conclusion:
             run.ledger.write("result", **result.to_json())
     _write_files(run, found.trials, best, results)
     run.ledger.write("finished", best=best.number)
-    return Conclusion(run.folder, best, tuple(results), tuple(found.trials), run.setup.coverage)
+    return _conclusion(run, best, results, found.trials)
 
 
 def conclude_again(run: RunContext) -> Conclusion:
@@ -84,7 +89,13 @@ def conclude_again(run: RunContext) -> Conclusion:
     if not all(path.exists() for path in (folder.frontier, folder.frontier_table, folder.results, folder.best)):
         _write_files(run, trials, best, results)
     run.ledger.write("finished", best=best.number)
-    return Conclusion(folder, best, tuple(results), tuple(trials), run.setup.coverage)
+    return _conclusion(run, best, results, trials)
+
+
+def _conclusion(run: RunContext, best: Trial, results: Sequence[Result], trials: Sequence[Trial]) -> Conclusion:
+    setup = run.setup
+    shown = primary(setup.objective, setup.metrics)
+    return Conclusion(run.folder, best, tuple(results), tuple(trials), setup.coverage, setup.metrics, shown)
 
 
 def _write_files(run: RunContext, trials: list[Trial], best: Trial, results: list[Result]) -> None:
@@ -95,7 +106,7 @@ def _write_files(run: RunContext, trials: list[Trial], best: Trial, results: lis
 
 def _write_frontier(run: RunContext, trials: list[Trial]) -> None:
     """Writes the trials that none beats in the objective and every limited cost at once: a table and a picture."""
-    best = frontier(trials, run.setup.experiment.evaluation.objective, list(run.limits))
+    best = frontier(trials, run.setup.objective, list(run.limits))
     costs = run.setup.prunable.costs
     write_whole(run.folder.frontier_table, frontier_csv(best, dict(**costs.dense()), costs.effective).encode())
     if (figure := overview_figure(read_record(run.folder.path))) is not None:
@@ -159,10 +170,10 @@ def _best(run: RunContext, best: Trial, result: Result) -> dict[str, Any]:
     return {
         "trial": best.number,
         "widths": run.setup.space.expanded(best.candidate.allocation).to_json(),
-        "accuracy": result.validation.accuracy,
+        "metrics": dict(result.validation.metrics),
         "loss": result.validation.loss,
         "samples": result.validation.samples,
-        "test_accuracy": result.test.accuracy if result.test else None,
+        **({"test": {**result.test.numbers(), "samples": result.test.samples}} if result.test else {}),
         "costs": dict(result.costs),
         "effective": result.effective,
         "budget": str(experiment.budget),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autoprune.config import Experiment
 from autoprune.core.costs import CostTable
+from autoprune.core.metrics import LOSS, MetricInfo
 from autoprune.core.sensitivity import (
     SensitivityCurves,
     add_curves,
@@ -152,15 +153,21 @@ def _curves_in(path: Path) -> tuple[SensitivityCurves, ...]:
     return curves_from_json(data, str(path))
 
 
-def write_curves(curves: SensitivityCurves, folder: RunFolder, others: Sequence[SensitivityCurves] = ()) -> None:
+def write_curves(
+    curves: SensitivityCurves,
+    folder: RunFolder,
+    metrics: Sequence[MetricInfo],
+    others: Sequence[SensitivityCurves] = (),
+) -> None:
     """Writes `sensitivity.json`, with other curves beside these, and `.csv` and `.png` of these alone.
 
     Args:
         curves: of one scoring.
         folder: where the files go.
+        metrics: the task's; the first is drawn beside the loss.
         others: curves of the same network by other scorings.
     """
     content = json.dumps(curves_to_json(add_curves(others, curves)), indent=1)
     write_whole(folder.sensitivity("json"), f"{content}\n".encode())
     write_whole(folder.sensitivity("csv"), curves.to_csv().encode())
-    png(sensitivity_figure(curves, "loss", "accuracy"), folder.sensitivity("png"))
+    png(sensitivity_figure(curves, LOSS, *metrics[:1]), folder.sensitivity("png"))

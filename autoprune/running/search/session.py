@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -18,6 +18,7 @@ from autoprune.config import Experiment, dump_experiment
 from autoprune.config.credentials import mask
 from autoprune.core.budget import Limits
 from autoprune.core.ledger import History, Ledger, read_history
+from autoprune.core.metrics import infos_to_json
 from autoprune.core.recipe import Recipe
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.settings import extreme_recipes
@@ -211,6 +212,8 @@ def _beginning(run: RunContext, command: Sequence[str]) -> dict[str, Any]:
     return {
         "autoprune": version("autoprune"),
         "identity": dict(setup.identity),
+        "metrics": infos_to_json(setup.metrics),
+        "objective": asdict(setup.objective),
         "scoring": dict(setup.prunable.scoring),
         "limits": dict(**run.limits),
         "settings": _settings(setup.experiment),
@@ -293,7 +296,7 @@ def _curves(run: RunContext, context: WorkerContext) -> Stages[SensitivityCurves
         curves = yield from sweep_curves(context.levels, run.display, done, record)
     else:
         return None
-    write_curves(curves, run.folder)
+    write_curves(curves, run.folder, run.setup.metrics)
     return curves
 
 
@@ -307,7 +310,7 @@ def _problem(run: RunContext, dense: Score, curves: SensitivityCurves | None, sw
         limits=run.limits,
         trials=experiment.most_trials(),
         seed=experiment.search.seed,
-        objective=experiment.evaluation.objective,
+        objective=run.setup.objective,
         recipe=experiment.recipe(),
         curves={prunable.pruner.name: curves} if curves else {},
         importance={name: by_rank(scores) for name, scores in prunable.importance.items()},

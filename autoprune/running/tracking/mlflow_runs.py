@@ -145,7 +145,7 @@ class SearchReader:
         self._told.add(trial.number)
         self._best = best_of(self._best, trial, self._record.objective)
         best = self._best.score if self._best else None
-        metrics = {} if best is None else {"best_loss": best.loss, "best_accuracy": best.accuracy}
+        metrics = {} if best is None else {f"best_{_allowed(name)}": value for name, value in best.numbers().items()}
         return self._trial(trial, record["time"]), Point(len(self._told), record["time"], metrics)
 
     def _trial(self, trial: Trial, when: float) -> RunContent:
@@ -210,7 +210,7 @@ class TrainingReader:
         """Returns no trial, and the point that a record adds to the run's curves."""
         measured = {_allowed(key): value for key, value in record.items() if isinstance(value, float) and key != "time"}
         text = repr((record["event"], record.get("epochs"), sorted(measured.items())))
-        if "epochs" not in record or "accuracy" not in record or text in self._known:
+        if "epochs" not in record or "loss" not in record or text in self._known:
             return None, None  # what is measured again after a resumption is the same
         self._known.add(text)
         return None, Point(max(1, record["epochs"]), record["time"], measured)  # step 0 would draw bars, not lines
@@ -249,8 +249,8 @@ def trial_metrics(trial: Trial, dense: Mapping[str, int]) -> dict[str, float]:
     stopped = isinstance(trial.outcome, Stopped)  # on a part of the samples, so not under the names of whole ones
     score = trial.outcome.score if isinstance(trial.outcome, Stopped) else trial.score
     if score is not None:
-        known = {"accuracy": score.accuracy, "loss": score.loss, "kl": score.kl, "samples": score.samples}
-        metrics |= {f"stopped_{n}" if stopped else n: float(value) for n, value in known.items() if value is not None}
+        known = {_allowed(name): value for name, value in {**score.numbers(), "samples": score.samples}.items()}
+        metrics |= {f"stopped_{name}" if stopped else name: float(value) for name, value in known.items()}
     return {**metrics, "seconds": round(trial.seconds, 3)}
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autoprune.core.trial import Objective
+from autoprune.core.metrics import KL, LOSS, Objective
 
 _TAG = "mlflow.sharedViewState."
 _MOST_GROUPS = 24
@@ -27,12 +27,20 @@ class View:
 
     Attributes:
         run: key of the search that is shown alone; None shows all.
+        objective: by which trials are sorted.
+        metrics: names of the task's.
         groups: whose kept widths are compared.
     """
 
     objective: Objective
+    metrics: Sequence[str]
     groups: Sequence[str]
     run: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """The metric that is drawn: the objective if it is one, else the first, else the loss."""
+        return self.objective.name if self.objective.name in self.metrics else next(iter(self.metrics), LOSS.name)
 
     @property
     def key(self) -> str:
@@ -66,10 +74,13 @@ class View:
             columns += ["params.`searcher`", "params.`budget`"]
             order: dict[str, Any] = {"orderByKey": "attributes.start_time", "orderByAsc": False}
         else:
-            order = {"orderByKey": f"metrics.`{self.objective}`", "orderByAsc": self.objective != "accuracy"}
+            ascending = self.objective.direction != "maximize"
+            order = {"orderByKey": f"metrics.`{self.objective.name}`", "orderByAsc": ascending}
             order["searchFilter"] = f"tags.`autoprune.run` = '{self.run}'"
-        metrics = ["loss", "accuracy", "flops_kept", "params_kept", "test_accuracy", "latency_ms", "seconds"]
-        columns += [f"metrics.`{name}`" for name in (["kl"] if self.objective == "kl" else []) + metrics]
+        metrics = ["kl"] if self.objective == KL else []
+        metrics += ["loss", *self.metrics, "flops_kept", "params_kept"]
+        metrics += [*(f"test_{name}" for name in self.metrics), "latency_ms", "seconds"]
+        columns += [f"metrics.`{name}`" for name in metrics]
         return {
             **order,
             "selectedColumns": columns,
@@ -87,7 +98,7 @@ class View:
         }
 
     def _charts(self) -> list[dict[str, Any]]:
-        name = "accuracy" if self.objective == "accuracy" else "loss"
+        name = self.objective.name
         search, widths = {"metricSectionId": "autoprune-search"}, {"metricSectionId": "autoprune-widths"}
         all_runs = {"runsCountToCompare": 1000}
         lines = {"metricKey": f"best_{name}", "selectedMetricKeys": [f"best_{name}"], "lineSmoothness": 0}
@@ -96,8 +107,8 @@ class View:
         groups = [f"keep.{group}" for group in self.groups]
         chosen = {"selectedParams": groups, "selectedMetrics": [name], "showAllRuns": True}
         return [
-            _card("accuracy-flops", type="SCATTER", **search, **all_runs, **_against("flops_kept")),
-            _card("accuracy-params", type="SCATTER", **search, **all_runs, **_against("params_kept")),
+            _card("cost-flops", type="SCATTER", **search, **all_runs, **_against("flops_kept", self.shown)),
+            _card("cost-params", type="SCATTER", **search, **all_runs, **_against("params_kept", self.shown)),
             _card("best", type="LINE", **search, **lines, **axes, **own),
             _card("widths", type="PARALLEL", **widths, **all_runs, **chosen),
         ]
@@ -108,8 +119,8 @@ def _card(identifier: str, **settings: Any) -> dict[str, Any]:
     return {"uuid": f"autoprune-{identifier}", "deleted": False, "isGenerated": False, **settings}
 
 
-def _against(metric: str) -> dict[str, Any]:
-    return {"xaxis": {"key": metric, "type": "METRIC"}, "yaxis": {"key": "accuracy", "type": "METRIC"}}
+def _against(cost: str, metric: str) -> dict[str, Any]:
+    return {"xaxis": {"key": cost, "type": "METRIC"}, "yaxis": {"key": metric, "type": "METRIC"}}
 
 
 def telling_groups(widths: Sequence[Mapping[str, int]]) -> list[str]:

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Limits
 from autoprune.core.costs import CostTable
+from autoprune.core.metrics import LOSS, Objective
 from autoprune.core.projecting.projection import Projection
 from autoprune.core.recipe import Recipe, Rounds
 from autoprune.core.sensitivity import SensitivityCurves
 from autoprune.core.settings import defaults
 from autoprune.core.space import SearchSpace
-from autoprune.core.trial import Candidate, Objective, Role, Score, Setting, Trial
+from autoprune.core.trial import Candidate, Role, Score, Setting, Trial
 from autoprune.errors import UserError
 
 
@@ -47,7 +48,7 @@ class SearchProblem:
     limits: Limits
     trials: int | None
     seed: int = 0
-    objective: Objective = "loss"
+    objective: Objective = LOSS
     recipe: Recipe = field(default_factory=Recipe)
     curves: Mapping[str, SensitivityCurves] = field(default_factory=dict)
     importance: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)

@@ -17,6 +17,7 @@ from torch import nn
 from autoprune.errors import CheckpointError, DataError
 from autoprune.tasks.base import Hook, Split
 from autoprune.tasks.datasets.images import Augmentation, Images, ImageTask, Normalisation
+from autoprune.tasks.metrics import ACCURACY, TOP_5
 from autoprune.tasks.models.named import ModelChoice
 from autoprune.tasks.weights import UNREADABLE, load_weights
 
@@ -207,6 +208,7 @@ class Cifar10Task(ImageTask):
     fitting = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
     normalise = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     augmentation = Augmentation(padding=4, flip=True)
+    metrics = (ACCURACY, TOP_5)
 
     def __init__(
         self, model: ModelChoice | None = None, data: Path | None = None, progress: Hook | None = None

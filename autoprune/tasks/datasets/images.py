@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from autoprune.core.recipe import TrainingPlan
 from autoprune.tasks.base import Batch, Hook, Split
-from autoprune.tasks.metrics import top_1
+from autoprune.tasks.metrics import ACCURACY, Metric
 from autoprune.tasks.models.named import ModelChoice, named_model
 from autoprune.tasks.training.loop import train
 
@@ -135,12 +135,14 @@ class ImageTask(ABC):
         fitting: registry names of the networks that take such images.
         normalise: uint8 pixels to the networks' inputs.
         augmentation: of training images.
+        metrics: top-1 accuracy.
     """
 
     name: ClassVar[str]
     fitting: ClassVar[tuple[str, ...]]
     normalise: ClassVar[Normalisation]
     augmentation: ClassVar[Augmentation]
+    metrics: ClassVar[Sequence[Metric]] = (ACCURACY,)
 
     def __init__(self, model: ModelChoice | None) -> None:
         self._model = named_model(model or self.fitting[0], self.fitting, self.name)
@@ -177,10 +179,6 @@ class ImageTask(ABC):
     def loss(self, outputs: Tensor, targets: Tensor, /) -> Tensor:
         """Returns the mean cross-entropy, `[]`, of `[batch, classes]` logits and `[batch]` labels."""
         return F.cross_entropy(outputs, targets)
-
-    def metric(self, outputs: Tensor, targets: Tensor, /) -> Tensor:
-        """Returns `[batch]`: 1 where the largest of `[batch, classes]` logits is the label's, else 0."""
-        return top_1(outputs, targets)
 
     def train(self, network: nn.Module, plan: TrainingPlan, hooks: Sequence[Hook] = ()) -> None:
         """Trains the network in place; see `autoprune.tasks.training.loop.train`.

@@ -27,6 +27,7 @@ from autoprune.pruning.patterns import ELEMENT, FILTER, LAYER, Pattern, with_dep
 from autoprune.tasks.models.cifar_resnet import CifarResNet
 from tests.evaluation.evaluators import evaluator_of, sweep
 from tests.graph.networks import WELL_KNOWN, Case, conv_bn
+from tests.scores import scored
 
 RECIPE = Recipe(recalibrate=24)
 ALL = SweepSettings(RECIPE, 20, stop=None)
@@ -71,7 +72,7 @@ def assert_same_scores(cheap: SensitivityCurves, naive: SensitivityCurves) -> No
     for one, other in pairs:
         assert one.loss == pytest.approx(other.loss, rel=1e-5)
         assert one.samples == other.samples == 20
-        assert one.accuracy == pytest.approx(other.accuracy, abs=1e-9)
+        assert one.metrics == pytest.approx(other.metrics, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -291,6 +292,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[FlopCounterMode]:
 )
 def test_the_work_is_what_is_counted(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, reuse: bool) -> None:
     evaluator = evaluator_of(chain())
+    assert len(evaluator.task.metrics) == 1  # which are found out by running the network once
     with counted(monkeypatch) as counter:
         curves, recorded = run(evaluator, grid_of(evaluator), replace(ALL, recipe=recipe, reuse=reuse))
     # The least squares of reconstruction are no operation of a layer: matrix products, where all layers convolve.
@@ -323,7 +325,7 @@ def test_width_0_is_evaluated_behind_a_hopeless_level_too() -> None:
     evaluator, skipped = evaluator_of(RESNET_8, with_depth(FILTER)), []
     grid = {"layer2.0.conv1": [0, 4, 8, 16]}
     settings = replace(ALL, stop=1.0)
-    hopeless = EvaluationResult(Score(9.0, 0.0, 20))
+    hopeless = EvaluationResult(scored(9.0, 0.0, 20))
     curves = sweep(
         evaluator,
         grid,
@@ -334,9 +336,9 @@ def test_width_0_is_evaluated_behind_a_hopeless_level_too() -> None:
     )
     assert sorted(curves.levels["layer2.0.conv1"]) == [0, 16]
     assert skipped == [8, 4]
-    sweep_of_group = GroupSweep("layer2.0.conv1", (8, 4, 0), floor=0.5)
-    assert sweep_of_group.left(8, Score(9.0, 0.1, 20)) == (0,)
-    assert sweep_of_group.ends(0, Score(9.0, 0.9, 20))
+    sweep_of_group = GroupSweep("layer2.0.conv1", (8, 4, 0), "accuracy", 0.5)
+    assert sweep_of_group.left(8, scored(9.0, 0.1, 20)) == (0,)
+    assert sweep_of_group.ends(0, scored(9.0, 0.9, 20))
 
 
 def test_the_level_without_a_branch_shares_the_prefix_and_scores_the_same() -> None:
@@ -355,7 +357,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, accuracies: Mapping[int, float]) -
         accuracy = accuracies.get(network.two[0].out_channels, 0.8)
         if accuracy < 0:
             raise ValueError("no luck")
-        return Score(1 - accuracy, accuracy, 20)
+        return scored(1 - accuracy, accuracy, 20)
 
     monkeypatch.setattr(Evaluator, "evaluate_network", evaluate_network)
     return evaluator_of(chain())
@@ -376,12 +378,12 @@ def test_a_level_that_fails_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_hopeless_is_what_is_below_the_floor() -> None:
-    group_sweep = GroupSweep("two.0", (4, 2), floor=0.4)
-    assert group_sweep.hopeless(Score(9.0, 0.39, 10))
-    assert not group_sweep.hopeless(Score(9.0, 0.4, 10))
+    group_sweep = GroupSweep("two.0", (4, 2), "accuracy", 0.4)
+    assert group_sweep.hopeless(scored(9.0, 0.39, 10))
+    assert not group_sweep.hopeless(scored(9.0, 0.4, 10))
     assert not group_sweep.hopeless(Failure("nan", "loss nan"))
-    assert not GroupSweep("two.0", (4, 2)).hopeless(Score(9.0, 0.0, 10))
-    assert [group_sweep.ends(width, Score(9.0, 0.4, 10)) for width in group_sweep.widths] == [False, True]
+    assert not GroupSweep("two.0", (4, 2)).hopeless(scored(9.0, 0.0, 10))
+    assert [group_sweep.ends(width, scored(9.0, 0.4, 10)) for width in group_sweep.widths] == [False, True]
 
 
 def test_levels_score_and_cost_the_same_in_any_order() -> None:
@@ -407,9 +409,9 @@ def test_an_interrupted_sweep_ends_like_an_unbroken_one(recipe: Recipe) -> None:
 
 def test_what_is_done_is_not_evaluated_again_even_below_a_hopeless_level() -> None:
     done = {
-        DENSE: EvaluationResult(Score(1.0, 0.5, 20), 1),
-        ("two.0", 6): EvaluationResult(Score(2.0, 0.1, 20), 20),
-        ("two.0", 2): EvaluationResult(Score(3.0, 0.1, 20), 300),
+        DENSE: EvaluationResult(scored(1.0, 0.5, 20), 1),
+        ("two.0", 6): EvaluationResult(scored(2.0, 0.1, 20), 20),
+        ("two.0", 2): EvaluationResult(scored(3.0, 0.1, 20), 300),
         ("three.0", 4): EvaluationResult(Failure("nan", "loss nan")),
     }
     evaluator = evaluator_of(chain())

@@ -13,7 +13,7 @@ import pytest
 from autoprune.config.sections import RunSection
 from autoprune.core.recipe import Recipe
 from autoprune.core.sensitivity import SensitivityCurves
-from autoprune.core.trial import Failure, Score
+from autoprune.core.trial import Failure
 from autoprune.errors import AutopruneError, TaskError
 from autoprune.evaluation.outcomes import EvaluationResult
 from autoprune.evaluation.sensitivity.sweep import DENSE, GroupSweep, Level, Sweep, SweepSettings
@@ -23,6 +23,7 @@ from autoprune.running.execution.jobs import Job, Stages, SweepJob, WorkerContex
 from autoprune.running.search.sensitivity import SweepStage
 from tests.evaluation.evaluators import evaluator_of, sweep
 from tests.evaluation.sensitivity.test_sweep import chain
+from tests.scores import scored
 
 GRID = {"one.0": [1, 4, 6], "two.0": [1, 3, 7], "three.0": [1, 4]}
 SETTINGS = SweepSettings(Recipe(recalibrate=24), 20, stop=0.9)
@@ -111,7 +112,7 @@ class Levels:
     """A stage with the levels of one group, which is given out again where it is lost."""
 
     def __init__(self, widths: tuple[int, ...]) -> None:
-        self.taken: Recorded = {DENSE: EvaluationResult(Score(1.0, 0.5, 20))}
+        self.taken: Recorded = {DENSE: EvaluationResult(scored(1.0, 0.5, 20))}
         self.sweep = Sweep(
             WorkerContext(evaluator_of(chain()), {"two.0": widths}, SETTINGS).levels, self.taken, self.note
         )
@@ -129,7 +130,7 @@ def levels(*widths: int) -> tuple[Levels, Dispatch[None]]:
     return made, Dispatch(stages(), RunSection(workers=2, retries=1, trial_timeout=1e-9))
 
 
-SCORE = EvaluationResult(Score(1.0, 0.5, 20), 7)
+SCORE = EvaluationResult(scored(1.0, 0.5, 20), 7)
 
 
 def test_a_level_at_which_workers_always_die_is_a_failure_and_the_next_is_evaluated() -> None:
@@ -158,7 +159,7 @@ def test_a_result_that_comes_twice_counts_once() -> None:
     made, dispatch = levels(6, 4)
     dispatch.next("a")
     dispatch.take("a", (6, SCORE))
-    dispatch.take("a", (6, EvaluationResult(Score(1.0, 0.7, 20), 7)))
+    dispatch.take("a", (6, EvaluationResult(scored(1.0, 0.7, 20), 7)))
     assert made.taken["two.0", 6] == SCORE
     assert dispatch.fault is None
 

@@ -40,7 +40,7 @@ def test_the_winner_is_a_finalist_and_is_applied_as_it_was_scored(autoprune: Cli
     found = autoprune.succeed(
         "evaluate", "pruned.pt", "--task", "tests.user_tasks:task", "--split", "validation", "--json"
     )
-    assert json.loads(found.out)["accuracy"] == winner.score.accuracy == best["accuracy"]
+    assert json.loads(found.out)["metrics"] == winner.score.metrics == best["metrics"]
 
 
 def test_best_yaml_trains_anew(autoprune: Cli, workdir: Path) -> None:

@@ -11,9 +11,11 @@ import pytest
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.ledger import Ledger, read_history
-from autoprune.core.trial import Candidate, Failure, Score, Trial
+from autoprune.core.metrics import LOSS
+from autoprune.core.trial import Candidate, Failure, Trial
 from autoprune.running.search.loop import ReplayError, SearchLoop, replay
 from tests.journeys import OWN, Cli
+from tests.scores import scored
 
 
 class Follower:
@@ -53,10 +55,10 @@ def write_run(folder: Path) -> list[Candidate]:
             searcher.tell(trial)
 
         first, second = ask(), ask()
-        tell(Trial(second, Score(0.5, 0.9, 10)))
+        tell(Trial(second, scored(0.5, 0.9, 10)))
         third = ask()
         tell(Trial(third, Failure("nan", "loss nan")))
-        tell(Trial(first, Score(0.4, 0.9, 10)))
+        tell(Trial(first, scored(0.4, 0.9, 10)))
         ask()
     return asked
 
@@ -91,11 +93,11 @@ def test_a_network_that_is_written_stays_until_its_trial_is_told(tmp_path: Path)
                 experiment=SimpleNamespace(search=SimpleNamespace(rerank=SimpleNamespace(top=1))),
             ),
         )
-        loop = SearchLoop(cast(Any, run), cast(Any, SimpleNamespace(objective="loss")), cast(Any, Follower()))
+        loop = SearchLoop(cast(Any, run), cast(Any, SimpleNamespace(objective=LOSS)), cast(Any, Follower()))
         assert sorted(path.name for path in tmp_path.glob("*.pt")) == [names[0], names[3]]  # the best, and the open one
         job = loop.next()
         assert job is not None
-        loop.take(job, Trial(job.candidate, Score(0.3, 0.9, 10)))
+        loop.take(job, Trial(job.candidate, scored(0.3, 0.9, 10)))
     assert [path.name for path in tmp_path.glob("*.pt")] == [names[3]]
 
 

@@ -38,8 +38,8 @@ def test_the_parent_shows_the_winner_and_holds_the_files(digits_run: DigitsRun) 
     metrics = parent.data.metrics
     assert parent.info.status == "FINISHED"
     assert parent.info.run_name == "run"
-    assert metrics["accuracy"] == best["accuracy"]
-    assert metrics["test_accuracy"] == best["test_accuracy"]
+    assert metrics["accuracy"] == best["metrics"]["accuracy"]
+    assert metrics["test_accuracy"] == best["test"]["accuracy"]
     assert metrics["flops"] == best["costs"]["flops"]
     assert metrics["flops_kept"] == best["costs"]["flops"] / metrics["dense_flops"] <= 0.5
     assert {"loss", "params", "params_kept", "latency_ms", "seconds", "dense_accuracy", "uniform_accuracy"} <= set(
@@ -62,7 +62,7 @@ def test_each_child_is_a_trial_of_the_ledger(digits_run: DigitsRun) -> None:
         assert child.info.run_name == str(trial.number)
         assert child.info.status == "FINISHED"
         metrics = child.data.metrics
-        assert (metrics["accuracy"], metrics["loss"]) == (trial.score.accuracy, trial.score.loss)
+        assert (metrics["accuracy"], metrics["loss"]) == (trial.score.metrics["accuracy"], trial.score.loss)
         assert {kind: metrics[kind] for kind in trial.costs} == trial.costs
         assert {"flops_kept", "params_kept", "seconds"} <= set(metrics)
         keep = {name[5:]: int(text) for name, text in child.data.params.items() if name.startswith("keep.")}

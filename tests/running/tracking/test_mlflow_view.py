@@ -5,7 +5,9 @@ import json
 import zlib
 from typing import Any
 
+from autoprune.core.metrics import LOSS
 from autoprune.running.tracking.mlflow_view import View, telling_groups
+from tests.scores import ACCURACY
 
 
 def state_of(view: View) -> dict[str, Any]:
@@ -18,7 +20,10 @@ def state_of(view: View) -> dict[str, Any]:
 
 
 def test_a_view_of_one_run_is_ordered_by_its_objective() -> None:
-    loss, accuracy = state_of(View("loss", ["a"], "key")), state_of(View("accuracy", ["a"], "key"))
+    loss, accuracy = (
+        state_of(View(LOSS, ["accuracy"], ["a"], "key")),
+        state_of(View(ACCURACY, ["accuracy"], ["a"], "key")),
+    )
     assert (loss["orderByKey"], loss["orderByAsc"]) == ("metrics.`loss`", True)
     assert (accuracy["orderByKey"], accuracy["orderByAsc"]) == ("metrics.`accuracy`", False)
     assert loss["searchFilter"] == "tags.`autoprune.run` = 'key'"
@@ -28,13 +33,13 @@ def test_a_view_of_one_run_is_ordered_by_its_objective() -> None:
 
 def test_a_view_of_all_runs_leaves_trials_below_their_search() -> None:
     """MLflow does so only without a filter and in the order of time."""
-    state = state_of(View("loss", []))
+    state = state_of(View(LOSS, ["accuracy"], []))
     assert state["orderByKey"] == "attributes.start_time"
     assert "searchFilter" not in state
 
 
 def test_the_address_names_the_view_and_nothing_that_would_override_it() -> None:
-    address = View("loss", [], "key").address("http://127.0.0.1:5000", "3", charts=True)
+    address = View(LOSS, ["accuracy"], [], "key").address("http://127.0.0.1:5000", "3", charts=True)
     assert address == (
         "http://127.0.0.1:5000/#/experiments/3/runs?workflowType=machine_learning&compareRunsMode=CHART"
         "&viewStateShareKey=autoprune-key"

@@ -18,13 +18,14 @@ from mlflow.entities import Run
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.ledger import Ledger
-from autoprune.core.trial import Candidate, Score, Trial
+from autoprune.core.trial import Candidate, Trial
 from autoprune.errors import RunFolderError, UserError
 from autoprune.running.tracking.mlflow_client import Store, connect, resolve_uri
 from autoprune.running.tracking.sync import Sync, answering
 from autoprune.running.tracking.tracker import active_run
 from tests.journeys import Cli, in_child, left_behind
 from tests.reporting.ledgers import OUTCOMES, trial, write_run
+from tests.scores import scored
 
 NUMBERS = [str(number) for number in range(len(OUTCOMES))]
 CURVE = [(1, 0.5), (2, 0.5), (3, 0.5), (4, 0.3), (5, 0.3)]
@@ -143,7 +144,7 @@ def test_a_network_of_more_groups_than_mlflow_takes_at_once_is_mirrored(workdir:
     with Ledger(folder / "ledger.jsonl") as ledger:
         candidate = Candidate(0, Allocation(widths))
         ledger.asked(candidate)
-        ledger.told(Trial(candidate, Score(0.1, 0.9, 10), {"flops": 1}, 1.0, "inline", 1))
+        ledger.told(Trial(candidate, scored(0.1, 0.9, 10), {"flops": 1}, 1.0, "inline", 1))
     sync(folder, store)
     [child] = found(store)[1]
     assert {name: int(value) for name, value in child.data.params.items() if name.startswith("keep.")} == {

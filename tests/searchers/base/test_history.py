@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from autoprune.core.trial import Candidate, Failure, Outcome, Score, Stopped, Trial
+from autoprune.core.trial import Candidate, Failure, Outcome, Stopped, Trial
 from autoprune.searchers.base.history import DOUBT, Estimate, History
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.controls import Random
+from tests.scores import scored as score_of
 from tests.searchers.landscapes import make_problem
 
 PROBLEM = replace(make_problem(trials=8), price=1000, rungs=(10, 40))
@@ -22,8 +23,8 @@ def candidates(history: History, count: int) -> list[Candidate]:
 
 
 def scored(candidate: Candidate, final: float, *rungs: float, work: int = 0) -> Trial:
-    passed = tuple(Score(loss, 0.5, samples) for loss, samples in zip(rungs, (10, 40), strict=False))
-    return Trial(candidate, Score(final, 0.5, 100, rungs=passed), work=work)
+    passed = tuple(score_of(loss, 0.5, samples) for loss, samples in zip(rungs, (10, 40), strict=False))
+    return Trial(candidate, score_of(final, 0.5, 100, rungs=passed), work=work)
 
 
 def with_work(problem: SearchProblem, candidates: float) -> SearchProblem:
@@ -99,8 +100,8 @@ def test_what_was_dropped_is_estimated_by_how_the_best_went_on() -> None:
     history = History(PROBLEM)
     best, early, late, failed, *others = candidates(history, 8)
     history.tell(scored(best, 1.0, 0.7, 0.9))
-    history.tell(Trial(early, Stopped(Score(1.5, 0.5, 10))))
-    history.tell(Trial(late, Stopped(Score(1.5, 0.5, 40, rungs=(Score(0.8, 0.5, 10),)))))
+    history.tell(Trial(early, Stopped(score_of(1.5, 0.5, 10))))
+    history.tell(Trial(late, Stopped(score_of(1.5, 0.5, 40, rungs=(score_of(0.8, 0.5, 10),)))))
     history.tell(Trial(failed, Failure("nan", "")))
     expected = [
         Estimate(best.allocation, 1.0),
@@ -118,10 +119,10 @@ def test_what_was_dropped_is_estimated_by_how_the_best_went_on() -> None:
 def drawn_outcome(rng: np.random.Generator) -> Outcome:
     """One of few values, so that some are equal, whole or from one of two rungs; or a failure."""
     end, second, first = (rng.integers(1, 6, size=3) / 4).tolist()
-    rungs = (Score(first, 0.5, 10), Score(second, 0.5, 40))
+    rungs = (score_of(first, 0.5, 10), score_of(second, 0.5, 40))
     return [
-        Score(end, 0.5, 100, rungs=rungs),
-        Score(end, 0.5, 100, rungs=rungs),
+        score_of(end, 0.5, 100, rungs=rungs),
+        score_of(end, 0.5, 100, rungs=rungs),
         Stopped(rungs[0]),
         Stopped(replace(rungs[1], rungs=rungs[:1])),
         Failure("nan", ""),

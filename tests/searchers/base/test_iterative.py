@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoprune.core.recipe import AdmmTraining, Finetune, Recipe, Rounds
-from autoprune.core.trial import Candidate, Failure, Score, Trial
+from autoprune.core.trial import Candidate, Failure, Trial
 from autoprune.errors import UserError
 from autoprune.searchers.autocompress import AutoCompress
 from autoprune.searchers.base.history import History
@@ -19,6 +19,7 @@ from autoprune.searchers.base.iterative import IterativeSearcher, RoundBudget, p
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.netadapt import NetAdapt
 from autoprune.testing.problems import case, outcome
+from tests.scores import scored
 from tests.searchers.landscapes import make_problem, with_curves
 
 BOTH = pytest.mark.parametrize("searcher", [NetAdapt, AutoCompress])
@@ -225,7 +226,7 @@ def test_a_candidate_that_was_never_asked_for_is_refused_when_all_is_over(search
     with pytest.raises(ValueError, match="told before"):
         found.tell(trials[-1])
     with pytest.raises(ValueError, match="none of the"):
-        found.tell(Trial(replace(trials[-1].candidate, number=len(trials)), Score(0.1, 0.9, 10)))
+        found.tell(Trial(replace(trials[-1].candidate, number=len(trials)), scored(0.1, 0.9, 10)))
 
 
 @BOTH

@@ -9,7 +9,7 @@ import pytest
 
 from autoprune.core.allocation import Allocation
 from autoprune.core.costs import Floats, within
-from autoprune.core.trial import Score, Stopped, Trial
+from autoprune.core.trial import Stopped, Trial
 from autoprune.searchers.base import gaussian_process
 from autoprune.searchers.base.gaussian_process import CorrelationCache, Kernel, Points, Posterior, fit, matern52
 from autoprune.searchers.base.history import History
@@ -17,6 +17,7 @@ from autoprune.searchers.base.moves import draw_new, draws
 from autoprune.searchers.base.searcher import SearchProblem
 from autoprune.searchers.base.surrogate import MOST, MUTANTS, ROUNDS, Surrogate, climb, degradations, removed_over_kept
 from autoprune.searchers.controls import uniform_allocation
+from tests.scores import scored
 from tests.searchers.landscapes import make_problem, planted, with_curves
 
 RNG = np.random.default_rng(0)
@@ -151,7 +152,7 @@ def history_of(landscape_trials: int, curves: bool = True) -> History:
     while history.number < landscape_trials:
         drawn = draw_new(history, rng)
         assert drawn is not None
-        history.tell(Trial(history.propose(drawn), Score(landscape.told(drawn.allocation), 0.5, 10)))
+        history.tell(Trial(history.propose(drawn), scored(landscape.told(drawn.allocation), 0.5, 10)))
     return history
 
 
@@ -243,7 +244,7 @@ def test_trials_that_were_dropped_early_count() -> None:
         drawn = draw_new(history, rng)
         assert drawn is not None
         dropped.append(drawn.allocation)
-        history.tell(Trial(history.propose(drawn), Stopped(Score(50.0, 0.1, 1))))
+        history.tell(Trial(history.propose(drawn), Stopped(scored(50.0, 0.1, 1))))
     before, after = Surrogate(history_of(30)).fitted(), surrogate.fitted()
     assert before is not None
     assert after is not None
@@ -256,7 +257,7 @@ def test_values_under_settings_that_multiply_all_of_them_are_modelled_together()
         settings, factor = ({"criterion": "l2"}, 5.0) if trial.number % 2 else ({"criterion": "l1"}, 1.0)
         candidate = replace(scaled.propose(trial.candidate.allocation), settings=settings)
         scaled.asked[-1] = candidate
-        scaled.tell(Trial(candidate, Score(trial.score.loss * factor, 0.5, 10)))
+        scaled.tell(Trial(candidate, scored(trial.score.loss * factor, 0.5, 10)))
     wanted = [trial.candidate.allocation for trial in history_of(40).told.values()][30:]
     bounds = [
         Surrogate(plain).fitted(),

@@ -42,8 +42,8 @@ class Streaming:
 
     def __init__(self, task: SimpleTask) -> None:
         self.seeds: list[int] = []
-        self.name, self.network, self.load, self.loss, self.metric, self.train = (
-            task.name, task.network, task.load, task.loss, task.metric, task.train,
+        self.name, self.network, self.load, self.loss, self.metrics, self.train = (
+            task.name, task.network, task.load, task.loss, task.metrics, task.train,
         )  # fmt: skip
         self._task = task
 
