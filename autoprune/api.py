@@ -98,6 +98,7 @@ def _tagged(headings: list[str], rows: list[list[str]]) -> list[tuple[str, list[
     return [("th", headings), *(("td", row) for row in rows)]
 
 
+@torch.inference_mode(False)  # in which no criterion could differentiate a loss, nor anything train
 def search(
     model: nn.Module,
     task: Task,
@@ -184,6 +185,7 @@ def _said_in_keywords() -> Iterator[None]:
         raise
 
 
+@torch.inference_mode(False)
 def apply(
     model: nn.Module,
     allocation: Mapping[str, int],

@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,17 @@ def test_a_search_gives_a_smaller_network_and_leaves_the_model_as_it_was(workdir
     assert result.results[-1].costs["flops"] <= 0.6 * result.results[0].costs["flops"]
     assert result.folder == Path("run")
     assert len(history_of(result.folder).trials()) == len(result.trials) == 3
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_that_are_off_around_it_are_on_inside(workdir: Path, mode: Callable[[], Any]) -> None:
+    with mode():
+        result = autoprune.search(
+            tiny(), task, "flops=0.6", **QUICK, scoring__criterion="taylor", evaluation__finetune={"steps": 1}
+        )
+        assert not torch.is_grad_enabled()
+    assert result.network.second.out_channels == result.allocation["second"]
+    assert len(result.trials) == 3
 
 
 def test_progress_can_be_left_out(workdir: Path, capfd: pytest.CaptureFixture[str]) -> None:
