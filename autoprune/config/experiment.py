@@ -81,6 +81,12 @@ class Experiment(Section):
         }
         return self.model_copy(update=changed)
 
+    def trainings(self) -> list[Training]:
+        """Returns the trainings of candidates that it asks for."""
+        rounds = self.search.rounds
+        in_rounds = (rounds.finetune, rounds.admm) if rounds is not None else ()
+        return [each for each in (self.evaluation.finetune, self.search.rerank.finetune(), *in_rounds) if each]
+
     def recipe(self) -> Recipe:
         """Returns what is done to every candidate besides pruning."""
         settings = self.evaluation

@@ -168,11 +168,11 @@ class ModelInputs:
         Raises:
             TaskError: they differ in more than the number of samples.
         """
-        theirs = iter(_leaves((other.args, dict(other.kwargs)), other._holds_samples))
+        theirs = iter(_leaves((other.args, dict(other.kwargs)), other._holds))
 
         def join(leaf: Any) -> Any:
             their = next(theirs, None)
-            if not self._holds_samples(leaf):
+            if not self._holds(leaf):
                 return leaf
             if isinstance(leaf, list) and isinstance(their, list):
                 return leaf + their
@@ -181,11 +181,8 @@ class ModelInputs:
                     return torch.cat((leaf, their), self.axis)
             raise TaskError(f"the samples of {self} and {other} cannot be joined into one batch")
 
-        joined = self._map(join, self._holds_samples)
+        joined = self._map(join, self._holds)
         return replace(joined, samples=self.samples + other.samples)
-
-    def _holds_samples(self, value: Any) -> bool:
-        return _size(value, self.axis) == self.samples and (self.lists or not isinstance(value, list))
 
     def _map(self, function: Callable[[Any], Any], whole: Callable[[Any], bool] = lambda _: False) -> ModelInputs:
         args, kwargs = _map((self.args, dict(self.kwargs)), function, whole)
@@ -193,9 +190,11 @@ class ModelInputs:
 
     def _by_sample(self, samples: int, function: Callable[[Any], Any]) -> ModelInputs:
         """Applies a function to whatever holds samples: tensors, packed sequences and lists."""
-        holds = self._holds_samples
-        changed = self._map(lambda leaf: function(leaf) if holds(leaf) else leaf, holds)
+        changed = self._map(lambda leaf: function(leaf) if self._holds(leaf) else leaf, self._holds)
         return replace(changed, samples=samples)
+
+    def _holds(self, value: Any) -> bool:
+        return _size(value, self.axis) == self.samples and (self.lists or not isinstance(value, list))
 
     def _pick(self, leaf: Any, numbers: list[int]) -> Any:
         if isinstance(leaf, list):

@@ -36,6 +36,7 @@ from autoprune.running.threads import settle_threads
 from autoprune.searchers.base.searcher import Searcher
 from autoprune.tasks.base import Hook, Task
 from autoprune.tasks.simple import build_task, model_name
+from autoprune.tasks.training.computing import check_precision
 from autoprune.tasks.training.loop import count_steps
 from autoprune.tasks.weights import digest
 
@@ -237,6 +238,8 @@ def assemble(experiment: Experiment, task: Task, network: nn.Module, display: Di
     device = choose_device(experiment)
     network = network.to(device)
     inputs = example_inputs(task, device)
+    for training in experiment.trainings():
+        check_precision(training.plan(seed=0), network, device)
     # Nothing is read where no length is in epochs.
     experiment = settle_threads(experiment, network, inputs).in_steps(
         lambda training: max(1, count_steps(task, training.plan(seed=0), network))

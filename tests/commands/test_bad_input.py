@@ -265,6 +265,21 @@ def test_a_users_task_that_cannot_be_had_is_explained(autoprune: Cli, workdir: P
     assert [name for name in left_behind(workdir) if name != "__pycache__"] == ["raising.py", "wrong.py"]
 
 
+def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_written(autoprune: Cli, workdir: Path) -> None:
+    for key in ("evaluation.finetune", "search.rerank", "search.rounds.admm"):
+        command = (
+            "search",
+            "--task",
+            "tests.user_tasks:task",
+            "--device",
+            "cpu",
+            "--set",
+            f"{key}={{steps: 2, precision: fp16}}",
+        )
+        assert "precision fp16 needs a GPU" in autoprune.refused(*command, "--budget", "flops=0.5", "--output", "run")
+        assert not (workdir / "run").exists()
+
+
 def test_a_forward_that_fails_is_told_with_its_own_error(autoprune: Cli, workdir: Path) -> None:
     message = autoprune.refused(*OWN, "--task", "tests.user_tasks:failing")
     assert "ValueError: no table for images of 8 pixels" in message

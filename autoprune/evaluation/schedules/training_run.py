@@ -199,12 +199,13 @@ class TrainingRun:
         if (distill := self._schedule.distill) is not None:
             hooks.append(distillation(self._dense, distill.temperature, distill.weight))
         own = Hook(
-            loss_term=lambda *_: self.active.term(self._passed),
             on_start=self._start,
             after_step=self._after_step,
             after_epoch=self._after_epoch,
             at_rest=self._keep_early_where_due,
         )
+        if self._schedule.penalties:
+            own = replace(own, loss_term=lambda *_: self.active.term(self._passed))
         saving = checkpointing(self._callbacks.save, self._callbacks.save_every, self._state)
         return [*hooks, own, *self._callbacks.hooks, saving, Hook(at_rest=self._stop_where_due)]
 

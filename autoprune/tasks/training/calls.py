@@ -50,7 +50,7 @@ def train_with_hooks(
     missing = [event for event in _NEEDED if event in needed - called]
     if missing and plan.begin != plan.steps:
         raise TaskError(
-            f"the training of task {task.name!r} is a loop of its own that never calls {' and '.join(missing)} of its "
+            f"the training of task {task.name!r} is a loop of its own that never calls {', '.join(missing)} of its "
             f"hooks, on which masks, penalties or distillation hang here; call hook.{_NEEDED[missing[0]]}, "
             "for every hook (docs/training.md has such a loop)"
         )

@@ -42,7 +42,7 @@ RECORD = Hook(after_epoch=lambda *_: None)
     [
         (_calling(), [HOLD], r"never calls after_step of its hooks, .* call hook\.after_step\(network, step, steps"),
         (_calling("after_step"), [HOLD, PENALTY], "never calls loss_term of its"),
-        (_calling("loss_term"), [HOLD, PENALTY, RECORD], "never calls after_step and after_epoch of its"),
+        (_calling("loss_term"), [HOLD, PENALTY, RECORD], "never calls after_step, after_epoch of its"),
     ],
 )
 def test_a_loop_that_leaves_out_what_hooks_need_is_refused(loop: Loop, hooks: list[Hook], missing: str) -> None:
