@@ -131,9 +131,15 @@ class StatisticsSection(Section):
 
 
 class ScheduleFile(Section):
-    """A whole schedule, checked."""
+    """A whole schedule, checked.
+
+    With `start_epoch` it goes on where another training ended: epochs and steps are counted from there. `stop_epoch`
+    ends it early, its rates being those of the whole.
+    """
 
     train: Training
+    start_epoch: Whole = 0
+    stop_epoch: Positive | None = None
     distill: DistillSection | None = None
     pruners: dict[str, PrunerSection] = Field(default_factory=dict)
     penalties: dict[str, PenaltySection] = Field(default_factory=dict)
@@ -179,12 +185,29 @@ def _contradictions(schedule: ScheduleFile) -> Iterator[tuple[Keys, str]]:
             yield ("pruners", name), f"pruner {name!r} should be in one policy, which says when, but is in {policies}"
     if schedule.rounds is not None:
         yield from _rounds_with_others(schedule)
+    yield from _wrong_offsets(schedule)
     length = schedule.train.epochs, schedule.train.steps
     for index, policy in enumerate(schedule.policies):
         start, end, _, unit = policy.timing()
         limit = length[0] if unit == "epoch" else length[1]
         if limit is not None and max(start, end or 0) > limit:
             yield ("policies", index), f"reaches to {unit} {max(start, end or 0)}, but training ends after {limit:g}"
+
+
+def _wrong_offsets(schedule: ScheduleFile) -> Iterator[tuple[Keys, str]]:
+    """Yields what is wrong with where the training starts and stops."""
+    start, stop, epochs = schedule.start_epoch, schedule.stop_epoch, schedule.train.epochs
+    for name, epoch in (("start_epoch", start), ("stop_epoch", stop)):
+        limit = "below" if name == "start_epoch" else "at most"
+        if epoch and schedule.rounds is not None:
+            yield (name,), "rounds of a lottery ticket begin at the start and go to the end; leave it out"
+        elif epoch and epochs is not None and epoch >= epochs + (name == "stop_epoch"):
+            yield (
+                (name,),
+                f"{name} should be {limit} the {epochs:g} epochs of the whole training (train.epochs) but is {epoch}",
+            )
+    if stop is not None and start >= stop:
+        yield ("stop_epoch",), f"stop_epoch should come after start_epoch ({start}) but is {stop}"
 
 
 def _unknown_names(schedule: ScheduleFile) -> Iterator[tuple[Keys, str]]:

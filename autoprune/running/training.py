@@ -124,6 +124,10 @@ class _Recorder:
         extra = {**snapshot.extra, "identity": dict(self._identity)}
         write_snapshot(self.folder / _SNAPSHOT, replace(snapshot, extra=extra))
 
+    def say(self, text: str) -> None:
+        """Shows a sentence."""
+        self._display.say(text)
+
     def note(self) -> str:
         """Returns what the bar of progress says beside the loss."""
         value = self.last.get(self._metric.name)
@@ -155,9 +159,10 @@ def start_training(
         content = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError
         torch.save(start.network.state_dict(), content)
         beside[_INITIAL] = content.getvalue()
+    before = _end_before(start) if schedule.start_epoch else None
     recorder = _Recorder(folder.path, start, display)
     with training_progress(display, "training", recorder.note) as hook:
-        run = _build_run(start, schedule, recorder, hook)
+        run = _build_run(start, schedule, recorder, hook, before)
         with folder.new_run(folder.path / TRAINING, dump_experiment(experiment), beside) as recorder.ledger:
             return _train(run, recorder, start, tracking)
 
@@ -218,9 +223,19 @@ def _load_start(experiment: Experiment, display: Display, scratch: bool, initial
     return _Start(experiment, scratch, task, network.eval(), inputs, identity)
 
 
-def _build_run(start: _Start, schedule: ScheduleFile, recorder: _Recorder, progress: Hook) -> TrainingRun:
-    callbacks = TrainingCallbacks(recorder.record, recorder.save, 200, [progress])
-    return TrainingRun(start.task, start.network, start.inputs, schedule, callbacks, start.experiment.search.seed)
+def _end_before(start: _Start) -> Snapshot | None:
+    """Returns the last snapshot of the training that the checkpoint is the end of, where that is known."""
+    file = start.experiment.task.checkpoint
+    path = None if file is None or file.name != FINAL else file.with_name(_SNAPSHOT)
+    return read_snapshot(path) if path is not None and path.is_file() else None
+
+
+def _build_run(
+    start: _Start, schedule: ScheduleFile, recorder: _Recorder, progress: Hook, before: Snapshot | None = None
+) -> TrainingRun:
+    callbacks = TrainingCallbacks(recorder.record, recorder.save, 200, [progress], recorder.say)
+    seed = start.experiment.search.seed
+    return TrainingRun(start.task, start.network, start.inputs, schedule, callbacks, seed, before)
 
 
 def _train(run: TrainingRun, recorder: _Recorder, start: _Start, tracking: Tracking | None) -> TrainingResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,8 +30,8 @@ from autoprune.pruning.training.penalties import Penalty
 
 log = logging.getLogger(__name__)
 
-CARRIED = "carried"
-"""Owner of the masks that were held before the network was thinned, also in `ActivePruners.state_dict`."""
+CARRIED, MASKS = "carried", "masks"
+"""In `ActivePruners.state_dict`, the masks that hold for good, which CARRIED owns, and those of each pruner."""
 
 Passed = Mapping[Unit, int]
 """Steps and epochs that have passed."""
@@ -64,8 +64,9 @@ class ActivePruners:
         inputs: two samples.
         schedule: what is pruned and when.
         samples: read by criteria that need data; their seed is that of random draws.
-        passed: prunings and penalties that are over by then are left out; None: training is about to begin.
-        carried: masks of weights from before the network was thinned, which hold for good.
+        passed: penalties that are over by then are left out; None: training is about to begin.
+        carried: masks of weights from before, which hold for good.
+        left_out: names of the pruners that have done all they had to.
 
     Raises:
         UserError: a pruner or penalty does not fit the network.
@@ -79,19 +80,19 @@ class ActivePruners:
         samples: ScoringSamples,
         passed: Passed | None = None,
         carried: Masks | None = None,
+        left_out: Collection[str] = (),
     ) -> None:
         self.masking = Masking(network)
         if carried:
             self.masking.set(CARRIED, carried)
         self.prunings: dict[str, Pruning] = {}
         for name in schedule.pruners:
-            timing = _timing_of(name, schedule)
-            if passed is None or (timing is not None and passed[timing.unit] < timing.end):
+            if name not in left_out:
                 self.prunings[name] = _build_pruning(name, schedule, network, inputs, samples, self.masking, passed)
         self._penalties: dict[str, _ActivePenalty] = {}
         for name, section in schedule.penalties.items():
             start, end, unit = _period_of(name, schedule)
-            if passed is None or passed[unit] < end:
+            if passed is None or name in penalties_acting(schedule, passed):
                 penalty = _build_penalty(name, section, network, inputs, self.masking)
                 self._penalties[name] = _ActivePenalty(penalty, start, end, unit)
 
@@ -148,6 +149,7 @@ class ActivePruners:
         """Returns what a snapshot must hold: tensors and plain values."""
         return {
             CARRIED: dict(self.masking.of(CARRIED)),
+            MASKS: {name: dict(self.masking.of(pruning)) for name, pruning in self.prunings.items()},
             "prunings": {name: pruning.state_dict() for name, pruning in self.prunings.items()},
             "penalties": {
                 name: {"state": active.penalty.state_dict(), "ended": active.ended}
@@ -159,9 +161,33 @@ class ActivePruners:
         """Goes on from what `state_dict` gave, on the network with the weights of that time."""
         for name, pruning in self.prunings.items():
             pruning.load_state_dict(state["prunings"][name])
-        for name, active in self._penalties.items():
-            active.penalty.load_state_dict(state["penalties"][name]["state"])
-            active.ended = state["penalties"][name]["ended"]
+        self.load_penalties({name: state["penalties"][name] for name in self._penalties})
+
+    def load_penalties(self, states: Mapping[str, Any]) -> None:
+        """Goes on from the states of some penalties, by name, as `state_dict` gave them."""
+        for name, state in states.items():
+            self._penalties[name].penalty.load_state_dict(state["state"])
+            self._penalties[name].ended = state["ended"]
+
+
+def pruners_over(schedule: ScheduleFile, passed: Passed, at_end: bool = True) -> frozenset[str]:
+    """Returns the names of the pruners of which the last update is over.
+
+    Args:
+        schedule: says when they update.
+        passed: steps and epochs that have passed.
+        at_end: whether those are over of which the last update is due just now.
+    """
+    timings = {name: _timing_of(name, schedule) for name in schedule.pruners}
+    return frozenset(
+        name for name, each in timings.items() if each is None or passed[each.unit] >= each.end + (not at_end)
+    )
+
+
+def penalties_acting(schedule: ScheduleFile, passed: Passed) -> frozenset[str]:
+    """Returns the names of the penalties whose time is not over."""
+    periods = {name: _period_of(name, schedule) for name in schedule.penalties}
+    return frozenset(name for name, (_, end, unit) in periods.items() if passed[unit] < end)
 
 
 def _period_of(penalty: str, schedule: ScheduleFile) -> tuple[int, int, Unit]:

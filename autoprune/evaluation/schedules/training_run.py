@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,14 @@ from autoprune.errors import CheckpointError, UserError
 from autoprune.evaluation.checkpoints.reshape import ReshapedNetwork, reshape
 from autoprune.evaluation.data import Batches, ScoringSamples, takes_channels_last
 from autoprune.evaluation.metrics import evaluate, zeros_in
-from autoprune.evaluation.schedules.active_pruners import CARRIED, ActivePruners, Passed
+from autoprune.evaluation.schedules.active_pruners import (
+    CARRIED,
+    ActivePruners,
+    Passed,
+    penalties_acting,
+    pruners_over,
+)
+from autoprune.evaluation.schedules.continuation import continue_from
 from autoprune.graph.groups import find_groups
 from autoprune.graph.inputs import ModelInputs
 from autoprune.pruning.schedules import Unit
@@ -28,7 +36,7 @@ from autoprune.tasks.training.calls import train_with_hooks
 from autoprune.tasks.training.distillation import distillation
 from autoprune.tasks.training.loop import count_steps
 from autoprune.tasks.training.optimizers import rate_of
-from autoprune.tasks.training.snapshot import Snapshot, checkpointing, resume, take_snapshot
+from autoprune.tasks.training.snapshot import Snapshot, checkpointing, copied, resume, take_snapshot
 
 
 @dataclass(frozen=True)
@@ -40,16 +48,18 @@ class TrainingCallbacks:
         save: takes a snapshot; the newest is what the run goes on from.
         save_every: steps between snapshots; there is one after every epoch too.
         hooks: further ones, for progress.
+        say: takes a sentence for the user.
     """
 
     record: Callable[[Mapping[str, Any]], None]
     save: Callable[[Snapshot], None]
     save_every: int | None = None
     hooks: Sequence[Hook] = ()
+    say: Callable[[str], None] = lambda _: None
 
 
-class _ShapeChangeDue(Exception):
-    """Training stops because the network is about to change its shape."""
+class _Pause(Exception):
+    """Training stops because the network is about to change its shape, or for good."""
 
 
 class TrainingRun:
@@ -65,6 +75,7 @@ class TrainingRun:
         schedule: what is pruned and when.
         callbacks: what the run reports to.
         seed: of the training plan, and of random draws.
+        before: the last snapshot of the training that this one goes on with, where its schedule starts later.
 
     Attributes:
         network: what is trained: a copy of the dense one, in the shape that it has by now.
@@ -85,6 +96,7 @@ class TrainingRun:
         schedule: ScheduleFile,
         callbacks: TrainingCallbacks,
         seed: int = 0,
+        before: Snapshot | None = None,
     ) -> None:
         self._task, self._dense, self._inputs = task, dense, ModelInputs.of(inputs)
         self._schedule, self._callbacks, self._seed = schedule, callbacks, seed
@@ -93,18 +105,21 @@ class TrainingRun:
         self._steps_per_epoch = max(1, count_steps(task, replace(self.plan, steps=None, epochs=1.0), dense))
         self._channels_last = takes_channels_last(dense, self._inputs)
         self._validation = Batches(task, "validation", None, 250, 0, self._inputs.device, self._channels_last).load()
+        begin = schedule.start_epoch
+        self._begin = begin * self._steps_per_epoch
+        self._last = min(self.steps, (schedule.stop_epoch or sys.maxsize) * self._steps_per_epoch)
         self._check_times()
         self.network = reshape(dense, self._inputs, ())
         self.shapes: tuple[PrunedShape, ...] = ()
         self._changes = _shape_changes(schedule, self._steps_per_epoch)
-        self._changes_made = 0
+        self._changes_made = sum(step < self._begin for step, _ in self._changes)
         self._round = 0
-        self._passed: dict[Unit, int] = {"step": 0, "epoch": 0}
-        self._passed_at_change: Passed | None = None
+        self._passed: dict[Unit, int] = {"step": self._begin, "epoch": begin}
+        self._passed_at_change: Passed | None = self._passed if begin else None
         self._losses: list[float] = []
         self._optimizer: torch.optim.Optimizer | None = None
         self._start_from: Snapshot | None = None
-        self.active = self._activate(provenance_of(dense).masks)
+        self.active = self._activate(provenance_of(dense).masks) if not begin else self._go_on(before)
 
     def _check_times(self) -> None:
         for policy in self._schedule.policies:
@@ -120,7 +135,29 @@ class TrainingRun:
         rounds = self._schedule.rounds
         return None if rounds is None else 0 if rounds.rewind == "initial" else rounds.rewind
 
-    def _activate(self, carried: Masks | None = None) -> ActivePruners:
+    def _go_on(self, before: Snapshot | None) -> ActivePruners:
+        """Puts on the network what goes on from the training before, as it was then, and what begins only now."""
+        goes_on = {
+            "prunings": frozenset(self._schedule.pruners) - pruners_over(self._schedule, self._passed),
+            "penalties": penalties_acting(self._schedule, self._passed),
+        }
+        found = continue_from(before, self._dense, replace(self.plan, begin=self._begin), goes_on)
+        self._callbacks.say(f"starting at epoch {self._schedule.start_epoch}: {found.said}")
+        left_out = found.done | pruners_over(self._schedule, self._passed, at_end=False)
+        if found.start is not None:
+            self.network.load_state_dict(found.start.state_dict)
+        active = self._activate(found.carried, left_out)
+        states = found.active.get("prunings", {})
+        for name, pruning in active.prunings.items():
+            if name in states:
+                pruning.load_state_dict(states[name])
+            else:
+                pruning.update_if_due()
+        active.load_penalties(found.active.get("penalties", {}))
+        self._start_from = found.start and replace(found.start, state_dict=copied(self.network.state_dict(), "state"))
+        return active
+
+    def _activate(self, carried: Masks | None = None, left_out: Collection[str] = ()) -> ActivePruners:
         """Puts the schedule's prunings and penalties on the network as it is now."""
         scoring = self._schedule.scoring
         samples = ScoringSamples(
@@ -131,7 +168,8 @@ class TrainingRun:
             self._seed,
             channels_last=self._channels_last,
         )
-        return ActivePruners(self.network, self._inputs, self._schedule, samples, self._passed_at_change, carried)
+        passed = self._passed_at_change
+        return ActivePruners(self.network, self._inputs, self._schedule, samples, passed, carried, left_out)
 
     def resume(self, snapshot: Snapshot) -> None:
         """Makes `run` go on from a snapshot of a run with the same schedule, network and data.
@@ -146,7 +184,8 @@ class TrainingRun:
             self.network.load_state_dict(snapshot.state_dict)
             self._changes_made, self._losses = state["changes_made"], list(state["losses"])
             self._passed, self._passed_at_change = state["passed"], state["passed_at_change"]
-            self.active = self._activate(state["active"][CARRIED])
+            left_out = self._schedule.pruners.keys() - state["active"]["prunings"].keys()
+            self.active = self._activate(state["active"][CARRIED], left_out)
             self.network.load_state_dict(snapshot.state_dict)  # a fresh pruning may have masked already
             self.active.load_state_dict(state["active"])
         except (KeyError, TypeError, RuntimeError) as fault:
@@ -186,11 +225,13 @@ class TrainingRun:
             for step, policy in self._changes[self._changes_made :]:
                 if step <= self._passed["step"]:
                     self._change_shape(policy)
+            if self._last == self._passed["step"] < self.steps:
+                return
             try:
                 plan = replace(self.plan, begin=self._passed["step"])
                 train_with_hooks(self._task, self.network, plan, self._hooks())
                 return
-            except _ShapeChangeDue:
+            except _Pause:
                 continue
 
     def _hooks(self) -> list[Hook]:
@@ -233,8 +274,9 @@ class TrainingRun:
             pruning.keep_early(self)
 
     def _stop_where_due(self, network: nn.Module, step: int, steps: int) -> None:
-        if any(due == step for due, _ in self._changes[self._changes_made :]):
-            raise _ShapeChangeDue
+        stops = step == self._last < self.steps
+        if stops or any(due == step for due, _ in self._changes[self._changes_made :]):
+            raise _Pause
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -262,7 +304,7 @@ class TrainingRun:
         self.network, self.shapes = after.network, after.shapes
         self._changes_made += 1
         self._passed_at_change = self._passed
-        self.active = self._activate(after.masks)
+        self.active = self._activate(after.masks, pruners_over(self._schedule, self._passed))
         self._start_from = None  # a snapshot is of the shape that was
 
     def _thinned(self, before: ReshapedNetwork, prunings: Iterable[Pruning]) -> ReshapedNetwork:
@@ -278,6 +320,8 @@ class TrainingRun:
             for group, stays in pruning.kept_channels().items():
                 both = set(kept.get(group, stays)) & set(stays)
                 kept[group] = tuple(sorted(both)) or tuple(stays)
+        if not kept and not removed and 0 < self._begin == self._passed["step"]:
+            return before  # the training before has thinned it at its end
         if not kept and not removed:
             raise UserError("there is nothing to thin: no pruner of pattern 'filter' or 'layer' has pruned by then")
         if kept:

@@ -109,7 +109,7 @@ class Pruning:
         self._passed.update({str(unit): count for unit, count in (passed or {}).items()})
         self._early = _EarlyState(network) if self.pruner.schedule.rewinds else None
         if passed is None:
-            self._update_if_due()
+            self.update_if_due()
 
     @property
     def masks(self) -> Masks:
@@ -128,9 +128,10 @@ class Pruning:
         self.masking.hold()
         self._passed[unit] += 1
         if unit == self.timing.unit:
-            self._update_if_due()
+            self.update_if_due()
 
-    def _update_if_due(self) -> None:
+    def update_if_due(self) -> None:
+        """Updates the masks if it is time."""
         progress = self.timing.progress(self._passed[self.timing.unit])
         if progress is None or self.pruner.schedule.rewinds or (self.pruner.schedule.once and self._gone):
             return

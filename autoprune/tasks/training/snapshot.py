@@ -205,7 +205,7 @@ def resume(snapshot: Snapshot) -> Hook:
             network.load_state_dict(snapshot.state_dict)
         except RuntimeError as fault:
             raise CheckpointError(f"the snapshot does not fit {type(network).__name__}: {fault}") from fault
-        _load_optimizer(optimizer, snapshot.optimizer)
+        load_optimizer(optimizer, snapshot.optimizer)
         device = device_of(network)
         torch.set_rng_state(snapshot.random["cpu"])
         if device.type == "cuda" and "cuda" in snapshot.random:
@@ -214,7 +214,12 @@ def resume(snapshot: Snapshot) -> Hook:
     return Hook(on_start=on_start, after_backward=_first_step(snapshot.step + 1))
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Gives an optimizer the state that a snapshot holds of one like it.
+
+    Raises:
+        CheckpointError: it was another optimizer, or of another network.
+    """
     kind, own = type(optimizer).__name__, optimizer.state_dict()["param_groups"]
     if (SCALER in state) != (SCALER in optimizer.state_dict()):
         raise CheckpointError(
