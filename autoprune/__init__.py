@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from autoprune.core.allocation import Allocation
     from autoprune.core.budget import Budget
     from autoprune.core.recipe import TrainingPlan
-    from autoprune.embedding import NetworkSpace, allocation_from, search_space, suggest_allocation
+    from autoprune.embedding import NetworkSpace, allocation_from, save, search_space, suggest_allocation
     from autoprune.evaluation.checkpoints.checkpoint import load
     from autoprune.graph.inputs import ModelInputs
     from autoprune.pruning.schedules import Timing
@@ -73,6 +73,7 @@ __all__ = [
     "allocation_from",
     "apply",
     "load",
+    "save",
     "search",
     "search_space",
     "suggest_allocation",
@@ -83,7 +84,7 @@ _MODULES = {
     "autoprune.core.allocation": ("Allocation",),
     "autoprune.core.budget": ("Budget",),
     "autoprune.core.recipe": ("TrainingPlan",),
-    "autoprune.embedding": ("NetworkSpace", "allocation_from", "search_space", "suggest_allocation"),
+    "autoprune.embedding": ("NetworkSpace", "allocation_from", "save", "search_space", "suggest_allocation"),
     "autoprune.evaluation.checkpoints.checkpoint": ("load",),
     "autoprune.graph.inputs": ("ModelInputs",),
     "autoprune.pruning.schedules": ("Timing",),

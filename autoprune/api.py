@@ -31,6 +31,7 @@ from autoprune.graph.networks import unwrap
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.surgery.configuration import follow_configuration
 from autoprune.pruning.surgery.copying import copy_network
+from autoprune.pruning.surgery.provenance import note_first
 from autoprune.reporting.results import Result, results_cells, results_table
 from autoprune.reporting.terminal import plain_console
 from autoprune.running.interruption import interruptible
@@ -226,6 +227,7 @@ def apply(
     by = by.with_depth() if by.pattern.coupled and 0 in allocation.values() else by
     prunable = analyze(copy_network(model), given, by, samples)
     prunable.check_on_fresh_inputs(Allocation(allocation))
+    note_first(prunable.network, prunable.costs.dense())
     structures, importance = prunable.structures, prunable.importance
     if task is not None:
         network = Evaluator(prunable, task, EvaluationConfig()).prune(allocation, recipe or Recipe())

@@ -23,10 +23,18 @@ from autoprune.core.costs import CostTable
 from autoprune.core.projecting.projection import Projection
 from autoprune.core.space import SearchSpace, build_space
 from autoprune.errors import UserError
+from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint, write_checkpoint
+from autoprune.evaluation.checkpoints.example_inputs import describe_inputs
+from autoprune.graph.costs import measure_costs
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.networks import unwrap
+from autoprune.pruning.patterns import FILTER
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.surgery.copying import copy_network
+from autoprune.pruning.surgery.masks import Masks
+from autoprune.pruning.surgery.provenance import provenance_of
+from autoprune.tasks.models.named import qualified_name
+from autoprune.tasks.training.snapshot import copied
 
 PREFIX = "keep."
 """What the name of every dimension begins with."""
@@ -131,7 +139,7 @@ def search_space(
         )
     chosen = chosen.within(found_rules)
     network, samples = copy_network(unwrap(model)).eval(), ModelInputs.of(inputs).take(2)
-    structures = chosen.find_structures(network, samples)
+    structures = chosen.find_structures(network, samples, provenance_of(network).masks)
     groups = build_space(found_rules, structures.groups, structures.reasons)
     return NetworkSpace(groups, structures.cost_table(network, samples), pruner, samples)
 
@@ -168,3 +176,61 @@ def allocation_from(config: Mapping[str, Any], space: NetworkSpace, budget: Limi
         UserError: a dimension has no value, or the budget cannot be met.
     """
     return space.allocation(config, budget)
+
+
+def save(
+    network: nn.Module,
+    path: str | Path,
+    inputs: Any,
+    *,
+    masks: Masks | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> None:
+    """Writes a network that a loop of your own has pruned to a file that `load` and every command read.
+
+    What was removed of it is noted on the network by what removed it: `Pruning.finish`, `apply`, `space.apply`, `load`
+    or a search. Training does not change that, nor does copying.
+
+    Args:
+        network: pruned, perhaps trained further. Wrappers such as `DataParallel` are taken off.
+        path: of the file, which is replaced if it is there.
+        inputs: samples as it takes them, see `autoprune.ModelInputs.of`.
+        masks: parameter name to a boolean mask of its shape, e.g. `[out, in, kh, kw]`, true where it stays; None: those
+            that `Pruning.finish` or the file that it was loaded from left.
+        metrics: what was measured of it, by name.
+
+    Raises:
+        UserError: a mask does not fit the network, or what it holds is not zero.
+        OSError: the file cannot be written.
+    """
+    network, given = unwrap(network), ModelInputs.of(inputs).take(2)
+    provenance = provenance_of(network)
+    first = provenance.first if provenance.shapes or provenance.first else measure_costs(network, given)
+    held = provenance.masks if masks is None else {name: mask.bool() for name, mask in masks.items()}
+    _check_masks(network, held)
+    write_checkpoint(
+        Path(path),
+        PrunedCheckpoint(
+            copied(network.state_dict(), "state_dict"), {}, provenance.shapes, qualified_name(network),
+            describe_inputs(given), dict(metrics or {}), "", "masked" if held else FILTER.name, held, first,
+        ),
+    )  # fmt: skip
+
+
+def _check_masks(network: nn.Module, masks: Masks) -> None:
+    """Checks that masks are of a network's parameters, and hold.
+
+    Raises:
+        UserError: they are not, or do not.
+    """
+    parameters = dict(network.named_parameters())
+    if odd := [name for name, mask in masks.items() if name not in parameters or parameters[name].shape != mask.shape]:
+        raise UserError(f"a mask does not fit the network's parameter {odd[0]!r}; give those that `finish()` returned")
+    loose = [
+        name for name, mask in masks.items() if bool(parameters[name].detach()[~mask.to(parameters[name].device)].any())
+    ]
+    if loose:
+        raise UserError(
+            f"weights of {loose[0]!r} that were pruned are not zero any more: hold them while you train (call `step()` "
+            "of the pruning after the optimizer's), or give masks={} to write the weights as they are"
+        )

@@ -104,12 +104,12 @@ def _expectation(pruned: PrunedModel) -> str:
     """Returns what accuracy to expect, and in brackets what the search had where that is something else."""
     now, then, metrics = pruned.measured(), pruned.recorded.score, pruned.metrics
     if then is not None and (pruned.as_scored or (not pruned.change and _agree(now, then))):
-        return f"{_words(then, metrics)}, as in {pruned.recorded.place}"
+        return f"{_words(then, metrics)}, as in {pruned.recorded.source}"
     if then is None:
         return _words(now, metrics)
     had = " and ".join(each.text(then.get(each.name)) for each in (*metrics, LOSS))
     had += f" on {then.samples}" if then.samples not in (0, now.samples) else ""
-    dropped = f"in {pruned.recorded.place}{', which then dropped it' if pruned.recorded.dropped else ''}"
+    dropped = f"in {pruned.recorded.source}{', which then dropped it' if pruned.recorded.dropped else ''}"
     return f"{_words(now, metrics)} ({had} {pruned.change or dropped})"
 
 

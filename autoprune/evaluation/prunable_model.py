@@ -26,6 +26,7 @@ from autoprune.pruning.criteria.base import among_nonzero
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.structures import Structures
 from autoprune.pruning.surgery.masks import Importance, Masks
+from autoprune.pruning.surgery.provenance import provenance_of
 from autoprune.tasks.base import Task
 
 
@@ -159,7 +160,7 @@ def analyze(
     """
     network.eval()
     given = ModelInputs.of(inputs).take(2)
-    structures = pruner.find_structures(network, given)
+    structures = pruner.find_structures(network, given, provenance_of(network).masks)
     costs = structures.cost_table(network, given)
     prunable = PrunableModel(network, given, structures, costs, pruner, {}, {}, samples=samples, seed=seed)
     return prunable.scored_by(pruner)

@@ -24,7 +24,7 @@ from autoprune.pruning.patterns import BLOCK_1X1X8, ELEMENT, FILTER, TWO_FOUR, P
 from autoprune.pruning.schedules import AGP, GROWING, LOTTERY_TICKET, ONE_SHOT, Schedule
 from autoprune.pruning.statistics.collection import CalibrationData
 from autoprune.pruning.structures import Structures, find_thinned_structures
-from autoprune.pruning.surgery.masks import Importance
+from autoprune.pruning.surgery.masks import Importance, Masks
 from autoprune.pruning.weight_structures import find_weight_structures
 
 log = logging.getLogger(__name__)
@@ -38,20 +38,23 @@ _UNSCORED: Mapping[Need, str] = {
 _COMBINED: Mapping[Combine, Callable[..., Tensor]] = {"mean": torch.mean, "sum": torch.sum, "max": torch.amax}
 
 
-def find_structures(network: nn.Module, source: ChannelGraph | Any, pattern: Pattern) -> Structures:
+def find_structures(
+    network: nn.Module, source: ChannelGraph | Any, pattern: Pattern, held: Masks | None = None
+) -> Structures:
     """Finds the groups of a network under a pattern; those of single weights need no graph.
 
     Args:
         network: is not changed.
         source: what `find_groups` found in the network, or samples as it takes them (see `ModelInputs.of`).
         pattern: the shape of what is removed.
+        held: masks of weights that are zero for good: structures of single weights are found among the others.
 
     Raises:
         TaskError: the network cannot run, or, where channels or branches go, not be followed.
     """
     if pattern.thins:
         return find_thinned_structures(network, channels_of(network, source), pattern)
-    return find_weight_structures(network, inputs_of(source), pattern)
+    return find_weight_structures(network, inputs_of(source), pattern, held)
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,9 @@ class Pruner:
     combine: Combine = "mean"
     normalise: bool = True
 
-    def find_structures(self, network: nn.Module, source: ChannelGraph | Any) -> Structures:
+    def find_structures(self, network: nn.Module, source: ChannelGraph | Any, held: Masks | None = None) -> Structures:
         """Returns the network's groups under this pruner's pattern; see the function of this name."""
-        return find_structures(network, source, self.pattern)
+        return find_structures(network, source, self.pattern, held)
 
     def within(self, rules: SpaceRules) -> Pruner:
         """Returns the same pruner with what a space asks of the structures: removable branches, equal widths.

@@ -110,6 +110,10 @@ class Structures(ABC):
             if group.each[0].name in found
         }
 
+    def absent(self, masks: Masks) -> dict[str, NDArray[np.bool_]]:
+        """Returns which structures masks hold at zero whole, of each group in which some are; of weights alone."""
+        return {}
+
     @abstractmethod
     def _score(self, group: str, layer: Layer, criterion: Criterion, statistics: LayerStatistics) -> Tensor | None:
         """Returns a group's scores by one layer, in the shape of `layer_scores`, or None if it cannot be scored.

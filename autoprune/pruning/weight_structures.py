@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autoprune.core.costs import CostTable, CostTerm, Count
@@ -20,7 +22,7 @@ from autoprune.pruning.patterns import Pattern
 from autoprune.pruning.structures import Structures
 from autoprune.pruning.surgery.masks import Importance, Masks, Widths, masked_copy, top_k_mask
 from autoprune.pruning.surgery.provenance import joined_masks, note_provenance, provenance_of
-from autoprune.pruning.weight_uses import find_weights
+from autoprune.pruning.weight_uses import Weight, find_weights
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ class WeightGroup:
 
     Attributes:
         uncounted: why nothing can be said of its multiply-adds; empty where they are known.
+        left: `[width]` which of the pattern's structures these are, where some are held at zero; None: all.
     """
 
     group: Group
@@ -41,6 +44,7 @@ class WeightGroup:
     choices: int
     entries: int
     uncounted: str = ""
+    left: Tensor | None = None
 
     @property
     def parameter(self) -> str:
@@ -49,9 +53,15 @@ class WeightGroup:
 
 @dataclass(frozen=True)
 class WeightStructures(Structures):
-    """Parts of single weights, to be set to zero; the network's graph is not needed."""
+    """Parts of single weights, to be set to zero; the network's graph is not needed.
+
+    Attributes:
+        held: by kind of cost, what weights that are held at zero would add; those in a structure of which a part is not
+            are left out, so that they count as they are.
+    """
 
     weights: tuple[WeightGroup, ...]
+    held: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def layers(self) -> Sequence[Layer]:
@@ -72,7 +82,30 @@ class WeightStructures(Structures):
 
     def _score(self, group: str, layer: Layer, criterion: Criterion, statistics: LayerStatistics) -> Tensor | None:
         found, scores = self[group], criterion.score(statistics)
+        if scores is not None and found.left is not None:
+            scores = scores[found.left.to(scores.device)]
         return scores if scores is None or found.choices == 1 else scores.view(found.choices, found.group.width)
+
+    def absent(self, masks: Masks) -> dict[str, NDArray[np.bool_]]:
+        """Returns which structures masks hold at zero whole, of each group in which some are.
+
+        Args:
+            masks: parameter name to a boolean mask of the shape of its parameter, true where it stays.
+
+        Returns:
+            Group name to `[width]` or `[choices, width]`.
+        """
+        found = {}
+        for each in self.weights:
+            if each.parameter in masks:
+                there = self._entries(each, masks[each.parameter]).any(-1).cpu().numpy()
+                found[each.group.name] = ~(there[0] if each.choices == 1 else there)
+        return {name: gone for name, gone in found.items() if gone.any()}
+
+    def _entries(self, found: WeightGroup, tensor: Tensor) -> Tensor:
+        """Returns what of a tensor of a weight's shape is in each structure, `[choices, width, entries]`."""
+        entries = self.pattern.arrange(found.layer, tensor)
+        return entries if found.left is None else entries[:, found.left.to(entries.device)]
 
     def masks(self, network: nn.Module, importance: Importance, widths: Widths) -> Masks:
         """Builds masks of the weights that hold structures that go, exactly counted.
@@ -100,7 +133,7 @@ class WeightStructures(Structures):
             rest: the value of entries that no structure holds.
         """
         numbered = torch.arange(weight.numel(), device=weight.device).view(weight.shape)
-        entries = self.pattern.arrange(found.layer, numbered)
+        entries = self._entries(found, numbered)
         whole = torch.full((weight.numel(),), rest, dtype=values.dtype, device=weight.device)
         whole[entries.flatten()] = values.to(weight.device).reshape(-1, 1).expand(-1, entries.shape[-1]).flatten()
         return whole.view(weight.shape)
@@ -129,7 +162,7 @@ class WeightStructures(Structures):
             network: of this architecture.
             inputs: whatever it takes, see `ModelInputs.of`; only the first sample is used.
         """
-        dense = measure_costs(network, inputs)
+        dense = self._without_held(measure_costs(network, inputs))
         terms = []
         for found in self.weights:
             weights, width = found.choices * found.entries, Count(0, {found.group.name: 1})
@@ -148,7 +181,8 @@ class WeightStructures(Structures):
             importance: scores of the structures.
             widths: how many structures stay of each group.
         """
-        costs, masks = measure_costs(pruned, inputs), self.masks(pruned, importance, widths)
+        costs = self._without_held(measure_costs(pruned, inputs))
+        masks = self.masks(pruned, importance, widths)
         for found in self.weights:
             if found.parameter in masks:
                 zero = pruned.get_parameter(found.parameter).detach() == 0
@@ -157,8 +191,13 @@ class WeightStructures(Structures):
                 costs["flops"] -= 2 * found.layer.positions * gone
         return costs
 
+    def _without_held(self, costs: Mapping[str, int]) -> dict[str, int]:
+        return {kind: cost - self.held.get(kind, 0) for kind, cost in costs.items()}
 
-def find_weight_structures(network: nn.Module, inputs: Any, pattern: Pattern) -> WeightStructures:
+
+def find_weight_structures(
+    network: nn.Module, inputs: Any, pattern: Pattern, held: Masks | None = None
+) -> WeightStructures:
     """Finds a pattern's structures in each weight by itself; a weight that several layers share is one.
 
     A weight that holds no structure that could go is left out. Those of which the multiply-adds are not known are named
@@ -168,17 +207,27 @@ def find_weight_structures(network: nn.Module, inputs: Any, pattern: Pattern) ->
         network: is left as it is.
         inputs: whatever it takes, see `ModelInputs.of`; it runs on the first sample.
         pattern: the shape of what is removed.
+        held: masks of weights that are zero for good. Structures of which nothing else is left are no part of a group;
+            nor is a weight of which every choice of N:M has lost as many as it can.
 
     Raises:
         TaskError: the network cannot run on the inputs.
     """
-    weights = find_weights(network, inputs)
+    weights, masks = find_weights(network, inputs), held or {}
     used = [weight.layer.name for weight in weights if weight.used]
     found = []
     for weight in weights:
         layer = weight.layer
         tensor = network.get_parameter(layer.weight_name).detach().to("meta")
         choices, width, entries = pattern.arrange(layer, tensor).shape
+        left = None
+        if layer.weight_name in masks:
+            there = pattern.arrange(layer, masks[layer.weight_name].cpu()).any(-1)
+            if choices == 1:
+                left = there[0].nonzero().flatten()
+                width = len(left)
+            elif int(there.sum(1).max()) <= pattern.least:
+                continue
         if choices == 0 or entries == 0 or width <= pattern.least:
             continue
         group = Group(
@@ -192,8 +241,23 @@ def find_weight_structures(network: nn.Module, inputs: Any, pattern: Pattern) ->
             grain=max(pattern.grain, -(-width // STEPS)),
             parameter=layer.weight_name,
         )
-        found.append(WeightGroup(group, layer, choices, entries, weight.uncounted))
+        found.append(WeightGroup(group, layer, choices, entries, weight.uncounted, left))
     structures = WeightStructures(pattern, None, tuple(weight.group for weight in found), tuple(found))
+    if masks:
+        structures = replace(structures, held=_held_costs(structures, weights, masks))
     for name, reason in structures.uncounted.items():
         log.info("%s: its multiply-adds are not known and count as they are: %s", name, reason)
     return structures
+
+
+def _held_costs(structures: WeightStructures, weights: Sequence[Weight], masks: Masks) -> dict[str, int]:
+    """Returns, by kind, what entries that are masked would cost, but those in structures that are searched."""
+    inside = {
+        found.parameter: int((~structures._entries(found, masks[found.parameter])).sum())
+        for found in structures.weights
+        if found.parameter in masks
+    }
+    positions = {weight.layer.weight_name: weight.layer.positions for weight in weights}
+    gone = {name: int((~mask).sum()) - inside.get(name, 0) for name, mask in masks.items()}
+    flops = sum(2 * positions.get(name, 0) * count for name, count in gone.items())
+    return {"params": sum(gone.values()), "flops": flops}

@@ -27,9 +27,9 @@ from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import PrunableModel, analyze, example_inputs
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.networks import unwrap
-from autoprune.pruning.patterns import parse_pattern
+from autoprune.pruning.patterns import ELEMENT, parse_pattern
 from autoprune.pruning.pruner import Pruner
-from autoprune.pruning.surgery.provenance import provenance_of
+from autoprune.pruning.surgery.provenance import note_provenance, provenance_of
 from autoprune.running.coverage import Coverage, measure_coverage
 from autoprune.running.progress import Display, training_progress
 from autoprune.running.threads import settle_threads
@@ -136,7 +136,8 @@ class Setup:
         shares = {cost: f"{100 * dense[cost] / self.first[cost]:.1f} %" for cost in ("flops", "params")}
         return (
             f"started from a pruned network, here called dense: it has {shares['flops']} of the {kind}FLOPs and "
-            f"{shares['params']} of the {kind}parameters of the first one; fractions in the budget are of {whole}"
+            f"{shares['params']} of the {kind}parameters of the first one{self._describe_zeros()}; fractions in the "
+            f"budget are of {whole}"
         )
 
     @cached_property
@@ -152,6 +153,16 @@ class Setup:
             UserError: the task has no such metric, or nobody said which direction is better.
         """
         return choose_objective(self.experiment.evaluation.objective, self.metrics)
+
+    def _describe_zeros(self) -> str:
+        """Returns which weights that are held at zero are counted all the same; empty where none are."""
+        pattern, held = self.prunable.structures.pattern, provenance_of(self.prunable.network).masks
+        if not held or pattern.name == ELEMENT.name:
+            return ""
+        what = (
+            "its zeros" if pattern.thins else f"zeros in structures of pattern {pattern.name!r} that are not zero whole"
+        )
+        return f" ({what} count as weights)"
 
     def evaluation_config(self) -> EvaluationConfig:
         """Returns how candidates are evaluated, nothing of them kept."""
@@ -237,6 +248,8 @@ def assemble(experiment: Experiment, task: Task, network: nn.Module, display: Di
     """
     device = choose_device(experiment)
     network = network.to(device)
+    if experiment.task.masks == "drop":
+        note_provenance(network, replace(provenance_of(network), masks={}))
     inputs = example_inputs(task, device)
     for training in experiment.trainings():
         check_precision(training.plan(seed=0), network, device)

@@ -224,7 +224,7 @@ def update_sizes(module: nn.MultiheadAttention) -> None:
     out = module.out_proj
     out.out_features, out.in_features = out.weight.shape
     module.embed_dim = out.out_features
-    module.num_heads = len(of_q) // module.head_dim
+    module.num_heads = max(len(of_q) // module.head_dim, 1)  # of one head, single channels may go
     module.kdim, module.vdim = of_k.shape[1], of_v.shape[1]
 
 

@@ -89,6 +89,13 @@ def note_provenance(network: nn.Module, provenance: Provenance) -> None:
         }
 
 
+def note_first(network: nn.Module, costs: Mapping[str, int]) -> None:
+    """Writes onto a network what it costs, by kind, if it is the first one."""
+    provenance = provenance_of(network)
+    if not provenance.shapes and not provenance.masks and not provenance.first:
+        note_provenance(network, replace(provenance, first=costs))
+
+
 def zero_masked(network: nn.Module) -> None:
     """Sets to zero, in place, what the masks noted on a network hold there."""
     with torch.no_grad():

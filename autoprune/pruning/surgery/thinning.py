@@ -16,7 +16,7 @@ from autoprune.graph.rules.base import Activation
 from autoprune.graph.rules.channel_layers import whole_groups
 from autoprune.pruning.surgery.checking import ThinningError, check_thinned
 from autoprune.pruning.surgery.copying import copy_network
-from autoprune.pruning.surgery.written_forward import write_forward
+from autoprune.pruning.surgery.written_forward import WrittenForward, write_forward
 
 
 def thin(network: nn.Module, graph: ChannelGraph, kept: Kept, check_on: Any = None) -> nn.Module:
@@ -101,6 +101,8 @@ def _adapt_class(module: nn.Module, prefix: str, graph: ChannelGraph, keep: Tens
         graph: of the dense network.
         keep: `[ids]` whether each id stays.
     """
+    if isinstance(module, WrittenForward):
+        return  # it is written anew
     if isinstance(module, nn.MultiheadAttention):
         if any(axis.tensor.startswith(prefix) and not bool(keep[axis.ids].all()) for axis in graph.axes):
             attention.make_prunable(module)

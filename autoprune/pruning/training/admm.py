@@ -19,6 +19,7 @@ from autoprune.pruning.criteria.base import Criterion, LayerStatistics
 from autoprune.pruning.patterns import Pattern, parse_pattern
 from autoprune.pruning.pruner import find_structures
 from autoprune.pruning.surgery.masks import Importance, Masks, Widths, build_masks
+from autoprune.pruning.surgery.provenance import provenance_of
 from autoprune.pruning.training.masking import Masking
 from autoprune.pruning.training.targets import amounts_by_group, check_widths, matching_groups
 
@@ -86,7 +87,7 @@ class Admm:
         self._network = network
         self._rho, self._frequency = rho, frequency
         self._pattern = parse_pattern(pattern) if isinstance(pattern, str) else pattern
-        self._structures = find_structures(network, source, self._pattern)
+        self._structures = find_structures(network, source, self._pattern, provenance_of(network).masks)
         groups = matching_groups(self._structures.groups, layers)
         self.widths = _target_widths(groups, amount, widths)
         producers = {name for group in groups if group.name in self.widths for name in group.producers}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, Protocol, overload
 
 import numpy as np
@@ -15,6 +16,7 @@ from autoprune import registry
 from autoprune.core.allocation import Allocation
 from autoprune.core.space import nothing_to_prune
 from autoprune.errors import UserError
+from autoprune.graph.costs import measure_costs
 from autoprune.graph.groups import Kept
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.networks import unwrap
@@ -24,6 +26,7 @@ from autoprune.pruning.statistics.collection import CalibrationData
 from autoprune.pruning.statistics.gradients import Loss
 from autoprune.pruning.surgery.configuration import follow_configuration
 from autoprune.pruning.surgery.masks import Importance, Masks, Widths, top_k_mask
+from autoprune.pruning.surgery.provenance import joined_masks, note_first, note_provenance, provenance_of
 from autoprune.pruning.training.masking import Masking
 from autoprune.pruning.training.targets import matching_groups, resolve_target
 
@@ -93,6 +96,8 @@ class Pruning:
         self.pruner: Pruner = registry.resolve("pruner", pruner) if isinstance(pruner, str) else pruner
         self.timing = timing or default_timing(self.pruner.schedule)
         self.masking = masking or Masking(network)
+        if masks := provenance_of(network).masks:  # of a file that it was loaded from, say
+            self.masking.set("held", masks)
         loss = loss or nn.functional.cross_entropy
         self._calibration = None if statistics_batches is None else CalibrationData(statistics_batches, loss)
         self._seed = seed
@@ -165,6 +170,9 @@ class Pruning:
         found = {group.name: scores[group.name].copy() for group in self.groups}
         for name, gone in self._gone.items() if not self.pruner.schedule.recovers else ():
             found[name][gone] = -1.0
+        for name, gone in self._structures.absent(self.masking.others(self)).items():
+            if name in found:
+                found[name][gone] = -1.0  # what others hold at zero goes first
         return found
 
     def rounds(self, count: int, *states: Stateful, early: bool = False) -> Iterator[int]:
@@ -221,8 +229,9 @@ class Pruning:
     def finish(self, thin: bool = False) -> Masks | nn.Module:
         """Ends the pruning: masked weights are zero now but no longer held there.
 
-        While channels are masked, layer, RMS and group norms are taken over those that stay, as in the thinned network.
-        From here on they are not, so a network with such norms is to be thinned.
+        What was pruned is noted on the network, for `autoprune.save`. While channels are masked, layer, RMS and group
+        norms are taken over those that stay, as in the thinned network. From here on they are not, so a network with
+        such norms is to be thinned.
 
         Args:
             thin: whether to return a copy without the pruned channels or layers, compared with the masked network.
@@ -240,7 +249,11 @@ class Pruning:
                 f"pattern {pattern.name!r} sets weights to zero and leaves all layers' shapes; only whole "
                 "channels and layers can be thinned away: prune by pattern 'filter' or 'layer'"
             )
+        note_first(self.network, measure_costs(self.network, self._inputs))
         masks = self.masking.release(self)
+        provenance = provenance_of(self.network)
+        held = joined_masks(provenance.masks, self.masking.masks, {} if thin else masks)
+        note_provenance(self.network, replace(provenance, masks=held))
         if not thin:
             return masks
         self.masking.plain_norms()

@@ -12,6 +12,7 @@ from autoprune.errors import UserError
 from autoprune.graph.groups import ChannelGraph, Kept
 from autoprune.pruning.surgery.masked_run import NormsOverKept
 from autoprune.pruning.surgery.masks import Masks
+from autoprune.pruning.surgery.provenance import joined_masks
 
 
 class Masking:
@@ -44,6 +45,15 @@ class Masking:
             stays.
         """
         return dict(self._masks.get(owner, {}))
+
+    def others(self, owner: Hashable) -> Masks:
+        """Returns the masks of all owners but one together.
+
+        Returns:
+            Parameter name to a boolean mask of the shape of its parameter, e.g. `[out, in, kh, kw]`, true where it
+            stays.
+        """
+        return joined_masks(*(masks for each, masks in self._masks.items() if each != owner))
 
     def set(self, owner: Hashable, masks: Masks, recover: bool = True) -> None:
         """Replaces an owner's masks.

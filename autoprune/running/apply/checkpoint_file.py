@@ -85,7 +85,7 @@ def apply_checkpoint(
     return PrunedModel(
         network.cpu(), first, written, costs | (measure_effective(network, inputs.to("cpu")) if masked else {}),
         provenance.first or measure_costs(first, inputs), origin, masked, change=change,
-        recorded=RecordedResult(score_in(stored) if LOSS.name in stored.metrics else None, place=str(source.path)),
+        recorded=RecordedResult(score_in(stored) if LOSS.name in stored.metrics else None, source=str(source.path)),
         metrics=tuple(each.info for each in task.metrics),
     )  # fmt: skip
 

@@ -37,7 +37,7 @@ class RecordedResult:
         digest: of the dense network's weights.
         dropped: whether its evaluation ended early.
         remark: what else to know of it.
-        place: where it was recorded, in words.
+        source: where it was recorded, in words.
         coverage: what the search reached of the network and what it passed over, a line each.
     """
 
@@ -46,7 +46,7 @@ class RecordedResult:
     digest: str | None = None
     dropped: bool = False
     remark: str = ""
-    place: str = "the search"
+    source: str = "the search"
     coverage: tuple[str, ...] = ()
 
     @classmethod

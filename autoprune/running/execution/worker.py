@@ -24,6 +24,7 @@ from autoprune.graph.inputs import ModelInputs
 from autoprune.pruning.pruner import Pruner
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.masks import Importance
+from autoprune.pruning.surgery.provenance import provenance_of
 from autoprune.running.execution.jobs import WorkerContext
 from autoprune.running.setup import Setup, from_python, scoring_samples, task_of
 from autoprune.tasks.base import Task
@@ -78,7 +79,7 @@ class WorkerPayload:
         torch.set_num_threads(math.ceil(run.cpus_per_trial))
         device = torch.device("cuda" if run.gpus_per_trial and torch.cuda.is_available() else "cpu")
         network, inputs = copy_network(self.network).to(device).eval(), self.inputs.to(device)
-        structures = self.pruner.find_structures(network, inputs)
+        structures = self.pruner.find_structures(network, inputs, provenance_of(network).masks)
         task = self.task or task_of(self.experiment)
         prunable = PrunableModel(
             network,
