@@ -162,3 +162,34 @@ def test_masks_hold_when_a_file_is_trained_on_unless_they_are_dropped(autoprune:
     }
     assert not is_within(before, zeros("free/final.pt"))
     assert not read("free/final.pt").masks
+
+
+def test_two_schedules_typed_one_after_the_other_equal_one(autoprune: Cli, workdir: Path) -> None:
+    text = "train: {epochs: 2, rate: 0.05, batch_size: 32}\n"
+    text += "pruners: {weights: {pruner: agp, sparsity: 0.8}}\npolicies: [{pruner: weights, start: 0, end: 2}]\n"
+    for name, offset in (("whole", ""), ("first", "stop_epoch: 1\n"), ("second", "start_epoch: 1\n")):
+        before = ("--checkpoint", "first/final.pt") if name == "second" else ()
+        schedule = written("s.yaml", offset + text)
+        said = autoprune.succeed("train", *TASK, *before, "--schedule", schedule, "--output", name, *UNTRACKED).err
+    assert "starting at epoch 1: optimizer and random numbers go on" in said
+    whole, second = read("whole/final.pt"), read("second/final.pt")
+    assert all(torch.equal(second.state_dict[name], tensor) for name, tensor in whole.state_dict.items())
+    again = autoprune.succeed("train", "--resume", "second")
+    assert again.code == 0
+    assert torch.equal(read("second/final.pt").state_dict["head.weight"], whole.state_dict["head.weight"])
+
+
+def test_files_that_cannot_be_a_beginning_are_refused_in_one_line(autoprune: Cli, twice: Path) -> None:
+    content = torch.load("p1.pt", weights_only=True)
+    torch.save({**content, "shapes": [{"kept": {}}]}, "odd.pt")
+    torch.save({"head.weight": torch.zeros(2)}, "plain.pt")
+    search = (*OWN, *TASK, "--checkpoint")
+    assert "odd.pt is damaged: shapes is not what autoprune writes" in autoprune.refused(*search, "odd.pt")
+    said = autoprune.refused("inspect", "--checkpoint", "p1.pt")
+    assert "p1.pt: the checkpoint, pruned from" in said
+    assert "does not fit" in said
+    assert "is no pruned file of autoprune" in autoprune.refused("apply", "plain.pt", "--output", "x.pt")
+    assert "--reconstruct and --force" in autoprune.refused("apply", "p1.pt", "--output", "x.pt", "--reconstruct", "8")
+    assert "name it with --task" in autoprune.refused("apply", "p1.pt", "--output", "x.pt")
+    assert "task.masks: should be one of hold, drop" in autoprune.refused(*search, "p1.pt", "--masks", "holds")
+    assert not Path("x.pt").exists()
