@@ -119,6 +119,7 @@ class TrainingRun:
         self._losses: list[float] = []
         self._optimizer: torch.optim.Optimizer | None = None
         self._start_from: Snapshot | None = None
+        self._said = ""
         self.active = self._activate(provenance_of(dense).masks) if not begin else self._go_on(before)
 
     def _check_times(self) -> None:
@@ -142,7 +143,7 @@ class TrainingRun:
             "penalties": penalties_acting(self._schedule, self._passed),
         }
         found = continue_from(before, self._dense, replace(self.plan, begin=self._begin), goes_on)
-        self._callbacks.say(f"starting at epoch {self._schedule.start_epoch}: {found.said}")
+        self._said = f"starting at epoch {self._schedule.start_epoch}: {found.said}"
         left_out = found.done | pruners_over(self._schedule, self._passed, at_end=False)
         if found.start is not None:
             self.network.load_state_dict(found.start.state_dict)
@@ -190,7 +191,7 @@ class TrainingRun:
             self.active.load_state_dict(state["active"])
         except (KeyError, TypeError, RuntimeError) as fault:
             raise CheckpointError(f"the snapshot is not of this schedule and network: {fault!r}") from fault
-        self._start_from = snapshot
+        self._start_from, self._said = snapshot, ""
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what the rounds of a lottery ticket reset with the network: optimizer, random states and counts."""
@@ -206,6 +207,8 @@ class TrainingRun:
 
     def run(self) -> Score:
         """Trains to the end, and returns the final score on the validation samples."""
+        if self._said:
+            self._callbacks.say(self._said)
         rounds = self._schedule.rounds
         if rounds is None:
             self._train()
@@ -225,7 +228,7 @@ class TrainingRun:
             for step, policy in self._changes[self._changes_made :]:
                 if step <= self._passed["step"]:
                     self._change_shape(policy)
-            if self._last == self._passed["step"] < self.steps:
+            if self._passed["step"] >= self._last:
                 return
             try:
                 plan = replace(self.plan, begin=self._passed["step"])
