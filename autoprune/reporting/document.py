@@ -190,6 +190,7 @@ def _sentence(record: RunRecord) -> str:
     )
     if (uniform := record.result("uniform")) is not None:
         text += f", uniform pruning to the same budget {shown(uniform.validation)}"
+    text += f" ({record.start})" if record.start else ""
     return text + ("." if record.state == "finished" else f". The search has not finished ({tables.progress(record)}).")
 
 

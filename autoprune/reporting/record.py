@@ -91,6 +91,11 @@ class RunRecord:
         return name
 
     @property
+    def start(self) -> str:
+        """What to know of the network that the search started from, and calls dense; empty where it is the first."""
+        return str(self.started.get("start", ""))
+
+    @property
     def objective(self) -> Objective:
         """What the search minimised or maximised."""
         found = self.started.get("objective")

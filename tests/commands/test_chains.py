@@ -91,6 +91,10 @@ def test_what_a_second_search_says_is_of_the_network_that_was_given_or_of_the_fi
     assert f"it has {100 * once / dense:.1f} % of the FLOPs" in said
     assert "fractions in the budget are of what was given" in said
     again = (*OWN, *TASK, "--checkpoint", "p1.pt", "--budget", "flops=0.3")
+    autoprune.succeed("report", "r2", "--format", "html")
+    assert (
+        "started from a pruned network, here called dense" in next((twice / "r2" / "report").glob("*.html")).read_text()
+    )
     assert history_of(twice / "r2").of("started")[0]["limits"]["flops"] == int(0.6 * once)
     said = autoprune.succeed(*again, "--relative-to", "first", "--output", "r3").out
     assert "fractions in the budget are of the first network" in said

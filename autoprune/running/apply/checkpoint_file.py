@@ -106,5 +106,6 @@ def _experiment(
     named = {"task.name": (stored.task, registry.TASKS), "task.model": (stored.model, registry.MODELS)}
     known = {key: name for key, (name, bundled) in named.items() if name in bundled}
     if "task.name" not in {**known, **given}:
-        raise UserError(f"{source.path} was pruned on task {stored.task!r}; name it with --task to have it imported")
+        whose = f"was pruned on task {stored.task!r}" if stored.task else "names no task"
+        raise UserError(f"{source.path} {whose}; name it with --task to have it imported")
     return load_experiment(None, {**known, **given}, sets)

@@ -90,7 +90,7 @@ def _on_all_samples(history: History, number: int) -> Score | None:
 def score_in(checkpoint: PrunedCheckpoint) -> Score:
     """Returns the score of a pruned network that its file holds."""
     numbers = {name: value for name, value in checkpoint.metrics.items() if name != "samples"}
-    return Score.of_numbers(numbers, int(checkpoint.metrics["samples"]))
+    return Score.of_numbers(numbers, int(checkpoint.metrics.get("samples", 0)))
 
 
 def _number(value: object) -> float | None:

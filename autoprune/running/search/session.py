@@ -220,6 +220,7 @@ def _beginning(run: RunContext, command: Sequence[str]) -> dict[str, Any]:
         "params": _parameters(setup),
         "groups": {group.name: group.width for group in setup.space.groups},
         "coverage": setup.coverage.lines(),
+        "start": setup.coverage.start,
         "command": ["autoprune", *map(mask, command)] if command else [],
         "environment": _environment(setup),
         **({"mlflow_run": outer} if outer else {}),
