@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.core.recipe import AdmmTraining, Finetune, Recipe
 from autoprune.core.trial import Candidate
@@ -18,14 +16,14 @@ from autoprune.evaluation.checkpoints.checkpoint import PrunedCheckpoint
 from autoprune.evaluation.checkpoints.example_inputs import describe_inputs
 from autoprune.evaluation.data import EvaluationData
 from autoprune.evaluation.prunable_model import PrunableModel
+from autoprune.evaluation.recalibration import recalibrate
 from autoprune.evaluation.training_snapshots import InterruptedTraining, TrainingSnapshots
-from autoprune.graph.inputs import call_network
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.provenance import provenance_of, zero_masked
 from autoprune.pruning.surgery.reconstruction import refit
 from autoprune.pruning.training.admm import Admm
 from autoprune.pruning.training.masking import Masking
-from autoprune.tasks.base import Batch, Hook, Task
+from autoprune.tasks.base import Hook, Task
 from autoprune.tasks.training.calls import train_with_hooks
 from autoprune.tasks.training.distillation import distillation
 from autoprune.tasks.training.loop import derive_seed
@@ -228,31 +226,3 @@ class CandidateBuilder:
             zero_masked(built.network)  # least squares knows no masks
         elif recipe.recalibrate:
             recalibrate(built.network, self._data.for_recipe(recipe))
-
-
-def recalibrate(network: nn.Module, batches: Iterable[Batch]) -> None:
-    """Re-estimates the batch norm's statistics, in place, as the plain average over the batches.
-
-    Everything but the batch norm stays in evaluation mode. Source: Li et al. 2020 (EagleEye), arXiv:2007.02491,
-    section 3.3 (adaptive batch normalisation); there with momentum, here as an average that forgets nothing.
-    """
-    network.eval()
-    norms = estimating_norms(network)
-    if not norms:
-        return
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    with torch.no_grad():
-        for inputs, _ in batches:
-            call_network(network, inputs)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
-
-
-def estimating_norms(network: nn.Module) -> list[_BatchNorm]:
-    """Returns the batch norms that keep statistics, which `recalibrate` estimates anew."""
-    return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,11 +17,13 @@ from autoprune.core.metrics import KL, LOSS, Objective
 from autoprune.core.recipe import Recipe
 from autoprune.errors import DataError, TaskError
 from autoprune.evaluation.training_snapshots import SNAPSHOT_SECONDS
-from autoprune.graph.inputs import ModelInputs, call_network, network_inputs
+from autoprune.graph.inputs import ModelInputs, call_network, network_inputs, to_device
 from autoprune.graph.recording.randomness import seeded
 from autoprune.graph.recording.running import mode
 from autoprune.pruning.statistics.collection import CalibrationData
 from autoprune.tasks.base import Batch, Split, Task
+from autoprune.tasks.loading.drawing import draw
+from autoprune.tasks.loading.samples import JoinedSingles, count_samples, same_class
 from autoprune.tasks.training.distillation import logits
 
 log = logging.getLogger(__name__)
@@ -31,10 +34,11 @@ CACHE_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Batches:
-    """The first samples of a split, always the same ones in the same batches.
+    """Samples of a split, always the same ones in the same batches.
 
     Attributes:
-        samples: at most this many; None is all of the split.
+        samples: so many at most, drawn once from the whole split, a smaller number from the larger; None is all of it,
+            in its own order.
         channels_last: whether images on the CPU are laid so, a tenth faster in convolutions there; see
             `takes_channels_last`.
     """
@@ -62,20 +66,25 @@ class Batches:
                 return self
         if not kept:
             raise DataError(f"task {self.task.name} has no samples in its {self.split} split")
+        label = same_class(targets for _, targets in kept)
+        if label is not None and sum(len(inputs) for inputs, _ in kept) > 1:
+            log.warning(
+                "task %s: all samples that are used of its %s split are of one class (%d); if the split has others, "
+                "give a Dataset, or mix the classes",
+                self.task.name,
+                self.split,
+                label,
+            )
         return kept
 
     def __iter__(self) -> Iterator[Batch]:
-        left = self.samples
-        for given, targets in self.task.batches(self.split, self.batch_size, self.seed):
+        batches = self.task.batches(self.split, self.batch_size, self.seed)
+        if self.samples is not None:
+            batches = draw(batches, self.samples, self.batch_size, self.seed)
+        for given, targets in batches:
             inputs = network_inputs(given, targets)
-            if left is not None and left < len(inputs):
-                targets = targets[:left]
-                inputs = inputs[:left] if isinstance(inputs, Tensor) else inputs.take(left)
-            left = None if left is None else left - len(inputs)
             if len(inputs):
-                yield self._placed(inputs), targets.to(self.device)
-            if left is not None and left <= 0:
-                return
+                yield self._placed(inputs), to_device(targets, self.device)
 
     def _placed(self, inputs: Tensor | ModelInputs) -> Tensor | ModelInputs:
         if self.channels_last and self.device.type == "cpu" and isinstance(inputs, Tensor) and inputs.dim() == 4:
@@ -104,12 +113,12 @@ def takes_channels_last(network: nn.Module, inputs: ModelInputs) -> bool:
 
 @dataclass(frozen=True)
 class ScoringSamples:
-    """The first training samples, read anew at each iteration and not before it.
+    """Training samples drawn once, read anew at each iteration and not before it.
 
     Attributes:
         samples: at most so many.
         batch_size: samples in one forward (and backward) pass.
-        seed: draws the order and the augmentation where they are not plain.
+        seed: draws them, and the augmentation where they are not plain.
         seen: called after each batch.
         channels_last: see `Batches`.
     """
@@ -143,8 +152,7 @@ class ScoringSamples:
 
     def describe(self) -> dict[str, Any]:
         """Returns what was chosen, for records."""
-        drawn = {} if self.split == "plain" else {"seed": self.seed}
-        return {"samples": self.samples, "batch_size": self.batch_size, "split": self.split, **drawn}
+        return {"samples": self.samples, "batch_size": self.batch_size, "split": self.split, "seed": self.seed}
 
 
 RECALIBRATION_BATCH = 128
@@ -157,7 +165,7 @@ class EvaluationConfig:
     Attributes:
         samples: validation samples; None is all.
         batch_size: samples in one forward pass.
-        seed: draws the samples that re-estimate the batch norm and those that train, the same for every candidate.
+        seed: draws every subset of samples, and those that train, the same for every candidate.
         objective: what is minimised; the divergence from the dense network is measured only if it is that.
         rungs: ascending shares of the samples after which a candidate's evaluation may end.
         weights: folder where a trial's network is left as `<number>.pt`, and parents' are found; or None.
@@ -200,7 +208,7 @@ class EvaluationData:
         self._teacher_logits: dict[tuple[object, ...], Sequence[Tensor]] = {}
 
     def batches(self, split: Split, samples: int | None, batch_size: int | None = None) -> Iterable[Batch]:
-        """Returns the first samples of a split.
+        """Returns samples of a split, drawn from the whole of it.
 
         Args:
             samples: how many; None is all.
@@ -213,23 +221,34 @@ class EvaluationData:
         if key not in self._loaded:
             size = batch_size or self._config.batch_size
             place = self._device, self._channels_last
+            if samples is None and split == "validation" and self._config.rungs:
+                samples = sys.maxsize  # all in a drawn order, so that the first of them are like the rest
             self._loaded[key] = Batches(self._task, split, samples, size, self._config.seed, *place).load()
         return self._loaded[key]
 
     def for_recipe(self, recipe: Recipe) -> Iterable[Batch]:
-        """Returns the training samples that a recipe uses; refitting takes plain ones, if any, as evaluation does."""
+        """Returns the training samples that a recipe uses; refitting takes plain ones, if any, as evaluation does.
+
+        Those that re-estimate the batch norm are in batches of more than one, where shapes allow it.
+        """
         if recipe.reconstruct:
             plain = ScoringSamples(self._task, self._device, seed=self._config.seed).split
             return self.batches(plain, recipe.reconstruct, RECALIBRATION_BATCH)
         if not self.estimates:
             return []
-        return self.batches("train" if recipe.augment else "plain", recipe.recalibrate, RECALIBRATION_BATCH)
+        split: Split = "train" if recipe.augment else "plain"
+        key = ("estimates", split, recipe.recalibrate)
+        if key not in self._loaded:
+            drawn = self.batches(split, recipe.recalibrate, RECALIBRATION_BATCH)
+            joined = JoinedSingles(drawn)
+            self._loaded[key] = list(joined) if isinstance(drawn, Sequence) else joined
+        return self._loaded[key]
 
     def cap_samples(self, recipe: Recipe) -> Recipe:
         """Returns the recipe with as many samples as there are, where it asks for more."""
         if not (recipe.reconstruct or recipe.recalibrate):
             return recipe
-        samples = _count(self.for_recipe(recipe))
+        samples = count_samples(self.for_recipe(recipe))
         return replace(recipe, reconstruct=samples) if recipe.reconstruct else replace(recipe, recalibrate=samples)
 
     def teacher_logits(self, dense: nn.Module, split: Split, samples: int | None) -> Sequence[Tensor] | None:
@@ -238,7 +257,7 @@ class EvaluationData:
         Args:
             dense: left in evaluation mode.
             split: whose batches.
-            samples: the first so many of the split; None is all.
+            samples: how many of the split; None is all.
 
         Returns:
             `[batch, classes]` logits for each of `batches(split, samples)`.
@@ -262,13 +281,13 @@ class EvaluationData:
 
     def count(self, split: Split, most: int | None) -> int:
         """Returns how many samples of a split there are, at most `most`."""
-        return _count(self.batches(split, most))
+        return count_samples(self.batches(split, most))
 
     def validation_samples(self) -> int:
         """Returns how many validation samples there are."""
         if self.uses_all_samples():
             return self.sample_count()
-        return _count(self._task.batches("validation", self._config.batch_size))
+        return count_samples(self._task.batches("validation", self._config.batch_size))
 
     def rungs(self) -> tuple[int, ...]:
         """Returns the numbers of samples, at ends of batches, after which a candidate's evaluation may end.
@@ -286,9 +305,9 @@ class EvaluationData:
         limit = self._config.samples
         if limit is None:
             return True
-        more = Batches(self._task, "validation", limit + 1, self._config.batch_size, 0, torch.device("cpu"))
-        return _count(more) <= limit
-
-
-def _count(batches: Iterable[Batch]) -> int:
-    return sum(len(network_inputs(inputs, targets)) for inputs, targets in batches)
+        total = 0
+        for inputs, targets in self._task.batches("validation", self._config.batch_size):
+            total += len(network_inputs(inputs, targets))
+            if total > limit:
+                return False
+        return True

@@ -14,7 +14,7 @@ from autoprune.core.recipe import Recipe
 from autoprune.core.settings import resolved
 from autoprune.core.trial import Candidate, Failure, Outcome, Score, Stopped, Trial
 from autoprune.errors import AutopruneError, CheckpointError, TaskError, UserError
-from autoprune.evaluation.candidate_builder import CandidateBuilder, PrunedNetwork, estimating_norms
+from autoprune.evaluation.candidate_builder import CandidateBuilder, PrunedNetwork
 from autoprune.evaluation.checkpoints.checkpoint import (
     PrunedCheckpoint,
     read_checkpoint,
@@ -27,6 +27,7 @@ from autoprune.evaluation.metrics import check_metrics, evaluate
 from autoprune.evaluation.outcomes import is_finite, outcome_of
 from autoprune.evaluation.parents import Parents, restore_parent
 from autoprune.evaluation.prunable_model import PrunableModel
+from autoprune.evaluation.recalibration import estimating_norms
 from autoprune.evaluation.training_snapshots import TrainingSnapshots, training_key
 from autoprune.evaluation.work_model import WorkModel
 from autoprune.tasks.base import Batch, Split, Task

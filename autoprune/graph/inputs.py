@@ -12,13 +12,13 @@ import contextlib
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 from autoprune.errors import TaskError
 
@@ -131,10 +131,33 @@ class ModelInputs:
         """
         if not self.samples:
             raise TaskError(f"the network's inputs hold no samples: {self}")
-        if samples == self.samples:
-            return self
-        numbers = [i % self.samples for i in range(samples)]
-        return self._by_sample(samples, lambda leaf: self._pick(leaf, numbers))
+        return self if samples == self.samples else self.select([i % self.samples for i in range(samples)])
+
+    def select(self, numbers: Sequence[int]) -> ModelInputs:
+        """Returns samples by their numbers from 0, in that order. What holds no samples stays as it is."""
+        return self._by_sample(len(numbers), lambda leaf: self._pick(leaf, list(numbers)))
+
+    def join(self, others: Sequence[ModelInputs]) -> ModelInputs:
+        """Returns these samples and then those of others.
+
+        Raises:
+            ValueError: they are of another form, or have other shapes, or what holds no samples differs.
+        """
+        parts = [self, *others]
+        columns = [_leaves((part.args, part.kwargs), part._holds) for part in parts]
+        if len({len(column) for column in columns}) > 1 or len({part.axis for part in parts}) > 1:
+            raise ValueError("batches of different forms cannot be joined")
+        rows = zip(*columns, strict=True)
+
+        def together(_: Any) -> Any:
+            leaves = next(rows)
+            if all(part._holds(leaf) for part, leaf in zip(parts, leaves, strict=True)):
+                return _concatenate(leaves, self.axis)
+            if not all(_same(leaf, leaves[0]) for leaf in leaves[1:]):
+                raise ValueError("what holds no samples differs from batch to batch")
+            return leaves[0]
+
+        return replace(self._map(together, self._holds), samples=sum(part.samples for part in parts))
 
     def random_like(
         self, samples: int, generator: torch.Generator, part: tuple[float, float] = (0.0, 1.0)
@@ -161,28 +184,6 @@ class ModelInputs:
             return _draw_like(picked, leaf, generator, part)
 
         return self._by_sample(samples, draw)
-
-    def joined(self, other: ModelInputs) -> ModelInputs:
-        """Returns the samples of both; what holds no samples is that of the first.
-
-        Raises:
-            TaskError: they differ in more than the number of samples.
-        """
-        theirs = iter(_leaves((other.args, dict(other.kwargs)), other._holds))
-
-        def join(leaf: Any) -> Any:
-            their = next(theirs, None)
-            if not self._holds(leaf):
-                return leaf
-            if isinstance(leaf, list) and isinstance(their, list):
-                return leaf + their
-            if isinstance(leaf, Tensor) and isinstance(their, Tensor):
-                with contextlib.suppress(RuntimeError):  # of other shapes
-                    return torch.cat((leaf, their), self.axis)
-            raise TaskError(f"the samples of {self} and {other} cannot be joined into one batch")
-
-        joined = self._map(join, self._holds)
-        return replace(joined, samples=self.samples + other.samples)
 
     def _map(self, function: Callable[[Any], Any], whole: Callable[[Any], bool] = lambda _: False) -> ModelInputs:
         args, kwargs = _map((self.args, dict(self.kwargs)), function, whole)
@@ -214,27 +215,50 @@ def call_network(network: nn.Module, inputs: Any) -> Any:
 
 
 def network_inputs(inputs: Any, targets: Any) -> Tensor | ModelInputs:
-    """Returns a batch's inputs with as many samples as there are targets, where that is possible.
+    """Returns a batch's inputs with as many samples as there are targets.
 
     Args:
-        inputs: as a task gives them.
-        targets: of the same batch; where samples lie along their first axis, they say how many there are.
+        inputs: as a task gives them; the number of samples in `ModelInputs` is what the task says.
+        targets: of the same batch, nested as they may be: a list has one entry for each sample, tensors have samples
+            along their first axis. Where there are none, or they hold no samples, the inputs decide alone.
 
     Returns:
         the inputs themselves where they are a tensor with samples first, else `ModelInputs`.
 
     Raises:
-        TaskError: the number of samples cannot be told.
+        TaskError: the number of samples cannot be told, or is another in the inputs than in the targets.
     """
-    count = len(targets) if isinstance(targets, Tensor) and targets.dim() else None
-    if isinstance(inputs, Tensor) and inputs.dim():
-        time_first = count != len(inputs) and inputs.dim() > 1 and inputs.size(1) == count
-        return ModelInputs.of(inputs, axis=1) if time_first else inputs
     if isinstance(inputs, ModelInputs):
         return inputs
-    with contextlib.suppress(TaskError):
-        return ModelInputs.of(inputs, samples=count)
-    return ModelInputs.of(inputs)
+    counts = _target_counts(targets)
+    if isinstance(inputs, Tensor) and inputs.dim():
+        if not counts or len(inputs) in counts:
+            return inputs
+        if inputs.dim() > 1 and inputs.size(1) in counts:
+            return ModelInputs.of(inputs, axis=1)
+    for count in counts:
+        with contextlib.suppress(TaskError):
+            return ModelInputs.of(inputs, samples=count)
+    given = ModelInputs.of(inputs)
+    if counts:
+        raise TaskError(
+            f"the inputs hold {len(given)} samples, {given}, but the targets {' or '.join(map(str, counts))}; "
+            "if that is right, say where the samples are: SimpleTask(..., axis=…) or samples=…, "
+            "or ModelInputs.of(inputs, samples=…) in a task of your own"
+        )
+    return given
+
+
+def _target_counts(targets: Any) -> list[int]:
+    """Returns the numbers of samples that targets may be understood to hold; none where they say nothing."""
+    sizes = {len(leaf) for leaf in _leaves(targets) if isinstance(leaf, Tensor) and leaf.dim()}
+    listed = [len(targets)] if isinstance(targets, list) and targets else []
+    return [*listed, *(sizes if len(sizes) == 1 else ())]
+
+
+def to_device(value: Any, device: torch.device | str) -> Any:
+    """Returns a value of any nesting with its tensors on a device."""
+    return _map(value, lambda leaf: leaf.to(device) if hasattr(leaf, "to") else leaf)
 
 
 def arguments_for(value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -286,6 +310,26 @@ def _size(value: Any, axis: int) -> int | None:
     if isinstance(value, Tensor):
         return value.size(axis) if value.dim() > axis else None
     return len(value) if isinstance(value, list) and any(isinstance(leaf, Tensor) for leaf in _leaves(value)) else None
+
+
+def _concatenate(leaves: Sequence[Any], axis: int) -> Any:
+    """Returns what holds samples in several batches as one; raises a ValueError where shapes differ."""
+    if isinstance(leaves[0], list):
+        return [entry for leaf in leaves for entry in leaf]
+    if isinstance(leaves[0], PackedSequence):
+        padded = [pad_packed_sequence(leaf, batch_first=True) for leaf in leaves]
+        entries = [entry[:n] for each, lengths in padded for entry, n in zip(each, lengths.tolist(), strict=True)]
+        return pack_sequence(entries, enforce_sorted=False)
+    shapes = {(leaf.dtype, *leaf.shape[:axis], *leaf.shape[axis + 1 :]) for leaf in leaves}
+    if len(shapes) > 1:
+        raise ValueError("batches of different shapes cannot be joined")
+    return torch.cat(list(leaves), axis)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
+    return bool(one == other)
 
 
 def _is_list(value: Any) -> bool:

@@ -14,8 +14,9 @@ from autoprune.core.recipe import TrainingPlan
 from autoprune.tasks.metrics import Metric
 
 Split = Literal["train", "plain", "validation", "test"]
-Batch = tuple[Any, Tensor]
-"""Inputs, with which a network is called as `ModelInputs.of` says, and targets."""
+Batch = tuple[Any, Any]
+"""Inputs, with which a network is called as `ModelInputs.of` says, and targets: tensors, nested as they may be, a list
+with an entry for each sample, or None."""
 
 
 def _nothing(*_: object) -> None:
@@ -99,10 +100,13 @@ class Task(Protocol):
         the same seed; `plain` the training samples as they are; `validation` may choose between candidates; `test` is
         only ever reported.
 
+        Where part of a split is used, it is drawn from the whole: from a list by its batches' samples, from what has a
+        method `draw` by that (see `DrawableBatches`), from anything else as it passes by.
+
         Args:
             split: which samples.
             batch_size: samples in a batch.
-            seed: of the order and the augmentation of `train`.
+            seed: of the order and the augmentation of `train`, and of draws.
         """
 
     def loss(self, outputs: Any, targets: Any, /) -> Tensor:

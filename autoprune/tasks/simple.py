@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import Dataset
 
 from autoprune.core.recipe import TrainingPlan
 from autoprune.errors import TaskError
@@ -21,26 +19,30 @@ from autoprune.graph.networks import unwrap
 from autoprune.plugins import call
 from autoprune.registry import TASKS, is_own, resolve
 from autoprune.tasks.base import Batch, Hook, Split, Task
+from autoprune.tasks.loading.splitting import Splitter
+from autoprune.tasks.loading.user_batches import Data, user_batches
 from autoprune.tasks.metrics import ACCURACY, Metric, as_metrics, classification_metrics
 from autoprune.tasks.models.named import NamedModel, named_model, qualified_name
+from autoprune.tasks.outputs import default_loss
 from autoprune.tasks.training.computing import gradients_on
 from autoprune.tasks.training.loop import train
 from autoprune.tasks.weights import load_weights
 
 __all__ = ["SimpleTask", "build_task", "model_name", "with_model"]
 
-Data = Dataset[Any] | Iterable[Batch]
 _MEMBERS = ("name", "network", "load", "batches", "loss", "metrics", "train")
 
 
 @dataclass(frozen=True)
 class SimpleTask:
-    """A task out of a network and data: each a torch Dataset, or batches of `(inputs, targets)` such as a DataLoader.
+    """A task out of a network and data: each a torch Dataset, a DataLoader, or batches of any other kind.
 
+    A batch is `(x, y)`, a longer tuple, a mapping, a dataclass or a named tuple; what of it are inputs and what targets
+    follows from the network's forward (see `autoprune.tasks.loading.splitting`), or is said by `inputs` and `targets`.
     Inputs may be whatever the network takes: a tuple is positional arguments, a mapping keyword arguments.
 
     Datasets are batched as asked, `train_data` shuffled; a DataLoader keeps its own batch size and order. Random
-    transforms that draw from torch in this process give the same samples for the same seed.
+    transforms give the same samples for the same seed, whatever generator they draw from.
 
     Attributes:
         network: builds the dense network; weights that it brings count as trained where no checkpoint is given.
@@ -48,12 +50,17 @@ class SimpleTask:
         validation_data: what may choose between candidates.
         test_data: what is only reported.
         plain_data: the training samples without augmentation.
-        loss: `(outputs, targets)` to the mean loss of a batch.
+        loss: `(outputs, targets)` to the mean loss of a batch; by default the outputs' own or a cross-entropy.
         metrics: what else is measured: a `Metric`, a function of outputs and targets, an object with `update` and
             `compute` (of torchmetrics, say), several of these, or a mapping of names to them. None is top-1 accuracy,
             and top-5 from ten classes on; `[]` goes by the loss alone.
         training: `(network, task, plan, hooks)`: trains the network in place, see `Task.train`; a loop of your own
             calls the hooks.
+        inputs: of a batch as the data yield it, what the network is called with; None: by default.
+        targets: of a batch, its targets, which may be None where loss and metric need none; None: by default.
+        samples: of a batch, how many samples it holds; None: as its tensors say.
+        axis: of the samples in the inputs' tensors; None: the first, or the second where only that is as long as the
+            targets.
     """
 
     network: Callable[[], nn.Module]
@@ -61,10 +68,14 @@ class SimpleTask:
     validation_data: Data
     test_data: Data | None = None
     plain_data: Data | None = None
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    loss: Callable[[Any, Any], Tensor] = default_loss
     metrics: Any = None
     name: str = "user"
     training: Callable[[nn.Module, Task, TrainingPlan, Sequence[Hook]], None] = train
+    inputs: Callable[[Any], Any] | None = None
+    targets: Callable[[Any], Any] | None = None
+    samples: Callable[[Any], int] | None = None
+    axis: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.network, nn.Module):
@@ -75,9 +86,13 @@ class SimpleTask:
             object.__setattr__(self, "metrics", _ClassificationMetrics(self.network, self.batches))
         else:
             object.__setattr__(self, "metrics", as_metrics(self.metrics))
-        for field in fields(self):
-            if field.name.endswith("_data"):
-                _check_data(field.name, getattr(self, field.name))
+        for each in fields(self):
+            if each.name.endswith("_data"):
+                _check_data(each.name, getattr(self, each.name))
+
+    @cached_property
+    def _splitter(self) -> Splitter:
+        return Splitter(self.network, self.inputs, self.targets, self.samples, self.axis)
 
     def load(self, network: nn.Module, checkpoint: Path | None) -> None:
         """Loads a checkpoint; without one the network keeps the weights that it was built with."""
@@ -95,13 +110,11 @@ class SimpleTask:
         Raises:
             TaskError: those data were not given.
         """
-        field = f"{split}_data"
-        data: Data | None = getattr(self, field)
+        name = f"{split}_data"
+        data: Data | None = getattr(self, name)
         if data is None:
-            raise TaskError(
-                f"task {self.name!r} has no {field}, which is needed here; give SimpleTask(..., {field}=...)"
-            )
-        return UserBatches(data, field, batch_size, seed, shuffle=split == "train")
+            raise TaskError(f"task {self.name!r} has no {name}, which is needed here; give SimpleTask(..., {name}=...)")
+        return user_batches(data, name, batch_size, seed, split == "train", self._splitter)
 
     def train(self, network: nn.Module, plan: TrainingPlan, hooks: Sequence[Hook] = ()) -> None:
         """Trains the network in place by `training`; see `autoprune.tasks.training.loop.train`.
@@ -136,79 +149,24 @@ class _ClassificationMetrics(Sequence[Metric]):
         return self._found[index]
 
 
-def _check_data(field: str, data: object) -> None:
+def _check_data(name: str, data: object) -> None:
     if data is None or isinstance(data, Dataset):
         return
     if isinstance(data, Iterator):
         raise TaskError(
-            f"SimpleTask: {field} is a {type(data).__name__}, which can be gone through only once; "
+            f"SimpleTask: {name} is a {type(data).__name__}, which can be gone through only once; "
             "give a Dataset, a DataLoader or a list of batches"
         )
     if not isinstance(data, Iterable):
         raise TaskError(
-            f"SimpleTask: {field} should be a Dataset or an iterable of batches but is a {type(data).__name__}"
+            f"SimpleTask: {name} should be a Dataset or an iterable of batches but is a {type(data).__name__}"
         )
-
-
-@dataclass(frozen=True)
-class UserBatches:
-    """The user's batches, anew from the start at each iteration, the same for the same seed.
-
-    While a batch is made torch's global generator is seeded; between batches it is the caller's.
-    """
-
-    data: Data
-    field: str
-    batch_size: int
-    seed: int
-    shuffle: bool
-
-    def __iter__(self) -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(self.seed)
-        source = self._loader(generator) if isinstance(self.data, Dataset) else self.data
-        for batch in _with_own_randomness(source, generator.get_state()):
-            yield _checked(batch, self.field)
-
-    def _loader(self, generator: torch.Generator) -> Iterable[Any]:
-        shuffle = self.shuffle and not isinstance(self.data, IterableDataset)
-        data = cast("Dataset[Any]", self.data)
-        return DataLoader(data, self.batch_size, shuffle=shuffle, generator=generator, collate_fn=_collate)
-
-
-def _collate(samples: list[Any]) -> Any:
-    """Batches samples as torch does, but inputs that are a tuple, positional arguments, do not become a list."""
-    batch, inputs = default_collate(samples), samples[0][0]
-    if isinstance(inputs, tuple) and isinstance(batch, list) and isinstance(batch[0], list):
-        batch[0] = tuple(batch[0])
-    return batch
-
-
-def _with_own_randomness(source: Iterable[Any], state: Tensor) -> Iterator[Any]:
-    """Yields the items of `source`, which draws from a global generator of its own that starts at `state`."""
-    iterator: Iterator[Any] | None = None
-    while True:
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(state)
-            iterator = iter(source) if iterator is None else iterator
-            try:
-                item = next(iterator)
-            except StopIteration:
-                return
-            state = torch.get_rng_state()
-        yield item
-
-
-def _checked(batch: Any, field: str) -> Batch:
-    if isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor):
-        return batch[0], batch[1]
-    kinds = (
-        ", ".join(type(part).__name__ for part in batch) if isinstance(batch, (tuple, list)) else type(batch).__name__
-    )
-    raise TaskError(f"{field} should give batches (inputs, targets), the targets a tensor, but gave ({kinds})")
 
 
 def with_model(task: Task, model: NamedModel) -> Task:
     """Returns a task with another network; the rest is the task's."""
+    if isinstance(task, SimpleTask):
+        task = replace(task, network=model.build)
     members = {member: getattr(task, member) for member in _MEMBERS}
     return cast(Task, SimpleNamespace(**members | {"network": model.build, "model_name": model.name}))
 

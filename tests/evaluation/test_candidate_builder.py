@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from autoprune.core.allocation import Allocation
 from autoprune.core.recipe import AdmmTraining, Finetune, Recipe
 from autoprune.core.trial import Candidate, Failure
-from autoprune.evaluation.candidate_builder import recalibrate
 from autoprune.evaluation.data import Batches, EvaluationConfig
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import analyze, example_inputs
+from autoprune.evaluation.recalibration import recalibrate
 from autoprune.pruning.patterns import LAYER
 from autoprune.pruning.pruner import L1_FILTER, LEVEL, N_OF_M, RANDOM_FILTER, Pruner
 from autoprune.pruning.training.admm import Admm
@@ -219,21 +219,16 @@ def test_weights_that_are_no_numbers_after_the_last_step_fail_the_trial(spoilt: 
     assert trial.outcome == Failure("nan", "weights are no numbers after training; lower the rate")
 
 
-def test_recalibration_is_the_mean_over_batches_of_their_means_and_unbiased_variances() -> None:
+@pytest.mark.parametrize("sizes", [(16, 16, 16, 2), (50,), (1, 48, 1), (1,) * 50], ids=str)
+def test_recalibration_gives_mean_and_variance_over_all_samples_whatever_the_batches(sizes: tuple[int, ...]) -> None:
     network = tiny()
-    batches = list(Batches(task, "train", 50, 16, 0, torch.device("cpu")))
-    recalibrate(network, batches)
-    norm, layer = network.norm1, network.first
-    means, variances = [], []
-    for inputs, _ in batches:
-        values = layer(inputs).detach().permute(1, 0, 2, 3).flatten(1)
-        center = values.sum(1) / values.shape[1]
-        means.append(center)
-        variances.append(((values - center[:, None]) ** 2).sum(1) / (values.shape[1] - 1))
+    ((inputs, targets),) = Batches(task, "train", 50, 50, 0, torch.device("cpu"))
+    recalibrate(network, zip(inputs.split(sizes), targets.split(sizes), strict=True))
+    norm, values = network.norm1, network.first(inputs).detach().permute(1, 0, 2, 3).flatten(1)
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    torch.testing.assert_close(norm.running_mean, torch.stack(means).mean(0))
-    torch.testing.assert_close(norm.running_var, torch.stack(variances).mean(0))
+    torch.testing.assert_close(norm.running_mean, values.mean(1))
+    torch.testing.assert_close(norm.running_var, values.var(1))
     assert norm.momentum == 0.1
     assert not any(module.training for module in network.modules())
 
@@ -249,6 +244,20 @@ def test_recalibration_of_a_later_norm_sees_the_earlier_ones_at_the_batchs_own_s
     second = network.second(F.relu(scaled.view(8, 32, 8, 8).permute(1, 0, 2, 3)))
     assert network.norm2.running_mean is not None
     torch.testing.assert_close(network.norm2.running_mean, second.detach().mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
+
+
+def test_recalibration_takes_one_value_per_channel_and_leaves_norms_that_are_not_called() -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    network.unused = nn.BatchNorm1d(2)
+    network.unused.running_mean.fill_(5.0)
+    network.forward = lambda inputs: network[1](network[0](inputs))  # type: ignore[method-assign]
+    inputs = torch.rand(9, 3)
+    values = network[0](inputs).detach()
+    for sizes in ((1,) * 9, (4, 1, 4)):
+        recalibrate(network, [(part, None) for part in inputs.split(sizes)])
+        torch.testing.assert_close(network[1].running_mean, values.mean(0))
+        torch.testing.assert_close(network[1].running_var, values.var(0))
+    assert network.unused.running_mean.tolist() == [5.0, 5.0]
 
 
 def test_recalibration_changes_nothing_but_the_statistics() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 import pytest
 import torch
@@ -28,11 +29,12 @@ def _seen(samples: Iterable[Batch]) -> list[float]:
     return [value for inputs, _ in samples for value in inputs.flatten().tolist()]
 
 
-def test_plain_training_images_are_read_in_their_order() -> None:
+def test_plain_training_images_are_drawn_from_the_whole_split() -> None:
     task = SimpleTask(_network, [], [], plain_data=DATA)
     samples = ScoringSamples(task, CPU, samples=10, batch_size=4)
-    assert _seen(samples) == list(range(10))
-    assert samples.describe() == {"samples": 10, "batch_size": 4, "split": "plain"}
+    assert _seen(samples) == _seen(samples)
+    assert max(_seen(samples)) >= 10
+    assert samples.describe() == {"samples": 10, "batch_size": 4, "split": "plain", "seed": 0}
     assert [len(inputs) for inputs, _ in samples] == [4, 4, 2]
 
 
@@ -75,7 +77,7 @@ def test_a_study_reads_plain_images_and_only_where_they_are_needed(pruner, split
     assert count == (2 if splits else 0)
     assert prunable.scoring["pruner"] == pruner.name
     assert prunable.scoring["samples"] == (100 if splits else 0)
-    assert prunable.scoring.get("seed") == (3 if pruner is RANDOM_FILTER else None)
+    assert prunable.scoring.get("seed") == {RANDOM_FILTER: 3, APOZ_FILTER: 0}.get(pruner)
 
 
 def test_targets_reach_the_loss() -> None:
@@ -93,12 +95,55 @@ def test_targets_reach_the_loss() -> None:
     assert [targets.tolist() for targets in asked] == [[0] * 4]
 
 
-def test_batches_hold_the_first_samples_only() -> None:
+def test_batches_of_fewer_samples_are_the_beginning_of_those_of_more() -> None:
     sizes = [len(inputs) for inputs, _ in Batches(tiny_task, "validation", 20, 8, 0, CPU)]
     assert sizes == [8, 8, 4]
-    whole = torch.cat([inputs for inputs, _ in Batches(tiny_task, "validation", None, 64, 0, CPU)])
-    first = torch.cat([inputs for inputs, _ in Batches(tiny_task, "validation", 20, 8, 0, CPU)])
-    assert torch.equal(first, whole[:20])
+    more = torch.cat([inputs for inputs, _ in Batches(tiny_task, "validation", 40, 64, 0, CPU)])
+    few = torch.cat([inputs for inputs, _ in Batches(tiny_task, "validation", 20, 8, 0, CPU)])
+    assert torch.equal(few, more[:20])
+
+
+@pytest.mark.parametrize("kind", ["dataset", "loader", "list", "own sampler", "stream"])
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_every_subset_of_data_that_lie_class_by_class_holds_all_classes(split: Split, kind: str) -> None:
+    labels = torch.arange(400) // 100
+    data = torch.utils.data.TensorDataset(labels.float().view(-1, 1, 1, 1).repeat(1, 1, 2, 2), labels)
+    loader = torch.utils.data.DataLoader(data, 16)
+    given = {
+        "dataset": data,
+        "loader": loader,
+        "list": list(loader),
+        "own sampler": torch.utils.data.DataLoader(
+            data, 16, sampler=torch.utils.data.SubsetRandomSampler(range(50, 350))
+        ),
+        "stream": _Stream(loader),
+    }[kind]
+    task = SimpleTask(_network, given, given)
+    counts = [
+        torch.cat([targets for _, targets in Batches(task, split, n, 16, 7, CPU)]).bincount(minlength=4)
+        for n in (40, 80)
+    ]
+    assert [int(count.sum()) for count in counts] == [40, 80]
+    assert all(bool((more >= few).all()) for few, more in pairwise(counts))
+    assert min(counts[0]) >= (3 if kind in ("own sampler", "stream") else 9)
+    others = Batches(task, split, 40, 16, 8, CPU)
+    drawn = torch.cat([targets for _, targets in others])
+    assert not torch.equal(drawn, torch.cat([targets for _, targets in Batches(task, split, 40, 16, 7, CPU)]))
+
+
+class _Stream:
+    """Batches that only pass by."""
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from self._batches
+
+
+def test_samples_of_one_class_are_said_with_the_name_of_the_split(caplog: pytest.LogCaptureFixture) -> None:
+    Batches(SimpleTask(_network, [], DATA), "validation", 10, 4, 0, CPU).load()
+    assert "all samples that are used of its validation split are of one class (0)" in caplog.text
 
 
 def test_batches_that_do_not_fit_in_memory_are_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:

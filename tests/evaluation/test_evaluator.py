@@ -27,6 +27,7 @@ from autoprune.pruning.surgery.masks import choose_kept
 from autoprune.pruning.surgery.reconstruction import refit
 from autoprune.pruning.surgery.thinning import thin
 from autoprune.tasks.base import Batch, Split
+from autoprune.tasks.loading.drawing import draw
 from tests.evaluation.evaluators import sweep
 from tests.user_tasks import Tiny, task, tiny
 
@@ -90,8 +91,8 @@ def test_reconstruction_takes_the_place_of_re_estimation() -> None:
 
 def _first(samples: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Training samples of a task that has none without augmentation."""
-    inputs, targets = next(iter(task.batches("train", 128, 0)))
-    return inputs[:samples], targets[:samples]
+    inputs, targets = next(iter(draw(task.batches("train", 128, 0), samples, 128, 0)))
+    return inputs, targets
 
 
 def test_reconstruction_brings_the_outputs_nearer_to_the_dense_networks() -> None:

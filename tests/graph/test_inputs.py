@@ -170,6 +170,33 @@ def test_targets_tell_samples_from_steps_of_time() -> None:
     assert (len(time_first), time_first.axis) == (8, 1)
     for value in ((torch.rand(10, 8, 6), torch.rand(12, 8, 6)), {"x": torch.rand(8, 3), "order": torch.arange(5)}):
         assert len(network_inputs(value, targets)) == 8
-    flat = torch.zeros(50)  # a target for each word
-    assert len(network_inputs(torch.rand(10, 5), flat)) == 10
-    assert len(network_inputs({"x": torch.rand(10, 5)}, flat)) == 10
+    assert len(network_inputs({"x": torch.rand(8, 3)}, {"class": targets, "box": torch.rand(8, 4)})) == 8
+    assert len(network_inputs(torch.rand(8, 3), [targets, targets])) == 8
+    assert len(network_inputs([torch.rand(3, 9), torch.rand(3, 7)], [{"boxes": torch.rand(5, 4)}, {}])) == 2
+
+
+@pytest.mark.parametrize("inputs", [torch.rand(10, 5), {"x": torch.rand(10, 5)}], ids=["tensor", "mapping"])
+def test_another_number_of_targets_is_refused_unless_the_task_says_how_many_samples_there_are(inputs: Any) -> None:
+    flat = torch.zeros(50)  # a target for each word: of 10 sentences or of 5
+    with pytest.raises(TaskError, match=r"hold 10 samples, .*\[10, 5\].*, but the targets 50; .*axis=…"):
+        network_inputs(inputs, flat)
+    assert len(network_inputs(ModelInputs.of(inputs, axis=1), flat)) == 5
+
+
+def test_samples_are_chosen_and_joined_whatever_holds_them() -> None:
+    inputs = ModelInputs.of({"x": torch.arange(12).view(2, 6), "boxes": [IDS, IDS, IDS]}, samples=6, axis=1)
+    assert inputs.select([4, 0]).kwargs["x"].tolist() == [[4, 0], [10, 6]]
+    named = ModelInputs.of((PIXELS, torch.ones(1), Images(PIXELS, IDS)))
+    again = named.select([0]).join([named.select([1, 2, 3])])
+    assert len(again) == 4
+    assert torch.equal(again.args[0], PIXELS)
+    assert torch.equal(again.args[2].sizes, IDS)
+    assert again.args[1].shape == (1,)
+    sequences = [torch.rand(n, 3) for n in (5, 2, 4)]
+    packed = ModelInputs.of(pack_sequence(sequences, enforce_sorted=False))
+    joined = packed.select([1]).join([packed.select([2, 0])]).args[0]
+    assert pad_packed_sequence(joined, batch_first=True)[1].tolist() == [2, 4, 5]
+    with pytest.raises(ValueError, match="different shapes"):
+        ModelInputs.of(torch.rand(2, 3)).join([ModelInputs.of(torch.rand(2, 4))])
+    with pytest.raises(ValueError, match="differs from batch to batch"):
+        named.join([ModelInputs.of((PIXELS, torch.zeros(1), Images(PIXELS, IDS)))])

@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_leaves
 from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Score
 from autoprune.errors import TaskError
-from autoprune.evaluation.candidate_builder import estimating_norms, recalibrate
 from autoprune.evaluation.evaluator import Evaluator
+from autoprune.evaluation.recalibration import estimating_norms, recalibrate
 from autoprune.graph.costs import measure_operations
 from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.recording.capture import record

@@ -17,6 +17,7 @@ from autoprune.core.recipe import TrainingPlan
 from autoprune.errors import CheckpointError, TaskError
 from autoprune.tasks.base import Hook, Split
 from autoprune.tasks.datasets.images import Augmentation, Images, ImageTask, Normalisation
+from autoprune.tasks.loading.drawing import stratified_order
 from autoprune.tasks.models.named import ModelChoice, NamedModel
 from autoprune.tasks.training.loop import seeded
 from autoprune.tasks.weights import digest, fill, load_weights, maps_to, read_checkpoint, write_tensors
@@ -85,26 +86,9 @@ def load_images() -> Images:
     from sklearn.datasets import load_digits  # takes a second
 
     digits = load_digits()
-    order = stratified_order(digits.target)
+    order = stratified_order(digits.target, 0)
     pixels = torch.from_numpy(digits.images[order].astype(np.uint8)[:, None])
     return Images(pixels, torch.from_numpy(digits.target[order].astype(np.int64)))
-
-
-def stratified_order(labels: np.ndarray) -> np.ndarray:
-    """Returns a shuffled order, always the same, in which the k-th of a class's m samples stands about k/m of the way.
-
-    Args:
-        labels: `[n]` classes.
-
-    Returns:
-        `[n]` indices.
-    """
-    generator = np.random.default_rng(0)
-    place = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        place[members] = (generator.permutation(len(members)) + generator.random()) / len(members)
-    return place.argsort(kind="stable")
 
 
 def cache_file(model: NamedModel) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from autoprune.core.recipe import TrainingPlan
 from autoprune.tasks.base import Batch, Hook, Split
+from autoprune.tasks.loading.drawing import stratified_order
 from autoprune.tasks.metrics import ACCURACY, Metric
 from autoprune.tasks.models.named import ModelChoice, named_model
 from autoprune.tasks.training.loop import train
@@ -73,42 +74,46 @@ class Augmentation:
 class ImageBatches:
     """Normalised batches of `batch_size`, anew from the start at each iteration.
 
-    Without a seed the images come as they are and in order. With one they are shuffled and augmented; which image comes
-    when and how depends on the seed alone, not on the size.
+    With an augmentation the images are shuffled and augmented, without one they come as they are and in order. Which
+    image comes when and how depends on the seed alone, not on the size.
 
     Attributes:
         normalise: uint8 pixels to the network's inputs.
+        order: indices of the images that come; None: all of them.
     """
 
     images: Images
     normalise: Callable[[Tensor], Tensor]
     batch_size: int
     augmentation: Augmentation | None = None
-    seed: int | None = None
+    seed: int = 0
+    order: Tensor | None = None
 
     def __len__(self) -> int:
-        return math.ceil(len(self.images) / self.batch_size)
+        return math.ceil((len(self.images) if self.order is None else len(self.order)) / self.batch_size)
+
+    def draw(self, samples: int) -> ImageBatches:
+        """Returns so many of the images, drawn by class from all of them; see `autoprune.tasks.loading.drawing`."""
+        order = stratified_order(self.images.labels.numpy(), self.seed)
+        return replace(self, order=torch.from_numpy(order)[:samples])
 
     @property
     def ends_with_one(self) -> bool:
         """Whether the last batch is a rest of one sample."""
-        return len(self.images) > self.batch_size > 1 == len(self.images) % self.batch_size
+        count = len(self.images) if self.order is None else len(self.order)
+        return count > self.batch_size > 1 == count % self.batch_size
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._in_order() if self.seed is None else self._shuffled(self.seed)
-
-    def _in_order(self) -> Iterator[Batch]:
-        for begin in range(0, len(self.images), self.batch_size):
-            part = self.images.part(begin, begin + self.batch_size)
-            yield self.normalise(part.pixels), part.labels
-
-    def _shuffled(self, seed: int) -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(self.images), generator=generator)
-        draws = self.augmentation.draw(len(self.images), generator) if self.augmentation else None
-        for chosen in torch.split(order, self.batch_size):
+        count = len(self.images)
+        generator = torch.Generator().manual_seed(self.seed)
+        if self.augmentation is None:
+            order, draws = torch.arange(count), None
+        else:
+            order = torch.randperm(count, generator=generator)
+            draws = self.augmentation.draw(count, generator)
+        for chosen in torch.split(order if self.order is None else self.order, self.batch_size):
             pixels = self.images.pixels[chosen]
-            if self.augmentation and draws is not None:
+            if self.augmentation is not None and draws is not None:
                 pixels = self.augmentation.apply(pixels, draws[:, chosen])
             yield self.normalise(pixels), self.images.labels[chosen]
 
@@ -170,11 +175,10 @@ class ImageTask(ABC):
         Args:
             split: only `train` is shuffled and augmented.
             batch_size: n, except for the last batch.
-            seed: draws order and augmentation.
+            seed: draws order and augmentation, and subsets.
         """
-        if split == "train":
-            return ImageBatches(self.images(split), self.normalise, batch_size, self.augmentation, seed)
-        return ImageBatches(self.images(split), self.normalise, batch_size)
+        augmentation = self.augmentation if split == "train" else None
+        return ImageBatches(self.images(split), self.normalise, batch_size, augmentation, seed)
 
     def loss(self, outputs: Tensor, targets: Tensor, /) -> Tensor:
         """Returns the mean cross-entropy, `[]`, of `[batch, classes]` logits and `[batch]` labels."""

@@ -8,14 +8,15 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from autoprune.core.recipe import TrainingPlan
 from autoprune.errors import TaskError
-from autoprune.graph.inputs import ModelInputs, network_inputs
+from autoprune.graph.inputs import network_inputs
 from autoprune.tasks.base import Batch, Task
+from autoprune.tasks.loading.samples import join
 
 log = logging.getLogger(__name__)
 
@@ -164,12 +165,8 @@ def samples_of(batches: Sequence[Batch]) -> list[int]:
 def _joined(batch: Batch, rest: Batch) -> Batch:
     """Returns the samples of both; those of the first alone, with a warning, where they are of different shapes."""
     try:
-        inputs = [network_inputs(*each) for each in (batch, rest)]
-        first, other = map(ModelInputs.of, inputs)
-        targets = [ModelInputs.of((each[1],), samples=count) for each, count in ((batch, len(first)), (rest, 1))]
-        both = first.joined(other)
-        return (both.args[0] if isinstance(inputs[0], Tensor) else both), targets[0].joined(targets[1]).args[0]
-    except (RuntimeError, TaskError) as fault:
+        return join([batch, rest])
+    except (ValueError, TaskError) as fault:
         log.warning("the last training sample of a pass, a batch of its own, is left out: %s", fault)
         return batch
 

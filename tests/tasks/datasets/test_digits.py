@@ -11,7 +11,8 @@ from torch import nn
 from autoprune.errors import CheckpointError, TaskError
 from autoprune.tasks.base import Hook, Split, Task
 from autoprune.tasks.datasets import digits
-from autoprune.tasks.datasets.digits import DigitsTask, cache_file, read_cache, stratified_order
+from autoprune.tasks.datasets.digits import DigitsTask, cache_file, read_cache
+from autoprune.tasks.loading.drawing import stratified_order
 from autoprune.tasks.metrics import top_1
 from autoprune.tasks.models.named import named_model
 from autoprune.tasks.weights import digest
@@ -54,7 +55,7 @@ def test_split_is_the_same_everywhere() -> None:
 
 def test_every_prefix_of_the_order_is_stratified() -> None:
     labels = torch.tensor([0] * 30 + [1] * 60).numpy()
-    order = stratified_order(labels)
+    order = stratified_order(labels, 0)
     assert sorted(order.tolist()) == list(range(90))
     for length in (30, 45, 60):
         assert abs((labels[order[:length]] == 0).sum() - length / 3) <= 1

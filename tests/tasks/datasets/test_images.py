@@ -40,7 +40,7 @@ def test_frame_is_black_before_normalisation_not_the_mean_colour() -> None:
     assert not (inputs == 0).all(dim=1).any()
 
 
-def test_without_a_seed_images_come_as_they_are_and_in_order() -> None:
+def test_without_augmentation_images_come_as_they_are_and_in_order() -> None:
     batches = ImageBatches(IMAGES, NORMALISE, 4)
     assert [len(labels) for _, labels in batches] == [4, 4, 2]
     assert len(batches) == 3
@@ -61,10 +61,22 @@ def test_same_seed_gives_the_same_images_at_any_batch_size_and_another_seed_othe
 
 
 def test_shuffling_loses_no_image_and_keeps_each_with_its_label() -> None:
-    inputs, labels = _all(ImageBatches(IMAGES, NORMALISE, 4, seed=1))
+    inputs, labels = _all(ImageBatches(IMAGES, NORMALISE, 4, Augmentation(padding=0), seed=1))
     assert labels.tolist() != list(range(10))
     assert sorted(labels.tolist()) == list(range(10))
     assert torch.equal(inputs, NORMALISE(IMAGES.pixels[labels]))
+
+
+def test_a_draw_holds_each_class_and_is_a_part_of_a_larger_one() -> None:
+    by_class = Images(IMAGES.pixels, torch.arange(10) // 5)
+    for augmentation in (None, Augmentation(padding=1)):
+        batches = ImageBatches(by_class, NORMALISE, 4, augmentation, seed=3)
+        few, many = batches.draw(4), batches.draw(8)
+        assert (len(few), len(many)) == (1, 2)
+        assert _all(few)[1].bincount().tolist() == [2, 2]
+        for one, other in zip(_all(few), _all(many), strict=True):
+            assert torch.equal(one, other[:4])
+    assert len(_all(ImageBatches(by_class, NORMALISE, 4).draw(99))[1]) == 10
 
 
 def test_each_place_and_mirroring_is_drawn_about_equally_often() -> None:

@@ -1,0 +1,1 @@
+"""From what the user's data yield to batches of inputs and targets, drawn and repeatable."""
