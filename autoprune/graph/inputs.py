@@ -145,16 +145,20 @@ class ModelInputs:
         """
         parts = [self, *others]
         columns = [_leaves((part.args, part.kwargs), part._holds) for part in parts]
+        named = f"the samples of {' and '.join(map(str, parts[:2]))} cannot be joined"
         if len({len(column) for column in columns}) > 1 or len({part.axis for part in parts}) > 1:
-            raise ValueError("batches of different forms cannot be joined")
+            raise ValueError(f"{named}: their forms differ")
         rows = zip(*columns, strict=True)
 
         def together(_: Any) -> Any:
             leaves = next(rows)
             if all(part._holds(leaf) for part, leaf in zip(parts, leaves, strict=True)):
-                return _concatenate(leaves, self.axis)
+                try:
+                    return _concatenate(leaves, self.axis)
+                except (RuntimeError, TypeError) as fault:  # of other shapes or kinds
+                    raise ValueError(f"{named}: their shapes differ") from fault
             if not all(_same(leaf, leaves[0]) for leaf in leaves[1:]):
-                raise ValueError("what holds no samples differs from batch to batch")
+                raise ValueError(f"{named}: what holds no samples differs")
             return leaves[0]
 
         return replace(self._map(together, self._holds), samples=sum(part.samples for part in parts))
@@ -313,16 +317,13 @@ def _size(value: Any, axis: int) -> int | None:
 
 
 def _concatenate(leaves: Sequence[Any], axis: int) -> Any:
-    """Returns what holds samples in several batches as one; raises a ValueError where shapes differ."""
+    """Returns what holds samples in several batches as one; raises a RuntimeError where shapes differ."""
     if isinstance(leaves[0], list):
         return [entry for leaf in leaves for entry in leaf]
     if isinstance(leaves[0], PackedSequence):
         padded = [pad_packed_sequence(leaf, batch_first=True) for leaf in leaves]
         entries = [entry[:n] for each, lengths in padded for entry, n in zip(each, lengths.tolist(), strict=True)]
         return pack_sequence(entries, enforce_sorted=False)
-    shapes = {(leaf.dtype, *leaf.shape[:axis], *leaf.shape[axis + 1 :]) for leaf in leaves}
-    if len(shapes) > 1:
-        raise ValueError("batches of different shapes cannot be joined")
     return torch.cat(list(leaves), axis)
 
 
