@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -22,6 +23,7 @@ from torch.utils.data import (
     TensorDataset,
     default_collate,
 )
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from autoprune.errors import DataError, UserError
 from autoprune.tasks.base import Batch
@@ -127,32 +129,44 @@ class UserBatches:
         Raises:
             DataError: a batch cannot be read, or is of another form than the first.
         """
-        iterator: Iterator[Any] | None = None
         first: Batch | None = None
-        number = 0
-        while True:
-            with randomness.active():
-                try:
-                    iterator = iter(source) if iterator is None else iterator
-                    found = next(iterator)
-                except StopIteration:
-                    return
-                except UserError:
-                    raise
-                except Exception as fault:  # whatever the user's data raise
-                    raise DataError(f"{self.field}: batch {number} cannot be read ({one_line(fault)})") from fault
+        with closing(self._items(source, randomness)) as items:
+            for number, found in enumerate(items):
                 if isinstance(found, Unreadable):
                     raise DataError(f"{self.field}: {found.reason}")
-                batch = self.splitter.split(found, f"{self.field}: batch {number}")
-            if first is None:
-                first = batch
-                self._look_at_first(batch, whole)
-            elif _kind(batch) != _kind(first):
-                raise DataError(
-                    f"{self.field}: batch {number} is {form(batch)}, but batch 0 is {form(first)}; all need one form"
-                )
-            yield batch
-            number += 1
+                with randomness.active():
+                    batch = self.splitter.split(found, f"{self.field}: batch {number}")
+                if first is None:
+                    first = batch
+                    self._look_at_first(batch, whole)
+                elif _kind(batch) != _kind(first):
+                    raise DataError(
+                        f"{self.field}: batch {number} is {form(batch)}, but batch 0 is {form(first)}; "
+                        "all need one form"
+                    )
+                yield batch
+
+    def _items(self, source: Iterable[Any], randomness: OwnRandomness) -> Generator[Any]:
+        """Yields what a source yields, while its own random numbers are drawn."""
+        iterator: Iterator[Any] | None = None
+        number = 0
+        try:
+            while True:
+                with randomness.active():
+                    try:
+                        iterator = iter(source) if iterator is None else iterator
+                        found = next(iterator)
+                    except StopIteration:
+                        return
+                    except UserError:
+                        raise
+                    except Exception as fault:  # whatever the user's data raise
+                        raise DataError(f"{self.field}: batch {number} cannot be read ({one_line(fault)})") from fault
+                yield found
+                number += 1
+        finally:
+            if source is not self.data and isinstance(iterator, _MultiProcessingDataLoaderIter):
+                iterator._shutdown_workers()  # now, not when the last traceback goes
 
     def _look_at_first(self, batch: Batch, whole: bool) -> None:
         labels = class_labels(batch[1])
