@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -82,7 +83,7 @@ class SimpleTask:
             raise TaskError(
                 "SimpleTask: `network` should build a network anew at each call, but is one; pass a function"
             )
-        if self.metrics is None:
+        if self.metrics is None or isinstance(self.metrics, _ClassificationMetrics):  # of a task that was replaced
             object.__setattr__(self, "metrics", _ClassificationMetrics(self.network, self.batches))
         else:
             object.__setattr__(self, "metrics", as_metrics(self.metrics))
@@ -139,6 +140,8 @@ class _ClassificationMetrics(Sequence[Metric]):
         inputs, targets = next(iter(self._batches("validation", 2)), (None, None))
         if inputs is None:
             return (ACCURACY,)
+        if targets is None:
+            return ()
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             return classification_metrics(call_network(unwrap(self._network()).eval(), inputs), targets)
 
