@@ -17,7 +17,7 @@ from autoprune.graph.inputs import call_network
 from autoprune.graph.recording.randomness import seeded
 from autoprune.tasks.base import Batch, Task
 from autoprune.tasks.metrics import Metric, predictions
-from autoprune.tasks.training.distillation import soft_loss
+from autoprune.tasks.training.distillation import logits, soft_loss
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,8 @@ class MetricAccumulator:
             else:
                 self._means[metric.name].append(metric.batch_mean(seen, targets, count) * count)
         if self._teacher_logits is not None:
-            self._divergences.append(float(soft_loss(outputs, self._teacher_logits[number], 1.0)) * count)
+            given = logits(outputs, "objective kl")
+            self._divergences.append(float(soft_loss(given, self._teacher_logits[number], 1.0)) * count)
         self.samples += count
 
     def score(self, rungs: tuple[Score, ...] = ()) -> Score:

@@ -13,6 +13,7 @@ from autoprune.errors import TaskError
 from autoprune.graph.inputs import call_network
 from autoprune.graph.networks import deep_copy, unwrap
 from autoprune.tasks.base import Hook
+from autoprune.tasks.outputs import logits_of
 
 
 def distillation(teacher: nn.Module, temperature: float, weight: float) -> Hook:
@@ -41,46 +42,52 @@ def distillation(teacher: nn.Module, temperature: float, weight: float) -> Hook:
     def loss_term(network: nn.Module, inputs: Any, outputs: Tensor) -> Tensor:
         with torch.no_grad():
             teacher_logits = call_network(copied.to(inputs.device), inputs)
-        _check_logits(outputs, teacher_logits)
-        return weight * soft_loss(outputs, teacher_logits, temperature)
+        student, expected = logits(outputs, "distillation"), logits(teacher_logits, "distillation", "teacher")
+        if student.shape != expected.shape:
+            raise TaskError(
+                f"distillation needs a teacher of the same classes, but it gives {list(expected.shape)} "
+                f"and the network {list(student.shape)}"
+            )
+        return weight * soft_loss(student, expected, temperature)
 
     return Hook(loss_term=loss_term)
 
 
 def soft_loss(outputs: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Returns T² · KL(teacher ‖ student), the mean over the batch, a scalar `[]`.
+    """Returns T² · KL(teacher ‖ student), the mean over the batch and its places, a scalar `[]`.
 
     Args:
-        outputs: `[batch, classes]` logits of the student.
-        teacher_logits: `[batch, classes]` logits of the teacher.
+        outputs: `[batch, classes, …]` logits of the student.
+        teacher_logits: `[batch, classes, …]` logits of the teacher.
         temperature: T, above 0.
     """
     student = F.log_softmax(outputs / temperature, dim=1)
     expected = F.log_softmax(teacher_logits / temperature, dim=1)
-    return temperature**2 * F.kl_div(student, expected, reduction="batchmean", log_target=True)
-
-
-def _check_logits(outputs: object, teacher_logits: object) -> None:
-    student, teacher = logits(outputs, "distillation", "network"), logits(teacher_logits, "distillation", "teacher")
-    if student.shape != teacher.shape:
-        raise TaskError(
-            f"distillation needs a teacher of the same classes, but it gives {list(teacher.shape)} "
-            f"and the network {list(student.shape)}"
-        )
+    divergence = F.kl_div(student, expected, reduction="batchmean", log_target=True)
+    return temperature**2 * divergence / math.prod(outputs.shape[2:])
 
 
 def logits(outputs: object, what: str, whose: str = "network") -> Tensor:
-    """Returns the outputs, if they are `[batch, classes]` logits.
+    """Returns the `[batch, classes, …]` logits in a network's outputs.
+
+    Of `logits` with three axes, as language models name them, the last is the classes; of three axes without a name it
+    is not known which.
 
     Args:
-        outputs: whatever a network gives.
+        outputs: whatever a network gives, see `logits_of`.
         what: needs them, for the message.
         whose: whether they are the network's or the teacher's, for the message.
 
     Raises:
         TaskError: they are not.
     """
-    if isinstance(outputs, Tensor) and outputs.dim() == 2:
-        return outputs
-    kind = list(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
-    raise TaskError(f"{what} needs [batch, classes] logits, but the {whose} gives {kind}")
+    try:
+        found = logits_of(outputs)
+    except TaskError as fault:
+        kind = type(outputs).__name__
+        raise TaskError(f"{what} needs [batch, classes] logits, but the {whose} gives a {kind}") from fault
+    if found.dim() == 3 and found is not outputs:
+        return found.movedim(2, 1)
+    if found.dim() < 2 or found.dim() == 3:
+        raise TaskError(f"{what} needs [batch, classes] logits, but the {whose} gives {list(found.shape)}")
+    return found

@@ -11,7 +11,7 @@ from autoprune.core.recipe import TrainingPlan
 from autoprune.errors import TaskError
 from autoprune.tasks.base import Hook
 from autoprune.tasks.simple import SimpleTask
-from autoprune.tasks.training.distillation import distillation
+from autoprune.tasks.training.distillation import distillation, logits, soft_loss
 from autoprune.tasks.training.loop import seeded, train
 
 INPUTS = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
@@ -94,12 +94,20 @@ def test_training_with_a_teacher_brings_the_student_near_it() -> None:
     [
         (torch.zeros(6, 3), r"gives \[6, 4\] and the network \[6, 3\]"),
         (torch.zeros(6, 4, 2), r"the network gives \[6, 4, 2\]"),
-        ((torch.zeros(6, 4),), "the network gives a tuple"),
+        ((6, 4), "the network gives a tuple"),
     ],
 )
 def test_outputs_that_are_no_logits_of_the_same_classes_are_refused(outputs: Tensor, message: str) -> None:
     with pytest.raises(TaskError, match=message):
         distillation(_network(2), 2.0, 1.0).loss_term(_network(1), INPUTS, outputs)
+
+
+def test_logits_are_found_in_outputs_and_divergence_is_the_mean_over_places() -> None:
+    student, teacher = torch.randn(2, 5, 3), torch.randn(2, 5, 3)
+    found = [logits({"logits": each, "hidden": None}, "this") for each in (student, teacher)]
+    expected = soft_loss(student.flatten(0, 1), teacher.flatten(0, 1), 2.0)
+    torch.testing.assert_close(soft_loss(*found, 2.0), expected)
+    assert logits((student[:, 0], teacher), "this") is not student
 
 
 def test_numbers_out_of_range_are_refused() -> None:
