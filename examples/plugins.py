@@ -63,6 +63,9 @@ class Quadrants:
     """Which quarter of a noisy picture is brighter; drawn, not read from files."""
 
     name = "quadrants"
+    metrics = (
+        autoprune.Metric("accuracy", lambda outputs, targets: (outputs.argmax(1) == targets).float(), "maximize", "%"),
+    )
 
     def network(self) -> nn.Module:
         with torch.random.fork_rng():  # the same initial weights at each call
@@ -84,9 +87,6 @@ class Quadrants:
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.cross_entropy(outputs, targets)
-
-    def metric(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return (outputs.argmax(1) == targets).double()
 
     def train(self, network: nn.Module, plan: autoprune.TrainingPlan, hooks: Sequence[autoprune.Hook] = ()) -> None:
         train(network, self, plan, hooks)
