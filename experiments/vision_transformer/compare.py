@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import autoprune
+from autoprune.tasks.metrics import top_1
 from experiments.vision_transformer.network import VisionTransformer
 from experiments.vision_transformer.task import VisionTransformerTask, task
 
@@ -29,7 +30,7 @@ def evaluate(network: nn.Module, data: VisionTransformerTask, batch_size: int = 
     results = []
     for inputs, labels in data.batches("test", batch_size):
         outputs = network(inputs)
-        results.append(torch.stack((data.metric(outputs, labels), F.cross_entropy(outputs, labels, reduction="none"))))
+        results.append(torch.stack((top_1(outputs, labels), F.cross_entropy(outputs, labels, reduction="none"))))
     return torch.cat(results, dim=1).double()
 
 
