@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -60,10 +59,6 @@ class MetricInfo:
         """Returns a value as it is drawn: shares as per cent."""
         return 100 * value if self.unit == SHARE else value
 
-    def better(self, one: float, other: float) -> bool:
-        """Returns whether one value is better than another; never where nobody said what is better."""
-        return self.direction is not None and self.cost(one) < self.cost(other)
-
 
 LOSS = MetricInfo("loss")
 KL = MetricInfo("kl", unit="nats")
@@ -115,8 +110,3 @@ def infos_to_json(metrics: Iterable[MetricInfo]) -> list[dict[str, Any]]:
 def infos_from_json(data: Iterable[Mapping[str, Any]]) -> tuple[MetricInfo, ...]:
     """Returns what `infos_to_json` wrote."""
     return tuple(MetricInfo(**each) for each in data)
-
-
-def is_number(value: float | None) -> bool:
-    """Returns whether a value is known and finite."""
-    return value is not None and math.isfinite(value)

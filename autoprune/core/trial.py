@@ -115,7 +115,7 @@ class Score:
     def from_json(cls, data: Mapping[str, Any]) -> Score:
         """Returns the score that `to_json` wrote."""
         rungs = tuple(cls.from_json(rung) for rung in data.get("rungs", ()))
-        return cls(**{"metrics": {}, **data, "rungs": rungs})
+        return cls(**{**data, "rungs": rungs})
 
 
 @dataclass(frozen=True)

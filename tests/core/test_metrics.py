@@ -31,10 +31,9 @@ def test_values_are_written_in_their_kind(metric: MetricInfo, value: float | Non
 
 
 def test_what_is_better_follows_the_direction() -> None:
-    assert ACCURACY.better(0.9, 0.8)
-    assert PSNR.better(30.0, -3.0)
-    assert MAE.better(1.0, 2.0)
-    assert not COUNT.better(1.0, 2.0)
+    assert ACCURACY.cost(0.9) < ACCURACY.cost(0.8)
+    assert PSNR.cost(30.0) < PSNR.cost(-3.0)
+    assert MAE.cost(1.0) < MAE.cost(2.0)
     assert math.isclose(ACCURACY.cost(0.9), 0.1)
     with pytest.raises(ValueError, match="'count' has no direction"):
         COUNT.cost(1.0)
