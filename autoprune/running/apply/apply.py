@@ -13,7 +13,7 @@ from autoprune.config import Experiment, load_experiment
 from autoprune.config.documents import read_document
 from autoprune.core.allocation import Allocation
 from autoprune.core.ledger import History, read_history
-from autoprune.core.metrics import LOSS, MetricInfo
+from autoprune.core.metrics import LOSS, MetricInfo, infos_from_json
 from autoprune.core.trial import Candidate, Failure, Trial, winners
 from autoprune.errors import CheckpointError, UserError
 from autoprune.evaluation.checkpoints.checkpoint import read_checkpoint, rebuild
@@ -90,7 +90,10 @@ def _apply_trial(
         dense = task_of(experiment).network
         network, dense_costs = rebuild(stored, dense), history.of("dense")[0]["costs"]
         costs = recorded.costs if stored.masked else measure_costs(network, stored.example_inputs())
-        return PrunedModel(network, dense, stored, costs, dense_costs, origin, stored.masked, recorded, as_scored=True)
+        metrics = infos_from_json(history.of("started")[-1]["metrics"])
+        return PrunedModel(
+            network, dense, stored, costs, dense_costs, origin, stored.masked, recorded, as_scored=True, metrics=metrics
+        )
     setup = prepare(experiment, Display())
     if distills:
         _check_weights(recorded, setup, str(path), options)
