@@ -49,6 +49,14 @@ def build_scaler(optimizer: torch.optim.Optimizer, plan: TrainingPlan, device: t
         device: of the network.
     """
     scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
+    share_state(optimizer, scaler)
+    return scaler
+
+
+def share_state(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> None:
+    """Makes the state of a scaler, if there is one and it acts, part of the optimizer's `state_dict`."""
+    if scaler is None or not scaler.is_enabled():
+        return
 
     def put(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         return {**state, SCALER: scaler.state_dict()}
@@ -57,10 +65,8 @@ def build_scaler(optimizer: torch.optim.Optimizer, plan: TrainingPlan, device: t
         scaler.load_state_dict(state[SCALER])
         return {name: value for name, value in state.items() if name != SCALER}
 
-    if scaler.is_enabled():
-        optimizer.register_state_dict_post_hook(put)
-        optimizer.register_load_state_dict_pre_hook(take)
-    return scaler
+    optimizer.register_state_dict_post_hook(put)
+    optimizer.register_load_state_dict_pre_hook(take)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
