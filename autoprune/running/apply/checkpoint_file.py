@@ -31,6 +31,7 @@ from autoprune.running.progress import Display, training_progress
 from autoprune.running.setup import choose_device, task_of
 from autoprune.running.threads import settle_threads
 from autoprune.tasks.base import Batch, Task
+from autoprune.tasks.training.calls import train_with_hooks
 from autoprune.tasks.training.distillation import distillation
 from autoprune.tasks.training.snapshot import copied
 
@@ -67,7 +68,7 @@ def apply_checkpoint(
     if (finetune := options.finetune) is not None:
         teaches = [distillation(whole, finetune.temperature, finetune.distill)] if finetune.distill else []
         with training_progress(Display(), "fine-tuning") as hook:
-            task.train(network, finetune.plan(options.seed), [*teaches, held_masks(network), hook])
+            train_with_hooks(task, network, finetune.plan(options.seed), [*teaches, held_masks(network)], [hook])
         origin, change = f"{origin}, fine-tuned ({finetune})", f"in {source.path}, before the fine-tuning"
     score = evaluate(network, task, _batches(task, experiment, network, inputs))
     metrics = {**score.numbers(), "samples": score.samples}
