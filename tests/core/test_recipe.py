@@ -79,3 +79,8 @@ def test_a_recipe_reads_back_equal_from_json_and_says_only_what_is_done() -> Non
     finetune = Finetune(steps=5, schedule="steps", milestones=(0.25, 0.5), distill=0.5)
     recipe = Recipe(0, False, 64, finetune, AdmmTraining(epochs=2), consumers_only=True)
     assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+
+
+def test_a_step_that_accumulates_costs_all_its_batches() -> None:
+    one, four = Finetune(steps=5, distill=0.5), Finetune(steps=5, distill=0.5, accumulate=4)
+    assert four.work(10, 30) == 4 * one.work(10, 30)
