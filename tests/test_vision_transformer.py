@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoprune.tasks.datasets.images import Images
-from autoprune.tasks.weights import load_weights, read_checkpoint, write_tensors
+from autoprune.tasks.weight_files.pickled import read_checkpoint, write_tensors
+from autoprune.tasks.weights import load_weights
 from experiments.vision_transformer.compare import row
 from experiments.vision_transformer.network import VisionTransformer
 from experiments.vision_transformer.task import VisionTransformerTask

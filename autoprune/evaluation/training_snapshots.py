@@ -17,7 +17,7 @@ from autoprune.errors import CheckpointError
 from autoprune.pruning.surgery.masks import Importance
 from autoprune.tasks.base import Hook
 from autoprune.tasks.training.snapshot import Snapshot, read_snapshot, take_snapshot, write_snapshot
-from autoprune.tasks.weights import maps_to
+from autoprune.tasks.weight_files.state_dicts import maps_to
 
 Phase = Literal["admm", "finetune"]
 

@@ -1,188 +1,253 @@
-"""Reads trained weights from files, safely, and puts them into networks."""
+"""Weights of files: read in whatever form they are, safely, and put into networks."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import io
-import pickle
-import re
-import struct
-import warnings
+import logging
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from autoprune.errors import CheckpointError
-from autoprune.files import write_whole
+from autoprune.tasks.weight_files.contents import read_content
+from autoprune.tasks.weight_files.fitting import Fit, Target, best_fits, fit_by_name, without_wrappers
+from autoprune.tasks.weight_files.messages import ambiguous, dtype_name, misfit, no_weights, remarks
+from autoprune.tasks.weight_files.records import Record
+from autoprune.tasks.weight_files.state_dicts import StateDict, find_state_dicts, plain_entries, preferred, rank
 
-_NESTED = ("state_dict", "model_state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.")
-_AVERAGED = "n_averaged"
-_SHOWN = 5
-_CONVERT = "load it where it was made and save its weights alone: torch.save(model.state_dict(), 'weights.pt')"
-UNREADABLE = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError, struct.error)
-"""Besides `pickle.UnpicklingError`, the errors that unpickling a damaged file raises."""
+log = logging.getLogger(__name__)
 
 
-def read_checkpoint(path: Path) -> Any:
-    """Returns what `torch.save` wrote, tensors on the CPU; nothing in the file is executed.
+@dataclass(frozen=True)
+class Weights:
+    """What a file of weights holds.
+
+    Attributes:
+        state: name to a tensor `[…]` on the CPU, or to what a module keeps beside its tensors (`get_extra_state`);
+            under the network's names where one was given. Tensors may be read from the file when they are used.
+        others: the plain entries beside the weights (epoch, arguments, …): numbers, texts and containers of them.
+        remarks: what a user should know of how the file was read, a line each.
+    """
+
+    state: Mapping[str, Any]
+    others: Mapping[str, Any] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
+
+
+def read_weights(path: Path, network: nn.Module | None = None) -> Weights:
+    """Returns the weights in a file or folder and the plain entries beside them; nothing in it is executed.
+
+    `docs/tasks.md` lists the forms that are read. Without a network the preferred state dict is taken, or the largest,
+    and only wrappers' prefixes are removed from its names.
+
+    Args:
+        path: of a file of `torch.save`, a safetensors file, or a folder of Hugging Face's.
+        network: whose weights they should be; it is left as it is.
 
     Raises:
-        CheckpointError: the file is missing or damaged, is no checkpoint, or would execute code on loading.
+        CheckpointError: there are no weights, several that may be meant, or none that fit the network.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of pickle protocols and TorchScript before it raises
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"checkpoint {path} does not exist") from None
-    except OSError as error:
-        if error.errno == errno.EINVAL:  # torch seeks past the end of a truncated archive
-            raise CheckpointError(_damage(path, "corrupted")) from error
-        raise CheckpointError(f"checkpoint {path} cannot be read: {error.strerror or error}") from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(_refusal(path, str(error))) from error
-    except UNREADABLE as error:
-        raise CheckpointError(_damage(path, str(error))) from error
-
-
-def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes tensors and plain values for `read_checkpoint`, whole or not at all, and makes the folder.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    written = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError
-    torch.save(content, written)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, written.getbuffer())
-
-
-def _refusal(path: Path, reason: str) -> str:
-    named = re.search(r"(?:GLOBAL|global) ([\w.]+)", reason)
-    if named:
-        return f"checkpoint {path} is refused: loading it would execute code ({named[1]}); {_CONVERT}"
-    with path.open("rb") as file:
-        pickled = file.read(1) == b"\x80"
-    if pickled:
-        return f"checkpoint {path} is refused: it is a pickle that could execute code on loading; {_CONVERT}"
-    return f"{path} is not a checkpoint; expected a file written by torch.save(model.state_dict(), path)"
-
-
-def _damage(path: Path, reason: str) -> str:
-    if "TorchScript" in reason:
-        return f"checkpoint {path} is refused: it is a TorchScript program, not weights; {_CONVERT}"
-    with path.open("rb") as file:
-        begins_well = file.read(2) in (b"PK", b"\x80\x02")
-    if begins_well or re.search(r"failed finding central directory|unexpected EOF|corrupted", reason):
-        return f"checkpoint {path} is truncated or damaged ({path.stat().st_size:,} bytes); copy or download it again"
-    return f"{path} is not a checkpoint; expected a file written by torch.save(model.state_dict(), path)"
+    content, found = _read(path)
+    if network is not None:
+        return _fitted(best_fits(Target.of(network), found), content, network, path)
+    first, *others = preferred(found)
+    if others:
+        raise ambiguous([each.place for each in (first, *others)], path)
+    return Weights(without_wrappers(first.entries), plain_entries(content))
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Returns the parameters and buffers in a file, on the CPU: name to a tensor `[…]` of any shape.
 
-    A state dict nested under `state_dict`, `model_state_dict` or `model` is taken out, and what wrappers put before
-    every name is removed: `module.` of `DataParallel` and `AveragedModel`, `_orig_mod.` of `torch.compile`.
+    Raises:
+        CheckpointError: as `read_weights`.
+    """
+    return {name: value for name, value in read_weights(path).state.items() if isinstance(value, Tensor)}
+
+
+def load_weights(network: nn.Module, path: Path) -> Weights:
+    """Copies a file's weights into the network; where they do not fit it is left as it was.
+
+    What a user should know of how the file was read is logged.
+
+    Returns:
+        what was read; its `others` are the plain entries beside the weights.
 
     Raises:
-        CheckpointError: as `read_checkpoint`, or the file holds no state dict.
+        CheckpointError: as `read_weights`, or a weight is not finite or of another kind.
     """
-    content = read_checkpoint(path)
-    nested = [content[key] for key in _NESTED if key in content] if isinstance(content, Mapping) else []
-    state = next((found for found in (content, *nested) if maps_to(found, Tensor) and found), None)
-    if state is None:
-        raise CheckpointError(
-            f"checkpoint {path} holds {_describe(content)}; expected names mapped to tensors, at the top or under "
-            f"{', '.join(_NESTED)}"
-        )
-    return _without_prefix(dict(state))
+    content, found = _read(path)
+    fits = best_fits(Target.of(network), found)
+    if not fits[0].whole and (state := _loaded_by_itself(network, fits[0])):
+        return Weights(state, plain_entries(content))
+    weights = _fitted(fits, content, network, path)
+    fill(network, weights.state, f"checkpoint {path}")
+    for remark in weights.remarks:
+        log.warning("checkpoint %s: %s", path, remark)
+    return weights
 
 
-def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in _PREFIXES:
-        if state and all(name.startswith(prefix) or name == _AVERAGED for name in state):
-            bare = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name != _AVERAGED}
-            return _without_prefix(bare)  # one wrapper may be around another
+def _read(path: Path) -> tuple[Any, list[StateDict]]:
+    content = read_content(path)
+    found = list(find_state_dicts(content))
+    if not found:
+        raise no_weights(content, path)
+    return content, found
+
+
+def _fitted(fits: Sequence[Fit], content: Any, network: nn.Module, path: Path) -> Weights:
+    """Returns the weights by the first of the ways to read a file that `best_fits` found.
+
+    Raises:
+        CheckpointError: it does not fit, or another one does as well and is not less preferred.
+    """
+    target, (fit, *others) = Target.of(network), fits
+    if not fit.whole:
+        raise CheckpointError(f"checkpoint {path} {misfit(fit, target, type(network).__name__, content)}")
+    others = [other for other in others if not fit.same_tensors(other)]
+    alike = [other.keys for other in others if rank(other.keys) == rank(fit.keys)]
+    if alike:
+        raise ambiguous([fit.keys, *alike], path)
+    return Weights(_complete(fit, target), plain_entries(content), remarks(fit, others, target))
+
+
+def _complete(fit: Fit, target: Target) -> OrderedDict[str, Any]:
+    """Returns all of a network's entries: from the file, from a twin of theirs in it, or else the network's own."""
+    given = fit.entries()
+    state: OrderedDict[str, Any] = OrderedDict()
+    for name, own in target.entries.items():
+        twins = [given[twin] for twin in target.tied.get(name, ()) if twin in given]
+        state[name] = given[name] if name in given else twins[0] if twins else own
+    modules = {name.rpartition(".")[0]: theirs.rpartition(".")[0] for name, theirs in fit.names.items()}
+    versions = fit.source.versions
+    # Where `Module.state_dict` keeps them: modules that were saved in an older form know by these how to read it.
+    vars(state)["_metadata"] = {own: versions[theirs] for own, theirs in modules.items() if theirs in versions}
     return state
 
 
-def maps_to(content: object, kind: type | tuple[type, ...]) -> bool:
-    """Returns whether a part of a file is a dictionary of names to values of a kind."""
-    return isinstance(content, Mapping) and all(
-        isinstance(name, str) and isinstance(value, kind) for name, value in content.items()
-    )
+def _loaded_by_itself(network: nn.Module, fit: Fit) -> Mapping[str, Any] | None:
+    """Loads a state dict that a network can read by hooks or methods of its own that rename entries.
 
-
-def _describe(content: Any) -> str:
-    if not isinstance(content, Mapping):
-        return f"a {type(content).__name__}"
-    return f"a dictionary with the entries {_list([str(key) for key in content])}" if content else "an empty dictionary"
-
-
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Copies a file's weights into the network; where they do not fit it is left as it was.
-
-    Raises:
-        CheckpointError: as `read_state_dict`, or keys are missing, unexpected or of another shape, or a weight is NaN
-            or infinite.
+    Returns:
+        the state dict; None where the network has none, or they did not help: then it is as it was.
     """
-    fill(network, read_state_dict(path), f"checkpoint {path}")
+    if not any(_renames(module) for module in network.modules()):
+        return None
+    state = without_wrappers(fit.source.entries)
+    before = {
+        name: value.clone() if isinstance(value, Tensor) else value for name, value in network.state_dict().items()
+    }
+    try:
+        keys = network.load_state_dict(state)
+        if keys is not None and not keys.missing_keys and not keys.unexpected_keys:
+            _check_values(before, network.state_dict(), "the checkpoint")
+            return state
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, CheckpointError):
+        pass  # what is said of the entries that do not fit says more
+    nn.Module.load_state_dict(network, before, strict=False)
+    return None
 
 
-def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+def _renames(module: nn.Module) -> bool:
+    method = type(module)._load_from_state_dict
+    return bool(module._load_state_dict_pre_hooks) or not method.__module__.startswith("torch.")
+
+
+def fill(network: nn.Module, state: Mapping[str, Any], source: str) -> None:
     """Copies a state dict into the network; where it does not fit the network is left as it was.
 
     Args:
         network: its parameters and buffers are written to.
-        state: name to a tensor `[…]` of the shape of the network's own.
+        state: name to a tensor `[…]` of the shape of the network's own, or to what a module keeps beside its tensors.
         source: where the weights come from, for the message.
 
     Raises:
-        CheckpointError: the message begins with `source` and lists what does not fit.
+        CheckpointError: the message begins with `source` and says what does not fit.
     """
-    faults = _misfits(network.state_dict(), state)
-    if faults:
-        raise CheckpointError(f"{source} does not fit the network {type(network).__name__}: {'; '.join(faults)}")
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+    target = Target.of(network)
+    fit = fit_by_name(target, StateDict((), state))
+    if not fit.whole:
+        raise CheckpointError(f"{source} {misfit(fit, target, type(network).__name__)}")
+    _check_values(target.entries, state, source)
+    complete = OrderedDict({**{name: target.entries[name] for name in target.entries if name not in state}, **state})
+    vars(complete)["_metadata"] = getattr(state, "_metadata", {})
+    try:
+        network.load_state_dict(complete)
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{source} does not fit the network {type(network).__name__}: {error}") from error
+
+
+def _check_values(own: Mapping[str, Any], given: Mapping[str, Any], source: str) -> None:
+    """Checks that entries are of the network's kinds (numbers with a point, integers, …) and finite as its own are."""
+    for name, value in given.items():
+        if isinstance(value, Record):
+            raise CheckpointError(
+                f"{source} has in {name} a {value.name}, which would execute code; leave it out there"
+            )
+        if not isinstance(value, Tensor) or not isinstance(own.get(name), Tensor) or is_lazy(own[name]):
+            continue
+        _check_kind(name, own[name], value, source)
+        if not _is_finite(own[name], value):
             raise CheckpointError(
                 f"{source} holds NaN or infinite weights in {name}; take one from before training diverged"
             )
-    network.load_state_dict(dict(state))
 
 
-def _misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    # Files from before torch 0.4.1 lack the counter of batches; torch itself fills it in.
-    missing = [name for name in expected if name not in given and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in given if name not in expected]
-    shapes = [
-        f"{name} {list(given[name].shape)} instead of {list(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in given and given[name].shape != tensor.shape
-    ]
-    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
-    return [f"{kind}: {_list(names)}" for kind, names in kinds if names]
+def _check_kind(name: str, own: Tensor, given: Tensor, source: str) -> None:
+    if given.is_meta and not own.is_meta:
+        raise CheckpointError(f"{source} holds {name} without its values (a tensor on the meta device)")
+    if given.is_quantized or (_kind(given) != _kind(own) and not _is_exact(own, given)):
+        words = "quantised; give the weights from before" if given.is_quantized else "which would lose values"
+        raise CheckpointError(f"{source} holds {name} as {dtype_name(given)} instead of {dtype_name(own)}, {words}")
 
 
-def _list(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex(), tensor.dtype == torch.bool
 
 
-def digest(state: Mapping[str, Tensor]) -> str:
+def _is_exact(own: Tensor, given: Tensor) -> bool:
+    """Returns whether an integer or truth value is written in another type; a float's place takes no others."""
+    if own.is_floating_point() or own.is_complex() or given.is_complex():
+        return False
+    return torch.equal(given.to(own.dtype).to(given.dtype), given)
+
+
+def _is_finite(own: Tensor, given: Tensor) -> bool:
+    """Returns whether all values are finite in the network's type; a buffer may hold infinities where its own does."""
+    if not given.is_floating_point() or given.is_meta:
+        return True
+    finite = given.to(own.dtype).isfinite()
+    return bool(finite.all()) or bool((finite | (given == own.cpu())).all())
+
+
+def digest(state: Mapping[str, Any]) -> str:
     """Returns SHA-256 over names, types, shapes and bytes, in hexadecimal; the order of the names does not matter.
 
     Args:
-        state: name to a tensor `[…]` of any shape.
+        state: name to a tensor `[…]` of any shape, or to what a module keeps beside its tensors, of which tensors and
+            plain values count.
     """
     total = hashlib.sha256()
     for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        if isinstance(state[name], Tensor):
+            _add(total, name, state[name])
+            continue
+        for path, value in tree_flatten_with_path(state[name])[0]:
+            if isinstance(value, Tensor):
+                _add(total, f"{name}{keystr(path)}", value)
+            elif isinstance(value, (bool, int, float, str, bytes)):
+                total.update(f"{name}{keystr(path)}|{value!r}|".encode())
     return total.hexdigest()
+
+
+def _add(total: hashlib._Hash, name: str, value: Tensor) -> None:
+    tensor = value.detach().cpu().contiguous()
+    total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+    total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())

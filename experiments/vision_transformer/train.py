@@ -32,7 +32,7 @@ from torch.overrides import TorchFunctionMode
 from autoprune.tasks.base import Batch
 from autoprune.tasks.datasets.images import ImageBatches, Images
 from autoprune.tasks.training.loop import derive_seed
-from autoprune.tasks.weights import read_checkpoint, write_tensors
+from autoprune.tasks.weight_files.pickled import read_checkpoint, write_tensors
 from experiments.vision_transformer.network import VisionTransformer
 from experiments.vision_transformer.task import DATA, VisionTransformerTask
 

@@ -26,8 +26,9 @@ from autoprune.pruning.surgery.configuration import follow_configuration
 from autoprune.pruning.surgery.copying import copy_network
 from autoprune.pruning.surgery.masks import Masks
 from autoprune.pruning.surgery.provenance import Provenance, PrunedShape, note_provenance, provenance_of
-from autoprune.tasks import weights
-from autoprune.tasks.weights import maps_to, write_tensors
+from autoprune.tasks.weight_files import pickled
+from autoprune.tasks.weight_files.pickled import write_tensors
+from autoprune.tasks.weight_files.state_dicts import maps_to
 
 FORMAT = 2
 
@@ -112,7 +113,7 @@ def read_checkpoint(path: Path) -> PrunedCheckpoint | None:
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint: {path}")
     try:
-        content = weights.read_checkpoint(path)
+        content = pickled.read_checkpoint(path)
     except CheckpointError:  # the reader of dense checkpoints says what is wrong with this one
         return None
     if not isinstance(content, dict) or "autoprune" not in content:

@@ -19,7 +19,8 @@ from autoprune.tasks.base import Hook, Split
 from autoprune.tasks.datasets.images import Augmentation, Images, ImageTask, Normalisation
 from autoprune.tasks.metrics import ACCURACY, TOP_5
 from autoprune.tasks.models.named import ModelChoice
-from autoprune.tasks.weights import UNREADABLE, load_weights
+from autoprune.tasks.weight_files.pickled import UNREADABLE
+from autoprune.tasks.weights import load_weights
 
 RECORDS = 10_000
 _PIXELS = 3 * 32 * 32

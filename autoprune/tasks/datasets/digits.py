@@ -20,7 +20,9 @@ from autoprune.tasks.datasets.images import Augmentation, Images, ImageTask, Nor
 from autoprune.tasks.loading.drawing import stratified_order
 from autoprune.tasks.models.named import ModelChoice, NamedModel
 from autoprune.tasks.training.loop import seeded
-from autoprune.tasks.weights import digest, fill, load_weights, maps_to, read_checkpoint, write_tensors
+from autoprune.tasks.weight_files.pickled import read_checkpoint, write_tensors
+from autoprune.tasks.weight_files.state_dicts import maps_to
+from autoprune.tasks.weights import digest, fill, load_weights
 
 FIRST_USE = TrainingPlan(epochs=25, rate=0.1, batch_size=64, seed=0)
 _FORMAT = 1

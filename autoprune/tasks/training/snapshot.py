@@ -15,7 +15,8 @@ from autoprune.errors import CheckpointError, TaskError
 from autoprune.tasks.base import Hook
 from autoprune.tasks.training.loop import device_of
 from autoprune.tasks.training.optimizers import SCALER
-from autoprune.tasks.weights import maps_to, read_checkpoint, write_tensors
+from autoprune.tasks.weight_files.pickled import read_checkpoint, write_tensors
+from autoprune.tasks.weight_files.state_dicts import maps_to
 
 FORMAT = 1
 
