@@ -115,13 +115,24 @@ def _fitted(fits: Sequence[Fit], content: Any, network: nn.Module, path: Path) -
     alike = [other.keys for other in others if rank(other.keys) == rank(fit.keys)]
     if alike:
         raise ambiguous([fit.keys, *alike], path)
-    return Weights(_complete(fit, target), plain_entries(content), remarks(fit, others, target))
+    return Weights(_complete(fit, target, path), plain_entries(content), remarks(fit, others, target))
 
 
-def _complete(fit: Fit, target: Target) -> OrderedDict[str, Any]:
-    """Returns all of a network's entries: from the file, from a twin of theirs in it, or else the network's own."""
+def _complete(fit: Fit, target: Target, path: Path) -> OrderedDict[str, Any]:
+    """Returns all of a network's entries: from the file, from a twin of theirs in it, or else the network's own.
+
+    Raises:
+        CheckpointError: what is one tensor in the network is not in the file.
+    """
     given = fit.entries()
     state: OrderedDict[str, Any] = OrderedDict()
+    for first, *twins in set(map(tuple, target.tied.values())):
+        kept = [given[name] for name in (first, *twins) if name in given]
+        if any(not other.is_meta and not torch.equal(kept[0], other) for other in kept[1:]):
+            raise CheckpointError(
+                f"checkpoint {path} holds different weights under {first} and {twins[0]}, which are one tensor in "
+                "the network; give a network whose weights are not tied"
+            )
     for name, own in target.entries.items():
         twins = [given[twin] for twin in target.tied.get(name, ()) if twin in given]
         state[name] = given[name] if name in given else twins[0] if twins else own
@@ -195,25 +206,23 @@ def _check_values(own: Mapping[str, Any], given: Mapping[str, Any], source: str)
             continue
         _check_kind(name, own[name], value, source)
         if not _is_finite(own[name], value):
+            of = "" if value.dtype == own[name].dtype else f" as {dtype_name(own[name])}"
             raise CheckpointError(
-                f"{source} holds NaN or infinite weights in {name}; take one from before training diverged"
+                f"{source} holds NaN or infinite weights in {name}{of}; take one from before training diverged"
             )
 
 
 def _check_kind(name: str, own: Tensor, given: Tensor, source: str) -> None:
     if given.is_meta and not own.is_meta:
         raise CheckpointError(f"{source} holds {name} without its values (a tensor on the meta device)")
-    if given.is_quantized or (_kind(given) != _kind(own) and not _is_exact(own, given)):
-        words = "quantised; give the weights from before" if given.is_quantized else "which would lose values"
+    both_real = own.is_floating_point() and given.is_floating_point()
+    if given.is_quantized or not (own.dtype == given.dtype or both_real or _is_exact(own, given)):
+        words = "quantised; give the weights from before" if given.is_quantized else "which does not stand for the same"
         raise CheckpointError(f"{source} holds {name} as {dtype_name(given)} instead of {dtype_name(own)}, {words}")
 
 
-def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
-    return tensor.is_floating_point(), tensor.is_complex(), tensor.dtype == torch.bool
-
-
 def _is_exact(own: Tensor, given: Tensor) -> bool:
-    """Returns whether an integer or truth value is written in another type; a float's place takes no others."""
+    """Returns whether integers or truth values stay what they are in the network's type; a weight takes none."""
     if own.is_floating_point() or own.is_complex() or given.is_complex():
         return False
     return torch.equal(given.to(own.dtype).to(given.dtype), given)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import pickle
@@ -7,14 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from autoprune.errors import CheckpointError
-from autoprune.tasks.weight_files.pickled import read_checkpoint
-from autoprune.tasks.weights import digest, load_weights, read_state_dict
+from autoprune.tasks.weight_files.pickled import read_checkpoint, write_tensors
+from autoprune.tasks.weights import digest, fill, load_weights, read_state_dict, read_weights
 
 
 class Evil:
@@ -202,3 +204,189 @@ def test_a_refusal_names_what_would_be_called(tmp_path: Path) -> None:
     torch.save({"state_dict": Evil()}, tmp_path / "evil.pt")
     with pytest.raises(CheckpointError, match=r"would execute code \(.*exec\)"):
         read_state_dict(tmp_path / "evil.pt")
+
+
+def test_plain_entries_beside_the_weights_are_kept_and_what_optimizers_keep_is_not(tmp_path: Path) -> None:
+    network = _linear()
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+    content = {
+        "model": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "lr_scheduler": {"last_epoch": 3},
+        "epoch": 3,
+        "args": argparse.Namespace(lr=0.1, milestones=[1, 2], device=torch.device("cpu")),
+        "best": np.float64(0.5),
+        "mean": torch.ones(3),
+    }
+    kept = {"epoch": 3, "args": {"lr": 0.1, "milestones": [1, 2]}, "best": 0.5}
+    path = _saved(tmp_path / "w.pt", content)
+    assert read_weights(path).others == kept
+    assert read_weights(path, network).others == kept
+    assert load_weights(network, path).others == kept
+    write_tensors(tmp_path / "others.pt", kept)
+    assert torch.load(tmp_path / "others.pt", weights_only=True) == kept
+
+
+def test_reading_for_a_network_gives_its_names_and_leaves_it_as_it_was(tmp_path: Path) -> None:
+    network, state = _linear(1), _linear(0).state_dict()
+    before = digest(network.state_dict())
+    weights = read_weights(
+        _saved(tmp_path / "w.pt", {"net": {f"model.{name}": t for name, t in state.items()}}), network
+    )
+    assert digest(weights.state) == digest(state)
+    assert digest(network.state_dict()) == before
+
+
+def test_what_a_user_should_know_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_weights(_linear(), _saved(tmp_path / "w.pt", _linear().half().state_dict()))
+    (record,) = caplog.records
+    assert record.getMessage().endswith("w.pt: converted from float16 to float32 (tensors: 2)")
+
+
+def test_without_a_network_weights_of_equal_standing_are_refused_by_name(tmp_path: Path) -> None:
+    state = _linear().state_dict()
+    with pytest.raises(CheckpointError, match="weights under first and second, and each may be meant"):
+        read_state_dict(_saved(tmp_path / "w.pt", {"first": state, "second": state | {}}))
+    small = {"weight": torch.ones(1)}
+    assert len(read_state_dict(_saved(tmp_path / "w.pt", {"first": state, "second": small}))) == 2
+    assert len(read_state_dict(_saved(tmp_path / "w.pt", {"net": small, "first": state}))) == 1
+
+
+class Namespaces:
+    """Something of the user's own."""
+
+
+class Remembering(nn.Linear):
+    """Keeps a dictionary with a tensor beside its weights."""
+
+    memory: Any = None
+
+    def get_extra_state(self) -> Any:
+        return self.memory
+
+    def set_extra_state(self, state: Any) -> None:
+        self.memory = state
+
+
+def test_extra_state_reaches_the_module_and_counts_in_the_digest(tmp_path: Path) -> None:
+    network, other = nn.Sequential(Remembering(3, 2)), nn.Sequential(Remembering(3, 2))
+    network[0].memory = {"steps": 3, "scale": torch.ones(2)}
+    load_weights(other, _saved(tmp_path / "w.pt", {"epoch": 1, "net": network.state_dict()}))
+    assert other[0].memory["steps"] == 3
+    known = digest(other.state_dict())
+    assert known == digest(network.state_dict())
+    for memory in ({"steps": 4, "scale": torch.ones(2)}, {"steps": 3, "scale": torch.zeros(2)}, {"step": 3}):
+        network[0].memory = memory
+        assert digest(network.state_dict()) != known
+
+
+def test_extra_state_of_an_unknown_class_is_refused_by_name(tmp_path: Path) -> None:
+    network = nn.Sequential(Remembering(3, 2))
+    network[0].memory = Namespaces()
+    with pytest.raises(CheckpointError, match=r"_extra_state a .*Namespaces, which would execute code"):
+        load_weights(nn.Sequential(Remembering(3, 2)), _saved(tmp_path / "w.pt", network.state_dict()))
+
+
+class Renaming(nn.Linear):
+    """Reads weights from before it was renamed."""
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        for name in [name for name in state_dict if name.startswith(f"{prefix}old_")]:
+            state_dict[name.replace("old_", "")] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def test_a_network_that_reads_older_names_by_itself_does_so(tmp_path: Path) -> None:
+    network, state = nn.Sequential(Renaming(3, 2)), _linear().state_dict()
+    older = {f"module.0.old_{name}": value for name, value in state.items()}
+    load_weights(network, _saved(tmp_path / "w.pt", {"net": older}))
+    assert torch.equal(network[0].weight, state["weight"])
+    before = digest(network.state_dict())
+    for wrong in (
+        {"0.old_weight": torch.zeros(2, 3)},
+        {**older, "extra": torch.ones(3)},
+        dict.fromkeys(older, torch.nan),
+    ):
+        bad = {name: torch.full((2, 3), value) if isinstance(value, float) else value for name, value in wrong.items()}
+        with pytest.raises(CheckpointError, match="does not fit the network Sequential"):
+            load_weights(network, _saved(tmp_path / "w.pt", bad))
+        assert digest(network.state_dict()) == before
+
+
+class Versioned(nn.Linear):
+    """Reads files of its first version otherwise."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *rest: Any) -> None:
+        if local_metadata.get("version", 1) < 2:
+            state_dict[f"{prefix}weight"] = -state_dict[f"{prefix}weight"]
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model."])
+def test_modules_know_the_version_that_they_were_saved_in(prefix: str, tmp_path: Path) -> None:
+    holder = nn.Module()
+    network = nn.Sequential(Versioned(3, 2))
+    holder.add_module(prefix[:-1] or "model", network)
+    state = holder.state_dict() if prefix else network.state_dict()
+    other = nn.Sequential(Versioned(3, 2))
+    load_weights(other, _saved(tmp_path / "w.pt", state))
+    assert torch.equal(other[0].weight, network[0].weight)
+    load_weights(other, _saved(tmp_path / "w.pt", dict(state)))
+    assert torch.equal(other[0].weight, -network[0].weight)
+
+
+def test_infinities_that_the_network_has_by_itself_are_no_fault(tmp_path: Path) -> None:
+    def masked() -> nn.Module:
+        network = nn.Linear(2, 2)
+        network.register_buffer("mask", torch.tensor([[0.0, -torch.inf], [0.0, 0.0]]))
+        return network
+
+    load_weights(masked(), _saved(tmp_path / "w.pt", masked().state_dict()))
+    with pytest.raises(CheckpointError, match="NaN or infinite weights in mask"):
+        load_weights(
+            masked(), _saved(tmp_path / "w.pt", masked().state_dict() | {"mask": torch.full((2, 2), torch.inf)})
+        )
+
+
+def test_weights_beyond_the_range_of_the_networks_type_are_refused(tmp_path: Path) -> None:
+    path = _saved(tmp_path / "w.pt", {"weight": torch.full((2, 3), 1e6), "bias": torch.ones(2)})
+    with pytest.raises(CheckpointError, match="NaN or infinite weights in weight as float16"):
+        load_weights(_linear().half(), path)
+    load_weights(_linear().bfloat16(), path)
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "fits"),
+    [
+        (torch.zeros(2, dtype=torch.int64), torch.tensor([1.0, 2.0]), True),
+        (torch.zeros(2, dtype=torch.int64), torch.tensor([1.0, 2.5]), False),
+        (torch.zeros(2, dtype=torch.int64), torch.tensor([1, 2], dtype=torch.int32), True),
+        (torch.zeros(2, dtype=torch.int8), torch.tensor([1, 200]), False),
+        (torch.zeros(2, dtype=torch.bool), torch.tensor([1, 0], dtype=torch.uint8), True),
+        (torch.zeros(2, dtype=torch.bool), torch.tensor([1, 2], dtype=torch.uint8), False),
+        (torch.zeros(2), torch.tensor([1, 2], dtype=torch.int8), False),
+        (torch.zeros(2), torch.tensor([1, 2j]), False),
+    ],
+)
+def test_entries_of_another_kind_are_taken_where_no_value_changes(own: Tensor, given: Tensor, fits: bool) -> None:
+    network = nn.Module()
+    network.register_buffer("b", own)
+    if fits:
+        fill(network, {"b": given}, "it")
+        assert network.get_buffer("b").tolist() == given.tolist()
+    else:
+        with pytest.raises(CheckpointError, match=r"it holds b as \w+ instead of"):
+            fill(network, {"b": given}, "it")
+
+
+def test_different_weights_for_what_is_one_tensor_are_refused(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    network[1].weight = network[0].weight
+    path = _saved(tmp_path / "w.pt", {"0.weight": torch.ones(2, 2), "1.weight": torch.zeros(2, 2)})
+    with pytest.raises(CheckpointError, match=r"different weights under 0\.weight and 1\.weight, which are one tensor"):
+        load_weights(network, path)
+    load_weights(network, _saved(tmp_path / "w.pt", {"0.weight": torch.ones(2, 2), "1.weight": torch.ones(2, 2)}))
+    load_weights(network, _saved(tmp_path / "w.pt", {"1.weight": torch.zeros(2, 2)}))
+    assert network[0].weight.sum() == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from autoprune.files import parse_json
 from autoprune.tasks.weight_files.foreign import what_it_is
 from autoprune.tasks.weight_files.pickled import read_checkpoint
 
-_LIKED = tuple(
-    f"{stem}{suffix}"
-    for stem in ("model", "pytorch_model", "diffusion_pytorch_model")
-    for suffix in (".safetensors", ".bin")
+_LIKED = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.bin",
 )
 _INDEX = ".index.json"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".th", ".ckpt")
@@ -43,14 +43,12 @@ def read_content(path: Path) -> Any:
 def _read_file(path: Path) -> Any:
     if path.is_symlink() and not path.exists():
         raise CheckpointError(f"checkpoint {path} is a link to {path.readlink()}, which does not exist")
-    return _read_safetensors(path) if _is_safetensors(path) else read_checkpoint(path, mapped=True)
+    return _read_safetensors(path) if path.is_file() and _is_safetensors(path) else read_checkpoint(path, mapped=True)
 
 
 def _is_safetensors(path: Path) -> bool:
     """Returns whether a file begins as safetensors do: the length of a header, then the header, in JSON."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return False
         with path.open("rb") as file:
             head = file.read(9)
     except OSError:  # who reads it says why
@@ -94,7 +92,7 @@ def _read_folder(path: Path) -> Any:
     inside = sorted(child.parent.name for each in _LIKED for child in path.glob(f"*/{each}*"))
     hint = f"; give one of the folders in it ({_some(list(dict.fromkeys(inside)))})" if inside else ""
     raise CheckpointError(
-        f"checkpoint {path} is a folder without weights; expected {_LIKED[0]}, {_LIKED[2]} or one file of weights"
+        f"checkpoint {path} is a folder without weights; expected model.safetensors, pytorch_model.bin or one other"
         f"{hint or f', found {_some(names)}' if names else ', but it is empty'}"
     )
 
@@ -132,8 +130,7 @@ def _read_shards(index: Path) -> dict[str, Any]:
         raise CheckpointError(f"{index} {_no_index(index)}")
     if missing := [name for name in names if not (index.parent / name).exists()]:
         raise CheckpointError(
-            f"{index} lists {len(names)} files, of which {len(missing)} are missing ({_some(missing)}); "
-            "they belong beside it"
+            f"{index} lists {len(names)} files, but there is no {_some(missing)}; they belong beside it"
         )
     state: dict[str, Any] = {}
     for name in names:

@@ -102,14 +102,22 @@ def remarks(fit: Fit, others: Sequence[Fit], target: Target) -> list[str]:
         more = listed([".".join(other.keys) or "its top" for other in others])
         said.append(f"{'.'.join(fit.keys) or 'its top'} is taken; the weights under {more} would fit as well")
     if fit.left_out:
-        said.append(f"left out, as the network has no such entries: {listed(fit.left_out)}")
+        said.append(f"left out, as the network has no such entries: {listed(_by_module(fit.left_out))}")
     if fit.source.masked:
-        said.append(f"the masks of torch.nn.utils.prune are applied to {fit.source.masked} weights, and are not kept")
+        said.append(f"the masks of torch.nn.utils.prune are applied, and not kept (layers masked: {fit.source.masked})")
     pairs = [(value, target.entries[name]) for name, value in fit.entries().items() if isinstance(value, Tensor)]
     converted = Counter(
         (dtype_name(a), dtype_name(b)) for a, b in pairs if a.dtype != b.dtype and a.is_floating_point()
     )
-    return said + [f"{count} tensors are converted from {a} to {b}" for (a, b), count in converted.items()]
+    return said + [f"converted from {a} to {b} (tensors: {count})" for (a, b), count in converted.items()]
+
+
+def _by_module(names: Sequence[str]) -> list[str]:
+    """Returns names with those of one outermost module as one."""
+    count = Counter(name.partition(".")[0] for name in names)
+    return list(
+        dict.fromkeys(f"{top}.* ({count[top]})" if count[top := name.partition(".")[0]] > 1 else name for name in names)
+    )
 
 
 def dtype_name(tensor: Tensor) -> str:

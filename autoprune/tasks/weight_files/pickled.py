@@ -6,7 +6,6 @@ import errno
 import io
 import pickle
 import re
-import stat
 import struct
 import threading
 import warnings
@@ -45,9 +44,9 @@ def read_checkpoint(path: Path, mapped: bool = False) -> Any:
     Raises:
         CheckpointError: the file is missing or damaged, is no checkpoint, or would execute code on loading.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():  # which could block for ever
+        raise CheckpointError(f"checkpoint {path} is no regular file; {_EXPECTED}")
     try:
-        if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
-            raise CheckpointError(f"checkpoint {path} is no regular file; {_EXPECTED}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of pickle protocols and TorchScript before it raises
             return settle(_load(path, mapped and _is_plain_zip(path)))
