@@ -57,7 +57,7 @@ class TaskSection(Section):
     name: Annotated[str, AfterValidator(_task_name)] = "digits"
     data: ExistingPath | None = None
     model: Annotated[str, named("model")] | None = None
-    checkpoint: ExistingFile | None = None
+    checkpoint: ExistingPath | None = None
     masks: Literal["hold", "drop"] = "hold"
 
 

@@ -59,7 +59,7 @@ def read_weights(path: Path, network: nn.Module | None = None) -> Weights:
         return _fitted(best_fits(Target.of(network), found), content, network, path)
     first, *others = preferred(found)
     if others:
-        raise ambiguous([each.place for each in (first, *others)], path)
+        raise ambiguous([each.keys for each in (first, *others)], path)
     return Weights(without_wrappers(first.entries), plain_entries(content))
 
 

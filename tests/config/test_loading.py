@@ -207,9 +207,11 @@ def test_missing_files_are_faults_with_the_nearest_name(here):
     assert (
         found[0] == f"e.yaml:1:38: task.data: no such file or folder: no/where; the folder {here / 'no'} does not exist"
     )
-    assert found[1] == f"e.yaml:1:20: task.checkpoint: no such file: resnet2.th; nearest: {here / 'resnet20.th'}"
+    assert (
+        found[1] == f"e.yaml:1:20: task.checkpoint: no such file or folder: resnet2.th; nearest: {here / 'resnet20.th'}"
+    )
     assert found[2].startswith("e.yaml:2:21: sensitivity.file: no such file: x.json")
-    assert faults(None, {"task.checkpoint": "."}) == ["--checkpoint: . is a folder; expected a file"]
+    assert faults(None, {"sensitivity.file": "."}) == ["sensitivity.file: . is a folder; expected a file"]
 
 
 def test_a_space_file_is_read_and_its_faults_have_its_own_places(here):

@@ -256,7 +256,7 @@ class Namespaces:
     """Something of the user's own."""
 
 
-class Remembering(nn.Linear):
+class Stateful(nn.Linear):
     """Keeps a dictionary with a tensor beside its weights."""
 
     memory: Any = None
@@ -269,7 +269,7 @@ class Remembering(nn.Linear):
 
 
 def test_extra_state_reaches_the_module_and_counts_in_the_digest(tmp_path: Path) -> None:
-    network, other = nn.Sequential(Remembering(3, 2)), nn.Sequential(Remembering(3, 2))
+    network, other = nn.Sequential(Stateful(3, 2)), nn.Sequential(Stateful(3, 2))
     network[0].memory = {"steps": 3, "scale": torch.ones(2)}
     load_weights(other, _saved(tmp_path / "w.pt", {"epoch": 1, "net": network.state_dict()}))
     assert other[0].memory["steps"] == 3
@@ -281,10 +281,10 @@ def test_extra_state_reaches_the_module_and_counts_in_the_digest(tmp_path: Path)
 
 
 def test_extra_state_of_an_unknown_class_is_refused_by_name(tmp_path: Path) -> None:
-    network = nn.Sequential(Remembering(3, 2))
+    network = nn.Sequential(Stateful(3, 2))
     network[0].memory = Namespaces()
     with pytest.raises(CheckpointError, match=r"_extra_state a .*Namespaces, which would execute code"):
-        load_weights(nn.Sequential(Remembering(3, 2)), _saved(tmp_path / "w.pt", network.state_dict()))
+        load_weights(nn.Sequential(Stateful(3, 2)), _saved(tmp_path / "w.pt", network.state_dict()))
 
 
 class Renaming(nn.Linear):
@@ -390,3 +390,10 @@ def test_different_weights_for_what_is_one_tensor_are_refused(tmp_path: Path) ->
     load_weights(network, _saved(tmp_path / "w.pt", {"0.weight": torch.ones(2, 2), "1.weight": torch.ones(2, 2)}))
     load_weights(network, _saved(tmp_path / "w.pt", {"1.weight": torch.zeros(2, 2)}))
     assert network[0].weight.sum() == 0
+
+
+def test_a_message_stays_one_line_whatever_the_names_are(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(_linear(), _saved(tmp_path / "w.pt", {"a\nb": torch.ones(3), "\x1b[31m": torch.ones(3)}))
+    assert "\n" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)

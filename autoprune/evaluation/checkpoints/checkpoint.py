@@ -110,13 +110,14 @@ def read_checkpoint(path: Path) -> PrunedCheckpoint | None:
     Raises:
         CheckpointError: the file is missing, another release wrote it, or it is damaged.
     """
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(f"no such checkpoint: {path}")
     try:
+        content = pickled.read_checkpoint(path, mapped=True)  # of files that are not ours nothing is read but names
+        if not isinstance(content, dict) or "autoprune" not in content:
+            return None
         content = pickled.read_checkpoint(path)
     except CheckpointError:  # the reader of dense checkpoints says what is wrong with this one
-        return None
-    if not isinstance(content, dict) or "autoprune" not in content:
         return None
     version = content.pop("autoprune")
     if version != FORMAT:

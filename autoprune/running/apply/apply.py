@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -241,8 +242,9 @@ def _holds_searched(recorded: RecordedResult, experiment: Experiment, path: Path
     """
     file = experiment.task.checkpoint
     assert file is not None, "it was given"
-    if recorded.holds_for(digest(read_state_dict(file))):
-        return True
+    with suppress(CheckpointError):  # which weights are meant only the network may tell
+        if recorded.holds_for(digest(read_state_dict(file))):
+            return True
     # The file may leave out what the network has by itself (counters of batches); compare what is loaded.
     task = task_of(experiment)
     try:

@@ -92,7 +92,8 @@ def _read_folder(path: Path) -> Any:
     inside = sorted(child.parent.name for each in _LIKED for child in path.glob(f"*/{each}*"))
     hint = f"; give one of the folders in it ({_some(list(dict.fromkeys(inside)))})" if inside else ""
     raise CheckpointError(
-        f"checkpoint {path} is a folder without weights; expected model.safetensors, pytorch_model.bin or one other"
+        f"checkpoint {path} is a folder without weights; expected model.safetensors, pytorch_model.bin or one file of "
+        "weights"
         f"{hint or f', found {_some(names)}' if names else ', but it is empty'}"
     )
 

@@ -83,7 +83,7 @@ class Fit:
     @property
     def keys(self) -> tuple[str, ...]:
         """The keys that lead to the weights, and what their names begin with."""
-        return (*self.source.place, *self.removed.split(".")[:-1])
+        return (*self.source.keys, *self.removed.split(".")[:-1])
 
     def entries(self) -> dict[str, Any]:
         """Returns the file's entries under the network's names."""
@@ -167,7 +167,7 @@ def _with_masks_applied(target: Target, source: StateDict) -> StateDict:
     for mask, name in masked.items():
         weight, kept = entries.pop(f"{name}{_MASKED}"), entries.pop(mask)
         entries[name] = weight * kept if weight.shape == kept.shape else weight
-    return StateDict(source.place, entries, source.versions, masked=len(masked))
+    return StateDict(source.keys, entries, source.versions, masked=len(masked))
 
 
 def _prefixes(ours: Iterable[str], theirs: Iterable[str]) -> list[tuple[str, str]]:

@@ -41,12 +41,12 @@ def _describe(content: Any) -> str:
     )
 
 
-def ambiguous(places: Sequence[Sequence[str]], path: Path) -> CheckpointError:
-    """Returns the error for several state dicts of which each may be meant; `places` are the keys that lead to them."""
-    names = [".".join(place) or "its top" for place in places]
+def ambiguous(found: Sequence[Sequence[str]], path: Path) -> CheckpointError:
+    """Returns the error for several state dicts of which each may be meant; `found` are the keys that lead to them."""
+    names = [".".join(keys) or "its top" for keys in found]
     return CheckpointError(
-        f"checkpoint {path} holds weights under {' and '.join(names[:_SHOWN])}, and each may be meant; save those "
-        "that are by themselves: torch.save(state_dict, 'weights.pt')"
+        f"checkpoint {path} holds weights under {' and '.join(names[:_SHOWN])}, and each may be meant; save the "
+        "right ones by themselves: torch.save(state_dict, 'weights.pt')"
     )
 
 
@@ -75,7 +75,7 @@ def misfit(fit: Fit, target: Target, kind: str, content: Any = None) -> str:
 
 
 def _reading(fit: Fit) -> str:
-    words = [f"in its entry {'.'.join(fit.source.place)}"] if fit.source.place else []
+    words = [f"in its entry {'.'.join(fit.source.keys)}"] if fit.source.keys else []
     words += [f"without the prefix {fit.removed!r}"] if fit.removed else []
     words += [f"with the prefix {fit.added!r}"] if fit.added else []
     return f"({', '.join(words)}) " if words else ""
@@ -128,4 +128,4 @@ def dtype_name(tensor: Tensor) -> str:
 def listed(names: Sequence[str]) -> str:
     """Returns the first few names, and how many more there are."""
     more = len(names) - _SHOWN
-    return printable(", ".join(names[:_SHOWN])) + (f" and {more} more" if more > 0 else "")
+    return printable(", ".join(names[:_SHOWN])).replace("\n", "\\n") + (f" and {more} more" if more > 0 else "")

@@ -11,8 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from autoprune.errors import printable
-
 _CLASSES = frozenset(
     "datetime.datetime datetime.date datetime.time datetime.timedelta datetime.timezone functools.partial".split()
 )
@@ -170,8 +168,3 @@ def _settled(value: Any, done: dict[int, tuple[Any, Any]]) -> Any:
         parts = [part for part in value.arguments if isinstance(part, str)]
         return str(PurePosixPath(*parts))
     return value
-
-
-def named(record: Record) -> str:
-    """Returns the name of a record's class as it may be shown."""
-    return printable(record.name)[:100]

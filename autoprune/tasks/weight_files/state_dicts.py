@@ -18,6 +18,7 @@ PREFERRED = ("state_dict", "model_state_dict", "model", "module", "network", "ne
 """Of entries that fit equally well the first of these is taken; averages come last."""
 _AVERAGES = frozenset("ema averaged average avg swa shadow teacher target momentum".split())
 _OF_TRAINING = re.compile(r"optimizer|scheduler|(?:^|_)(?:optims?|opts?|sched|scaler|rng)(?:_|$)", re.IGNORECASE)
+_SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 _DEPTH = 4
 
 
@@ -26,13 +27,13 @@ class StateDict:
     """The tensors in one dictionary of a file.
 
     Attributes:
-        place: the keys that lead to it.
+        keys: those that lead to it, in the file.
         entries: name to a tensor `[…]`, or to what a module keeps beside its tensors (`get_extra_state`).
         versions: of the modules, which `state_dict()` keeps apart; module to its entries.
         masked: how many weights were multiplied with masks that lay beside them.
     """
 
-    place: tuple[str, ...]
+    keys: tuple[str, ...]
     entries: Mapping[str, Any]
     versions: Mapping[str, Any] = field(default_factory=dict)
     masked: int = 0
@@ -43,29 +44,31 @@ class StateDict:
         return {name: value for name, value in self.entries.items() if isinstance(value, Tensor)}
 
 
-def find_state_dicts(content: Any, place: tuple[str, ...] = ()) -> Iterator[StateDict]:
+def find_state_dicts(content: Any, keys: tuple[str, ...] = ()) -> Iterator[StateDict]:
     """Returns the dictionaries with tensors in a file's content, the outer ones first.
 
     What belongs to optimizers, schedules and random generators is passed over, by the names that it is under.
 
     Args:
         content: as it was read.
-        place: the keys that led to it.
+        keys: the keys that led to it.
     """
-    if not isinstance(content, Mapping) or len(place) > _DEPTH:
+    if not isinstance(content, Mapping) or len(keys) > _DEPTH:
         return
     entries = {name: _entry(name, value) for name, value in content.items() if isinstance(name, str)}
     entries = {name: value for name, value in entries.items() if value is not None}
     if any(isinstance(value, Tensor) for value in entries.values()):
-        yield StateDict(place, entries, _versions(content))
+        yield StateDict(keys, entries, _versions(content))
     for name, value in content.items():
         if isinstance(name, str) and name not in entries and not _OF_TRAINING.search(name):
-            yield from find_state_dicts(value, (*place, name))
+            yield from find_state_dicts(value, (*keys, name))
 
 
 def _entry(name: str, value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
         return torch.from_numpy(value)
+    if isinstance(value, Tensor) and value.layout in _SPARSE:
+        return value.to_dense()
     return value if isinstance(value, Tensor) or name.endswith(EXTRA_STATE) else None
 
 
@@ -80,11 +83,11 @@ def joined(found: Sequence[StateDict]) -> list[StateDict]:
     """Returns, for each dictionary of several state dicts, what they are together: those of a network's parts."""
     parts: dict[tuple[str, ...], dict[str, Any]] = {}
     for each in found:
-        for depth in range(len(each.place)):
-            prefix = "".join(f"{key}." for key in each.place[depth:])
-            whole = parts.setdefault(each.place[:depth], {})
+        for depth in range(len(each.keys) + 1):
+            prefix = "".join(f"{key}." for key in each.keys[depth:])
+            whole = parts.setdefault(each.keys[:depth], {})
             whole |= {f"{prefix}{name}": value for name, value in each.entries.items()}
-    return [StateDict(place, entries) for place, entries in parts.items()]
+    return [StateDict(keys, entries) for keys, entries in parts.items()]
 
 
 def rank(keys: Sequence[str]) -> tuple[Any, ...]:
@@ -110,8 +113,8 @@ def preferred(found: Sequence[StateDict]) -> list[StateDict]:
     """
 
     def order(each: StateDict) -> tuple[Any, ...]:
-        known = bool(each.place) and all(_rank(key) < len(PREFERRED) for key in each.place)
-        return (0, rank(each.place)) if known else (1, -len(each.entries), max(map(_rank, each.place), default=-1))
+        known = bool(each.keys) and all(_rank(key) < len(PREFERRED) for key in each.keys)
+        return (0, rank(each.keys)) if known else (1, -len(each.entries), max(map(_rank, each.keys), default=-1))
 
     first = min(map(order, found))
     return [each for each in found if order(each) == first]

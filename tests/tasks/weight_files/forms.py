@@ -73,12 +73,10 @@ def load(form: Form, folder: Path, network: nn.Module) -> tuple[nn.Module, Weigh
         return trained, load_weights(network, path)
 
 
-def said(form: Form, folder: Path) -> str:
-    """Returns what loading a form says, without the folder: empty where it is loaded and nothing is said."""
-    try:
-        return "; ".join(load(form, folder, build(form.kind, 1))[1].remarks)
-    except CheckpointError as error:
-        return str(error).replace(f"{folder}/", "").replace(str(folder), "FOLDER")
+def row(form: Form, words: str, folder: Path) -> str:
+    """Returns a form's row of the documentation's table: what was said on it in that folder."""
+    bare = words.removeprefix("checkpoint ").replace(f"{folder}/", "").replace(str(folder), "FOLDER")
+    return f"| {form.name} | {bare} |"
 
 
 def table(forms: Sequence[Form], heading: str) -> str:
@@ -86,9 +84,12 @@ def table(forms: Sequence[Form], heading: str) -> str:
     rows = []
     for form in forms:
         with tempfile.TemporaryDirectory() as folder:
-            words = said(form, Path(folder)).removeprefix("checkpoint ")
-        rows.append(f"| {form.name} | {words} |")
-    return "\n".join([f"| {heading} | what is said |", "| --- | --- |", *rows]) + "\n"
+            try:
+                words = "; ".join(load(form, Path(folder), build(form.kind, 1))[1].remarks)
+            except CheckpointError as error:
+                words = str(error)
+            rows.append(row(form, words, Path(folder)))
+    return "\n".join([f"| {heading} | said |", "| --- | --- |", *rows]) + "\n"
 
 
 _POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 46827520\n"
@@ -179,6 +180,7 @@ LOADING = [
         "parameters in place of tensors",
         saved(lambda s: {n: nn.Parameter(t, requires_grad=False) for n, t in s.items()}),
     ),
+    Form("sparse tensors", saved(lambda s: {**s, "l.weight": s["l.weight"].to_sparse()})),
     Form(
         "float16", saved(lambda s: writers.halved(s, torch.float16)), "converted from float16 to float32 (tensors: 8)"
     ),
@@ -218,7 +220,7 @@ REFUSED = [
     Form(
         "several entries that fit, of unknown names",
         saved(lambda s: {"first": s, "second": {n: t + 1 for n, t in s.items()}}),
-        "holds weights under first and second, and each may be meant; save those that are by themselves",
+        "holds weights under first and second, and each may be meant; save the right ones by themselves",
     ),
     Form(
         "another network's",

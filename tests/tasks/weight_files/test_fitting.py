@@ -42,18 +42,18 @@ keys = st.sampled_from(["state_dict", "model", "ema", "my weights", "checkpoint"
 
 @settings(max_examples=80, deadline=None)
 @given(
-    place=st.lists(keys, max_size=3),
+    nested=st.lists(keys, max_size=3),
     prefix=st.lists(segments, max_size=3),
     kind=st.sampled_from([Net, Inner, lambda: nn.DataParallel(Net())]),
     beside=st.booleans(),
 )
 def test_weights_are_found_under_any_keys_and_prefix(
-    place: list[str], prefix: list[str], kind: Any, beside: bool
+    nested: list[str], prefix: list[str], kind: Any, beside: bool
 ) -> None:
     content: Any = prefixed("".join(f"{each}." for each in prefix), STATE)
     if beside:
         content |= {"epoch": 3}
-    for key in reversed(place):
+    for key in reversed(nested):
         content = {key: content, "step": 4}
     network = kind()
     assert _is_given(_best(network, content), network)
@@ -62,11 +62,11 @@ def test_weights_are_found_under_any_keys_and_prefix(
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_the_message_is_on_the_nearest_reading(data: st.DataObject) -> None:
-    place = data.draw(st.lists(keys, max_size=2))
+    nested = data.draw(st.lists(keys, max_size=2))
     prefix = data.draw(st.sampled_from(["", "module.", "model.", "x.y."]))
     lost = data.draw(st.sampled_from(sorted(set(STATE) - {"n.num_batches_tracked"})))
     content: Any = prefixed(prefix, {name: value for name, value in STATE.items() if name != lost})
-    for key in reversed(place):
+    for key in reversed(nested):
         content = {key: content, "other": {"w": torch.ones(3)}}
     fit = _best(Net(), content)
     assert list(fit.missing) == [lost]

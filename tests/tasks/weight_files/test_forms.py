@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import CheckpointError
+from tests.repository import REPOSITORY
 from tests.tasks.weight_files.forms import (
     LOADING,
     REFUSED,
@@ -15,7 +16,10 @@ from tests.tasks.weight_files.forms import (
     build,
     inner,
     load,
+    row,
 )
+
+PAGE = (REPOSITORY / "docs" / "checkpoints.md").read_text().splitlines()
 
 
 def _needs(form: Form) -> None:
@@ -37,6 +41,7 @@ def test_forms_that_people_have_are_loaded_and_what_they_should_know_is_said(for
         torch.testing.assert_close(loaded, given, rtol=0 if exact else 1e-2, atol=0)
     assert form.said in "; ".join(weights.remarks)
     assert bool(form.said) == bool(weights.remarks)
+    assert row(form, "; ".join(weights.remarks), tmp_path) in PAGE
 
 
 @pytest.mark.parametrize("form", REFUSED, ids=lambda form: form.name)
@@ -45,5 +50,5 @@ def test_what_is_no_weights_of_it_is_refused_in_words_and_the_network_stays(form
     with pytest.raises(CheckpointError) as caught:
         load(form, tmp_path, network)
     assert form.said in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert row(form, str(caught.value), tmp_path) in PAGE
     assert all(map(torch.equal, _tensors(network), _tensors(build(form.kind, 1))))
