@@ -136,11 +136,15 @@ _TYPES = {"N": _whole, "X": _amount, "S": _amount}
 
 _SETTINGS = {
     "--task": ("task.name", "NAME", "a built-in task, or package.module:attribute (default: digits)"),
-    "--model": ("task.model", "NAME", "a bundled network, or package.module:callable"),
+    "--model": (
+        "task.model",
+        "NAME",
+        "a bundled network, timm:NAME, torchvision:NAME, hf:FOLDER, or package.module:callable",
+    ),
     "--checkpoint": ("task.checkpoint", "FILE", "the network's weights, or a file of autoprune's to go on from"),
     "--masks": ("task.masks", "MODE", "hold (default) or drop what such a file holds at zero"),
     "--relative-to": ("search.relative_to", "NETWORK", "what fractions are of: given (default) or first (see docs)"),
-    "--data": ("task.data", "DIR", "where a built-in task finds its data"),
+    "--data": ("task.data", "PATH", "where a built-in task finds its data"),
     "--device": ("run.device", "NAME", "auto, cpu or cuda (default: auto)"),
     "--budget": ("budget", "LIMITS", "flops=0.5 or flops=20M,params=0.6 (also: size)"),
     "--searcher": ("search.searcher", "NAME", "default: auto; `autoprune list searchers`, or package.module:Class"),

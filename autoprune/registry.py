@@ -18,6 +18,9 @@ from autoprune.errors import PluginError, UnknownName
 TASKS: Mapping[str, str] = {
     "digits": "autoprune.tasks.datasets.digits:DigitsTask",
     "cifar10": "autoprune.tasks.datasets.cifar10:Cifar10Task",
+    "image_folder": "autoprune.tasks.adapters.images.image_folder:image_folder",
+    "text_classification": "autoprune.tasks.adapters.texts.tasks:text_classification",
+    "language_model": "autoprune.tasks.adapters.texts.tasks:language_model",
 }
 
 MODELS: Mapping[str, str] = {
@@ -28,6 +31,13 @@ MODELS: Mapping[str, str] = {
     "resnet56": "autoprune.tasks.models.cifar_resnet:resnet56",
     "resnet110": "autoprune.tasks.models.cifar_resnet:resnet110",
 }
+
+LIBRARIES: Mapping[str, str] = {
+    "timm": "autoprune.tasks.adapters.networks.zoos:timm_model",
+    "torchvision": "autoprune.tasks.adapters.networks.zoos:torchvision_model",
+    "hf": "autoprune.tasks.adapters.networks.huggingface:hf_model",
+}
+"""What comes before the names of other libraries' networks: `timm:NAME`, `torchvision:NAME`, `hf:FOLDER`."""
 
 PRUNERS: Mapping[str, str] = {
     "l1_filter": "autoprune.pruning.pruner:L1_FILTER",
@@ -187,9 +197,20 @@ def singular(table: str) -> str:
     return next((kind for kind, plural in _PLURALS.items() if plural == table), table.removesuffix("s"))
 
 
+def library_of(model: str) -> str | None:
+    """Returns the prefix of the library whose network a name stands for; None where it has none."""
+    prefix, colon, _ = model.partition(":")
+    return prefix if colon and prefix in LIBRARIES else None
+
+
+def is_bundled(kind: str, name: str) -> bool:
+    """Returns whether a name is one of a table, or of another library's network: no code of the user's."""
+    return name in table(kind) or (kind == "model" and library_of(name) is not None)
+
+
 def is_own(kind: str, name: str) -> bool:
     """Returns whether a name stands for the user's own code: `package.module:attribute`, and in no table."""
-    return name not in table(kind) and plugins.is_reference(name)
+    return not is_bundled(kind, name) and plugins.is_reference(name)
 
 
 def check(kind: str, name: str) -> str:
@@ -199,9 +220,11 @@ def check(kind: str, name: str) -> str:
         UnknownName: it is in no table, has not the form `package.module:attribute`, and is no other form of a pattern's
             name; the message holds the nearest name.
     """
-    forms = f"; {PATTERN_FORMS}" if kind == "pattern" else ""
-    known = name in table(kind) or is_own(kind, name)
-    if not known and not (forms and (block_shape(name) or n_and_m(name))):
+    forms = {"pattern": f"; {PATTERN_FORMS}", "model": "; timm:NAME, torchvision:NAME, hf:FOLDER"}.get(kind, "")
+    known = is_bundled(kind, name) or is_own(kind, name)
+    if kind == "model" and library_of(name) and not name.partition(":")[2].strip():
+        raise UnknownName(kind, name, table(kind), f"{forms}: the name is missing")
+    if not known and not (kind == "pattern" and (block_shape(name) or n_and_m(name))):
         raise UnknownName(kind, name, table(kind), f"{forms}; or your own as package.module:attribute")
     return name
 
@@ -217,7 +240,9 @@ def resolve(kind: str, name: str) -> Any:
         PluginError: the user's module cannot be imported, has no such attribute, or that is of another kind.
     """
     if not is_own(kind, name):
-        return _imported(table(kind)[check(kind, name)])
+        check(kind, name)
+        library = library_of(name) if kind == "model" else None
+        return _imported(LIBRARIES[library] if library else table(kind)[name])
     found = plugins.load(name)
     if kind in _CLASSES:
         expected = _imported(_CLASSES[kind])

@@ -71,8 +71,8 @@ def _defaults(arguments: argparse.Namespace, pruned: PrunedCheckpoint | None) ->
     if "task.name" not in arguments.settings and pruned.task not in registry.TASKS:
         whose = f"was pruned on task {pruned.task!r}" if pruned.task else "names no task"
         raise UserError(f"{arguments.file} {whose}; name it with --task to have it imported")
-    named = {"task.name": (pruned.task, registry.TASKS), "task.model": (pruned.model, registry.MODELS)}
-    return {key: name for key, (name, bundled) in named.items() if name in bundled}
+    named = {"task.name": ("task", pruned.task), "task.model": ("model", pruned.model)}
+    return {key: name for key, (kind, name) in named.items() if registry.is_bundled(kind, name)}
 
 
 def _evaluate(

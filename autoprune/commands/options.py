@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,4 +75,5 @@ def task_options(experiment: Experiment) -> list[str]:
     """Returns the options that name an experiment's task again, as they are typed."""
     task = experiment.task
     options = [("--task", task.name), ("--data", task.data), ("--model", task.model)]
+    options += [("--set", f"task.options.{name}={json.dumps(value)}") for name, value in task.options.items()]
     return [part for name, value in options if value is not None for part in (name, str(value))]

@@ -28,6 +28,11 @@ def named(kind: str) -> AfterValidator:
     return AfterValidator(lambda name: registry.check(kind, name))
 
 
+def _model_name(name: str) -> str:
+    prefix, _, rest = registry.check("model", name).partition(":")
+    return f"hf:{existing(parse_path(rest), 'file or folder')}" if prefix == "hf" else name
+
+
 def _task_name(name: str) -> str:
     return name if ":" in name else registry.check("task", name)  # a task passed in from Python has any name
 
@@ -51,12 +56,14 @@ class Section(BaseModel):
 class TaskSection(Section):
     """Network, weights and data; None leaves the choice to the task.
 
-    `masks` says whether what is held at zero in a checkpoint of autoprune's stays there.
+    `options` are a built-in task's own, such as the `image_size` of image folders. `masks` says whether what is held at
+    zero in a checkpoint of autoprune's stays there.
     """
 
     name: Annotated[str, AfterValidator(_task_name)] = "digits"
     data: ExistingPath | None = None
-    model: Annotated[str, named("model")] | None = None
+    model: Annotated[str, AfterValidator(_model_name)] | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
     checkpoint: ExistingPath | None = None
     masks: Literal["hold", "drop"] = "hold"
 

@@ -188,7 +188,7 @@ def task_of(experiment: Experiment, progress: Hook | None = None) -> Task:
             f"the run was started from Python with task {section.name.removeprefix(FROM_PYTHON)!r}, which its folder "
             "cannot build: name it with --task package.module:attribute, or go on in Python"
         )
-    return build_task(section.name, section.model, section.data, progress)
+    return build_task(section.name, section.model, section.data, progress, section.options)
 
 
 def prepare(experiment: Experiment, display: Display) -> Setup:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -167,20 +168,30 @@ def _check_data(name: str, data: object) -> None:
 
 
 def with_model(task: Task, model: NamedModel) -> Task:
-    """Returns a task with another network; the rest is the task's."""
+    """Returns a task with another network, and its weights if it brings any; the rest is the task's."""
     if isinstance(task, SimpleTask):
         task = replace(task, network=model.build)
     members = {member: getattr(task, member) for member in _MEMBERS}
-    return cast(Task, SimpleNamespace(**members | {"network": model.build, "model_name": model.name}))
+    members |= {"network": model.build, "model_name": model.name, "load": model.load or task.load}
+    return cast(Task, SimpleNamespace(**members))
 
 
-def build_task(name: str, model: str | None = None, data: Path | None = None, progress: Hook | None = None) -> Task:
+def build_task(
+    name: str,
+    model: str | None = None,
+    data: Path | None = None,
+    progress: Hook | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Task:
     """Returns the task of a registry name or of `package.module:attribute`, a task or a callable that returns one.
 
     Args:
-        model: replaces the task's network: a registry name, or `package.module:callable`.
-        data: the folder of a built-in task's data.
+        name: the task's.
+        model: replaces the task's network: a registry name, that of another library (`timm:resnet18`), or
+            `package.module:callable`.
+        data: the folder or file of a built-in task's data.
         progress: called while a built-in task trains its network on first use.
+        options: a built-in task's own settings.
 
     Raises:
         UnknownName: no such task or model.
@@ -189,7 +200,12 @@ def build_task(name: str, model: str | None = None, data: Path | None = None, pr
         DataError: a built-in task's data are missing or damaged.
     """
     if not is_own("task", name):
-        return cast(Task, resolve("task", name)(model=model, data=data, progress=progress))
+        builder, own = resolve("task", name), {"options": options} if options else {}
+        if own and "options" not in inspect.signature(builder).parameters:
+            raise TaskError(f"task {name!r} has no options; leave out task.options ({', '.join(own['options'])})")
+        return cast(Task, builder(model=model, data=data, progress=progress, **own))
+    if options:
+        raise TaskError(f"task {name!r} is your own; task.options ({', '.join(options)}) are for built-in ones")
     if data is not None:
         raise TaskError(f"task {name!r} brings its own data; --data is for {', '.join(TASKS)} only, leave it out")
     task = as_task(resolve("task", name), name)

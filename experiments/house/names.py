@@ -92,7 +92,13 @@ EXEMPT = {
     "autoprune/tasks/datasets/digits.py": ("images", "*_images"),  # scikit-learn's pictures
     "autoprune/tasks/datasets/images.py": ("images", "mirrored*"),  # pictures, flipped and cropped
     "experiments/vision_transformer/task.py": ("images", "*_images"),  # as in cifar10.py
+    "autoprune/tasks/adapters/images/files.py": ("*_images",),  # pictures in folders
+    "autoprune/tasks/adapters/images/image_folder.py": ("images",),
+    "examples/digits_images.py": ("*_images",),
+    "tests/tasks/adapters/images/folders.py": ("*_images",),
+    "tests/tasks/adapters/images/test_image_folder.py": ("*_images",),
     "tests/tasks/datasets/test_images.py": ("images",),
+    "tests/zoo/test_adapters.py": ("images", "*_images"),
 }
 """File to the old names that are other things there."""
 

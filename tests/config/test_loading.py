@@ -74,8 +74,8 @@ def test_every_fault_is_reported_at_once_each_with_its_place(here):
         [
             "e.yaml:7:1: 'pruner' is given twice (first in line 6)",
             "--set nonsense: should read KEY=VALUE, for example --set evaluation.samples=1000",
-            "e.yaml:1:14: task.name: unknown task 'digts'; did you mean 'digits'?; known: cifar10, digits; "
-            "or your own as package.module:attribute",
+            "e.yaml:1:14: task.name: unknown task 'digts'; did you mean 'digits'?; known: cifar10, digits, "
+            "image_folder, language_model, text_classification; or your own as package.module:attribute",
             "e.yaml:3:11: search.trials: should be a whole number but is 'abc'",
             "e.yaml:5:3: evaluation.sampels: unknown key; did you mean 'samples'?",
             next(

@@ -104,8 +104,8 @@ def _experiment(
     """Returns the settings of the training that wrote the file, or those of the task that it names."""
     if source.experiment is not None:
         return load_experiment(source.experiment, given, ["task.checkpoint=null", *sets])
-    named = {"task.name": (stored.task, registry.TASKS), "task.model": (stored.model, registry.MODELS)}
-    known = {key: name for key, (name, bundled) in named.items() if name in bundled}
+    named = {"task.name": ("task", stored.task), "task.model": ("model", stored.model)}
+    known = {key: name for key, (kind, name) in named.items() if registry.is_bundled(kind, name)}
     if "task.name" not in {**known, **given}:
         whose = f"was pruned on task {stored.task!r}" if stored.task else "names no task"
         raise UserError(f"{source.path} {whose}; name it with --task to have it imported")

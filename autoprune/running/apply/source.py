@@ -137,7 +137,8 @@ class BestFile:
 
 
 def _is_code(kind: str, name: str) -> bool:
-    return registry.is_own(kind, name) or (kind in ("task", "model") and ":" in name)
+    named = kind in ("task", "model") and ":" in name and not registry.is_bundled(kind, name)
+    return registry.is_own(kind, name) or named
 
 
 def find_source(text: str, trial: int | None, tracking_uri: str | None) -> TrialSource | BestFile | CheckpointFile:

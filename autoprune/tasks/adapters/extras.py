@@ -8,6 +8,9 @@ from types import ModuleType
 import torch
 
 from autoprune.errors import UserError
+from autoprune.tasks.adapters.torchvision_operators import complete_torchvision
+
+_ON_TORCHVISION = ("torchvision", "timm", "transformers")
 
 
 def import_extra(name: str, extra: str) -> ModuleType:
@@ -21,6 +24,8 @@ def import_extra(name: str, extra: str) -> ModuleType:
         UserError: it is not installed, which extra installs it; or it cannot be imported, and why.
     """
     try:
+        if name.partition(".")[0] in _ON_TORCHVISION:
+            complete_torchvision()
         return importlib.import_module(name)
     except (ImportError, RuntimeError) as fault:  # RuntimeError: a torchvision that is built for another torch
         library = name.partition(".")[0]
