@@ -106,8 +106,9 @@ def test_every_command_of_a_page_is_one_of_autoprune(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for word in command[2:]:  # files that are named have to be there
-        if re.fullmatch(r"[\w/]+\.(pt|th|yaml)|DIR|run", word):
+    for before, word in zip(command[1:], command[2:], strict=False):  # files that are named have to be there
+        word = word.removeprefix("hf:")
+        if before in ("--data", "--model") or re.fullmatch(r"[\w/]+\.(pt|th|yaml)|DIR|run", word):
             (tmp_path / word).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / word).write_text("{}")
     arguments = build_parser().parse_args(command[1:])
