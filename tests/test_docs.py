@@ -8,6 +8,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,7 @@ def test_every_command_of_a_page_is_one_of_autoprune(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for before, word in zip(command[1:], command[2:], strict=False):  # files that are named have to be there
+    for before, word in pairwise(command):  # files that are named have to be there
         word = word.removeprefix("hf:")
         if before in ("--data", "--model") or re.fullmatch(r"[\w/]+\.(pt|th|yaml)|DIR|run", word):
             (tmp_path / word).parent.mkdir(parents=True, exist_ok=True)
