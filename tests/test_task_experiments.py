@@ -10,12 +10,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import autoprune
-from experiments.tasks import compare, denoising, docstrings, language_model, regression, segmentation
-from experiments.tasks.estimates import Estimate, Statistic, estimate, sample_values
+from experiments.tasks import (
+    compare,
+    denoising,
+    docstrings,
+    language_model,
+    regression,
+    segmentation,
+    text_classification,
+)
+from experiments.tasks.estimates import Accumulated, Estimate, Statistic, estimate, sample_values
 from experiments.tasks.study import Study
 
 SMALL: dict[str, tuple[Callable[[], autoprune.SimpleTask], tuple[float, float]]] = {
@@ -69,10 +78,8 @@ def test_denoising_has_its_published_network_and_images(checkpoints_root: Path) 
 
 
 def test_text_classification_tells_where_docstrings_are_from() -> None:
-    for library in ("transformers", "tokenizers", "torchmetrics"):
+    for library in ("transformers", "tokenizers"):
         pytest.importorskip(library)
-    from experiments.tasks import text_classification
-
     task = text_classification.task()
     inputs, targets = next(iter(task.batches("validation", 3)))
     outputs = task.network().eval()(**inputs)
@@ -102,11 +109,20 @@ def test_scenes_of_different_splits_share_no_digit() -> None:
 
 def test_a_perplexity_has_the_error_of_its_samples() -> None:
     # mean 1 nat: perplexity e, and each sample moves it by e times its distance from the mean
-    statistic = Statistic(language_model.next_losses, lambda means: means[0].exp())
-    found = estimate(statistic, torch.tensor([[0.5], [1.5]], dtype=torch.float64))
+    found = estimate(language_model.PERPLEXITY, torch.tensor([[0.5], [1.5]], dtype=torch.float64))
     assert found.value == pytest.approx(math.e)
     assert found.influence.tolist() == pytest.approx([-math.e / 2, math.e / 2])
     assert found.error == pytest.approx(math.e / 2)
+
+
+def test_the_macro_f1_is_that_of_scikit_learn_in_batches_of_any_size() -> None:
+    generator = torch.Generator().manual_seed(0)
+    outputs, targets = torch.rand(50, 16, generator=generator), torch.arange(50) % 14
+    outputs[:, 15] = 0  # a class that is in neither
+    metric = Accumulated(Statistic(text_classification.confusion, text_classification.macro_f1))
+    for part in (slice(0, 30), slice(30, 50)):
+        metric.update(outputs[part], targets[part])
+    assert metric.compute() == pytest.approx(f1_score(targets, outputs.argmax(1), average="macro"))
 
 
 def test_networks_that_fail_alike_differ_with_a_small_error() -> None:
@@ -166,7 +182,7 @@ def test_a_comparison_reports_the_difference_in_the_better_direction(tmp_path: P
     assert report["samples"] == 40
     dense = study.task().network()
     dense.load_state_dict(torch.load(tmp_path / "dense.pt", weights_only=True)["state_dict"])
-    values = sample_values(dense, study.task(), "test", study.statistics_of(study.task()))
+    values = sample_values(dense, study.task(), "test")
     assert float(values["mae"].mean()) == pytest.approx(networks["dense"]["value"])
 
 

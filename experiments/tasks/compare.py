@@ -26,7 +26,7 @@ from torch import nn
 import autoprune
 from autoprune.tasks.training.snapshot import checkpointing, read_snapshot, resume, write_snapshot
 from autoprune.tasks.weights import read_checkpoint, write_tensors
-from experiments.tasks.estimates import Estimate, estimate, sample_values
+from experiments.tasks.estimates import Estimate, estimate, sample_values, statistic_of
 from experiments.tasks.study import Study
 
 NAMES = ("regression", "segmentation", "text_classification", "language_model", "denoising")
@@ -94,13 +94,13 @@ class Comparison:
 
     def _estimates(self, network: nn.Module, name: str) -> dict[str, Estimate]:
         """Returns the network's metrics on the split that is reported; what each sample gave is kept."""
-        path, statistics = self.folder / self.split / f"{name}.pt", self.study.statistics_of(self.task)
+        path = self.folder / self.split / f"{name}.pt"
         if not path.exists():
             say(f"{name}: {self.split}")
             path.parent.mkdir(exist_ok=True)
-            write_tensors(path, sample_values(network, self.task, self.split, statistics))
+            write_tensors(path, sample_values(network, self.task, self.split))
         values = read_checkpoint(path)
-        return {metric: estimate(statistic, values[metric]) for metric, statistic in statistics.items()}
+        return {metric.name: estimate(statistic_of(metric), values[metric.name]) for metric in self.task.metrics}
 
     def _report(
         self,

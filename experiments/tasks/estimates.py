@@ -9,7 +9,7 @@ the error of two networks that saw the same samples, not of two independent figu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,33 @@ class Statistic:
 
     values: Callable[[Any, Any], Tensor]
     of_means: Callable[[Tensor], Tensor] = _only
+
+
+class Accumulated:
+    """A statistic over batches, in the form of a metric that sees one batch after the other."""
+
+    def __init__(self, statistic: Statistic) -> None:
+        self.statistic = statistic
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all batches."""
+        self._sums, self._count = torch.zeros(()), 0
+
+    def update(self, outputs: Any, targets: Any) -> None:
+        """Takes the outputs and targets of a batch."""
+        values = self.statistic.values(outputs, targets).double()
+        self._sums = self._sums + values.view(len(values), -1).sum(0)
+        self._count += len(values)
+
+    def compute(self) -> float:
+        """Returns the metric over all batches."""
+        return float(self.statistic.of_means(self._sums / self._count))
+
+
+def statistic_of(metric: autoprune.Metric) -> Statistic:
+    """Returns how a task's metric follows from its samples; a function's is the mean of its values."""
+    return metric.measure.statistic if isinstance(metric.measure, Accumulated) else Statistic(metric.measure)
 
 
 @dataclass(frozen=True)
@@ -69,26 +96,22 @@ def estimate(statistic: Statistic, values: Tensor) -> Estimate:
 
 @torch.no_grad()
 def sample_values(
-    network: nn.Module,
-    task: autoprune.SimpleTask,
-    split: Any,
-    statistics: Mapping[str, Statistic],
-    batch_size: int = 64,
+    network: nn.Module, task: autoprune.SimpleTask, split: Any, batch_size: int = 64
 ) -> dict[str, Tensor]:
-    """Returns for each statistic `[n, k]` values of all samples of a split, in the split's order.
+    """Returns for each metric of a task the `[n, k]` values of all samples of a split, in the split's order.
 
     Args:
         network: in evaluation mode afterwards.
         task: whose samples.
         split: `validation` or `test`.
-        statistics: say what of each sample; of outputs that have logits they get these, as metrics do.
         batch_size: samples in one forward pass.
     """
     network.eval()
+    statistics = {metric.name: statistic_of(metric) for metric in task.metrics}
     found: dict[str, list[Tensor]] = {name: [] for name in statistics}
     for inputs, targets in task.batches(split, batch_size):
         outputs = autoprune.ModelInputs.of(inputs).call(network)
         for name, statistic in statistics.items():
-            values = statistic.values(getattr(outputs, "logits", outputs), targets)
+            values = statistic.values(getattr(outputs, "logits", outputs), targets)  # as metrics get them
             found[name].append(values.double().view(len(values), -1))
     return {name: torch.cat(values) for name, values in found.items()}

@@ -6,7 +6,6 @@ characters.
 
 from __future__ import annotations
 
-import math
 import string
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,7 +17,7 @@ from torch.utils.data import TensorDataset
 
 import autoprune
 from experiments.tasks.docstrings import docstrings
-from experiments.tasks.estimates import Statistic
+from experiments.tasks.estimates import Accumulated, Statistic
 from experiments.tasks.study import Study
 
 CHARACTERS = string.printable[:-3]
@@ -102,24 +101,7 @@ def loss(outputs: Tensor, targets: Tensor) -> Tensor:
     return next_losses(outputs, targets).mean()
 
 
-class Perplexity:
-    """The exponential of the mean cross-entropy of all characters."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets all batches."""
-        self.total, self.count = 0.0, 0
-
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Takes a batch, see `next_losses`."""
-        self.total += float(next_losses(outputs, targets).double().sum())
-        self.count += len(targets)
-
-    def compute(self) -> float:
-        """Returns the perplexity."""
-        return math.exp(self.total / self.count)
+PERPLEXITY = Statistic(next_losses, lambda means: means[0].exp())
 
 
 def stretches() -> list[TensorDataset]:
@@ -151,12 +133,11 @@ def task(network: Callable[[], nn.Module] = Decoder) -> autoprune.SimpleTask:
         test_data=test,
         plain_data=train,
         loss=loss,
-        metrics=autoprune.Metric("perplexity", Perplexity(), "minimize"),
+        metrics=autoprune.Metric("perplexity", Accumulated(PERPLEXITY), "minimize"),
         name="language_model",
     )
 
 
-PERPLEXITY = {"perplexity": Statistic(next_losses, lambda means: means[0].exp())}
 TRAINING = autoprune.TrainingPlan(
     epochs=5, rate=2e-3, optimizer="adamw", weight_decay=0.05, batch_size=32, warmup=0.05, clip_norm=1.0
 )
@@ -172,6 +153,6 @@ SEARCH = {
 }
 
 STUDIES: Sequence[Study] = (
-    Study("decoder", task, "flops=0.5", FINETUNING, TRAINING, search=SEARCH, statistics=PERPLEXITY),
-    Study("lstm", partial(task, Lstm), "flops=0.5", FINETUNING, TRAINING, search=SEARCH, statistics=PERPLEXITY),
+    Study("decoder", task, "flops=0.5", FINETUNING, TRAINING, search=SEARCH),
+    Study("lstm", partial(task, Lstm), "flops=0.5", FINETUNING, TRAINING, search=SEARCH),
 )

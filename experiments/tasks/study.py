@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import autoprune
-from experiments.tasks.estimates import Statistic
 
 DATA = Path(os.environ.get("AUTOPRUNE_DATA", "../shared/data"))
 """The folder with denoising/; ../checkpoints beside it holds the published network."""
@@ -27,7 +26,6 @@ class Study:
         training: of the dense network; None where it comes from `weights`.
         weights: the checkpoint of a network that is trained already.
         search: settings of the search; those that do not say how long it goes on hold for the uniform one too.
-        statistics: how metrics follow from their samples, where that is not the mean of their values.
     """
 
     name: str
@@ -37,11 +35,6 @@ class Study:
     training: autoprune.TrainingPlan | None = None
     weights: Path | None = None
     search: Mapping[str, Any] = field(default_factory=dict)
-    statistics: Mapping[str, Statistic] = field(default_factory=dict)
-
-    def statistics_of(self, task: autoprune.SimpleTask) -> dict[str, Statistic]:
-        """Returns how each of the task's metrics follows from its samples."""
-        return {each.name: self.statistics.get(each.name) or Statistic(each.measure) for each in task.metrics}
 
     def uniform(self) -> dict[str, Any]:
         """Returns the settings of the search whose only candidate has the same sparsity in every group."""
