@@ -146,6 +146,7 @@ FINETUNING = autoprune.TrainingPlan(
 )
 SEARCH = {
     "evaluations": 100,
+    "space__protect": [],
     "space__depth": True,
     "pruner": "taylor",
     "scoring__samples": 512,
