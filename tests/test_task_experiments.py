@@ -83,8 +83,9 @@ def test_text_classification_tells_where_docstrings_are_from() -> None:
     task = text_classification.task()
     inputs, targets = next(iter(task.batches("validation", 3)))
     outputs = task.network().eval()(**inputs)
+    assert targets.shape == (3,)
     assert outputs.logits.shape == (3, text_classification.CLASSES)
-    assert math.log(text_classification.CLASSES) == pytest.approx(float(task.loss(outputs, targets)), abs=1)
+    assert math.log(text_classification.CLASSES) == pytest.approx(task.loss(outputs, targets).item(), abs=1)
 
 
 def test_classes_that_are_in_neither_have_no_part_in_the_mean_iou() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import random_split
+from torch.utils.data import Dataset, random_split
 
 import autoprune
 from experiments.tasks.docstrings import docstrings
@@ -62,23 +62,18 @@ def tokenizer(texts: Sequence[str]) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=pieces, unk_token="[UNK]", pad_token="[PAD]")
 
 
-class Encoded(torch.utils.data.Dataset[tuple[dict[str, Tensor], Tensor]]):
-    """Texts as the network takes them, by keywords, and their classes."""
+class Encoded(Dataset[dict[str, Tensor]]):
+    """Texts and their classes, as the network takes them by keywords."""
 
     def __init__(self, encoding: Any, labels: Sequence[int]) -> None:
-        self.encoding, self.labels = encoding, torch.tensor(labels)
+        names = ("input_ids", "attention_mask")
+        self.columns = {name: encoding[name] for name in names} | {"labels": torch.tensor(labels)}
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.columns["labels"])
 
-    def __getitem__(self, index: int) -> tuple[dict[str, Tensor], Tensor]:
-        names = ("input_ids", "attention_mask")
-        return {name: self.encoding[name][index] for name in names}, self.labels[index]
-
-
-def loss(outputs: Any, targets: Tensor) -> Tensor:
-    """Returns the mean cross-entropy of the outputs' `[batch, classes]` logits."""
-    return F.cross_entropy(outputs.logits, targets)
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {name: column[index] for name, column in self.columns.items()}
 
 
 def split() -> tuple[tuple[str, ...], list[list[tuple[str, int]]]]:
@@ -127,7 +122,6 @@ def task() -> autoprune.SimpleTask:
         validation_data=validation,
         test_data=test,
         plain_data=train,
-        loss=loss,
         metrics=(
             autoprune.Metric("accuracy", right, "maximize", "%"),
             autoprune.Metric("f1_macro", Accumulated(Statistic(confusion, macro_f1)), "maximize", "%"),
