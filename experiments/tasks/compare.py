@@ -76,7 +76,7 @@ class Comparison:
         """Returns a copy that was trained by the plan, in an earlier run or in this one from its last snapshot on."""
         network, path = copy.deepcopy(network), self.folder / f"{name}.pt"
         save = partial(write_snapshot, path)
-        hooks = [checkpointing(save, SNAPSHOT_STEPS, extra=lambda: {"plan": str(asked)})]
+        hooks = [checkpointing(save, SNAPSHOT_STEPS, extra=lambda: {"plan": str(asked)}), _PROGRESS]
         asked = plan
         if path.exists():
             snapshot = read_snapshot(path)
@@ -128,6 +128,14 @@ class Comparison:
                 for each in self.task.metrics
             ],
         }
+
+
+def _say_loss(network: nn.Module, step: int, steps: int, loss: float) -> None:
+    if step % SNAPSHOT_STEPS == 0:
+        say(f"step {step}/{steps}, loss {loss:.4f}")
+
+
+_PROGRESS = autoprune.Hook(after_step=_say_loss)
 
 
 def _compared(estimates: Mapping[str, Mapping[str, Estimate]], metric: autoprune.Metric) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Accumulated:
 
     def compute(self) -> float:
         """Returns the metric over all batches."""
-        return float(self.statistic.of_means(self._sums / self._count))
+        return self.statistic.of_means(self._sums / self._count).item()
 
 
 def statistic_of(metric: autoprune.Metric) -> Statistic:
@@ -91,7 +91,7 @@ def estimate(statistic: Statistic, values: Tensor) -> Estimate:
     means = values.mean(0).requires_grad_()
     metric = statistic.of_means(means)
     (gradient,) = torch.autograd.grad(metric, means)
-    return Estimate(float(metric.detach()), (values - means.detach()) @ gradient)
+    return Estimate(metric.item(), (values - means.detach()) @ gradient)
 
 
 @torch.no_grad()
