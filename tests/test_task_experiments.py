@@ -25,13 +25,13 @@ from experiments.tasks import (
     text_classification,
 )
 from experiments.tasks.estimates import Accumulated, Estimate, Statistic, estimate, sample_values
-from experiments.tasks.study import Study
+from experiments.tasks.experiment import Experiment
 
 SMALL: dict[str, tuple[Callable[[], autoprune.SimpleTask], tuple[float, float]]] = {
     "regression": (regression.task, (0.0, 255.0)),
     "segmentation": (segmentation.task, (0.0, 1.0)),
     "decoder": (language_model.task, (1.0, math.inf)),
-    "lstm": (language_model.STUDIES[1].task, (1.0, math.inf)),
+    "lstm": (language_model.EXPERIMENTS[1].task, (1.0, math.inf)),
 }
 
 
@@ -62,7 +62,7 @@ def test_an_untrained_network_has_metrics_in_their_range(name: str) -> None:
     assert ((values >= low) & (values <= high)).all()
 
 
-def test_denoising_has_its_published_network_and_images(checkpoints_root: Path) -> None:
+def test_denoising_improves_what_it_is_given(checkpoints_root: Path) -> None:
     checkpoint, data = checkpoints_root / "dncnn_s25.pth", checkpoints_root.parent / "data"
     if not (checkpoint.exists() and (data / "denoising").exists()):
         pytest.skip(f"no images in {data} or no {checkpoint}")
@@ -134,7 +134,7 @@ def test_networks_that_fail_alike_differ_with_a_small_error() -> None:
     assert first.error > 0
 
 
-def _tiny_study() -> Study:
+def _tiny_experiment() -> Experiment:
     """Ten numbers as sums of three others."""
     x = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
     data = TensorDataset(x, x.sum(1, keepdim=True))
@@ -153,13 +153,13 @@ def _tiny_study() -> Study:
 
     plan = autoprune.TrainingPlan(steps=4, rate=0.01, batch_size=8)
     search = {"trials": 3, "space__protect": [], "sensitivity__levels": 2}
-    return Study("sums", task, "params=0.5", plan, plan, search=search)
+    return Experiment("sums", task, "params=0.5", plan, plan, search=search)
 
 
 def test_a_comparison_that_is_repeated_does_nothing_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(compare, "studies", lambda name: (_tiny_study(),))
+    monkeypatch.setattr(compare, "experiments_of", lambda name: (_tiny_experiment(),))
     arguments = ["regression", "--output", str(tmp_path)]
     compare.main(arguments)
     table, results = capsys.readouterr().out, json.loads((tmp_path / "results.json").read_text())
@@ -175,22 +175,22 @@ def test_a_comparison_that_is_repeated_does_nothing_again(
 
 
 def test_a_comparison_reports_the_difference_in_the_better_direction(tmp_path: Path) -> None:
-    study = _tiny_study()
-    report = compare.Comparison(study, study.task(), tmp_path, "test").run()
+    experiment = _tiny_experiment()
+    report = compare.Comparison(experiment, experiment.task(), tmp_path, "test").run()
     (metric,) = report["metrics"]
     networks, ahead = metric["before"]["networks"], metric["before"]["best_ahead"]
     assert ahead["value"] == pytest.approx(networks["uniform"]["value"] - networks["best"]["value"])
     assert report["samples"] == 40
-    dense = study.task().network()
+    dense = experiment.task().network()
     dense.load_state_dict(torch.load(tmp_path / "dense.pt", weights_only=True)["state_dict"])
-    values = sample_values(dense, study.task(), "test")
+    values = sample_values(dense, experiment.task(), "test")
     assert float(values["mae"].mean()) == pytest.approx(networks["dense"]["value"])
 
 
 def test_a_training_by_another_plan_is_refused(tmp_path: Path) -> None:
-    study = _tiny_study()
-    comparison = compare.Comparison(study, study.task(), tmp_path, "test")
-    network = study.task().network()
+    experiment = _tiny_experiment()
+    comparison = compare.Comparison(experiment, experiment.task(), tmp_path, "test")
+    network = experiment.task().network()
     comparison._trained(network, autoprune.TrainingPlan(steps=2, batch_size=8), "dense")
     with pytest.raises(autoprune.UserError, match="name another --output"):
         comparison._trained(network, autoprune.TrainingPlan(steps=3, batch_size=8), "dense")

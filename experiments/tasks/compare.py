@@ -25,9 +25,9 @@ from torch import nn
 
 import autoprune
 from autoprune.tasks.training.snapshot import checkpointing, read_snapshot, resume, write_snapshot
-from autoprune.tasks.weights import read_checkpoint, write_tensors
+from autoprune.tasks.weight_files.pickled import read_checkpoint, write_tensors
 from experiments.tasks.estimates import Estimate, estimate, sample_values, statistic_of
-from experiments.tasks.study import Study
+from experiments.tasks.experiment import Experiment
 
 NAMES = ("regression", "segmentation", "text_classification", "language_model", "denoising")
 PRUNED = ("uniform", "best")
@@ -36,7 +36,7 @@ SNAPSHOT_STEPS = 50
 
 @dataclass(frozen=True)
 class Comparison:
-    """A study under way.
+    """An experiment under way.
 
     Attributes:
         task: all of it; the search gets it without test samples.
@@ -44,7 +44,7 @@ class Comparison:
         split: whose samples are reported.
     """
 
-    study: Study
+    experiment: Experiment
     task: autoprune.SimpleTask
     folder: Path
     split: str
@@ -54,23 +54,25 @@ class Comparison:
         dense = self._dense()
         found = {name: self._search(name, dense, settings) for name, settings in self._searches().items()}
         networks = {"dense": dense, **{name: result.network for name, result in found.items()}}
-        tuned = {name: self._trained(networks[name], self.study.finetuning, f"{name}_tuned") for name in PRUNED}
+        tuned = {name: self._trained(networks[name], self.experiment.finetuning, f"{name}_tuned") for name in PRUNED}
         before = {name: self._estimates(network, name) for name, network in networks.items()}
         after = {name: self._estimates(network, f"{name}_tuned") for name, network in tuned.items()}
         return self._report(found, before, after)
 
     def _searches(self) -> dict[str, dict[str, Any]]:
         common = {"run__threads": 1, "track__enabled": False}
-        return {"uniform": self.study.uniform() | common, "best": dict(self.study.search) | common}
+        return {"uniform": self.experiment.uniform() | common, "best": dict(self.experiment.search) | common}
 
     def _dense(self) -> nn.Module:
         """Returns the dense network, trained."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = self.task.network()
-        if self.study.weights is not None:
-            self.task.load(network, self.study.weights)
-        return network if self.study.training is None else self._trained(network, self.study.training, "dense")
+        if self.experiment.weights is not None:
+            self.task.load(network, self.experiment.weights)
+        return (
+            network if self.experiment.training is None else self._trained(network, self.experiment.training, "dense")
+        )
 
     def _trained(self, network: nn.Module, plan: autoprune.TrainingPlan, name: str) -> nn.Module:
         """Returns a copy that was trained by the plan, in an earlier run or in this one from its last snapshot on."""
@@ -88,9 +90,11 @@ class Comparison:
         return network
 
     def _search(self, name: str, dense: nn.Module, settings: Mapping[str, Any]) -> autoprune.SearchResult:
-        say(f"{name}: {self.study.budget}, {dict(settings)}")
+        say(f"{name}: {self.experiment.budget}, {dict(settings)}")
         unseen = replace(self.task, test_data=None)
-        return autoprune.search(dense, unseen, self.study.budget, output=self.folder / name, resume=True, **settings)
+        return autoprune.search(
+            dense, unseen, self.experiment.budget, output=self.folder / name, resume=True, **settings
+        )
 
     def _estimates(self, network: nn.Module, name: str) -> dict[str, Estimate]:
         """Returns the network's metrics on the split that is reported; what each sample gave is kept."""
@@ -108,18 +112,18 @@ class Comparison:
         before: Mapping[str, Mapping[str, Estimate]],
         after: Mapping[str, Mapping[str, Estimate]],
     ) -> dict[str, Any]:
-        study, best = self.study, found["best"]
+        experiment, best = self.experiment, found["best"]
         rows = {"dense": best.results[0], **{name: each.results[-1] for name, each in found.items()}}
         stages = {"before": before, "after": after}
         return {
-            "network": study.name,
+            "network": experiment.name,
             "split": self.split,
             "samples": len(next(iter(before["dense"].values())).influence),
-            "budget": study.budget,
-            "search": dict(study.search),
+            "budget": experiment.budget,
+            "search": dict(experiment.search),
             "trials": len(best.trials),
-            "training": str(study.training or (study.weights and study.weights.name)),
-            "finetuning": str(study.finetuning),
+            "training": str(experiment.training or (experiment.weights and experiment.weights.name)),
+            "finetuning": str(experiment.finetuning),
             "costs": {name: dict(row.costs) for name, row in rows.items()},
             "widths": {name: dict(each.allocation) for name, each in found.items()},
             "metrics": [
@@ -186,9 +190,9 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def studies(name: str) -> Sequence[Study]:
+def experiments_of(name: str) -> Sequence[Experiment]:
     """Returns what a module of this folder compares."""
-    found: Sequence[Study] = importlib.import_module(f"experiments.tasks.{name}").STUDIES
+    found: Sequence[Experiment] = importlib.import_module(f"experiments.tasks.{name}").EXPERIMENTS
     return found
 
 
@@ -207,10 +211,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     folder = options.output or Path("runs/tasks") / (f"{options.name}_quick" if options.quick else options.name)
     reports = []
-    for study in studies(options.name):
-        own = folder / study.name
+    for experiment in experiments_of(options.name):
+        own = folder / experiment.name
         own.mkdir(parents=True, exist_ok=True)
-        chosen = study.quick() if options.quick else study
+        chosen = experiment.quick() if options.quick else experiment
         try:
             reports.append(Comparison(chosen, chosen.task(), own, options.split).run())
         except autoprune.UserError as fault:

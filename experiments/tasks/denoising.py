@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 import autoprune
-from experiments.tasks.study import DATA, Study
+from experiments.tasks.experiment import DATA, Experiment
 
 SIGMA = 25 / 255
 PATCH, PATCHES = 40, 16
@@ -49,7 +49,7 @@ def psnr(outputs: Tensor, targets: Tensor) -> Tensor:
     return -10 * (outputs.clamp(0, 1) - targets).square().flatten(1).mean(1).log10()
 
 
-def images(folder: Path) -> list[Tensor]:
+def read_pictures(folder: Path) -> list[Tensor]:
     """Returns the `[height, width]` grey images of a folder, in [0, 1]."""
     return [torch.from_numpy(imread(path)) for path in sorted(folder.glob("*.png"))]
 
@@ -63,13 +63,13 @@ class Patches(Dataset[tuple[Tensor, Tensor]]):
     """Patches at random places of the training images, turned, mirrored and with noise, as DnCNN learned from."""
 
     def __init__(self, folder: Path) -> None:
-        self.images = images(folder)
+        self.pictures = read_pictures(folder)
 
     def __len__(self) -> int:
-        return PATCHES * len(self.images)
+        return PATCHES * len(self.pictures)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = self.images[index % len(self.images)]
+        image = self.pictures[index % len(self.pictures)]
         top, left = (int(torch.randint(side - PATCH + 1, ())) for side in image.shape)
         patch = image[top : top + PATCH, left : left + PATCH].rot90(int(torch.randint(4, ())))
         clean = (patch.flip(1) if torch.rand(()) < 0.5 else patch)[None].contiguous()
@@ -79,7 +79,7 @@ class Patches(Dataset[tuple[Tensor, Tensor]]):
 def tiles(folder: Path) -> TensorDataset:
     """Returns `[n, 1, TILE, TILE]` noisy and clean tiles, neighbours of different images."""
     pairs = []
-    for number, image in enumerate(images(folder)):
+    for number, image in enumerate(read_pictures(folder)):
         pair = torch.stack([noised(image, number), image])
         cut = pair.unfold(1, TILE, TILE).unfold(2, TILE, TILE).flatten(1, 2)
         pairs.append(cut[:, :: cut.shape[1] // TILES][:, :TILES])
@@ -94,7 +94,7 @@ class WholeImages:
     folder: Path
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for number, image in enumerate(images(self.folder)):
+        for number, image in enumerate(read_pictures(self.folder)):
             yield noised(image, 1000 + number)[None, None], image[None, None]
 
 
@@ -112,8 +112,8 @@ def task(data: Path = DATA) -> autoprune.SimpleTask:
     )
 
 
-STUDIES: Sequence[Study] = (
-    Study(
+EXPERIMENTS: Sequence[Experiment] = (
+    Experiment(
         "dncnn",
         task,
         "flops=0.5",

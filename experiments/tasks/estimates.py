@@ -46,17 +46,17 @@ class Accumulated:
 
     def reset(self) -> None:
         """Forgets all batches."""
-        self._sums, self._count = torch.zeros(()), 0
+        self._totals, self._count = torch.zeros(()), 0
 
     def update(self, outputs: Any, targets: Any) -> None:
         """Takes the outputs and targets of a batch."""
         values = self.statistic.values(outputs, targets).double()
-        self._sums = self._sums + values.view(len(values), -1).sum(0)
+        self._totals = self._totals + values.view(len(values), -1).sum(0)
         self._count += len(values)
 
     def compute(self) -> float:
         """Returns the metric over all batches."""
-        return self.statistic.of_means(self._sums / self._count).item()
+        return self.statistic.of_means(self._totals / self._count).item()
 
 
 def statistic_of(metric: autoprune.Metric) -> Statistic:

@@ -18,7 +18,7 @@ from torch.utils.data import TensorDataset
 import autoprune
 from experiments.tasks.docstrings import docstrings
 from experiments.tasks.estimates import Accumulated, Statistic
-from experiments.tasks.study import Study
+from experiments.tasks.experiment import Experiment
 
 CHARACTERS = string.printable[:-3]
 """All others are left out."""
@@ -153,7 +153,7 @@ SEARCH = {
     "evaluation__samples": 500,
 }
 
-STUDIES: Sequence[Study] = (
-    Study("decoder", task, "flops=0.5", FINETUNING, TRAINING, search=SEARCH),
-    Study("lstm", partial(task, Lstm), "flops=0.5", FINETUNING, TRAINING, search=SEARCH),
+EXPERIMENTS: Sequence[Experiment] = (
+    Experiment("decoder", task, "flops=0.5", FINETUNING, TRAINING, search=SEARCH),
+    Experiment("lstm", partial(task, Lstm), "flops=0.5", FINETUNING, TRAINING, search=SEARCH),
 )

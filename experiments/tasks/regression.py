@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import autoprune
-from experiments.tasks.study import Study
+from experiments.tasks.experiment import Experiment
 
 PAST, FUTURE = 64, 8
 ROWS = {"train": range(0, 250), "validation": range(260, 330), "test": range(340, 427, 4)}
@@ -89,8 +89,8 @@ def task() -> autoprune.SimpleTask:
     )
 
 
-STUDIES = (
-    Study(
+EXPERIMENTS = (
+    Experiment(
         "forecaster",
         task,
         "flops=0.3",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import autoprune
-from experiments.tasks.study import Study
+from experiments.tasks.experiment import Experiment
 
 CLASSES = 11
 """Background and ten digits."""
@@ -118,8 +118,8 @@ def task() -> autoprune.SimpleTask:
     )
 
 
-STUDIES: Sequence[Study] = (
-    Study(
+EXPERIMENTS: Sequence[Experiment] = (
+    Experiment(
         "unet",
         task,
         "flops=0.35",

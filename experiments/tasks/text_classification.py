@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, random_split
 
 import autoprune
+from autoprune.tasks.adapters.extras import import_extra
 from experiments.tasks.docstrings import docstrings
 from experiments.tasks.estimates import Accumulated, Statistic
-from experiments.tasks.study import Study
+from experiments.tasks.experiment import Experiment
 
 CLASSES = 16
 LENGTH = 64
@@ -31,10 +32,9 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 def network() -> nn.Module:
     """Builds the network, not yet trained."""
-    from transformers import BertConfig, BertForSequenceClassification
-
-    return BertForSequenceClassification(
-        BertConfig(
+    transformers = import_extra("transformers", "transformers")
+    return transformers.BertForSequenceClassification(
+        transformers.BertConfig(
             vocab_size=VOCABULARY,
             hidden_size=128,
             num_hidden_layers=4,
@@ -49,8 +49,8 @@ def network() -> nn.Module:
 
 def tokenizer(texts: Sequence[str]) -> Any:
     """Returns a WordPiece tokenizer of these texts, as transformers use them."""
+    transformers = import_extra("transformers", "transformers")
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
 
     pieces = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     pieces.normalizer = normalizers.BertNormalizer()
@@ -59,7 +59,7 @@ def tokenizer(texts: Sequence[str]) -> Any:
     pieces.train_from_iterator(texts, trainer)
     ends = [(name, pieces.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
     pieces.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
-    return PreTrainedTokenizerFast(tokenizer_object=pieces, unk_token="[UNK]", pad_token="[PAD]")
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=pieces, unk_token="[UNK]", pad_token="[PAD]")
 
 
 class Encoded(Dataset[dict[str, Tensor]]):
@@ -130,8 +130,8 @@ def task() -> autoprune.SimpleTask:
     )
 
 
-STUDIES: Sequence[Study] = (
-    Study(
+EXPERIMENTS: Sequence[Experiment] = (
+    Experiment(
         "bert",
         task,
         "flops=0.35",

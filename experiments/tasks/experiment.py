@@ -15,7 +15,7 @@ DATA = Path(os.environ.get("AUTOPRUNE_DATA", "../shared/data"))
 
 
 @dataclass(frozen=True)
-class Study:
+class Experiment:
     """One network on one task.
 
     Attributes:
@@ -42,7 +42,7 @@ class Study:
         kept = {name: value for name, value in self.search.items() if not name.startswith(length)}
         return kept | {"searcher": "uniform", "trials": 1}
 
-    def quick(self) -> Study:
+    def quick(self) -> Experiment:
         """Returns the same so short that it only shows that everything works."""
         length = ("evaluations", "trials", "sensitivity__")
         kept = {name: value for name, value in self.search.items() if not name.startswith(length)}
