@@ -344,19 +344,21 @@ def _find_samples(value: Any, samples: int | None, axis: int | None) -> tuple[in
         TaskError: it cannot be told.
     """
     axes = (axis,) if axis is not None else (0,) if samples is None else (0, 1)
+    found: set[int] = set()
     for at in axes:
         for lists in (True, False):
             parts = _leaves(value, _is_list) if lists else _leaves(value)
             sizes = Counter(size for part in parts if (size := _size(part, at)) is not None)
             voting = [size for size in sizes.elements() if size != 1] or [*sizes]
+            found |= sizes.keys()
             if samples in sizes or (samples is None and len(set(voting)) == 1):
                 return (voting[0] if samples is None else samples), at, lists
-    if not sizes and all(part is None or isinstance(part, (Tensor, int, float, str)) for part in parts):
+    if not found and all(part is None or isinstance(part, (Tensor, int, float, str)) for part in parts):
         return samples or 1, axes[0], True  # nothing in them could hold samples
     (most, votes), *others = Counter(voting).most_common() or [(0, 0)]
     if samples is None and votes > max((votes for _, votes in others), default=0):
         return most, axes[0], False
-    if not sizes and all(not isinstance(part, Tensor) for part in parts):
+    if not found and all(not isinstance(part, Tensor) for part in parts):
         kinds = ", ".join(sorted({type(part).__name__ for part in parts}))
         raise TaskError(
             f"the number of samples in the network's inputs cannot be told: no tensor is among them ({kinds}); give "
@@ -364,7 +366,7 @@ def _find_samples(value: Any, samples: int | None, axis: int | None) -> tuple[in
         )
     raise TaskError(
         f"the number of samples in the network's inputs cannot be told: the sizes of axis "
-        f"{' or '.join(map(str, axes))} of their tensors are {sorted(sizes)}"
+        f"{' or '.join(map(str, axes))} of their tensors are {sorted(found)}"
         f"{'' if samples is None else f', and none is {samples}'}; "
         "say it by autoprune.ModelInputs.of(inputs, samples=…) or axis=…"
     )

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from autoprune.core.recipe import TrainingPlan
 from autoprune.evaluation.metrics import check_metrics, evaluate
 from autoprune.graph.groups import find_groups
-from autoprune.graph.inputs import call_network
-from autoprune.tasks.base import Split, Task
+from autoprune.graph.inputs import ModelInputs, call_network, network_inputs
+from autoprune.tasks.base import Batch, Split, Task
+from autoprune.tasks.loading.drawing import draw
+from autoprune.tasks.loading.samples import count_samples
 from autoprune.tasks.simple import build_task
 
 _SPLITS: tuple[Split, ...] = ("train", "validation")  # others are needed by some options only
@@ -61,15 +63,21 @@ class TaskContract:
 
     @pytest.mark.parametrize("split", _SPLITS)
     def test_batches_come_again_for_the_same_seed(self, built: Task, split: Split) -> None:
-        """Pairs of `[batch, …]` inputs and targets, from the start at each iteration; ready batches keep their size."""
+        """Pairs of inputs and targets, from the start at each iteration; ready batches keep their size."""
         batches = built.batches(split, 4, seed=1)
         first, again = [list(zip(range(3), batches, strict=False)) for _ in range(2)]
         assert first
-        for (_, (inputs, targets)), (_, (same, same_targets)) in zip(first, again, strict=True):
-            assert len(inputs) == len(targets) >= 1
+        for (_, one), (_, other) in zip(first, again, strict=True):
+            assert len(network_inputs(*one)) >= 1
             if split != "train":  # a seed's order of training samples may go on from pass to pass
-                assert torch.equal(inputs, same)
-                assert torch.equal(targets, same_targets)
+                assert _equal(one, other)
+
+    @pytest.mark.parametrize("split", _SPLITS)
+    def test_samples_are_drawn_from_a_split_the_same_each_time(self, built: Task, split: Split) -> None:
+        """As many as are asked for, or fewer where batches are taken whole."""
+        first, again = (list(draw(built.batches(split, 4, seed=1), 6, 4, 1)) for _ in range(2))
+        assert 1 <= count_samples(first) <= 6
+        assert all(_equal(one, other) for one, other in zip(first, again, strict=True))
 
     def test_the_loss_is_a_finite_scalar_with_gradients(self, built: Task, network: nn.Module) -> None:
         """What is trained on reaches the parameters."""
@@ -100,6 +108,12 @@ class TaskContract:
         changed = [name for name, tensor in network.named_parameters() if not torch.equal(tensor, before[name])]
         assert changed
         assert not network.training
+
+
+def _equal(one: Batch, other: Batch) -> bool:
+    """Tells whether all tensors of two batches are the same."""
+    leaves = [ModelInputs((network_inputs(*batch), batch[1])).tensors() for batch in (one, other)]
+    return all(torch.equal(each, same) for each, same in zip(*leaves, strict=True))
 
 
 def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:

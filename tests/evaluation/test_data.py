@@ -160,8 +160,16 @@ class _Viewing(nn.Module):
         return samples.view(len(samples), -1)
 
 
+class _Striding(nn.Module):
+    """Reads the memory as it lies."""
+
+    def forward(self, samples: Tensor) -> Tensor:
+        return samples.as_strided((len(samples), 12), (samples[0].numel(), 1))
+
+
 def test_networks_that_need_plain_memory_get_it() -> None:
     images = torch.rand(4, 3, 6, 6)
+    assert not takes_channels_last(_Striding(), ModelInputs.of(images))
     task = SimpleTask(_network, [], [(images, torch.zeros(4))])
     assert takes_channels_last(nn.Conv2d(3, 2, 3), ModelInputs.of(images))
     assert not takes_channels_last(_Viewing(), ModelInputs.of(images))

@@ -21,6 +21,7 @@ from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.networks import unwrap
 from autoprune.graph.recording.randomness import seeded
 from autoprune.tasks.base import Batch
+from autoprune.tasks.loading.axes import is_time_first, may_be_time_first
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Splitter:
     """Splits batches for one network.
 
     Attributes:
-        build: builds the network; called once, and only where its forward must be asked.
+        build: builds the network; called only where its forward must be asked.
         inputs: replaces the default: a function of the batch.
         targets: likewise.
         samples: a function of the batch to its number of samples; None: as its tensors say.
@@ -84,6 +85,7 @@ class Splitter:
     samples: Callable[[Any], int] | None = None
     axis: int | None = None
     _parameters: Parameters | None = field(default=None, init=False, repr=False)
+    _time_first: bool | None = field(default=None, init=False, repr=False)
     _said: set[str] = field(default_factory=set, init=False, repr=False)
 
     def split(self, batch: Any, where: str) -> Batch:
@@ -107,10 +109,20 @@ class Splitter:
                 f"{where} has one {type(targets).__name__} as targets, as single samples have and batches do not; "
                 "give a Dataset or a DataLoader"
             )
-        if self.samples is None and self.axis is None:
-            return inputs, targets
         samples = None if self.samples is None else self.samples(batch)
-        return ModelInputs.of(inputs, samples=samples, axis=self.axis), targets
+        axis = 1 if self.axis is None and samples is None and self._is_time_first(inputs, targets) else self.axis
+        if samples is None and axis is None:
+            return inputs, targets
+        return ModelInputs.of(inputs, samples=samples, axis=axis), targets
+
+    def _is_time_first(self, inputs: Any, targets: Any) -> bool:
+        """Tells, once and by the network, whether samples lie along the second axis where shapes allow both."""
+        if not may_be_time_first(inputs, targets):
+            return False
+        if self._time_first is None:
+            with seeded(0):
+                self._time_first = is_time_first(self.build(), inputs)
+        return self._time_first
 
     def _by_default(self, batch: Any, where: str) -> Batch:
         if isinstance(batch, Tensor):

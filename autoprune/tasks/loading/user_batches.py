@@ -25,7 +25,8 @@ from torch.utils.data import (
 )
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from autoprune.errors import DataError, UserError
+from autoprune.errors import DataError, TaskError, UserError
+from autoprune.graph.inputs import network_inputs
 from autoprune.tasks.base import Batch
 from autoprune.tasks.loading.drawing import draw_from_batches, drawn_order
 from autoprune.tasks.loading.randomness import OwnRandomness
@@ -98,7 +99,7 @@ class UserBatches:
             if _is_map_style(data.dataset):
                 return _rebuilt(data, self.seed, batch_sampler=data.batch_sampler)
             return _rebuilt(data, self.seed, batch_size=data.batch_size, drop_last=data.drop_last)
-        if not isinstance(data, Dataset):
+        if not _is_dataset(data):
             return data
         if not _is_map_style(data):
             return DataLoader(data, self.batch_size, generator=_generator(self.seed), collate_fn=collate)
@@ -118,7 +119,7 @@ class UserBatches:
             given = np.fromiter(islice(data.sampler, _MOST_INDICES), dtype=object)
             order = given[_drawn_indices(data.dataset, given, self.seed)[:samples]].tolist()
             return _rebuilt(data, self.seed, batch_size=data.batch_size, sampler=order)
-        if not isinstance(data, Dataset) or not _is_map_style(data):
+        if not _is_dataset(data) or not _is_map_style(data):
             return None
         given = np.arange(_length(data, self.field))
         return _loader(data, self.batch_size, _drawn_indices(data, given, self.seed)[:samples], self.seed)
@@ -134,8 +135,11 @@ class UserBatches:
             for number, found in enumerate(items):
                 if isinstance(found, Unreadable):
                     raise DataError(f"{self.field}: {found.reason}")
+                where = f"{self.field}: batch {number}"
                 with randomness.active():
-                    batch = self.splitter.split(found, f"{self.field}: batch {number}")
+                    batch = self.splitter.split(found, where)
+                if not self._holds_samples(batch, where):
+                    continue
                 if first is None:
                     first = batch
                     self._look_at_first(batch, whole)
@@ -145,6 +149,20 @@ class UserBatches:
                         "all need one form"
                     )
                 yield batch
+
+    def _holds_samples(self, batch: Batch, where: str) -> bool:
+        """Tells whether a batch has any samples; one that has none is passed over, which is said once.
+
+        Raises:
+            TaskError: how many there are cannot be told.
+        """
+        try:
+            count = len(network_inputs(*batch))
+        except TaskError as fault:
+            raise TaskError(f"{where}: {fault}") from fault
+        if not count:
+            self.splitter.say(f"{self.field} has batches without samples, which are passed over")
+        return count > 0
 
     def _items(self, source: Iterable[Any], randomness: OwnRandomness) -> Generator[Any]:
         """Yields what a source yields, while its own random numbers are drawn."""
@@ -170,7 +188,7 @@ class UserBatches:
 
     def _look_at_first(self, batch: Batch, whole: bool) -> None:
         labels = class_labels(batch[1])
-        if not whole or not self.shuffle or isinstance(self.data, Dataset) or labels is None or len(labels) < _FEW:
+        if not whole or not self.shuffle or _is_dataset(self.data) or labels is None or len(labels) < _FEW:
             return
         if (label := same_class([labels])) is not None:
             self.splitter.say(
@@ -183,7 +201,7 @@ class SizedUserBatches(UserBatches):
     """User's batches whose number is known before they are read."""
 
     def __len__(self) -> int:
-        if isinstance(self.data, Dataset):
+        if _is_dataset(self.data):
             return math.ceil(_length(self.data, self.field) / self.batch_size)
         return len(self.data)  # type: ignore[arg-type]  # only such are made; see `user_batches`
 
@@ -195,7 +213,7 @@ class SizedUserBatches(UserBatches):
             if type(data.batch_sampler) is not BatchSampler or not isinstance(data.sampler, Sized):
                 return None
             count, size, drop_last = len(data.sampler), data.batch_sampler.batch_size, data.drop_last
-        elif isinstance(data, Dataset):
+        elif _is_dataset(data):
             count = _length(data, self.field)
         else:
             return None
@@ -216,13 +234,18 @@ class _Drawn:
 def user_batches(data: Data, field: str, batch_size: int, seed: int, shuffle: bool, splitter: Splitter) -> UserBatches:
     """Returns the batches of a split, with a length where it is known; the arguments are those of `UserBatches`."""
     indexed = _is_map_style(data.dataset if isinstance(data, DataLoader) else data)
-    sized = indexed if isinstance(data, (Dataset, DataLoader)) else isinstance(data, Sized)
+    sized = indexed if _is_dataset(data) or isinstance(data, DataLoader) else isinstance(data, Sized)
     kind = SizedUserBatches if sized else UserBatches
     return kind(data, field, batch_size, seed, shuffle, splitter)
 
 
 def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def _is_dataset(data: object) -> bool:
+    """Tells whether data yield samples and no batches: a Dataset of torch or of Hugging Face's `datasets`."""
+    return isinstance(data, Dataset) or type(data).__module__.partition(".")[0] == "datasets"
 
 
 def _is_map_style(data: object) -> bool:

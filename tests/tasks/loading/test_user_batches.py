@@ -20,7 +20,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from autoprune.errors import DataError
+from autoprune.errors import DataError, TaskError
 from autoprune.tasks.loading.splitting import Splitter
 from autoprune.tasks.loading.user_batches import dataset_classes, user_batches
 
@@ -269,6 +269,18 @@ def test_a_sample_that_is_at_fault_is_named(fault: Any, said: str, workers: int)
 def test_a_batch_of_another_form_is_named(last: Any, said: str) -> None:
     with pytest.raises(DataError, match=f"^train_data: .*{said}"):
         list(batches([(X, Y), last]))
+
+
+def test_batches_without_samples_are_passed_over_and_this_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    found = list(batches([(X[:0], Y[:0]), (X, Y), (X[:0], Y[:0])]))
+    assert [len(inputs) for inputs, _ in found] == [24]
+    [record] = caplog.records
+    assert record.message == "train_data has batches without samples, which are passed over"
+
+
+def test_batches_whose_samples_cannot_be_counted_are_named() -> None:
+    with pytest.raises(TaskError, match=r"^train_data: batch 1: the inputs hold 24 samples, .* but the targets 9; "):
+        list(batches([(X, Y), (X, Y[:9])]))
 
 
 def test_batches_that_raise_are_named_by_their_number() -> None:
