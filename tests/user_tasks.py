@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from autoprune import SimpleTask
 from autoprune.tasks.training.loop import seeded
@@ -96,3 +98,29 @@ refusing_task = SimpleTask(refusing, data(0, 96), data(1, 64), data(2, 64))
 failing = SimpleTask(Failing, data(0, 96), data(1, 64))
 faulty = SimpleTask(tiny, data(0, 96), data(1, 64), data(2, 64), loss=_loss)
 number = 7
+
+
+class Shaken(Dataset[tuple[Tensor, int]]):
+    """Images moved and brightened by random numbers of every library, one generator its own."""
+
+    def __init__(self, seed: int, size: int) -> None:
+        self._data, self._own = data(seed, size), np.random.default_rng()
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        sample, label = self._data[index]
+        brighter = random.random() + float(np.random.rand()) + float(torch.rand(1)) + self._own.random()  # noqa: NPY002
+        return sample + 0.05 * brighter, int(label)
+
+
+def _shaken(seed: int, size: int, shuffle: bool) -> DataLoader[tuple[Tensor, int]]:
+    own = torch.Generator()
+    own.seed()
+    return DataLoader(Shaken(seed, size), 16, shuffle=shuffle, num_workers=2, generator=own, persistent_workers=True)
+
+
+def shaken() -> SimpleTask:
+    """A task whose loaders have generators of their own, two processes each, and random transforms."""
+    return SimpleTask(tiny, _shaken(0, 96, True), _shaken(1, 64, False))
