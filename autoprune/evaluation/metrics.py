@@ -48,17 +48,27 @@ class MetricAccumulator:
             count: samples in it.
             number: of the batch, from 0, in the order of the teacher's outputs.
         """
-        self._losses.append(_scalar(self._task.loss(outputs, targets)) * count)
         seen = predictions(outputs)
         for metric in self._task.metrics:
             if metric.accumulates:
                 self._objects[metric.name].update(seen, targets)
             else:
                 self._means[metric.name].append(metric.batch_mean(seen, targets, count) * count)
+        divergence: float | None = None
         if self._teacher_logits is not None:
-            given = logits(outputs, "objective kl")
-            self._divergences.append(float(soft_loss(given, self._teacher_logits[number], 1.0)) * count)
+            divergence = float(soft_loss(logits(outputs, "objective kl"), self._teacher_logits[number], 1.0))
+            self._divergences.append(divergence * count)
+        self._losses.append(self._loss(outputs, targets, divergence) * count)
         self.samples += count
+
+    def _loss(self, outputs: Any, targets: Any, divergence: float | None) -> float:
+        """Returns the mean loss of a batch; without targets that it needs the divergence, if that is measured."""
+        try:
+            return _scalar(self._task.loss(outputs, targets))
+        except TaskError:
+            if targets is not None or divergence is None:
+                raise
+            return divergence
 
     def score(self, rungs: tuple[Score, ...] = ()) -> Score:
         """Returns the values over the samples so far; not a number if the network gives none.

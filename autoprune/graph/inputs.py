@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequenc
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
@@ -258,6 +259,15 @@ def _target_counts(targets: Any) -> list[int]:
     sizes = {len(leaf) for leaf in _leaves(targets) if isinstance(leaf, Tensor) and leaf.dim()}
     listed = [len(targets)] if isinstance(targets, list) and targets else []
     return [*listed, *(sizes if len(sizes) == 1 else ())]
+
+
+def arrays_as_tensors(value: Any) -> Any:
+    """Returns a value of any nesting with tensors in the place of NumPy's arrays of numbers."""
+
+    def convert(leaf: Any) -> Any:
+        return torch.as_tensor(leaf) if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc" else leaf
+
+    return _map(value, convert)
 
 
 def to_device(value: Any, device: torch.device | str) -> Any:

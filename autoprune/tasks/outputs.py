@@ -58,7 +58,7 @@ def default_loss(outputs: Any, targets: Any) -> Tensor:
         kind = "none" if targets is None else f"a {type(targets).__name__}"
         raise TaskError(
             f"the default loss needs a tensor of targets, but there is {kind}, and the outputs have no `loss`; "
-            "pass SimpleTask(..., loss=function of outputs and targets), or targets=…"
+            "pass SimpleTask(..., loss=function of outputs and targets), or targets=…; objective kl needs none"
         )
     found = logits_of(outputs)
     return F.cross_entropy(_classes_second(found, targets, named=found is not outputs), targets)

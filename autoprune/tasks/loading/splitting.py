@@ -17,11 +17,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from autoprune.errors import TaskError
-from autoprune.graph.inputs import ModelInputs
+from autoprune.graph.inputs import ModelInputs, arrays_as_tensors
 from autoprune.graph.networks import unwrap
 from autoprune.graph.recording.randomness import seeded
 from autoprune.tasks.base import Batch
 from autoprune.tasks.loading.axes import is_time_first, may_be_time_first
+from autoprune.tasks.loading.reading import form, one_line
 
 log = logging.getLogger(__name__)
 
@@ -98,18 +99,19 @@ class Splitter:
         Raises:
             TaskError: it is not clear which is which.
         """
-        if self.inputs is not None and self.targets is not None:
-            inputs, targets = self.inputs(batch), self.targets(batch)
-        else:
-            inputs, targets = self._by_default(batch, where)
-            inputs = inputs if self.inputs is None else self.inputs(batch)
-            targets = targets if self.targets is None else self.targets(batch)
+        inputs, targets = None, None
+        if self.inputs is None or self.targets is None:
+            inputs, targets = arrays_as_tensors(self._by_default(batch, where))
+        if self.inputs is not None:
+            inputs = _call("inputs", self.inputs, batch, where)
+        if self.targets is not None:
+            targets = _call("targets", self.targets, batch, where)
         if isinstance(targets, (bool, int, float, str)):
             raise TaskError(
                 f"{where} has one {type(targets).__name__} as targets, as single samples have and batches do not; "
                 "give a Dataset or a DataLoader"
             )
-        samples = None if self.samples is None else self.samples(batch)
+        samples = None if self.samples is None else _call("samples", self.samples, batch, where)
         axis = 1 if self.axis is None and samples is None and self._is_time_first(inputs, targets) else self.axis
         if samples is None and axis is None:
             return inputs, targets
@@ -210,6 +212,13 @@ class Splitter:
         if text not in self._said:
             self._said.add(text)
             log.warning("%s", text)
+
+
+def _call(name: str, function: Callable[[Any], Any], batch: Any, where: str) -> Any:
+    try:
+        return function(batch)
+    except Exception as fault:  # whatever the user's function raises
+        raise TaskError(f"{where}: the task's `{name}` failed on {form(batch)} ({one_line(fault)})") from fault
 
 
 def _kinds(batch: Sequence[Any]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, S
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 import torch
@@ -100,7 +100,9 @@ class UserBatches:
                 return _rebuilt(data, self.seed, batch_sampler=data.batch_sampler)
             return _rebuilt(data, self.seed, batch_size=data.batch_size, drop_last=data.drop_last)
         if not _is_dataset(data):
-            return data
+            return cast("Iterable[Any]", data)
+        if not isinstance(data, IterableDataset):
+            _length(data, self.field)
         if not _is_map_style(data):
             return DataLoader(data, self.batch_size, generator=_generator(self.seed), collate_fn=collate)
         count = _length(data, self.field)
@@ -243,7 +245,7 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _is_dataset(data: object) -> bool:
+def _is_dataset(data: object) -> TypeGuard[Dataset[Any]]:
     """Tells whether data yield samples and no batches: a Dataset of torch or of Hugging Face's `datasets`."""
     return isinstance(data, Dataset) or type(data).__module__.partition(".")[0] == "datasets"
 
@@ -265,7 +267,7 @@ def _length(data: Any, field: str) -> int:
         raise DataError(f"{field}: a Dataset that is read by index needs a length ({one_line(fault)})") from fault
 
 
-def _loader(data: Dataset[Any], batch_size: int, order: Iterable[int], seed: int) -> DataLoader[Any]:
+def _loader(data: Any, batch_size: int, order: Iterable[int], seed: int) -> DataLoader[Any]:
     numbered, collating = NumberedSamples(data), Collate(collate)
     return DataLoader(
         numbered, batch_size, sampler=_Order(list(order)), generator=_generator(seed), collate_fn=collating

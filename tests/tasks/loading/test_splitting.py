@@ -122,6 +122,15 @@ def test_what_is_not_clear_is_refused_with_the_cure(network: Any, batch: Any, sa
     assert "\n" not in str(refused.value)
 
 
+def test_arrays_become_tensors_and_functions_that_fail_are_named() -> None:
+    inputs, targets = split(One, {"x": X.numpy(), "y": [{"boxes": Z.numpy(), "name": "a"}]})
+    assert torch.equal(inputs["x"], X)
+    assert torch.equal(targets[0]["boxes"], Z)
+    failing = Splitter(One, inputs=lambda batch: batch["x"])
+    with pytest.raises(TaskError, match=r"batch 0: the task's `inputs` failed on \(float32 .*TypeError"):
+        failing.split((X, Y), "train_data: batch 0")
+
+
 def test_what_is_passed_over_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     splitter = Splitter(One)
     for number in range(3):

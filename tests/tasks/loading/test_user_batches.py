@@ -283,6 +283,15 @@ def test_batches_whose_samples_cannot_be_counted_are_named() -> None:
         list(batches([(X, Y), (X, Y[:9])]))
 
 
+def test_a_dataset_without_a_length_is_named() -> None:
+    class Endless(Dataset[Any]):
+        def __getitem__(self, index: int) -> Any:
+            return X, 0
+
+    with pytest.raises(DataError, match="train_data: a Dataset that is read by index needs a length"):
+        list(batches(Endless()))
+
+
 def test_batches_that_raise_are_named_by_their_number() -> None:
     def stream() -> Iterator[Any]:
         yield X, Y
