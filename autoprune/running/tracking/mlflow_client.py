@@ -89,8 +89,8 @@ class Store:
             command = ["mlflow", "experiments", "restore", "--experiment-id", number]
             raise UserError(
                 f"MLflow's experiment {experiment!r} was deleted: restore it with MLFLOW_TRACKING_URI="
-                f"{shlex.quote(redact(uri, uri))} {shlex.join(command)}, or name another one (--set "
-                "track.experiment=NAME of a search, --experiment NAME of track and ui)"
+                f"{shlex.quote(redact(uri, uri))} {shlex.join(command)}, or name another one (setting "
+                "track.experiment of a search, --experiment NAME of track and ui)"
             )
         self.id = str(found.experiment_id if found else self._make_experiment(experiment))
 

@@ -28,6 +28,8 @@ _DIGESTED = {"data": "task", "checkpoint": "model"}
 """What of a run's identity is a digest, and whose."""
 # MLflow takes no other characters in names; a slash would open a section of its own.
 _NOT_IN_NAMES = re.compile(r"[^\w\-.: ]")
+_NAME_LENGTH = 240
+"""What MLflow takes, a prefix left out."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class SearchReader:
         self._told.add(trial.number)
         self._best = best_of(self._best, trial, self._record.objective)
         best = self._best.score if self._best else None
-        metrics = {} if best is None else {f"best_{_allowed(name)}": value for name, value in best.numbers().items()}
+        metrics = {} if best is None else {f"best_{allowed(name)}": value for name, value in best.numbers().items()}
         return self._trial(trial, record["time"]), Point(len(self._told), record["time"], metrics)
 
     def _trial(self, trial: Trial, when: float) -> RunContent:
@@ -202,13 +204,13 @@ class TrainingReader:
     def describe(self) -> RunContent:
         """Returns the run that stands for the folder, as it is made first."""
         first = self._records[0]
-        params = {_allowed(name): value for name, value in first["params"].items()}
+        params = {allowed(name): value for name, value in first["params"].items()}
         name = self.path.parent.resolve().name
         return RunContent(run_key(self.path), TRAINING_ROLE, name, first["time"], params=params)
 
     def take(self, record: Mapping[str, Any]) -> tuple[None, Point | None]:
         """Returns no trial, and the point that a record adds to the run's curves."""
-        measured = {_allowed(key): value for key, value in record.items() if isinstance(value, float) and key != "time"}
+        measured = {allowed(key): value for key, value in record.items() if isinstance(value, float) and key != "time"}
         text = repr((record["event"], record.get("epochs"), sorted(measured.items())))
         if "epochs" not in record or "loss" not in record or text in self._known:
             return None, None  # what is measured again after a resumption is the same
@@ -222,7 +224,7 @@ class TrainingReader:
         end = records[-1]["time"]
         if finished is None:
             return RunEnd("KILLED", end, {}, ())
-        metrics = {f"final_{_allowed(name)}": v for name, v in finished.items() if name not in ("event", "time")}
+        metrics = {f"final_{allowed(name)}": v for name, v in finished.items() if name not in ("event", "time")}
         paths = [self.path.parent / "schedule.yaml", RunFolder(self.path.parent).experiment, self.path]
         return RunEnd("FINISHED", end, metrics, [path for path in paths if path.is_file()])
 
@@ -246,12 +248,15 @@ def trial_metrics(trial: Trial, dense: Mapping[str, int]) -> dict[str, float]:
     """
     metrics = {kind: float(cost) for kind, cost in trial.costs.items()}
     metrics |= {f"{kind}_kept": trial.costs[kind] / dense[kind] for kind in ("flops", "params") if kind in trial.costs}
-    stopped = isinstance(trial.outcome, Stopped)  # on a part of the samples, so not under the names of whole ones
-    score = trial.outcome.score if isinstance(trial.outcome, Stopped) else trial.score
-    if score is not None:
-        known = {_allowed(name): value for name, value in {**score.numbers(), "samples": score.samples}.items()}
-        metrics |= {f"stopped_{name}" if stopped else name: float(value) for name, value in known.items()}
+    metrics |= {allowed(name): float(value) for name, value in _measured(trial).items()}
     return {**metrics, "seconds": round(trial.seconds, 3)}
+
+
+def _measured(trial: Trial) -> dict[str, float]:
+    """Returns what was measured of a trial; on a part of the samples alone it is not under the names of whole ones."""
+    outcome, prefix = (trial.outcome.score, "stopped_") if isinstance(trial.outcome, Stopped) else (trial.score, "")
+    known = {} if outcome is None else {**outcome.numbers(), "samples": outcome.samples}
+    return {f"{prefix}{name}": value for name, value in known.items()}
 
 
 def trial_params(trial: Trial, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,8 +272,8 @@ def trial_params(trial: Trial, params: Mapping[str, Any]) -> dict[str, Any]:
         "costs": params["costs"],
         "recipe": " ".join(f"{name}={setting}" for name, setting in recipe.to_json().items()),
         "settings": format_settings(dict(sorted(settings.items()))) or "none",
-        **{f"settings.{_allowed(name)}": format_setting(value) for name, value in settings.items()},
-        **{f"keep.{group}": width for group, width in trial.candidate.allocation.items()},
+        **{f"settings.{allowed(name)}": format_setting(value) for name, value in settings.items()},
+        **{f"keep.{allowed(group)}": width for group, width in trial.candidate.allocation.items()},
     }
 
 
@@ -283,16 +288,19 @@ def trial_row(trial: Trial, dense: Mapping[str, int]) -> dict[str, Any]:
         "trial": trial.number,
         "role": trial.candidate.role,
         "state": _STATES[type(trial.outcome)],
-        **trial_metrics(trial, dense),
+        **_measured(trial),
         **trial.costs,
+        **{f"{kind}_kept": cost / dense[kind] for kind, cost in trial.costs.items()},
+        "seconds": round(trial.seconds, 3),
         **{f"settings.{name}": value for name, value in trial.candidate.settings.items()},
         **{f"keep.{group}": width for group, width in trial.candidate.allocation.items()},
         **({"failure": f"{failure.kind}: {failure.reason}"} if failure else {}),
     }
 
 
-def _allowed(name: str) -> str:
-    return _NOT_IN_NAMES.sub("_", name)
+def allowed(name: str) -> str:
+    """Returns a name of the user's as MLflow takes it."""
+    return _NOT_IN_NAMES.sub("_", name)[:_NAME_LENGTH]
 
 
 def run_key(records: Path) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprune.core.metrics import KL, LOSS, Objective
+from autoprune.running.tracking.mlflow_runs import allowed
 
 _TAG = "mlflow.sharedViewState."
 _MOST_GROUPS = 24
@@ -104,7 +105,7 @@ class View:
         lines = {"metricKey": f"best_{name}", "selectedMetricKeys": [f"best_{name}"], "lineSmoothness": 0}
         axes = {"xAxisKey": "step", "scaleType": "linear", "xAxisScaleType": "linear"}
         own = {"useGlobalXaxisKey": False, "useGlobalLineSmoothing": False}
-        groups = [f"keep.{group}" for group in self.groups]
+        groups = [f"keep.{allowed(group)}" for group in self.groups]
         chosen = {"selectedParams": groups, "selectedMetrics": [name], "showAllRuns": True}
         return [
             _card("cost-flops", type="SCATTER", **search, **all_runs, **_against("flops_kept", self.shown)),

@@ -16,16 +16,19 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from autoprune.api import search
 from autoprune.core.allocation import Allocation
 from autoprune.core.ledger import Ledger
 from autoprune.core.trial import Candidate, Trial
 from autoprune.errors import RunFolderError, UserError
 from autoprune.running.tracking.mlflow_client import Store, connect, resolve_uri
+from autoprune.running.tracking.mlflow_runs import store_of_run
 from autoprune.running.tracking.sync import Sync, answering
-from autoprune.running.tracking.tracker import active_run
+from autoprune.running.tracking.tracker import active_run, chosen_in_mlflow
 from tests.journeys import Cli, in_child, left_behind
 from tests.reporting.ledgers import OUTCOMES, trial, write_run
 from tests.scores import scored
+from tests.user_tasks import task, tiny
 
 NUMBERS = [str(number) for number in range(len(OUTCOMES))]
 CURVE = [(1, 0.5), (2, 0.5), (3, 0.5), (4, 0.3), (5, 0.3)]
@@ -204,6 +207,33 @@ def test_a_search_inside_a_run_of_the_user_s_is_its_child_where_that_run_is(
     assert "mlflow.parentRunId" not in found(elsewhere)[0].data.tags
 
 
+def test_a_search_from_python_is_a_child_of_the_active_run_in_the_users_own_experiment(
+    workdir: Path, empty: Path
+) -> None:
+    shutil.copy(empty, workdir / "mine.db")
+    store = f"sqlite:///{workdir / 'mine.db'}"
+    quick = {"trials": 2, "sensitivity__levels": 2, "progress": False, "output": "run"}
+
+    def search_inside() -> int:
+        mlflow.set_tracking_uri(store)
+        mlflow.set_experiment("product X")
+        assert chosen_in_mlflow() == {"track.uri": store, "track.experiment": "product X"}
+        with mlflow.start_run(experiment_id=mlflow.create_experiment("product Y")) as outer:
+            search(tiny(), task, 0.6, **quick)
+            assert mlflow.active_run().info.run_id == outer.info.run_id
+        return 0
+
+    assert in_child(search_inside) == 0  # what is set stays set in its process
+    client = MlflowClient(store)
+    assert [each.name for each in client.search_experiments()] == ["product Y", "product X", "Default"]
+    runs = client.search_runs([client.get_experiment_by_name("product Y").experiment_id])
+    by_role = {run.data.tags.get("autoprune.role", "outer"): run for run in runs}
+    assert len(runs) == 4
+    assert by_role["outer"].info.status == "FINISHED"
+    assert by_role["search"].data.tags["mlflow.parentRunId"] == by_role["outer"].info.run_id
+    assert store_of_run(Path("run"), None, None) == (store, "product Y")
+
+
 def described(workdir: Path) -> dict[str, Any]:
     """What the first record of a made-up run says of it."""
     import json
@@ -225,6 +255,17 @@ def test_a_deleted_experiment_is_named_with_its_cure(autoprune: Cli, workdir: Pa
         assert f"mlflow experiments restore --experiment-id {number}" in said
     client.restore_experiment(number)
     assert autoprune.succeed("track", "run").out.startswith("0 of 5 trials")
+
+
+def test_groups_are_mirrored_whatever_their_modules_are_called(workdir: Path, store: str) -> None:
+    folder = write_run(workdir / "run", (), ended=False)
+    with Ledger(folder / "ledger.jsonl") as ledger:
+        candidate = Candidate(0, Allocation({"a[0]=<b>": 3, "x" * 400: 4}))
+        ledger.asked(candidate)
+        ledger.told(Trial(candidate, scored(0.1, 0.9, 10), {"flops": 1}, 1.0, "inline", 1))
+    sync(folder, store)
+    [child] = found(store)[1]
+    assert [name[:12] for name in child.data.params if name.startswith("keep.")] == ["keep.a_0___b", "keep.xxxxxxx"]
 
 
 @pytest.mark.parametrize("name", ["a b", "a%20b", "100%", "a#b", "a?b", "a@b", "übung"])
