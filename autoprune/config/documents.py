@@ -16,8 +16,8 @@ from autoprune.files import read_whole
 
 Kind = Literal["file", "file or folder"]
 
-_LONGEST_NAME = 255
-"""Bytes of a name in any usual file system."""
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095
+"""Bytes of a name, and of a path, in any usual file system."""
 _MOST_NODES = 100_000
 """Values of a document, with each alias counted as often as it stands there; no experiment has as many."""
 
@@ -32,7 +32,8 @@ def parse_path(value: Any) -> Any:
         return value
     if not value.strip():
         raise ValueError("should be a path but is empty")
-    if "\0" in value or any(len(os.fsencode(part)) > _LONGEST_NAME for part in value.split("/")):
+    too_long = any(len(os.fsencode(part)) > _LONGEST_NAME for part in value.split("/"))
+    if "\0" in value or too_long or len(os.path.abspath(value)) > _LONGEST_PATH:
         raise ValueError("should be a path but no file can have this name")
     try:
         return Path(value).expanduser()

@@ -28,6 +28,7 @@ _EXPECTED = {
     "tuple_type": "a list",
     "string_too_short": "text, not empty",
 }
+_MOST_BITS = 10_000
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
@@ -47,6 +48,8 @@ def validated(model: type[T], given: Any, position: Callable[[Keys, bool], str],
     found = list(faults)
     try:
         value = TypeAdapter(model).validate_python(listed_as_tuples(given))
+    except RecursionError:
+        raise ConfigError([*found, "the settings are nested too deeply, or hold themselves"]) from None
     except ValidationError as invalid:
         found += [f"{position(keys, in_key)}: {said}" for keys, said, in_key in faults_of(invalid, model)]
     if found:
@@ -107,6 +110,8 @@ def shown(value: Any) -> str:
         return "a list"
     if isinstance(value, dict):
         return "a mapping"
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:  # Python writes no more than some thousand digits
+        return "a number of more digits than can be written"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
 

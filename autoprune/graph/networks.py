@@ -53,6 +53,12 @@ def _check_plain(network: nn.Module) -> None:
             f"{kind} is sharded over processes; gather its weights (torch.distributed.checkpoint.state_dict."
             "get_model_state_dict with full_state_dict=True), load them into the network without FSDP and pass that"
         )
+    empty = [name for name, tensor in network.state_dict(keep_vars=True).items() if getattr(tensor, "is_meta", False)]
+    if empty:
+        raise TaskError(
+            f"{kind} has weights without values, on the meta device ({empty[0]}); build it on the CPU, or fill it "
+            "first: network.to_empty(device='cpu'), then load_state_dict"
+        )
     masked = [f"{name}.{parameter}" for name, module in network.named_modules() for parameter in _masked(module)]
     if masked:
         shown = ", ".join(masked[:_SHOWN]) + (f" and {len(masked) - _SHOWN} more" if len(masked) > _SHOWN else "")

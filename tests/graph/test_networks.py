@@ -126,3 +126,10 @@ def test_kept_activations_are_copied_as_values_and_locks_are_shared() -> None:
     assert copied.layer is not original.layer
     assert torch.equal(copied.kept[0], original.kept[0])
     assert not copied.kept[0].requires_grad
+
+
+def test_a_network_whose_weights_have_no_values_is_refused_with_the_cure() -> None:
+    with torch.device("meta"):
+        empty = nn.Sequential(nn.Linear(2, 2))
+    with pytest.raises(TaskError, match=r"on the meta device \(0\.weight\).*to_empty"):
+        unwrap(empty)
