@@ -18,7 +18,7 @@ from autoprune.config import Experiment, load_experiment
 from autoprune.config.keywords import in_keywords, settings_of
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import Budget
-from autoprune.core.ledger import check_idle
+from autoprune.core.ledger import NAME, check_idle
 from autoprune.core.metrics import MetricInfo
 from autoprune.core.recipe import Recipe
 from autoprune.core.trial import Trial
@@ -168,7 +168,7 @@ def _run_to_do(
         if experiment.output is None:
             raise UserError("resume=True goes on with the run in a folder; say in which with --output")
         if RunFolder(experiment.output).holds_run():
-            folder = existing_folder(experiment.output)
+            folder = existing_folder(experiment.output, NAME)
             check_idle(folder.ledger)
             return folder, load_experiment(folder.experiment, given), resume_session
     experiment = load_experiment(None, {**chosen_in_mlflow(), **given})

@@ -30,6 +30,8 @@ from tests.user_tasks import faulty, task, tiny
 
 QUICK = {"trials": 3, "sensitivity__levels": 2, "track__enabled": False, "progress": False}
 IMAGES = torch.rand(5, 1, 8, 8)
+ITSELF: dict[str, Any] = {}
+ITSELF["a"] = ITSELF
 
 
 @pytest.fixture(autouse=True)
@@ -236,6 +238,9 @@ def test_a_result_is_shown_as_its_table_and_gives_plain_rows(ended_run: Path) ->
         ({"budget": None}, r"^budget= is needed, for example budget='flops=0\.5'$"),
         ({"budget": [0.5, 0.3]}, "several budgets are several searches"),
         ({"trails": 3}, "unknown keyword 'trails'; did you mean 'trials'"),
+        ({"seed": 10**5000}, "^seed: should be at most 4294967295 but is a number of more digits"),
+        ({"space__groups": ITSELF}, "nested too deeply, or hold themselves"),
+        ({"output": "/".join(["x" * 100] * 60)}, "^output: should be a path but no file can have this name"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_in_one_line(workdir: Path, given: dict[str, Any], message: str) -> None:

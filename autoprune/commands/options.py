@@ -51,7 +51,7 @@ def resumed_run(arguments: argparse.Namespace, records: str, *others: object) ->
     given |= {str(value) for value in others if value is not None}
     if given:
         raise UserError(f"--resume takes all settings from the run's folder; leave out {', '.join(sorted(given))}")
-    folder = existing_folder(arguments.resume)
+    folder = existing_folder(arguments.resume, records)
     check_idle(folder.path / records)
     return folder, load_experiment(folder.experiment, arguments.settings)
 

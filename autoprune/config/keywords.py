@@ -23,7 +23,7 @@ _KEYS = {
     **{option: key for key, option in OPTIONS.items()},
     **{f"--{name}": f"run.{name.replace('-', '_')}" for name in _RUN_OPTIONS},
 }
-_OPTION = re.compile(r"(--[a-z-]*[a-z])(?: (?!(?:or|and|of|to|with|for|too|is)\b)([\w.=]*\w))?(:?)")
+_OPTION = re.compile(r"(--[a-z-]*[a-z])(?: (?!(?:or|and|of|to|with|for|too|is|names)\b)([\w.=]*\w))?(:?)")
 
 
 def settings_of(keywords: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,7 +37,9 @@ def settings_of(keywords: Mapping[str, Any]) -> dict[str, Any]:
     for keyword in keywords:
         first, separator, _ = keyword.partition("__")
         known = sections if separator else [*_SHORT, *sections]
-        if first not in known:
+        if separator and first == "task":
+            faults.append(f"keyword {keyword!r} is for runs of the command line: network and task are arguments here")
+        elif first not in known:
             near = did_you_mean(first, known) or f"; known: {', '.join(known)}"
             faults.append(f"unknown keyword {keyword!r}{near}")
     if faults:

@@ -175,12 +175,17 @@ def new_folder(output: Path | None, task: str) -> RunFolder:
     return folder
 
 
-def existing_folder(path: Path) -> RunFolder:
+def existing_folder(path: Path, records: str | None = None) -> RunFolder:
     """Returns the folder of a run that was started.
 
+    Args:
+        path: of the folder.
+        records: name of the file of records that it must have: a search's, or a training's; None asks for none.
+
     Raises:
-        RunFolderError: it is no run.
+        RunFolderError: it is no run, or one of another kind.
     """
-    if not (path / EXPERIMENT).is_file():
-        raise RunFolderError(f"{path} is no run of autoprune: it has no {EXPERIMENT}")
+    for name in (EXPERIMENT, records):
+        if name is not None and not (path / name).is_file():
+            raise RunFolderError(f"{path} is no run of autoprune: it has no {name}")
     return RunFolder(path)

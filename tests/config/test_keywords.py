@@ -15,10 +15,11 @@ def test_keywords_are_keys_with_short_names_for_the_usual_ones() -> None:
 
 def test_unknown_keywords_are_all_named_with_the_nearest_ones() -> None:
     with pytest.raises(ConfigError) as raised:
-        settings_of({"trails": 3, "serach__seed": 1, "trials": 3})
+        settings_of({"trails": 3, "serach__seed": 1, "task__model": "x", "trials": 3})
     assert list(raised.value.faults) == [
         "unknown keyword 'trails'; did you mean 'trials'?",
         "unknown keyword 'serach__seed'; did you mean 'search'?",
+        "keyword 'task__model' is for runs of the command line: network and task are arguments here",
     ]
 
 

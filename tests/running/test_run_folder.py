@@ -11,7 +11,7 @@ from autoprune.core.ledger import read_records
 from autoprune.errors import RunFolderError, UserError
 from autoprune.files import write_whole
 from autoprune.running import run_folder as folder
-from autoprune.running.run_folder import RunFolder, new_folder
+from autoprune.running.run_folder import RunFolder, existing_folder, new_folder
 from tests.journeys import left_behind
 
 LEFT = ("best.yaml.part", "sensitivity.png.part", "frontier.csv.part", "shared-4711", "weights/3.pt.part")
@@ -90,3 +90,11 @@ def test_what_was_evaluated_before_a_refusal_is_kept(tmp_path: Path) -> None:
 
 def test_folders_named_in_the_same_second_differ() -> None:
     assert len({new_folder(None, "digits").path for _ in range(5)}) == 5
+
+
+def test_a_run_of_another_kind_is_not_gone_on_with(tmp_path: Path) -> None:
+    (tmp_path / "experiment.yaml").touch()
+    (tmp_path / "training.jsonl").touch()
+    assert existing_folder(tmp_path, "training.jsonl").path == tmp_path
+    with pytest.raises(RunFolderError, match="it has no ledger"):
+        existing_folder(tmp_path, "ledger.jsonl")
