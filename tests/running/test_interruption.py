@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,15 @@ from autoprune.running.interruption import interruptible
 from autoprune.running.run_folder import RunFolder
 
 
+@pytest.fixture
+def _interrupts_come() -> Iterator[None]:
+    """A test that is run in the background ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interrupts_come")
 def test_an_interrupt_stays_one_whatever_code_it_meets_makes_of_it(tmp_path: Path) -> None:
     def import_half() -> None:
         try:
