@@ -107,7 +107,7 @@ def _expectation(pruned: PrunedModel) -> str:
         return f"{_words(then, metrics)}, as in {pruned.recorded.source}"
     if then is None:
         return _words(now, metrics)
-    had = " and ".join(each.text(then.get(each.name)) for each in (*metrics, LOSS))
+    had = " and ".join(filter(None, (each.text(then.get(each.name)) for each in (*metrics, LOSS))))
     had += f" on {then.samples}" if then.samples not in (0, now.samples) else ""
     dropped = f"in {pruned.recorded.source}{', which then dropped it' if pruned.recorded.dropped else ''}"
     return f"{_words(now, metrics)} ({had} {pruned.change or dropped})"

@@ -228,6 +228,11 @@ def load_checkpoint(section: TaskSection, task: Task, network: nn.Module, inputs
         return network
     if section.masks == "drop":
         pruned = replace(pruned, masks={})
+    tensors = {name: tensor for name, tensor in pruned.state_dict.items() if isinstance(tensor, torch.Tensor)}
+    if odd := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
+        raise CheckpointError(
+            f"{section.checkpoint} holds NaN or infinite numbers in {odd[0]}; take one from before training diverged"
+        )
     try:
         return rebuild(pruned, network, inputs.to("cpu")).to(inputs.device)
     except CheckpointError as fault:

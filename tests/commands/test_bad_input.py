@@ -350,7 +350,7 @@ def test_trials_that_cannot_be_applied_are_named(autoprune: Cli, workdir: Path, 
     for number in (4, -1, 99):
         message = autoprune.refused("apply", run, "--trial", number, "--output", "pruned.pt")
         assert f"no finished trial {number}; it has 0 to 3" in message
-    assert "--trial picks from a run's folder" in autoprune.refused(
+    assert "--trial picks from a search's folder" in autoprune.refused(
         "apply", run / "best.yaml", "--trial", 1, "--output", "pruned.pt"
     )
     assert left_behind(workdir) == ["run"]

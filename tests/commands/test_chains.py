@@ -188,6 +188,9 @@ def test_files_that_cannot_be_a_beginning_are_refused_in_one_line(autoprune: Cli
     torch.save({**content, "shapes": [{"kept": {}}]}, "odd.pt")
     torch.save({"head.weight": torch.zeros(2)}, "plain.pt")
     search = (*OWN, *TASK, "--checkpoint")
+    state = {**content["state_dict"], "head.bias": torch.full((4,), torch.nan)}
+    torch.save({**content, "state_dict": state}, "nan.pt")
+    assert "nan.pt holds NaN or infinite numbers in head.bias" in autoprune.refused(*search, "nan.pt")
     assert "odd.pt is damaged: shapes is not what autoprune writes" in autoprune.refused(*search, "odd.pt")
     said = autoprune.refused("inspect", "--checkpoint", "p1.pt")
     assert "p1.pt: the checkpoint, pruned from" in said
