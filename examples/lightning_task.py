@@ -16,12 +16,12 @@ class Digits(lightning.LightningModule):
         super().__init__()
         self.layers = my_task.network()
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images)
+    def forward(self, samples: Tensor) -> Tensor:
+        return self.layers(samples)
 
     def training_step(self, batch: tuple[Tensor, Tensor], number: int) -> Tensor:
-        images, labels = batch
-        loss = nn.functional.cross_entropy(self(images), labels)
+        samples, labels = batch
+        loss = nn.functional.cross_entropy(self(samples), labels)
         self.log("train_loss", loss)
         return loss
 

@@ -37,6 +37,13 @@ def test_a_search_of_ones_own_network_in_python(tmp_path: Path, trained_home: Pa
     assert (tmp_path / "examples" / "search" / "best.yaml").is_file()
 
 
+def test_metrics_of_ones_own_where_nothing_is_classified(tmp_path: Path, trained_home: Path) -> None:
+    header, *rows = run_example("denoise_task.py", tmp_path, trained_home)[1:]
+    assert header.split()[:4] == ["network", "psnr", "mae", "loss"]
+    psnr = {row.split()[0]: float(re.findall(r"[\d.]+(?= dB)", row)[-1]) for row in rows}
+    assert psnr["dense"] > psnr["best"] > psnr["uniform"]
+
+
 @pytest.mark.slow
 def test_gradual_pruning_in_a_training_loop_of_ones_own(tmp_path: Path, trained_home: Path) -> None:
     said = run_example("training_loop.py", tmp_path, trained_home)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -161,9 +161,16 @@ def _doubt(metric: Metric, outputs: Any, targets: Any) -> str:
     if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)):
         return ""
     several = all(bool((each != each[:1]).any()) for each in (outputs, targets))
-    if several and torch.equal(values, torch.as_tensor(metric.measure(outputs.roll(1, 0), targets))):
-        return "is the same for other samples' outputs; does it look at them?"
+    others = (torch.as_tensor(metric.measure(each, targets)) for each in _others(outputs))
+    if several and all(torch.equal(values, each) for each in others):
+        return "is the same for other outputs; does it look at them?"
     return ""
+
+
+def _others(outputs: Tensor) -> Iterator[Tensor]:
+    """Yields outputs of other samples, and those with other classes in their places: one class may be all there is."""
+    for shift in range(min(8, outputs.shape[1]) if outputs.dim() > 1 else 1):
+        yield outputs.roll((1, shift), (0, 1)) if shift else outputs.roll(1, 0)
 
 
 def zeros_in(network: nn.Module) -> float:

@@ -185,7 +185,8 @@ def existing_folder(path: Path, records: str | None = None) -> RunFolder:
     Raises:
         RunFolderError: it is no run, or one of another kind.
     """
-    for name in (EXPERIMENT, records):
-        if name is not None and not (path / name).is_file():
-            raise RunFolderError(f"{path} is no run of autoprune: it has no {name}")
+    if not (path / EXPERIMENT).is_file():
+        raise RunFolderError(f"{path} is no run of autoprune: it has no {EXPERIMENT}")
+    if records is not None and not (path / records).is_file():
+        raise RunFolderError(f"{path} holds the run of another command: it has no {records}")
     return RunFolder(path)

@@ -64,7 +64,7 @@ def _no_evaluation(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReque
         ([*SEARCH, "--set", "evaluation.sample=1"], "did you mean 'samples'?"),
         ([*SEARCH, "--set", "nonsense"], "should read KEY=VALUE"),
         ([*SEARCH, "--device", "gpu"], "--device: should be one of auto, cpu, cuda"),
-        ([*SEARCH, "--checkpoint", "missing.pt"], "no such file: missing.pt"),
+        ([*SEARCH, "--checkpoint", "missing.pt"], "no such file or folder: missing.pt"),
         ([*SEARCH, "--data", "missing"], "missing"),
         ([*SEARCH, "--data", "."], "takes no --data"),
         ([*SEARCH, "--space", "missing.yaml"], "missing.yaml"),

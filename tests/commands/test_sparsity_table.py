@@ -68,7 +68,7 @@ def test_weights_that_are_not_finite_are_named_on_stderr(autoprune: Cli, workdir
     ("arguments", "expected"),
     [
         (["missing.pt", "--sparsity-table"], "missing.pt does not exist"),
-        ([".", "--sparsity-table"], "Is a directory"),
+        ([".", "--sparsity-table"], "is a folder of several files of weights"),
         (["scalar.pt", "--sparsity-table"], "holds no weights of convolutions or linear layers"),
         (["damaged.pt", "--sparsity-table", "csv"], "is truncated or damaged"),
         (["text.pt", "--sparsity-table"], "is not a checkpoint"),

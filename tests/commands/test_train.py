@@ -194,7 +194,8 @@ def test_wrong_input_is_refused_and_leaves_nothing(autoprune: Cli, workdir: Path
     autoprune.succeed("train", "--schedule", _schedule("train: {steps: 2}\n"), "--output", "run", *UNTRACKED)
     assert "leave out 0.5" in autoprune.refused("train", "--resume", "run", "--output", "0.5")
     assert "already holds a run" in autoprune.refused("train", "--schedule", fine, "--output", "run")
-    assert "is no training of autoprune" in autoprune.refused("train", "--resume", _search_folder(workdir))
+    message = autoprune.refused("train", "--resume", _search_folder(workdir))
+    assert "holds the run of another command: it has no training.jsonl" in message
 
 
 def _search_folder(workdir: Path) -> Path:

@@ -113,10 +113,6 @@ def test_options_are_evaluated_even_if_the_file_has_wrong_syntax(here):
         ("evaluation: {samples: 0}", "e.yaml:1:23: evaluation.samples: should be at least 1 but is 0"),
         ("evaluation: {batch_size: 0}", "e.yaml:1:26: evaluation.batch_size: should be at least 1 but is 0"),
         (
-            "evaluation: {objective: los}",
-            "e.yaml:1:25: evaluation.objective: should be one of loss, accuracy, kl but",
-        ),
-        (
             "evaluation: {recalibrate: {samples: -1}}",
             "e.yaml:1:37: evaluation.recalibrate.samples: should be at least 0",
         ),

@@ -133,6 +133,7 @@ def test_the_settings_of_scoring_win_over_the_pruners_own(network: nn.Module) ->
         "samples": 256,
         "batch_size": 64,
         "split": "plain",
+        "seed": 0,
     }
     assert changed.prunable.scoring == {**plain.prunable.scoring, **said}
     assert any(

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.core.allocation import Allocation
+from autoprune.core.metrics import KL
 from autoprune.core.recipe import AdmmTraining, Finetune, Recipe
 from autoprune.core.trial import Candidate, Failure
 from autoprune.evaluation.data import Batches, EvaluationConfig
@@ -174,7 +175,7 @@ def test_fine_tuning_lowers_its_loss(monkeypatch: pytest.MonkeyPatch, optimizer:
 
 
 def test_the_dense_network_teaches(monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluator = Evaluator(evaluator_of().prunable, task, EvaluationConfig(batch_size=32, objective="kl"))
+    evaluator = Evaluator(evaluator_of().prunable, task, EvaluationConfig(batch_size=32, objective=KL))
     alone, distilled = (
         evaluator.build(Candidate(0, HALF, Recipe(48, finetune=Finetune(30, batch_size=32, distill=weight)))).network
         for weight in (0.0, 20.0)

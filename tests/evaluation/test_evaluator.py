@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune import SimpleTask
 from autoprune.core.allocation import Allocation
+from autoprune.core.metrics import KL
 from autoprune.core.recipe import Finetune, Recipe, TrainingPlan
 from autoprune.core.trial import Candidate, Failure, Score, Stopped
 from autoprune.errors import TaskError
@@ -195,7 +196,7 @@ def test_weights_that_were_set_to_zero_stay_zero_in_training() -> None:
 
 
 def test_the_divergence_is_that_of_the_outputs() -> None:
-    evaluator = evaluator_by(replace(CONFIG, objective="kl"))
+    evaluator = evaluator_by(replace(CONFIG, objective=KL))
     score = evaluator.evaluate_network(network := evaluator.prune(HALF, Recipe(48)))
     samples = torch.cat([inputs for inputs, _ in task.batches("validation", 64)])
     with torch.no_grad():
@@ -210,7 +211,7 @@ def test_the_divergence_needs_logits() -> None:
         def forward(self, samples: torch.Tensor) -> torch.Tensor:
             return super().forward(samples)[:, :, None]
 
-    data = EvaluationData(task, replace(CONFIG, objective="kl"), torch.device("cpu"))
+    data = EvaluationData(task, replace(CONFIG, objective=KL), torch.device("cpu"))
     with pytest.raises(TaskError, match=r"objective kl needs \[batch, classes\] logits"):
         data.teacher_logits(Pair().eval(), "validation", None)
 

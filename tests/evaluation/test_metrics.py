@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -7,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoprune.errors import DataError
+from autoprune.core.trial import Score
+from autoprune.errors import DataError, TaskError
 from autoprune.evaluation.data import Batches
-from autoprune.evaluation.metrics import evaluate
+from autoprune.evaluation.metrics import check_metrics, evaluate
+from autoprune.graph.inputs import ModelInputs
+from autoprune.tasks.metrics import ACCURACY, Metric
 from tests.user_tasks import task, tiny
 
 CPU = torch.device("cpu")
@@ -47,3 +52,46 @@ def test_a_network_that_draws_random_numbers_has_the_same_score_every_time() -> 
     batches = [(torch.rand(8, 4), torch.randint(0, 4, (8,))) for _ in range(2)]
     scores = {evaluate(Noisy(), task, batches).loss for _ in range(3)}
     assert len(scores) == 1
+
+
+class OneClass(nn.Module):
+    """Whatever it sees, it is of class 2, more or less surely."""
+
+    def forward(self, samples: Tensor) -> Tensor:
+        return F.one_hot(torch.full((len(samples),), 2), 4) * (1 + samples.flatten(1).std(1, keepdim=True))
+
+
+def doubts(metric: Metric, network: nn.Module, caplog: pytest.LogCaptureFixture) -> str:
+    """What is said of a metric on 16 samples of four classes."""
+    batch = ModelInputs.of(torch.rand(16, 4)), torch.arange(16) % 4
+    with caplog.at_level(logging.WARNING):
+        check_metrics(replace(task, metrics=[metric]), Score(0.0, {metric.name: 0.5}, 16), network, batch)
+    return caplog.text
+
+
+@pytest.mark.parametrize(
+    ("measure", "said"),
+    [
+        (lambda outputs, targets: (targets == 0).float(), "is the same for other outputs; does it look at them?"),
+        (lambda outputs, targets: F.cross_entropy(outputs, targets), "gives one number for a batch"),
+        (lambda outputs, targets: F.cross_entropy(outputs, targets, reduction="none"), ""),
+    ],
+)
+def test_a_metric_that_says_little_is_doubted(
+    measure: Callable[[Tensor, Tensor], Tensor], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = doubts(Metric("own", measure, "maximize"), nn.Linear(4, 4), caplog)
+    assert said in found
+    assert bool(said) == bool(found)
+
+
+def test_accuracy_is_not_doubted_where_the_network_knows_a_single_class(caplog: pytest.LogCaptureFixture) -> None:
+    assert doubts(ACCURACY, OneClass(), caplog) == ""
+
+
+@pytest.mark.parametrize(("value", "unit"), [(1.5, "%"), (-0.1, "%")])
+def test_a_share_that_is_none_is_refused(value: float, unit: str) -> None:
+    metric = Metric("own", lambda outputs, targets: torch.tensor(value), "maximize", unit)
+    batch = ModelInputs.of(torch.rand(2, 4)), torch.zeros(2)
+    with pytest.raises(TaskError, match=rf"'own' is {value} for the dense network, but should be in \[0"):
+        check_metrics(replace(task, metrics=[metric]), Score(0.0, {"own": value}, 2), nn.Linear(4, 4), batch)

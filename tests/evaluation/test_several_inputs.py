@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from autoprune import SimpleTask
 from autoprune.core.allocation import Allocation
+from autoprune.core.metrics import KL
 from autoprune.core.recipe import Finetune, Recipe
 from autoprune.core.trial import Candidate, Score
 from autoprune.evaluation.checkpoints.checkpoint import load
@@ -91,7 +92,7 @@ def test_a_candidate_is_the_same_however_its_inputs_are_given(form: str, recipe:
     scores = []
     for each in ("positions", form):
         task = make_task(each)
-        evaluator = Evaluator(make_prunable(task), task, EvaluationConfig(samples=10, objective="kl"))
+        evaluator = Evaluator(make_prunable(task), task, EvaluationConfig(samples=10, objective=KL))
         trial = evaluator.evaluate(Candidate(0, Allocation({"first": 4}), recipe))
         assert isinstance(trial.outcome, Score), trial.outcome
         scores.append(trial.outcome)

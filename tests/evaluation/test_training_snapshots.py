@@ -75,7 +75,7 @@ def check_equal(found: Trial, expected: Trial, folder: Path, other: Path) -> Non
     """The same score, structures and weights, bit for bit."""
     assert found.score is not None
     assert found.score == expected.score
-    kept = [torch.load(place / f"{found.number}.pt", weights_only=True)["kept"] for place in (folder, other)]
+    kept = [torch.load(place / f"{found.number}.pt", weights_only=True)["shapes"] for place in (folder, other)]
     assert kept[0] == kept[1]
     states = [state_of(place, found.number) for place in (folder, other)]
     assert states[0].keys() == states[1].keys()

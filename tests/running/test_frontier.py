@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from autoprune.core.metrics import LOSS
 from autoprune.reporting.frontier import frontier
 from tests.journeys import SEARCH, Cli, DigitsRun, history_of
 
@@ -15,7 +16,7 @@ def rows_in(run: Path) -> list[dict[str, str]]:
 
 
 def test_every_search_leaves_its_frontier(digits_run: DigitsRun) -> None:
-    found = frontier(history_of(digits_run.folder).trials(), "loss", ["flops"])
+    found = frontier(history_of(digits_run.folder).trials(), LOSS, ["flops"])
     rows = rows_in(digits_run.folder)
     assert [int(row["trial"]) for row in rows] == [trial.number for trial in found]
     assert [int(row["flops"]) for row in rows] == [trial.costs["flops"] for trial in found]

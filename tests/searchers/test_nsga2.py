@@ -9,6 +9,7 @@ import pytest
 from autoprune.core.allocation import Allocation
 from autoprune.core.budget import CostKind
 from autoprune.core.costs import within
+from autoprune.core.metrics import LOSS
 from autoprune.core.trial import Candidate, Score, Trial
 from autoprune.reporting.frontier import frontier
 from autoprune.searchers import nsga2
@@ -117,7 +118,7 @@ def test_of_two_limited_costs_each_spreads_the_frontier() -> None:
     problem = replace(LANDSCAPE.problem, limits=limits, trials=40)
     found = run(replace(LANDSCAPE, problem=problem), Nsga2(problem))
     counted = [replace(t, costs=dict(**problem.costs.costs(t.candidate.allocation))) for t in found]
-    both, one = (frontier(counted, "loss", kinds) for kinds in (["flops", "params"], ["flops"]))
+    both, one = (frontier(counted, LOSS, kinds) for kinds in (["flops", "params"], ["flops"]))
     assert len(both) > len(one) > 5
 
 
@@ -219,7 +220,7 @@ def test_one_is_dropped_where_it_is_above_the_line_between_its_neighbours_on_the
     for _ in range(20):
         (candidate,) = searcher.ask(1)
         own = problem.costs.cost(candidate.allocation, "flops")
-        points = [(t.costs["flops"], t.score.loss) for t in frontier(known, "loss", ["flops"]) if t.score]
+        points = [(t.costs["flops"], t.score.loss) for t in frontier(known, LOSS, ["flops"]) if t.score]
         costs, losses = zip(*points, strict=True)
         if own >= costs[0]:
             assert candidate.stop_thresholds == (pytest.approx(np.interp(own, costs, losses) - 0.1),)

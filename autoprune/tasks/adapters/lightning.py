@@ -139,7 +139,7 @@ class _Whole:
             return calls[0] if calls else None, loss
 
         batches = replace(task, targets=lambda batch: batch)  # the whole batch goes to `training_step`
-        with _quiet(module):
+        with _dropping_logs(module):
             train(network, batches, plan, hooks, forward)
 
 
@@ -181,7 +181,7 @@ def _check_default_loss(whole: _Whole, task: SimpleTask) -> None:
     whole_batches = replace(task, targets=lambda batch: batch)
     cure = "pass loss=function of outputs and targets to from_module, by which samples are to be judged"
     (inputs, targets), (_, batch) = (next(iter(each.batches("train", 2))) for each in (task, whole_batches))
-    with torch.no_grad(), _quiet(module):
+    with torch.no_grad(), _dropping_logs(module):
         trained = float(training_loss(module, batch, 0))
         try:
             judged = float(task.loss(call_network(network, inputs), targets))
@@ -193,7 +193,7 @@ def _check_default_loss(whole: _Whole, task: SimpleTask) -> None:
 
 
 @contextlib.contextmanager
-def _quiet(module: Any) -> Iterator[None]:
+def _dropping_logs(module: Any) -> Iterator[None]:
     """Drops what a module logs, as there is no `Trainer` that would take it."""
     names = ("log", "log_dict")
     module.__dict__ |= dict.fromkeys(names, lambda *_, **__: None)

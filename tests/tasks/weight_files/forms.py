@@ -98,7 +98,7 @@ _BIN_SHARDS = "pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.
 
 LOADING = [
     Form("state dict", saved(dict)),
-    Form("state dict, torch's format before 1.6", saved(dict, old=True)),
+    Form("state dict, torch's older format, no zip", saved(dict, old=True)),
     Form("`module.` (DataParallel, DDP)", saved(lambda s: prefixed("module.", s))),
     Form("`_orig_mod.` (torch.compile)", saved(lambda s: prefixed("_orig_mod.", s))),
     Form("`module._orig_mod.`", saved(lambda s: prefixed("module._orig_mod.", s))),
@@ -292,7 +292,7 @@ REFUSED = [
         "is a Git LFS pointer to weights of 46,827,520 bytes that were not fetched",
     ),
     Form("web page", written("w.pt", b"<!DOCTYPE html><html>Sign in</html>"), "it is a web page"),
-    Form("text", written("w.pt", b"epoch,loss\n1,0.3\n"), "it is a text that begins with 'epoch,loss"),
+    Form("text", written("w.pt", b"epoch,loss\n1,3\n"), "it is a text that begins with 'epoch,loss"),
     Form("zip archive of a checkpoint", writers.zipped, "is a zip archive with inner.pt in it; unpack it first"),
     Form("gzip", written("w.pt.gz", b"\x1f\x8b\x08" + bytes(30)), "is compressed (gzip); unpack it first"),
     Form("half a file", writers.cut, "is truncated or damaged"),
