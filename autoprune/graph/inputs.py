@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 from autoprune.errors import TaskError
+from autoprune.graph.drawing import draw_like
 
 
 @dataclass(frozen=True)
@@ -183,10 +183,10 @@ class ModelInputs:
         def draw(leaf: Any) -> Any:
             picked = self._pick(leaf, numbers)
             if isinstance(picked, list):
-                return [_map(entry, lambda each: _draw_like(each, each, generator, part)) for entry in picked]
+                return [_map(entry, lambda each: draw_like(each, each, generator, part)) for entry in picked]
             if isinstance(picked, PackedSequence):
-                return picked._replace(data=_draw_like(picked.data, picked.data, generator, part))
-            return _draw_like(picked, leaf, generator, part)
+                return picked._replace(data=draw_like(picked.data, picked.data, generator, part))
+            return draw_like(picked, leaf, generator, part)
 
         return self._by_sample(samples, draw)
 
@@ -388,27 +388,3 @@ def _describe(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return f"[{', '.join(map(_describe, value))}]"
     return repr(value) if value is None or isinstance(value, (bool, int, float, str)) else type(value).__name__
-
-
-def _draw_like(tensor: Any, observed: Any, generator: torch.Generator, part: tuple[float, float]) -> Any:
-    """Draws numbers of a tensor's shape in the range of an observed one; returns masks and other values themselves."""
-    if not isinstance(tensor, Tensor) or is_mask(observed):
-        return tensor
-    least, range_ = float(observed.min()), float(observed.max() - observed.min())
-    low, high = (least + share * range_ for share in part)
-    if not observed.is_floating_point():
-        drawn = torch.randint(math.ceil(low), math.floor(high) + 1, tensor.shape, generator=generator)
-    elif range_:
-        drawn = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * (high - low) + low
-    else:
-        drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float64) + least
-    return drawn.to(tensor)
-
-
-def is_mask(observed: Tensor) -> bool:
-    """Tells whether a tensor seems to be a mask: booleans, integers of two values, or numbers with infinities."""
-    if observed.dtype is torch.bool or observed.is_complex() or not observed.numel():
-        return True
-    if observed.is_floating_point():
-        return not bool(observed.isfinite().all())
-    return bool(((observed == observed.min()) | (observed == observed.max())).all())

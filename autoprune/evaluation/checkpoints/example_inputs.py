@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from autoprune.errors import CheckpointError
-from autoprune.graph.inputs import ModelInputs, is_mask
+from autoprune.graph.drawing import is_mask
+from autoprune.graph.inputs import ModelInputs
 
 _PLAIN = (bool, int, float, str)
 
