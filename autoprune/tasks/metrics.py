@@ -13,6 +13,7 @@ from torch import Tensor
 
 from autoprune.core.metrics import SHARE, Direction, MetricInfo
 from autoprune.errors import TaskError
+from autoprune.tasks.outputs import logits_of, named_logits
 
 _NAME = re.compile(r"[A-Za-z_][\w.@+-]*")
 _RESERVED = frozenset({
@@ -171,19 +172,24 @@ def _as_metric(given: Any, name: str | None = None) -> Metric:
     return Metric(name or re.sub(r"\W", "_", own), given)
 
 
-def top_1(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Returns `[batch]`: 1 where the largest of `[batch, classes]` outputs is the target, else 0.
+def top_1(outputs: Any, targets: Tensor) -> Tensor:
+    """Returns `[batch]`: 1 where the largest of `[batch, classes]` logits is the target, else 0.
+
+    Args:
+        outputs: the logits, or what `logits_of` finds them in.
+        targets: `[batch]` class numbers.
 
     Raises:
         TaskError: they are not outputs of at least two classes and whole numbers, one for each sample.
     """
-    if not _classifies(outputs, targets):
+    logits = logits_of(outputs)
+    if not _classifies(logits, targets):
         raise TaskError(
             f"top-1 accuracy needs [batch, classes] outputs of at least two classes and [batch] class numbers, but has "
-            f"{_kind(outputs)} and {_kind(targets)}; give the metric that this task has, metrics=…, or metrics=[] to "
+            f"{_kind(logits)} and {_kind(targets)}; give the metric that this task has, metrics=…, or metrics=[] to "
             "go by the loss alone"
         )
-    return (outputs.argmax(dim=1) == targets).float()
+    return (logits.argmax(dim=1) == targets).float()
 
 
 def _classifies(outputs: object, targets: object) -> bool:
@@ -222,9 +228,9 @@ def top_k(outputs: Tensor, targets: Tensor, k: int) -> Tensor:
     return (before.sum(dim=1) < k).float()
 
 
-def top_5(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Returns `[batch]`: 1 where the target is among the five largest of `[batch, classes]` outputs, else 0."""
-    return top_k(outputs, targets, 5)
+def top_5(outputs: Any, targets: Tensor) -> Tensor:
+    """Returns `[batch]`: 1 where the target is among the five largest of `[batch, classes]` logits, else 0."""
+    return top_k(logits_of(outputs), targets, 5)
 
 
 ACCURACY = Metric("accuracy", top_1, "maximize", SHARE)
@@ -232,10 +238,8 @@ TOP_5 = Metric("top_5", top_5, "maximize", SHARE)
 
 
 def predictions(outputs: Any) -> Any:
-    """Returns what metrics see of a network's outputs: their `logits` where they have any, as transformers' do."""
-    if isinstance(outputs, Mapping):
-        return outputs.get("logits", outputs)
-    found = getattr(outputs, "logits", None)
+    """Returns what metrics see of a network's outputs: logits that have a name, see `named_logits`, or all of them."""
+    found = named_logits(outputs)
     return outputs if found is None else found
 
 
@@ -249,6 +253,6 @@ def classification_metrics(outputs: Any, targets: Any) -> tuple[Metric, ...]:
     Raises:
         TaskError: they are no classification's; it says what to give instead.
     """
-    logits = predictions(outputs)
+    logits = logits_of(outputs)
     top_1(logits, targets)
     return (ACCURACY, TOP_5) if logits.shape[1] >= _TOP_5_FROM else (ACCURACY,)

@@ -21,12 +21,9 @@ def logits_of(outputs: Any) -> Tensor:
     Raises:
         TaskError: there are none.
     """
-    if isinstance(outputs, Tensor):
-        return outputs
-    for name in _LOGITS:
-        found = _named(outputs, name)
-        if isinstance(found, Tensor):
-            return found
+    found = outputs if isinstance(outputs, Tensor) else named_logits(outputs)
+    if found is not None:
+        return found
     parts = outputs if isinstance(outputs, (tuple, list)) else ()
     if isinstance(outputs, Mapping) and len(outputs) == 1:
         parts = tuple(outputs.values())
@@ -36,6 +33,12 @@ def logits_of(outputs: Any) -> Tensor:
         f"no logits are found in the network's outputs, a {type(outputs).__name__}{_names(outputs)}; expected a "
         "tensor, a tuple that begins with one, or `logits`; give the task a loss and metrics of these outputs"
     )
+
+
+def named_logits(outputs: Any) -> Tensor | None:
+    """Returns the logits that outputs give by name: `logits`, as Hugging Face's, or `out`, as torchvision's."""
+    named = (_named(outputs, name) for name in _LOGITS)
+    return next((each for each in named if isinstance(each, Tensor)), None)
 
 
 def default_loss(outputs: Any, targets: Any) -> Tensor:

@@ -45,7 +45,7 @@ def test_outputs_that_are_not_numbers_are_never_right() -> None:
         (torch.zeros(3, 6), torch.tensor([0.0, 1.0, 2.0]), r"float32 \[3, 6\] and float32 \[3\]"),
         (torch.zeros(3, 6), torch.zeros(3, 6), r"float32 \[3, 6\] and float32 \[3, 6\]"),
         (torch.zeros(3, 6, 2), torch.zeros(3, 2, dtype=torch.int64), r"float32 \[3, 6, 2\] and int64 \[3, 2\]"),
-        ([torch.zeros(3)], torch.tensor([0, 1, 2]), r"a list and int64 \[3\]"),
+        ([torch.zeros(3)], torch.tensor([0, 1, 2]), r"float32 \[3\] and int64 \[3\]"),
         (torch.zeros(3, 6), None, r"float32 \[3, 6\] and a NoneType"),
     ],
 )
@@ -58,7 +58,14 @@ def test_top_5_is_measured_from_ten_classes_on() -> None:
     labels = torch.tensor([1, 0])
     assert classification_metrics(torch.zeros(2, 9), labels) == (ACCURACY,)
     assert classification_metrics(torch.zeros(2, 10), labels) == (ACCURACY, TOP_5)
-    assert classification_metrics({"logits": torch.zeros(2, 10)}, labels) == (ACCURACY, TOP_5)
+    for outputs in ({"logits": torch.zeros(2, 10)}, {"out": torch.zeros(2, 10), "aux": torch.zeros(2, 3)}):
+        assert classification_metrics(outputs, labels) == (ACCURACY, TOP_5)
+
+
+def test_of_a_tuple_the_first_is_classified() -> None:
+    outputs, labels = (torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.zeros(2, 7)), torch.tensor([1, 1])
+    assert classification_metrics(outputs, labels) == (ACCURACY,)
+    assert top_1(outputs, labels).tolist() == [1.0, 0.0]
 
 
 class Largest:
