@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from autoprune.core.trial import Failure, Score, Stopped, Trial, outcome_to_json
-from autoprune.errors import Diverged, describe, foreign_code
+from autoprune.errors import DataError, Diverged, describe, foreign_code
 
 S = TypeVar("S", bound=Score | Stopped)
 
@@ -43,7 +43,8 @@ def outcome_of(evaluate: Callable[[], S]) -> S | Failure:
     """Returns what `evaluate` returns, or a failure if it raises or its score is not a number.
 
     Raises:
-        OSError: data cannot be read or a file not be written, which is the run's fault and not the candidate's.
+        OSError: a file cannot be read or written, which is the run's fault and not the candidate's.
+        DataError: samples cannot be read, which is not the candidate's fault either.
     """
     try:
         with foreign_code():
@@ -52,7 +53,7 @@ def outcome_of(evaluate: Callable[[], S]) -> S | Failure:
         return Failure("nan", str(fault))
     except (torch.OutOfMemoryError, MemoryError) as fault:
         return Failure("out_of_memory", str(fault))
-    except OSError:
+    except (OSError, DataError):
         raise
     except Exception as fault:  # the user's network, loss or data may raise anything
         return Failure("exception", describe(fault))
