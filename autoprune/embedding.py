@@ -213,6 +213,7 @@ def save(
         PrunedCheckpoint(
             copied(network.state_dict(), "state_dict"), {}, provenance.shapes, qualified_name(network),
             describe_inputs(given), dict(metrics or {}), "", "masked" if held else FILTER.name, held, first,
+            provenance.others,
         ),
     )  # fmt: skip
 

@@ -70,6 +70,7 @@ class PrunedNetwork:
             prunable.pruner.pattern.name,
             provenance.masks,
             provenance.first or prunable.costs.dense(),
+            provenance.others,
         )
 
 

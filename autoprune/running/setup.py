@@ -29,7 +29,7 @@ from autoprune.graph.inputs import ModelInputs
 from autoprune.graph.networks import unwrap
 from autoprune.pruning.patterns import ELEMENT, parse_pattern
 from autoprune.pruning.pruner import Pruner
-from autoprune.pruning.surgery.provenance import note_provenance, provenance_of
+from autoprune.pruning.surgery.provenance import Provenance, note_provenance, provenance_of
 from autoprune.running.coverage import Coverage, measure_coverage
 from autoprune.running.progress import Display, training_progress
 from autoprune.running.threads import settle_threads
@@ -38,7 +38,7 @@ from autoprune.tasks.base import Hook, Task
 from autoprune.tasks.simple import build_task, model_name
 from autoprune.tasks.training.computing import check_precision
 from autoprune.tasks.training.loop import count_steps
-from autoprune.tasks.weights import digest
+from autoprune.tasks.weights import digest, read_others
 
 FROM_PYTHON = "python:"
 """Begins the name of a task that was passed to `autoprune.search`."""
@@ -225,6 +225,8 @@ def load_checkpoint(section: TaskSection, task: Task, network: nn.Module, inputs
     pruned = None if section.checkpoint is None else read_checkpoint(section.checkpoint)
     if pruned is None:
         task.load(network, section.checkpoint)
+        if section.checkpoint is not None:
+            note_provenance(network, Provenance(others=read_others(section.checkpoint)))
         return network
     if section.masks == "drop":
         pruned = replace(pruned, masks={})

@@ -307,4 +307,5 @@ def _checkpoint(run: TrainingRun, start: _Start, final: Score) -> PrunedCheckpoi
         "masked" if masks else FILTER.name,
         masks,
         before.first or measure_costs(start.network, start.inputs),
+        before.others,
     )

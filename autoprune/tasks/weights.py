@@ -63,6 +63,14 @@ def read_weights(path: Path, network: nn.Module | None = None) -> Weights:
     return Weights(without_wrappers(first.entries), plain_entries(content))
 
 
+def read_others(path: Path) -> dict[str, Any]:
+    """Returns the plain entries beside the weights in a file, see `Weights`; {} where it is of no known form."""
+    try:
+        return plain_entries(read_content(path))
+    except CheckpointError:
+        return {}
+
+
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Returns the parameters and buffers in a file, on the CPU: name to a tensor `[…]` of any shape.
 

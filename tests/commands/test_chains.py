@@ -69,6 +69,16 @@ def test_a_file_pruned_twice_loads_onto_the_first_network(twice: Path) -> None:
     torch.testing.assert_close(network(samples), masked_through(again, tiny())(samples))
 
 
+def test_what_lay_beside_the_weights_is_carried_along(autoprune: Cli, workdir: Path) -> None:
+    plain = {"epoch": 3, "args": {"lr": 0.1, "layers": [1, 2]}}
+    torch.save({"state_dict": tiny().state_dict(), "optimizer": {"lr": 0.1}, **plain}, "dense.pt")
+    autoprune.succeed(*OWN, *TASK, "--checkpoint", "dense.pt", "--output", "r1")
+    autoprune.succeed("apply", "r1", "--output", "p1.pt")
+    autoprune.succeed("train", *TASK, "--checkpoint", "p1.pt", "--schedule", written("t.yaml", TRAIN), "--output", "t")
+    autoprune.succeed("apply", "t", "--output", "p2.pt")
+    assert read("p1.pt").others == read("p2.pt").others == plain
+
+
 def test_a_chain_of_search_and_training_ends_in_one_file_that_is_exported(autoprune: Cli, twice: Path) -> None:
     schedule = written("s.yaml", TRAIN)
     autoprune.succeed("train", *TASK, "--checkpoint", "p2.pt", "--schedule", schedule, "--output", "t", *UNTRACKED)

@@ -48,6 +48,7 @@ class PrunedCheckpoint:
         pattern: what was pruned last; unless those are channels or whole layers, weights were set to zero.
         masks: of the weights that are held at zero; in the file the bits of each, packed.
         first: what the first network costs, by kind; empty where it is not known.
+        others: plain entries that came beside the first weights: epoch, arguments, …
     """
 
     state_dict: Mapping[str, Tensor]
@@ -60,6 +61,7 @@ class PrunedCheckpoint:
     pattern: str = FILTER.name
     masks: Masks = field(default_factory=dict)
     first: Mapping[str, int] = field(default_factory=dict)
+    others: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def masked(self) -> bool:
@@ -169,6 +171,8 @@ def _is_right(name: str, value: Any) -> bool:
             return maps_to(value, (int, float))
         case "masks":
             return maps_to(value, Tensor)
+        case "others":
+            return maps_to(value, object)
         case _:
             return isinstance(value, str)
 
@@ -239,7 +243,9 @@ def rebuild_from(dense: nn.Module, source: ChannelGraph | Any, checkpoint: Prune
         network.load_state_dict(checkpoint.state_dict)
     except (RuntimeError, IndexError, CheckpointError, ThinningError) as fault:
         raise CheckpointError(f"{_misfit(dense, checkpoint)}: {in_one_line(fault)}") from fault
-    note_provenance(network, Provenance(tuple(checkpoint.shapes), checkpoint.masks, checkpoint.first))
+    note_provenance(
+        network, Provenance(tuple(checkpoint.shapes), checkpoint.masks, checkpoint.first, checkpoint.others)
+    )
     return network.eval()
 
 

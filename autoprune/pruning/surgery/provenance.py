@@ -54,11 +54,13 @@ class Provenance:
         shapes: what it lost, in order: the first of the first network, each other of what the one before it left.
         masks: of its weights that are held at zero.
         first: what the first network costs; empty where nothing was pruned yet, or it is not known.
+        others: plain entries that came beside the first weights: epoch, arguments, …
     """
 
     shapes: tuple[PrunedShape, ...] = ()
     masks: Masks = field(default_factory=dict)
     first: Mapping[str, int] = field(default_factory=dict)
+    others: Mapping[str, Any] = field(default_factory=dict)
 
     def then(self, shape: PrunedShape, masks: Masks) -> Provenance:
         """Returns the provenance of what a change of shape leaves.
@@ -75,17 +77,19 @@ def provenance_of(network: nn.Module) -> Provenance:
     note = network.__dict__.get(_NOTE)
     if note is None:
         return Provenance()
-    return Provenance(tuple(map(PrunedShape.from_plain, note["shapes"])), dict(note["masks"]), dict(note["first"]))
+    shapes = tuple(map(PrunedShape.from_plain, note["shapes"]))
+    return Provenance(shapes, dict(note["masks"]), dict(note["first"]), dict(note["others"]))
 
 
 def note_provenance(network: nn.Module, provenance: Provenance) -> None:
     """Writes onto a network what was pruned of it before, in place of what was noted."""
     network.__dict__.pop(_NOTE, None)
-    if provenance.shapes or provenance.masks or provenance.first:
+    if any(vars(provenance).values()):
         network.__dict__[_NOTE] = {
             "shapes": [shape.to_plain() for shape in provenance.shapes],
             "masks": dict(provenance.masks),
             "first": dict(provenance.first),
+            "others": dict(provenance.others),
         }
 
 
