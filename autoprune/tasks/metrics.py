@@ -168,8 +168,9 @@ def _as_metric(given: Any, name: str | None = None) -> Metric:
     for known in (ACCURACY, TOP_5):
         if given is known.measure:
             return replace(known, name=name or known.name)
-    own = getattr(given, "__name__", None) or type(given).__name__
-    return Metric(name or re.sub(r"\W", "_", own), given)
+    function = getattr(given, "func", given)  # of a partial one
+    own = getattr(function, "__name__", None) or type(given).__name__
+    return Metric(name or ("metric" if own == "<lambda>" else re.sub(r"\W", "_", own)), given)
 
 
 def top_1(outputs: Any, targets: Tensor) -> Tensor:
