@@ -145,12 +145,13 @@ def as_metrics(given: Any) -> tuple[Metric, ...]:
 
     Args:
         given: a `Metric`, a function, an object with `update` and `compute`, several of these, or a mapping of names to
-            them. A function or object without a name of its own is called after its function or class.
+            them, as torchmetrics' `MetricCollection` is too. A function or object without a name of its own is called
+            after its function or class.
 
     Raises:
         TaskError: it is nothing of the kind, or two have one name.
     """
-    if isinstance(given, Mapping):
+    if callable(getattr(given, "items", None)):
         found = [_as_metric(each, str(name)) for name, each in given.items()]
     elif isinstance(given, Iterable) and not callable(given):
         found = [_as_metric(each) for each in given]
