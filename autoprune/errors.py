@@ -57,8 +57,8 @@ def ended_by_user_code(fault: BaseException) -> str:
 
 
 def describe(fault: BaseException) -> str:
-    """Returns the kind of an error and its message."""
-    return str(fault) if isinstance(fault, ForeignExit) else f"{type(fault).__name__}: {fault}"
+    """Returns the kind of an error and its message; of errors of this module the message, which says all."""
+    return str(fault) if isinstance(fault, (ForeignExit, UserError)) else f"{type(fault).__name__}: {fault}"
 
 
 class LedgerWriteError(AutopruneError):

@@ -51,7 +51,8 @@ class MetricAccumulator:
         seen = predictions(outputs)
         for metric in self._task.metrics:
             if metric.accumulates:
-                self._objects[metric.name].update(seen, targets)
+                with metric.named():
+                    self._objects[metric.name].update(seen, targets)
             else:
                 self._means[metric.name].append(metric.batch_mean(seen, targets, count) * count)
         divergence: float | None = None
@@ -70,6 +71,13 @@ class MetricAccumulator:
                 raise
             return divergence
 
+    def _value(self, metric: Metric) -> float:
+        if not metric.accumulates:
+            return _sum(self._means[metric.name]) / self.samples
+        with metric.named():
+            computed = self._objects[metric.name].compute()
+        return metric.result(computed)
+
     def score(self, rungs: tuple[Score, ...] = ()) -> Score:
         """Returns the values over the samples so far; not a number if the network gives none.
 
@@ -78,17 +86,14 @@ class MetricAccumulator:
         """
         if not self.samples:
             raise DataError(f"task {self._task.name} gave no samples to evaluate on")
-        metrics = {
-            metric.name: metric.result(self._objects[metric.name].compute())
-            if metric.accumulates
-            else _sum(self._means[metric.name]) / self.samples
-            for metric in self._task.metrics
-        }
+        metrics = {metric.name: self._value(metric) for metric in self._task.metrics}
         kl = _sum(self._divergences) / self.samples if self._teacher_logits is not None else None
         return Score(_sum(self._losses) / self.samples, metrics, self.samples, kl, rungs)
 
 
-def _scalar(loss: Tensor) -> float:
+def _scalar(loss: Any) -> float:
+    if not isinstance(loss, (Tensor, float, int)):
+        raise TaskError(f"the loss should be a scalar, the mean over the batch, but is a {type(loss).__name__}")
     if isinstance(loss, Tensor) and loss.numel() != 1:
         raise TaskError(f"the loss should be a scalar, the mean over the batch, but has shape {list(loss.shape)}")
     return float(loss)
@@ -154,14 +159,13 @@ def check_metrics(task: Task, score: Score, network: nn.Module, batch: Batch) ->
 
 def _doubt(metric: Metric, outputs: Any, targets: Any) -> str:
     """Returns what is odd about a metric that is a function, on outputs and targets of several samples."""
-    assert callable(metric.measure), "the caller looked"
-    values = torch.as_tensor(metric.measure(outputs, targets))
+    values = metric.values(outputs, targets)
     if values.numel() == 1:
         return "gives one number for a batch: the mean over the batches is taken, weighted by their samples"
     if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)):
         return ""
     several = all(bool((each != each[:1]).any()) for each in (outputs, targets))
-    others = (torch.as_tensor(metric.measure(each, targets)) for each in _others(outputs))
+    others = (metric.values(each, targets) for each in _others(outputs))
     if several and all(torch.equal(values, each) for each in others):
         return "is the same for other outputs; does it look at them?"
     return ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from autoprune.core.metrics import SHARE, Direction, MetricInfo
-from autoprune.errors import TaskError
+from autoprune.errors import AutopruneError, TaskError, describe
 from autoprune.tasks.outputs import logits_of, named_logits
 
 _NAME = re.compile(r"[A-Za-z_][\w.@+-]*")
@@ -108,20 +109,50 @@ class Metric:
             count: samples in the batch.
 
         Raises:
-            TaskError: the function returned neither one value for each sample nor one number.
+            TaskError: the function failed, or returned neither one value for each sample nor one number.
+        """
+        values = self.values(outputs, targets)
+        if values.numel() not in (count, 1):
+            raise TaskError(
+                f"metric {self.name!r} should return [{count}] values, one for each sample, or one number, but "
+                f"returned {list(values.shape)}"
+            )
+        return float(values.double().mean())
+
+    def values(self, outputs: Any, targets: Any) -> Tensor:
+        """Returns what the function gives for a batch: `[batch]` values, or whatever shape it has them in.
+
+        Args:
+            outputs: whatever the network gives.
+            targets: whatever the task has for them.
+
+        Raises:
+            TaskError: the function failed, or returned no numbers.
         """
         assert callable(self.measure), "the caller looked"
-        values = self.measure(outputs, targets)
-        if isinstance(values, Tensor):
-            if values.shape == (count,) or values.numel() == 1:
-                return float(values.double().mean())
-        elif isinstance(values, (int, float)):
-            return float(values)
-        found = list(values.shape) if isinstance(values, Tensor) else f"a {type(values).__name__}"
-        raise TaskError(
-            f"metric {self.name!r} should return [{count}] values, one for each sample, or one number, but returned "
-            f"{found}"
-        )
+        with self.named():
+            given = self.measure(outputs, targets)
+        try:
+            return torch.as_tensor(given)
+        except (TypeError, ValueError, RuntimeError) as fault:
+            raise TaskError(
+                f"metric {self.name!r} should return one number for each sample, or one for the batch, but returned "
+                f"{_described(given)}"
+            ) from fault
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Lets what fails within say which metric it is.
+
+        Raises:
+            TaskError: something failed.
+        """
+        try:
+            yield
+        except (AutopruneError, MemoryError, torch.OutOfMemoryError, OSError):
+            raise
+        except Exception as fault:  # the user's function may raise anything
+            raise TaskError(f"metric {self.name!r} failed: {describe(fault)}") from fault
 
     def result(self, computed: Any) -> float:
         """Returns the value in what an accumulator computed.
@@ -223,6 +254,7 @@ def top_k(outputs: Tensor, targets: Tensor, k: int) -> Tensor:
         targets: `[batch]` class indices.
         k: from 1 up to the number of classes.
     """
+    targets = targets.long()
     own = outputs.gather(1, targets[:, None])
     lower = torch.arange(outputs.shape[1], device=outputs.device) < targets[:, None]
     larger = ~(outputs <= own)  # rather than >, for NaN

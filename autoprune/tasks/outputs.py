@@ -64,7 +64,8 @@ def default_loss(outputs: Any, targets: Any) -> Tensor:
             "pass SimpleTask(..., loss=function of outputs and targets), or targets=…; objective kl needs none"
         )
     found = logits_of(outputs)
-    return F.cross_entropy(_classes_second(found, targets, named=found is not outputs), targets)
+    classes = targets if targets.is_floating_point() else targets.long()
+    return F.cross_entropy(_classes_second(found, targets, named=found is not outputs), classes)
 
 
 def _classes_second(found: Tensor, targets: Tensor, named: bool) -> Tensor:

@@ -3,13 +3,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from autoprune.core.metrics import MetricInfo
 from autoprune.errors import TaskError
 from autoprune.tasks.metrics import ACCURACY, TOP_5, Metric, as_metrics, classification_metrics, top_1, top_k
+from autoprune.tasks.outputs import default_loss
 
 
 def test_top_1_is_one_where_the_largest_output_is_the_target() -> None:
@@ -135,3 +138,36 @@ def test_a_number_for_a_batch_counts_for_its_samples() -> None:
     metric = Metric("mean", lambda outputs, targets: mae(outputs, targets).mean())
     assert metric.batch_mean(torch.tensor([1.0, 3.0]), torch.zeros(2), 2) == 2.0
     assert Metric("always", lambda outputs, targets: 5).batch_mean(None, None, 2) == 5.0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        torch.tensor([True, False]),
+        torch.tensor([1, 0]),
+        np.array([1.0, 0.0]),
+        [1, 0],
+        torch.tensor([[1.0], [0.0]]),
+        0.5,
+    ],
+)
+def test_values_come_in_any_form_of_numbers(given: Any) -> None:
+    assert Metric("m", lambda outputs, targets: given).batch_mean(0, 0, 2) == 0.5
+
+
+def test_a_metric_that_fails_is_named() -> None:
+    with pytest.raises(TaskError, match="metric 'm' failed: ZeroDivisionError: division by zero"):
+        Metric("m", lambda outputs, targets: 1 / 0).batch_mean(0, 0, 2)
+    with pytest.raises(MemoryError):  # says what it is by itself
+        Metric("m", lambda outputs, targets: _raise(MemoryError())).batch_mean(0, 0, 2)
+
+
+def _raise(fault: Exception) -> None:
+    raise fault
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_class_numbers_may_be_of_any_integer_type(dtype: torch.dtype) -> None:
+    logits, labels = torch.eye(12)[:6], torch.arange(6).to(dtype)
+    assert [each.batch_mean(logits, labels, 6) for each in (ACCURACY, TOP_5)] == [1.0, 1.0]
+    torch.testing.assert_close(default_loss(logits, labels), F.cross_entropy(logits, torch.arange(6)))
