@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -246,8 +246,15 @@ def _generator(seed: int) -> torch.Generator:
 
 
 def _is_dataset(data: object) -> TypeGuard[Dataset[Any]]:
-    """Tells whether data yield samples and no batches: a Dataset of torch or of Hugging Face's `datasets`."""
-    return isinstance(data, Dataset) or type(data).__module__.partition(".")[0] == "datasets"
+    """Tells whether data yield samples and no batches.
+
+    So do Datasets of torch and of Hugging Face's `datasets`, tensors and arrays, and what has a length and entries by
+    number as a Dataset must, if it is no sequence and cannot be gone through by itself.
+    """
+    if isinstance(data, (Dataset, Tensor, np.ndarray)) or type(data).__module__.partition(".")[0] == "datasets":
+        return True
+    known = isinstance(data, (DataLoader, Sequence, Mapping)) or hasattr(data, "__iter__")
+    return not known and hasattr(data, "__getitem__") and hasattr(data, "__len__")
 
 
 def _is_map_style(data: object) -> bool:

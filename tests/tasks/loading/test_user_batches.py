@@ -283,6 +283,24 @@ def test_batches_whose_samples_cannot_be_counted_are_named() -> None:
         list(batches([(X, Y), (X, Y[:9])]))
 
 
+class Numbered:
+    """As a Dataset, which it is not."""
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return X[index], Y[index]
+
+
+@pytest.mark.parametrize("data", [X, X.numpy(), Numbered()], ids=["tensor", "array", "of its own class"])
+def test_what_has_samples_by_number_is_no_list_of_batches(data: Any) -> None:
+    found = batches(data)
+    assert len(found) == 6
+    assert sorted(values(found).tolist()) == X.tolist()
+    assert len(values(found.draw(10))) == 10
+
+
 def test_a_dataset_without_a_length_is_named() -> None:
     class Endless(Dataset[Any]):
         def __getitem__(self, index: int) -> Any:
