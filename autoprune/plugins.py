@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from autoprune.errors import ForeignExit, PluginError, describe, did_you_mean, foreign_code
+from autoprune.torchvision_operators import import_beside_torchvision
 
 
 def is_reference(text: str) -> bool:
@@ -62,7 +63,7 @@ def _import(name: str) -> ModuleType:
     importlib.invalidate_caches()
     try:
         with foreign_code():
-            return importlib.import_module(name)
+            return import_beside_torchvision(name)
     except Exception as error:  # the user's module may raise anything, a script even exit
         if isinstance(error, ModuleNotFoundError) and _is_part(error.name, name):
             raise PluginError(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from autoprune import torchvision_operators
 from autoprune.errors import PluginError
 from autoprune.plugins import call, load
 
@@ -86,3 +87,26 @@ def test_failing_call_tells_type_message_file_and_line(write: Write) -> None:
         PluginError, match=r"'it' failed when it was called: KeyError: 'tulip' \(.*ap_flowers\.py, line 2\)"
     ):
         call(load("ap_flowers:build"), "it")
+
+
+def test_a_module_that_imports_a_torchvision_of_another_build_is_imported_once_that_is_mended(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("seeing.py", "import torchvision\nfound = 3\n")
+    write(
+        "torchvision.py",
+        "import torch\nif not hasattr(torch.ops.torchvision, 'of_test'):\n"
+        "    raise RuntimeError('operator torchvision::of_test does not exist')\n",
+    )
+    monkeypatch.setattr(torchvision_operators, "_OPERATORS", ("of_test(Tensor a) -> Tensor",))
+    for module in ("torchvision", "seeing"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    torchvision_operators.complete_torchvision.cache_clear()
+    assert load("seeing:found") == 3
+    torchvision_operators.complete_torchvision.cache_clear()
+
+
+def test_another_fault_of_a_module_is_raised_as_it_is(write: Write) -> None:
+    write("failing.py", "raise RuntimeError('no luck')")
+    with pytest.raises(PluginError, match="RuntimeError: no luck"):
+        load("failing:found")

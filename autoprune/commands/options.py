@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.config import Experiment, load_experiment
+from autoprune.config.sections import typed_task
 from autoprune.core.ledger import check_idle
 from autoprune.errors import RunFolderError, UserError
 
@@ -71,9 +71,12 @@ def make_folder(folder: Path) -> bool:
     return is_new
 
 
-def task_options(experiment: Experiment) -> list[str]:
-    """Returns the options that name an experiment's task again, as they are typed."""
-    task = experiment.task
-    options = [("--task", task.name), ("--data", task.data), ("--model", task.model)]
-    options += [("--set", f"task.options.{name}={json.dumps(value)}") for name, value in task.options.items()]
-    return [part for name, value in options if value is not None for part in (name, str(value))]
+def evaluating(file: str, experiment: Experiment, tested: bool) -> list[str]:
+    """Returns the words of the command that evaluates a file: on test samples if the task has any.
+
+    Args:
+        file: a checkpoint.
+        experiment: that made it.
+        tested: whether there are test samples.
+    """
+    return ["evaluate", file, *typed_task(vars(experiment.task)), *(("--split", "test") if tested else ())]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from autoprune.commands.interruption import interruptible, typed
-from autoprune.commands.options import experiment_of, resumed_run, task_options
+from autoprune.commands.options import evaluating, experiment_of, resumed_run
 from autoprune.config import Experiment
 from autoprune.core.ledger import NAME
 from autoprune.core.trial import Stopped, Trial
@@ -58,10 +58,10 @@ def _report(conclusion: Conclusion, experiment: Experiment) -> None:
     for line in conclusion.coverage.lines():
         print(printable(line))
     print(f"run folder: {folder}\n\nnext:")
+    best = next(row for row in conclusion.results if row.name == "best")
     print(f"  {typed('ui', folder)}")
     print(f"  {typed('apply', folder, '--output', 'pruned.pt')}")
-    print(f"  {typed('evaluate', 'pruned.pt', *task_options(experiment), '--split', 'test')}")
-    best = next(row for row in conclusion.results if row.name == "best")
+    print(f"  {typed(*evaluating('pruned.pt', experiment, bool(best.test)))}")
     if not (best.steps or best.effective or experiment.final_recipe().reconstruct or best.settings.get("reconstruct")):
         print(
             "\nThe network is not trained yet: apply --reconstruct 512 refits it by least squares, in seconds,\n"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from autoprune.commands.interruption import interruptible, typed
-from autoprune.commands.options import experiment_of, resumed_run, task_options
+from autoprune.commands.options import evaluating, experiment_of, resumed_run
 from autoprune.config import Experiment
 from autoprune.config.schedule import load_schedule
 from autoprune.core.metrics import LOSS
@@ -86,4 +86,4 @@ def _report(result: TrainingResult, experiment: Experiment) -> None:
     print(f"run folder: {result.file.parent}\n\nnext:")
     print(f"  {typed('evaluate', final_file, '--sparsity-table')}")
     print(f"  {typed('apply', str(result.file.parent), '--output', 'trained.pt', '--export', 'pt2')}")
-    print(f"  {typed('evaluate', final_file, *task_options(experiment), '--split', 'test')}")
+    print(f"  {typed(*evaluating(final_file, experiment, bool(result.test)))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -66,6 +67,18 @@ class TaskSection(Section):
     options: dict[str, Any] = Field(default_factory=dict)
     checkpoint: ExistingPath | None = None
     masks: Literal["hold", "drop"] = "hold"
+
+
+def typed_task(task: Mapping[str, Any]) -> list[str]:
+    """Returns the options of the command line that name a task again.
+
+    Args:
+        task: what a `TaskSection` holds.
+    """
+    options = [(f"--{key}", task.get(field)) for key, field in (("task", "name"), ("data", "data"), ("model", "model"))]
+    given = task.get("options") or {}
+    options += [("--set", f"task.options.{name}={json.dumps(value)}") for name, value in given.items()]
+    return [part for name, value in options if value is not None for part in (name, str(value))]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from autoprune.config.sections import typed_task
 from autoprune.core.budget import EFFECTIVE_KINDS
 from autoprune.core.metrics import LOSS
 from autoprune.core.trial import Failure, Score, Trial, ranked, winners
@@ -260,12 +261,11 @@ def _commands(record: RunRecord) -> str:
     if record.state != "finished":
         resume = shlex.join(["autoprune", "search", "--resume", folder])
         return paragraph("The search goes on with") + code(resume)
-    task = record.setting("task", {})
-    options = [("--task", task.get("name")), ("--data", task.get("data")), ("--model", task.get("model"))]
-    given = [part for name, text in options if text is not None for part in (name, str(text))]
+    best = record.result("best")
+    words = [*typed_task(record.setting("task", {})), *(("--split", "test") if best and best.test else ())]
     return code(
         shlex.join(["autoprune", "apply", folder, "--output", "pruned.pt"]),
-        shlex.join(["autoprune", "evaluate", "pruned.pt", *given, "--split", "test"]),
+        shlex.join(["autoprune", "evaluate", "pruned.pt", *words]),
     )
 
 

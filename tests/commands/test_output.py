@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import pty
+import re
+import shlex
 import sys
 import threading
 from pathlib import Path
@@ -13,8 +16,9 @@ import pytest
 import yaml
 
 from autoprune import registry
+from autoprune.config.sections import TaskSection, typed_task
 from autoprune.evaluation.checkpoints.checkpoint import load
-from tests.journeys import SEARCH, Cli, DigitsRun, history_of, search_in_child
+from tests.journeys import OWN, SEARCH, UNTRACKED, Cli, DigitsRun, history_of, search_in_child
 
 
 def test_a_search_prints_its_table_and_the_next_commands(autoprune: Cli, workdir: Path) -> None:
@@ -36,6 +40,28 @@ def test_a_search_prints_its_table_and_the_next_commands(autoprune: Cli, workdir
     assert "sensitivity 11/11" in outcome.err
     assert "search 4/4" in outcome.err
     assert "\x1b" not in outcome.out + outcome.err
+
+
+def test_the_next_commands_hold_for_a_task_without_test_samples(autoprune: Cli, workdir: Path) -> None:
+    Path("own.py").write_text(
+        "from dataclasses import replace\nfrom tests.user_tasks import task\ntask = replace(task, test_data=None)\n"
+    )
+    out = autoprune.succeed(*OWN, "--task", "own:task", *UNTRACKED).out
+    folder = re.search(r"^run folder: (.*)$", out, re.MULTILINE)[1]  # type: ignore[index]
+    typed = [shlex.split(line)[1:] for line in out.splitlines() if line.startswith("  autoprune ")]
+    apply, evaluate = (next(words for words in typed if words[0] == kind) for kind in ("apply", "evaluate"))
+    assert evaluate == ["evaluate", "pruned.pt", "--task", "own:task"]
+    autoprune.succeed(*apply)
+    autoprune.succeed(*evaluate)
+    autoprune.succeed("report", folder, "--format", "html", "--output", "page")
+    assert html.escape(shlex.join(["autoprune", *evaluate])) in Path("page/index.html").read_text()
+
+
+def test_a_task_is_named_again_by_what_is_typed() -> None:
+    section = TaskSection(name="image_folder", data=None, model="timm:resnet18", options={"mean": [0.5], "flip": False})
+    assert shlex.join(typed_task(vars(section))) == (
+        "--task image_folder --model timm:resnet18 --set 'task.options.mean=[0.5]' --set task.options.flip=false"
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from types import ModuleType
 import torch
 
 from autoprune.errors import UserError
-from autoprune.tasks.adapters.torchvision_operators import complete_torchvision
+from autoprune.torchvision_operators import complete_torchvision
 
-_ON_TORCHVISION = ("torchvision", "timm", "transformers")
+_ON_TORCHVISION = ("torchvision", "timm", "transformers", "lightning", "torchmetrics")
 
 
 def import_extra(name: str, extra: str) -> ModuleType:
