@@ -166,9 +166,7 @@ class Nsga2(SequentialSearcher):
     def _bred(self, parents: Sequence[Trial], rng: np.random.Generator) -> Mapping[str, int]:
         """Returns the widths of an offspring of the best of some trials."""
         points = np.array([self._coordinates.of(trial.candidate.allocation) for trial in parents])
-        values = np.array([self._history.value_of(trial) for trial in parents])
-        if values.min() > 0:  # a few hopeless losses would make all others look crowded
-            values = np.log(values)
+        values = self._values(parents)
         shares = np.array([self._shares(trial) for trial in parents])
         return self._coordinates.widths(breed(points, np.column_stack((values, shares)), POPULATION, rng))
 
@@ -181,14 +179,19 @@ class Nsga2(SequentialSearcher):
         if kind < _AT_LIMITS:
             return 1.0
         points: list[tuple[float, float]] = []
-        found = [(float(self._shares(trial).max()), -self._history.value_of(trial)) for trial in scored]
-        for share, goodness in sorted(found):
+        found = [float(self._shares(trial).max()) for trial in scored]
+        for share, goodness in sorted(zip(found, (-self._values(scored)).tolist(), strict=True)):
             if not points or goodness > points[-1][1]:
                 points.append((share, goodness))
         shares, values = np.array(points).T
         if kind < _AT_LIMITS + _ANYWHERE or len(points) < 2:
             return float(where)
         return float(np.interp(values[0] + where * (values[-1] - values[0]), values, shares))
+
+    def _values(self, scored: Sequence[Trial]) -> Floats:
+        """Returns `[trial]` what is minimised; its logarithm if it is positive, as losses spread over many sizes."""
+        values = np.array([self._history.value_of(trial) for trial in scored])
+        return np.log(values) if values.min() > 0 else values
 
     def _scored(self) -> list[Trial]:
         return [trial for trial in self._history.told.values() if trial.score]

@@ -10,7 +10,7 @@ from autoprune.core.allocation import Allocation
 from autoprune.core.budget import CostKind
 from autoprune.core.costs import within
 from autoprune.core.metrics import LOSS
-from autoprune.core.trial import Candidate, Score, Trial
+from autoprune.core.trial import Candidate, Trial
 from autoprune.reporting.frontier import frontier
 from autoprune.searchers import nsga2
 from autoprune.searchers.auto import ELSEWHERE
@@ -132,13 +132,13 @@ def _share(problem: SearchProblem, allocation: Allocation) -> float:
 def test_budgets_are_drawn_where_the_frontier_is_steep() -> None:
     problem = replace(LANDSCAPE.problem, trials=120)
 
-    def scored(candidate: Candidate) -> Trial:
+    def judged(candidate: Candidate) -> Trial:
         share = _share(problem, candidate.allocation)
-        return Trial(candidate, Score(LANDSCAPE.told(candidate.allocation), float(np.clip(5 * share - 2, 0, 1)), 100))
+        return Trial(candidate, scored(float(10 ** np.clip(2 - 5 * share, -1, 0)), 0.5, 100))
 
     searcher = Nsga2(problem)
     while asked := searcher.ask(1):
-        searcher.tell(scored(asked[0]))
+        searcher.tell(judged(asked[0]))
         if asked[0].number >= POPULATION:
             assert asked[0].stop_thresholds == ()  # nothing is known of parts of the samples
     shares = np.array([_share(problem, candidate.allocation) for candidate in searcher._history.asked[POPULATION:]])
@@ -196,7 +196,7 @@ def test_a_flat_frontier_is_searched_under_all_budgets() -> None:
     problem = replace(LANDSCAPE.problem, trials=120)
     searcher = Nsga2(problem)
     while asked := searcher.ask(1):
-        searcher.tell(Trial(asked[0], scored(LANDSCAPE.told(asked[0].allocation), 0.5, 100)))
+        searcher.tell(Trial(asked[0], scored(1.0, 0.5, 100)))
     shares = [_share(problem, candidate.allocation) for candidate in searcher._history.asked[POPULATION:]]
     assert np.histogram(shares, bins=4, range=(0.0, 1.0))[0].min() > 10
 
