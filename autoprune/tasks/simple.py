@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from autoprune.core.recipe import TrainingPlan
 from autoprune.errors import TaskError
@@ -22,7 +21,7 @@ from autoprune.plugins import call
 from autoprune.registry import TASKS, is_own, resolve
 from autoprune.tasks.base import Batch, Hook, Split, Task
 from autoprune.tasks.loading.splitting import Splitter
-from autoprune.tasks.loading.user_batches import Data, user_batches
+from autoprune.tasks.loading.user_batches import Data, is_dataset, user_batches
 from autoprune.tasks.metrics import ACCURACY, Metric, as_metrics, classification_metrics
 from autoprune.tasks.models.named import NamedModel, named_model, qualified_name
 from autoprune.tasks.outputs import default_loss
@@ -154,7 +153,7 @@ class _ClassificationMetrics(Sequence[Metric]):
 
 
 def _check_data(name: str, data: object) -> None:
-    if data is None or isinstance(data, Dataset):
+    if data is None or is_dataset(data):
         return
     if isinstance(data, Iterator):
         raise TaskError(

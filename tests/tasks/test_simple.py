@@ -103,6 +103,22 @@ def test_missing_split_names_the_field(split: Split) -> None:
         SIMPLE.batches(split, 4)
 
 
+class Numbered:
+    """As a Dataset, which it is not."""
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return X[index], Y[index]
+
+
+def test_what_has_samples_by_number_need_be_no_dataset_of_torch() -> None:
+    inputs, targets = next(iter(replace(SIMPLE, validation_data=Numbered()).batches("validation", len(X))))
+    assert torch.equal(inputs, X)
+    assert torch.equal(targets, Y)
+
+
 def test_data_that_can_be_read_only_once_or_not_at_all_are_refused() -> None:
     with pytest.raises(TaskError, match="validation_data is a generator, which can be gone through only once"):
         replace(SIMPLE, validation_data=(batch for batch in [(X, Y)]))

@@ -99,7 +99,7 @@ class UserBatches:
             if _is_map_style(data.dataset):
                 return _rebuilt(data, self.seed, batch_sampler=data.batch_sampler)
             return _rebuilt(data, self.seed, batch_size=data.batch_size, drop_last=data.drop_last)
-        if not _is_dataset(data):
+        if not is_dataset(data):
             return cast("Iterable[Any]", data)
         if not isinstance(data, IterableDataset):
             _length(data, self.field)
@@ -121,7 +121,7 @@ class UserBatches:
             given = np.fromiter(islice(data.sampler, _MOST_INDICES), dtype=object)
             order = given[_drawn_indices(data.dataset, given, self.seed)[:samples]].tolist()
             return _rebuilt(data, self.seed, batch_size=data.batch_size, sampler=order)
-        if not _is_dataset(data) or not _is_map_style(data):
+        if not is_dataset(data) or not _is_map_style(data):
             return None
         given = np.arange(_length(data, self.field))
         return _loader(data, self.batch_size, _drawn_indices(data, given, self.seed)[:samples], self.seed)
@@ -190,7 +190,7 @@ class UserBatches:
 
     def _look_at_first(self, batch: Batch, whole: bool) -> None:
         labels = class_labels(batch[1])
-        if not whole or not self.shuffle or _is_dataset(self.data) or labels is None or len(labels) < _FEW:
+        if not whole or not self.shuffle or is_dataset(self.data) or labels is None or len(labels) < _FEW:
             return
         if (label := same_class([labels])) is not None:
             self.splitter.say(
@@ -203,7 +203,7 @@ class SizedUserBatches(UserBatches):
     """User's batches whose number is known before they are read."""
 
     def __len__(self) -> int:
-        if _is_dataset(self.data):
+        if is_dataset(self.data):
             return math.ceil(_length(self.data, self.field) / self.batch_size)
         return len(self.data)  # type: ignore[arg-type]  # only such are made; see `user_batches`
 
@@ -215,7 +215,7 @@ class SizedUserBatches(UserBatches):
             if type(data.batch_sampler) is not BatchSampler or not isinstance(data.sampler, Sized):
                 return None
             count, size, drop_last = len(data.sampler), data.batch_sampler.batch_size, data.drop_last
-        elif _is_dataset(data):
+        elif is_dataset(data):
             count = _length(data, self.field)
         else:
             return None
@@ -236,7 +236,7 @@ class _Drawn:
 def user_batches(data: Data, field: str, batch_size: int, seed: int, shuffle: bool, splitter: Splitter) -> UserBatches:
     """Returns the batches of a split, with a length where it is known; the arguments are those of `UserBatches`."""
     indexed = _is_map_style(data.dataset if isinstance(data, DataLoader) else data)
-    sized = indexed if _is_dataset(data) or isinstance(data, DataLoader) else isinstance(data, Sized)
+    sized = indexed if is_dataset(data) or isinstance(data, DataLoader) else isinstance(data, Sized)
     kind = SizedUserBatches if sized else UserBatches
     return kind(data, field, batch_size, seed, shuffle, splitter)
 
@@ -245,7 +245,7 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _is_dataset(data: object) -> TypeGuard[Dataset[Any]]:
+def is_dataset(data: object) -> TypeGuard[Dataset[Any]]:
     """Tells whether data yield samples and no batches.
 
     So do Datasets of torch and of Hugging Face's `datasets`, tensors and arrays, and what has a length and entries by
