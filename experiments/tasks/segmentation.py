@@ -27,7 +27,7 @@ DIGITS = {"train": (0, 897), "validation": (897, 1197), "test": (1197, 1797)}
 SCENES = {"train": 4000, "validation": 400, "test": 200}
 INK = 0.35
 """From which brightness on a pixel of a digit is the digit's."""
-NOISE = 0.25
+NOISE = 0.1
 
 
 class Stage(nn.Sequential):
@@ -50,7 +50,7 @@ class UNet(nn.Module):
     Source: Ronneberger et al. 2015, arXiv:1505.04597; with padding and batch norm.
     """
 
-    def __init__(self, widths: Sequence[int] = (16, 32, 64), classes: int = CLASSES) -> None:
+    def __init__(self, widths: Sequence[int] = (16, 32, 64, 64), classes: int = CLASSES) -> None:
         super().__init__()
         self.down = nn.ModuleList([Stage(before, width) for before, width in pairwise((1, *widths))])
         ups = [(width, below) for width, below in pairwise(widths)][::-1]
@@ -122,9 +122,9 @@ EXPERIMENTS: Sequence[Experiment] = (
     Experiment(
         "unet",
         task,
-        "flops=0.35",
-        training=autoprune.TrainingPlan(epochs=14, rate=3e-3, optimizer="adamw", weight_decay=0.01, batch_size=64),
-        finetuning=autoprune.TrainingPlan(epochs=1, rate=1e-3, optimizer="adamw", weight_decay=0.01, batch_size=64),
-        search={"evaluations": 100},
+        "flops=0.5",
+        training=autoprune.TrainingPlan(epochs=16, rate=4e-3, optimizer="adamw", weight_decay=0.01, batch_size=32),
+        finetuning=autoprune.TrainingPlan(epochs=1, rate=1e-3, optimizer="adamw", weight_decay=0.01, batch_size=32),
+        search={"evaluations": 150, "evaluation__reconstruct": 256, "evaluation__objective": "mean_iou"},
     ),
 )
