@@ -111,6 +111,7 @@ class Splitter:
                 f"{where} has one {type(targets).__name__} as targets, as single samples have and batches do not; "
                 "give a Dataset or a DataLoader"
             )
+        targets = _each_its_own(inputs, targets)
         samples = None if self.samples is None else _call("samples", self.samples, batch, where)
         axis = 1 if self.axis is None and samples is None and self._is_time_first(inputs, targets) else self.axis
         if samples is None and axis is None:
@@ -219,6 +220,14 @@ def _call(name: str, function: Callable[[Any], Any], batch: Any, where: str) -> 
         return function(batch)
     except Exception as fault:  # whatever the user's function raises
         raise TaskError(f"{where}: the task's `{name}` failed on {form(batch)} ({one_line(fault)})") from fault
+
+
+def _each_its_own(inputs: Any, targets: Any) -> Any:
+    """Returns targets; a tuple with an entry for each sample, as `tuple(zip(*samples))` leaves it, becomes a list."""
+    if not isinstance(targets, tuple) or hasattr(targets, "_fields") or not targets:
+        return targets
+    listed = isinstance(inputs, list) and len(inputs) == len(targets)
+    return list(targets) if listed or all(isinstance(each, Mapping) for each in targets) else targets
 
 
 def _kinds(batch: Sequence[Any]) -> str:

@@ -116,11 +116,12 @@ class UserBatches:
         if isinstance(data, DataLoader):
             if not _is_plain(data) or not _is_map_style(data.dataset) or data.batch_sampler is None:
                 return None
-            if type(data.batch_sampler) is not BatchSampler:
-                return _rebuilt(data, self.seed, batch_sampler=_drawn_groups(data.batch_sampler, samples, self.seed))
-            given = np.fromiter(islice(data.sampler, _MOST_INDICES), dtype=object)
+            grouping = data.batch_sampler  # has the size and the sampler, which a loader that was given it has not
+            if type(grouping) is not BatchSampler:
+                return _rebuilt(data, self.seed, batch_sampler=_drawn_groups(grouping, samples, self.seed))
+            given = np.fromiter(islice(grouping.sampler, _MOST_INDICES), dtype=object)
             order = given[_drawn_indices(data.dataset, given, self.seed)[:samples]].tolist()
-            return _rebuilt(data, self.seed, batch_size=data.batch_size, sampler=order)
+            return _rebuilt(data, self.seed, batch_size=grouping.batch_size, sampler=order)
         if not is_dataset(data) or not _is_map_style(data):
             return None
         given = np.arange(_length(data, self.field))
@@ -212,9 +213,10 @@ class SizedUserBatches(UserBatches):
         """Whether the last batch is a rest of one sample; None where only going through them tells."""
         data, size, drop_last = self.data, self.batch_size, False
         if isinstance(data, DataLoader):
-            if type(data.batch_sampler) is not BatchSampler or not isinstance(data.sampler, Sized):
+            grouping = data.batch_sampler
+            if type(grouping) is not BatchSampler or not isinstance(grouping.sampler, Sized):
                 return None
-            count, size, drop_last = len(data.sampler), data.batch_sampler.batch_size, data.drop_last
+            count, size, drop_last = len(grouping.sampler), grouping.batch_size, grouping.drop_last
         elif is_dataset(data):
             count = _length(data, self.field)
         else:

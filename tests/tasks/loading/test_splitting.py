@@ -88,7 +88,7 @@ BOXES = ({"boxes": Z}, {"boxes": Z})
         (Language, UserDict(input_ids=X, labels=Y), {"input_ids": X, "labels": Y}, Y),
         (Language, {"input_ids": X, "attention_mask": Z, "label": Y}, {"input_ids": X, "attention_mask": Z}, Y),
         (Language, {"input_ids": X}, {"input_ids": X}, None),
-        (Detector, ((X, Z), BOXES), [X, Z], BOXES),
+        (Detector, ((X, Z), BOXES), [X, Z], [*BOXES]),
         (One, ((X[0], X[1], X[2]), Y[:3]), [X[0], X[1], X[2]], Y[:3]),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
@@ -98,6 +98,7 @@ def test_what_data_yield_is_split_as_the_forward_says(network: Any, batch: Any, 
     torch.testing.assert_close(found[0], inputs, rtol=0, atol=0)
     assert type(found[0]) is type(inputs)
     torch.testing.assert_close(found[1], targets, rtol=0, atol=0)
+    assert type(found[1]) is type(targets)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     Subset,
+    SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
 )
@@ -183,6 +184,7 @@ LOADERS: dict[str, Any] = {
     "own order": DataLoader(PAIRS, 5, sampler=RandomSampler(PAIRS)),
     "weighted": DataLoader(PAIRS, 5, sampler=WeightedRandomSampler([1.0] * 24, 24, replacement=False)),
     "own batches": DataLoader(PAIRS, batch_sampler=Pairs()),
+    "batches of torch's": DataLoader(PAIRS, batch_sampler=BatchSampler(RandomSampler(PAIRS), 5, drop_last=False)),
     "ready": DataLoader([(X[:12], Y[:12]), (X[12:], Y[12:])], batch_size=None),  # type: ignore[arg-type]
     "list": [(X[:7], Y[:7]), [X[7:], Y[7:]]],
     "stream": Stream(),
@@ -202,6 +204,14 @@ def test_a_draw_is_of_the_whole_split_and_a_part_of_a_larger_one(kind: str) -> N
     assert set(whole) <= set(every) <= set(range(24))
     assert max(few) >= 12 > min(few)  # not the first ones
     assert values(found.draw(6)).tolist() == few
+
+
+def test_the_samples_of_a_batch_sampler_are_those_of_its_own_sampler() -> None:
+    grouping = BatchSampler(SubsetRandomSampler(range(9)), 4, drop_last=False)
+    found = batches(DataLoader(PAIRS, batch_sampler=grouping), shuffle=False)
+    assert sorted(values(found).tolist()) == sorted(values(found.draw(1000)).tolist()) == [*range(9)]
+    assert found.ends_with_one
+    assert [len(inputs) for inputs, _ in found.draw(6)] == [4, 2]
 
 
 @pytest.mark.parametrize("kind", LOADERS)
