@@ -159,12 +159,15 @@ def measure_operations(traced: fx.GraphModule, inputs: Any) -> OperationCosts:
 
     Args:
         traced: is left in the mode it was in.
-        inputs: whatever it takes, see `ModelInputs.of`; only the first sample is used.
+        inputs: whatever it takes, see `ModelInputs.of`; only the first sample is used, but of a list of samples, which
+            was traced as a whole, all are, and the costs are divided by their number.
     """
+    given = ModelInputs.of(inputs)
+    taken = given if given.lists_samples else given.take(1)
     with mode(traced, training=False), torch.no_grad(), counting() as counter:
         meter = _OperationMeter(traced, counter)
-        meter.run(*ModelInputs.of(inputs).take(1).clone().tensors())
-    return OperationCosts(tuple(meter.flops), tuple(meter.size_bytes))
+        meter.run(*taken.clone().tensors())
+    return OperationCosts(*(tuple(cost // len(taken) for cost in costs) for costs in (meter.flops, meter.size_bytes)))
 
 
 class _OperationMeter(fx.Interpreter):

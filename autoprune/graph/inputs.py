@@ -98,6 +98,12 @@ class ModelInputs:
                 yield leaf
 
     @property
+    def lists_samples(self) -> bool:
+        """Whether a list in them has an entry for each sample: of other samples there are more or fewer tensors."""
+        leaves = _leaves((self.args, self.kwargs), self._holds)
+        return any(isinstance(leaf, list) and self._holds(leaf) for leaf in leaves)
+
+    @property
     def device(self) -> torch.device:
         """Where the first tensor is; the CPU if there is none."""
         return next((tensor.device for tensor in self.tensors()), torch.device("cpu"))

@@ -21,6 +21,7 @@ from autoprune.evaluation.data import EvaluationConfig, ScoringSamples
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.prunable_model import PrunableModel, analyze, example_inputs
 from autoprune.evaluation.sensitivity.prefixes import Prefixes
+from autoprune.graph.costs import measure_operations
 from autoprune.pruning.pruner import Pruner
 from autoprune.registry import resolve
 from autoprune.tasks.training.loop import seeded
@@ -119,6 +120,25 @@ def test_levels_go_on_from_prefixes_of_several_inputs(form: str) -> None:
     found = prefixes.evaluate("second", 6)
     assert found is not None
     assert found.loss == pytest.approx(whole.loss, abs=1e-5)
+
+
+class Pictures(Two):
+    """The same for a list of images of any sizes, as detectors take them."""
+
+    def forward(self, samples: Any) -> Tensor:  # type: ignore[override]
+        found = [F.relu(self.second(F.relu(self.norm(self.first(image[None]))))).mean((2, 3)) for image in samples]
+        return self.head(F.pad(torch.cat(found), (0, 2)))
+
+
+def test_levels_of_a_list_of_images_are_evaluated_whole_and_its_operations_are_those_of_one() -> None:
+    data = [([torch.rand(1, 8, 8 + i) for i in range(count)], torch.arange(count) % 4) for count in (4, 3)]
+    task = SimpleTask(build(Pictures), data, data, plain_data=data)
+    prunable = analyze(task.network(), [torch.rand(1, 8, 8), torch.rand(1, 8, 8)], resolve("pruner", "l1_filter"))
+    evaluator, recipe = Evaluator(prunable, task, EvaluationConfig()), Recipe(0)
+    assert Prefixes(evaluator, {"second": [6]}, recipe, 7).evaluate("second", 6) is None
+    assert evaluator.evaluate_network(evaluator.prune({"second": 6}, recipe), 7).samples == 7
+    measured = measure_operations(prunable.graph.flow.traced, prunable.inputs)
+    assert sum(measured.flops) == prunable.costs.dense()["flops"]
 
 
 @pytest.mark.parametrize("form", ["positions", "keywords", "list"])

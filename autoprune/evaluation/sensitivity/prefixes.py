@@ -213,9 +213,11 @@ class Prefixes:
         return [Stream(network, batches) for network, batches in zip(networks, self._batches, strict=False)]
 
     def _possible(self) -> bool:
+        prunable = self._evaluator.prunable
+        if prunable.inputs.lists_samples:  # what was traced takes as many samples and no others
+            return False
         if self._recipe.trains or not all(isinstance(batches, Sequence) for batches in self._batches):
             return False
-        prunable = self._evaluator.prunable
         network = estimating_copy(prunable.network) if self._estimates else copy_network(prunable.network)
         return runs_in_parts(network, prunable.inputs)
 
