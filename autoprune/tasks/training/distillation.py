@@ -90,4 +90,6 @@ def logits(outputs: object, what: str, whose: str = "network") -> Tensor:
         return found.movedim(2, 1)
     if found.dim() < 2 or found.dim() == 3:
         raise TaskError(f"{what} needs [batch, classes] logits, but the {whose} gives {list(found.shape)}")
+    if found.size(1) < 2:  # the divergence of which is 0, whatever they are
+        raise TaskError(f"{what} compares at least two classes, but the {whose} gives one output {list(found.shape)}")
     return found

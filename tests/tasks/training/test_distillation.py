@@ -95,6 +95,7 @@ def test_training_with_a_teacher_brings_the_student_near_it() -> None:
         (torch.zeros(6, 3), r"gives \[6, 4\] and the network \[6, 3\]"),
         (torch.zeros(6, 4, 2), r"the network gives \[6, 4, 2\]"),
         ((6, 4), "the network gives a tuple"),
+        (torch.zeros(6, 1), r"compares at least two classes, but the network gives one output \[6, 1\]"),
     ],
 )
 def test_outputs_that_are_no_logits_of_the_same_classes_are_refused(outputs: Tensor, message: str) -> None:
