@@ -85,7 +85,8 @@ def _describe(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
-    return f"{describe(error)} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else describe(error)
+    said = " ".join(describe(error).split())
+    return f"{said} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else said
 
 
 def _is_machinery(filename: str) -> bool:

@@ -81,6 +81,12 @@ def test_missing_attribute_comes_with_the_nearest(write: Write) -> None:
         load("ap_flowers:tulip_tsak")
 
 
+def test_what_is_said_of_a_failing_call_is_one_line(write: Write) -> None:
+    write("ap_flowers.py", "def build():\n    raise ValueError('no\\n\\ntulip')\n")
+    with pytest.raises(PluginError, match=r"^'it' failed when it was called: ValueError: no tulip \(.*, line 2\)$"):
+        call(load("ap_flowers:build"), "it")
+
+
 def test_failing_call_tells_type_message_file_and_line(write: Write) -> None:
     write("ap_flowers.py", "def build():\n    return {}['tulip']\n")
     with pytest.raises(
