@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -130,7 +133,8 @@ def evaluate(
 def check_metrics(task: Task, score: Score, network: nn.Module, batch: Batch) -> None:
     """Checks once, on the dense network, that the metrics say something.
 
-    What is odd and may be meant is a warning: one number for a whole batch, or the same for other samples' outputs.
+    What is odd and may be meant is a warning: one number for a whole batch, or the same for other samples' outputs, or
+    a loss that sums up; of both, that samples are compared with one another.
 
     Args:
         task: gives the metrics.
@@ -151,7 +155,10 @@ def check_metrics(task: Task, score: Score, network: nn.Module, batch: Batch) ->
             )
     inputs, targets = batch
     with torch.inference_mode(), seeded(0):
-        outputs = predictions(call_network(network.eval(), inputs))
+        given = call_network(network.eval(), inputs)
+    if doubt := _summation(task.loss) or _broadcasts(task.loss, given, targets):
+        log.warning("the loss %s", doubt)
+    outputs = predictions(given)
     for metric in task.metrics:
         if not metric.accumulates and len(inputs) > 1 and (doubt := _doubt(metric, outputs, targets)):
             log.warning("metric %r %s", metric.name, doubt)
@@ -161,6 +168,8 @@ def _doubt(metric: Metric, outputs: Any, targets: Any) -> str:
     """Returns what is odd about a metric that is a function, on outputs and targets of several samples."""
     values = metric.values(outputs, targets)
     if values.numel() == 1:
+        if doubt := _broadcasts(metric.values, outputs, targets):
+            return doubt
         return "gives one number for a batch: the mean over the batches is taken, weighted by their samples"
     if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)):
         return ""
@@ -169,6 +178,37 @@ def _doubt(metric: Metric, outputs: Any, targets: Any) -> str:
     if several and all(torch.equal(values, each) for each in others):
         return "is the same for other outputs; does it look at them?"
     return ""
+
+
+def _summation(loss: Callable[..., Any]) -> str:
+    """Returns what is wrong with a loss of torch that is a sum over the batch; empty where nothing is."""
+    said = getattr(loss, "keywords", {}).get("reduction", getattr(loss, "reduction", None))
+    return "is a sum over the batch and taken for its mean; leave out reduction='sum'" if said == "sum" else ""
+
+
+def _broadcasts(function: Callable[[Any, Any], Any], outputs: Any, targets: Any) -> str:
+    """Returns what is wrong where `[batch, 1]` against `[batch]` compares each sample with all others, unnoticed."""
+    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)) or outputs.numel() != targets.numel():
+        return ""
+    try:
+        shape = np.broadcast_shapes(tuple(outputs.shape), tuple(targets.shape))
+    except ValueError:
+        return ""
+    if math.prod(shape) == outputs.numel():
+        return ""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch's own, of some of its losses
+            changed = (outputs, outputs.roll(1, 0), outputs.reshape(targets.shape))
+            found, exchanged, alike = (float(function(each, targets)) for each in changed)
+    except Exception:  # a function of the user's, which has the shapes as it needs them
+        return ""
+    same = partial(math.isclose, rel_tol=1e-4, abs_tol=1e-8)
+    if not same(found, exchanged) or same(found, alike):  # it knows whose target is whose
+        return ""
+    return (
+        f"compares each sample with all others: outputs {list(outputs.shape)} and targets {list(targets.shape)} are "
+        f"broadcast to {list(shape)}; give both the same shape, say outputs.reshape(targets.shape)"
+    )
 
 
 def _others(outputs: Tensor) -> Iterator[Tensor]:

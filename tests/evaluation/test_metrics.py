@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from autoprune.evaluation.data import Batches
 from autoprune.evaluation.metrics import check_metrics, evaluate
 from autoprune.graph.inputs import ModelInputs
 from autoprune.tasks.metrics import ACCURACY, Metric
+from autoprune.tasks.training.loop import seeded
 from tests.user_tasks import task, tiny
 
 CPU = torch.device("cpu")
@@ -83,6 +86,42 @@ def test_a_metric_that_says_little_is_doubted(
     found = doubts(Metric("own", measure, "maximize"), nn.Linear(4, 4), caplog)
     assert said in found
     assert bool(said) == bool(found)
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (lambda outputs, targets: (outputs - targets).abs().mean(), r"outputs [16, 1] and targets [16] are broadcast"),
+        (F.l1_loss, "compares each sample with all others"),
+        (lambda outputs, targets: F.l1_loss(outputs[:, 0], targets), ""),
+        (lambda outputs, targets: F.l1_loss(outputs.squeeze(-1), targets), ""),
+        (lambda outputs, targets: F.l1_loss(outputs, targets[:, None]), ""),
+        (lambda outputs, targets: F.l1_loss(outputs.flatten(), targets), ""),
+    ],
+)
+def test_a_loss_that_compares_samples_with_one_another_is_doubted(
+    loss: Callable[[Tensor, Tensor], Tensor], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    numbers = torch.linspace(-2, 2, 16)
+    batch = ModelInputs.of(numbers[:, None].repeat(1, 4)), numbers.roll(3)
+    judged = replace(task, loss=loss, metrics={"own": loss})
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # torch's own
+        check_metrics(judged, Score(0.0, {"own": 1.0}, 16), tiny_linear(), batch)
+    assert said in caplog.text
+    assert [f"{each} compares" in caplog.text for each in ("the loss", "metric 'own'")] == [bool(said)] * 2
+
+
+def tiny_linear() -> nn.Linear:
+    with seeded(0):
+        return nn.Linear(4, 1)
+
+
+def test_a_loss_that_sums_over_the_batch_is_doubted(caplog: pytest.LogCaptureFixture) -> None:
+    batch = ModelInputs.of(torch.rand(16, 4)), torch.arange(16) % 4
+    for loss in (nn.CrossEntropyLoss(reduction="sum"), partial(F.cross_entropy, reduction="sum")):
+        caplog.clear()
+        check_metrics(replace(task, loss=loss, metrics=[]), Score(0.0, {}, 16), nn.Linear(4, 4), batch)
+        assert "the loss is a sum over the batch" in caplog.text
 
 
 def test_accuracy_is_not_doubted_where_the_network_knows_a_single_class(caplog: pytest.LogCaptureFixture) -> None:
