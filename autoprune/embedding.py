@@ -7,6 +7,7 @@ the allocation is projected onto the budget, so that no proposal is above it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ from autoprune.pruning.surgery.masks import Masks
 from autoprune.pruning.surgery.provenance import provenance_of
 from autoprune.tasks.models.named import qualified_name
 from autoprune.tasks.training.snapshot import copied
+
+log = logging.getLogger(__name__)
 
 PREFIX = "keep."
 """What the name of every dimension begins with."""
@@ -208,6 +211,11 @@ def save(
     first = provenance.first if provenance.shapes or provenance.first else measure_costs(network, given)
     held = provenance.masks if masks is None else {name: mask.bool() for name, mask in masks.items()}
     _check_masks(network, held)
+    if masks is None and (zeros := _not_held(network, held)):
+        log.warning(
+            "%s: many weights are zero and no mask holds them, so that training brings them back (%s); "
+            "give masks={name: weight != 0}", path, ", ".join(zeros),
+        )  # fmt: skip
     write_checkpoint(
         Path(path),
         PrunedCheckpoint(
@@ -216,6 +224,12 @@ def save(
             provenance.others,
         ),
     )  # fmt: skip
+
+
+def _not_held(network: nn.Module, held: Masks) -> list[str]:
+    """Returns the names of weights that look pruned without a mask: a tenth of them is zero, and not all."""
+    weights = {name: weight for name, weight in network.named_parameters() if weight.dim() > 1 and name not in held}
+    return [name for name, weight in weights.items() if 0.1 <= float((weight == 0).float().mean()) < 1]
 
 
 def _check_masks(network: nn.Module, masks: Masks) -> None:

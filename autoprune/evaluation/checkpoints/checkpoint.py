@@ -114,13 +114,13 @@ def read_checkpoint(path: Path) -> PrunedCheckpoint | None:
     """
     if not path.exists():
         raise CheckpointError(f"no such checkpoint: {path}")
-    try:
-        content = pickled.read_checkpoint(path, mapped=True)  # of files that are not ours nothing is read but names
-        if not isinstance(content, dict) or "autoprune" not in content:
-            return None
-        content = pickled.read_checkpoint(path)
+    try:  # of files that are not ours nothing is read but names
+        content = pickled.read_checkpoint(path, mapped=True, checked=False)
     except CheckpointError:  # the reader of dense checkpoints says what is wrong with this one
         return None
+    if not isinstance(content, dict) or "autoprune" not in content:
+        return None
+    content = pickled.read_checkpoint(path)
     version = content.pop("autoprune")
     if version != FORMAT:
         raise CheckpointError(f"{path} has format {version}; this release of autoprune reads {FORMAT}")
@@ -271,6 +271,7 @@ def load(
     """
     checkpoint = read_checkpoint(Path(path))
     if checkpoint is None:
+        pickled.read_checkpoint(Path(path), mapped=True, checked=False)  # where it cannot be read this says why
         raise CheckpointError(f"{path} is no pruned checkpoint of autoprune; `autoprune apply` writes them")
     return rebuild(checkpoint, model, inputs)
 

@@ -10,6 +10,7 @@ import struct
 import threading
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,11 @@ UNREADABLE = (RuntimeError, EOFError, LookupError, ValueError, TypeError, Attrib
 
 _EXPECTED = "expected a file written by torch.save(model.state_dict(), path)"
 _MOST_CLASSES = 100
+_CHUNK = 2**20  # bytes
 _READING = threading.Lock()  # the table of names that torch allows is one for the process
 
 
-def read_checkpoint(path: Path, mapped: bool = False) -> Any:
+def read_checkpoint(path: Path, mapped: bool = False, checked: bool = True) -> Any:
     """Returns what `torch.save` wrote, tensors on the CPU; nothing in the file is executed.
 
     Tensors, containers and plain values come as they are, NumPy's numbers as Python's, namespaces as dictionaries,
@@ -40,6 +42,7 @@ def read_checkpoint(path: Path, mapped: bool = False) -> Any:
     Args:
         path: of the file.
         mapped: whether tensors are read from the disk when they are used; the file must not be written to until then.
+        checked: whether the checksums of all tensors are verified, which torch does not do.
 
     Raises:
         CheckpointError: the file is missing or damaged, is no checkpoint, or would execute code on loading.
@@ -49,7 +52,10 @@ def read_checkpoint(path: Path, mapped: bool = False) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of pickle protocols and TorchScript before it raises
-            return settle(_load(path, mapped and _is_plain_zip(path)))
+            content = settle(_load(path, mapped and _is_plain_zip(path)))
+        if checked:
+            _check_sums(path)
+        return content
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {path} does not exist") from None
     except OSError as error:
@@ -84,6 +90,26 @@ def _is_plain_zip(path: Path) -> bool:
             return all(part.compress_type == zipfile.ZIP_STORED for part in archive.infolist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
         return False
+
+
+def _check_sums(path: Path) -> None:
+    """Checks that the parts of an archive are what was written; torch's older format has no checksums.
+
+    Raises:
+        RuntimeError: a part is not.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for part in archive.infolist():
+                if part.CRC:  # none after `torch.serialization.set_crc32_options(False)`
+                    with archive.open(part) as stream:
+                        while stream.read(_CHUNK):
+                            pass
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise RuntimeError(f"corrupted: {error}") from error
 
 
 def _load(path: Path, mapped: bool) -> Any:

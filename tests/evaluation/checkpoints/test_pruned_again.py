@@ -205,3 +205,26 @@ def test_files_of_other_networks_and_masks_of_other_shapes_are_refused_in_one_li
         torch.save({**content, "masks": masks}, path)
         with pytest.raises(CheckpointError, match="is damaged: its masks are not those of its weights"):
             read_checkpoint(path)
+
+
+def test_zeros_that_no_mask_holds_are_named_when_saved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    network = tiny()
+    autoprune.save(network, tmp_path / "p.pt", SAMPLES)
+    assert not caplog.records
+    with torch.no_grad():
+        network.head.weight[0] = 0
+    autoprune.save(network, tmp_path / "p.pt", SAMPLES)
+    assert "no mask holds them, so that training brings them back (head.weight)" in caplog.text
+    autoprune.save(network, tmp_path / "p.pt", SAMPLES, masks={"head.weight": network.head.weight != 0})
+    assert len(caplog.records) == 1
+
+
+def test_a_damaged_file_is_called_so(tmp_path: Path) -> None:
+    path, network = tmp_path / "p.pt", tiny()
+    autoprune.save(network, path, SAMPLES)
+    written, weight = path.read_bytes(), network.head.weight.detach().numpy().tobytes()
+    place = written.index(weight)
+    for damaged in (written[: len(written) // 2], written[:place] + bytes([weight[0] ^ 1]) + written[place + 1 :]):
+        path.write_bytes(damaged)
+        with pytest.raises(autoprune.UserError, match="truncated or damaged"):
+            autoprune.load(path, tiny())

@@ -296,6 +296,7 @@ REFUSED = [
     Form("zip archive of a checkpoint", writers.zipped, "is a zip archive with inner.pt in it; unpack it first"),
     Form("gzip", written("w.pt.gz", b"\x1f\x8b\x08" + bytes(30)), "is compressed (gzip); unpack it first"),
     Form("half a file", writers.cut, "is truncated or damaged"),
+    Form("one bit of a weight differs", writers.flipped, "is truncated or damaged"),
     Form("no file", lambda folder, _: folder / "w.pt", "does not exist"),
 ]
 

@@ -240,6 +240,14 @@ def optimizer() -> State:
     return optimizer.state_dict()
 
 
+def flipped(folder: Path, state: State) -> Path:
+    path = saved(dict)(folder, state)
+    written, weight = path.read_bytes(), next(iter(state.values())).numpy().tobytes()
+    place = written.index(weight)
+    path.write_bytes(written[:place] + bytes([written[place] ^ 1]) + written[place + 1 :])
+    return path
+
+
 def cut(folder: Path, state: State) -> Path:
     path = saved(dict)(folder, state)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
