@@ -114,9 +114,10 @@ class Setup:
         Raises:
             BudgetInfeasible: the space cannot reach it.
         """
-        whole = self.first if self.experiment.search.relative_to == "first" else self.prunable.costs.dense()
+        first = self.first if self.experiment.search.relative_to == "first" else None
+        whole = first or self.prunable.costs.dense()
         limits = self.experiment.budget_value().resolve(whole, self.prunable.costs.effective)
-        check_feasible(self.space, self.prunable.costs, limits)
+        check_feasible(self.space, self.prunable.costs, limits, first)
         return limits
 
     @cached_property

@@ -18,21 +18,25 @@ from autoprune.core.space import SearchSpace
 from autoprune.errors import BudgetInfeasible
 
 
-def check_feasible(space: SearchSpace, costs: CostTable, limits: Limits) -> None:
+def check_feasible(
+    space: SearchSpace, costs: CostTable, limits: Limits, first: Mapping[str, int] | None = None
+) -> None:
     """Checks that the narrowest allocation of the space keeps every limit.
 
     Args:
         space: names all groups that may be pruned.
         costs: of the network.
         limits: the most that is allowed of some costs.
+        first: cost to what the first network has, where fractions are of that; None: they are of the dense network.
 
     Raises:
         BudgetInfeasible: it does not; the message holds the least reachable values.
     """
-    dense, least = costs.dense(), costs.costs(space.narrowest())
+    whole, least = first or costs.dense(), costs.costs(space.narrowest())
+    of = "first" if first else "dense"
     missed = [
-        f"{kind} at most {limit:,} ({limit / dense[kind]:.3f} of the dense network) cannot be met: with every group at "
-        f"its narrowest {least[kind]:,} remain ({least[kind] / dense[kind]:.3f})"
+        f"{kind} at most {limit:,} ({limit / whole[kind]:.3f} of the {of} network) cannot be met: with every group at "
+        f"its narrowest {least[kind]:,} remain ({least[kind] / whole[kind]:.3f})"
         for kind, limit in limits.items()
         if least[kind] > limit
     ]

@@ -238,6 +238,8 @@ def test_an_unreachable_budget_names_every_limit_missed_with_its_least_value():
     assert "params at most 10" in str(caught.value)
     assert "size" not in str(caught.value)
     assert "raise the budget or allow narrower groups" in str(caught.value)
+    with pytest.raises(BudgetInfeasible, match=r"3,000 \(0.150 of the first network\).* 4,000 remain \(0.200\)"):
+        check_feasible(space, table, {"flops": 3000}, {"flops": 20_000})
 
 
 def two_branches():
