@@ -153,6 +153,8 @@ def start_training(
     schedule = load_schedule(file)
     if scratch and schedule.distill is not None:
         raise UserError("an untrained network teaches nothing: leave out `distill`, or start from a checkpoint")
+    if scratch and experiment.task.checkpoint is not None:
+        raise UserError("--scratch starts from initial weights, and --checkpoint gives others; leave one of them out")
     start = _load_start(experiment, display, scratch)
     beside = {_SCHEDULE: file.read_bytes()}
     if scratch:

@@ -123,7 +123,13 @@ def _fitted(fits: Sequence[Fit], content: Any, network: nn.Module, path: Path) -
     alike = [other.keys for other in others if rank(other.keys) == rank(fit.keys)]
     if alike:
         raise ambiguous([fit.keys, *alike], path)
-    return Weights(_complete(fit, target, path), plain_entries(content), remarks(fit, others, target))
+    said = remarks(fit, others, target)
+    if isinstance(content, Mapping) and "snapshot" in content:
+        said.append(
+            "it is the snapshot of a training, whose masks are not held; train --resume goes on with it, final.pt is "
+            "its end"
+        )
+    return Weights(_complete(fit, target, path), plain_entries(content), said)
 
 
 def _complete(fit: Fit, target: Target, path: Path) -> OrderedDict[str, Any]:

@@ -188,6 +188,8 @@ def test_wrong_input_is_refused_and_leaves_nothing(autoprune: Cli, workdir: Path
     )
     _schedule("train: {epochs: 1}\ndistill: {}\n")
     assert "an untrained network teaches nothing" in autoprune.refused("train", "--schedule", fine, "--scratch")
+    both = ("--schedule", _schedule(), "--scratch", "--checkpoint", fine)
+    assert "leave one of them out" in autoprune.refused("train", *both)
     assert "is no run of autoprune" in autoprune.refused("train", "--resume", "nowhere")
     assert "did you mean '--schedule'" in autoprune.refused("train", "--schedul", fine)
     assert not (workdir / "runs").exists()

@@ -397,3 +397,9 @@ def test_a_message_stays_one_line_whatever_the_names_are(tmp_path: Path) -> None
         load_weights(_linear(), _saved(tmp_path / "w.pt", {"a\nb": torch.ones(3), "\x1b[31m": torch.ones(3)}))
     assert "\n" not in str(caught.value)
     assert "\x1b" not in str(caught.value)
+
+
+def test_of_the_snapshot_of_a_training_it_is_said_that_masks_are_not_held(tmp_path: Path) -> None:
+    network = nn.Linear(3, 2)
+    torch.save({"snapshot": 1, "step": 3, "state_dict": network.state_dict()}, tmp_path / "snapshot.pt")
+    assert "masks are not held" in " ".join(read_weights(tmp_path / "snapshot.pt", network).remarks)
