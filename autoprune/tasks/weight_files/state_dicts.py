@@ -45,15 +45,20 @@ class StateDict:
 
 
 def find_state_dicts(content: Any, keys: tuple[str, ...] = ()) -> Iterator[StateDict]:
-    """Returns the dictionaries with tensors in a file's content, the outer ones first.
+    """Returns the dictionaries with tensors in a file's content and in lists in it, the outer ones first.
 
     What belongs to optimizers, schedules and random generators is passed over, by the names that it is under.
 
     Args:
         content: as it was read.
-        keys: the keys that led to it.
+        keys: the keys that led to it, in lists the places.
     """
-    if not isinstance(content, Mapping) or len(keys) > _DEPTH:
+    if len(keys) > _DEPTH:
+        return
+    if isinstance(content, (list, tuple)):
+        for place, value in enumerate(content):
+            yield from find_state_dicts(value, (*keys, str(place)))
+    if not isinstance(content, Mapping):
         return
     entries = {name: _entry(name, value) for name, value in content.items() if isinstance(name, str)}
     entries = {name: value for name, value in entries.items() if value is not None}

@@ -128,6 +128,9 @@ LOADING = [
         saved(lambda s: {"state_dict_ema": {n: t + 1 for n, t in s.items()}, "state_dict": s}),
         "state_dict is taken; the weights under state_dict_ema would fit as well",
     ),
+    Form(
+        "a list or tuple: `(epoch, state_dict)`", saved(lambda s: (3, s, torch.optim.SGD([s["l.bias"]]).state_dict()))
+    ),
     Form("the same weights under two names", saved(lambda s: {"a": s, "b": dict(s)})),
     Form("two networks, of which one fits", saved(lambda s: {"generator": s, "critic": {"w": torch.ones(3)}})),
     Form("the parts of the network apart", saved(lambda s: {p: writers.part(s, p) for p in ("a", "n", "l")})),
@@ -255,6 +258,11 @@ REFUSED = [
     ),
     Form("quantised", saved(writers.quantised), "it holds quantised weights"),
     Form("an optimizer alone", saved(lambda _: writers.optimizer()), "holds the state of an optimizer and no weights"),
+    Form(
+        "several networks in a list",
+        saved(lambda s: {"folds": [s, {k: v + 1 for k, v in s.items()}]}),
+        "each may be meant",
+    ),
     Form("a list of tensors", saved(lambda s: list(s.values())), "holds a list; expected names mapped to tensors"),
     Form(
         "a whole network, pickled",
