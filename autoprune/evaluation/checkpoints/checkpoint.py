@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _EXTRA_STATE_KEY_SUFFIX
 
 from autoprune import registry
-from autoprune.errors import CheckpointError
+from autoprune.errors import CheckpointError, UserError
 from autoprune.evaluation.checkpoints.example_inputs import build_inputs
 from autoprune.evaluation.checkpoints.export import in_one_line
 from autoprune.evaluation.checkpoints.reshape import reshape
@@ -241,7 +241,7 @@ def rebuild_from(dense: nn.Module, source: ChannelGraph | Any, checkpoint: Prune
     try:
         network = reshape(dense, source, shapes)
         network.load_state_dict(checkpoint.state_dict)
-    except (RuntimeError, IndexError, CheckpointError, ThinningError) as fault:
+    except (RuntimeError, IndexError, UserError, ThinningError) as fault:
         raise CheckpointError(f"{_misfit(dense, checkpoint)}: {in_one_line(fault)}") from fault
     note_provenance(
         network, Provenance(tuple(checkpoint.shapes), checkpoint.masks, checkpoint.first, checkpoint.others)
@@ -279,6 +279,8 @@ def load(
 def _dense(checkpoint: PrunedCheckpoint, model: nn.Module | Callable[[], nn.Module] | None) -> nn.Module:
     if isinstance(model, nn.Module):
         return copy_network(unwrap(model)).cpu()
+    if isinstance(model, (str, Path)):
+        raise CheckpointError(f"model= should be the dense network or a function that builds it but is {str(model)!r}")
     if model is not None:
         return unwrap(model())
     if checkpoint.model not in registry.MODELS:

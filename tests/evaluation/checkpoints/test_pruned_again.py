@@ -228,3 +228,12 @@ def test_a_damaged_file_is_called_so(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(autoprune.UserError, match="truncated or damaged"):
             autoprune.load(path, tiny())
+
+
+def test_a_network_that_a_file_is_not_of_is_named(tmp_path: Path) -> None:
+    prunable = analyze(tiny(), SAMPLES, L1_FILTER)
+    autoprune.save(pruned(prunable, halved(prunable)), tmp_path / "p.pt", SAMPLES)
+    with pytest.raises(CheckpointError, match=r"pruned from .*Tiny, does not fit Linear: "):
+        autoprune.load(tmp_path / "p.pt", nn.Linear(3, 2))
+    with pytest.raises(CheckpointError, match="should be the dense network or a function"):
+        autoprune.load(tmp_path / "p.pt", "tests.user_tasks:tiny")  # type: ignore[arg-type]
