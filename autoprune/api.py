@@ -51,7 +51,7 @@ _REPR_WIDTH = 140
 
 @dataclass(frozen=True, repr=False)
 class SearchResult:
-    """What a search found; printed, or as the last line of a notebook's cell, it is the table of results.
+    """Result of a search; printed, or as the last line of a notebook's cell, it is the table of results.
 
     Attributes:
         network: the thinned network of the best trial, as it was scored.

@@ -37,7 +37,7 @@ LIBRARIES: Mapping[str, str] = {
     "torchvision": "autoprune.tasks.adapters.networks.zoos:torchvision_model",
     "hf": "autoprune.tasks.adapters.networks.huggingface:hf_model",
 }
-"""What comes before the names of other libraries' networks: `timm:NAME`, `torchvision:NAME`, `hf:FOLDER`."""
+"""Prefixes of the names of other libraries' networks: `timm:NAME`, `torchvision:NAME`, `hf:FOLDER`."""
 
 PRUNERS: Mapping[str, str] = {
     "l1_filter": "autoprune.pruning.pruner:L1_FILTER",

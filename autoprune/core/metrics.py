@@ -1,4 +1,4 @@
-"""What networks are judged by: names, which direction is better, and how values are written."""
+"""Metrics that networks are judged by: names, which direction is better, and how values are written."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ KL = MetricInfo("kl", unit="nats")
 """Mean divergence of the outputs from the dense network's, KL(dense ‖ pruned)."""
 
 Objective = MetricInfo
-"""What a search minimises or maximises: the loss, the divergence from the dense network, or a metric of the task."""
+"""Objective of a search: the loss, the divergence from the dense network, or a metric of the task."""
 
 
 def choose_objective(name: str, metrics: Sequence[MetricInfo]) -> Objective:

@@ -92,7 +92,7 @@ class RunRecord:
 
     @property
     def start(self) -> str:
-        """What to know of the network that the search started from, and calls dense; empty where it is the first."""
+        """Remark on the network that the search started from, and calls dense; empty where it is the first."""
         return str(self.started.get("start", ""))
 
     @property

@@ -21,7 +21,7 @@ from autoprune.tasks.training.snapshot import Snapshot, copied, load_optimizer
 
 @dataclass(frozen=True)
 class Continuation:
-    """What a training goes on with, beside the network that the one before it left.
+    """State that a training goes on with, beside the network that the one before it left.
 
     Attributes:
         said: what becomes of the optimizer, in words.

@@ -1,4 +1,4 @@
-"""What a network has lost since its first one: noted on the network itself, so that it goes where that goes.
+"""Provenance of a network, what it has lost since its first one: noted on itself, so that it goes where that goes.
 
 The note is plain values and tensors under a private attribute of the module. It survives copying and pickling, and is
 no part of the state dict.
@@ -48,7 +48,7 @@ class PrunedShape:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What was pruned of a network before.
+    """Provenance of a network: what was pruned of it before.
 
     Attributes:
         shapes: what it lost, in order: the first of the first network, each other of what the one before it left.
